@@ -1,0 +1,273 @@
+"""Brings a folder to the state that a preset describes: does what is missing, in any number of sittings."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from builder import bank, store
+from builder.images import ImageSet, load_image_set
+from builder.plan import Model, select
+from builder.progress import Progress
+from builder.store import STAGING, Store, clear_staging, open_store, remember_images
+from builder.train import Cohort, Trained
+from nws_dataset.errors import ZooError
+from nws_dataset.manifest import ImageSet as ImageSource
+from nws_dataset.manifest import SubsetEntry
+from nws_dataset.recipe import LEGAL_VALUES, PRESETS, SUBSETS, Subset
+
+COMMIT_SECONDS = 60.0  # finished shards enter nws.json at least this far apart, and at the end
+GPU_SLOTS = 64  # models that train together on a GPU
+PARENT_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a zoo's folder shall hold."""
+
+    preset: str
+    models: int | None = None  # the first so many of the selected; None: all
+    datasets: tuple[str, ...] | None = None  # only models of the plan on these image sets; None: all
+    epochs: int | None = None  # cap
+    train_images: int | None = None  # the first so many training images
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ZooError("--preset", expected=f"one of {', '.join(PRESETS)}", found=self.preset, do="choose one of them")
+        for name in self.datasets or ():
+            if name not in LEGAL_VALUES["dataset"]:
+                raise ZooError("--datasets", expected=f"some of {', '.join(LEGAL_VALUES['dataset'])}", found=name, do="choose among them")
+
+    def plan(self) -> list[tuple[Subset, list[Model]]]:
+        """The selected models of each of the preset's subsets; `models` counts over all of them."""
+        plans, left = [], self.models
+        for subset in (SUBSETS[name] for name in PRESETS[self.preset]):
+            models = select(subset, self.seed, models=left, datasets=self.datasets, epochs=self.epochs)
+            left = None if left is None else left - len(models)
+            if models:
+                plans.append((subset, models))
+        if not plans:
+            found = f"none on {', '.join(self.datasets or ())}"
+            raise ZooError("--datasets", expected=f"image sets that preset {self.preset} draws", found=found, do="choose others")
+        return plans
+
+    @property
+    def options(self) -> dict[str, int | None]:
+        """What departs from the preset, for nws.json and the card."""
+        return {"epochs": self.epochs, "train_images": self.train_images}
+
+
+def training_limit(subset: Subset, options: Mapping[str, int | None]) -> int | None:
+    """Training images to use: the lower of the subset's limit and the option's; None: all."""
+    return min((n for n in (subset.train_images, options["train_images"]) if n is not None), default=None)
+
+
+def build(request: Request, out: Path, *, images: Path | None = None, device: str = "auto", workers: int | None = None) -> None:
+    """Train what is missing in a folder and write it.
+
+    Args:
+        request: what shall be there.
+        out: the zoo's folder, made when missing.
+        images: folder with image files; None: from the Hub, or scikit-learn's digits.
+        device: "auto", "cpu" or "cuda".
+        workers: processes on a CPU; None: one a core.
+
+    Raises:
+        ZooError: for bad input, a folder that holds something else, or a disk that is full.
+    """
+    target = resolve_device(device)
+    plans = request.plan()
+    image_sets = {name: load_image_set(name, images) for name in sorted({m.recipe.dataset for _, models in plans for m in models})}
+    try:
+        with open_store(out) as folder:
+            remember_images(out, images)
+            for subset, models in plans:
+                _build_subset(folder, request, subset, models, image_sets, target, workers)
+            clear_staging(out)
+    except OSError as error:
+        raise ZooError(
+            error.filename or out, expected="a disk that can be written", found=str(error), do="free space, then run again"
+        ) from error
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of "auto", "cpu" or "cuda"."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ZooError("--device", expected="a GPU that torch can use", found="none", do="use --device cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _build_subset(
+    folder: Store,
+    request: Request,
+    subset: Subset,
+    models: list[Model],
+    image_sets: Mapping[str, ImageSet],
+    device: torch.device,
+    workers: int | None,
+) -> None:
+    used = {name: image_sets[name] for name in sorted({model.recipe.dataset for model in models})}
+    sources = {name: ImageSource(images.source, images.sha256) for name, images in used.items()}
+    folder.declare(subset.name, SubsetEntry(request.seed, 0, request.options, sources))
+    todo = folder.missing(models)
+    task = Task(folder.out, subset, str(device))
+    for model in todo:
+        bank.save(used[model.recipe.dataset], model.recipe.architecture, training_limit(subset, request.options), task.images)
+    shards = _Shards(folder, models)
+    with Progress(subset.name, total=len(models), done=len(models) - len(todo)) as progress:
+        trained = _on_processes(task, todo, workers) if device.type == "cpu" else task.run_cohorts(todo)
+        for result in itertools.chain([None], trained):  # None: shards whose models were all staged before
+            if result is not None:
+                progress.advance(result)
+            shards.advance(result)
+    shards.finish()
+
+
+class _Shards:
+    """Watches which shards have all their models, and has them written."""
+
+    def __init__(self, folder: Store, models: list[Model]) -> None:
+        self.folder, self.by_id = folder, {model.id: model for model in models}
+        self.models: dict[str, list[Model]] = defaultdict(list)
+        for model in models:
+            self.models[folder.shard_of(model)].append(model)
+        self.waiting = {path: {model.id for model in folder.missing(members)} for path, members in self.models.items()}
+        self.committed = time.monotonic()
+
+    def advance(self, result: Summary | None) -> None:
+        """Take note of a finished model; write what has become complete."""
+        if result is not None:
+            self.waiting[self.folder.shard_of(self.by_id[result.model_id])].discard(result.model_id)
+        for path in [path for path, missing in self.waiting.items() if not missing]:
+            del self.waiting[path]
+            if any(store.staged_path(self.folder.out, model).exists() for model in self.models[path]):
+                self.folder.absorb(path, self.models[path])
+        if time.monotonic() - self.committed > COMMIT_SECONDS:
+            self.finish()
+
+    def finish(self) -> None:
+        self.folder.commit()
+        self.committed = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a trained model reports besides its staged file."""
+
+    model_id: str
+    test_accuracy: float
+    diverged: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to know to train any model of a subset; it reads images from, and stages models in, the folder."""
+
+    out: Path
+    subset: Subset
+    device: str
+
+    @property
+    def images(self) -> Path:
+        return self.out / STAGING / "images"
+
+    def run(self, models: list[Model], slots: int = 1) -> Iterator[Summary]:
+        """Train models of one cohort and stage each."""
+        architecture, device = models[0].recipe.architecture, torch.device(self.device)
+        images = {name: bank.load(name, architecture, device, self.images) for name in {model.recipe.dataset for model in models}}
+        spool = self.out / STAGING
+        for trained in Cohort(self.subset, architecture, images, device=device, slots=slots, spool=spool).train(models):
+            store.stage(self.out, trained)
+            yield summary(trained)
+
+    def run_cohorts(self, models: list[Model]) -> Iterator[Summary]:
+        """Train models on a GPU, a cohort at a time."""
+        cohorts: dict[Any, list[Model]] = defaultdict(list)
+        for model in models:
+            cohorts[model.cohort].append(model)
+        for cohort in cohorts.values():
+            yield from self.run(cohort, min(GPU_SLOTS, len(cohort)))
+
+
+def summary(trained: Trained) -> Summary:
+    final = trained.snapshots[-1]
+    return Summary(trained.model.id, final["test_accuracy"], final["diverged"])
+
+
+# Worker processes: on a CPU a model's step stays in one core's cache, so each core trains models of its own.
+
+_task: Task | None = None
+
+
+def _on_processes(task: Task, models: list[Model], workers: int | None) -> Iterator[Summary]:
+    """Train models one a process; summaries come as models finish."""
+    if not models:
+        return
+    count = min(workers or len(os.sched_getaffinity(0)), len(models))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(task, os.getpid()))
+    queue, pending = iter(models), set[Future[Summary]]()
+    try:
+        while pending or (models and queue is not None):
+            for model in itertools.islice(queue, 2 * count - len(pending)):
+                pending.add(pool.submit(_train_one, model))
+            if not pending:
+                break
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise ZooError("a worker process", expected="to finish its model", found="it was ended (out of memory?)", do="run again") from error
+    finally:
+        _stop(pool)
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the workers now: what they were at is trained again by the next run."""
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+
+
+def _start_worker(task: Task, parent: int) -> None:
+    import signal
+
+    global _task
+    _task = task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of the terminal; the parent decides
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, as after SIGKILL."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    os._exit(1)
+
+
+def _train_one(model: Model) -> Summary:
+    assert _task is not None
+    (result,) = _task.run([model])
+    return result
+
+
+def datasets_of(text: str | None) -> tuple[str, ...] | None:
+    """A comma-separated list of image sets; None for none given."""
+    return None if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

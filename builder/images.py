@@ -1,0 +1,434 @@
+"""Where the images come from that a zoo's networks are trained on, and how they get the size that a network reads.
+
+`load_image_set` reads one of `IMAGE_SETS` at its native size: from a local folder (the original idx files, or Parquet
+in the Hub's schema), from the Hub, or, for `digits`, from scikit-learn. `prepare` then makes the uint8 images of a
+recipe.
+From pixels on everything is exact integer arithmetic, the same on every machine. Decoded JPEG may differ between
+versions of libjpeg; `ImageSet.sha256` tells.
+
+Axes: N images, C channels (1 grey, 3 colour), H height, W width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import math
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from nws_dataset.errors import ZooError
+from nws_dataset.recipe import NUM_CLASSES
+
+Split = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels int64 [N]
+Row = tuple[str, bytes | None, int | None]  # where it stands (for errors), encoded image, label
+
+SPLITS = {"train": "train", "test": "t10k"}  # split -> its prefix in the names of idx files
+IDX_KINDS = {3: "images", 1: "labels"}  # rank of the array -> what an idx file of it holds
+NEUTRAL_FOLDERS = ("data", "raw")  # folders that name no image set and may lie between a set's folder and its files
+IMAGE_FILE = re.compile(r"(train|test)-.*\.parquet|(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
+MAX_DEPTH = 3  # folders between --images and the files
+ARROW_ERRORS = (pa.ArrowException, OSError, ValueError)  # of a damaged Parquet file
+PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+BLOCK = 512  # images resized at a time: keeps the int32 intermediates in cache
+DIGITS_TEST = 360  # scikit-learn ships no split: the last 360 of its 1797 digits are our test images
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images of one set can be had."""
+
+    hub: str | None  # repository on the Hub; None: there is none
+    folders: tuple[str, ...]  # names of its folder below --images, whatever their case, `-` and `_`
+    config: str | None = None  # configuration of the Hub's repository
+    column: str = "image"  # Parquet column of the images; the labels are in `label`
+    classes: int = NUM_CLASSES
+
+
+IMAGE_SETS: dict[str, Source] = {
+    "mnist": Source("ylecun/mnist", ("mnist",)),
+    "fashion_mnist": Source("zalando-datasets/fashion_mnist", ("fashion_mnist", "fashion")),
+    "kmnist": Source(None, ("kmnist",)),
+    "cifar10": Source("uoft-cs/cifar10", ("cifar10", "plain_text"), column="img"),
+    "svhn": Source("ufldl-stanford/svhn", ("svhn", "cropped_digits"), config="cropped_digits"),
+    "stl10": Source("tanganke/stl10", ("stl10",)),
+    "digits": Source(None, ()),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One image set at its native size. Each class occurs among the training images."""
+
+    name: str
+    train_images: np.ndarray  # uint8 [N, C, H, W]
+    train_labels: np.ndarray  # int64 [N], 0..9
+    test_images: np.ndarray  # uint8 [N, C, H, W]
+    test_labels: np.ndarray  # int64 [N], 0..9
+    source: str  # where they came from, without a path of the machine
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest over the name and the type, shape and bytes of the four arrays; `source` does not count."""
+        digest = hashlib.sha256(self.name.encode())
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+                digest.update(f"\n{field.name} {little.dtype.name} {little.shape}\n".encode())
+                digest.update(little.data)
+        return digest.hexdigest()
+
+
+def load_image_set(name: str, directory: Path | None = None) -> ImageSet:
+    """Load the train and test images of one set at their native size.
+
+    Args:
+        name: a key of `IMAGE_SETS`.
+        directory: the folder of `--images`. It holds the files of the set, or a sub-folder named after it (directly,
+            or in `data`). Files are idx (`.gz` or not) or Parquet in the Hub's schema. None: ask the Hub. `digits`
+            always comes from scikit-learn.
+
+    Returns:
+        The image set.
+
+    Raises:
+        ZooError: an unknown name, no (or more than one) folder with images of the set, a damaged or missing file,
+            labels outside 0..9, a class without training images, or a Hub that cannot be reached.
+
+    Example:
+        >>> load_image_set("digits").train_images.shape
+        (1437, 1, 8, 8)
+    """
+    if name not in IMAGE_SETS:
+        raise ZooError("image set", expected=f"one of {', '.join(IMAGE_SETS)}", found=repr(name), do="correct the name")
+    source = IMAGE_SETS[name]
+    if name == "digits":
+        return _checked("scikit-learn", name, "scikit-learn digits", *_load_digits())
+    if directory is None:
+        return _checked(source.hub, name, str(source.hub), *_load_hub(name))
+    folder = _find_folder(name, Path(os.path.abspath(directory)))
+    if any(_find_idx(folder, prefix, rank) for prefix in SPLITS.values() for rank in IDX_KINDS):
+        return _checked(folder, name, "idx files", *(_load_idx(folder, prefix, source) for prefix in SPLITS.values()))
+    whence = f"Parquet {_public_name(name, folder)}"
+    return _checked(folder, name, whence, *(_load_parquet(folder, split, source) for split in SPLITS))
+
+
+def prepare(images: np.ndarray, channels: int, size: int) -> np.ndarray:
+    """Make the images that a network reads: the right number of channels, then the right size.
+
+    Args:
+        images: uint8 [N, C, H, W], C is 1 or 3.
+        channels: 1 (colour becomes the plain mean of its channels, rounded half to even) or 3 (grey is tiled).
+        size: height and width in pixels.
+
+    Returns:
+        A new array, uint8 [N, channels, size, size].
+
+    Raises:
+        ValueError: `channels` or C is neither 1 nor 3.
+    """
+    if channels not in (1, 3) or images.shape[1] not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, found {images.shape[1]} in the images, {channels} wanted")
+    prepared = np.empty((len(images), channels, size, size), np.uint8)
+    for start in range(0, len(images), BLOCK):
+        block = images[start : start + BLOCK]
+        if channels < block.shape[1]:
+            block = _divide(block.sum(axis=1, keepdims=True, dtype=np.int32), 3).astype(np.uint8)
+        prepared[start : start + BLOCK] = resize(block, size)  # one channel is tiled to three by broadcasting
+    return prepared
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Resize bilinearly: half-pixel centres, edges clamped, no antialias, rounded half to even, in exact integers.
+
+    The same as `torch.nn.functional.interpolate(x.double(), size, mode="bilinear", align_corners=False).round()`
+    wherever float64 holds torch's weights exactly (a power of two such as 32 as `size`); elsewhere torch may round a
+    tie the other way.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        size: height and width of the result in pixels.
+
+    Returns:
+        uint8 [N, C, size, size]; `images` itself if it has that size already.
+    """
+    if images.shape[2:] == (size, size):
+        return images
+    resized = np.empty((*images.shape[:2], size, size), np.uint8)
+    wide = np.int32 if size <= 1024 else np.int64  # _divide holds up to 2044 * size**2
+    (top, bottom, down), (left, right, along) = (_taps(n, size) for n in images.shape[2:])
+    down, along = down.astype(wide)[:, None], along.astype(wide)
+    for start in range(0, len(images), BLOCK):
+        block = images[start : start + BLOCK].astype(wide)
+        block = np.take(block, left, 3) * (2 * size - along) + np.take(block, right, 3) * along
+        block = np.take(block, top, 2) * (2 * size - down) + np.take(block, bottom, 2) * down
+        resized[start : start + BLOCK] = _divide(block, 4 * size**2)
+    return resized
+
+
+def _taps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of m pixels made from n: its two neighbours, and the weight of the second in units of 1 / 2m."""
+    position = np.clip((2 * np.arange(m) + 1) * n - m, 0, 2 * m * (n - 1))  # in units of 1 / 2m pixels
+    first = position // (2 * m)
+    return first, np.minimum(first + 1, n - 1), position % (2 * m)
+
+
+def _divide(value: np.ndarray, divisor: int) -> np.ndarray:
+    """Divide integers >= 0 and round half to even: (2v + d) // 2d, less one at a tie whose lower neighbour is even."""
+    odd: np.ndarray = value // divisor & 1
+    return (2 * value + (divisor - 1) + odd) // (2 * divisor)
+
+
+def _checked(where: object, name: str, source: str, train: Split, test: Split) -> ImageSet:
+    """Make the image set of two splits that fit together, in which each class can be learned."""
+    if train[0].shape[1:] != test[0].shape[1:]:
+        expected, found = (" x ".join(map(str, images.shape[1:])) for images, _ in (train, test))
+        do = "take both from the same set"
+        raise ZooError(where, expected=f"test images of {expected} as in training", found=found, do=do)
+    missing = sorted(set(range(IMAGE_SETS[name].classes)) - set(np.unique(train[1]).tolist()))
+    if missing:
+        found = f"none of {', '.join(map(str, missing))}"
+        raise ZooError(where, expected="training images of every class", found=found, do="fetch the whole set again")
+    return ImageSet(name, *train, *test, source)
+
+
+def _load_digits() -> tuple[Split, Split]:
+    """Scikit-learn's 1797 digits of 8 x 8 pixels, 0..16 scaled to 0..255: the first 1437 train, the last 360 test."""
+    from sklearn.datasets import load_digits  # slow to import, needed for this set only
+
+    digits = load_digits()
+    images = _divide(digits.images.astype(np.int32)[:, None] * 255, 16).astype(np.uint8)
+    labels = digits.target.astype(np.int64)
+    return (images[:-DIGITS_TEST], labels[:-DIGITS_TEST]), (images[-DIGITS_TEST:], labels[-DIGITS_TEST:])
+
+
+def _load_hub(name: str) -> tuple[Split, Split]:
+    """Both splits from the Hub (or its local cache), through the `datasets` library."""
+    source = IMAGE_SETS[name]
+    if source.hub is None:
+        do = "give --images DIR, a folder with its files"
+        raise ZooError(name, expected="a local folder", found="no folder, and no repository on the Hub", do=do)
+    try:
+        import datasets
+
+        train, test = datasets.load_dataset(source.hub, source.config, split=list(SPLITS))
+    except Exception as error:  # half a dozen libraries below raise their own kinds
+        do = "connect, or give --images DIR, a folder with its files"
+        raise ZooError(source.hub, expected="the data set on the Hub", found=_one_line(error), do=do) from error
+    return _decode(_hub_rows(train, source), source, source.hub), _decode(_hub_rows(test, source), source, source.hub)
+
+
+def _hub_rows(split: Any, source: Source) -> Iterator[Row]:
+    """The rows of a `datasets.Dataset`, images still encoded."""
+    _check_columns(split.features.arrow_schema, source, source.hub)
+    tables = split.with_format("arrow").iter(batch_size=1000)
+    yield from _rows((batch for table in tables for batch in table.to_batches()), source, f"{source.hub} {split.split}")
+
+
+def _find_folder(name: str, directory: Path) -> Path:
+    """The one folder at or below `directory` that holds the files of the set."""
+    if not directory.is_dir():
+        found = "a file" if directory.exists() else "nothing"
+        raise ZooError(directory, expected="a folder", found=found, do="correct --images")
+    try:
+        found_folders = _image_folders(name, directory, inside=False, depth=MAX_DEPTH)
+    except OSError as error:
+        do = "make it readable"
+        raise ZooError(directory, expected="readable folders", found=_one_line(error), do=do) from error
+    folders = [folder for folder in found_folders if _owner(folder) in (name, None)]
+    if not folders:
+        expected = f"images of {name} (idx files, or train-*.parquet and test-*.parquet)"
+        found = f"those of {_owner(found_folders[0])}" if found_folders else "none"
+        do = f"put them into its sub-folder {IMAGE_SETS[name].folders[0]}, or correct --images"
+        raise ZooError(directory, expected=expected, found=found, do=do)
+    if len(folders) > 1:
+        found = " and ".join(str(folder.relative_to(directory)) for folder in folders)
+        do = f"point --images at one of them, e.g. --images {folders[0]}, or keep only one there"
+        raise ZooError(directory, expected=f"one folder with images of {name}", found=found, do=do)
+    return folders[0]
+
+
+def _image_folders(name: str, folder: Path, *, inside: bool, depth: int) -> list[Path]:
+    """The folders that may be meant: below sub-folders of the set's name, else this one, else below nameless ones.
+
+    Once `inside` a folder of the set's name every sub-folder may hold its files, outside only NEUTRAL_FOLDERS.
+    """
+    inside = inside or _named_set(folder) == name
+    subfolders = sorted(sub for sub in folder.iterdir() if sub.is_dir()) if depth else []
+    own = [sub for sub in subfolders if _named_set(sub) == name]
+    found = [hit for sub in own for hit in _image_folders(name, sub, inside=True, depth=depth - 1)]
+    if found:
+        return found
+    if any(IMAGE_FILE.fullmatch(path.name) for path in folder.iterdir()):
+        return [folder]
+    other = [sub for sub in subfolders if _named_set(sub) is None and (inside or sub.name in NEUTRAL_FOLDERS)]
+    return [hit for sub in other for hit in _image_folders(name, sub, inside=inside, depth=depth - 1)]
+
+
+def _named_set(folder: Path) -> str | None:
+    """The image set that a folder is named after."""
+    plain = re.sub("[-_]", "", folder.name.lower())
+    names = ((name, folder_name) for name, source in IMAGE_SETS.items() for folder_name in source.folders)
+    return next((name for name, folder_name in names if folder_name.replace("_", "") == plain), None)
+
+
+def _owner(folder: Path) -> str | None:
+    """The image set that a folder belongs to, by its own name or else its parent's."""
+    return _named_set(folder) or _named_set(folder.parent)
+
+
+def _public_name(name: str, folder: Path) -> str:
+    """The set's name and what stands below the folder of that name: `cifar10/jpeg-transcoded`."""
+    real = folder.resolve()
+    for below, ancestor in enumerate((real, *real.parents[:MAX_DEPTH])):
+        if _named_set(ancestor) == name:
+            return "/".join([name, *real.parts[len(real.parts) - below :]])
+    return name
+
+
+def _find_idx(folder: Path, prefix: str, rank: int) -> Path | None:
+    """The idx file of images (rank 3) or labels (rank 1), as `train-images-idx3-ubyte` or `train-images.idx3-ubyte`."""
+    paths = (folder / f"{prefix}-{IDX_KINDS[rank]}{dot}idx{rank}-ubyte{gz}" for dot in "-." for gz in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _load_idx(folder: Path, prefix: str, source: Source) -> Split:
+    """One split from its two idx files."""
+    paths = {rank: _find_idx(folder, prefix, rank) for rank in IDX_KINDS}
+    for rank, path in paths.items():
+        if path is None:
+            missing = folder / f"{prefix}-{IDX_KINDS[rank]}-idx{rank}-ubyte.gz"
+            raise ZooError(missing, expected="this file", found="none", do="fetch it too")
+    images, labels = (_read_idx(path, rank) for rank, path in paths.items() if path)
+    if len(images) != len(labels):
+        expected, do = f"{len(images)} labels, one for each image", "fetch both files again"
+        raise ZooError(paths[1], expected=expected, found=str(len(labels)), do=do)
+    if labels.max() >= source.classes:
+        found = f"{labels.max()} at {labels.argmax()}"
+        raise ZooError(paths[1], expected=f"labels 0..{source.classes - 1}", found=found, do="fetch it again")
+    return images[:, None], labels.astype(np.int64)
+
+
+def _read_idx(path: Path, rank: int) -> np.ndarray:
+    """An idx file of bytes: magic number 0x0800 + rank, `rank` big-endian uint32 lengths, then the bytes."""
+    do = "fetch it again"
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ZooError(path, expected="a whole file", found=_one_line(error), do=do) from error
+    magic, header = struct.pack(">I", 0x0800 + rank), 4 + 4 * rank
+    if data[:4] != magic:
+        raise ZooError(path, expected=f"magic number {magic.hex()}", found=data[:4].hex() or "an empty file", do=do)
+    if len(data) < header:
+        raise ZooError(path, expected=f"a header of {header} bytes", found=f"{len(data)} bytes", do=do)
+    shape = struct.unpack_from(f">{rank}I", data, 4)
+    if 0 in shape:
+        raise ZooError(path, expected="at least one image", found=f"the shape {shape}", do=do)
+    size = header + math.prod(shape)
+    if len(data) != size:
+        raise ZooError(path, expected=f"{size} bytes as its header says", found=f"{len(data)}", do=do)
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()  # writable, as torch wants it
+
+
+def _load_parquet(folder: Path, split: str, source: Source) -> Split:
+    """One split from its Parquet files, joined in the order of their names."""
+    paths = sorted(folder.glob(f"{split}-*.parquet"))
+    if not paths:
+        missing = folder / f"{split}-*.parquet"
+        raise ZooError(missing, expected="this file", found="none", do="fetch it too")
+    for path in paths:
+        total = re.search(r"-of-(\d+)\.parquet$", path.name)
+        if total and int(total[1]) != len(paths):
+            found = f"{len(paths)} {split} files"
+            raise ZooError(path, expected=f"{int(total[1])} as its name says", found=found, do="fetch the whole split")
+    return _decode((row for path in paths for row in _parquet_rows(path, source)), source, paths[0])
+
+
+def _parquet_rows(path: Path, source: Source) -> Iterator[Row]:
+    """The rows of one Parquet file, images still encoded."""
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(file.schema_arrow, source, path)
+            columns = [f"{source.column}.bytes", "label"]
+            yield from _rows(file.iter_batches(batch_size=1000, columns=columns), source, path)
+    except ARROW_ERRORS as error:
+        raise ZooError(path, expected="a whole Parquet file", found=_one_line(error), do="fetch it again") from error
+
+
+def _check_columns(schema: pa.Schema, source: Source, where: object) -> None:
+    """Raise a ZooError unless there are a column of encoded images and one of integer labels."""
+    types = dict(zip(schema.names, schema.types, strict=True))
+    image, label = types.get(source.column, pa.null()), types.get("label", pa.null())
+    blobs = {image.field(i).name: image.field(i).type for i in range(image.num_fields)}.get("bytes", pa.null())
+    binary = pa.types.is_binary(blobs) or pa.types.is_large_binary(blobs)
+    if not (pa.types.is_struct(image) and binary and pa.types.is_integer(label)):
+        expected = f"columns `{source.column}` (struct of bytes and path) and `label` (integer)"
+        found = ", ".join(f"`{name}` ({type_})" for name, type_ in types.items()) or "no columns"
+        do = "take the files of the Hub's repository"
+        raise ZooError(where, expected=expected, found=" ".join(found.split()), do=do)
+
+
+def _rows(batches: Iterable[pa.RecordBatch], source: Source, where: object) -> Iterator[Row]:
+    """Where each row stands, its encoded image, its label."""
+    number = 0
+    for batch in batches:
+        blobs = pc.struct_field(batch.column(source.column), "bytes").to_pylist()
+        for blob, label in zip(blobs, batch.column("label").to_pylist(), strict=True):
+            yield f"{where} row {number}", blob, label
+            number += 1
+
+
+def _decode(rows: Iterable[Row], source: Source, where: object) -> Split:
+    """Decode the images of a split, all of one size."""
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    do = "fetch the file again"
+    for row, blob, label in rows:
+        image = _decode_image(blob, row)
+        if images and image.shape != images[0].shape:
+            expected, found = (" x ".join(map(str, shape)) for shape in (images[0].shape, image.shape))
+            raise ZooError(row, expected=f"an image of {expected} as before", found=found, do=do)
+        if label is None or not 0 <= label < source.classes:
+            raise ZooError(row, expected=f"a label 0..{source.classes - 1}", found=str(label), do=do)
+        images.append(image)
+        labels.append(label)
+    if not images:
+        raise ZooError(where, expected="at least one image", found="none", do=do)
+    return np.stack(images, out=np.empty((len(images), *images[0].shape), np.uint8)), np.array(labels, np.int64)
+
+
+def _decode_image(blob: bytes | None, where: object) -> np.ndarray:
+    """The pixels of an encoded image, uint8 [C, H, W]."""
+    expected, do = "an 8-bit grey or RGB image as PNG or JPEG", "fetch the file again"
+    if blob is None:
+        raise ZooError(where, expected=expected, found="none", do=do)
+    try:
+        with Image.open(io.BytesIO(blob), formats=("PNG", "JPEG")) as image:
+            pixels = np.asarray(image)
+    except PILLOW_ERRORS as error:
+        raise ZooError(where, expected=expected, found=_one_line(error), do=do) from error
+    if image.mode not in ("L", "RGB"):
+        raise ZooError(where, expected=expected, found=f"mode {image.mode}", do=do)
+    return np.atleast_3d(pixels).transpose(2, 0, 1)
+
+
+def _one_line(error: Exception) -> str:
+    """An error's kind and message on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

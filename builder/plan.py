@@ -1,0 +1,149 @@
+"""The plan: every model's recipe, split and shard, a pure function of (seed, subset, model number)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from builder import philox
+from nws_dataset import shards
+from nws_dataset.layout import layout_of
+from nws_dataset.recipe import (
+    INITIALIZATIONS_WITH_STD,
+    Architecture,
+    ByDataset,
+    Choice,
+    Cycle,
+    Family,
+    LogUniform,
+    Recipe,
+    Subset,
+    Uniform,
+)
+from nws_dataset.schema import model_id
+
+SPLIT_SHARES = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
+SHARD_BYTES = 500_000_000  # weights in one shard, at most
+PLAN_BLOCK = 4096  # models drawn at once
+
+ARCHITECTURE_FIELDS = tuple(field.name for field in dataclasses.fields(Architecture))
+
+
+@dataclass(frozen=True)
+class Model:
+    """One network of the plan."""
+
+    subset: str
+    number: int
+    seed: int  # of the build
+    recipe: Recipe
+    block: int  # its shard among those of its subset, split and architecture
+
+    @property
+    def id(self) -> str:
+        return model_id(self.subset, self.number)
+
+    @property
+    def split(self) -> str:
+        return split_of(self.id, self.seed)
+
+    @property
+    def cohort(self) -> tuple[Architecture, int]:
+        """What models that train together have in common."""
+        return self.recipe.architecture, self.recipe.batch_size
+
+
+def split_of(identifier: str, seed: int) -> str:
+    """A model's split, from a hash of its id and the seed."""
+    digest = hashlib.sha256(f"{identifier}:{seed}".encode()).digest()
+    place = int.from_bytes(digest[:8], "little") / 2**64
+    for name, share in SPLIT_SHARES[:-1]:
+        if place < share:
+            return name
+        place -= share
+    return SPLIT_SHARES[-1][0]
+
+
+def models_per_shard(architecture: Architecture, num_snapshots: int) -> int:
+    """Models of an architecture whose snapshots fill one shard."""
+    value = len(shards.header(architecture)) + 4 * layout_of(architecture).num_weights
+    return max(1, SHARD_BYTES // (num_snapshots * value))
+
+
+def plan(subset: Subset, seed: int) -> Iterator[Model]:
+    """All models of a subset in number order, without end of their own making: the first n do not depend on how many are taken.
+
+    Args:
+        subset: what to draw from.
+        seed: the build's seed; any integer.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    for start in range(0, subset.num_models, PLAN_BLOCK):
+        numbers = np.arange(start, min(start + PLAN_BLOCK, subset.num_models))
+        drawn = [_draw_family(family, philox.key_of(seed, subset.name), numbers) for family in subset.families]
+        for i, number in enumerate(numbers.tolist()):
+            recipe = _recipe({name: values[i] for name, values in drawn[number % len(drawn)].items()})
+            architecture = recipe.architecture
+            place = (split_of(model_id(subset.name, number), seed), architecture.id)
+            block = counts[place] // models_per_shard(architecture, subset.num_snapshots)
+            counts[place] += 1
+            yield Model(subset.name, number, seed, recipe, block)
+
+
+def select(
+    subset: Subset, seed: int, *, models: int | None = None, datasets: Collection[str] | None = None, epochs: int | None = None
+) -> list[Model]:
+    """The first models of the plan on the given image sets, their epochs capped.
+
+    Selecting never redraws: a model is the same in every selection.
+    """
+    selected: list[Model] = []
+    for model in plan(subset, seed) if models != 0 else ():
+        if datasets is not None and model.recipe.dataset not in datasets:
+            continue
+        if epochs is not None and epochs < model.recipe.max_epochs:
+            model = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, max_epochs=epochs))
+        selected.append(model)
+        if len(selected) == models:
+            break
+    return selected
+
+
+def _draw_family(family: Family, key: philox.Key, numbers: np.ndarray) -> dict[str, list[Any]]:
+    """Field -> one value for each model number; `ByDataset` stays for `_recipe`."""
+    columns: dict[str, list[Any]] = {}
+    for field, distribution in family.items():
+        values = _draw_field(field, distribution, key, numbers)
+        names = field.split(",")
+        for position, name in enumerate(names):
+            columns[name] = [value[position] for value in values] if len(names) > 1 else values
+    return columns
+
+
+def _draw_field(field: str, distribution: object, key: philox.Key, numbers: np.ndarray) -> list[Any]:
+    words = philox.draw(key, philox.Purpose.RECIPE, index=np.zeros_like(numbers), model=numbers, block=philox.field_block(field))
+    u = philox.unit_interval(words[0], words[1])
+    match distribution:
+        case Choice(values):
+            return [values[i] for i in (u * len(values)).astype(np.int64)]
+        case Cycle(values):
+            return [values[n % len(values)] for n in numbers]
+        case Uniform(low, high):
+            return (low + u * (high - low)).tolist()
+        case LogUniform(low, high):
+            return philox.log_uniform(u, low, high).tolist()
+    return [distribution] * len(numbers)
+
+
+def _recipe(fields: dict[str, Any]) -> Recipe:
+    fields = {n: v.values[fields["dataset"]] if isinstance(v, ByDataset) else v for n, v in fields.items()}
+    if fields["initialization"] not in INITIALIZATIONS_WITH_STD:
+        fields["init_std"] = None
+    shape = {name: fields.pop(name) for name in ARCHITECTURE_FIELDS if name in fields}
+    return Recipe(architecture=Architecture(**shape), **fields)

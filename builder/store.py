@@ -1,0 +1,249 @@
+"""A zoo's folder while it is built: what is there, what is staged, and how models become shards.
+
+A finished model is staged in a snapshots file of its own. When all selected models of a shard are there, the shard is written once, in the
+order of the plan; then the index, the card and nws.json follow, and what was staged goes. Every file appears whole under its name, so a
+build may stop at any moment: the next run reads from the disk what is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from builder import card
+from builder.plan import Model
+from builder.train import Trained
+from nws_dataset import shards
+from nws_dataset.errors import ZooError
+from nws_dataset.files import atomic_write, inside, sha256_file
+from nws_dataset.layout import layout_of
+from nws_dataset.manifest import MANIFEST_NAME, FileEntry, Manifest, SubsetEntry
+from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
+
+GENERATOR_VERSION = "1"  # changes whenever the same plan would give other weights
+CARD_NAME = "README.md"
+STAGING = ".staging"
+LOCAL_NOTE = ".local.json"
+ORDER = [("snapshot", "ascending"), ("model_id", "ascending")]  # of the rows in a shard
+
+
+def staged_path(out: Path, model: Model) -> Path:
+    """Where a finished model waits for its shard."""
+    return out / STAGING / "models" / f"{model.id}.parquet"
+
+
+def stage(out: Path, trained: Trained) -> None:
+    """Write a finished model's snapshots where `Store.absorb` finds them."""
+    model, architecture = trained.model, trained.model.recipe.architecture
+    path = staged_path(out, model)
+    values = (shards.pack(architecture, row) for row in trained.rows)
+    shards.write_snapshots(path, pa.Table.from_pylist(metadata(trained), METADATA_SCHEMA), values, relative=path.name)
+
+
+def metadata(trained: Trained) -> list[dict[str, Any]]:
+    """The columns of a finished model's snapshots."""
+    model, architecture = trained.model, trained.model.recipe.architecture
+    count = len(trained.snapshots)
+    common = {
+        "model_id": model.id,
+        "subset": model.subset,
+        "split": model.split,
+        "model_number": model.number,
+        "seed": model.seed,
+        "num_snapshots": count,
+        **model.recipe.columns(),
+        "architecture": architecture.id,
+        "architecture_json": architecture.to_json(),
+        "num_weights": layout_of(architecture).num_weights,
+    }
+    return [{**common, "snapshot": s, "is_final": s == count, **columns} for s, columns in enumerate(trained.snapshots, 1)]
+
+
+class Store:
+    """The folder of a zoo, locked against a second builder. Use `open_store`."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        exists = (out / MANIFEST_NAME).exists()
+        self.manifest = Manifest.read(out) if exists else Manifest(GENERATOR_VERSION, {}, {})
+        self.entries: dict[str, FileEntry] = {}  # of the shards
+        self.tables = {path: table for subset in self.manifest.subsets for path, table in self._present(subset)}  # their index rows
+
+    def _present(self, subset: str) -> Iterator[tuple[str, pa.Table]]:
+        """Each shard of a subset with its rows of the index: from the index where that fits the file, else from the file itself."""
+        indexed = [shards.read_index(path) for path in sorted((self.out / "index" / subset).glob("*.parquet"))]
+        index = pa.concat_tables(indexed) if indexed else INDEX_SCHEMA.empty_table()
+        listed = {path for path in self.manifest.files if path.startswith(f"snapshots/{subset}/")}
+        found = {path.relative_to(self.out).as_posix() for path in (self.out / "snapshots" / subset).glob("*.parquet")}
+        for path in sorted(listed | found):
+            file, entry = inside(self.out, path), self.manifest.files.get(path)
+            if path not in found:
+                raise ZooError(
+                    file, expected=f"a shard that {MANIFEST_NAME} lists", found="no file", do="restore it, or build into another folder"
+                )
+            if entry is not None and file.stat().st_size == entry.size:
+                self.entries[path] = entry
+                yield path, index.filter(pc.equal(index["file"], path))
+            else:  # a build was stopped between the shard and nws.json
+                table = shards.reindex(file, relative=path)
+                self.entries[path] = _entry(file)
+                yield path, table
+
+    # What the build asks
+
+    def declare(self, subset: str, entry: SubsetEntry) -> None:
+        """Set down what a subset is built with, or refuse to go on with something else."""
+        if self.manifest.generator_version != GENERATOR_VERSION:
+            self._refuse("generator version", self.manifest.generator_version, GENERATOR_VERSION)
+        present = self.manifest.subsets.get(subset)
+        image_sets = dict(entry.image_sets)
+        if present:
+            for name, here, asked in (("seed", present.seed, entry.seed), ("options", dict(present.options), dict(entry.options))):
+                if here != asked:
+                    self._refuse(f"{name} of subset {subset}", here, asked)
+            for name, images in present.image_sets.items():
+                if image_sets.setdefault(name, images).sha256 != images.sha256:
+                    self._refuse(
+                        f"image set {name} of subset {subset}", f"{images.source} {images.sha256[:12]}", image_sets[name].sha256[:12]
+                    )
+        self._declared = (subset, entry.seed, entry.options, image_sets)
+        if present is None or image_sets.keys() != present.image_sets.keys():
+            self.commit()
+
+    def _refuse(self, what: str, here: object, asked: object) -> None:
+        raise ZooError(
+            self.out,
+            expected=f"{what} {asked}",
+            found=f"{here} in {MANIFEST_NAME}",
+            do="use another --out, or the settings it was built with",
+        )
+
+    def missing(self, models: Iterable[Model]) -> list[Model]:
+        """The models that are neither in a shard nor staged."""
+        present = {identifier for table in self.tables.values() for identifier in table["model_id"].to_pylist()}
+        return [model for model in models if model.id not in present and not staged_path(self.out, model).exists()]
+
+    def shard_of(self, model: Model) -> str:
+        """The path of a model's shard in the folder."""
+        architecture = model.recipe.architecture.id
+        return self.manifest.snapshots_path.format(subset=model.subset, split=model.split, architecture=architecture, block=model.block)
+
+    # What the build does
+
+    def absorb(self, path: str, models: list[Model]) -> None:
+        """Write a shard anew with staged models added to those it holds; follow it with `commit`."""
+        sources = [(self.out / path, self.tables[path])] if path in self.tables else []
+        present = set(sources[0][1]["model_id"].to_pylist()) if sources else set()
+        for model in models:
+            if model.id not in present:
+                file = staged_path(self.out, model)
+                sources.append((file, shards.reindex(file, relative=file.name)))
+        order = pa.array([number for number, (_, table) in enumerate(sources) for _ in range(len(table))])
+        rows = pa.concat_tables([table for _, table in sources]).append_column("source", order).sort_by(ORDER)
+        values = _values([file for file, _ in sources], rows)
+        self.tables[path] = shards.write_snapshots(self.out / path, rows.select(METADATA_SCHEMA.names), values, relative=path)
+        self.entries[path] = _entry(self.out / path)
+
+    def commit(self) -> None:
+        """Write index, card and nws.json for the shards that are there, then drop what is staged in them."""
+        subset, seed, options, image_sets = self._declared
+        files = dict(self.entries)
+        for (name, split), table in self._indexes():
+            path = self.manifest.index_path.format(subset=name, split=split)
+            shards.write_index(self.out / path, table)
+            files[path] = _entry(self.out / path)
+        present = {row for path, table in self.tables.items() if _subset_of(path) == subset for row in table["model_id"].to_pylist()}
+        entry = SubsetEntry(seed, len(present), options, image_sets)
+        self.manifest = Manifest(GENERATOR_VERSION, {**self.manifest.subsets, subset: entry}, files)
+        with atomic_write(self.out / CARD_NAME) as temporary:
+            temporary.write_text(card.render(self.manifest, list(self.tables.values())), encoding="utf-8")
+        self.manifest.write(self.out)
+        for identifier in present:
+            (self.out / STAGING / "models" / f"{identifier}.parquet").unlink(missing_ok=True)
+
+    def _indexes(self) -> Iterator[tuple[tuple[str, str], pa.Table]]:
+        """(subset, split) and its rows, shard by shard."""
+        for subset in dict.fromkeys(map(_subset_of, sorted(self.tables))):
+            for split in SPLITS:
+                parts = [table for path, table in sorted(self.tables.items()) if path.startswith(f"snapshots/{subset}/{split}-")]
+                if parts:
+                    yield (subset, split), pa.concat_tables(parts)
+
+
+def _subset_of(shard: str) -> str:
+    return shard.split("/")[1]
+
+
+def _entry(file: Path) -> FileEntry:
+    return FileEntry(file.stat().st_size, sha256_file(file))
+
+
+def _values(files: list[Path], rows: pa.Table) -> Iterator[bytes]:
+    """The values of rows (INDEX_SCHEMA and `source`, the number of a file), each checked against its sha256."""
+    maps = {}
+    try:
+        for number, offset, length, digest in zip(
+            *(rows[name].to_pylist() for name in ("source", "offset", "length", "sha256")), strict=True
+        ):
+            if number not in maps:
+                with open(files[number], "rb") as file:
+                    maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            value = maps[number][offset : offset + length]
+            shards.check_value(value, digest, files[number])
+            yield value
+    finally:
+        for content in maps.values():
+            content.close()
+
+
+@contextmanager
+def open_store(out: Path) -> Iterator[Store]:
+    """The store of a folder, made when missing.
+
+    Raises:
+        ZooError: if the folder cannot be written, is in use by another build, or holds something other than a zoo.
+    """
+    staging = out / STAGING
+    try:
+        if out.exists() and not (out / MANIFEST_NAME).exists() and not staging.exists() and any(out.iterdir()):
+            raise ZooError(out, expected="a zoo, or an empty or new folder", found="other files", do="choose another --out")
+        (staging / "models").mkdir(parents=True, exist_ok=True)
+        lock = open(staging / "lock", "w")  # noqa: SIM115 -- held until the build ends
+    except OSError as error:
+        raise ZooError(out, expected="a folder that can be written", found=str(error), do="choose another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ZooError(out, expected="one build at a time", found="another one at work", do="wait for it, or stop it") from None
+        for leftover in out.rglob(".*.tmp"):  # of a build that was killed while it wrote
+            leftover.unlink()
+        yield Store(out)
+
+
+def remember_images(out: Path, images: Path | None) -> None:
+    """Note where on this machine the images lie, so that `verify` finds them; the note is no part of the data set."""
+    with atomic_write(out / LOCAL_NOTE) as temporary:
+        temporary.write_text(json.dumps({"images": images and str(images.resolve())}) + "\n", encoding="utf-8")
+
+
+def remembered_images(out: Path) -> Path | None:
+    """The folder of images that the zoo was last built with on this machine; None if there was none."""
+    note = out / LOCAL_NOTE
+    folder = json.loads(note.read_text(encoding="utf-8"))["images"] if note.exists() else None
+    return Path(folder) if folder else None
+
+
+def clear_staging(out: Path) -> None:
+    """Remove the staging folder of a complete build."""
+    if not any((out / STAGING / "models").iterdir()):
+        shutil.rmtree(out / STAGING)

@@ -1,0 +1,338 @@
+"""Trains a cohort: models of one architecture and batch size, each in a slot, with its own data, order, optimizer and end.
+
+A slot holds a row [P] and the optimizer's moments. At every epoch's start the model is validated and its row exported to a file on disk
+(memory does not grow with the epochs); when it stops, the snapshots are chosen among the exports, evaluated and handed out, and the next
+model of the queue takes the slot.
+
+Axes: M slots, K models of one step, B images, P weights, S snapshots, E exports.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from builder import batches, update
+from builder.bank import Bank, Images
+from builder.initial import initial_row
+from builder.plan import Model
+from builder.step import FusedStep, one_thread, scale
+from nws_dataset.layout import layout_of
+from nws_dataset.recipe import NUM_CLASSES, Architecture, Subset
+
+TRAIN_EVALUATION_IMAGES = 5000  # training accuracy is that of the model's first so many training images
+CONVERGED_MARGIN = 0.05  # final test accuracy above the majority class's rate
+WINDOW_IMAGES = 1024  # images prepared at once for a model
+ALIGNMENT = 16  # rows start at multiples of so many numbers, so that a kernel sees the same alignment in every slot
+
+# The stopping rule of Eilertsen et al.
+MIN_EPOCHS = 20
+WORSE_IN_A_ROW = 5
+BELOW_AVERAGE_IN_ALL = 30
+UNCHANGED_IN_A_ROW = 30
+
+
+def should_stop(accuracies: Sequence[float]) -> bool:
+    """The stopping rule, on the validation accuracies at the epochs' starts (the first is that of the initialization).
+
+    After at least 20 epochs: 5 in a row each worse than the one before, or 30 in all below the running half-half average, or 30 in a row
+    unchanged.
+    """
+    worse = below = unchanged = 0
+    average = accuracies[0]
+    for before, now in zip(accuracies, accuracies[1:], strict=False):
+        average = 0.5 * average + 0.5 * now
+        worse = worse + 1 if now < before else 0
+        unchanged = unchanged + 1 if now == before else 0
+        below += now < average
+    epochs = len(accuracies) - 1
+    return epochs >= MIN_EPOCHS and (worse >= WORSE_IN_A_ROW or below >= BELOW_AVERAGE_IN_ALL or unchanged >= UNCHANGED_IN_A_ROW)
+
+
+def num_snapshots(subset: Subset, max_epochs: int) -> int:
+    """Snapshots of a model: the subset's number, or fewer where a cap on the epochs leaves fewer exports."""
+    return len(chosen_exports(subset, max_epochs, max_epochs + 1))
+
+
+def chosen_exports(subset: Subset, max_epochs: int, exports: int) -> list[int]:
+    """The exports (counted from 0: export e is the row after e epochs) that become a model's snapshots.
+
+    The 20-of-E rule is round(linspace(1, E, 20)); a subset with `snapshot_epochs` takes those. Where a training ended before enough
+    exports were there (it diverged), the last one repeats.
+    """
+    if subset.snapshot_epochs is None:
+        count = min(subset.num_snapshots, max_epochs + 1)
+        wanted = [int(e) - 1 for e in np.round(np.linspace(1, max(exports, count), count))]
+    else:
+        wanted = sorted({min(epoch, max_epochs) for epoch in subset.snapshot_epochs})
+    return [min(export, exports - 1) for export in wanted]
+
+
+@dataclass
+class Export:
+    """A model at an epoch's start."""
+
+    epoch: int
+    step: int
+    validation_accuracy: float | None
+    validation_loss: float | None
+
+
+@dataclass
+class Slot:
+    """A model in training."""
+
+    model: Model
+    images: Images
+    parts: batches.Parts
+    spool: BinaryIO  # the exported rows, one behind the other
+    epoch: int = 0
+    step: int = 0
+    order: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # images of this epoch
+    position: int = 0  # images of `order` already seen
+    loss_sum: torch.Tensor | float = 0.0  # of this epoch; not finite once a loss was not
+    exports: list[Export] = field(default_factory=list)
+    diverged: bool = False
+
+    @property
+    def batch(self) -> int:
+        """Images in one step: the batch size, or fewer where an epoch holds fewer."""
+        return min(self.model.recipe.batch_size, len(self.order))
+
+    @property
+    def steps_left(self) -> int:
+        """Steps to the epoch's end; a partial last batch is dropped."""
+        return (len(self.order) - self.position) // self.batch
+
+    @property
+    def accuracies(self) -> list[float]:
+        return [export.validation_accuracy for export in self.exports if export.validation_accuracy is not None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished model."""
+
+    model: Model
+    rows: np.ndarray  # [S, P]
+    snapshots: list[dict[str, Any]]  # S times the columns that differ between snapshots, and converged, diverged
+
+
+class Cohort:
+    """Trains models of one architecture and batch size.
+
+    Args:
+        subset: gives the rule that chooses snapshots.
+        architecture: of all the models.
+        bank: image sets by name, on the device.
+        slots: how many models train together.
+        dtype: float32; float64 for tests.
+        spool: folder for the exports; a temporary one if None.
+    """
+
+    def __init__(
+        self,
+        subset: Subset,
+        architecture: Architecture,
+        bank: Bank,
+        *,
+        device: torch.device,
+        slots: int = 1,
+        dtype: torch.dtype = torch.float32,
+        spool: Path | None = None,
+    ) -> None:
+        self.subset, self.architecture, self.bank, self.device, self.dtype, self.spool = subset, architecture, bank, device, dtype, spool
+        self.num_weights = layout_of(architecture).num_weights
+        stride = -(-self.num_weights // ALIGNMENT) * ALIGNMENT
+        buffers = torch.zeros(3, slots, stride, dtype=dtype, device=device)
+        self.rows, self.first, self.second = buffers[:, :, : self.num_weights]  # [M, P] each
+        self.slots: list[Slot | None] = [None] * slots
+
+    def train(self, models: Iterable[Model]) -> Iterator[Trained]:
+        """Train models, as many at a time as there are slots; each is yielded when it stops."""
+        queue = iter(models)
+        with one_thread():
+            try:
+                yield from self._fill(range(len(self.slots)), queue)
+                while active := [m for m, slot in enumerate(self.slots) if slot]:
+                    for group in self._groups(active):
+                        self._train_segment(group)
+                    for m in active:
+                        yield from self._end_segment(m, queue)
+            finally:
+                for slot in filter(None, self.slots):
+                    slot.spool.close()
+
+    # Slots
+
+    def _fill(self, places: Iterable[int], queue: Iterator[Model]) -> Iterator[Trained]:
+        for m in places:
+            self.slots[m] = None
+            for model in queue:
+                self._start_model(m, model)
+                trained = self._start_epoch(m)
+                if trained is None:
+                    break
+                yield trained  # no epoch to train: its first export is its last
+
+    def _start_model(self, m: int, model: Model) -> None:
+        images = self.bank[model.recipe.dataset]
+        parts = batches.split_images(model, images.train_labels)
+        self.rows[m] = torch.from_numpy(initial_row(model)).to(self.rows)
+        self.first[m] = 0
+        self.second[m] = update.SECOND_START[model.recipe.optimizer]
+        spool = tempfile.TemporaryFile(dir=self.spool)  # noqa: SIM115 -- closed when the model finishes
+        self.slots[m] = Slot(model, images, parts, spool)
+
+    def _groups(self, active: list[int]) -> list[list[int]]:
+        """Slots that take their steps together: on a CPU each alone, on a GPU those with equally many images in a batch."""
+        if self.device.type == "cpu":
+            return [[m] for m in active]
+        groups: dict[int, list[int]] = {}
+        for m in active:
+            groups.setdefault(self._slot(m).batch, []).append(m)
+        return list(groups.values())
+
+    def _slot(self, m: int) -> Slot:
+        slot = self.slots[m]
+        assert slot is not None
+        return slot
+
+    # Steps
+
+    def _train_segment(self, group: list[int]) -> None:
+        """Steps of a group until the first of its models ends its epoch."""
+        slots = [self._slot(m) for m in group]
+        stepper = FusedStep(self.architecture, [slot.model.recipe for slot in slots], self.device, self.dtype)
+        index = group[0] if len(group) == 1 else None
+        state = [x[index : index + 1] if index is not None else x[group] for x in (self.rows, self.first, self.second)]
+        steps, batch = min(slot.steps_left for slot in slots), slots[0].batch
+        window = max(1, WINDOW_IMAGES // batch)
+        for start in range(0, steps, window):
+            count = min(window, steps - start)
+            images, labels, masks = self._prepare(slots, count * batch)
+            for i in range(count):
+                part = slice(i * batch, (i + 1) * batch)
+                batch_masks = {layer: mask[:, part] for layer, mask in masks.items()}
+                rates = torch.tensor([[self._rate(slot)] for slot in slots], dtype=self.dtype, device=self.device)
+                losses = stepper.train(state[0], (state[1], state[2]), images[:, part], labels[:, part], batch_masks, rates)
+                for slot, loss in zip(slots, losses, strict=True):
+                    slot.loss_sum = slot.loss_sum + loss
+        if index is None:
+            for x, new in zip((self.rows, self.first, self.second), state, strict=True):
+                x[group] = new
+
+    @staticmethod
+    def _rate(slot: Slot) -> float:
+        """The factor of the slot's next step, which is counted here."""
+        slot.step += 1
+        recipe = slot.model.recipe
+        rate = update.learning_rate(recipe.learning_rate, recipe.learning_rate_decay, slot.epoch)
+        return update.step_size(recipe.optimizer, rate, slot.step)
+
+    def _prepare(self, slots: list[Slot], count: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The next `count` images [K, count, C, H, W], labels [K, count] and dropout masks of each slot."""
+        images, labels, masks = [], [], []
+        for slot in slots:
+            index = slot.order[slot.position : slot.position + count]
+            slot.position += count
+            images.append(training_images(slot.model, slot.images, index, slot.epoch, self.dtype))
+            labels.append(slot.images.train_labels[index])
+            masks.append(batches.dropout_masks(slot.model, index, slot.epoch, self.dtype))
+        return torch.stack(images), torch.stack(labels), {layer: torch.stack([m[layer] for m in masks]) for layer in masks[0]}
+
+    # Epochs
+
+    def _end_segment(self, m: int, queue: Iterator[Model]) -> Iterator[Trained]:
+        slot = self._slot(m)
+        if slot.steps_left > 0:
+            return
+        slot.diverged = not (math.isfinite(slot.loss_sum) and bool(torch.isfinite(self.rows[m]).all()))
+        slot.epoch += 1
+        trained = self._finish(m) if slot.diverged else self._start_epoch(m)
+        if trained is not None:
+            yield trained
+            yield from self._fill([m], queue)
+
+    def _start_epoch(self, m: int) -> Trained | None:
+        """Export and validate; then either the finished model, or None and the epoch's order is set."""
+        slot, recipe = self._slot(m), self._slot(m).model.recipe
+        accuracy, loss = self._validate(m)
+        if slot.exports and loss is not None and not math.isfinite(loss):
+            slot.diverged = True
+            return self._finish(m)
+        slot.spool.write(self.rows[m].cpu().numpy().tobytes())
+        slot.exports.append(Export(slot.epoch, slot.step, accuracy, loss))
+        if slot.epoch >= recipe.max_epochs or (recipe.early_stopping and should_stop(slot.accuracies)):
+            return self._finish(m)
+        slot.order = batches.epoch_order(slot.model, slot.parts, slot.images.train_labels, slot.epoch)
+        slot.position, slot.loss_sum = 0, 0.0
+        return None
+
+    def _validate(self, m: int) -> tuple[float | None, float | None]:
+        slot = self._slot(m)
+        if not len(slot.parts.validation):
+            return None, None
+        return evaluate_row(self.rows[m], slot.model, slot.images, slot.parts.validation)[:2]
+
+    def _finish(self, m: int) -> Trained:
+        """Read back the chosen exports and evaluate each once."""
+        slot = self._slot(m)
+        chosen = chosen_exports(self.subset, slot.model.recipe.max_epochs, len(slot.exports))
+        itemsize = self.rows.element_size() * self.num_weights
+        rows, evaluated = {}, {}
+        for export in dict.fromkeys(chosen):
+            slot.spool.seek(export * itemsize)
+            rows[export] = torch.frombuffer(bytearray(slot.spool.read(itemsize)), dtype=self.dtype)
+            evaluated[export] = evaluate_snapshot(rows[export].to(self.device), slot.model, slot.images, slot.parts)
+        slot.spool.close()
+        self.slots[m] = None
+        final = evaluated[chosen[-1]]["test_accuracy"]
+        flags = {"converged": final >= slot.images.majority_rate + CONVERGED_MARGIN, "diverged": slot.diverged}
+        snapshots = [{**vars(slot.exports[export]), **evaluated[export], **flags} for export in chosen]
+        return Trained(slot.model, torch.stack([rows[export] for export in chosen]).numpy(), snapshots)
+
+
+def training_images(model: Model, images: Images, index: torch.Tensor, epoch: int, dtype: torch.dtype) -> torch.Tensor:
+    """Training images as the model sees them in an epoch: [n, C, H, W] in 0 .. 1, augmented if the recipe says so."""
+    x = scale(images.train_images[index], dtype)
+    return batches.augment(model, x, index, epoch, gray=images.gray) if model.recipe.augmentation else x
+
+
+def evaluate_row(row: torch.Tensor, model: Model, images: Images, index: torch.Tensor | None) -> tuple[float, float, list[float | None]]:
+    """The builder's evaluation of a row [P]: accuracy, mean cross-entropy, accuracy of each class.
+
+    Args:
+        row: on the images' device.
+        model: gives the recipe.
+        images: of its data set.
+        index: places in the training images; None: the test images.
+    """
+    source, labels = (images.test_images, images.test_labels) if index is None else (images.train_images[index], images.train_labels[index])
+    with one_thread():
+        step = FusedStep(model.recipe.architecture, [model.recipe], row.device, row.dtype)
+        correct, losses = step.evaluate(row[None], source[None], labels[None])
+    right = torch.bincount(labels[correct[0]], minlength=NUM_CLASSES).tolist()
+    total = torch.bincount(labels, minlength=NUM_CLASSES).tolist()
+    by_class = [r / t if t else None for r, t in zip(right, total, strict=True)]
+    return sum(right) / sum(total), float(losses.double().mean()), by_class
+
+
+def evaluate_snapshot(row: torch.Tensor, model: Model, images: Images, parts: batches.Parts) -> dict[str, Any]:
+    """Test and training columns of a snapshot."""
+    test_accuracy, test_loss, by_class = evaluate_row(row, model, images, None)
+    train_accuracy, train_loss, _ = evaluate_row(row, model, images, parts.train[:TRAIN_EVALUATION_IMAGES])
+    return {
+        "test_accuracy": test_accuracy,
+        "test_loss": test_loss,
+        "class_test_accuracy": by_class,
+        "train_accuracy": train_accuracy,
+        "train_loss": train_loss,
+    }

@@ -1,0 +1,241 @@
+"""Re-reads a zoo and says whether it is what its index claims: bytes, shapes, counts, splits, accuracies, and that training repeats."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from builder import batches
+from builder.bank import Images, bank_of
+from builder.build import training_limit
+from builder.images import ImageSet, load_image_set
+from builder.plan import Model, select, split_of
+from builder.store import GENERATOR_VERSION, remembered_images
+from builder.train import Cohort, evaluate_row, evaluate_snapshot
+from nws_dataset import Rows, Zoo, shards
+from nws_dataset.command import Command
+from nws_dataset.errors import ZooError
+from nws_dataset.files import sha256_file
+from nws_dataset.recipe import SUBSETS
+from nws_dataset.schema import METADATA_SCHEMA
+
+PLAIN_TOLERANCE = 3 / 10_000  # share of the test images that the plain network may classify otherwise (float32 ties)
+EVALUATION_BLOCK = 500  # images a pass of the plain network
+
+
+class Verifier:
+    """The checks of one zoo. Each returns what it has checked, and raises a ZooError at the first thing that is wrong.
+
+    Args:
+        folder: of the zoo.
+        images: folder with image files; None: where the builder found them on this machine, else the Hub.
+    """
+
+    def __init__(self, folder: Path, images: Path | None = None) -> None:
+        self.folder = folder
+        self.zoo = Zoo(folder, check=True)
+        self.rows = Rows(self.zoo.index)
+        self.images = images or remembered_images(folder)
+
+    def files(self) -> str:
+        """Size and sha256 of every file."""
+        for relative, entry in self.zoo.manifest.files.items():
+            path = self.zoo.manifest.locate(self.folder, relative)
+            found = sha256_file(path)
+            if found != entry.sha256:
+                raise ZooError(path, expected=f"sha256 {entry.sha256}", found=found, do="fetch or build the file again")
+        return f"{len(self.zoo.manifest.files)} files, sizes and sha256"
+
+    def values(self) -> str:
+        """Every value at its offset: sha256, header, shape, finite numbers."""
+        weights = 0
+        for row in self.rows:
+            numbers = self.zoo.row(row)
+            if numbers.size != row["num_weights"] or not np.isfinite(numbers).all():
+                where = f"{self.folder / row['file']} at byte {row['offset']}"
+                raise ZooError(
+                    where, expected=f"{row['num_weights']} finite weights", found=f"{numbers.size}, not all finite", do="build it again"
+                )
+            weights += numbers.size
+        return f"{len(self.rows)} snapshots, {weights} weights: offsets, sha256, headers, finite"
+
+    def shards(self) -> str:
+        """The shards' own columns agree with the index."""
+        index = {(row["model_id"], row["snapshot"]): row for row in self.rows}
+        seen = 0
+        for relative in sorted({str(name) for name in self.rows["file"]}):
+            for batch in shards.read_snapshots(self.folder / relative, METADATA_SCHEMA.names):
+                for row in batch.to_pylist():
+                    known = index.get((row["model_id"], row["snapshot"]))
+                    if known is None or any(known[name] != value for name, value in row.items()):
+                        where = f"{self.folder / relative} {row['model_id']} snapshot {row['snapshot']}"
+                        raise ZooError(where, expected="the row that the index has", found="another", do="build the index again")
+                    seen += 1
+        if seen != len(index):
+            raise ZooError(self.folder, expected=f"{len(index)} snapshots in the shards", found=str(seen), do="build the index again")
+        return f"{seen} rows of the shards equal those of the index"
+
+    def counts(self) -> str:
+        """Every model has all its snapshots once, and as many models as nws.json says."""
+        snapshots: dict[str, list[int]] = {}
+        for row in self.rows:
+            snapshots.setdefault(row["model_id"], []).append(row["snapshot"])
+            if row["is_final"] != (row["snapshot"] == row["num_snapshots"]):
+                raise ZooError(
+                    row["model_id"], expected="is_final on the last snapshot only", found=str(row["snapshot"]), do="build it again"
+                )
+        expected = {row["model_id"]: row["num_snapshots"] for row in self.rows}
+        for identifier, numbers in snapshots.items():
+            if sorted(numbers) != list(range(1, expected[identifier] + 1)):
+                found = f"{len(numbers)}: {sorted(numbers)[:30]}"
+                raise ZooError(identifier, expected=f"snapshots 1 to {expected[identifier]}", found=found, do="build it again")
+        per_subset = Counter(row["subset"] for row in self.rows if row["is_final"])
+        for name, entry in self.zoo.manifest.subsets.items():
+            if per_subset[name] != entry.num_models:
+                raise ZooError(
+                    self.folder, expected=f"{entry.num_models} models of {name}", found=str(per_subset[name]), do="build it again"
+                )
+        return f"{len(snapshots)} models with all their snapshots"
+
+    def plan(self) -> str:
+        """Splits and recipes are those of the plan."""
+        if self.zoo.manifest.generator_version != GENERATOR_VERSION:
+            return f"skipped: generator version {self.zoo.manifest.generator_version} made this zoo, this is {GENERATOR_VERSION}"
+        finals = self.rows.filter(is_final=True)
+        for row in finals:
+            model = self.model(row)
+            planned = {"split": split_of(model.id, model.seed), "seed": model.seed, **model.recipe.columns()}
+            wrong = [name for name, value in planned.items() if row[name] != value]
+            if wrong:
+                found = f"another {', '.join(wrong)}"
+                raise ZooError(row["model_id"], expected="the plan's recipe and split", found=found, do="build it again")
+        return f"{len(finals)} models with the plan's recipes, splits by model"
+
+    def reevaluate(self, count: int) -> str:
+        """Final networks, evaluated again by the builder's own evaluation (exactly) and by the plain network (to float32 ties)."""
+        worst = 0
+        chosen = spread(self.rows.filter(is_final=True), count)
+        for row in chosen:
+            model, images = self.model(row), self.bank(row)
+            weights = torch.from_numpy(self.zoo.row(row).copy())
+            parts = batches.split_images(model, images.train_labels)
+            again = {**evaluate_snapshot(weights, model, images, parts)}
+            if len(parts.validation):
+                again["validation_accuracy"] = evaluate_row(weights, model, images, parts.validation)[0]
+            for name, value in again.items():
+                if row[name] != value:
+                    raise ZooError(
+                        row["model_id"],
+                        expected=f"{name} {row[name]}",
+                        found=f"{value} by the builder's evaluation",
+                        do="see CONTRIBUTING.md",
+                    )
+            difference = abs(self._plain_correct(row, images) - round(row["test_accuracy"] * len(images.test_labels)))
+            worst = max(worst, difference)
+            if difference > max(1, PLAIN_TOLERANCE * len(images.test_labels)):
+                found = f"{difference} images otherwise by the plain network"
+                raise ZooError(row["model_id"], expected=f"test_accuracy {row['test_accuracy']}", found=found, do="see CONTRIBUTING.md")
+        return f"{len(chosen)} networks: the builder's evaluation exactly, the plain network within {worst} images"
+
+    def retrain(self, count: int) -> str:
+        """Models, trained again alone: all their snapshots, to the last bit."""
+        chosen = spread(self.rows.filter(is_final=True), count)
+        for final in chosen:
+            model = self.model(final)
+            device = torch.device("cpu")
+            bank = {final["dataset"]: self.bank(final)}
+            (trained,) = Cohort(SUBSETS[model.subset], model.recipe.architecture, bank, device=device).train([model])
+            recorded = self.rows.filter(model_id=model.id)
+            for row in recorded:
+                again = trained.rows[row["snapshot"] - 1]
+                if again.tobytes() != self.zoo.row(row).tobytes():
+                    found = f"other weights in snapshot {row['snapshot']}"
+                    do = "retrain on the processor and with the torch version that built it"
+                    raise ZooError(model.id, expected="the row that was recorded", found=found, do=do)
+        return f"{len(chosen)} models trained again alone, equal in every bit"
+
+    # What the checks need
+
+    @functools.cached_property
+    def _models(self) -> dict[str, Model]:
+        """The plan's models up to the last one of each subset."""
+        models = {}
+        for name, entry in self.zoo.manifest.subsets.items():
+            numbers = self.rows.filter(subset=name)["model_number"]
+            last = int(numbers.max()) if len(numbers) else -1
+            for model in select(SUBSETS[name], entry.seed, models=last + 1, epochs=entry.options["epochs"]):
+                models[model.id] = model
+        return models
+
+    def model(self, row: dict[str, Any]) -> Model:
+        """The plan's model of a row."""
+        if row["model_id"] not in self._models:
+            raise ZooError(row["model_id"], expected="a model of the plan", found="none of this number", do="build it again")
+        return self._models[row["model_id"]]
+
+    @functools.cache  # noqa: B019 -- lives as long as the program
+    def _image_set(self, name: str, subset: str) -> ImageSet:
+        images = load_image_set(name, self.images)
+        expected = self.zoo.manifest.subsets[subset].image_sets[name].sha256
+        if images.sha256 != expected:
+            raise ZooError(
+                f"image set {name}", expected=f"sha256 {expected}", found=images.sha256, do="give --images DIR with the images of the build"
+            )
+        return images
+
+    def bank(self, row: dict[str, Any]) -> Images:
+        """The images of a row's model, as its network takes them."""
+        return self._bank(row["dataset"], row["subset"], row["architecture_json"])
+
+    @functools.cache  # noqa: B019
+    def _bank(self, dataset: str, subset: str, architecture_json: str) -> Images:
+        architecture = self.zoo.architecture({"architecture_json": architecture_json})
+        limit = training_limit(SUBSETS[subset], self.zoo.manifest.subsets[subset].options)
+        return bank_of({dataset: self._image_set(dataset, subset)}, architecture, torch.device("cpu"), limit)[dataset]
+
+    @torch.no_grad()
+    def _plain_correct(self, row: dict[str, Any], images: Images) -> int:
+        network = self.zoo.network(row)
+        blocks = zip(images.test_images.split(EVALUATION_BLOCK), images.test_labels.split(EVALUATION_BLOCK), strict=True)
+        return sum(int((network(x).argmax(1) == y).sum()) for x, y in blocks)
+
+
+def spread(rows: Rows, count: int) -> list[dict[str, Any]]:
+    """`count` rows at even distances, all if there are fewer."""
+    places = dict.fromkeys(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int).tolist())
+    return [rows[place] for place in places]
+
+
+def checks(verifier: Verifier, reevaluate: int, retrain: int) -> Iterator[tuple[str, Callable[[], str]]]:
+    """(name, check) in the order in which they run."""
+    for name in ("files", "values", "shards", "counts", "plan"):
+        yield name, getattr(verifier, name)
+    if reevaluate:
+        yield "reevaluate", lambda: verifier.reevaluate(reevaluate)
+    if retrain:
+        yield "retrain", lambda: verifier.retrain(retrain)
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("zoo", type=click.Path(path_type=Path))
+@click.option("--reevaluate", type=click.IntRange(min=0), default=0, metavar="K", help="Evaluate K final networks again.")
+@click.option("--retrain", type=click.IntRange(min=0), default=0, metavar="K", help="Train K models again, alone, and compare.")
+@click.option(
+    "--images", type=click.Path(path_type=Path), metavar="DIR", help="Folder of image files; default: where the build found them."
+)
+def main(zoo: Path, reevaluate: int, retrain: int, images: Path | None) -> None:
+    """Verify a zoo: read everything again and compare with what is recorded."""
+    for name, check in checks(Verifier(zoo, images), reevaluate, retrain):
+        click.echo(f"{name:<11}{check()}")
+    click.echo(f"{zoo} is whole")
+
+
+if __name__ == "__main__":
+    main()

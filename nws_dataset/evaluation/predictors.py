@@ -1,0 +1,162 @@
+"""How well three predictors read test accuracy off features of the final weights: R2 and Kendall's tau on held-out models.
+
+python scripts/evaluate_predictors.py ZOO
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from scipy.stats import kendalltau
+from sklearn.base import clone
+from sklearn.metrics import r2_score
+
+from nws_dataset.command import Command
+from nws_dataset.errors import ZooError
+from nws_dataset.evaluation import report
+from nws_dataset.evaluation.folds import Fold, describe, folds_of, is_small
+from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
+from nws_dataset.statistics import zoo_features
+
+if TYPE_CHECKING:
+    from nws_dataset.zoo import Zoo
+
+FEATURES = {"layers": "statistics of every tensor", "whole": "statistics of the whole row", "hyperparameters": "hyper-parameters"}
+PREDICTORS = {"linear": LogitLinear(), "boosting": GradientBoosting(), "dense net": DenseNet()}
+NUM_FITS = len(FEATURES) * len(PREDICTORS)
+
+
+def evaluate(zoo: Zoo, seed: int, advance: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """Fit every predictor to every set of features, and predict the models that were held out.
+
+    Args:
+        zoo: the zoo.
+        seed: of the folds and of the predictors.
+        advance: called after each of the NUM_FITS pairs with its name.
+
+    Returns:
+        what `predictors.json` holds: settings, and under "results" a dict for each pair of features and predictor.
+
+    Raises:
+        ZooError: if the zoo has too few models, or a split without rows.
+    """
+    started = time.monotonic()
+    rows = zoo.filter(is_final=True)
+    small = is_small(len(rows))
+    folds = folds_of(np.asarray(rows["split"]), seed, small=small)
+    if min(min(len(fold.training), len(fold.test)) for fold in folds) < 2:
+        raise ZooError("zoo", expected="two models or more to train on and to test on", found=f"{len(rows)} models", do="build more models")
+    target = np.asarray(rows["test_accuracy"], dtype=np.float64)
+    tested = np.sort(np.concatenate([fold.test for fold in folds]))
+    converged = np.asarray(rows["converged"], dtype=bool)[tested]
+    results = []
+    for kind, words in FEATURES.items():
+        X, names = zoo_features(zoo, rows, kind)
+        for name, predictor in PREDICTORS.items():
+            predicted = _held_out_predictions(predictor, X, target, folds, seed)[tested]
+            everyone = np.ones(len(tested), dtype=bool)
+            scores = {
+                part: _scores(target[tested][members], predicted[members], seed)
+                for part, members in (("all", everyone), ("converged", converged))
+            }
+            results.append({"features": kind, "num_features": len(names), "predictor": name, **scores, "predicted": predicted.tolist()})
+            advance(f"{words}, {name}")
+    return {
+        "experiment": "predictors",
+        "seed": seed,
+        "held_out": describe(small),
+        "predictors": {name: repr(predictor) for name, predictor in PREDICTORS.items()},
+        "results": results,
+        "models": {
+            "model_id": np.asarray(rows["model_id"])[tested].tolist(),
+            "true": target[tested].tolist(),
+            "converged": converged.tolist(),
+        },
+        "folds": [np.asarray(rows["model_id"])[fold.test].tolist() for fold in folds],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _held_out_predictions(predictor: Any, X: np.ndarray, y: np.ndarray, folds: list[Fold], seed: int) -> np.ndarray:
+    """[M] predictions of the models that some fold tests; NaN for the others."""
+    predicted = np.full(len(y), np.nan)
+    for i, fold in enumerate(folds):
+        fitted = clone(predictor).set_params(random_state=seed + i)
+        held_out = (X[fold.validation], y[fold.validation]) if len(fold.validation) else ()
+        predicted[fold.test] = fitted.fit(X[fold.training], y[fold.training], *held_out).predict(X[fold.test])
+    return predicted
+
+
+def _scores(truth: np.ndarray, predicted: np.ndarray, seed: int) -> dict[str, Any]:
+    """R2 and tau-b with their intervals; None when there are too few models."""
+    if len(truth) < 3:
+        return {"r2": None, "kendall_tau": None, "r2_interval_95": None, "kendall_tau_interval_95": None, "num_models": len(truth)}
+    scores: dict[str, Any] = {"num_models": len(truth)}
+    for name, statistic in (("r2", r2_score), ("kendall_tau", _tau)):
+        value = float(statistic(truth, predicted))
+        scores[name] = value if np.isfinite(value) else None  # tau of constant predictions
+        scores[f"{name}_interval_95"] = report.bootstrap_interval(statistic, truth, predicted, seed)
+    return scores
+
+
+def _tau(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return float(kendalltau(truth, predicted).statistic)
+
+
+def table_of(results: dict[str, Any]) -> report.Table:
+    """The summary: a row for each pair of features and predictor."""
+
+    def cells(result: dict[str, Any]) -> tuple[str, ...]:
+        scores = [(result[part], score) for part in ("all", "converged") for score in ("r2", "kendall_tau")]
+        return tuple(report.with_interval(part[score], part[f"{score}_interval_95"]) for part, score in scores)
+
+    first = results["results"][0]
+    counts = [f"{score}, {part} {first[part]['num_models']}" for part in ("all", "converged") for score in ("R2", "tau")]
+    rows = [(f"{FEATURES[r['features']]} ({r['num_features']})", r["predictor"], *cells(r)) for r in results["results"]]
+    return report.Table(f"Test accuracy predicted from features: {results['zoo']}", ("features", "predictor", *counts), rows)
+
+
+def notes_of(results: dict[str, Any]) -> list[str]:
+    """How the numbers were taken, for the Markdown file and the terminal."""
+    return [
+        f"Held out: {results['held_out']}. Final snapshots only; seed {results['seed']}; {results['seconds']:.0f} s.",
+        "R2 and Kendall's tau-b with 95 % intervals from resampling the held-out models. `converged` scores the same predictions on the"
+        " models whose accuracy is at least 5 points above the majority class's rate.",
+    ]
+
+
+def plots_of(results: dict[str, Any]) -> dict[str, Any]:
+    """The figures, by name."""
+    from nws_dataset.evaluation import plots
+
+    truth, converged = np.array(results["models"]["true"]), np.array(results["models"]["converged"], dtype=bool)
+    panels = [
+        {"title": f"{FEATURES[r['features']]}\n{r['predictor']}", "true": truth, "predicted": np.array(r["predicted"]), **r["all"]}
+        for r in results["results"]
+    ]
+    return {
+        "scatter": plots.predicted_against_true(
+            panels, converged, len(PREDICTORS), f"Accuracy read off features, held-out models of {results['zoo']}"
+        )
+    }
+
+
+@click.command(cls=Command)
+@click.argument("zoo")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=report.OUT_HELP)
+@click.option("--seed", default=0, show_default=True, help="Of the folds and of the predictors.")
+def main(zoo: str, out: Path | None, seed: int) -> None:
+    """Predict test accuracy from features of the final weights of ZOO, a folder or a Hub repository.
+
+    Prints R2 and Kendall's tau of three predictors by three sets of features, and writes them as JSON, Markdown and a plot.
+    """
+    from nws_dataset.zoo import Zoo
+
+    with report.progress(NUM_FITS) as advance:
+        results = {"zoo": report.name_of(zoo), **evaluate(Zoo(zoo), seed, advance)}
+    report.conclude(results, report.results_folder(zoo, out), table_of(results), notes_of(results), plots_of(results))

@@ -1,0 +1,153 @@
+"""What both experiments share in telling their results: intervals, tables, files, progress."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+RESAMPLES = 300
+OUT_HELP = "Folder for the results.  [default: ZOO-results, beside the zoo]"
+Interval = tuple[float, float]
+
+
+def wilson_interval(correct: int, total: int) -> Interval:
+    """95 % interval of a proportion (Wilson 1927).
+
+    Args:
+        correct: number of models that were predicted right.
+        total: number of held-out models. Snapshots of one model are not independent, so count models.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(8, 10)]
+        [0.49, 0.943]
+    """
+    if total == 0:
+        return 0.0, 1.0
+    p, z2 = correct / total, Z_95**2
+    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
+    half = Z_95 / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray, np.ndarray], float], truth: np.ndarray, predicted: np.ndarray, seed: int
+) -> Interval | None:
+    """95 % interval of a statistic of truth [M] and predictions [M], by resampling the M held-out models; None where it has none."""
+    random = np.random.default_rng(seed)
+    draws = (random.integers(len(truth), size=len(truth)) for _ in range(RESAMPLES))
+    values = np.array([statistic(truth[i], predicted[i]) for i in draws])
+    values = values[np.isfinite(values)]
+    return (float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))) if len(values) else None
+
+
+def accuracy(truth: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """Accuracy on held-out models, with its interval and their number."""
+    correct = int((truth == predicted).sum())
+    return {
+        "accuracy": correct / len(truth) if len(truth) else None,
+        "interval_95": wilson_interval(correct, len(truth)),
+        "num_models": len(truth),
+    }
+
+
+def with_interval(value: float | None, interval: Interval | None, percent: bool = False) -> str:
+    """A number and its 95 % interval as text.
+
+    Example:
+        >>> with_interval(0.5, (0.4, 0.6), percent=True), with_interval(0.5, (0.4, 0.6))
+        ('50.0 % (40.0-60.0)', '0.50 (0.40 to 0.60)')
+    """
+    if value is None or interval is None:
+        return "-"
+    low, high = interval
+    return f"{value:.1%} ({100 * low:.1f}-{100 * high:.1f})".replace("%", " %") if percent else f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts; the first column holds names, the others numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def markdown(self) -> str:
+        lines = [self.columns, ("---", *["---:"] * (len(self.columns) - 1)), *self.rows]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+    def print(self) -> None:
+        table = RichTable(title=self.title, title_justify="left")
+        for i, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if i else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        wide = Console(width=1000)
+        Console(width=None if wide.is_terminal else wide.measure(table).maximum).print(table)  # a log file takes any width
+
+
+def conclude(results: dict[str, Any], folder: Path, table: Table, notes: Sequence[str], plots: dict[str, Any]) -> None:
+    """Write an experiment's results as `<experiment>.json`, `<experiment>.md` and `<experiment>_<plot>.png`; print the table and the paths.
+
+    Args:
+        results: all that JSON can hold: "experiment", its settings, seed, splits, numbers, every model's prediction.
+        folder: made if it is not there.
+        table: the summary.
+        notes: sentences that say how the numbers were taken.
+        plots: name -> matplotlib figure.
+    """
+    name = results["experiment"]
+    folder.mkdir(parents=True, exist_ok=True)
+    images = {plot: folder / f"{name}_{plot}.png" for plot in plots}
+    for plot, path in images.items():
+        plots[plot].savefig(path, dpi=150)
+    data, text = folder / f"{name}.json", folder / f"{name}.md"
+    data.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    links = [f"![{plot}]({path.name})" for plot, path in images.items()]
+    text.write_text("\n\n".join([f"# {table.title}", *notes, table.markdown(), *links]) + "\n", encoding="utf-8")
+    table.print()
+    for line in (*notes, "Written: " + ", ".join(map(str, (data, text, *images.values())))):
+        click.echo(line)
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Gives a function that notes one more of `total` steps and says what runs: a bar on a terminal, ten plain lines elsewhere."""
+    console = Console(stderr=True)
+    done = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(what: str) -> None:
+            nonlocal done
+            done += 1
+            bar.update(task, advance=1, description=what)
+            if not console.is_terminal and (10 * done) // total > (10 * (done - 1)) // total:
+                console.print(f"{done}/{total} {what}", highlight=False)
+
+        yield advance
+
+
+def results_folder(zoo: str, out: Path | None) -> Path:
+    """Where results go: `out`, or a folder named after the zoo that lies beside it, never in it."""
+    if out is not None:
+        return out
+    path = Path(zoo)
+    return (path.resolve().parent if path.is_dir() else Path()) / f"{path.resolve().name}-results"
+
+
+def name_of(zoo: str) -> str:
+    """What reports call a zoo: a folder by its name, so that nothing of the machine gets into them, a repository as it is."""
+    return Path(zoo).resolve().name if Path(zoo).is_dir() else zoo

@@ -1,0 +1,151 @@
+"""nws.json: what a zoo's folder holds and how it was made. Written last, so a folder with a manifest is complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nws_dataset.errors import ZooError
+from nws_dataset.files import atomic_write, inside
+from nws_dataset.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS, card_features
+
+MANIFEST_NAME = "nws.json"
+FORMAT_VERSION = 1
+INDEX_PATH = "index/{subset}/{split}.parquet"
+SNAPSHOTS_PATH = "snapshots/{subset}/{split}-{architecture}-{block:05d}.parquet"
+INDEX_CONFIG = "index"  # the config that the Hub and `load_dataset` take by default
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the zoo."""
+
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images that models were trained on."""
+
+    source: str  # where they came from, e.g. a repository and revision
+    sha256: str  # of the images and labels as they were used
+
+
+@dataclass(frozen=True)
+class SubsetEntry:
+    """A subset as it is present in the folder."""
+
+    seed: int
+    num_models: int  # models present, 0 .. num_models - 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what departs from the preset, e.g. epochs; may be null
+    image_sets: Mapping[str, ImageSet] = dataclasses.field(default_factory=dict)  # by the recipe's `dataset`
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of nws.json."""
+
+    generator_version: str
+    subsets: Mapping[str, SubsetEntry]
+    files: Mapping[str, FileEntry]  # by path relative to the folder
+    index_path: str = INDEX_PATH
+    snapshots_path: str = SNAPSHOTS_PATH
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """The manifest of a zoo's folder.
+
+        Raises:
+            ZooError: if it is missing, damaged, or of another format version.
+        """
+        path = Path(folder) / MANIFEST_NAME
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            version = data["format_version"]
+        except FileNotFoundError:
+            do = "not a zoo; build one with nws-build --out DIR"
+            raise ZooError(folder, expected=f"a folder with {MANIFEST_NAME}", found="none", do=do) from None
+        except OSError as error:
+            raise ZooError(path, expected="a file that can be read", found=str(error), do="permit reading") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise _damaged(path, error) from error
+        if version != FORMAT_VERSION:
+            do = "install the version of nws that built it"
+            raise ZooError(path, expected=f"format_version {FORMAT_VERSION}", found=repr(version), do=do)
+        try:
+            return cls._from_json(data)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise _damaged(path, error) from error
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Manifest:
+        files = {path: FileEntry(**entry) for path, entry in data["files"].items()}
+        subsets = {}
+        for name, entry in data["subsets"].items():
+            image_sets = {image_set: ImageSet(**source) for image_set, source in entry["image_sets"].items()}
+            subsets[name] = SubsetEntry(**{**entry, "image_sets": image_sets})
+        return cls(**{**data, "files": files, "subsets": subsets})
+
+    def write(self, folder: str | Path) -> None:
+        """Write nws.json; the same manifest gives the same bytes.
+
+        Raises:
+            ZooError: if it cannot be written.
+        """
+        with atomic_write(Path(folder) / MANIFEST_NAME) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def locate(self, folder: str | Path, relative: str) -> Path:
+        """The path of a file of the zoo, which must be listed and have the size that is listed.
+
+        Raises:
+            ZooError: if it leads outside the folder, is not listed, is missing, or has another size.
+        """
+        path, entry = inside(folder, relative), self.files.get(relative)
+        if entry is None:
+            raise ZooError(path, expected=f"a file that {MANIFEST_NAME} lists", found="none", do="build the index again")
+        found = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
+        if found != f"{entry.size} bytes":
+            raise ZooError(path, expected=f"{entry.size} bytes", found=found, do="fetch or build the file again")
+        return path
+
+    def index_files(self) -> list[str]:
+        """The index files that have rows, by subset and split."""
+        paths = (self.index_path.format(subset=subset, split=split) for subset in self.subsets for split in SPLITS)
+        return [path for path in paths if path in self.files]
+
+
+def _damaged(path: Path, error: Exception) -> ZooError:
+    return ZooError(path, expected="the manifest of a zoo", found=f"{type(error).__name__}: {error}", do="fetch or build it again")
+
+
+def configs(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
+    """The card's YAML that makes a folder load with the stock `datasets` library.
+
+    Config `index` (the default) is the index of all subsets; each subset is a config with its weights. Splits without rows are left out.
+
+    Args:
+        manifest: of the folder; its `files` decide.
+
+    Returns:
+        {"configs": ..., "dataset_info": ...}, to be dumped between the card's `---` lines.
+    """
+    patterns = {INDEX_CONFIG: manifest.index_path.replace("{subset}", "*")}
+    snapshots_path = re.sub(r"\{architecture\}.*\}", "*", manifest.snapshots_path)
+    patterns.update({subset: snapshots_path.replace("{subset}", subset) for subset in manifest.subsets})
+    entries, infos = [], []
+    for name, pattern in patterns.items():
+        by_split = {split: pattern.replace("{split}", split) for split in SPLITS}
+        data_files = [{"split": split, "path": path} for split, path in by_split.items() if fnmatch.filter(manifest.files, path)]
+        if data_files:
+            entries.append({"config_name": name, **({"default": True} if name == INDEX_CONFIG else {}), "data_files": data_files})
+            infos.append({"config_name": name, "features": card_features(INDEX_SCHEMA if name == INDEX_CONFIG else SNAPSHOTS_SCHEMA)})
+    return {"configs": entries, "dataset_info": infos}

@@ -1,0 +1,92 @@
+"""The plain PyTorch network of one model: the reference that everything fast is tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from nws_dataset.layout import NORM_SUFFIX, OUTPUT, layout_of
+from nws_dataset.recipe import Architecture
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "elu": F.elu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.1  # weight of the newest batch in the running statistics (a decay of 0.9)
+
+
+class Network(nn.Module):
+    """A network of the zoo, with the tensor names of its row.
+
+    Args:
+        architecture: fixes the shapes.
+        activation: one of "relu", "elu", "sigmoid", "tanh".
+        dropout: probability that a unit is dropped in training mode.
+
+    Example:
+        >>> net = Network(Architecture(), "relu").eval()
+        >>> net(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, architecture: Architecture, activation: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.architecture, self.activation, self.dropout = architecture, activation, dropout
+        for layer in layout_of(architecture).layers:
+            self._add(layer)
+
+    def _add(self, layer: str) -> None:
+        architecture, is_conv = self.architecture, layer.startswith("conv")
+        units, width, *_ = layout_of(architecture)[f"{layer}.weight"].shape
+        if is_conv:
+            module: nn.Module = nn.Conv2d(width, units, architecture.filter_size, architecture.stride, architecture.pad)
+        else:
+            module = nn.Linear(width, units)
+        self.add_module(layer, module)
+        if architecture.batch_norm and layer != OUTPUT:
+            norm = nn.BatchNorm2d if is_conv else nn.BatchNorm1d
+            self.add_module(layer + NORM_SUFFIX, norm(units, BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM))
+
+    def load_row(self, row: torch.Tensor) -> Network:
+        """Take the weights of a row [P]; returns self."""
+        self.load_state_dict(layout_of(self.architecture).views(row), strict=True)
+        return self
+
+    def row(self) -> torch.Tensor:
+        """The weights as a row [P], a copy."""
+        state = self.state_dict()
+        return torch.cat([state[spec.name].reshape(-1) for spec in layout_of(self.architecture).tensors])
+
+    def forward(self, images: torch.Tensor, masks: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """Logits of images.
+
+        Args:
+            images: [B, C, H, W], uint8, or floating point in 0..1; scaled to the architecture's pixel range here.
+            masks: layer -> [B, units...], factors of dropout (0 or 1 / (1 - rate)), in place of torch's own draws.
+
+        Returns:
+            [B, 10], before the softmax.
+        """
+        architecture, low = self.architecture, self.architecture.pixel_min
+        if not images.is_floating_point():
+            images = images.to(self.get_parameter(f"{OUTPUT}.bias").dtype) / 255
+        x = images * (1 - low) + low if low else images
+        activation = ACTIVATIONS[self.activation]
+        for i, pool in enumerate(architecture.pooled, 1):
+            x = self.get_submodule(f"conv{i}")(x)
+            x = self.get_submodule(f"conv{i}{NORM_SUFFIX}")(x) if architecture.batch_norm else x
+            x = activation(x)
+            x = F.max_pool2d(x, 2) if pool else x
+            x = self._drop(x, f"conv{i}", masks)
+        x = x.mean((2, 3)) if architecture.head == "average" else x.flatten(1)
+        for i in range(1, architecture.depth_fc + 1):
+            x = activation(self.get_submodule(f"dense{i}")(x))
+            x = self.get_submodule(f"dense{i}{NORM_SUFFIX}")(x) if architecture.batch_norm else x
+            x = self._drop(x, f"dense{i}", masks)
+        return self.get_submodule(OUTPUT)(x)
+
+    def _drop(self, x: torch.Tensor, layer: str, masks: dict[str, torch.Tensor] | None) -> torch.Tensor:
+        if not layer.startswith(self.architecture.dropout_place):
+            return x
+        return F.dropout(x, self.dropout, self.training) if masks is None else x * masks[layer]

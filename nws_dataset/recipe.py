@@ -1,0 +1,354 @@
+"""What a network is and how it was trained: `Architecture`, `Recipe`, their legal values, and what each subset draws.
+
+The only place where these facts stand. Columns, cards, plans, tables and tests derive from the dataclasses below; the numbers are those of
+Eilertsen et al. 2020 (arXiv 2002.05688, subsets `main` and `fixed`) and Unterthiner et al. 2020 (arXiv 2002.11448, subset `small_cnn`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nws_dataset.errors import ZooError
+
+NUM_CLASSES = 10
+NUM_BLOCKS = 3  # convolutional blocks; a block doubles the channels and may end in a max-pool
+LEGAL_VALUES: dict[str, tuple[Any, ...]] = {
+    "dataset": ("mnist", "cifar10", "svhn", "stl10", "fashion_mnist", "kmnist", "digits"),
+    "optimizer": ("adam", "rmsprop", "momentum", "sgd"),
+    "activation": ("relu", "elu", "sigmoid", "tanh"),
+    "initialization": (
+        "constant",
+        "normal",
+        "glorot_uniform",
+        "glorot_normal",
+        "he_normal",
+        "orthogonal",
+        "random_normal",
+        "truncated_normal",
+    ),
+    "padding": ("same", "valid"),
+    "pooling": ("max", "none"),
+    "head": ("flatten", "average"),
+    "dropout_place": ("dense", "conv"),
+    "pixel_min": (-1, 0),
+}
+INITIALIZATIONS_WITH_STD = ("random_normal", "truncated_normal")
+
+
+def _check_legal(value: object) -> None:
+    """Raise a ZooError if a field of a dataclass has a value that is not in LEGAL_VALUES."""
+    for name, legal in LEGAL_VALUES.items():
+        found = getattr(value, name, legal[0])
+        if found not in legal:
+            expected = "one of " + ", ".join(map(str, legal))
+            raise ZooError(f"{type(value).__name__}.{name}", expected=expected, found=repr(found), do="choose a legal value")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The part of a recipe that fixes the shapes of a network, and so its row.
+
+    Three blocks of convolutions (conv -> batch-norm -> activation), then hidden dense layers (dense -> activation -> batch-norm), then the
+    output layer. Both papers' networks are instances: the defaults are the `fixed` one of Eilertsen et al.
+
+    Example:
+        >>> Architecture().id
+        'conv3x8k5-max-dense2x128-bn-in3x32'
+        >>> Architecture(filter_size=3, width_conv=4).conv_widths
+        (4, 8, 16)
+    """
+
+    filter_size: int = 5  # kernels are filter_size x filter_size, odd
+    depth_conv: int = 3  # convolutions in all; the last blocks get the second ones first
+    width_conv: int = 8  # channels of the first block
+    width_growth: int = 2  # channels of block c are width_conv * width_growth**c
+    stride: int = 1  # of every convolution
+    padding: str = "same"  # "same": filter_size // 2 on every side; "valid": none
+    pooling: str = "max"  # "max": each block ends in a 2x2 max-pool; "none"
+    head: str = "flatten"  # after the convolutions: "flatten" (channel, height, width) or global "average"
+    depth_fc: int = 2  # hidden dense layers
+    width_fc: int | None = 128  # units of the first hidden dense layer, halved at each further one; None without hidden layers
+    batch_norm: bool = True  # convolution: before the activation; dense: after it
+    dropout_place: str = "dense"  # dropout closes the hidden "dense" layers or the "conv" layers; its rate is the recipe's
+    image_channels: int = 3  # 1: gray, 3: colour (gray images tiled)
+    image_size: int = 32  # pixels, height = width
+    pixel_min: int = 0  # pixels enter the network scaled to pixel_min .. 1
+
+    def __post_init__(self) -> None:
+        _check_legal(self)
+        if self.filter_size % 2 == 0:
+            raise ZooError("Architecture.filter_size", expected="an odd number", found=str(self.filter_size), do="choose 3, 5, 7, ...")
+        if (self.width_fc is None) != (self.depth_fc == 0):
+            raise ZooError(
+                "Architecture.width_fc", expected="None without hidden dense layers, else a number", found=str(self.width_fc), do="set both"
+            )
+        if self.map_sizes[-1] < 1:
+            raise ZooError(
+                "Architecture", expected="an image that survives the convolutions", found=f"{self.image_size} pixels", do="enlarge it"
+            )
+
+    @property
+    def convs_per_block(self) -> tuple[int, ...]:
+        """Convolutions in each block; depth 4 adds a second one to block 3, depth 5 to blocks 2 and 3."""
+        base, extra = divmod(self.depth_conv, NUM_BLOCKS)
+        return tuple(base + (block >= NUM_BLOCKS - extra) for block in range(NUM_BLOCKS))
+
+    @property
+    def conv_widths(self) -> tuple[int, ...]:
+        """Output channels of each convolution."""
+        return tuple(self.width_conv * self.width_growth**b for b, n in enumerate(self.convs_per_block) for _ in range(n))
+
+    @property
+    def pooled(self) -> tuple[bool, ...]:
+        """Whether each convolution is followed by a 2x2 max-pool."""
+        return tuple(self.pooling == "max" and i == n - 1 for n in self.convs_per_block for i in range(n))
+
+    @property
+    def pad(self) -> int:
+        """Zeros on every side of a convolution's input."""
+        return self.filter_size // 2 if self.padding == "same" else 0
+
+    @property
+    def map_sizes(self) -> tuple[int, ...]:
+        """Height (= width) of the feature map after each convolution, before pooling; then that of the last map after pooling."""
+        sizes, size = [], self.image_size
+        for pool in self.pooled:
+            size = (size + 2 * self.pad - self.filter_size) // self.stride + 1
+            sizes.append(size)
+            size = size // 2 if pool else size
+        return (*sizes, size)
+
+    @property
+    def dense_widths(self) -> tuple[int, ...]:
+        """Units of each hidden dense layer."""
+        return tuple((self.width_fc or 0) >> i for i in range(self.depth_fc))
+
+    @property
+    def id(self) -> str:
+        """A short name, unique among architectures and fit for a file name."""
+        conv = f"conv{self.depth_conv}x{self.width_conv}k{self.filter_size}"
+        conv += (
+            f"s{self.stride}" * (self.stride != 1) + f"g{self.width_growth}" * (self.width_growth != 2) + "v" * (self.padding == "valid")
+        )
+        parts = [conv, self.pooling if self.pooling != "none" else "", "avg" if self.head == "average" else ""]
+        parts += [f"dense{self.depth_fc}x{self.width_fc}" if self.depth_fc else "", "bn" if self.batch_norm else ""]
+        parts += ["convdrop" if self.dropout_place == "conv" else ""]
+        parts += [f"in{self.image_channels}x{self.image_size}" + "c" * (self.pixel_min == -1)]  # c: pixels centred on 0
+        return "-".join(filter(None, parts))
+
+    def to_json(self) -> str:
+        """The fields as JSON, in their order."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """The architecture that `to_json` wrote.
+
+        Raises:
+            ZooError: if the text is not that of an architecture.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ZooError(
+                "architecture_json", expected="the fields of Architecture", found=text[:80], do=f"rebuild it ({error})"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All hyper-parameters of one training. Fields stand in the index as columns of the same name, the architecture's beside them."""
+
+    architecture: Architecture
+    dataset: str
+    learning_rate: float
+    batch_size: int
+    optimizer: str  # TensorFlow's forms: adam (eps 1e-8), rmsprop (decay 0.9), momentum (0.95), sgd
+    activation: str
+    initialization: str
+    init_std: float | None = None  # standard deviation, for random_normal and truncated_normal
+    augmentation: bool = False
+    dropout: float = 0.0  # probability that a unit is dropped
+    l2: float = 0.0  # adds l2 * sum(w^2) over the kernels to the loss
+    train_fraction: float = 1.0  # the first part of the training images that is used
+    validation_fraction: float = 0.0  # part of those, shuffled per model, that is held out
+    balanced: bool = False  # each epoch is re-drawn to equal class counts
+    learning_rate_decay: float = 1.0  # factor per epoch
+    max_epochs: int = 1000
+    early_stopping: bool = False  # the stopping rule of Eilertsen et al.
+
+    def __post_init__(self) -> None:
+        _check_legal(self)
+        if (self.init_std is None) == (self.initialization in INITIALIZATIONS_WITH_STD):
+            raise ZooError(
+                "Recipe.init_std",
+                expected=f"a number for {' and '.join(INITIALIZATIONS_WITH_STD)} only",
+                found=str(self.init_std),
+                do="set it",
+            )
+
+    def columns(self) -> dict[str, Any]:
+        """The recipe as columns of the index: its own fields and those of the architecture."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "architecture"}
+        return {**fields, **dataclasses.asdict(self.architecture)}
+
+
+# What a family of networks draws at random. A model's draw of a field is a pure function of (seed, subset, model number, field).
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the values, each as likely; values may be tuples when several fields are drawn together."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """The values in turn by model number: every value equally often."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform in low .. high."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Uniform in the logarithm, in low .. high."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ByDataset:
+    """A value that follows from the data set."""
+
+    values: Mapping[str, Any]
+
+
+Draw = Choice | Cycle | Uniform | LogUniform | ByDataset
+Family = Mapping[str, Any]  # field (or several, comma-separated) of Recipe or Architecture -> Draw, or a constant
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A part of the zoo that was drawn from one distribution: one config of the data set."""
+
+    name: str
+    num_models: int
+    families: tuple[Family, ...]  # model n belongs to family n modulo their number
+    num_snapshots: int = 20
+    snapshot_epochs: tuple[int, ...] | None = None  # None: num_snapshots of the E exports, round(linspace(1, E, num_snapshots))
+    train_images: int | None = None  # the first so many training images; None: all
+    description: str = ""
+
+
+NWS_MAIN: Family = {
+    "dataset": Choice(("mnist", "cifar10", "svhn", "stl10", "fashion_mnist")),
+    "learning_rate": Uniform(0.0002, 0.005),
+    "batch_size": Choice((32, 64, 128, 256)),
+    "augmentation": Choice((False, True)),
+    "optimizer": Choice(("adam", "rmsprop", "momentum")),
+    "activation": Choice(("relu", "elu", "sigmoid", "tanh")),
+    "initialization": Choice(("constant", "normal", "glorot_uniform", "glorot_normal")),
+    "filter_size": Choice((3, 5, 7)),
+    "depth_conv": Choice((3, 4, 5)),
+    "depth_fc": Choice((2, 3, 4)),
+    "width_conv": Choice((4, 8, 12)),
+    "width_fc": Choice((64, 128, 192)),
+    "batch_norm": True,
+    "dropout": 0.5,
+    "validation_fraction": 0.1,
+    "balanced": True,
+    "learning_rate_decay": 0.96,
+    "max_epochs": 1000,
+    "early_stopping": True,
+}
+NWS_FIXED: Family = {**NWS_MAIN, "filter_size": 5, "depth_conv": 3, "depth_fc": 2, "width_conv": 8, "width_fc": 128}
+SMALL_CNN: Family = {
+    "dataset": Cycle(("mnist", "fashion_mnist", "cifar10", "svhn")),
+    "learning_rate": LogUniform(5e-4, 5e-2),
+    "batch_size": 512,
+    "optimizer": Choice(("adam", "sgd", "rmsprop")),
+    "activation": Choice(("relu", "tanh")),
+    "initialization": Choice(("he_normal", "orthogonal", "glorot_normal", "random_normal", "truncated_normal")),
+    "init_std": LogUniform(1e-3, 0.5),
+    "l2": LogUniform(1e-8, 1e-2),
+    "dropout": Uniform(0.0, 0.7),
+    "train_fraction": Choice((0.1, 0.25, 0.5, 1.0)),
+    "max_epochs": 86,
+    "filter_size": 3,
+    "depth_conv": 3,
+    "width_conv": 16,
+    "width_growth": 1,
+    "stride": 2,
+    "padding": "valid",
+    "pooling": "none",
+    "head": "average",
+    "depth_fc": 0,
+    "width_fc": None,
+    "batch_norm": False,
+    "dropout_place": "conv",
+    "image_channels": 1,
+    "image_size": ByDataset({"mnist": 28, "fashion_mnist": 28, "kmnist": 28, "digits": 28, "cifar10": 32, "svhn": 32, "stl10": 32}),
+    "pixel_min": -1,
+}
+# The demo draws every categorical value of both recipes, on images that come with scikit-learn and shapes that train in seconds.
+DEMO_NWS: Family = {
+    **NWS_MAIN,
+    "dataset": "digits",
+    "filter_size,depth_conv,width_conv,depth_fc,width_fc": Choice(
+        ((3, 3, 12, 2, 64), (5, 4, 4, 3, 192), (7, 3, 4, 4, 128), (3, 5, 8, 2, 128))
+    ),
+    "batch_norm": Choice((True, False)),
+    "max_epochs": 20,
+}
+DEMO_SMALL_CNN: Family = {
+    **SMALL_CNN,
+    "dataset": "digits",
+    "batch_size": Choice((32, 64, 128, 256)),
+    "batch_norm": Choice((True, False)),
+    "validation_fraction": 0.1,
+    "max_epochs": 20,
+}
+
+SUBSETS: dict[str, Subset] = {
+    subset.name: subset
+    for subset in (
+        Subset("main", 13_000, (NWS_MAIN,), description="random architectures (Eilertsen et al. 2020)"),
+        Subset("fixed", 3_000, (NWS_FIXED,), description="one architecture (Eilertsen et al. 2020)"),
+        Subset(
+            "small_cnn",
+            120_000,
+            (SMALL_CNN,),
+            num_snapshots=9,
+            snapshot_epochs=(0, 1, 2, 3, 20, 40, 60, 80, 86),
+            description="the Small CNN Zoo's recipe (Unterthiner et al. 2020)",
+        ),
+        Subset(
+            "demo",
+            240,
+            (DEMO_NWS, DEMO_SMALL_CNN, DEMO_SMALL_CNN, DEMO_SMALL_CNN),
+            train_images=500,
+            description="both papers' families in small, on scikit-learn's digits",
+        ),
+    )
+}
+PRESETS: dict[str, tuple[str, ...]] = {
+    "demo": ("demo",),
+    "fixed": ("fixed",),
+    "main": ("main",),
+    "nws": ("main", "fixed"),
+    "small_cnn": ("small_cnn",),
+}

@@ -1,0 +1,80 @@
+"""What README.md takes from the code: help, public names, the file tree. `cog -r -I scripts README.md` writes them anew."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nws_dataset
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = {
+    "nws-build": "builder.cli",
+    "nws-evaluate-meta-classifier": "nws_dataset.evaluation.meta_classifier",
+    "nws-evaluate-predictors": "nws_dataset.evaluation.predictors",
+    "nws-verify": "builder.verify",
+}  # the names that `pip install` gives -> the module whose `main` they call
+FOLDERS = {
+    "nws_dataset": None,  # None: the package's docstring
+    "builder": None,
+    "cards": None,
+    "loading_script": 'A card of `hf://...` files, so that `load_dataset("nws")` works in a folder without code',
+    "scripts": "Thin programs",
+    "tests": "A file a module; what crosses modules has a file of its own",
+    "docs": "Pictures",
+    ".ci": "What CI runs",
+}  # in reading order
+COLUMN = 34  # where annotations start
+UNLISTED = ("__init__.py", "py.typed")
+
+
+def help_of(command: str) -> str:
+    """The `--help` text of one of COMMANDS, 100 columns wide."""
+    main = importlib.import_module(COMMANDS[command]).main
+    with main.make_context(command, [], resilient_parsing=True, terminal_width=100, max_content_width=100) as context:
+        return "```text\n" + main.get_help(context) + "\n```\n"
+
+
+def public_names() -> str:
+    """A table of what `nws_dataset` exports, each name with the first sentence of its docstring."""
+    names = [name for name in nws_dataset.__all__ if not name.startswith("__")]
+    rows = [f"| `{name}` | {_sentence(inspect.getdoc(getattr(nws_dataset, name)) or '')} |" for name in names]
+    return "\n".join(["| name | what it is |", "|---|---|", *rows]) + "\n"
+
+
+def file_tree() -> str:
+    """Every folder and file of FOLDERS, each with the first sentence of its docstring or, for a shell script, of its first comment."""
+    lines = [line for folder, purpose in FOLDERS.items() for line in _entries(ROOT / folder, purpose)]
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def _entries(folder: Path, purpose: str | None, depth: int = 0) -> Iterator[str]:
+    files = [path for path in folder.glob("*") if path.is_file() and path.name not in UNLISTED]
+    below = [line for path in sorted(folder.glob("*/")) for line in _entries(path, None, depth + 1)]
+    if folder.name != "__pycache__" and (files or below):
+        yield _line(f"{folder.name}/", purpose or _purpose(folder / "__init__.py"), depth)
+        yield from (_line(path.name, _purpose(path), depth + 1) for path in sorted(files))
+        yield from below
+
+
+def _line(name: str, purpose: str, depth: int) -> str:
+    return f"{'    ' * depth + name:<{COLUMN}}{purpose}".rstrip()
+
+
+def _purpose(path: Path) -> str:
+    """The first sentence of what a file says of itself, or nothing."""
+    text = ""
+    if path.suffix == ".py" and path.exists():
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    elif not path.suffix and path.read_bytes().startswith(b"#!"):
+        text = path.read_text().splitlines()[1].removeprefix("# ")
+    return _sentence(text)
+
+
+def _sentence(text: str) -> str:
+    """The first sentence of a docstring, without its full stop."""
+    return re.split(r"(?<!et al)\. ", " ".join(text.split("\n\n")[0].split()))[0].rstrip(".")

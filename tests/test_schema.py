@@ -1,0 +1,68 @@
+"""The columns: pinned in order and type, all described, and told to the Hub as the Hub understands them."""
+
+import dataclasses
+
+import datasets
+import pyarrow as pa
+import pytest
+
+from nws_dataset.recipe import Architecture, Recipe
+from nws_dataset.schema import COLUMNS, INDEX_SCHEMA, METADATA_SCHEMA, SNAPSHOTS_SCHEMA, card_features, model_id
+from zoo_factory import NORMED, PLAIN, make_recipe
+
+IDENTITY = ["model_id", "subset", "split", "model_number", "seed", "snapshot", "num_snapshots", "is_final", "epoch", "step"]
+ARCHITECTURE = ["architecture", "architecture_json", "num_weights"]
+MEASURES = ["train_accuracy", "validation_accuracy", "test_accuracy", "train_loss", "validation_loss", "test_loss"]
+MARKS = ["class_test_accuracy", "converged", "diverged"]
+NULLABLE = {"init_std", "width_fc", "validation_accuracy", "validation_loss"}
+
+
+def test_columns_and_their_order() -> None:
+    recipe = list(make_recipe(PLAIN).columns())
+    assert METADATA_SCHEMA.names == [*IDENTITY, *recipe, *ARCHITECTURE, *MEASURES, *MARKS]
+    assert INDEX_SCHEMA.names == [*METADATA_SCHEMA.names, "file", "offset", "length", "sha256"]
+    assert SNAPSHOTS_SCHEMA.names == [*METADATA_SCHEMA.names, "weights"]
+
+
+def test_types_follow_the_annotations() -> None:
+    assert METADATA_SCHEMA.field("learning_rate").type == pa.float64()
+    assert METADATA_SCHEMA.field("init_std").type == pa.float64()
+    assert METADATA_SCHEMA.field("batch_size").type == pa.int64()
+    assert METADATA_SCHEMA.field("width_fc").type == pa.int64()
+    assert METADATA_SCHEMA.field("augmentation").type == pa.bool_()
+    assert METADATA_SCHEMA.field("optimizer").type == pa.string()
+    assert METADATA_SCHEMA.field("class_test_accuracy").type == pa.list_(pa.float64())
+    assert SNAPSHOTS_SCHEMA.field("weights").type == pa.large_binary()
+
+
+def test_only_what_may_not_apply_is_nullable() -> None:
+    for schema in (INDEX_SCHEMA, SNAPSHOTS_SCHEMA):
+        assert {field.name for field in schema if field.nullable} == NULLABLE
+
+
+@pytest.mark.parametrize("architecture", [PLAIN, NORMED])
+def test_every_recipe_field_is_a_column_that_holds_it(architecture: Architecture) -> None:
+    columns = make_recipe(architecture).columns()
+    assert set(columns) == {f.name for cls in (Recipe, Architecture) for f in dataclasses.fields(cls)} - {"architecture"}
+    schema = pa.schema([METADATA_SCHEMA.field(name) for name in columns])
+    assert pa.Table.from_pylist([columns], schema).to_pylist() == [columns]
+
+
+def test_every_column_is_described() -> None:
+    assert list(COLUMNS) == list(dict.fromkeys([*INDEX_SCHEMA.names, *SNAPSHOTS_SCHEMA.names]))
+    assert all(text and "\n" not in text for text in COLUMNS.values())
+
+
+@pytest.mark.parametrize("schema", [INDEX_SCHEMA, SNAPSHOTS_SCHEMA], ids=["index", "snapshots"])
+def test_card_features_are_the_hubs(schema: pa.Schema) -> None:
+    features = datasets.Features.from_arrow_schema(schema)
+    assert card_features(schema) == features._to_yaml_list()
+    assert datasets.Features._from_yaml_list(card_features(schema)) == features
+
+
+def test_model_id() -> None:
+    assert model_id("small_cnn", 119_999) == "small_cnn-119999"
+    assert sorted(model_id("main", n) for n in (10, 9, 100_000)) == ["main-000009", "main-000010", "main-100000"]
+    for number in (-1, 10**6):
+        with pytest.raises(ValueError, match="expected 0 to 999999"):
+            model_id("main", number)

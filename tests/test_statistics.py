@@ -1,0 +1,100 @@
+"""Statistics equal numpy's, and features of different architectures line up."""
+
+import numpy as np
+import pytest
+
+from nws_dataset.errors import ZooError
+from nws_dataset.layout import layout_of
+from nws_dataset.recipe import Architecture
+from nws_dataset.statistics import STATISTICS, _aligned, statistics, whole_vector_statistics, zoo_features
+from nws_dataset.zoo import Zoo
+from zoo_factory import NORMED, PLAIN, make_zoo
+
+
+def plain_statistics(values):
+    """The reference: numpy, a tensor of a network at a time."""
+    values = values.astype(np.float64).ravel()
+    return [*np.quantile(values, [0, 0.25, 0.5, 0.75, 1]), values.mean(), values.std()]
+
+
+@pytest.mark.parametrize("architecture", [PLAIN, NORMED])
+def test_equals_numpy(architecture):
+    layout = layout_of(architecture)
+    rows = np.random.default_rng(0).normal(3, 2, (300, layout.num_weights)).astype(np.float32)  # more than one block
+    features, names = statistics(rows, layout)
+    expected = [[s for tensor in layout.views(row).values() for s in plain_statistics(tensor)] for row in rows]
+    np.testing.assert_allclose(features, expected, rtol=1e-6, atol=1e-6)
+    assert names == [f"{spec.name}.{statistic}" for spec in layout.tensors for statistic in STATISTICS]
+    np.testing.assert_allclose(whole_vector_statistics(rows)[0], [plain_statistics(row) for row in rows], rtol=1e-6, atol=1e-6)
+
+
+def test_rows_are_not_changed_and_huge_ones_do_not_overflow():
+    layout = layout_of(PLAIN)
+    rows = np.full((2, layout.num_weights), 1e30, np.float32)
+    rows[:, ::2] = -1e30
+    before = rows.copy()
+    features, _ = statistics(rows, layout)
+    assert np.isfinite(features).all()
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_some_layers():
+    layout = layout_of(NORMED)
+    rows = np.random.default_rng(0).normal(size=(3, layout.num_weights)).astype(np.float32)
+    features, names = statistics(rows, layout)
+    some, some_names = statistics(rows, layout, layers=["conv1", "output"])
+    assert {name.split(".")[0] for name in some_names} == {"conv1", "conv1_norm", "output"}
+    np.testing.assert_array_equal(some, features[:, [names.index(name) for name in some_names]])
+    with pytest.raises(ZooError, match="conv9"):
+        statistics(rows, layout, layers=["conv9"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_must_be_finite(bad):
+    layout = layout_of(PLAIN)
+    rows = np.zeros((2, layout.num_weights), np.float32)
+    rows[1, layout["conv2.weight"].offset] = bad
+    with pytest.raises(ZooError, match=r"conv2\.weight, row 1"):
+        statistics(rows, layout)
+    with pytest.raises(ZooError, match="row 1"):
+        whole_vector_statistics(rows)
+
+
+def test_dense_layers_are_counted_from_the_output():
+    layout = layout_of(Architecture(depth_fc=3))
+    names = [f"{layer}.weight.min" for layer in ("conv1", "dense1", "dense3", "dense3_norm", "output")]
+    aligned = ["conv1.weight.min", "dense-3.weight.min", "dense-1.weight.min", "dense-1_norm.weight.min", "output.weight.min"]
+    assert _aligned(names, layout) == aligned
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    return Zoo(make_zoo(tmp_path_factory.mktemp("zoo"), models=10, snapshots=2))
+
+
+def test_features_of_a_mixed_zoo(zoo):
+    rows = zoo.filter()
+    X, names = zoo_features(zoo, rows, "layers")
+    assert X.shape == (20, len(names))
+    for i, row in enumerate(rows):
+        layout = zoo.layout(row)
+        own, own_names = statistics(zoo.row(row)[None], layout)
+        there = [names.index(name) for name in _aligned(own_names, layout)]
+        np.testing.assert_array_equal(X[i, there], own[0])
+        assert np.isnan(np.delete(X[i], there)).all()
+    layers = list(dict.fromkeys(name.split(".")[0].removesuffix("_norm") for name in names))
+    assert layers == ["conv1", "conv2", "conv3", "dense-2", "dense-1", "output"]
+
+
+def test_whole_rows_and_hyperparameters(zoo):
+    rows = zoo.filter(is_final=True)
+    X, names = zoo_features(zoo, rows, "whole")
+    assert X.shape == (10, 7) and names[0] == "row.min" and np.isfinite(X).all()
+    X, names = zoo_features(zoo, rows, "hyperparameters")
+    assert X.shape == (10, len(names)) and not any("accuracy" in name or "seed" in name for name in names)
+    np.testing.assert_allclose(X[:, names.index("log10(learning_rate)")], np.log10(rows["learning_rate"]))
+    assert np.isnan(X[:, names.index("log10(width_fc)")]).sum() == 5  # half have no hidden dense layers
+    datasets = [names.index(name) for name in names if name.startswith("dataset=")]
+    np.testing.assert_array_equal(X[:, datasets].sum(axis=1), 1)
+    with pytest.raises(ZooError, match="layers or whole or hyperparameters"):
+        zoo_features(zoo, rows, "layer")

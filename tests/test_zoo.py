@@ -1,0 +1,297 @@
+"""Zoo: the index, filters, every way to the weights, and every kind of damage."""
+
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pytest
+import safetensors.torch
+import torch
+
+from nws_dataset import zoo as zoo_module
+from nws_dataset.errors import ZooError
+from nws_dataset.layout import layout_of
+from nws_dataset.manifest import MANIFEST_NAME, Manifest
+from nws_dataset.network import Network
+from nws_dataset.recipe import Architecture
+from nws_dataset.schema import INDEX_SCHEMA
+from nws_dataset.shards import write_index
+from nws_dataset.zoo import Rows, Zoo
+from zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
+
+INDEX = "index/demo/train.parquet"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_zoo(tmp_path_factory.mktemp("zoo") / "nws", subsets=("demo", "more"))
+
+
+@pytest.fixture
+def zoo(folder: Path) -> Zoo:
+    return Zoo(folder)
+
+
+def zoo_of_one_shard(folder: Path, **changes: Any) -> Path:
+    """A zoo whose only index file has these columns replaced, with sizes and digests in nws.json that fit."""
+    shard = "snapshots/demo/train-a-00000.parquet"
+    index, _ = make_shard(folder, shard, PLAIN)
+    write_index(folder / INDEX, pa.Table.from_pylist([{**row, **changes} for row in index.to_pylist()], INDEX_SCHEMA))
+    write_manifest(folder, ["demo"], 3, [shard, INDEX])
+    return folder
+
+
+# --- the index ---
+
+
+def test_index_and_subsets(zoo: Zoo) -> None:
+    assert zoo.subsets == ("demo", "more")
+    assert zoo.index.schema.equals(INDEX_SCHEMA)
+    assert zoo.index.num_rows == 2 * 10 * 3
+    assert "demo, more" in repr(zoo)
+
+
+def test_filter_conditions(zoo: Zoo) -> None:
+    everything = list(zoo.filter())
+    cases: dict[str, tuple[dict[str, Any], Any]] = {
+        "value": ({"dataset": "mnist"}, lambda r: r["dataset"] == "mnist"),
+        "boolean": ({"is_final": True}, lambda r: r["is_final"]),
+        "two": ({"is_final": True, "subset": "more"}, lambda r: r["is_final"] and r["subset"] == "more"),
+        "list": ({"snapshot": [1, 3]}, lambda r: r["snapshot"] in (1, 3)),
+        "set": ({"dataset": {"mnist", "svhn"}}, lambda r: r["dataset"] != "cifar10"),
+        "array": ({"snapshot": np.array([1, 2])}, lambda r: r["snapshot"] < 3),
+        "function": ({"test_accuracy": lambda a: a > 0.5}, lambda r: r["test_accuracy"] > 0.5),
+        "null": ({"validation_accuracy": None}, lambda r: r["validation_accuracy"] is None),
+        "null or": ({"width_fc": (None, 16)}, lambda r: True),
+        "none": ({"dataset": []}, lambda r: False),
+        "numpy": ({"snapshot": np.int64(2)}, lambda r: r["snapshot"] == 2),
+    }
+    for conditions, keep in cases.values():
+        assert list(zoo.filter(**conditions)) == [row for row in everything if keep(row)]
+    assert 0 < len(zoo.filter(validation_accuracy=None)) < len(everything)
+
+
+def test_filter_mistakes(zoo: Zoo) -> None:
+    with pytest.raises(ZooError, match=r"one of the columns model_id, .*found 'datset'"):
+        zoo.filter(datset="mnist")
+    for wrong in ("1", 0.5, [1, "b"]):
+        with pytest.raises(ZooError, match="column snapshot: expected values of type int64"):
+            zoo.filter(snapshot=wrong)
+    with pytest.raises(ZooError, match="column class_test_accuracy"):
+        zoo.filter(class_test_accuracy=[1.0])
+
+
+def test_rows_are_a_sequence(zoo: Zoo) -> None:
+    rows = zoo.filter(subset="demo")
+    plain = rows.table.to_pylist()
+    assert (len(rows), list(rows), rows[0], rows[-1]) == (30, plain, plain[0], plain[-1])
+    for part in (slice(3, 7), slice(None), slice(-2, None), slice(7, 3), slice(None, None, 4), slice(None, None, -1)):
+        assert isinstance(rows[part], Rows)
+        assert list(rows[part]) == plain[part]
+    assert [row["model_id"] for row in reversed(rows)] == [row["model_id"] for row in reversed(plain)]
+    for outside in (30, -31):
+        with pytest.raises(IndexError):
+            rows[outside]
+    assert repr(rows) == "Rows(30 snapshots, 10 models, 2 architectures; subsets: demo)"
+    assert repr(zoo.filter(subset="none")) == "Rows(0 snapshots, 0 models, 0 architectures; subsets: none)"
+    assert list(pickle.loads(pickle.dumps(rows))) == plain
+
+
+def test_rows_columns(zoo: Zoo) -> None:
+    rows = zoo.filter(subset="demo")
+    assert rows["test_accuracy"].dtype == np.float64
+    assert rows["snapshot"].dtype == np.int64
+    assert rows["is_final"].dtype == bool
+    assert rows["dataset"].tolist() == [row["dataset"] for row in rows]
+    assert np.isnan(rows["validation_accuracy"]).sum() == len(rows.filter(validation_accuracy=None))
+    assert rows["class_test_accuracy"].shape == (30, 10)
+    assert rows.filter(is_final=True)["snapshot"].tolist() == [3] * 10
+    with pytest.raises(ZooError, match="found 'nothing'"):
+        rows["nothing"]
+    assert isinstance(rows.to_pandas(), pandas.DataFrame) and len(rows.to_pandas()) == 30
+
+
+# --- weights ---
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize("architecture", [PLAIN, NORMED], ids=["plain", "normed"])
+def test_every_way_to_the_weights_gives_the_same(folder: Path, architecture: Architecture, check: bool) -> None:
+    zoo = Zoo(folder, check=check)
+    rows = zoo.filter(architecture=architecture.id, is_final=True)
+    weights = zoo.weights(rows)
+    assert weights.shape == (10, layout_of(architecture).num_weights) and weights.dtype == np.float32
+    for row, expected in zip(rows, weights, strict=True):
+        assert zoo.layout(row) is layout_of(architecture)
+        assert hashlib.sha256(zoo.value(row)).hexdigest() == row["sha256"]
+        assert np.array_equal(zoo.row(row), expected) and not zoo.row(row).flags.writeable
+        stock = safetensors.torch.load(bytes(zoo.value(row)))
+        state = zoo.state_dict(row)
+        assert all(torch.equal(state[name], stock[name]) for name in stock)
+        net = zoo.network(row)
+        assert np.array_equal(net.row().numpy(), expected)
+        assert (net.training, net.activation, net.dropout) == (False, row["activation"], row["dropout"])
+        Network(architecture, "relu").load_state_dict(state, strict=True)
+
+
+def test_weights_are_copies(zoo: Zoo) -> None:
+    row = zoo.filter(architecture=NORMED.id)[0]
+    zoo.state_dict(row)["conv1.bias"].fill_(99)
+    zoo.weights([row])[:] = 99
+    assert not (zoo.row(row) == 99).any()
+
+
+def test_weights_of_rows_slices_and_dicts(zoo: Zoo) -> None:
+    rows = zoo.filter(architecture=PLAIN.id)
+    assert np.array_equal(zoo.weights(list(rows)), zoo.weights(rows))
+    assert np.array_equal(zoo.weights(rows[::-1]), zoo.weights(rows)[::-1])
+    assert np.array_equal(zoo.weights(row for row in rows[2:5]), zoo.weights(rows)[2:5])
+
+
+def test_weights_of_two_layouts_or_none(zoo: Zoo) -> None:
+    with pytest.raises(ZooError, match=r"one layout, found conv3x4k3-max.*, conv3x4k3s2g1v.*; filter by architecture"):
+        zoo.weights(zoo.filter())
+    with pytest.raises(ZooError, match="found no rows"):
+        zoo.weights(zoo.filter(subset="nothing"))
+
+
+def test_image_sizes_may_differ_when_the_layout_does_not(tmp_path: Path) -> None:
+    wider = Architecture.from_json(json.dumps({**json.loads(PLAIN.to_json()), "image_size": 32}))
+    paths = ["snapshots/demo/train-a-00000.parquet", "snapshots/demo/train-b-00000.parquet"]
+    shards = [make_shard(tmp_path, path, a, numbers=[n]) for n, (path, a) in enumerate(zip(paths, (PLAIN, wider), strict=True))]
+    write_index(tmp_path / INDEX, pa.concat_tables([index for index, _ in shards]))
+    write_manifest(tmp_path, ["demo"], 2, [*paths, INDEX])
+    zoo = Zoo(tmp_path)
+    assert len(set(zoo.filter()["architecture"])) == 2
+    assert zoo.weights(zoo.filter()).shape == (6, 386)
+
+
+def test_many_files_and_few_maps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo_module, "OPEN_FILES", 1)
+    few, many = Zoo(folder), Zoo(folder, check=True)
+    views = [few.row(row) for row in few.filter()]
+    assert all(np.array_equal(view, many.row(row)) for view, row in zip(views, many.filter(), strict=True))
+
+
+def test_pickle(folder: Path) -> None:
+    zoo = Zoo(folder, check=True)
+    row = zoo.filter()[0]
+    expected = zoo.row(row)
+    again = pickle.loads(pickle.dumps(zoo))
+    assert again.check and again.path == zoo.path
+    assert np.array_equal(again.row(row), expected)
+
+
+def test_reading_imports_neither_torch_nor_datasets(folder: Path) -> None:
+    program = (
+        "import sys; from nws_dataset.zoo import Zoo; import nws_dataset.load; zoo = Zoo(sys.argv[1])\n"
+        "zoo.weights(zoo.filter(architecture=zoo.filter()[0]['architecture'])); assert not {'torch', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=Path(zoo_module.__file__).parents[1])
+
+
+# --- damage and mistakes ---
+
+
+def test_not_a_zoo(tmp_path: Path) -> None:
+    with pytest.raises(ZooError, match="not a zoo; build one with nws-build --out DIR"):
+        Zoo(tmp_path)
+    with pytest.raises(ZooError, match="not a zoo"):
+        Zoo(tmp_path / "absent")
+    with pytest.raises(ZooError, match=r"org/name: expected a local folder.*Hub comes with a later version"):
+        Zoo("org/name")
+
+
+def test_truncated_manifest(tmp_path: Path) -> None:
+    make_zoo(tmp_path, models=2, snapshots=1)
+    path = tmp_path / MANIFEST_NAME
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ZooError, match="the manifest of a zoo"):
+        Zoo(tmp_path)
+
+
+def test_an_empty_zoo(tmp_path: Path) -> None:
+    Manifest("test", {}, {}).write(tmp_path)
+    assert len(Zoo(tmp_path).filter(is_final=True)) == 0
+
+
+def test_index_missing_or_cut_short(tmp_path: Path) -> None:
+    path = zoo_of_one_shard(tmp_path) / INDEX
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(ZooError, match=f"expected {len(content)} bytes, found {len(content) - 1} bytes"):
+        Zoo(tmp_path).filter()
+    path.unlink()
+    with pytest.raises(ZooError, match=r"train\.parquet.*found no file"):
+        Zoo(tmp_path).filter()
+
+
+def test_shard_missing_or_cut_short(tmp_path: Path) -> None:
+    zoo = Zoo(zoo_of_one_shard(tmp_path))
+    row = zoo.filter()[0]
+    path = tmp_path / row["file"]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ZooError, match=r"a-00000\.parquet: expected \d+ bytes, found \d+ bytes; fetch or build"):
+        zoo.row(row)
+    path.unlink()
+    with pytest.raises(ZooError, match="found no file"):
+        zoo.row(row)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file": "../secret.parquet"}, "below this folder"),
+        ({"file": "/etc/hostname"}, "below this folder"),
+        ({"file": "README.md"}, "that nws.json lists"),
+        ({"offset": -1}, "a place in its"),
+        ({"length": -1}, "a place in its"),
+        ({"offset": 1 << 40}, "a place in its"),
+        ({"length": 1 << 40}, "a place in its"),
+        ({"offset": 5}, "the safetensors header of"),
+        ({"length": 100}, "the safetensors header of"),
+        ({"architecture_json": NORMED.to_json()}, "the safetensors header of conv3x4k3-max.*found that of conv3x4k3s2g1v"),
+        ({"architecture_json": "{}}"}, "the fields of Architecture"),
+    ],
+)
+def test_a_wrong_index(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    (tmp_path / "secret.parquet").write_text("")
+    zoo = Zoo(zoo_of_one_shard(tmp_path / "zoo", **changes))
+    for read in (zoo.row, zoo.network, lambda row: zoo.weights([row])):
+        with pytest.raises(ZooError, match=message):
+            read(zoo.filter()[1])
+
+
+def test_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    zoo = Zoo(zoo_of_one_shard(tmp_path / "zoo"))
+    row = zoo.filter()[0]
+    path = zoo.path / row["file"]
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ZooError, match="inside this folder"):
+        zoo.row(row)
+
+
+def test_check_finds_a_flipped_byte(tmp_path: Path) -> None:
+    row = Zoo(zoo_of_one_shard(tmp_path)).filter()[2]
+    content = bytearray((tmp_path / row["file"]).read_bytes())
+    content[row["offset"] + row["length"] - 1] ^= 1
+    (tmp_path / row["file"]).write_bytes(content)
+    Zoo(tmp_path).row(row)  # documented: unchecked
+    Zoo(tmp_path, check=True).row(Zoo(tmp_path).filter()[1])
+    with pytest.raises(ZooError, match=rf"a-00000\.parquet at byte {row['offset']}: expected sha256 {row['sha256']}"):
+        Zoo(tmp_path, check=True).row(row)
+
+
+def test_a_row_without_its_place(zoo: Zoo) -> None:
+    row = zoo.filter()[0]
+    del row["offset"]
+    with pytest.raises(ZooError, match="found no offset; take whole rows"):
+        zoo.row(row)
