@@ -142,11 +142,11 @@ def _recolour(
     """Brightness, contrast about each channel's mean, then hue and saturation of the HSV model; draws in 0 .. 1, [B, 1, 1, 1]."""
     x = x + (brightness * 2 - 1) * BRIGHTNESS
     mean = x.mean((2, 3), keepdim=True)
-    x = (x - mean) * (CONTRAST[0] + contrast * (CONTRAST[1] - CONTRAST[0])) + mean
+    x = ((x - mean) * (CONTRAST[0] + contrast * (CONTRAST[1] - CONTRAST[0])) + mean).clamp_(0, 1)  # colours are defined in 0 .. 1
     if x.shape[1] == 1:  # gray has neither
         return x
     turn = (hue[:, 0] * 2 - 1) * HUE
-    return _recolour_hsv(x.clamp_(0, 1), turn, SATURATION[0] + saturation[:, 0] * (SATURATION[1] - SATURATION[0]))
+    return _recolour_hsv(x, turn, SATURATION[0] + saturation[:, 0] * (SATURATION[1] - SATURATION[0]))
 
 
 def _recolour_hsv(x: torch.Tensor, turn: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ def initial_row(model: Model) -> np.ndarray:
     """A model's row before its first step: [P], float32.
 
     Weights follow the recipe's initialization, biases and running means are 0, running variances 1, batch-norm's weights normal(1, 0.002).
-    "glorot_normal" and "he_normal" are plain normal distributions of Glorot's and He's standard deviation; "truncated_normal" is cut at two.
+    "glorot_normal" and "he_normal" are plain normal distributions of Glorot's and He's deviation; "truncated_normal" is cut at two.
     """
     layout, key = layout_of(model.recipe.architecture), philox.key_of(model.seed, model.subset)
     row = np.zeros(layout.num_weights, np.float64)

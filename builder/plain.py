@@ -1,4 +1,4 @@
-"""The plain loop: one model at a time, the network of `nws_dataset.network`, torch's autograd. What the fused step is tested and timed against."""
+"""The plain loop: one model at a time, the network of `nws_dataset.network`, torch's autograd. The fused step is tested against it."""
 
 from __future__ import annotations
 

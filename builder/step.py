@@ -1,8 +1,8 @@
 """The fused step: forward, backward and update of K models of one architecture at once, on rows [K, P].
 
-Every layer of every model is a view of its row. On a GPU a step takes a whole cohort: convolutions become grouped ones, dense layers batched
-products, batch-norm one of K x C channels. On a CPU `train` calls it with one model at a time (K = 1), which keeps a model's step in
-cache, and makes a row independent of its neighbours to the last bit.
+Every layer of every model is a view of its row. On a GPU a step takes a whole cohort: convolutions become grouped ones, dense layers
+batched products, batch-norm one of K x C channels. On a CPU `train` calls it with one model at a time (K = 1): that keeps a model's step
+in cache, and makes a row independent of its neighbours to the last bit.
 
 Axes: K models, B images, C channels, H W pixels, U units, P weights.
 """

@@ -9,6 +9,7 @@ Axes: M slots, K models of one step, B images, P weights, S snapshots, E exports
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,7 +48,7 @@ def should_stop(accuracies: Sequence[float]) -> bool:
     """
     worse = below = unchanged = 0
     average = accuracies[0]
-    for before, now in zip(accuracies, accuracies[1:], strict=False):
+    for before, now in itertools.pairwise(accuracies):
         average = 0.5 * average + 0.5 * now
         worse = worse + 1 if now < before else 0
         unchanged = unchanged + 1 if now == before else 0
@@ -154,6 +155,7 @@ class Cohort:
         buffers = torch.zeros(3, slots, stride, dtype=dtype, device=device)
         self.rows, self.first, self.second = buffers[:, :, : self.num_weights]  # [M, P] each
         self.slots: list[Slot | None] = [None] * slots
+        self.stacked = device.type != "cpu"  # whether models take their steps together
 
     def train(self, models: Iterable[Model]) -> Iterator[Trained]:
         """Train models, as many at a time as there are slots; each is yielded when it stops."""
@@ -193,7 +195,7 @@ class Cohort:
 
     def _groups(self, active: list[int]) -> list[list[int]]:
         """Slots that take their steps together: on a CPU each alone, on a GPU those with equally many images in a batch."""
-        if self.device.type == "cpu":
+        if not self.stacked:
             return [[m] for m in active]
         groups: dict[int, list[int]] = {}
         for m in active:
@@ -215,27 +217,30 @@ class Cohort:
         state = [x[index : index + 1] if index is not None else x[group] for x in (self.rows, self.first, self.second)]
         steps, batch = min(slot.steps_left for slot in slots), slots[0].batch
         window = max(1, WINDOW_IMAGES // batch)
+        loss_sums = torch.zeros(len(slots), dtype=self.dtype, device=self.device)
         for start in range(0, steps, window):
             count = min(window, steps - start)
             images, labels, masks = self._prepare(slots, count * batch)
+            rates = self._rates(slots, count)
             for i in range(count):
                 part = slice(i * batch, (i + 1) * batch)
                 batch_masks = {layer: mask[:, part] for layer, mask in masks.items()}
-                rates = torch.tensor([[self._rate(slot)] for slot in slots], dtype=self.dtype, device=self.device)
-                losses = stepper.train(state[0], (state[1], state[2]), images[:, part], labels[:, part], batch_masks, rates)
-                for slot, loss in zip(slots, losses, strict=True):
-                    slot.loss_sum = slot.loss_sum + loss
+                loss_sums += stepper.train(state[0], (state[1], state[2]), images[:, part], labels[:, part], batch_masks, rates[i])
+        for slot, loss_sum in zip(slots, loss_sums, strict=True):
+            slot.loss_sum = slot.loss_sum + loss_sum
         if index is None:
             for x, new in zip((self.rows, self.first, self.second), state, strict=True):
                 x[group] = new
 
-    @staticmethod
-    def _rate(slot: Slot) -> float:
-        """The factor of the slot's next step, which is counted here."""
-        slot.step += 1
-        recipe = slot.model.recipe
-        rate = update.learning_rate(recipe.learning_rate, recipe.learning_rate_decay, slot.epoch)
-        return update.step_size(recipe.optimizer, rate, slot.step)
+    def _rates(self, slots: list[Slot], count: int) -> torch.Tensor:
+        """The factors of the next `count` steps, which are counted here: [count, K, 1]."""
+        rates = []
+        for slot in slots:
+            recipe = slot.model.recipe
+            rate = update.learning_rate(recipe.learning_rate, recipe.learning_rate_decay, slot.epoch)
+            rates.append([update.step_size(recipe.optimizer, rate, slot.step + i) for i in range(1, count + 1)])
+            slot.step += count
+        return torch.tensor(rates, dtype=self.dtype, device=self.device).T[..., None]
 
     def _prepare(self, slots: list[Slot], count: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """The next `count` images [K, count, C, H, W], labels [K, count] and dropout masks of each slot."""

@@ -11,7 +11,12 @@ import torch.nn.functional as F
 from nws_dataset.layout import NORM_SUFFIX, OUTPUT, layout_of
 from nws_dataset.recipe import Architecture
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "elu": F.elu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": F.relu,
+    "elu": F.elu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1  # weight of the newest batch in the running statistics (a decay of 0.9)
 

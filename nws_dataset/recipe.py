@@ -191,6 +191,9 @@ class Recipe:
                 do="set it",
             )
 
+        if self.early_stopping and not self.validation_fraction:
+            raise ZooError("Recipe.early_stopping", expected="a validation part", found="validation_fraction 0", do="set it")
+
     def columns(self) -> dict[str, Any]:
         """The recipe as columns of the index: its own fields and those of the architecture."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "architecture"}
