@@ -5,32 +5,35 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from builder import bank, store
+from builder import bank, batches, store
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
 from builder.progress import Progress
-from builder.store import STAGING, Store, clear_staging, open_store, remember_images
+from builder.store import STAGING, Store, open_store, remember_images
 from builder.train import Cohort, Trained
 from nws_dataset.errors import ZooError
 from nws_dataset.manifest import ImageSet as ImageSource
 from nws_dataset.manifest import SubsetEntry
-from nws_dataset.recipe import LEGAL_VALUES, PRESETS, SUBSETS, Subset
+from nws_dataset.recipe import PRESETS, SUBSETS, Choice, Cycle, Subset
 
 COMMIT_SECONDS = 60.0  # finished shards enter nws.json at least this far apart, and at the end
+SEEDS = 2**63  # the index holds seeds as int64
 GPU_SLOTS = 64  # models that train together on a GPU
-PARENT_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,13 @@ class Request:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ZooError("--preset", expected=f"one of {', '.join(PRESETS)}", found=self.preset, do="choose one of them")
-        for name in self.datasets or ():
-            if name not in LEGAL_VALUES["dataset"]:
-                raise ZooError("--datasets", expected=f"some of {', '.join(LEGAL_VALUES['dataset'])}", found=name, do="choose among them")
+        if not -SEEDS <= self.seed < SEEDS:
+            raise ZooError("--seed", expected="an integer of 64 bits", found=str(self.seed), do="choose a smaller one")
+        drawn = list(dict.fromkeys(name for subset in PRESETS[self.preset] for name in image_sets_of(SUBSETS[subset])))
+        wrong = [name for name in self.datasets or () if name not in drawn]
+        if wrong or self.datasets == ():
+            expected, found = f"image sets that preset {self.preset} draws ({', '.join(drawn)})", ", ".join(wrong) or "none"
+            raise ZooError("--datasets", expected=expected, found=found, do="choose among them")
 
     def plan(self) -> list[tuple[Subset, list[Model]]]:
         """The selected models of each of the preset's subsets; `models` counts over all of them."""
@@ -59,15 +66,18 @@ class Request:
             left = None if left is None else left - len(models)
             if models:
                 plans.append((subset, models))
-        if not plans:
-            found = f"none on {', '.join(self.datasets or ())}"
-            raise ZooError("--datasets", expected=f"image sets that preset {self.preset} draws", found=found, do="choose others")
         return plans
 
     @property
     def options(self) -> dict[str, int | None]:
         """What departs from the preset, for nws.json and the card."""
         return {"epochs": self.epochs, "train_images": self.train_images}
+
+
+def image_sets_of(subset: Subset) -> list[str]:
+    """The image sets that a subset draws."""
+    draws = (family["dataset"] for family in subset.families)
+    return [name for draw in draws for name in (draw.values if isinstance(draw, Choice | Cycle) else (draw,))]
 
 
 def training_limit(subset: Subset, options: Mapping[str, int | None]) -> int | None:
@@ -89,14 +99,21 @@ def build(request: Request, out: Path, *, images: Path | None = None, device: st
         ZooError: for bad input, a folder that holds something else, or a disk that is full.
     """
     target = resolve_device(device)
+    if images is not None and not images.is_dir():
+        raise ZooError(images, expected="a folder", found="a file" if images.exists() else "nothing", do="correct --images")
     plans = request.plan()
     image_sets = {name: load_image_set(name, images) for name in sorted({m.recipe.dataset for _, models in plans for m in models})}
+    for subset, models in plans:
+        _check_images(models, image_sets, training_limit(subset, request.options))
+    entries = {subset.name: _declaration(request, models, image_sets) for subset, models in plans}
     try:
         with open_store(out) as folder:
-            remember_images(out, images)
+            for name, entry in entries.items():  # refused before anything is trained or written
+                folder.check(name, entry)
             for subset, models in plans:
-                _build_subset(folder, request, subset, models, image_sets, target, workers)
-            clear_staging(out)
+                folder.declare(subset.name, entries[subset.name])
+                remember_images(out, images)
+                _build_subset(folder, training_limit(subset, request.options), subset, models, image_sets, target, workers)
     except OSError as error:
         raise ZooError(
             error.filename or out, expected="a disk that can be written", found=str(error), do="free space, then run again"
@@ -110,25 +127,34 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
+def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit: int | None) -> None:
+    """Raise a ZooError if the images that are used are too few for a model; whole image sets are enough for all."""
+    for model in models if limit is not None else ():
+        batches.split_images(model, torch.from_numpy(image_sets[model.recipe.dataset].train_labels[:limit]))
+
+
+def _declaration(request: Request, models: list[Model], image_sets: Mapping[str, ImageSet]) -> SubsetEntry:
+    """What nws.json says a subset is built with."""
+    used = {name: image_sets[name] for name in sorted({model.recipe.dataset for model in models})}
+    return SubsetEntry(request.seed, 0, request.options, {name: ImageSource(images.source, images.sha256) for name, images in used.items()})
+
+
 def _build_subset(
     folder: Store,
-    request: Request,
+    limit: int | None,
     subset: Subset,
     models: list[Model],
     image_sets: Mapping[str, ImageSet],
     device: torch.device,
     workers: int | None,
 ) -> None:
-    used = {name: image_sets[name] for name in sorted({model.recipe.dataset for model in models})}
-    sources = {name: ImageSource(images.source, images.sha256) for name, images in used.items()}
-    folder.declare(subset.name, SubsetEntry(request.seed, 0, request.options, sources))
     todo = folder.missing(models)
     task = Task(folder.out, subset, str(device))
     for model in todo:
-        bank.save(used[model.recipe.dataset], model.recipe.architecture, training_limit(subset, request.options), task.images)
+        bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, limit, task.images)
     shards = _Shards(folder, models)
-    with Progress(subset.name, total=len(models), done=len(models) - len(todo)) as progress:
-        trained = _on_processes(task, todo, workers) if device.type == "cpu" else task.run_cohorts(todo)
+    progress = Progress(subset.name, total=len(models), done=len(models) - len(todo))
+    with progress, closing(_on_processes(task, todo, workers) if device.type == "cpu" else task.run_cohorts(todo)) as trained:
         for result in itertools.chain([None], trained):  # None: shards whose models were all staged before
             if result is not None:
                 progress.advance(result)
@@ -143,14 +169,14 @@ class _Shards:
         self.folder, self.by_id = folder, {model.id: model for model in models}
         self.models: dict[str, list[Model]] = defaultdict(list)
         for model in models:
-            self.models[folder.shard_of(model)].append(model)
+            self.models[store.shard_of(model)].append(model)
         self.waiting = {path: {model.id for model in folder.missing(members)} for path, members in self.models.items()}
         self.committed = time.monotonic()
 
     def advance(self, result: Summary | None) -> None:
         """Take note of a finished model; write what has become complete."""
         if result is not None:
-            self.waiting[self.folder.shard_of(self.by_id[result.model_id])].discard(result.model_id)
+            self.waiting[store.shard_of(self.by_id[result.model_id])].discard(result.model_id)
         for path in [path for path, missing in self.waiting.items() if not missing]:
             del self.waiting[path]
             if any(store.staged_path(self.folder.out, model).exists() for model in self.models[path]):
@@ -182,9 +208,9 @@ class Task:
 
     @property
     def images(self) -> Path:
-        return self.out / STAGING / "images"
+        return self.out / STAGING / "images" / self.subset.name
 
-    def run(self, models: list[Model], slots: int = 1) -> Iterator[Summary]:
+    def run(self, models: list[Model], slots: int = 1) -> Generator[Summary, None, None]:
         """Train models of one cohort and stage each."""
         architecture, device = models[0].recipe.architecture, torch.device(self.device)
         images = {name: bank.load(name, architecture, device, self.images) for name in {model.recipe.dataset for model in models}}
@@ -193,7 +219,7 @@ class Task:
             store.stage(self.out, trained)
             yield summary(trained)
 
-    def run_cohorts(self, models: list[Model]) -> Iterator[Summary]:
+    def run_cohorts(self, models: list[Model]) -> Generator[Summary, None, None]:
         """Train models on a GPU, a cohort at a time."""
         cohorts: dict[Any, list[Model]] = defaultdict(list)
         for model in models:
@@ -212,18 +238,19 @@ def summary(trained: Trained) -> Summary:
 _task: Task | None = None
 
 
-def _on_processes(task: Task, models: list[Model], workers: int | None) -> Iterator[Summary]:
+def _on_processes(task: Task, models: list[Model], workers: int | None) -> Generator[Summary, None, None]:
     """Train models one a process; summaries come as models finish."""
     if not models:
         return
     count = min(workers or len(os.sched_getaffinity(0)), len(models))
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(task, os.getpid()))
+    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(task,))
     queue, pending = iter(models), set[Future[Summary]]()
+    resource_tracker.ensure_running()  # else the first submit starts it, and that lets Ctrl-C through
     try:
-        while pending or (models and queue is not None):
-            for model in itertools.islice(queue, 2 * count - len(pending)):
-                pending.add(pool.submit(_train_one, model))
+        while True:
+            with _interrupts_held():  # submit starts processes
+                pending |= {pool.submit(_train_one, model) for model in itertools.islice(queue, 2 * count - len(pending))}
             if not pending:
                 break
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -233,6 +260,26 @@ def _on_processes(task: Task, models: list[Model], workers: int | None) -> Itera
         raise ZooError("a worker process", expected="to finish its model", found="it was ended (out of memory?)", do="run again") from error
     finally:
         _stop(pool)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block ends, and processes that are started in it never take it.
+
+    It reaches all processes of a terminal, and this one decides. The mask is what children inherit; here any thread may take the signal.
+    """
+    held: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ctrl-C interrupts nothing
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number)) if in_main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
@@ -245,20 +292,18 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         process.join()
 
 
-def _start_worker(task: Task, parent: int) -> None:
-    import signal
-
+def _start_worker(task: Task) -> None:
     global _task
     _task = task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of the terminal; the parent decides
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """End this process when its parent is gone, as after SIGKILL."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_SECONDS)
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 

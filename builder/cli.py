@@ -52,8 +52,6 @@ def main(
     The folder is brought to the state that the options describe. Run the same command again after an interruption, or with more --models,
     and it does what is missing.
     """
-    from builder.build import Request, build, datasets_of  # torch is loaded only when there is something to do
-
     if upload or repo_id:
         raise ZooError(
             "--upload",
@@ -61,13 +59,15 @@ def main(
             found="this one cannot yet",
             do="build without it; the folder is the repository",
         )
-    request = Request(preset, models, datasets_of(datasets), epochs, train_images, seed)
-    if dry_run:
-        from builder.forecast import forecast
-
-        click.echo(forecast(request))
-        return
     try:
+        from builder.build import Request, build, datasets_of  # torch is loaded only when there is something to do
+
+        request = Request(preset, models, datasets_of(datasets), epochs, train_images, seed)
+        if dry_run:
+            from builder.forecast import forecast
+
+            click.echo(forecast(request))
+            return
         build(request, out, images=images, device=device)
     except KeyboardInterrupt:
         click.echo(f"interrupted; finished models are kept in {out}: run the same command to go on", err=True)

@@ -25,6 +25,8 @@ TRAIN_IMAGES = {
     "stl10": 5_000,
     "digits": 1_437,
 }
+METADATA_BYTES = 870  # of a snapshot beside its weights, in its shard and in the index; as measured
+ROW_GROUP_BYTES = 11_300  # that Parquet adds to each row group: page headers, statistics, indexes, footer; as measured
 BACKWARD = 2  # a training step costs so many forward passes more
 
 
@@ -55,24 +57,30 @@ def _subset_lines(request: Request, subset: Subset, models: Sequence[Model]) -> 
     cohorts = Counter(model.cohort for model in models)
     snapshots = sum(num_snapshots(subset, model.recipe.max_epochs) for model in models)
     weights = {architecture: layout_of(architecture).num_weights for architecture in architectures}
-    size = sum(_model_bytes(subset, model) for model in models)
     limit = training_limit(subset, request.options)
     least = sum(epoch_flops(model, limit) * _least_epochs(model) for model in models)
     yield f"{subset.name}: {len(models):,} models, {snapshots:,} snapshots, seed {request.seed}"
     yield f"  splits         {_told(Counter(model.split for model in models), len(models))}"
-    yield f"  cohorts        {len(cohorts):,} of one architecture and batch size, {min(cohorts.values())} to {max(cohorts.values())} models each"
+    smallest, largest = min(cohorts.values()), max(cohorts.values())
+    yield f"  cohorts        {len(cohorts):,} of one architecture and batch size, {smallest} to {largest} models each"
     yield f"  weights        {min(weights.values()):,} to {max(weights.values()):,} a network, {len(architectures)} architectures"
-    yield f"  on disk        {size / 1e9:.2f} GB"
+    yield f"  on disk        {disk_bytes(subset, models) / 1e6:,.1f} MB"
     yield f"  training       {least:.3g} FLOPs at the least ({_told_epochs(models)}), evaluation not counted"
     yield "  drawn"
     for field in _drawn_fields(subset):
         yield f"    {field:<19}{_told_field([_value(model, field) for model in models], field, subset)}"
 
 
-def _model_bytes(subset: Subset, model: Model) -> int:
-    architecture = model.recipe.architecture
-    value = len(shards.header(architecture)) + shards.ROW_DTYPE.itemsize * layout_of(architecture).num_weights
-    return value * num_snapshots(subset, model.recipe.max_epochs)
+def disk_bytes(subset: Subset, models: Sequence[Model]) -> int:
+    """Bytes of the shards and the index of some models: values, other columns, and what Parquet adds to each row group."""
+    size = 0
+    for (_, architecture, _, epochs), count in Counter(
+        (m.split, m.recipe.architecture, m.block, m.recipe.max_epochs) for m in models
+    ).items():
+        value = len(shards.header(architecture)) + shards.ROW_DTYPE.itemsize * layout_of(architecture).num_weights
+        group = min(shards.GROUP_ROWS, max(1, shards.GROUP_BYTES // value))
+        size += num_snapshots(subset, epochs) * (count * (value + METADATA_BYTES) + math.ceil(count / group) * ROW_GROUP_BYTES)
+    return size
 
 
 def _least_epochs(model: Model) -> int:

@@ -43,7 +43,9 @@ class Progress:
         if kind is None:
             seconds = time.monotonic() - self.start
             self.console.print(
-                f"{self.name}: {self.done} models, {self.done - self.before} trained in {seconds:.0f} s{self._accuracy()}", highlight=False
+                f"{self.name}: {self.done} models, {self.done - self.before} trained in {seconds:.0f} s{self._accuracy()}",
+                highlight=False,
+                soft_wrap=True,
             )
 
     def advance(self, result: Summary) -> None:

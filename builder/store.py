@@ -26,7 +26,7 @@ from nws_dataset import shards
 from nws_dataset.errors import ZooError
 from nws_dataset.files import atomic_write, inside, sha256_file
 from nws_dataset.layout import layout_of
-from nws_dataset.manifest import MANIFEST_NAME, FileEntry, Manifest, SubsetEntry
+from nws_dataset.manifest import INDEX_PATH, MANIFEST_NAME, SNAPSHOTS_PATH, FileEntry, Manifest, SubsetEntry
 from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 
 GENERATOR_VERSION = "1"  # changes whenever the same plan would give other weights
@@ -51,21 +51,30 @@ def stage(out: Path, trained: Trained) -> None:
 
 def metadata(trained: Trained) -> list[dict[str, Any]]:
     """The columns of a finished model's snapshots."""
-    model, architecture = trained.model, trained.model.recipe.architecture
     count = len(trained.snapshots)
-    common = {
+    common = {**planned_columns(trained.model), "num_snapshots": count}
+    return [{**common, "snapshot": s, "is_final": s == count, **columns} for s, columns in enumerate(trained.snapshots, 1)]
+
+
+def planned_columns(model: Model) -> dict[str, Any]:
+    """The columns that follow from the plan alone."""
+    architecture = model.recipe.architecture
+    return {
         "model_id": model.id,
         "subset": model.subset,
         "split": model.split,
         "model_number": model.number,
         "seed": model.seed,
-        "num_snapshots": count,
         **model.recipe.columns(),
         "architecture": architecture.id,
         "architecture_json": architecture.to_json(),
         "num_weights": layout_of(architecture).num_weights,
     }
-    return [{**common, "snapshot": s, "is_final": s == count, **columns} for s, columns in enumerate(trained.snapshots, 1)]
+
+
+def shard_of(model: Model) -> str:
+    """The path of a model's shard in a zoo."""
+    return SNAPSHOTS_PATH.format(subset=model.subset, split=model.split, architecture=model.recipe.architecture.id, block=model.block)
 
 
 class Store:
@@ -76,12 +85,12 @@ class Store:
         exists = (out / MANIFEST_NAME).exists()
         self.manifest = Manifest.read(out) if exists else Manifest(GENERATOR_VERSION, {}, {})
         self.entries: dict[str, FileEntry] = {}  # of the shards
+        self.indexes: dict[str, pa.Table] = {}  # the index files that are as nws.json says
         self.tables = {path: table for subset in self.manifest.subsets for path, table in self._present(subset)}  # their index rows
 
     def _present(self, subset: str) -> Iterator[tuple[str, pa.Table]]:
         """Each shard of a subset with its rows of the index: from the index where that fits the file, else from the file itself."""
-        indexed = [shards.read_index(path) for path in sorted((self.out / "index" / subset).glob("*.parquet"))]
-        index = pa.concat_tables(indexed) if indexed else INDEX_SCHEMA.empty_table()
+        index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *self._read_indexes(subset)])
         listed = {path for path in self.manifest.files if path.startswith(f"snapshots/{subset}/")}
         found = {path.relative_to(self.out).as_posix() for path in (self.out / "snapshots" / subset).glob("*.parquet")}
         for path in sorted(listed | found):
@@ -90,34 +99,59 @@ class Store:
                 raise ZooError(
                     file, expected=f"a shard that {MANIFEST_NAME} lists", found="no file", do="restore it, or build into another folder"
                 )
-            if entry is not None and file.stat().st_size == entry.size:
+            rows = index.filter(pc.equal(index["file"], path))
+            if entry is not None and file.stat().st_size == entry.size and len(rows):
                 self.entries[path] = entry
-                yield path, index.filter(pc.equal(index["file"], path))
+                yield path, rows
             else:  # a build was stopped between the shard and nws.json
                 table = shards.reindex(file, relative=path)
                 self.entries[path] = _entry(file)
                 yield path, table
 
+    def _read_indexes(self, subset: str) -> Iterator[pa.Table]:
+        """The rows of a subset's index files, of those that are as nws.json says; the others are made again from the shards."""
+        for split in SPLITS:
+            path = INDEX_PATH.format(subset=subset, split=split)
+            file, entry = inside(self.out, path), self.manifest.files.get(path)
+            if entry is not None and file.exists() and _entry(file) == entry:
+                self.indexes[path] = table = shards.read_index(file)
+                for shard in pc.unique(table["file"]).to_pylist():
+                    inside(self.out, shard)
+                yield table
+
     # What the build asks
+
+    def check(self, subset: str, entry: SubsetEntry) -> None:
+        """Raise a ZooError if a subset is here that was built with something else."""
+        made = {"generator version": GENERATOR_VERSION, "index path": INDEX_PATH, "snapshots path": SNAPSHOTS_PATH}
+        here = (self.manifest.generator_version, self.manifest.index_path, self.manifest.snapshots_path)
+        for (name, asked), found in zip(made.items(), here, strict=True):
+            if found != asked:
+                self._refuse(name, found, asked)
+        present = self._begun(subset)
+        if present:
+            for option, value in {"seed": entry.seed, **entry.options}.items():
+                recorded = {"seed": present.seed, **present.options}.get(option)
+                if recorded != value:
+                    self._refuse(f"{option} of subset {subset}", recorded, value)
+            for name, images in entry.image_sets.items():
+                known = present.image_sets.get(name, images)
+                if known.sha256 != images.sha256:
+                    self._refuse(f"image set {name} of subset {subset}", *(f"{i.source} {i.sha256[:12]}" for i in (known, images)))
 
     def declare(self, subset: str, entry: SubsetEntry) -> None:
         """Set down what a subset is built with, or refuse to go on with something else."""
-        if self.manifest.generator_version != GENERATOR_VERSION:
-            self._refuse("generator version", self.manifest.generator_version, GENERATOR_VERSION)
-        present = self.manifest.subsets.get(subset)
-        image_sets = dict(entry.image_sets)
-        if present:
-            for name, here, asked in (("seed", present.seed, entry.seed), ("options", dict(present.options), dict(entry.options))):
-                if here != asked:
-                    self._refuse(f"{name} of subset {subset}", here, asked)
-            for name, images in present.image_sets.items():
-                if image_sets.setdefault(name, images).sha256 != images.sha256:
-                    self._refuse(
-                        f"image set {name} of subset {subset}", f"{images.source} {images.sha256[:12]}", image_sets[name].sha256[:12]
-                    )
-        self._declared = (subset, entry.seed, entry.options, image_sets)
+        self.check(subset, entry)
+        present = self._begun(subset)
+        image_sets = {**entry.image_sets, **(present.image_sets if present else {})}
+        self._declared = (subset, entry.seed, entry.options, dict(sorted(image_sets.items())))
         if present is None or image_sets.keys() != present.image_sets.keys():
             self.commit()
+
+    def _begun(self, subset: str) -> SubsetEntry | None:
+        """What a subset was declared with, if a model of it is in a shard or staged: before that, anything else may be declared."""
+        staged = (self.out / STAGING / "models").glob(f"{subset}-*.parquet")
+        return self.manifest.subsets.get(subset) if any(_subset_of(path) == subset for path in self.tables) or any(staged) else None
 
     def _refuse(self, what: str, here: object, asked: object) -> None:
         raise ZooError(
@@ -131,11 +165,6 @@ class Store:
         """The models that are neither in a shard nor staged."""
         present = {identifier for table in self.tables.values() for identifier in table["model_id"].to_pylist()}
         return [model for model in models if model.id not in present and not staged_path(self.out, model).exists()]
-
-    def shard_of(self, model: Model) -> str:
-        """The path of a model's shard in the folder."""
-        architecture = model.recipe.architecture.id
-        return self.manifest.snapshots_path.format(subset=model.subset, split=model.split, architecture=architecture, block=model.block)
 
     # What the build does
 
@@ -154,19 +183,22 @@ class Store:
         self.entries[path] = _entry(self.out / path)
 
     def commit(self) -> None:
-        """Write index, card and nws.json for the shards that are there, then drop what is staged in them."""
+        """Write index, card and nws.json for the shards that are there, where they differ; then drop what is staged in the shards."""
         subset, seed, options, image_sets = self._declared
         files = dict(self.entries)
         for (name, split), table in self._indexes():
-            path = self.manifest.index_path.format(subset=name, split=split)
-            shards.write_index(self.out / path, table)
+            path = INDEX_PATH.format(subset=name, split=split)
+            if path not in self.indexes or not table.equals(self.indexes[path]):
+                shards.write_index(self.out / path, table)
+                self.indexes[path] = table
             files[path] = _entry(self.out / path)
         present = {row for path, table in self.tables.items() if _subset_of(path) == subset for row in table["model_id"].to_pylist()}
         entry = SubsetEntry(seed, len(present), options, image_sets)
-        self.manifest = Manifest(GENERATOR_VERSION, {**self.manifest.subsets, subset: entry}, files)
-        with atomic_write(self.out / CARD_NAME) as temporary:
-            temporary.write_text(card.render(self.manifest, list(self.tables.values())), encoding="utf-8")
-        self.manifest.write(self.out)
+        manifest = Manifest(GENERATOR_VERSION, dict(sorted({**self.manifest.subsets, subset: entry}.items())), files)
+        _write_changed(self.out / CARD_NAME, card.render(manifest, [table for _, table in sorted(self.tables.items())]))
+        if manifest != self.manifest:
+            manifest.write(self.out)
+            self.manifest = manifest
         for identifier in present:
             (self.out / STAGING / "models" / f"{identifier}.parquet").unlink(missing_ok=True)
 
@@ -181,6 +213,13 @@ class Store:
 
 def _subset_of(shard: str) -> str:
     return shard.split("/")[1]
+
+
+def _write_changed(file: Path, text: str) -> None:
+    """Write a text, unless it is there already."""
+    if not file.exists() or file.read_bytes() != text.encode():
+        with atomic_write(file) as temporary:
+            temporary.write_bytes(text.encode())
 
 
 def _entry(file: Path) -> FileEntry:
@@ -207,14 +246,15 @@ def _values(files: list[Path], rows: pa.Table) -> Iterator[bytes]:
 
 @contextmanager
 def open_store(out: Path) -> Iterator[Store]:
-    """The store of a folder, made when missing.
+    """The store of a folder, made when missing; at the end goes what served the build alone, and a new zoo that got no model.
 
     Raises:
         ZooError: if the folder cannot be written, is in use by another build, or holds something other than a zoo.
     """
     staging = out / STAGING
+    made = [path for path in (out / CARD_NAME, out / MANIFEST_NAME, out / LOCAL_NOTE, out, *out.parents) if not path.exists()]
     try:
-        if out.exists() and not (out / MANIFEST_NAME).exists() and not staging.exists() and any(out.iterdir()):
+        if out.exists() and not (out / MANIFEST_NAME).exists() and not (staging / "models").exists() and any(out.iterdir()):
             raise ZooError(out, expected="a zoo, or an empty or new folder", found="other files", do="choose another --out")
         (staging / "models").mkdir(parents=True, exist_ok=True)
         lock = open(staging / "lock", "w")  # noqa: SIM115 -- held until the build ends
@@ -225,25 +265,44 @@ def open_store(out: Path) -> Iterator[Store]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ZooError(out, expected="one build at a time", found="another one at work", do="wait for it, or stop it") from None
-        for leftover in out.rglob(".*.tmp"):  # of a build that was killed while it wrote
-            leftover.unlink()
-        yield Store(out)
+        try:
+            _sweep(out)  # after a build that was killed
+            yield Store(out)
+        finally:
+            _sweep(out)
+            if not any((staging / "models").iterdir()):
+                shutil.rmtree(staging)
+                if not (out / "snapshots").exists():
+                    _remove(made)
+
+
+def _remove(made: list[Path]) -> None:
+    """Remove files and folders that were made in vain."""
+    for path in made:
+        if path.is_file():
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _sweep(out: Path) -> None:
+    """Remove half-written files, and the images for the workers: those of the next build may be others."""
+    for leftover in out.rglob(".*.tmp"):
+        leftover.unlink()
+    if (out / STAGING / "images").exists():
+        shutil.rmtree(out / STAGING / "images")
 
 
 def remember_images(out: Path, images: Path | None) -> None:
     """Note where on this machine the images lie, so that `verify` finds them; the note is no part of the data set."""
-    with atomic_write(out / LOCAL_NOTE) as temporary:
-        temporary.write_text(json.dumps({"images": images and str(images.resolve())}) + "\n", encoding="utf-8")
+    _write_changed(out / LOCAL_NOTE, json.dumps({"images": images and str(images.resolve())}) + "\n")
 
 
 def remembered_images(out: Path) -> Path | None:
     """The folder of images that the zoo was last built with on this machine; None if there was none."""
     note = out / LOCAL_NOTE
-    folder = json.loads(note.read_text(encoding="utf-8"))["images"] if note.exists() else None
+    try:
+        folder = json.loads(note.read_text(encoding="utf-8"))["images"] if note.exists() else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ZooError(note, expected="where the images lie", found=f"{type(error).__name__}: {error}", do="remove it") from error
     return Path(folder) if folder else None
-
-
-def clear_staging(out: Path) -> None:
-    """Remove the staging folder of a complete build."""
-    if not any((out / STAGING / "models").iterdir()):
-        shutil.rmtree(out / STAGING)

@@ -11,18 +11,20 @@ from typing import Any
 import click
 import numpy as np
 import torch
+import yaml
 
 from builder import batches
 from builder.bank import Images, bank_of
 from builder.build import training_limit
 from builder.images import ImageSet, load_image_set
-from builder.plan import Model, select, split_of
-from builder.store import GENERATOR_VERSION, remembered_images
+from builder.plan import Model, select
+from builder.store import CARD_NAME, GENERATOR_VERSION, planned_columns, remembered_images, shard_of
 from builder.train import Cohort, evaluate_row, evaluate_snapshot
 from nws_dataset import Rows, Zoo, shards
 from nws_dataset.command import Command
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
+from nws_dataset.manifest import configs
 from nws_dataset.recipe import SUBSETS
 from nws_dataset.schema import METADATA_SCHEMA
 
@@ -45,13 +47,29 @@ class Verifier:
         self.images = images or remembered_images(folder)
 
     def files(self) -> str:
-        """Size and sha256 of every file."""
+        """Size and sha256 of every file, and none beside them: a card's patterns would take it in."""
+        lying = {path.relative_to(self.folder).as_posix() for name in ("index", "snapshots") for path in (self.folder / name).rglob("*")}
+        strange = sorted(name for name in lying - self.zoo.manifest.files.keys() if not (self.folder / name).is_dir())
+        if strange:
+            raise ZooError(self.folder / strange[0], expected="files that nws.json lists", found="another", do="build again, or remove it")
         for relative, entry in self.zoo.manifest.files.items():
             path = self.zoo.manifest.locate(self.folder, relative)
             found = sha256_file(path)
             if found != entry.sha256:
                 raise ZooError(path, expected=f"sha256 {entry.sha256}", found=found, do="fetch or build the file again")
         return f"{len(self.zoo.manifest.files)} files, sizes and sha256"
+
+    def card(self) -> str:
+        """The card tells the Hub and `datasets` what is in the files."""
+        path = self.folder / CARD_NAME
+        if not path.is_file():
+            raise ZooError(path, expected="the card", found="no file", do="build again: it is made anew")
+        parts = path.read_text(encoding="utf-8").split("---\n", 2)
+        front = yaml.safe_load(parts[1]) if len(parts) == 3 else {}
+        expected = configs(self.zoo.manifest)
+        if {name: front.get(name) for name in expected} != expected:
+            raise ZooError(path, expected="configs and features as nws.json has them", found="others", do="build again: it is made anew")
+        return f"{len(expected['configs'])} configs"
 
     def values(self) -> str:
         """Every value at its offset: sha256, header, shape, finite numbers."""
@@ -74,7 +92,7 @@ class Verifier:
             for batch in shards.read_snapshots(self.folder / relative, METADATA_SCHEMA.names):
                 for row in batch.to_pylist():
                     known = index.get((row["model_id"], row["snapshot"]))
-                    if known is None or any(known[name] != value for name, value in row.items()):
+                    if known is None or not all(_same(known[name], value) for name, value in row.items()):
                         where = f"{self.folder / relative} {row['model_id']} snapshot {row['snapshot']}"
                         raise ZooError(where, expected="the row that the index has", found="another", do="build the index again")
                     seen += 1
@@ -105,18 +123,16 @@ class Verifier:
         return f"{len(snapshots)} models with all their snapshots"
 
     def plan(self) -> str:
-        """Splits and recipes are those of the plan."""
+        """Splits, recipes and shards are those of the plan."""
         if self.zoo.manifest.generator_version != GENERATOR_VERSION:
             return f"skipped: generator version {self.zoo.manifest.generator_version} made this zoo, this is {GENERATOR_VERSION}"
-        finals = self.rows.filter(is_final=True)
-        for row in finals:
-            model = self.model(row)
-            planned = {"split": split_of(model.id, model.seed), "seed": model.seed, **model.recipe.columns()}
-            wrong = [name for name, value in planned.items() if row[name] != value]
+        planned = {name: {**planned_columns(model), "file": shard_of(model)} for name, model in self._models.items()}
+        for row in self.rows:
+            wrong = [name for name, value in planned[self.model(row).id].items() if row[name] != value]
             if wrong:
-                found = f"another {', '.join(wrong)}"
+                found = f"another {', '.join(wrong)} in snapshot {row['snapshot']}"
                 raise ZooError(row["model_id"], expected="the plan's recipe and split", found=found, do="build it again")
-        return f"{len(finals)} models with the plan's recipes, splits by model"
+        return f"{len(set(self.rows['model_id']))} models with the plan's recipes, splits by model"
 
     def reevaluate(self, count: int) -> str:
         """Final networks, evaluated again by the builder's own evaluation (exactly) and by the plain network (to float32 ties)."""
@@ -130,7 +146,7 @@ class Verifier:
             if len(parts.validation):
                 again["validation_accuracy"] = evaluate_row(weights, model, images, parts.validation)[0]
             for name, value in again.items():
-                if row[name] != value:
+                if not _same(row[name], value):
                     raise ZooError(
                         row["model_id"],
                         expected=f"{name} {row[name]}",
@@ -207,6 +223,11 @@ class Verifier:
         return sum(int((network(x).argmax(1) == y).sum()) for x, y in blocks)
 
 
+def _same(recorded: Any, found: Any) -> bool:
+    """Whether two values of a column are equal, two that are not numbers included."""
+    return bool(recorded == found or (recorded != recorded and found != found))
+
+
 def spread(rows: Rows, count: int) -> list[dict[str, Any]]:
     """`count` rows at even distances, all if there are fewer."""
     places = dict.fromkeys(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int).tolist())
@@ -215,7 +236,7 @@ def spread(rows: Rows, count: int) -> list[dict[str, Any]]:
 
 def checks(verifier: Verifier, reevaluate: int, retrain: int) -> Iterator[tuple[str, Callable[[], str]]]:
     """(name, check) in the order in which they run."""
-    for name in ("files", "values", "shards", "counts", "plan"):
+    for name in ("files", "card", "values", "shards", "counts", "plan"):
         yield name, getattr(verifier, name)
     if reevaluate:
         yield "reevaluate", lambda: verifier.reevaluate(reevaluate)

@@ -1,0 +1,437 @@
+"""A build ends in the same bytes however it came about: at one go, killed at any moment and started again, or grown."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from builder import build as build_module
+from builder.build import Request, build
+from builder.cli import INTERRUPTED
+from builder.progress import Progress
+from nws_dataset import Rows, Zoo
+from nws_dataset.errors import ZooError
+from nws_dataset.files import sha256_file
+from nws_dataset.shards import read_index
+
+ROOT = Path(__file__).parent.parent
+MODELS = 50
+DEADLINE = 300.0  # seconds within which a loaded machine must get anywhere
+MARK = "NWS_TEST_MARK"  # environment variable that finds a build's processes again
+
+# A builder that kills itself before or after the first file whose name matches is put in its place.
+KILLER = """
+import os, re, signal, sys
+pattern, after = sys.argv[1], sys.argv[2] == "after"
+replace = os.replace
+def dying(source, target):
+    matches = re.search(pattern, str(target))
+    if after or not matches:
+        replace(source, target)
+    if matches:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = dying
+from builder.cli import main
+main(sys.argv[3:])
+"""
+
+
+def arguments(out: Path, models: int = MODELS) -> list[str]:
+    return ["--preset", "demo", "--models", str(models), "--epochs", "2", "--device", "cpu", "--out", str(out)]
+
+
+def start(*command: str, **kwargs: object) -> tuple[subprocess.Popen[str], str]:
+    """A Python program in a session of its own, and the mark that its processes carry."""
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, MARK: mark, "PYTHONPATH": str(ROOT)}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
+    process = subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, text=True, start_new_session=True, **options)  # type: ignore[call-overload]
+    return process, mark
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    process, _ = start(*command)
+    out, err = process.communicate(timeout=DEADLINE)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def run_build(out: Path, models: int = MODELS) -> subprocess.CompletedProcess[str]:
+    finished = run("-m", "builder.cli", *arguments(out, models))
+    assert finished.returncode == 0, finished.stderr
+    return finished
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain until {what}"
+        time.sleep(0.005)
+
+
+def marked(mark: str) -> list[int]:
+    """Living processes that carry a mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def staged(out: Path) -> int:
+    return len(list(out.glob(".staging/models/*.parquet")))
+
+
+def write_idx(folder: Path, *, seed: int, images: int = 40) -> Path:
+    """The four idx files of a tiny image set of ten classes: random pixels, 28 x 28."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    for prefix, count in (("train", images), ("t10k", 20)):
+        pixels = random.integers(0, 256, (count, 28, 28), np.uint8)
+        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4I", 0x803, count, 28, 28) + pixels.tobytes()))
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2I", 0x801, count) + labels.tobytes()))
+    return folder
+
+
+def kill_when(out: Path, condition: Callable[[], bool], what: str) -> None:
+    """Start a build and kill its first process at a moment; the others must end of themselves."""
+    process, mark = start("-m", "builder.cli", *arguments(out))
+    wait_until(lambda: condition() or process.poll() is not None, what)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, f"the build ended before {what}"
+    process.communicate()
+    wait_until(lambda: not marked(mark), "no process is left")
+
+
+def kill_at(out: Path, pattern: str, moment: str) -> None:
+    """Run a build that dies before or after it puts a file in its place."""
+    process, mark = start("-c", KILLER, pattern, moment, *arguments(out))
+    _, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == -signal.SIGKILL, f"no {pattern} was written: {err}"
+    wait_until(lambda: not marked(mark), "no process is left")
+
+
+def content(folder: Path) -> dict[str, str]:
+    """sha256 of every file."""
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def values(folder: Path) -> dict[tuple[str, int], str]:
+    """(model_id, snapshot) -> sha256 of the value that is in the file."""
+    zoo = Zoo(folder, check=True)
+    for row in Rows(zoo.index):
+        zoo.value(row)
+    return {(row["model_id"], row["snapshot"]): row["sha256"] for row in Rows(zoo.index)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 models, built at one go."""
+    out = tmp_path_factory.mktemp("undisturbed") / "nws"
+    run_build(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four models; not to be changed."""
+    out = tmp_path_factory.mktemp("small") / "nws"
+    build(Request("demo", 4, epochs=2), out, device="cpu")
+    return out
+
+
+# The same bytes
+
+
+def test_an_undisturbed_build(undisturbed: Path) -> None:
+    found = values(undisturbed)
+    assert len(found) == MODELS * 3  # two epochs leave three exports
+    assert {identifier for identifier, _ in found} == {f"demo-{n:06d}" for n in range(MODELS)}
+    others = {name for name in content(undisturbed) if not re.fullmatch(r"(index/demo|snapshots/demo)/.*\.parquet", name)}
+    assert others == {"README.md", "nws.json", ".local.json"}
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "nws"
+    kill_at(out, "nws.json$", "before")
+    kill_when(out, lambda: any(out.glob(".staging/images/demo/*/*.npy")), "images are there for the workers")
+    kill_when(out, lambda: staged(out) >= 3, "3 models are staged")
+    kill_when(out, lambda: staged(out) >= 12, "12 models are staged")
+    kill_when(out, lambda: staged(out) >= 24, "24 models are staged")
+    kill_at(out, "/snapshots/", "after")
+    kill_at(out, "/snapshots/.*-dense", "before")
+    kill_at(out, "/index/demo/validation", "before")
+    kill_at(out, "nws.json$", "before")
+    kill_at(out, "nws.json$", "after")
+    run_build(out)
+    assert values(out) == values(undisturbed)
+    assert content(out) == content(undisturbed)
+
+
+@pytest.mark.slow
+def test_grown(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "nws"
+    build(Request("demo", 20, epochs=2), out, device="cpu")
+    assert len(values(out)) == 20 * 3
+    build(Request("demo", MODELS, epochs=2), out, device="cpu")
+    assert values(out) == values(undisturbed)
+    assert content(out) == content(undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_while_it_grew(undisturbed: Path, tmp_path: Path) -> None:
+    """A shard may be newer than nws.json: reading says so, and the next build goes on from it."""
+    out = tmp_path / "nws"
+    build(Request("demo", 20, epochs=2), out, device="cpu")
+    rows = Rows(Zoo(out).index)
+    grown = next(row for row in rows if "k3s2g1v-avg-convdrop" in row["file"] and row["split"] == "train")
+    kill_at(out, grown["file"], "after")
+    with pytest.raises(ZooError, match=rf"{grown['file']}: expected \d+ bytes, found \d+ bytes; .*build the file again$"):
+        Zoo(out).row(grown)
+    run_build(out)
+    assert values(out) == values(undisturbed)
+    assert content(out) == content(undisturbed)
+
+
+def test_a_complete_build_changes_nothing(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in small.rglob("*") if path.is_file()}
+    monkeypatch.setattr(build_module, "_train_one", None)  # cannot be called
+    build(Request("demo", 4, epochs=2), small, device="cpu")
+    build(Request("demo", 2, epochs=2), small, device="cpu")  # fewer models: those that are there stay
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in small.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("damage", ["lost card", "lost index", "damaged index"])
+def test_what_follows_from_the_shards_is_made_again(small: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "nws"
+    shutil.copytree(small, out)
+    index = out / "index" / "demo" / "train.parquet"
+    match damage:
+        case "lost card":
+            (out / "README.md").unlink()
+        case "lost index":
+            index.unlink()
+        case "damaged index":
+            index.write_bytes(index.read_bytes()[:-100] + bytes(100))
+    build(Request("demo", 4, epochs=2), out, device="cpu")
+    assert content(out) == content(small)
+
+
+def test_threads_and_processes_do_not_matter(small: Path, tmp_path: Path) -> None:
+    build(Request("demo", 4, epochs=2), tmp_path / "nws", device="cpu", workers=1)
+    assert content(tmp_path / "nws") == content(small)
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("models", [0, 3])
+def test_ctrl_c(small: Path, tmp_path: Path, models: int) -> None:
+    """Ctrl-C reaches all processes of a terminal, also those that are just starting."""
+    out = tmp_path / "nws"
+    process, mark = start("-m", "builder.cli", *arguments(out, 40))
+    ready = (lambda: staged(out) >= models) if models else (lambda: len(marked(mark)) > 2)  # this one, a tracker of resources, a worker
+    wait_until(lambda: ready() or process.poll() is not None, "it is at work")
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == INTERRUPTED
+    assert stdout == ""
+    lines = [line for line in err.splitlines() if not re.match(r"demo: \d+/40 models, ", line)]
+    assert lines == [f"interrupted; finished models are kept in {out}: run the same command to go on"]
+    assert not marked(mark)
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and path.suffix != ".parquet"}
+    assert left <= {".staging/lock", "README.md", "nws.json", ".local.json"}
+    build(Request("demo", 4, epochs=2), out, device="cpu")
+    assert {key: value for key, value in values(out).items() if key in values(small)} == values(small)
+
+
+def test_ctrl_c_while_a_shard_is_written_ends_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = []
+    stop = build_module._stop
+
+    def interrupted(_: object, result: object) -> None:
+        if result is not None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module, "_stop", lambda pool: (pools.append(list(pool._processes.values())), stop(pool)))
+    monkeypatch.setattr(build_module._Shards, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        build(Request("demo", 40, epochs=2), tmp_path / "nws", device="cpu", workers=1)
+    (processes,) = pools  # ended already, though the traceback keeps the generator alive
+    assert caught.traceback and not any(process.is_alive() for process in processes)
+
+
+def test_what_was_declared_in_vain_binds_nobody(tmp_path: Path) -> None:
+    out = tmp_path / "nws"
+    kill_when(out, lambda: any(out.glob(".staging/images/demo/*/*.npy")), "images are there for the workers")
+    assert not staged(out)
+    build(Request("demo", 2, epochs=1, seed=5), out, device="cpu", workers=1)
+    assert Zoo(out).manifest.subsets["demo"].seed == 5
+
+
+def test_one_build_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "nws"
+    process, mark = start("-m", "builder.cli", *arguments(out, 40))
+    try:
+        wait_until(lambda: staged(out) > 0, "it is at work")
+        with pytest.raises(ZooError, match=rf"^{out}: expected one build at a time, found another one at work; wait for it, or stop it$"):
+            build(Request("demo", 2, epochs=2), out, device="cpu")
+        assert process.poll() is None
+        assert staged(out) > 0
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=DEADLINE)
+    assert process.returncode == INTERRUPTED
+    assert not marked(mark)
+
+
+# Selections
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Tiny image sets in the place of mnist and fashion_mnist."""
+    for seed, name in enumerate(("mnist", "fashion_mnist")):
+        write_idx(tmp_path / "images" / name, seed=seed)
+    return tmp_path / "images"
+
+
+def test_datasets_select_and_never_redraw(images: Path, tmp_path: Path) -> None:
+    one, both = tmp_path / "one", tmp_path / "both"
+    build(Request("fixed", 1, ("mnist",), epochs=1), one, images=images, device="cpu", workers=1)
+    (mnist,) = Zoo(one).filter(is_final=True)
+    assert mnist["dataset"] == "mnist"
+    build(Request("fixed", 1, ("fashion_mnist",), epochs=1), one, images=images, device="cpu", workers=1)
+    assert {row["dataset"] for row in Zoo(one).filter(is_final=True)} == {"mnist", "fashion_mnist"}
+    build(Request("fixed", 6, ("mnist", "fashion_mnist"), epochs=1), both, images=images, device="cpu", workers=1)
+    assert len(values(both)) == 6 * 2
+    assert values(one).items() < values(both).items()
+    assert list(Zoo(one).manifest.subsets["fixed"].image_sets) == ["fashion_mnist", "mnist"]
+    card = (one / "README.md").read_text()
+    assert card.index("| fashion_mnist | idx files") < card.index("| mnist | idx files")
+    # The order in which image sets came does not show.
+    build(Request("fixed", 6, ("fashion_mnist", "mnist"), epochs=1), one, images=images, device="cpu", workers=1)
+    assert content(one) == content(both)
+
+
+def test_two_subsets_in_one_folder(images: Path, tmp_path: Path) -> None:
+    """Their order does not show, and each has the training images that it was built with."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    requests = [Request("fixed", 1, ("mnist",), epochs=1, train_images=30), Request("demo", 2, epochs=1)]
+    for request in requests:
+        build(request, first, images=images, device="cpu", workers=1)
+    for request in reversed(requests):
+        build(request, second, images=images, device="cpu", workers=1)
+    assert content(first) == content(second)
+    entries = Zoo(first).manifest.subsets
+    assert {name: dict(entry.options) for name, entry in entries.items()} == {
+        "demo": {"epochs": 1, "train_images": None},
+        "fixed": {"epochs": 1, "train_images": 30},
+    }
+
+
+def test_caps_are_recorded(tmp_path: Path) -> None:
+    out = tmp_path / "nws"
+    build(Request("demo", 2, epochs=1, train_images=200), out, device="cpu", workers=1)
+    assert Zoo(out).manifest.subsets["demo"].options == {"epochs": 1, "train_images": 200}
+    card = (out / "README.md").read_text()
+    assert "**Departs from the preset: epochs capped at 1.**" in card
+    assert "**Departs from the preset: train_images capped at 200.**" in card
+    assert set(Rows(Zoo(out).index)["max_epochs"]) == {1}
+
+
+# What a reader finds
+
+
+def test_stock_libraries_read_it(undisturbed: Path, tmp_path: Path) -> None:
+    import datasets
+
+    cache = str(tmp_path / "cache")
+    index = datasets.load_dataset(str(undisturbed), cache_dir=cache)
+    snapshots = datasets.load_dataset(str(undisturbed), "demo", cache_dir=cache)
+    zoo = Zoo(undisturbed)
+    assert set(index) == set(snapshots) == {"train", "validation", "test"}
+    models = {split: set(rows["model_id"]) for split, rows in index.items()}
+    assert sum(map(len, models.values())) == len(set.union(*models.values())) == MODELS
+    assert {split: set(rows["model_id"]) for split, rows in snapshots.items()} == models
+    for split, rows in index.items():
+        assert set(rows["split"]) == {split}
+        for row in rows:
+            assert (row["init_std"] is None) == (row["initialization"] not in ("random_normal", "truncated_normal"))
+            assert (row["validation_accuracy"] is None) == (row["validation_fraction"] == 0)
+    for row in list(snapshots["validation"])[:5]:
+        (known,) = zoo.filter(model_id=row["model_id"], snapshot=row["snapshot"])
+        tensors = safetensors.torch.load(row["weights"])
+        expected = zoo.state_dict(known)
+        assert tensors.keys() == expected.keys()
+        assert all(np.array_equal(tensors[name], expected[name]) for name in tensors)
+        assert row["weights"] == bytes(zoo.value(known))
+
+
+def test_shards_are_sorted_and_the_index_follows_them(undisturbed: Path) -> None:
+    for path in (undisturbed / "index" / "demo").glob("*.parquet"):
+        rows = Rows(read_index(path))
+        places = [(row["file"], row["snapshot"], row["model_id"]) for row in rows]
+        assert places == sorted(places)
+
+
+# Progress
+
+
+def terminal_output(out: Path) -> Iterator[str]:
+    """What a build of four models prints to a terminal, piece by piece."""
+    leader, follower = pty.openpty()
+    process, _ = start("-m", "builder.cli", *arguments(out, 4), stdout=follower, stderr=follower)
+    os.close(follower)
+    with contextlib.suppress(OSError):  # how Linux ends a pseudo terminal
+        while piece := os.read(leader, 4096):
+            yield piece.decode(errors="replace")
+    os.close(leader)
+    assert process.wait() == 0
+
+
+def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    text = "".join(terminal_output(tmp_path / "nws"))
+    assert "━" in text and "4/4" in text and "a minute" in text and "mean test accuracy" in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert re.search(r"\ndemo: 4 models, 4 trained in \d+ s, mean test accuracy 0\.\d{3}\r\n", plain)
+    assert plain.rstrip().endswith(f"nws is complete: datasets.load_dataset('{tmp_path / 'nws'}')")
+
+
+def test_progress_in_a_pipe(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "nws")
+    finished = run_build(tmp_path / "nws", 6)
+    assert re.fullmatch(r"demo: 6 models, 2 trained in \d+ s, mean test accuracy 0\.\d{3}\n", finished.stderr)
+    assert finished.stdout == f"{tmp_path / 'nws'} is complete: datasets.load_dataset('{tmp_path / 'nws'}')\n"
+
+
+def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress("demo", total=10, done=4) as progress:
+        for accuracy in (0.5, 0.7):
+            now[0] += 30
+            progress.advance(build_module.Summary("demo-000004", accuracy, accuracy == 0.7))
+    assert capsys.readouterr().err.splitlines() == [
+        "demo: 5/10 models, 2.0 a minute, 0:02:30 left, mean test accuracy 0.500",
+        "demo: 6/10 models, 2.0 a minute, 0:02:00 left, mean test accuracy 0.600, 1 diverged",
+        "demo: 6 models, 2 trained in 60 s, mean test accuracy 0.600, 1 diverged",
+    ]
