@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,8 +16,9 @@ from builder import bank, batches, store
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
 from builder.progress import Progress
-from builder.store import STAGING, Store, open_store, remember_images
-from builder.train import Cohort, Trained
+from builder.store import Store, open_store, remember_images
+from builder.train import least_epochs
+from builder.workers import Summary, Task, run_on_processes
 from nws_dataset.errors import ZooError
 from nws_dataset.manifest import ImageSet as ImageSource
 from nws_dataset.manifest import SubsetEntry
@@ -33,7 +26,6 @@ from nws_dataset.recipe import PRESETS, SUBSETS, Choice, Cycle, Subset
 
 COMMIT_SECONDS = 60.0  # finished shards enter nws.json at least this far apart, and at the end
 SEEDS = 2**63  # the index holds seeds as int64
-GPU_SLOTS = 64  # models that train together on a GPU
 
 
 @dataclass(frozen=True)
@@ -153,11 +145,10 @@ def _build_subset(
     for model in todo:
         bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, limit, task.images)
     shards = _Shards(folder, models)
-    progress = Progress(subset.name, total=len(models), done=len(models) - len(todo))
-    with progress, closing(_on_processes(task, todo, workers) if device.type == "cpu" else task.run_cohorts(todo)) as trained:
-        for result in itertools.chain([None], trained):  # None: shards whose models were all staged before
-            if result is not None:
-                progress.advance(result)
+    progress = Progress(subset.name, total=len(models), done=len(models) - len(todo), first_epochs=least_epochs(models[0].recipe))
+    with progress, closing(run_on_processes(task, todo, workers) if device.type == "cpu" else task.run_cohorts(todo)) as trained:
+        for result in itertools.chain([None], trained):  # the first None: shards whose models were all staged before
+            progress.advance(result, task.epochs.value)
             shards.advance(result)
     shards.finish()
 
@@ -187,130 +178,6 @@ class _Shards:
     def finish(self) -> None:
         self.folder.commit()
         self.committed = time.monotonic()
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a trained model reports besides its staged file."""
-
-    model_id: str
-    test_accuracy: float
-    diverged: bool
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker needs to know to train any model of a subset; it reads images from, and stages models in, the folder."""
-
-    out: Path
-    subset: Subset
-    device: str
-
-    @property
-    def images(self) -> Path:
-        return self.out / STAGING / "images" / self.subset.name
-
-    def run(self, models: list[Model], slots: int = 1) -> Generator[Summary, None, None]:
-        """Train models of one cohort and stage each."""
-        architecture, device = models[0].recipe.architecture, torch.device(self.device)
-        images = {name: bank.load(name, architecture, device, self.images) for name in {model.recipe.dataset for model in models}}
-        spool = self.out / STAGING
-        for trained in Cohort(self.subset, architecture, images, device=device, slots=slots, spool=spool).train(models):
-            store.stage(self.out, trained)
-            yield summary(trained)
-
-    def run_cohorts(self, models: list[Model]) -> Generator[Summary, None, None]:
-        """Train models on a GPU, a cohort at a time."""
-        cohorts: dict[Any, list[Model]] = defaultdict(list)
-        for model in models:
-            cohorts[model.cohort].append(model)
-        for cohort in cohorts.values():
-            yield from self.run(cohort, min(GPU_SLOTS, len(cohort)))
-
-
-def summary(trained: Trained) -> Summary:
-    final = trained.snapshots[-1]
-    return Summary(trained.model.id, final["test_accuracy"], final["diverged"])
-
-
-# Worker processes: on a CPU a model's step stays in one core's cache, so each core trains models of its own.
-
-_task: Task | None = None
-
-
-def _on_processes(task: Task, models: list[Model], workers: int | None) -> Generator[Summary, None, None]:
-    """Train models one a process; summaries come as models finish."""
-    if not models:
-        return
-    count = min(workers or len(os.sched_getaffinity(0)), len(models))
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(task,))
-    queue, pending = iter(models), set[Future[Summary]]()
-    resource_tracker.ensure_running()  # else the first submit starts it, and that lets Ctrl-C through
-    try:
-        while True:
-            with _interrupts_held():  # submit starts processes
-                pending |= {pool.submit(_train_one, model) for model in itertools.islice(queue, 2 * count - len(pending))}
-            if not pending:
-                break
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise ZooError("a worker process", expected="to finish its model", found="it was ended (out of memory?)", do="run again") from error
-    finally:
-        _stop(pool)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the block ends, and processes that are started in it never take it.
-
-    It reaches all processes of a terminal, and this one decides. The mask is what children inherit; here any thread may take the signal.
-    """
-    held: list[int] = []
-    in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ctrl-C interrupts nothing
-    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number)) if in_main else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
-        if held:
-            signal.raise_signal(signal.SIGINT)
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the workers now: what they were at is trained again by the next run."""
-    processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join()
-
-
-def _start_worker(task: Task) -> None:
-    global _task
-    _task = task
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, as after SIGKILL."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _train_one(model: Model) -> Summary:
-    assert _task is not None
-    (result,) = _task.run([model])
-    return result
 
 
 def datasets_of(text: str | None) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from builder.plan import Model
-from builder.train import MIN_EPOCHS, num_snapshots
+from builder.train import least_epochs, num_snapshots
 from nws_dataset import shards
 from nws_dataset.layout import layout_of
 from nws_dataset.recipe import Architecture, Choice, Cycle, Subset
@@ -58,7 +58,7 @@ def _subset_lines(request: Request, subset: Subset, models: Sequence[Model]) -> 
     snapshots = sum(num_snapshots(subset, model.recipe.max_epochs) for model in models)
     weights = {architecture: layout_of(architecture).num_weights for architecture in architectures}
     limit = training_limit(subset, request.options)
-    least = sum(epoch_flops(model, limit) * _least_epochs(model) for model in models)
+    least = sum(epoch_flops(model, limit) * least_epochs(model.recipe) for model in models)
     yield f"{subset.name}: {len(models):,} models, {snapshots:,} snapshots, seed {request.seed}"
     yield f"  splits         {_told(Counter(model.split for model in models), len(models))}"
     smallest, largest = min(cohorts.values()), max(cohorts.values())
@@ -83,12 +83,8 @@ def disk_bytes(subset: Subset, models: Sequence[Model]) -> int:
     return size
 
 
-def _least_epochs(model: Model) -> int:
-    return min(MIN_EPOCHS, model.recipe.max_epochs) if model.recipe.early_stopping else model.recipe.max_epochs
-
-
 def _told_epochs(models: Sequence[Model]) -> str:
-    epochs = sorted({_least_epochs(model) for model in models})
+    epochs = sorted({least_epochs(model.recipe) for model in models})
     return f"{epochs[0]} epochs" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]} epochs"
 
 

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 if TYPE_CHECKING:
-    from builder.build import Summary
+    from builder.workers import Summary
 
-LINE_SECONDS = 10.0  # between lines where there is no terminal
+LINE_SECONDS = 10.0  # between lines where there is no terminal, at first; later a twentieth of the time so far
 
 
 class Progress:
@@ -23,10 +23,12 @@ class Progress:
         name: of the subset.
         total: models selected.
         done: models that were there before.
+        first_epochs: what a model is taken to train until one has finished.
     """
 
-    def __init__(self, name: str, *, total: int, done: int) -> None:
+    def __init__(self, name: str, *, total: int, done: int, first_epochs: int) -> None:
         self.name, self.total, self.done, self.before = name, total, done, done
+        self.first_epochs, self.epochs, self.rate = first_epochs, 0, 0.0
         self.accuracy_sum, self.diverged = 0.0, 0
         self.console = Console(stderr=True)
         self.start = self.line = time.monotonic()
@@ -48,20 +50,26 @@ class Progress:
                 soft_wrap=True,
             )
 
-    def advance(self, result: Summary) -> None:
-        """Count a finished model."""
-        self.done += 1
-        self.accuracy_sum += result.test_accuracy
-        self.diverged += result.diverged
-        self.bar.update(self.task, completed=self.done, state=self._state())
-        if not self.console.is_terminal and time.monotonic() - self.line >= LINE_SECONDS:
+    def advance(self, result: Summary | None, epochs: int) -> None:
+        """Count a finished model, if there is one, and the epochs that all models have trained since the start."""
+        if result is not None:
+            self.done += 1
+            self.epochs += result.epochs
+            self.accuracy_sum += result.test_accuracy
+            self.diverged += result.diverged
+        per_model = self.epochs / (self.done - self.before) if self.done > self.before else self.first_epochs
+        in_flight = max(0, epochs - self.epochs) / per_model
+        elapsed = time.monotonic() - self.start
+        self.rate = (self.done - self.before + in_flight) / max(elapsed, 1e-9)
+        self.bar.update(self.task, completed=min(self.done + in_flight, self.total), state=self._state(in_flight))
+        if not self.console.is_terminal and time.monotonic() - self.line >= max(LINE_SECONDS, elapsed / 20):
             self.line = time.monotonic()
-            self.console.print(f"{self.name}: {self.done}/{self.total} models, {self._state()}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self.name}: {self.done}/{self.total} models, {self._state(in_flight)}", highlight=False, soft_wrap=True)
 
-    def _state(self) -> str:
-        rate = (self.done - self.before) / max(time.monotonic() - self.start, 1e-9)
-        left = int((self.total - self.done) / rate) if rate else 0
-        return f"{60 * rate:.1f} a minute, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left{self._accuracy()}"
+    def _state(self, in_flight: float) -> str:
+        left = int(max(0.0, self.total - self.done - in_flight) / self.rate) if self.rate else None
+        told = "" if left is None else f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        return f"{60 * self.rate:.1f} a minute{told}{self._accuracy()}"
 
     def _accuracy(self) -> str:
         trained = self.done - self.before

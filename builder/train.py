@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +26,7 @@ from builder.initial import initial_row
 from builder.plan import Model
 from builder.step import FusedStep, one_thread, scale
 from nws_dataset.layout import layout_of
-from nws_dataset.recipe import NUM_CLASSES, Architecture, Subset
+from nws_dataset.recipe import NUM_CLASSES, Architecture, Recipe, Subset
 
 TRAIN_EVALUATION_IMAGES = 5000  # training accuracy is that of the model's first so many training images
 CONVERGED_MARGIN = 0.05  # final test accuracy above the majority class's rate
@@ -55,6 +55,11 @@ def should_stop(accuracies: Sequence[float]) -> bool:
         below += now < average
     epochs = len(accuracies) - 1
     return epochs >= MIN_EPOCHS and (worse >= WORSE_IN_A_ROW or below >= BELOW_AVERAGE_IN_ALL or unchanged >= UNCHANGED_IN_A_ROW)
+
+
+def least_epochs(recipe: Recipe) -> int:
+    """Epochs that a model trains at least, unless it diverges."""
+    return min(MIN_EPOCHS, recipe.max_epochs) if recipe.early_stopping else recipe.max_epochs
 
 
 def num_snapshots(subset: Subset, max_epochs: int) -> int:
@@ -124,6 +129,7 @@ class Trained:
     model: Model
     rows: np.ndarray  # [S, P]
     snapshots: list[dict[str, Any]]  # S times the columns that differ between snapshots, and converged, diverged
+    epochs: int  # begun: of a diverged model the last one counts, though its row is not kept
 
 
 class Cohort:
@@ -136,6 +142,7 @@ class Cohort:
         slots: how many models train together.
         dtype: float32; float64 for tests.
         spool: folder for the exports; a temporary one if None.
+        on_epoch: called whenever a model has trained an epoch.
     """
 
     def __init__(
@@ -148,8 +155,10 @@ class Cohort:
         slots: int = 1,
         dtype: torch.dtype = torch.float32,
         spool: Path | None = None,
+        on_epoch: Callable[[], None] = lambda: None,
     ) -> None:
-        self.subset, self.architecture, self.bank, self.device, self.dtype, self.spool = subset, architecture, bank, device, dtype, spool
+        self.subset, self.architecture, self.bank, self.device, self.dtype = subset, architecture, bank, device, dtype
+        self.spool, self.on_epoch = spool, on_epoch
         self.num_weights = layout_of(architecture).num_weights
         stride = -(-self.num_weights // ALIGNMENT) * ALIGNMENT
         buffers = torch.zeros(3, slots, stride, dtype=dtype, device=device)
@@ -261,6 +270,7 @@ class Cohort:
             return
         slot.diverged = not (math.isfinite(slot.loss_sum) and bool(torch.isfinite(self.rows[m]).all()))
         slot.epoch += 1
+        self.on_epoch()
         trained = self._finish(m) if slot.diverged else self._start_epoch(m)
         if trained is not None:
             yield trained
@@ -302,7 +312,7 @@ class Cohort:
         final = evaluated[chosen[-1]]["test_accuracy"]
         flags = {"converged": final >= slot.images.majority_rate + CONVERGED_MARGIN, "diverged": slot.diverged}
         snapshots = [{**vars(slot.exports[export]), **evaluated[export], **flags} for export in chosen]
-        return Trained(slot.model, torch.stack([rows[export] for export in chosen]).numpy(), snapshots)
+        return Trained(slot.model, torch.stack([rows[export] for export in chosen]).numpy(), snapshots, slot.epoch)
 
 
 def training_images(model: Model, images: Images, index: torch.Tensor, epoch: int, dtype: torch.dtype) -> torch.Tensor:

@@ -24,6 +24,7 @@ DENSE = (1024, 1024, 1024, 1024, 64)
 SHORT_SIGNAL = 50
 FEWEST_UNITS = 32  # of a dense layer, however slim the network: less is a bottleneck
 DECAY, NUM_DECAYS = 0.95, 50  # the learning rate falls by this factor, so many times over the training
+LARGEST = 1e4  # raw weights are clipped to this size: the larger ones of diverged nets would overflow in a few layers
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
 Slice = tuple[int, int]  # (place of the row, place of the slice's first weight in it)
 
@@ -66,19 +67,26 @@ def build_network(slice_length: int, num_classes: int, width: float = 1.0, dropo
         layers += [nn.Linear(inputs, units), nn.ReLU(), nn.BatchNorm1d(units, NORM_EPSILON, NORM_MOMENTUM), nn.Dropout(dropout)]
         inputs = units
     network = nn.Sequential(*layers, nn.Linear(inputs, num_classes))
+    _initialize(network)
+    return network
+
+
+def _initialize(network: Any) -> None:
+    """Glorot-normal weights, zero biases."""
+    from torch import nn
+
     for module in network:
         if isinstance(module, (nn.Conv1d, nn.Linear)):
             nn.init.xavier_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return network
 
 
 class DeepMetaClassifier(ClassifierMixin, BaseEstimator):
     """A 1-D convolutional network on slices of consecutive weights; a row's prediction averages over several slices.
 
     Rows shorter than a slice are filled with zeros at their end, so that every weight keeps its place.
-    Defaults are the paper's, but for `compress`, which is ours. The result is the same for the same `random_state`, device and number of
+    Defaults are the paper's. The result is the same for the same `random_state`, device and number of
     torch threads. Needs torch.
 
     Args:
@@ -91,7 +99,8 @@ class DeepMetaClassifier(ClassifierMixin, BaseEstimator):
         batch_size: slices a step.
         learning_rate: of Adam; multiplied by 0.95 fifty times over the training.
         validation_fraction: part of the groups that is held out, to watch the training in `history_`; nothing is chosen by it.
-        compress: give the network asinh(w), which is w for usual weights and tames the huge ones of diverged nets; False: the raw weights.
+        linear_below: give the network asinh(w / linear_below), linear in smaller weights and logarithmic in larger ones, so that where
+            nets of very different scales meet in a batch, batch-norm does not hide the small ones. None: raw weights, as in the paper.
         device: torch device.
         random_state: seed of everything random.
         progress: called after each epoch with the newest entry of `history_`.
@@ -122,7 +131,7 @@ class DeepMetaClassifier(ClassifierMixin, BaseEstimator):
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         validation_fraction: float = 0.1,
-        compress: bool = True,
+        linear_below: float | None = None,
         device: str = "cpu",
         random_state: Any = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
@@ -136,7 +145,7 @@ class DeepMetaClassifier(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.validation_fraction = validation_fraction
-        self.compress = compress
+        self.linear_below = linear_below
         self.device = device
         self.random_state = random_state
         self.progress = progress
@@ -251,7 +260,11 @@ class DeepMetaClassifier(ClassifierMixin, BaseEstimator):
         if not np.isfinite(batch).all():
             row = slices[int(np.flatnonzero(~np.isfinite(batch).all(axis=1))[0])][0]
             raise ZooError(f"row {row}", expected="finite weights", found="NaN or infinity", do="leave it out or rebuild it")
-        return torch.from_numpy(np.arcsinh(batch, out=batch) if self.compress else batch).to(self.device)
+        if self.linear_below is None:
+            batch.clip(-LARGEST, LARGEST, out=batch)
+        else:
+            np.arcsinh(np.divide(batch, self.linear_below, out=batch), out=batch)
+        return torch.from_numpy(batch).to(self.device)
 
 
 def _batches(items: Sequence[Any] | np.ndarray, size: int) -> list[Any]:

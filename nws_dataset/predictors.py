@@ -23,27 +23,36 @@ MIN_ROWS_TO_SPLIT = 20  # with fewer training rows nothing is cut off for early 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Features as linear and dense models like them; learned on the training rows. F features."""
+    """Features as linear and dense models like them; learned on the training rows. F features.
 
-    median: np.ndarray  # [F] takes the place of NaN
-    low: np.ndarray  # [F] 1 % and 99 % quantiles: a diverged network's 1e30 would leave nothing of the others
+    Statistics of weights have long tails (a diverged network's are 1e30), before which all others would look alike. So a feature is first
+    squashed, asinh((x - median) / spread), and cut at its 1 % and 99 % quantiles; then it gets mean 0 and standard deviation 1.
+    """
+
+    median: np.ndarray  # [F] also takes the place of NaN
+    spread: np.ndarray  # [F] distance of the quartiles
+    low: np.ndarray  # [F]
     high: np.ndarray  # [F]
     mean: np.ndarray  # [F]
     scale: np.ndarray  # [F]
 
     @classmethod
     def fit(cls, X: np.ndarray) -> Standardizer:
-        X = X.astype(np.float64)
+        X = X.copy()
         X[:, np.isnan(X).all(axis=0)] = 0.0  # a feature that no training row has
         median = np.nanmedian(X, axis=0)
         X = np.where(np.isnan(X), median, X)
-        low, high = np.quantile(X, (0.01, 0.99), axis=0)
-        X = X.clip(low, high)
-        scale = X.std(axis=0)
-        return cls(median, low, high, X.mean(axis=0), np.where(scale > 1e-12 * np.abs(X).max(axis=0), scale, 1.0))
+        spread = np.subtract(*np.quantile(X, (0.75, 0.25), axis=0))
+        spread = np.where(spread > 1e-12 * np.abs(median), spread, 1.0)  # mostly one value, as one-hot features have
+        Z = np.arcsinh((X - median) / spread)
+        low, high = np.quantile(Z, (0.01, 0.99), axis=0)
+        Z = Z.clip(low, high)
+        scale = Z.std(axis=0)
+        return cls(median, spread, low, high, Z.mean(axis=0), np.where(scale > 1e-12, scale, 1.0))
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
-        return (np.where(np.isnan(X), self.median, X).clip(self.low, self.high) - self.mean) / self.scale
+        Z = np.arcsinh((np.where(np.isnan(X), self.median, X) - self.median) / self.spread)
+        return (Z.clip(self.low, self.high) - self.mean) / self.scale
 
 
 class Predictor(RegressorMixin, BaseEstimator):

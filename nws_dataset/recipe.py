@@ -307,24 +307,23 @@ SMALL_CNN: Family = {
     "image_size": ByDataset({"mnist": 28, "fashion_mnist": 28, "kmnist": 28, "digits": 28, "cifar10": 32, "svhn": 32, "stl10": 32}),
     "pixel_min": -1,
 }
-# The demo draws every categorical value of both recipes, on images that come with scikit-learn and shapes that train in seconds.
-DEMO_NWS: Family = {
-    **NWS_MAIN,
-    "dataset": "digits",
-    "filter_size,depth_conv,width_conv,depth_fc,width_fc": Choice(
-        ((3, 3, 12, 2, 64), (5, 4, 4, 3, 192), (7, 3, 4, 4, 128), (3, 5, 8, 2, 128))
-    ),
-    "batch_norm": Choice((True, False)),
-    "max_epochs": 20,
-}
-DEMO_SMALL_CNN: Family = {
-    **SMALL_CNN,
+# The demo: shapes that train in seconds, on images that come with scikit-learn. Both families draw every optimizer, activation and
+# initialization, so that none of these can be told from the architecture alone.
+DEMO: Family = {
     "dataset": "digits",
     "batch_size": Choice((32, 64, 128, 256)),
+    "optimizer": Choice(LEGAL_VALUES["optimizer"]),
+    "activation": Choice(LEGAL_VALUES["activation"]),
+    "initialization": Choice(LEGAL_VALUES["initialization"]),
+    "init_std": SMALL_CNN["init_std"],
     "batch_norm": Choice((True, False)),
     "validation_fraction": 0.1,
     "max_epochs": 20,
 }
+DEMO_SHAPE = "filter_size,depth_conv,width_conv,depth_fc,width_fc"
+DEMO_SHAPES = Choice(((3, 3, 12, 2, 64), (5, 4, 4, 3, 192), (7, 3, 4, 4, 128), (3, 5, 8, 2, 128)))
+DEMO_NWS: Family = {**{name: draw for name, draw in NWS_MAIN.items() if name not in DEMO_SHAPE.split(",")}, **DEMO, DEMO_SHAPE: DEMO_SHAPES}
+DEMO_SMALL_CNN: Family = {**SMALL_CNN, **DEMO}
 
 SUBSETS: dict[str, Subset] = {
     subset.name: subset

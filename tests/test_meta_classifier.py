@@ -125,10 +125,11 @@ def test_history_and_progress(data):
     )
 
 
-def test_huge_weights_are_tamed(data):
+@pytest.mark.parametrize("linear_below", [None, 0.01])
+def test_huge_weights_are_tamed(data, linear_below):
     rows, labels = data
     rows = [row if i else np.full(300, 1e30, np.float32) for i, row in enumerate(rows)]
-    assert np.isfinite(DeepMetaClassifier(**{**SLIM, "epochs": 1}).fit(rows, labels).predict_proba(rows)).all()
+    assert np.isfinite(DeepMetaClassifier(**{**SLIM, "epochs": 1}, linear_below=linear_below).fit(rows, labels).predict_proba(rows)).all()
 
 
 def test_mistakes_are_told(data):

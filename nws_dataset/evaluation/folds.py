@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
+from nws_dataset.errors import ZooError
+
+SMALLEST_ZOO = 4  # models; of fewer nothing can be said
 SMALL_ZOO = 1000  # models; below, a tenth of them would be too few to test on, so that all are held out in turn
-NUM_FOLDS = 5
+NUM_FOLDS = 5  # fewer where a class, or the zoo, has fewer models
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,28 @@ def is_small(num_models: int) -> bool:
     return num_models < SMALL_ZOO
 
 
-def describe(small: bool) -> str:
-    """How models are held out, in words."""
-    if small:
-        return f"{NUM_FOLDS}-fold cross-validation over models: each one is held out exactly once"
-    return "the zoo's own splits by model: trained on train, tested on test"
+def check_models(zoo: object, splits: np.ndarray) -> None:
+    """Raise a ZooError that names the zoo if its models, of splits [M], are too few or leave nothing to train on or to test on."""
+    if len(splits) < SMALLEST_ZOO:
+        raise ZooError(zoo, expected=f"{SMALLEST_ZOO} models or more", found=str(len(splits)), do="build more models")
+    missing = {"train", "test"} - set(splits)
+    if missing and not is_small(len(splits)):
+        found = "none in " + " and ".join(sorted(missing))
+        raise ZooError(zoo, expected="models in train and in test", found=found, do="build a whole subset")
+
+
+def describe(num_folds: Collection[int]) -> str:
+    """How models are held out, in words, by experiments of so many folds.
+
+    Example:
+        >>> describe([2, 5, 5])
+        '2- or 5-fold cross-validation over models: each one is held out exactly once'
+    """
+    if not num_folds:
+        return "no model"
+    if set(num_folds) == {1}:
+        return "the zoo's own splits by model: trained on train, tested on test"
+    return "- or ".join(map(str, sorted(set(num_folds)))) + "-fold cross-validation over models: each one is held out exactly once"
 
 
 def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray | None = None) -> list[Fold]:
@@ -37,10 +58,10 @@ def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray |
         splits: [M] the zoo's split of each model.
         seed: of the cross-validation.
         small: cross-validate, in place of the zoo's own splits.
-        labels: [M] classes of the models, which every fold then holds in equal parts.
+        labels: [M] classes of the models, which every fold then holds in equal parts, as nearly as can be.
 
     Returns:
-        five folds that hold out each model once, or the one fold of the zoo's splits.
+        five folds that hold out each model once, or as many as the rarest class has models; or the one fold of the zoo's splits.
 
     Example:
         >>> sorted(np.concatenate([fold.test for fold in folds_of(np.array(["train"] * 10), 0, small=True)]).tolist())
@@ -49,12 +70,14 @@ def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray |
     if not small:
         return [Fold(*(np.flatnonzero(splits == split) for split in ("train", "validation", "test")))]
     order = np.random.default_rng(seed).permutation(len(splits))
+    rarest = len(splits) if labels is None else int(np.unique(labels, return_counts=True)[1].min())
+    num_folds = min(NUM_FOLDS, rarest)
     if labels is not None:  # dealing the models class by class gives every fold its part of each
         order = order[np.argsort(labels[order], kind="stable")]
     dealt = np.empty(len(splits), dtype=np.intp)
-    dealt[order] = np.arange(len(splits)) % NUM_FOLDS
+    dealt[order] = np.arange(len(splits)) % num_folds
     nobody = np.empty(0, dtype=np.intp)
-    return [Fold(np.flatnonzero(dealt != fold), nobody, np.flatnonzero(dealt == fold)) for fold in range(NUM_FOLDS)]
+    return [Fold(np.flatnonzero(dealt != fold), nobody, np.flatnonzero(dealt == fold)) for fold in range(num_folds)]
 
 
 def balanced(labels: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:

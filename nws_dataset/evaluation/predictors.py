@@ -17,9 +17,8 @@ from sklearn.base import clone
 from sklearn.metrics import r2_score
 
 from nws_dataset.command import Command
-from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import report
-from nws_dataset.evaluation.folds import Fold, describe, folds_of, is_small
+from nws_dataset.evaluation.folds import Fold, check_models, describe, folds_of, is_small
 from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
 from nws_dataset.statistics import zoo_features
 
@@ -43,41 +42,31 @@ def evaluate(zoo: Zoo, seed: int, advance: Callable[[str], None] = lambda what: 
         what `predictors.json` holds: settings, and under "results" a dict for each pair of features and predictor.
 
     Raises:
-        ZooError: if the zoo has too few models, or a split without rows.
+        ZooError: if the zoo has too few models.
     """
     started = time.monotonic()
     rows = zoo.filter(is_final=True)
-    small = is_small(len(rows))
-    folds = folds_of(np.asarray(rows["split"]), seed, small=small)
-    if min(min(len(fold.training), len(fold.test)) for fold in folds) < 2:
-        raise ZooError("zoo", expected="two models or more to train on and to test on", found=f"{len(rows)} models", do="build more models")
-    target = np.asarray(rows["test_accuracy"], dtype=np.float64)
+    check_models(zoo.path, rows["split"])
+    folds = folds_of(np.asarray(rows["split"]), seed, small=is_small(len(rows)))
     tested = np.sort(np.concatenate([fold.test for fold in folds]))
+    model_ids, truth = np.asarray(rows["model_id"]), np.asarray(rows["test_accuracy"], dtype=np.float64)
     converged = np.asarray(rows["converged"], dtype=bool)[tested]
     results = []
     for kind, words in FEATURES.items():
         X, names = zoo_features(zoo, rows, kind)
         for name, predictor in PREDICTORS.items():
-            predicted = _held_out_predictions(predictor, X, target, folds, seed)[tested]
-            everyone = np.ones(len(tested), dtype=bool)
-            scores = {
-                part: _scores(target[tested][members], predicted[members], seed)
-                for part, members in (("all", everyone), ("converged", converged))
-            }
+            predicted = _held_out_predictions(predictor, X, truth, folds, seed)[tested]
+            scores = _scores_by_part(truth[tested], predicted, converged, seed)
             results.append({"features": kind, "num_features": len(names), "predictor": name, **scores, "predicted": predicted.tolist()})
             advance(f"{words}, {name}")
     return {
         "experiment": "predictors",
         "seed": seed,
-        "held_out": describe(small),
+        "held_out": describe([len(folds)]),
         "predictors": {name: repr(predictor) for name, predictor in PREDICTORS.items()},
         "results": results,
-        "models": {
-            "model_id": np.asarray(rows["model_id"])[tested].tolist(),
-            "true": target[tested].tolist(),
-            "converged": converged.tolist(),
-        },
-        "folds": [np.asarray(rows["model_id"])[fold.test].tolist() for fold in folds],
+        "models": {"model_id": model_ids[tested].tolist(), "true": truth[tested].tolist(), "converged": converged.tolist()},
+        "folds": [model_ids[fold.test].tolist() for fold in folds],
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -92,16 +81,25 @@ def _held_out_predictions(predictor: Any, X: np.ndarray, y: np.ndarray, folds: l
     return predicted
 
 
+def _scores_by_part(truth: np.ndarray, predicted: np.ndarray, converged: np.ndarray, seed: int) -> dict[str, Any]:
+    """Scores on all held-out models, and on the converged ones."""
+    return {"all": _scores(truth, predicted, seed), "converged": _scores(truth[converged], predicted[converged], seed)}
+
+
 def _scores(truth: np.ndarray, predicted: np.ndarray, seed: int) -> dict[str, Any]:
-    """R2 and tau-b with their intervals; None when there are too few models."""
+    """R2 and tau-b, of the predictions of all folds together, with their intervals; None when there are too few models."""
     if len(truth) < 3:
         return {"r2": None, "kendall_tau": None, "r2_interval_95": None, "kendall_tau_interval_95": None, "num_models": len(truth)}
     scores: dict[str, Any] = {"num_models": len(truth)}
-    for name, statistic in (("r2", r2_score), ("kendall_tau", _tau)):
+    for name, statistic in (("r2", _r2), ("kendall_tau", _tau)):
         value = float(statistic(truth, predicted))
-        scores[name] = value if np.isfinite(value) else None  # tau of constant predictions
+        scores[name] = value if np.isfinite(value) else None  # none of constant truths, nor tau of constant predictions
         scores[f"{name}_interval_95"] = report.bootstrap_interval(statistic, truth, predicted, seed)
     return scores
+
+
+def _r2(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return float(r2_score(truth, predicted)) if np.ptp(truth) > 0 else float("nan")
 
 
 def _tau(truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -125,7 +123,8 @@ def notes_of(results: dict[str, Any]) -> list[str]:
     """How the numbers were taken, for the Markdown file and the terminal."""
     return [
         f"Held out: {results['held_out']}. Final snapshots only; seed {results['seed']}; {results['seconds']:.0f} s.",
-        "R2 and Kendall's tau-b with 95 % intervals from resampling the held-out models. `converged` scores the same predictions on the"
+        "R2 and Kendall's tau-b of all held-out models together, with 95 % intervals from resampling them"
+        f" (where there are {report.FEWEST_FOR_BOOTSTRAP} or more). `converged` scores the same predictions on the"
         " models whose accuracy is at least 5 points above the majority class's rate.",
     ]
 
@@ -151,12 +150,13 @@ def plots_of(results: dict[str, Any]) -> dict[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=report.OUT_HELP)
 @click.option("--seed", default=0, show_default=True, help="Of the folds and of the predictors.")
 def main(zoo: str, out: Path | None, seed: int) -> None:
-    """Predict test accuracy from features of the final weights of ZOO, a folder or a Hub repository.
+    """Predict test accuracy from features of the final weights of ZOO, a folder that nws-build wrote.
 
     Prints R2 and Kendall's tau of three predictors by three sets of features, and writes them as JSON, Markdown and a plot.
     """
     from nws_dataset.zoo import Zoo
 
+    report.be_patient()
     with report.progress(NUM_FITS) as advance:
         results = {"zoo": report.name_of(zoo), **evaluate(Zoo(zoo), seed, advance)}
     report.conclude(results, report.results_folder(zoo, out), table_of(results), notes_of(results), plots_of(results))

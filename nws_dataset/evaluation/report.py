@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from rich.table import Table as RichTable
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES = 300
+FEWEST_FOR_BOOTSTRAP = 10  # models; resamples of fewer say little
 OUT_HELP = "Folder for the results.  [default: ZOO-results, beside the zoo]"
 Interval = tuple[float, float]
 
@@ -44,7 +46,9 @@ def wilson_interval(correct: int, total: int) -> Interval:
 def bootstrap_interval(
     statistic: Callable[[np.ndarray, np.ndarray], float], truth: np.ndarray, predicted: np.ndarray, seed: int
 ) -> Interval | None:
-    """95 % interval of a statistic of truth [M] and predictions [M], by resampling the M held-out models; None where it has none."""
+    """95 % interval of a statistic of truth [M] and predictions [M], by resampling the M held-out models; None where they are too few."""
+    if len(truth) < FEWEST_FOR_BOOTSTRAP:
+        return None
     random = np.random.default_rng(seed)
     draws = (random.integers(len(truth), size=len(truth)) for _ in range(RESAMPLES))
     values = np.array([statistic(truth[i], predicted[i]) for i in draws])
@@ -63,16 +67,30 @@ def accuracy(truth: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
 
 
 def with_interval(value: float | None, interval: Interval | None, percent: bool = False) -> str:
-    """A number and its 95 % interval as text.
+    """A number and its 95 % interval, if it has one, as text.
 
     Example:
         >>> with_interval(0.5, (0.4, 0.6), percent=True), with_interval(0.5, (0.4, 0.6))
         ('50.0 % (40.0-60.0)', '0.50 (0.40 to 0.60)')
     """
-    if value is None or interval is None:
+    if value is None:
         return "-"
-    low, high = interval
-    return f"{value:.1%} ({100 * low:.1f}-{100 * high:.1f})".replace("%", " %") if percent else f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+    def text(number: float) -> str:
+        return f"{100 * number:.1f}" if percent else f"{round(number, 2) + 0.0:.2f}"  # + 0.0: no minus before zero
+
+    unit, to = (" %", "-") if percent else ("", " to ")
+    return text(value) + unit + (f" ({to.join(map(text, interval))})" if interval else "")
+
+
+def percent(value: float | None) -> str:
+    """A share as text.
+
+    Example:
+        >>> percent(0.125), percent(None)
+        ('12.5 %', '-')
+    """
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,14 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
                 console.print(f"{done}/{total} {what}", highlight=False)
 
         yield advance
+
+
+def be_patient() -> None:
+    """Let idle OpenMP threads sleep. Spinning, they make training up to eight times slower where other programs use the cores too.
+
+    Libraries read this when they are loaded: call it before torch and lightgbm are imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def results_folder(zoo: str, out: Path | None) -> Path:
