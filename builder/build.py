@@ -72,11 +72,6 @@ def image_sets_of(subset: Subset) -> list[str]:
     return [name for draw in draws for name in (draw.values if isinstance(draw, Choice | Cycle) else (draw,))]
 
 
-def training_limit(subset: Subset, options: Mapping[str, int | None]) -> int | None:
-    """Training images to use: the lower of the subset's limit and the option's; None: all."""
-    return min((n for n in (subset.train_images, options["train_images"]) if n is not None), default=None)
-
-
 def build(request: Request, out: Path, *, images: Path | None = None, device: str = "auto", workers: int | None = None) -> None:
     """Train what is missing in a folder and write it.
 
@@ -95,8 +90,8 @@ def build(request: Request, out: Path, *, images: Path | None = None, device: st
         raise ZooError(images, expected="a folder", found="a file" if images.exists() else "nothing", do="correct --images")
     plans = request.plan()
     image_sets = {name: load_image_set(name, images) for name in sorted({m.recipe.dataset for _, models in plans for m in models})}
-    for subset, models in plans:
-        _check_images(models, image_sets, training_limit(subset, request.options))
+    for _, models in plans:
+        _check_images(models, image_sets, request.train_images)
     entries = {subset.name: _declaration(request, models, image_sets) for subset, models in plans}
     try:
         with open_store(out) as folder:
@@ -105,7 +100,7 @@ def build(request: Request, out: Path, *, images: Path | None = None, device: st
             for subset, models in plans:
                 folder.declare(subset.name, entries[subset.name])
                 remember_images(out, images)
-                _build_subset(folder, training_limit(subset, request.options), subset, models, image_sets, target, workers)
+                _build_subset(folder, request.train_images, subset, models, image_sets, target, workers)
     except OSError as error:
         raise ZooError(
             error.filename or out, expected="a disk that can be written", found=str(error), do="free space, then run again"

@@ -51,14 +51,11 @@ def forecast(request: Request) -> str:
 
 
 def _subset_lines(request: Request, subset: Subset, models: Sequence[Model]) -> Iterator[str]:
-    from builder.build import training_limit
-
     architectures = Counter(model.recipe.architecture for model in models)
     cohorts = Counter(model.cohort for model in models)
     snapshots = sum(num_snapshots(subset, model.recipe.max_epochs) for model in models)
     weights = {architecture: layout_of(architecture).num_weights for architecture in architectures}
-    limit = training_limit(subset, request.options)
-    least = sum(epoch_flops(model, limit) * least_epochs(model.recipe) for model in models)
+    least = sum(epoch_flops(model, request.train_images) * least_epochs(model.recipe) for model in models)
     yield f"{subset.name}: {len(models):,} models, {snapshots:,} snapshots, seed {request.seed}"
     yield f"  splits         {_told(Counter(model.split for model in models), len(models))}"
     smallest, largest = min(cohorts.values()), max(cohorts.values())

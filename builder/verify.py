@@ -15,7 +15,6 @@ import yaml
 
 from builder import batches
 from builder.bank import Images, bank_of
-from builder.build import training_limit
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
 from builder.store import CARD_NAME, GENERATOR_VERSION, planned_columns, remembered_images, shard_of
@@ -213,7 +212,7 @@ class Verifier:
     @functools.cache  # noqa: B019
     def _bank(self, dataset: str, subset: str, architecture_json: str) -> Images:
         architecture = self.zoo.architecture({"architecture_json": architecture_json})
-        limit = training_limit(SUBSETS[subset], self.zoo.manifest.subsets[subset].options)
+        limit = self.zoo.manifest.subsets[subset].options["train_images"]
         return bank_of({dataset: self._image_set(dataset, subset)}, architecture, torch.device("cpu"), limit)[dataset]
 
     @torch.no_grad()

@@ -253,7 +253,6 @@ class Subset:
     families: tuple[Family, ...]  # model n belongs to family n modulo their number
     num_snapshots: int = 20
     snapshot_epochs: tuple[int, ...] | None = None  # None: num_snapshots of the E exports, round(linspace(1, E, num_snapshots))
-    train_images: int | None = None  # the first so many training images; None: all
     description: str = ""
 
 
@@ -322,7 +321,12 @@ DEMO: Family = {
 }
 DEMO_SHAPE = "filter_size,depth_conv,width_conv,depth_fc,width_fc"
 DEMO_SHAPES = Choice(((3, 3, 12, 2, 64), (5, 4, 4, 3, 192), (7, 3, 4, 4, 128), (3, 5, 8, 2, 128)))
-DEMO_NWS: Family = {**{name: draw for name, draw in NWS_MAIN.items() if name not in DEMO_SHAPE.split(",")}, **DEMO, DEMO_SHAPE: DEMO_SHAPES}
+DEMO_NWS: Family = {
+    **{name: draw for name, draw in NWS_MAIN.items() if name not in DEMO_SHAPE.split(",")},
+    **DEMO,
+    DEMO_SHAPE: DEMO_SHAPES,
+    "train_fraction": 0.28,
+}
 DEMO_SMALL_CNN: Family = {**SMALL_CNN, **DEMO}
 
 SUBSETS: dict[str, Subset] = {
@@ -340,9 +344,8 @@ SUBSETS: dict[str, Subset] = {
         ),
         Subset(
             "demo",
-            240,
+            208,
             (DEMO_NWS, DEMO_SMALL_CNN, DEMO_SMALL_CNN, DEMO_SMALL_CNN),
-            train_images=500,
             description="both papers' families in small, on scikit-learn's digits",
         ),
     )
