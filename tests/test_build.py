@@ -22,6 +22,7 @@ import pytest
 import safetensors.torch
 
 from builder import build as build_module
+from builder import workers as workers_module
 from builder.build import Request, build
 from builder.cli import INTERRUPTED
 from builder.progress import Progress
@@ -213,7 +214,7 @@ def test_killed_while_it_grew(undisturbed: Path, tmp_path: Path) -> None:
 
 def test_a_complete_build_changes_nothing(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in small.rglob("*") if path.is_file()}
-    monkeypatch.setattr(build_module, "_train_one", None)  # cannot be called
+    monkeypatch.setattr(workers_module, "_train_one", None)  # cannot be called
     build(Request("demo", 4, epochs=2), small, device="cpu")
     build(Request("demo", 2, epochs=2), small, device="cpu")  # fewer models: those that are there stay
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in small.rglob("*") if path.is_file()} == before
@@ -265,13 +266,13 @@ def test_ctrl_c(small: Path, tmp_path: Path, models: int) -> None:
 
 def test_ctrl_c_while_a_shard_is_written_ends_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pools = []
-    stop = build_module._stop
+    stop = workers_module._stop
 
     def interrupted(_: object, result: object) -> None:
         if result is not None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_module, "_stop", lambda pool: (pools.append(list(pool._processes.values())), stop(pool)))
+    monkeypatch.setattr(workers_module, "_stop", lambda pool: (pools.append(list(pool._processes.values())), stop(pool)))
     monkeypatch.setattr(build_module._Shards, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         build(Request("demo", 40, epochs=2), tmp_path / "nws", device="cpu", workers=1)
@@ -426,11 +427,14 @@ def test_progress_in_a_pipe(small: Path, tmp_path: Path) -> None:
 def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with Progress("demo", total=10, done=4) as progress:
-        for accuracy in (0.5, 0.7):
-            now[0] += 30
-            progress.advance(build_module.Summary("demo-000004", accuracy, accuracy == 0.7))
+    with Progress("demo", total=10, done=4, first_epochs=20) as progress:
+        now[0] += 15
+        progress.advance(None, 10)  # half a model
+        for number, accuracy in enumerate((0.5, 0.7), 1):
+            now[0] = 30 * number
+            progress.advance(workers_module.Summary("demo-000004", 20, accuracy, accuracy == 0.7), 20 * number)
     assert capsys.readouterr().err.splitlines() == [
+        "demo: 4/10 models, 2.0 a minute, 0:02:45 left",
         "demo: 5/10 models, 2.0 a minute, 0:02:30 left, mean test accuracy 0.500",
         "demo: 6/10 models, 2.0 a minute, 0:02:00 left, mean test accuracy 0.600, 1 diverged",
         "demo: 6 models, 2 trained in 60 s, mean test accuracy 0.600, 1 diverged",

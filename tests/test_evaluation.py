@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from nws_dataset.errors import ZooError
@@ -23,15 +22,6 @@ PNG = b"\x89PNG"
 def zoo(tmp_path_factory):
     """24 networks of random weights, 3 snapshots each."""
     return make_zoo(tmp_path_factory.mktemp("zoo") / "nws", models=24, snapshots=3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks gain nothing from more threads, and lose much where other processes compete for the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -162,6 +162,7 @@ def test_dry_run_leaves_the_folder_alone(tmp_path: Path) -> None:
     out = tmp_path / "nws"
     command = [sys.executable, "-m", "builder.cli", "--dry-run", "--out", str(out)]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
-    assert finished.stdout.startswith("demo: 240 models, 4,800 snapshots, seed 0\n")
+    count = SUBSETS["demo"].num_models
+    assert finished.stdout.startswith(f"demo: {count} models, {20 * count:,} snapshots, seed 0\n")
     assert finished.stderr == ""
     assert not out.exists()

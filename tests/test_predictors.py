@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear, Standardizer
@@ -18,15 +17,6 @@ PREDICTORS = [
     GradientBoosting(num_trees=100, num_threads=1, random_state=1),
     DenseNet(max_epochs=30, random_state=1),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks gain nothing from more threads, and lose much where other processes compete for the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @parametrize_with_checks(CHECKED)
