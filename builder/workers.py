@@ -96,7 +96,7 @@ def run_on_processes(task: Task, models: list[Model], workers: int | None) -> Ge
     """Train models one a process; summaries come as models finish, and None at every heartbeat without one."""
     if not models:
         return
-    count = min(workers or len(os.sched_getaffinity(0)), len(models))
+    count = min(workers or _cores(), len(models))
     pool = ProcessPoolExecutor(count, CONTEXT, initializer=_start_worker, initargs=(task,))
     queue, pending = iter(models), set[Future[Summary]]()
     resource_tracker.ensure_running()  # else the first submit starts it, and that lets Ctrl-C through
@@ -115,6 +115,11 @@ def run_on_processes(task: Task, models: list[Model], workers: int | None) -> Ge
         raise ZooError("a worker process", expected="to finish its model", found="it was ended (out of memory?)", do="run again") from error
     finally:
         _stop(pool)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
 
 
 @contextmanager
