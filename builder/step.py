@@ -128,7 +128,7 @@ class FusedStep:
         Returns:
             Whether each image is classified correctly, [K, B] bool, and its cross-entropy, [K, B].
         """
-        views = self.layout.views(rows)
+        views = self.layout.views(rows.clone())  # the same alignment wherever a row comes from: a kernel's last bit may depend on it
         correct, losses = [], []
         for start in range(0, labels.shape[1], EVALUATION_BATCH):
             block = slice(start, start + EVALUATION_BATCH)
