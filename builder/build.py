@@ -139,7 +139,7 @@ def _build_subset(
     task = Task(folder.out, subset, str(device))
     for model in todo:
         bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, limit, task.images)
-    shards = _Shards(folder, models)
+    shards = _Shards(folder, models, todo)
     progress = Progress(subset.name, total=len(models), done=len(models) - len(todo), first_epochs=least_epochs(models[0].recipe))
     with progress, closing(run_on_processes(task, todo, workers) if device.type == "cpu" else task.run_cohorts(todo)) as trained:
         for result in itertools.chain([None], trained):  # the first None: shards whose models were all staged before
@@ -151,12 +151,13 @@ def _build_subset(
 class _Shards:
     """Watches which shards have all their models, and has them written."""
 
-    def __init__(self, folder: Store, models: list[Model]) -> None:
+    def __init__(self, folder: Store, models: list[Model], todo: list[Model]) -> None:
         self.folder, self.by_id = folder, {model.id: model for model in models}
         self.models: dict[str, list[Model]] = defaultdict(list)
         for model in models:
             self.models[store.shard_of(model)].append(model)
-        self.waiting = {path: {model.id for model in folder.missing(members)} for path, members in self.models.items()}
+        missing = {model.id for model in todo}
+        self.waiting = {path: {model.id for model in members} & missing for path, members in self.models.items()}
         self.committed = time.monotonic()
 
     def advance(self, result: Summary | None) -> None:
