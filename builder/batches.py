@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from builder import philox
+from builder.bank import Images
 from builder.philox import Purpose
 from builder.plan import Model
 from nws_dataset.errors import ZooError
@@ -106,6 +107,12 @@ def epoch_order(model: Model, parts: Parts, labels: torch.Tensor, epoch: int) ->
 # What is done to them
 
 
+def training_images(model: Model, images: Images, index: torch.Tensor, epoch: int, dtype: torch.dtype) -> torch.Tensor:
+    """Training images as the model sees them in an epoch: [n, C, H, W] in 0 .. 1, augmented if the recipe says so."""
+    x = images.train_images[index].to(dtype).div_(255)
+    return augment(model, x, index, epoch, gray=images.gray) if model.recipe.augmentation else x
+
+
 def augment(model: Model, images: torch.Tensor, index: torch.Tensor, epoch: int, *, gray: bool = False) -> torch.Tensor:
     """Augmented copies of images: shift, rotation, zoom, shear; brightness, contrast, hue, saturation; noise; clipped to 0 .. 1.
 
@@ -116,37 +123,69 @@ def augment(model: Model, images: torch.Tensor, index: torch.Tensor, epoch: int,
         epoch: of the training.
         gray: whether the channels of each image are equal; the noise still differs.
     """
-    draws = [words(model, Purpose.AUGMENT, index=index, epoch=epoch, block=block) for block in range(3)]
-    u = torch.stack([word for group in draws for word in group]).to(images.dtype).add(0.5).mul(2.0**-32)  # [12, B]
-    x = _warp(images[:, :1] if gray else images, u[:5] * 2 - 1)
-    x = _recolour(x, *(part[:, None, None, None] for part in u[5:9]))
+    d = Distortion(*(part[:, None, None, None] for part in distortions(model, index, epoch, images.shape[-1], images.dtype)))
+    x = _recolour(_warp(images[:, :1] if gray else images, d), d)
     noise = _normals(model, index, epoch, math.prod(images.shape[1:])).to(images.dtype).view(images.shape)
-    return (x + noise * (NOISE * u[9])[:, None, None, None]).clamp_(0, 1)
+    return (x + noise * d.deviation).clamp_(0, 1)
 
 
-def _warp(images: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    """Bilinear affine warp about the centre; what comes from outside is black. s: [5, B] in -1 .. 1."""
-    size = images.shape[-1]
+class Distortion(NamedTuple):
+    """What augmentation does to each image, [B] each."""
+
+    across_x: torch.Tensor  # where output (x, y) looks in the input: across_x * x + down_x * y + shift_x, coordinates from -1 to 1
+    down_x: torch.Tensor
+    shift_x: torch.Tensor
+    across_y: torch.Tensor
+    down_y: torch.Tensor
+    shift_y: torch.Tensor
+    brightness: torch.Tensor  # added
+    contrast: torch.Tensor  # factor about each channel's mean
+    turn: torch.Tensor  # of the hue
+    saturation: torch.Tensor  # factor
+    deviation: torch.Tensor  # standard deviation of the noise
+
+
+def distortions(model: Model, index: torch.Tensor, epoch: int, size: int, dtype: torch.dtype) -> Distortion:
+    """The draws of images of `size` pixels: shift, rotation, zoom, shear; brightness, contrast, hue, saturation; noise."""
+    draws = [words(model, Purpose.AUGMENT, index=index, epoch=epoch, block=block) for block in range(3)]
+    return _distortion(torch.stack([word for group in draws for word in group]).to(dtype).add(0.5).mul(2.0**-32), size)
+
+
+def _distortion(u: torch.Tensor, size: int) -> Distortion:
+    """From draws in 0 .. 1, [12, B]; the last two are not used."""
+    s = u[:5] * 2 - 1
     angle, zoom, shear = s[2] * ROTATION, 1 + s[3] * ZOOM, s[4] * SHEAR
-    shift = s[:2] * (2 * SHIFT / size)  # grid_sample's coordinates run from -1 to 1
-    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    slant_cos, slant_sin = torch.cos(angle + shear) / zoom, torch.sin(angle + shear) / zoom
-    theta = torch.stack([torch.stack([cos, -slant_sin, shift[0]]), torch.stack([sin, slant_cos, shift[1]])])  # [2, 3, B]
-    grid = F.affine_grid(theta.permute(2, 0, 1), list(images.shape), align_corners=False)
+    shift = s[:2] * (2 * SHIFT / size)
+    return Distortion(
+        across_x=torch.cos(angle) / zoom,
+        down_x=-torch.sin(angle + shear) / zoom,
+        shift_x=shift[0],
+        across_y=torch.sin(angle) / zoom,
+        down_y=torch.cos(angle + shear) / zoom,
+        shift_y=shift[1],
+        brightness=(u[5] * 2 - 1) * BRIGHTNESS,
+        contrast=CONTRAST[0] + u[6] * (CONTRAST[1] - CONTRAST[0]),
+        turn=(u[7] * 2 - 1) * HUE,
+        saturation=SATURATION[0] + u[8] * (SATURATION[1] - SATURATION[0]),
+        deviation=NOISE * u[9],
+    )
+
+
+def _warp(images: torch.Tensor, d: Distortion) -> torch.Tensor:
+    """Bilinear affine warp about the centre; what comes from outside is black."""
+    theta = torch.stack([part.flatten() for part in d[:6]], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _recolour(
-    x: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tensor, hue: torch.Tensor, saturation: torch.Tensor
-) -> torch.Tensor:
-    """Brightness, contrast about each channel's mean, then hue and saturation of the HSV model; draws in 0 .. 1, [B, 1, 1, 1]."""
-    x = x + (brightness * 2 - 1) * BRIGHTNESS
+def _recolour(x: torch.Tensor, d: Distortion) -> torch.Tensor:
+    """Brightness, contrast about each channel's mean, then hue and saturation of the HSV model."""
+    x = x + d.brightness
     mean = x.mean((2, 3), keepdim=True)
-    x = ((x - mean) * (CONTRAST[0] + contrast * (CONTRAST[1] - CONTRAST[0])) + mean).clamp_(0, 1)  # colours are defined in 0 .. 1
+    x = ((x - mean) * d.contrast + mean).clamp_(0, 1)  # colours are defined in 0 .. 1
     if x.shape[1] == 1:  # gray has neither
         return x
-    turn = (hue[:, 0] * 2 - 1) * HUE
-    return _recolour_hsv(x, turn, SATURATION[0] + saturation[:, 0] * (SATURATION[1] - SATURATION[0]))
+    return _recolour_hsv(x, d.turn[:, 0], d.saturation[:, 0])
 
 
 def _recolour_hsv(x: torch.Tensor, turn: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -163,7 +202,7 @@ def _recolour_hsv(x: torch.Tensor, turn: torch.Tensor, factor: torch.Tensor) -> 
 
 
 @functools.cache
-def _normal_table(device: torch.device) -> torch.Tensor:
+def normal_table(device: torch.device) -> torch.Tensor:
     """Quantiles of the standard normal distribution at the centres of 2**16 equal parts."""
     u = (np.arange(1 << 16) + 0.5) / (1 << 16)
     return torch.from_numpy(philox.normal(u).astype(np.float32)).to(device)
@@ -172,7 +211,7 @@ def _normal_table(device: torch.device) -> torch.Tensor:
 def _normals(model: Model, index: torch.Tensor, epoch: int, count: int) -> torch.Tensor:
     """[B, count] standard normal numbers for each image, float32."""
     lanes = _lanes(model, Purpose.NOISE, index, epoch, 0, count)
-    return _normal_table(index.device)[lanes]
+    return normal_table(index.device)[lanes]
 
 
 def _lanes(model: Model, purpose: Purpose, index: torch.Tensor, epoch: int, first_block: int, count: int) -> torch.Tensor:
@@ -196,6 +235,11 @@ def dropped_layers(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     return {f"conv{i}": (c, s, s) for i, (c, s) in enumerate(zip(architecture.conv_widths, sizes, strict=True), 1)}
 
 
+def dropout_threshold(rate: float) -> int:
+    """A unit is dropped when its random number of 16 bits is below this."""
+    return round(rate * (1 << 16))
+
+
 def dropout_masks(model: Model, index: torch.Tensor, epoch: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Factors of dropout: layer -> [B, units...], 0 where a unit is dropped, else 1 / (1 - rate).
 
@@ -206,6 +250,6 @@ def dropout_masks(model: Model, index: torch.Tensor, epoch: int, dtype: torch.dt
     masks = {}
     for layer, shape in dropped_layers(architecture).items():
         lanes = _lanes(model, Purpose.DROPOUT, index, epoch, layers.index(layer) * DROPOUT_LAYER_BLOCKS, math.prod(shape))
-        kept = lanes >= round(rate * (1 << 16))
+        kept = lanes >= dropout_threshold(rate)
         masks[layer] = kept.to(dtype).mul_(1 / (1 - rate)).view(len(index), *shape)
     return masks

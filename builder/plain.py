@@ -11,7 +11,6 @@ from builder import batches, update
 from builder.bank import Images
 from builder.initial import initial_row
 from builder.plan import Model
-from builder.train import training_images
 from nws_dataset.layout import layout_of
 from nws_dataset.network import Network
 
@@ -66,6 +65,6 @@ class PlainLoop:
         rate = update.learning_rate(recipe.learning_rate, recipe.learning_rate_decay, epoch)
         for index in order[: len(order) // batch * batch].split(batch):
             self.steps += 1
-            images = training_images(self.model, self.images, index, epoch, self.dtype)
+            images = batches.training_images(self.model, self.images, index, epoch, self.dtype)
             masks = batches.dropout_masks(self.model, index, epoch, self.dtype)
             yield images, self.images.train_labels[index], masks, update.step_size(recipe.optimizer, rate, self.steps)

@@ -29,7 +29,7 @@ from nws_dataset.layout import layout_of
 from nws_dataset.manifest import INDEX_PATH, MANIFEST_NAME, SNAPSHOTS_PATH, FileEntry, Manifest, SubsetEntry
 from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 
-GENERATOR_VERSION = "1"  # changes whenever the same plan would give other weights
+GENERATOR_VERSION = "2"  # changes whenever the same plan would give other weights
 CARD_NAME = "README.md"
 STAGING = ".staging"
 LOCAL_NOTE = ".local.json"

@@ -13,6 +13,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,13 +25,12 @@ from builder import batches, update
 from builder.bank import Bank, Images
 from builder.initial import initial_row
 from builder.plan import Model
-from builder.step import FusedStep, one_thread, scale
+from builder.step import Segment, Step, make_step
 from nws_dataset.layout import layout_of
 from nws_dataset.recipe import NUM_CLASSES, Architecture, Recipe, Subset
 
 TRAIN_EVALUATION_IMAGES = 5000  # training accuracy is that of the model's first so many training images
 CONVERGED_MARGIN = 0.05  # final test accuracy above the majority class's rate
-WINDOW_IMAGES = 1024  # images prepared at once for a model
 ALIGNMENT = 16  # rows start at multiples of so many numbers, so that a kernel sees the same alignment in every slot
 
 # The stopping rule of Eilertsen et al.
@@ -103,7 +103,7 @@ class Slot:
     step: int = 0
     order: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # images of this epoch
     position: int = 0  # images of `order` already seen
-    loss_sum: torch.Tensor | float = 0.0  # of this epoch; not finite once a loss was not
+    loss_sum: float = 0.0  # of this epoch; not finite once a loss was not
     exports: list[Export] = field(default_factory=list)
     diverged: bool = False
 
@@ -143,6 +143,7 @@ class Cohort:
         dtype: float32; float64 for tests.
         spool: folder for the exports; a temporary one if None.
         on_epoch: called whenever a model has trained an epoch.
+        step: what trains; None: the device's.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class Cohort:
         dtype: torch.dtype = torch.float32,
         spool: Path | None = None,
         on_epoch: Callable[[], None] = lambda: None,
+        step: Step | None = None,
     ) -> None:
         self.subset, self.architecture, self.bank, self.device, self.dtype = subset, architecture, bank, device, dtype
         self.spool, self.on_epoch = spool, on_epoch
@@ -164,6 +166,7 @@ class Cohort:
         buffers = torch.zeros(3, slots, stride, dtype=dtype, device=device)
         self.rows, self.first, self.second = buffers[:, :, : self.num_weights]  # [M, P] each
         self.slots: list[Slot | None] = [None] * slots
+        self.step = step or make_step(architecture, device, dtype)
         self.stacked = device.type != "cpu"  # whether models take their steps together
 
     def train(self, models: Iterable[Model]) -> Iterator[Trained]:
@@ -220,47 +223,19 @@ class Cohort:
 
     def _train_segment(self, group: list[int]) -> None:
         """Steps of a group until the first of its models ends its epoch."""
-        slots = [self._slot(m) for m in group]
-        stepper = FusedStep(self.architecture, [slot.model.recipe for slot in slots], self.device, self.dtype)
-        index = group[0] if len(group) == 1 else None
-        state = [x[index : index + 1] if index is not None else x[group] for x in (self.rows, self.first, self.second)]
-        steps, batch = min(slot.steps_left for slot in slots), slots[0].batch
-        window = max(1, WINDOW_IMAGES // batch)
-        loss_sums = torch.zeros(len(slots), dtype=self.dtype, device=self.device)
-        for start in range(0, steps, window):
-            count = min(window, steps - start)
-            images, labels, masks = self._prepare(slots, count * batch)
-            rates = self._rates(slots, count)
-            for i in range(count):
-                part = slice(i * batch, (i + 1) * batch)
-                batch_masks = {layer: mask[:, part] for layer, mask in masks.items()}
-                loss_sums += stepper.train(state[0], (state[1], state[2]), images[:, part], labels[:, part], batch_masks, rates[i])
-        for slot, loss_sum in zip(slots, loss_sums, strict=True):
-            slot.loss_sum = slot.loss_sum + loss_sum
-        if index is None:
-            for x, new in zip((self.rows, self.first, self.second), state, strict=True):
-                x[group] = new
+        steps = min(self._slot(m).steps_left for m in group)
+        segments = {m: self._segment(self._slot(m), steps) for m in group}
+        losses = self.step.train((self.rows, self.first, self.second), segments)
+        for m, loss in zip(group, losses.tolist(), strict=True):
+            slot = self._slot(m)
+            slot.loss_sum += loss
+            slot.step += steps
+            slot.position += steps * slot.batch
 
-    def _rates(self, slots: list[Slot], count: int) -> torch.Tensor:
-        """The factors of the next `count` steps, which are counted here: [count, K, 1]."""
-        rates = []
-        for slot in slots:
-            recipe = slot.model.recipe
-            rate = update.learning_rate(recipe.learning_rate, recipe.learning_rate_decay, slot.epoch)
-            rates.append([update.step_size(recipe.optimizer, rate, slot.step + i) for i in range(1, count + 1)])
-            slot.step += count
-        return torch.tensor(rates, dtype=self.dtype, device=self.device).T[..., None]
-
-    def _prepare(self, slots: list[Slot], count: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """The next `count` images [K, count, C, H, W], labels [K, count] and dropout masks of each slot."""
-        images, labels, masks = [], [], []
-        for slot in slots:
-            index = slot.order[slot.position : slot.position + count]
-            slot.position += count
-            images.append(training_images(slot.model, slot.images, index, slot.epoch, self.dtype))
-            labels.append(slot.images.train_labels[index])
-            masks.append(batches.dropout_masks(slot.model, index, slot.epoch, self.dtype))
-        return torch.stack(images), torch.stack(labels), {layer: torch.stack([m[layer] for m in masks]) for layer in masks[0]}
+    @staticmethod
+    def _segment(slot: Slot, steps: int) -> Segment:
+        order = slot.order[slot.position : slot.position + steps * slot.batch]
+        return Segment(slot.model, slot.images, order, slot.batch, slot.epoch, slot.step)
 
     # Epochs
 
@@ -295,19 +270,20 @@ class Cohort:
         slot = self._slot(m)
         if not len(slot.parts.validation):
             return None, None
-        return evaluate_row(self.rows[m], slot.model, slot.images, slot.parts.validation)[:2]
+        return evaluate_rows(self.step, self.rows[m : m + 1], slot.model, slot.images, slot.parts.validation)[0][:2]
 
     def _finish(self, m: int) -> Trained:
         """Read back the chosen exports and evaluate each once."""
         slot = self._slot(m)
         chosen = chosen_exports(self.subset, slot.model.recipe.max_epochs, len(slot.exports))
         itemsize = self.rows.element_size() * self.num_weights
-        rows, evaluated = {}, {}
+        rows = {}
         for export in dict.fromkeys(chosen):
             slot.spool.seek(export * itemsize)
             rows[export] = torch.frombuffer(bytearray(slot.spool.read(itemsize)), dtype=self.dtype)
-            evaluated[export] = evaluate_snapshot(rows[export].to(self.device), slot.model, slot.images, slot.parts)
         slot.spool.close()
+        columns = evaluate_snapshots(self.step, torch.stack(list(rows.values())).to(self.device), slot.model, slot.images, slot.parts)
+        evaluated = dict(zip(rows, columns, strict=True))
         self.slots[m] = None
         final = evaluated[chosen[-1]]["test_accuracy"]
         flags = {"converged": final >= slot.images.majority_rate + CONVERGED_MARGIN, "diverged": slot.diverged}
@@ -315,39 +291,55 @@ class Cohort:
         return Trained(slot.model, torch.stack([rows[export] for export in chosen]).numpy(), snapshots, slot.epoch)
 
 
-def training_images(model: Model, images: Images, index: torch.Tensor, epoch: int, dtype: torch.dtype) -> torch.Tensor:
-    """Training images as the model sees them in an epoch: [n, C, H, W] in 0 .. 1, augmented if the recipe says so."""
-    x = scale(images.train_images[index], dtype)
-    return batches.augment(model, x, index, epoch, gray=images.gray) if model.recipe.augmentation else x
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch's CPU kernels on one thread: sums do not depend on the machine's cores, and models run side by side in processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-def evaluate_row(row: torch.Tensor, model: Model, images: Images, index: torch.Tensor | None) -> tuple[float, float, list[float | None]]:
-    """The builder's evaluation of a row [P]: accuracy, mean cross-entropy, accuracy of each class.
+def evaluate_rows(
+    step: Step, rows: torch.Tensor, model: Model, images: Images, index: torch.Tensor | None
+) -> list[tuple[float, float, list[float | None]]]:
+    """The builder's evaluation of rows of a model: accuracy, mean cross-entropy, accuracy of each class.
 
     Args:
-        row: on the images' device.
-        model: gives the recipe.
+        step: of the model's architecture.
+        rows: [K, P], on the images' device.
+        model: gives the activation.
         images: of its data set.
         index: places in the training images; None: the test images.
+
+    Returns:
+        K times (accuracy, loss, accuracies of the classes; None of a class without images).
     """
     source, labels = (images.test_images, images.test_labels) if index is None else (images.train_images[index], images.train_labels[index])
     with one_thread():
-        step = FusedStep(model.recipe.architecture, [model.recipe], row.device, row.dtype)
-        correct, losses = step.evaluate(row[None], source[None], labels[None])
-    right = torch.bincount(labels[correct[0]], minlength=NUM_CLASSES).tolist()
+        correct, losses = step.evaluate(rows, model.recipe.activation, source, labels)
+        means = losses.double().mean(1).tolist()
     total = torch.bincount(labels, minlength=NUM_CLASSES).tolist()
-    by_class = [r / t if t else None for r, t in zip(right, total, strict=True)]
-    return sum(right) / sum(total), float(losses.double().mean()), by_class
+    evaluated = []
+    for k, mean in enumerate(means):
+        right = torch.bincount(labels[correct[k]], minlength=NUM_CLASSES).tolist()
+        evaluated.append((sum(right) / sum(total), mean, [r / t if t else None for r, t in zip(right, total, strict=True)]))
+    return evaluated
 
 
-def evaluate_snapshot(row: torch.Tensor, model: Model, images: Images, parts: batches.Parts) -> dict[str, Any]:
-    """Test and training columns of a snapshot."""
-    test_accuracy, test_loss, by_class = evaluate_row(row, model, images, None)
-    train_accuracy, train_loss, _ = evaluate_row(row, model, images, parts.train[:TRAIN_EVALUATION_IMAGES])
-    return {
-        "test_accuracy": test_accuracy,
-        "test_loss": test_loss,
-        "class_test_accuracy": by_class,
-        "train_accuracy": train_accuracy,
-        "train_loss": train_loss,
-    }
+def evaluate_snapshots(step: Step, rows: torch.Tensor, model: Model, images: Images, parts: batches.Parts) -> list[dict[str, Any]]:
+    """Test and training columns of snapshots, rows [S, P] of a model."""
+    tested = evaluate_rows(step, rows, model, images, None)
+    trained = evaluate_rows(step, rows, model, images, parts.train[:TRAIN_EVALUATION_IMAGES])
+    return [
+        {
+            "test_accuracy": test[0],
+            "test_loss": test[1],
+            "class_test_accuracy": test[2],
+            "train_accuracy": train[0],
+            "train_loss": train[1],
+        }
+        for test, train in zip(tested, trained, strict=True)
+    ]

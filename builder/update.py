@@ -1,17 +1,35 @@
-"""The optimizers' update rules, in TensorFlow's forms: one place, shared by the plain loop and the fast step.
+"""The optimizers' update rule, in TensorFlow's forms: one formula whose coefficients tell the optimizers apart.
 
-Axes: K models, P weights. A rule changes rows [K, P] in place from gradients [K, P]; `rate` is [K, 1].
+The plain loop, the CPU's step and the GPU's share it. For momentum and SGD the second moment stays at 1, so that dividing by its root
+changes nothing. On torch tensors the axes are K models, P weights: rows [K, P], a coefficient [K, 1] or a number.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 
-ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
-RMSPROP_DECAY, RMSPROP_EPSILON = 0.9, 1e-10  # TensorFlow 1: the epsilon stands inside the root, the mean square starts at 1
-MOMENTUM = 0.95
 
-SECOND_START = {"adam": 0.0, "rmsprop": 1.0, "momentum": 0.0, "sgd": 0.0}  # what the second moment starts at
+class Coefficients(NamedTuple):
+    """What makes an optimizer of `rule`."""
+
+    first_decay: float
+    first_gain: float
+    second_decay: float
+    second_gain: float
+    inner_epsilon: float  # inside the root
+    outer_epsilon: float  # beside the root
+
+
+ADAM_DECAYS = 0.9, 0.999
+COEFFICIENTS = {
+    "adam": Coefficients(ADAM_DECAYS[0], 1 - ADAM_DECAYS[0], ADAM_DECAYS[1], 1 - ADAM_DECAYS[1], 0.0, 1e-8),
+    "rmsprop": Coefficients(0.0, 1.0, 0.9, 1 - 0.9, 1e-10, 0.0),
+    "momentum": Coefficients(0.95, 1.0, 1.0, 0.0, 0.0, 0.0),
+    "sgd": Coefficients(0.0, 1.0, 1.0, 0.0, 0.0, 0.0),
+}
+SECOND_START = {"adam": 0.0, "rmsprop": 1.0, "momentum": 1.0, "sgd": 1.0}  # rmsprop's mean square starts at 1 in TensorFlow 1
 
 
 def learning_rate(base: float, decay: float, epoch: int) -> float:
@@ -22,35 +40,38 @@ def learning_rate(base: float, decay: float, epoch: int) -> float:
 def step_size(optimizer: str, rate: float, step: int) -> float:
     """The factor of a step (counted from 1): Adam's bias correction goes into the learning rate, in double precision."""
     if optimizer == "adam":
-        return rate * (1 - ADAM_BETA2**step) ** 0.5 / (1 - ADAM_BETA1**step)
+        return rate * (1 - ADAM_DECAYS[1] ** step) ** 0.5 / (1 - ADAM_DECAYS[0] ** step)
     return rate
+
+
+def rule(row: Any, gradient: Any, first: Any, second: Any, rate: Any, c: Any) -> tuple[Any, Any, Any]:
+    """New weights and moments, of tensors or of single numbers.
+
+    Args:
+        row, gradient, first, second: the weights, the loss's gradient, the first moment (or momentum) and the mean square.
+        rate: from `step_size`.
+        c: `Coefficients`, or anything with its fields in their order.
+
+    Returns:
+        row, first, second.
+    """
+    first = c[0] * first + c[1] * gradient
+    second = c[2] * second + c[3] * (gradient * gradient)
+    return row - rate * first / (torch.sqrt(second + c[4]) + c[5]), first, second
 
 
 def update(
     optimizer: str, rows: torch.Tensor, gradients: torch.Tensor, first: torch.Tensor, second: torch.Tensor, rate: torch.Tensor
 ) -> None:
-    """One step of models that share an optimizer.
+    """One step of models that share an optimizer: `rule` in place.
 
     Args:
         optimizer: "adam", "rmsprop", "momentum" or "sgd".
         rows: [K, P], changed in place.
         gradients: [K, P]; zero where a weight is not trained, which leaves it as it is.
-        first: [K, P], Adam's first moment or the accumulated momentum; changed in place.
-        second: [K, P], the mean square; changed in place.
+        first: [K, P], changed in place.
+        second: [K, P], changed in place.
         rate: [K, 1], from `step_size`.
     """
-    match optimizer:
-        case "adam":
-            first.mul_(ADAM_BETA1).add_(gradients, alpha=1 - ADAM_BETA1)
-            second.mul_(ADAM_BETA2).addcmul_(gradients, gradients, value=1 - ADAM_BETA2)
-            rows.sub_(rate * first / (second.sqrt() + ADAM_EPSILON))
-        case "rmsprop":
-            second.mul_(RMSPROP_DECAY).addcmul_(gradients, gradients, value=1 - RMSPROP_DECAY)
-            rows.sub_(rate * gradients / (second + RMSPROP_EPSILON).sqrt())
-        case "momentum":
-            first.mul_(MOMENTUM).add_(gradients)
-            rows.sub_(rate * first)
-        case "sgd":
-            rows.sub_(rate * gradients)
-        case _:
-            raise ValueError(f"no optimizer {optimizer!r}")
+    for x, new in zip((rows, first, second), rule(rows, gradients, first, second, rate, COEFFICIENTS[optimizer]), strict=True):
+        x.copy_(new)

@@ -17,8 +17,9 @@ from builder import batches
 from builder.bank import Images, bank_of
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
+from builder.step import make_step
 from builder.store import CARD_NAME, GENERATOR_VERSION, planned_columns, remembered_images, shard_of
-from builder.train import Cohort, evaluate_row, evaluate_snapshot
+from builder.train import Cohort, evaluate_rows, evaluate_snapshots
 from nws_dataset import Rows, Zoo, shards
 from nws_dataset.command import Command
 from nws_dataset.errors import ZooError
@@ -141,9 +142,10 @@ class Verifier:
             model, images = self.model(row), self.bank(row)
             weights = torch.from_numpy(self.zoo.row(row).copy())
             parts = batches.split_images(model, images.train_labels)
-            again = {**evaluate_snapshot(weights, model, images, parts)}
+            step = make_step(model.recipe.architecture, weights.device)
+            (again,) = evaluate_snapshots(step, weights[None], model, images, parts)
             if len(parts.validation):
-                again["validation_accuracy"] = evaluate_row(weights, model, images, parts.validation)[0]
+                again["validation_accuracy"] = evaluate_rows(step, weights[None], model, images, parts.validation)[0][0]
             for name, value in again.items():
                 if not _same(row[name], value):
                     raise ZooError(

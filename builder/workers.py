@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import multiprocessing
 import os
-import platform
 import signal
 import threading
 from collections import defaultdict
@@ -32,8 +30,6 @@ from nws_dataset.recipe import Subset
 CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
 GPU_SLOTS = 64  # models that train together on a GPU
 HEARTBEAT_SECONDS = 1.0  # between looks at how far the models in training are
-MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
-MALLOC_KEPT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -156,16 +152,7 @@ def _start_worker(task: Task) -> None:
     global _task
     _task = task
     torch.set_num_threads(1)
-    _keep_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _keep_memory() -> None:
-    """Have glibc keep what a step frees: by default big tensors go back to the kernel at every step, and come back as page faults."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(MALLOC_MMAP_THRESHOLD, MALLOC_KEPT_BYTES)
-        libc.mallopt(MALLOC_TRIM_THRESHOLD, MALLOC_KEPT_BYTES)
 
 
 def _end_with_parent() -> None:

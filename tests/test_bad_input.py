@@ -22,6 +22,7 @@ import torch
 
 from builder.build import Request, build
 from builder.cli import main as nws_build
+from builder.store import GENERATOR_VERSION
 from builder.verify import main as nws_verify
 from nws_dataset import Rows, Zoo
 from nws_dataset.errors import ZooError
@@ -259,7 +260,7 @@ def test_other_images(refused: Callable[..., str], images: Path, tmp_path: Path)
 
 def test_another_generator(refused: Callable[..., str], zoo: Path) -> None:
     change_manifest(zoo, lambda data: data.update(generator_version="0"))
-    assert f"{zoo}: expected generator version 1, found 0 in nws.json" in refused(nws_build, *DEMO, "--out", zoo)
+    assert f"{zoo}: expected generator version {GENERATOR_VERSION}, found 0 in nws.json" in refused(nws_build, *DEMO, "--out", zoo)
 
 
 def test_templates_that_lead_elsewhere(refused: Callable[..., str], zoo: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from builder import batches
-from builder.train import training_images
+from builder.batches import training_images
 from nws_dataset.errors import ZooError
 from training_cases import NWS, SMALL_CNN, images_for, make_model
 
@@ -91,7 +91,9 @@ def test_warp_moves_as_its_parameters_say() -> None:
     image[0, 0, 16, 10] = 1
 
     def centre(*s: float) -> tuple[float, float]:
-        warped = batches._warp(image, torch.tensor(s, dtype=torch.float64)[:, None])[0, 0]
+        draws = torch.full((12, 1), 0.5, dtype=torch.float64)
+        draws[:5, 0] = (torch.tensor(s, dtype=torch.float64) + 1) / 2
+        warped = batches._warp(image, batches._distortion(draws, 32))[0, 0]
         y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
         return float((warped * x).sum() / warped.sum()), float((warped * y).sum() / warped.sum())
 

@@ -248,14 +248,14 @@ def test_threads_and_processes_do_not_matter(small: Path, tmp_path: Path) -> Non
 def test_ctrl_c(small: Path, tmp_path: Path, models: int) -> None:
     """Ctrl-C reaches all processes of a terminal, also those that are just starting."""
     out = tmp_path / "nws"
-    process, mark = start("-m", "builder.cli", *arguments(out, 40))
+    process, mark = start("-m", "builder.cli", *arguments(out, 200))
     ready = (lambda: staged(out) >= models) if models else (lambda: len(marked(mark)) > 2)  # this one, a tracker of resources, a worker
     wait_until(lambda: ready() or process.poll() is not None, "it is at work")
     os.killpg(process.pid, signal.SIGINT)
     stdout, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == INTERRUPTED
     assert stdout == ""
-    lines = [line for line in err.splitlines() if not re.match(r"demo: \d+/40 models, ", line)]
+    lines = [line for line in err.splitlines() if not re.match(r"demo: \d+/200 models, ", line)]
     assert lines == [f"interrupted; finished models are kept in {out}: run the same command to go on"]
     assert not marked(mark)
     left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and path.suffix != ".parquet"}
@@ -290,7 +290,7 @@ def test_what_was_declared_in_vain_binds_nobody(tmp_path: Path) -> None:
 
 def test_one_build_at_a_time(tmp_path: Path) -> None:
     out = tmp_path / "nws"
-    process, mark = start("-m", "builder.cli", *arguments(out, 40))
+    process, mark = start("-m", "builder.cli", *arguments(out, 200))
     try:
         wait_until(lambda: staged(out) > 0, "it is at work")
         with pytest.raises(ZooError, match=rf"^{out}: expected one build at a time, found another one at work; wait for it, or stop it$"):
@@ -420,7 +420,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
 def test_progress_in_a_pipe(small: Path, tmp_path: Path) -> None:
     shutil.copytree(small, tmp_path / "nws")
     finished = run_build(tmp_path / "nws", 6)
-    assert re.fullmatch(r"demo: 6 models, 2 trained in \d+ s, mean test accuracy 0\.\d{3}\n", finished.stderr)
+    assert re.fullmatch(r"(demo: \d/6 models, .*\n)*demo: 6 models, 2 trained in \d+ s, mean test accuracy 0\.\d{3}\n", finished.stderr)
     assert finished.stdout == f"{tmp_path / 'nws'} is complete: datasets.load_dataset('{tmp_path / 'nws'}')\n"
 
 

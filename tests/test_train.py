@@ -14,6 +14,7 @@ from builder import train
 from builder.initial import initial_row
 from builder.plain import PlainLoop
 from builder.plan import Model
+from builder.step import make_step
 from builder.train import Cohort, Trained, chosen_exports, should_stop
 from nws_dataset.recipe import SUBSETS, Architecture, Subset
 from training_cases import ARCHITECTURES, CPU, NWS, NWS_PLAIN, SMALL_CNN, images_for, make_model
@@ -110,32 +111,13 @@ def test_three_epochs_equal_the_plain_loop(name: str) -> None:
                 loop.step(*batch)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_stacked_training_equals_that_of_single_models(name: str) -> None:
-    """The way of a GPU, on the CPU: models of different recipes take their steps together, end at different times, refill slots."""
-    models = [
-        make_model(
-            ARCHITECTURES[name], n, optimizer=optimizer, activation=activation, max_epochs=1 + n % 2, augmentation=n == 1, balanced=n != 2
-        )
-        for n, (optimizer, activation) in enumerate(
-            zip(("momentum", "sgd", "momentum", "adam", "rmsprop"), ["tanh"] * 3 + ["elu"] * 2, strict=True)
-        )
-    ]
-    cohort = Cohort(DEMO, ARCHITECTURES[name], images_for(ARCHITECTURES[name]), device=CPU, slots=3, dtype=torch.float64)
-    cohort.stacked = True
-    stacked = {trained.model.id: trained for trained in cohort.train(models)}
-    for identifier, trained in run(models, dtype=torch.float64).items():
-        np.testing.assert_allclose(stacked[identifier].rows, trained.rows, rtol=0, atol=1e-9)
-        assert [s["step"] for s in stacked[identifier].snapshots] == [s["step"] for s in trained.snapshots]
-
-
 def test_snapshot_one_is_the_initialization_and_metrics_are_of_the_row() -> None:
     model = make_model(SMALL_CNN, 4, max_epochs=2)
     trained = run([model])[model.id]
     images = images_for(SMALL_CNN)["digits"]
     assert np.array_equal(trained.rows[0], initial_row(model))
     for row, columns in zip(trained.rows, trained.snapshots, strict=True):
-        accuracy, loss, by_class = train.evaluate_row(torch.from_numpy(row), model, images, None)
+        ((accuracy, loss, by_class),) = train.evaluate_rows(make_step(SMALL_CNN, CPU), torch.from_numpy(row)[None], model, images, None)
         assert (columns["test_accuracy"], columns["test_loss"], columns["class_test_accuracy"]) == (accuracy, loss, by_class)
         counts = torch.bincount(images.test_labels).tolist()
         assert sum(a * n for a, n in zip(by_class, counts, strict=True)) / sum(counts) == pytest.approx(accuracy)

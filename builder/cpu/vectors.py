@@ -1,0 +1,598 @@
+"""Vectors of 16 lanes for Numba, and tiles of them that stay in registers.
+
+Numba knows no vector type, and its loops over lanes reach a fraction of a core's rate; these are thin wrappers of LLVM's instructions. LLVM
+takes a vector apart where a processor's registers are shorter (two for AVX2, four for NEON). A lane is an image wherever this is used.
+
+Editing this file does not make Numba compile its users again: delete `builder/cpu/__pycache__` then.
+"""
+
+from __future__ import annotations
+
+import operator
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from builder import philox
+
+LANES = 16
+CHANNELS = 4  # output channels of a tile
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_IR = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.uint32: _I32}
+_OFFSETS = types.UniTuple(types.int64, CHANNELS)
+
+jit = numba.njit(error_model="numpy", cache=True, nogil=True)
+# For what happens to each vector: a call would pass every array of a tuple of arrays.
+inline = numba.njit(error_model="numpy", cache=True, nogil=True, forceinline=True)
+
+
+class Vector(types.Type):
+    """Numba's type of a vector; `dtype` is that of a lane."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Vector({dtype})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, _vector(vector.dtype))
+
+
+# Pieces of LLVM code: b is the builder, `data` the address of an array's first element.
+
+
+def _vector(dtype: Any) -> ir.VectorType:
+    return ir.VectorType(_IR[dtype], LANES)
+
+
+def _constant(vector: ir.VectorType, value: Any) -> ir.Constant:
+    return ir.Constant(vector, [value] * LANES)
+
+
+def _data(context: Any, b: Any, array: Any, value: Any) -> Any:
+    if isinstance(array, types.CPointer):
+        return value
+    return cgutils.create_struct_proxy(array)(context, b, value=value).data
+
+
+def _address(b: Any, data: Any, index: Any, element: Any, target: Any) -> Any:
+    return b.bitcast(b.gep(data, [index], source_etype=element), ir.PointerType(target))
+
+
+def _load(b: Any, data: Any, index: Any, dtype: Any) -> Any:
+    element = _IR[dtype]
+    return b.load(_address(b, data, index, element, _vector(dtype)), align=dtype.bitwidth // 8, typ=_vector(dtype))
+
+
+def _store(b: Any, data: Any, index: Any, dtype: Any, value: Any) -> None:
+    b.store(value, _address(b, data, index, _IR[dtype], _vector(dtype)), align=dtype.bitwidth // 8)
+
+
+def _element(b: Any, data: Any, index: Any, element: Any) -> Any:
+    return b.load(_address(b, data, index, element, element), typ=element)
+
+
+def _splat(b: Any, scalar: Any) -> Any:
+    vector = ir.VectorType(scalar.type, LANES)
+    undefined = ir.Constant(vector, ir.Undefined)
+    return b.shuffle_vector(b.insert_element(undefined, scalar, _I32(0)), undefined, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+
+
+def _call(b: Any, name: str, *values: Any) -> Any:
+    """LLVM's overloaded intrinsic `name`, for the type of the first value."""
+    vector = values[0].type
+    suffix = f".v{LANES}f{64 if isinstance(vector.element, ir.DoubleType) else 32}"
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(vector, [v.type for v in values]), name + suffix)
+    return b.call(function, values)
+
+
+def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
+    return _call(b, "llvm.fma", x, y, z)
+
+
+def _maximum(b: Any, x: Any, y: Any) -> Any:
+    """x where it is larger, else y: y's NaN survives."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def _shuffle(b: Any, x: Any, y: Any, lanes: list[int]) -> Any:
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, LANES), lanes))
+
+
+def _totals(b: Any, vectors: list[Any]) -> Any:
+    """One vector whose first lanes are the sums of the given ones, at most 16: halves are added until each is one lane."""
+    zero = _constant(vectors[0].type, 0.0)
+    held, width = list(vectors), LANES  # every vector in `held` consists of runs of `width` partial sums
+    while len(held) & (len(held) - 1):
+        held.append(zero)
+    while width > 1:
+        half, runs = width // 2, LANES // width
+        low = [r * width + i for r in range(runs) for i in range(half)]
+        high = [lane + half for lane in low]
+        if len(held) > 1:  # two vectors' halves fill one
+            pairs = zip(held[::2], held[1::2], strict=True)
+            held = [b.fadd(_both(b, x, y, low), _both(b, x, y, high)) for x, y in pairs]
+        else:
+            held = [b.fadd(_both(b, held[0], zero, low), _both(b, held[0], zero, high))]
+        width = half
+    return held[0]
+
+
+def _both(b: Any, x: Any, y: Any, lanes: list[int]) -> Any:
+    """The chosen lanes of x, then those of y."""
+    return _shuffle(b, x, y, lanes + [lane + LANES for lane in lanes])
+
+
+@intrinsic
+def raw(typing: Any, array: Any) -> Any:
+    """The address of a flat array's numbers. Taking an array out of a tuple counts a reference, which costs more than a vector's work."""
+    return types.CPointer(array.dtype)(array), lambda context, b, signature, values: _data(context, b, array, values[0])
+
+
+# Vectors. An array below may be flat, or the address of one.
+
+
+@intrinsic
+def load(typing: Any, array: Any, index: Any) -> Any:
+    """array[index : index + 16] of a flat array."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        index_ = context.cast(b, values[1], signature.args[1], types.int64)
+        return _load(b, _data(context, b, signature.args[0], values[0]), index_, array.dtype)
+
+    return Vector(array.dtype)(array, index), emit
+
+
+@intrinsic
+def store(typing: Any, array: Any, index: Any, x: Any) -> Any:
+    """array[index : index + 16] = x."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        index_ = context.cast(b, values[1], signature.args[1], types.int64)
+        _store(b, _data(context, b, signature.args[0], values[0]), index_, array.dtype, values[2])
+        return context.get_dummy_value()
+
+    return types.void(array, index, x), emit
+
+
+@intrinsic
+def entry(typing: Any, array: Any, index: Any) -> Any:
+    """array[index] of a flat array, without numba's care for negative indices; an int32 comes as int64."""
+    number = types.int64 if array.dtype == types.int32 else array.dtype
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        index_ = context.cast(b, values[1], signature.args[1], types.int64)
+        element = context.get_data_type(array.dtype)
+        return context.cast(b, _element(b, _data(context, b, signature.args[0], values[0]), index_, element), array.dtype, number)
+
+    return number(array, index), emit
+
+
+@intrinsic
+def fill(typing: Any, array: Any, scalar: Any) -> Any:
+    """A vector of the array's type with the same number in every lane."""
+    dtype = array.dtype
+    return Vector(dtype)(array, scalar), lambda context, b, s, v: _splat(b, context.cast(b, v[1], s.args[1], dtype))
+
+
+def _elementwise(emit: Callable[..., Any]) -> Any:
+    """An operation of two vectors of a type."""
+
+    @intrinsic
+    def operation(typing: Any, x: Any, y: Any) -> Any:
+        return x(x, y), lambda context, b, signature, values: emit(b, *values)
+
+    return operation
+
+
+def _mask(emit: Callable[..., Any]) -> Any:
+    """A comparison of two vectors: a uint16 with a bit a lane."""
+
+    @intrinsic
+    def operation(typing: Any, x: Any, y: Any) -> Any:
+        return types.uint16(x, y), lambda context, b, signature, values: b.bitcast(emit(b, *values), _I16)
+
+    return operation
+
+
+def _unary(emit: Callable[..., Any]) -> Any:
+    @intrinsic
+    def operation(typing: Any, x: Any) -> Any:
+        return x(x), lambda context, b, signature, values: emit(b, values[0])
+
+    return operation
+
+
+def _define(symbol: Any, operation: Any) -> None:
+    @overload(symbol, strict=False)  # annotations need not be equal
+    def _(x: Any, y: Any) -> Any:
+        if isinstance(x, Vector) and x == y:
+            return lambda x, y: operation(x, y)
+        return None
+
+
+_define(operator.add, _elementwise(lambda b, x, y: b.fadd(x, y)))
+_define(operator.sub, _elementwise(lambda b, x, y: b.fsub(x, y)))
+_define(operator.mul, _elementwise(lambda b, x, y: b.fmul(x, y)))
+_define(operator.truediv, _elementwise(lambda b, x, y: b.fdiv(x, y)))
+maximum = _elementwise(_maximum)  # where neither is larger, y
+minimum = _elementwise(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))  # where neither is smaller, y
+greater = _mask(lambda b, x, y: b.fcmp_ordered(">", x, y))
+equal = _mask(lambda b, x, y: b.fcmp_ordered("==", x, y))
+floor = _unary(lambda b, x: _call(b, "llvm.floor", x))
+
+
+@intrinsic
+def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, rounded once."""
+    return x(x, y, z), lambda context, b, signature, values: _fma(b, *values)
+
+
+@intrinsic
+def choose(typing: Any, mask: Any, x: Any, y: Any) -> Any:
+    """x where the mask's bit is set, else y."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        bits = b.bitcast(context.cast(b, values[0], signature.args[0], types.uint16), ir.VectorType(ir.IntType(1), LANES))
+        return b.select(bits, values[1], values[2])
+
+    return x(mask, x, y), emit
+
+
+@intrinsic
+def keep(typing: Any, mask: Any, x: Any) -> Any:
+    """x where the mask's bit is set, else 0."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        bits = b.bitcast(context.cast(b, values[0], signature.args[0], types.uint16), ir.VectorType(ir.IntType(1), LANES))
+        return b.select(bits, values[1], _constant(_vector(x.dtype), 0.0))
+
+    return x(mask, x), emit
+
+
+@intrinsic
+def total(typing: Any, x: Any) -> Any:
+    """The sum of the lanes."""
+    return x.dtype(x), lambda context, b, signature, values: b.extract_element(_totals(b, [values[0]]), _I32(0))
+
+
+# The exponential: 2**k * exp(r) with |r| <= log(2) / 2, and the series of exp(r) - 1.
+
+
+class _Exponential(NamedTuple):
+    integer: Any
+    bits: int  # of the mantissa
+    bias: int
+    terms: int  # of the series, for an error below half a unit in the last place
+    least: float  # outside least .. most the result is that at the end
+    most: float
+    log2: tuple[float, float]  # log(2) as a short number and the rest
+
+
+def _split_log2(code: str, short: float) -> tuple[float, float]:
+    log2 = "0.693147180559945309417232121458"
+    rest = struct.unpack(code, struct.pack(code, float(log2) - short))[0]
+    return short, rest
+
+
+_EXPONENTIALS = {
+    types.float32: _Exponential(_I32, 23, 127, 7, -87.0, 88.0, _split_log2("f", 0.693145751953125)),
+    types.float64: _Exponential(_I64, 52, 1023, 13, -708.0, 709.0, (0.6931471803691238, 1.9082149292705877e-10)),
+}
+
+
+def _exponential(b: Any, x: Any, dtype: Any) -> tuple[Any, Any]:
+    """2**k and exp(r) - 1; NaN stays NaN."""
+    e, vector = _EXPONENTIALS[dtype], _vector(dtype)
+    x = b.select(b.fcmp_ordered(">", x, _constant(vector, e.most)), _constant(vector, e.most), x)
+    x = b.select(b.fcmp_ordered("<", x, _constant(vector, e.least)), _constant(vector, e.least), x)
+    magic = _constant(vector, 1.5 * 2.0**e.bits)  # added, it leaves the nearest integer in the lowest bits
+    shifted = _fma(b, x, _constant(vector, 1.4426950408889634), magic)
+    k = b.fsub(shifted, magic)
+    r = _fma(b, k, _constant(vector, -e.log2[1]), _fma(b, k, _constant(vector, -e.log2[0]), x))
+    series, factorial = _constant(vector, 0.0), 1.0
+    coefficients = [1.0]
+    for n in range(2, e.terms + 1):
+        factorial *= n
+        coefficients.append(1 / factorial)
+    for coefficient in reversed(coefficients):
+        series = _fma(b, series, r, _constant(vector, coefficient))
+    integers = ir.VectorType(e.integer, LANES)
+    exponent = b.add(b.shl(b.bitcast(shifted, integers), _constant(integers, e.bits)), _constant(integers, e.bias << e.bits))
+    return b.bitcast(exponent, vector), b.fmul(series, r)
+
+
+@intrinsic
+def exp(typing: Any, x: Any) -> Any:
+    """The exponential."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        power, rest = _exponential(b, values[0], x.dtype)
+        return _fma(b, power, rest, power)
+
+    return x(x), emit
+
+
+@intrinsic
+def expm1(typing: Any, x: Any) -> Any:
+    """The exponential less 1, exact near 0 too."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        power, rest = _exponential(b, values[0], x.dtype)
+        return _fma(b, power, rest, b.fsub(power, _constant(power.type, 1.0)))
+
+    return x(x), emit
+
+
+# Images and random numbers, an image a lane
+
+
+def _bytes(b: Any, data: Any, indices: list[Any], vector: ir.VectorType) -> Any:
+    """The bytes at 16 indices, as floating point."""
+    found = ir.Constant(ir.VectorType(_I8, LANES), ir.Undefined)
+    for lane, index in enumerate(indices):
+        found = b.insert_element(found, _element(b, data, index, _I8), _I32(lane))
+    return b.uitofp(found, vector)
+
+
+@intrinsic
+def pixels(typing: Any, like: Any, images: Any, starts: Any, first: Any, place: Any) -> Any:
+    """images[starts[first + lane] + place] of a flat uint8 array, in the type of `like`."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        data, table = (_data(context, b, signature.args[i], values[i]) for i in (1, 2))
+        first_, place_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 4))
+        indices = [b.add(_element(b, table, b.add(first_, _I64(lane)), _I64), place_) for lane in range(LANES)]
+        return _bytes(b, data, indices, _vector(like.dtype))
+
+    return Vector(like.dtype)(like, images, starts, first, place), emit
+
+
+@intrinsic
+def sample(typing: Any, images: Any, plane: Any, starts: Any, first: Any, size: Any, y: Any, x: Any) -> Any:
+    """Pixel (y, x) of the plane [size, size] at starts[first + lane] + plane; 0 outside. y and x are whole numbers."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        data, table = (_data(context, b, signature.args[i], values[i]) for i in (0, 2))
+        plane_, first_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (1, 3))
+        edge = _splat(b, context.cast(b, values[4], signature.args[4], types.int32))
+        integers = ir.VectorType(_I32, LANES)
+        row, column = (b.fptosi(v, integers) for v in values[5:])
+        inside = b.and_(b.icmp_unsigned("<", row, edge), b.icmp_unsigned("<", column, edge))  # a negative number is a large one
+        place = b.select(inside, b.add(b.mul(row, edge), column), _constant(integers, 0))
+        starts_ = [b.add(plane_, _element(b, table, b.add(first_, _I64(lane)), _I64)) for lane in range(LANES)]
+        indices = [b.add(start, b.sext(b.extract_element(place, _I32(lane)), _I64)) for lane, start in enumerate(starts_)]
+        return b.select(inside, _bytes(b, data, indices, _vector(y.dtype)), _constant(_vector(y.dtype), 0.0))
+
+    return y(images, plane, starts, first, size, y, x), emit
+
+
+@intrinsic
+def words(typing: Any, index: Any, first: Any, epoch: Any, model: Any, block: Any, key: Any) -> Any:
+    """`philox.philox` of the counters (index[first + lane], epoch, model, block): four vectors of 32-bit words.
+
+    index is int64; key a uint32 array of two.
+    """
+    word = Vector(types.uint32)
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        narrow, wide = ir.VectorType(_I32, LANES), ir.VectorType(_I64, LANES)
+        data, keys = (_data(context, b, signature.args[i], values[i]) for i in (0, 5))
+        first_ = context.cast(b, values[1], signature.args[1], types.int64)
+        indices = b.load(_address(b, data, first_, _I64, wide), align=8, typ=wide)
+        c = [b.trunc(indices, narrow)] + [_splat(b, context.cast(b, values[i], signature.args[i], types.uint32)) for i in (2, 3, 4)]
+        k = [_splat(b, _element(b, keys, _I64(i), _I32)) for i in range(2)]
+        for _ in range(philox.ROUNDS):
+            products = [b.mul(b.zext(c[2 * i], wide), _constant(wide, philox.MULTIPLIERS[i])) for i in range(2)]
+            low = [b.trunc(product, narrow) for product in products]
+            high = [b.trunc(b.lshr(product, _constant(wide, 32)), narrow) for product in products]
+            c = [b.xor(b.xor(high[1], c[1]), k[0]), low[1], b.xor(b.xor(high[0], c[3]), k[1]), low[0]]
+            k = [b.add(k[i], _constant(narrow, philox.KEY_STEPS[i])) for i in range(2)]
+        return cgutils.pack_array(b, c)
+
+    return types.UniTuple(word, 4)(index, first, epoch, model, block, key), emit
+
+
+def _half(emit: Callable[..., Any]) -> Any:
+    @intrinsic
+    def operation(typing: Any, x: Any) -> Any:
+        return x(x), lambda context, b, signature, values: emit(b, values[0])
+
+    return operation
+
+
+low_half = _half(lambda b, x: b.and_(x, _constant(x.type, 0xFFFF)))
+high_half = _half(lambda b, x: b.lshr(x, _constant(x.type, 16)))
+
+
+@intrinsic
+def at_least(typing: Any, x: Any, threshold: Any) -> Any:
+    """A mask of the words that are at least an integer."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        return b.bitcast(b.icmp_unsigned(">=", values[0], _splat(b, context.cast(b, values[1], signature.args[1], types.uint32))), _I16)
+
+    return types.uint16(x, threshold), emit
+
+
+@intrinsic
+def lookup(typing: Any, table: Any, x: Any) -> Any:
+    """table[x] of a vector of words."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        data, element = _data(context, b, signature.args[0], values[0]), _IR[table.dtype]
+        found = ir.Constant(_vector(table.dtype), ir.Undefined)
+        for lane in range(LANES):
+            index = b.zext(b.extract_element(values[1], _I32(lane)), _I64)
+            found = b.insert_element(found, _element(b, data, index, element), _I32(lane))
+        return found
+
+    return Vector(table.dtype)(table, x), emit
+
+
+# Tiles: a tuple of vectors, one for each of `pixels_` pixels and CHANNELS output channels, accumulated in registers
+
+
+@intrinsic
+def barrier(typing: Any) -> Any:
+    """Keeps LLVM from overlapping the rounds of a loop, for which a full tile leaves no registers."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        b.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True), [])
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def channels(typing: Any, start: Any, first: Any, count: Any, stride: Any) -> Any:
+    """Offsets of the channels first .. first + CHANNELS - 1 of `count`; past the end the last one again, whose results are then equal."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        start_, first_, count_, stride_ = (context.cast(b, v, t, types.int64) for v, t in zip(values, signature.args, strict=True))
+        last = b.sub(count_, _I64(1))
+        offsets = []
+        for i in range(CHANNELS):
+            channel = b.add(first_, _I64(i))
+            channel = b.select(b.icmp_signed("<", channel, last), channel, last)
+            offsets.append(b.add(start_, b.mul(channel, stride_)))
+        return cgutils.pack_array(b, offsets)
+
+    return _OFFSETS(start, first, count, stride), emit
+
+
+class Tile(NamedTuple):
+    """Operations on a tile of a number of pixels (or taps); the vector of pixel p and channel q is number q * pixels + p."""
+
+    offsets: Any
+    zeros: Any
+    filled: Any
+    multiply: Any
+    outer: Any
+    put: Any
+    spill: Any
+    totals: Any
+
+
+def make_tile(count: int) -> Tile:
+    """The operations for `count` pixels or taps."""
+    size = count * CHANNELS
+    places = types.UniTuple(types.int64, count)
+
+    def tile_of(dtype: Any) -> Any:
+        return types.UniTuple(Vector(dtype), size)
+
+    @intrinsic
+    def offsets(typing: Any, table: Any, first: Any, start: Any) -> Any:
+        """start + table[first : first + count]."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            data = _data(context, b, signature.args[0], values[0])
+            first_, start_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (1, 2))
+            found = [b.sext(_element(b, data, b.add(first_, _I64(p)), _I32), _I64) for p in range(count)]
+            return cgutils.pack_array(b, [b.add(start_, offset) for offset in found])
+
+        return places(table, first, start), emit
+
+    @intrinsic
+    def zeros(typing: Any, like: Any) -> Any:
+        """A tile of zeros in the type of an array."""
+        zero = _constant(_vector(like.dtype), 0.0)
+        return tile_of(like.dtype)(like), lambda context, b, signature, values: cgutils.pack_array(b, [zero] * size)
+
+    @intrinsic
+    def filled(typing: Any, array: Any, places_: Any) -> Any:
+        """A tile whose channel q is array[places_[q]] everywhere."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            data = _data(context, b, signature.args[0], values[0])
+            found = [_splat(b, _element(b, data, place, _IR[array.dtype])) for place in cgutils.unpack_tuple(b, values[1])]
+            return cgutils.pack_array(b, [vector for vector in found for _ in range(count)])
+
+        return tile_of(array.dtype)(array, places_), emit
+
+    @intrinsic
+    def multiply(typing: Any, tile: Any, x: Any, bases: Any, offset: Any, weights: Any, rows: Any, place: Any) -> Any:
+        """tile[p, q] += x[bases[p] + offset] * weights[rows[q] + place]."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            held, bases_, rows_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 5))
+            data, weight = (_data(context, b, signature.args[i], values[i]) for i in (1, 4))
+            offset_, place_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 6))
+            inputs = [_load(b, data, b.add(base, offset_), x.dtype) for base in bases_]
+            for q, row in enumerate(rows_):
+                factor = _splat(b, _element(b, weight, b.add(row, place_), _IR[x.dtype]))
+                for p in range(count):
+                    held[q * count + p] = _fma(b, inputs[p], factor, held[q * count + p])
+            return cgutils.pack_array(b, held)
+
+        return tile(tile, x, bases, offset, weights, rows, place), emit
+
+    @intrinsic
+    def outer(typing: Any, tile: Any, x: Any, rows: Any, change: Any, start: Any, taps: Any) -> Any:
+        """tile[p, q] += x[rows[q] + change] * x[start + taps[p]]."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            held, rows_, taps_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 5))
+            data = _data(context, b, signature.args[1], values[1])
+            change_, start_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 4))
+            changes = [_load(b, data, b.add(row, change_), x.dtype) for row in rows_]
+            for p, tap in enumerate(taps_):
+                value = _load(b, data, b.add(start_, tap), x.dtype)
+                for q in range(CHANNELS):
+                    held[q * count + p] = _fma(b, changes[q], value, held[q * count + p])
+            return cgutils.pack_array(b, held)
+
+        return tile(tile, x, rows, change, start, taps), emit
+
+    @intrinsic
+    def put(typing: Any, tile: Any, x: Any, places_: Any, rows: Any, least: Any) -> Any:
+        """x[places_[p] + rows[q]] = the larger of tile[p, q] and `least`; NaN stays NaN."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            held, found, rows_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 3))
+            data = _data(context, b, signature.args[1], values[1])
+            for q, row in enumerate(rows_):
+                for p, place in enumerate(found):
+                    _store(b, data, b.add(place, row), x.dtype, _maximum(b, values[4], held[q * count + p]))
+            return context.get_dummy_value()
+
+        return types.void(tile, x, places_, rows, least), emit
+
+    @intrinsic
+    def spill(typing: Any, tile: Any, x: Any, start: Any) -> Any:
+        """x[start + (q * count + p) * 16] = tile[p, q]."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            data = _data(context, b, signature.args[1], values[1])
+            start_ = context.cast(b, values[2], signature.args[2], types.int64)
+            for k, vector in enumerate(cgutils.unpack_tuple(b, values[0])):
+                _store(b, data, b.add(start_, _I64(k * LANES)), x.dtype, vector)
+            return context.get_dummy_value()
+
+        return types.void(tile, x, start), emit
+
+    @intrinsic
+    def totals(typing: Any, tile: Any, x: Any, start: Any) -> Any:
+        """x[start + k] = the sum of the lanes of the tile's vector k; x is written up to the next multiple of 16."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            data = _data(context, b, signature.args[1], values[1])
+            start_ = context.cast(b, values[2], signature.args[2], types.int64)
+            vectors = list(cgutils.unpack_tuple(b, values[0]))
+            for k in range(0, size, LANES):
+                _store(b, data, b.add(start_, _I64(k)), x.dtype, _totals(b, vectors[k : k + LANES]))
+            return context.get_dummy_value()
+
+        return types.void(tile, x, start), emit
+
+    return Tile(offsets, zeros, filled, multiply, outer, put, spill, totals)
