@@ -14,6 +14,7 @@ import torch
 
 from builder import bank, batches, store
 from builder.cpu.step import compile_step
+from builder.flight import Occupancy
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
 from builder.progress import Progress
@@ -141,11 +142,14 @@ def _build_subset(
     for model in todo:
         bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, limit, task.images)
     shards = _Shards(folder, models, todo)
-    progress = Progress(subset.name, total=len(models), done=len(models) - len(todo), first_epochs=least_epochs(models[0].recipe))
+    occupancy, epochs = Occupancy(), least_epochs(models[0].recipe)
+    progress = Progress(subset.name, total=len(models), done=len(models) - len(todo), first_epochs=epochs, occupancy=occupancy)
     if todo and device.type == "cpu":
         with progress.console.status("Compiling the training step, once on a machine (half a minute) ..."):
             compile_step()
-    with progress, closing(run_on_processes(task, todo, workers) if device.type == "cpu" else task.run_cohorts(todo)) as trained:
+    on_cpu = device.type == "cpu"
+    trained = run_on_processes(task, todo, workers, occupancy) if on_cpu else task.run_cohorts(todo, occupancy)
+    with progress, closing(trained):
         for result in itertools.chain([None], trained):  # the first None: shards whose models were all staged before
             progress.advance(result, task.epochs.value)
             shards.advance(result)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 if TYPE_CHECKING:
+    from builder.flight import Occupancy
     from builder.workers import Summary
 
 LINE_SECONDS = 10.0  # between lines where there is no terminal, at first; later a twentieth of the time so far
@@ -24,11 +25,13 @@ class Progress:
         total: models selected.
         done: models that were there before.
         first_epochs: what a model is taken to train until one has finished.
+        occupancy: how busy the places for training are.
     """
 
-    def __init__(self, name: str, *, total: int, done: int, first_epochs: int) -> None:
+    def __init__(self, name: str, *, total: int, done: int, first_epochs: int, occupancy: Occupancy) -> None:
         self.name, self.total, self.done, self.before = name, total, done, done
         self.first_epochs, self.epochs, self.rate = first_epochs, 0, 0.0
+        self.occupancy = occupancy
         self.accuracy_sum, self.diverged = 0.0, 0
         self.console = Console(stderr=True)
         self.start = self.line = time.monotonic()
@@ -45,7 +48,7 @@ class Progress:
         if kind is None:
             seconds = time.monotonic() - self.start
             self.console.print(
-                f"{self.name}: {self.done} models, {self.done - self.before} trained in {seconds:.0f} s{self._accuracy()}",
+                f"{self.name}: {self.done} models, {self.done - self.before} trained in {seconds:.0f} s{self._accuracy()}{self._busy()}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -70,6 +73,9 @@ class Progress:
         left = int(max(0.0, self.total - self.done - in_flight) / self.rate) if self.rate else None
         told = "" if left is None else f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         return f"{60 * self.rate:.1f} a minute{told}{self._accuracy()}"
+
+    def _busy(self) -> str:
+        return f", {100 * self.occupancy.share:.0f} % busy" * (self.done > self.before)
 
     def _accuracy(self) -> str:
         trained = self.done - self.before

@@ -23,6 +23,7 @@ import torch
 
 from builder import batches, update
 from builder.bank import Bank, Images
+from builder.flight import Occupancy
 from builder.initial import initial_row
 from builder.plan import Model
 from builder.step import Segment, Step, make_step
@@ -144,6 +145,7 @@ class Cohort:
         spool: folder for the exports; a temporary one if None.
         on_epoch: called whenever a model has trained an epoch.
         step: what trains; None: the device's.
+        occupancy: takes note of the slots' use.
     """
 
     def __init__(
@@ -158,9 +160,10 @@ class Cohort:
         spool: Path | None = None,
         on_epoch: Callable[[], None] = lambda: None,
         step: Step | None = None,
+        occupancy: Occupancy | None = None,
     ) -> None:
         self.subset, self.architecture, self.bank, self.device, self.dtype = subset, architecture, bank, device, dtype
-        self.spool, self.on_epoch = spool, on_epoch
+        self.spool, self.on_epoch, self.occupancy = spool, on_epoch, occupancy or Occupancy()
         self.num_weights = layout_of(architecture).num_weights
         stride = -(-self.num_weights // ALIGNMENT) * ALIGNMENT
         buffers = torch.zeros(3, slots, stride, dtype=dtype, device=device)
@@ -172,7 +175,7 @@ class Cohort:
     def train(self, models: Iterable[Model]) -> Iterator[Trained]:
         """Train models, as many at a time as there are slots; each is yielded when it stops."""
         queue = iter(models)
-        with one_thread():
+        with one_thread(self.device):
             try:
                 yield from self._fill(range(len(self.slots)), queue)
                 while active := [m for m, slot in enumerate(self.slots) if slot]:
@@ -226,6 +229,7 @@ class Cohort:
         steps = min(self._slot(m).steps_left for m in group)
         segments = {m: self._segment(self._slot(m), steps) for m in group}
         losses = self.step.train((self.rows, self.first, self.second), segments)
+        self.occupancy.add(len(group) * steps, len(self.slots if self.stacked else group) * steps)
         for m, loss in zip(group, losses.tolist(), strict=True):
             slot = self._slot(m)
             slot.loss_sum += loss
@@ -292,10 +296,13 @@ class Cohort:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch's CPU kernels on one thread: sums do not depend on the machine's cores, and models run side by side in processes."""
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Run torch's CPU kernels on one thread: sums do not depend on the machine's cores, and models run side by side in processes.
+
+    Nothing on a GPU, whose cohorts are threads that share the setting.
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
     try:
         yield
     finally:
@@ -318,7 +325,7 @@ def evaluate_rows(
         K times (accuracy, loss, accuracies of the classes; None of a class without images).
     """
     source, labels = (images.test_images, images.test_labels) if index is None else (images.train_images[index], images.train_labels[index])
-    with one_thread():
+    with one_thread(rows.device):
         correct, losses = step.evaluate(rows, model.recipe.activation, source, labels)
         means = losses.double().mean(1).tolist()
     total = torch.bincount(labels, minlength=NUM_CLASSES).tolist()

@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import parent_process, resource_tracker
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 
 from builder import bank, store
+from builder.flight import Occupancy, fly
 from builder.plan import Model
 from builder.store import STAGING
 from builder.train import Cohort, Trained
@@ -28,7 +31,9 @@ from nws_dataset.errors import ZooError
 from nws_dataset.recipe import Subset
 
 CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-GPU_SLOTS = 64  # models that train together on a GPU
+GPU_SLOTS = 64  # models of a cohort that train together on a GPU
+GPU_LANES = 8  # cohorts that are in flight there
+MODELS_A_SLOT = 2  # of a small cohort: a model that stops early hands its slot on, so that few slots wait for the last one
 HEARTBEAT_SECONDS = 1.0  # between looks at how far the models in training are
 
 
@@ -40,6 +45,7 @@ class Summary:
     epochs: int
     test_accuracy: float
     diverged: bool
+    seconds: float  # since its cohort began
 
 
 @dataclass(frozen=True)
@@ -55,32 +61,60 @@ class Task:
     def images(self) -> Path:
         return self.out / STAGING / "images" / self.subset.name
 
-    def run(self, models: list[Model], slots: int = 1) -> Generator[Summary, None, None]:
-        """Train models of one cohort and stage each."""
+    def run(
+        self, models: list[Model], slots: int = 1, *, occupancy: Occupancy | None = None, stopped: threading.Event | None = None
+    ) -> Generator[Summary, None, None]:
+        """Train models of one cohort and stage each.
+
+        Args:
+            models: of one cohort.
+            slots: how many train together.
+            occupancy: takes note of the slots' use.
+            stopped: once set, the training ends at a model's next epoch.
+        """
+
+        def on_epoch() -> None:
+            self._count_epoch()
+            if stopped is not None and stopped.is_set():
+                raise Stopped
+
         architecture, device = models[0].recipe.architecture, torch.device(self.device)
         images = {name: bank.load(name, architecture, device, self.images) for name in {model.recipe.dataset for model in models}}
-        spool = self.out / STAGING
-        cohort = Cohort(self.subset, architecture, images, device=device, slots=slots, spool=spool, on_epoch=self._count_epoch)
+        spool, start = self.out / STAGING, time.monotonic()
+        cohort = Cohort(self.subset, architecture, images, device=device, slots=slots, spool=spool, on_epoch=on_epoch, occupancy=occupancy)
         for trained in cohort.train(models):
             store.stage(self.out, trained)
-            yield summary(trained)
+            yield summary(trained, time.monotonic() - start)
 
     def _count_epoch(self) -> None:
         with self.epochs.get_lock():
             self.epochs.value += 1
 
-    def run_cohorts(self, models: list[Model]) -> Generator[Summary, None, None]:
-        """Train models on a GPU, a cohort at a time."""
+    def run_cohorts(self, models: list[Model], occupancy: Occupancy) -> Generator[Summary | None, None, None]:
+        """Train models on a GPU, several cohorts at a time."""
         cohorts: dict[Any, list[Model]] = defaultdict(list)
         for model in models:
             cohorts[model.cohort].append(model)
-        for cohort in cohorts.values():
-            yield from self.run(cohort, min(GPU_SLOTS, len(cohort)))
+        stopped = threading.Event()
+        jobs = [
+            partial(self.run, members, min(GPU_SLOTS, -(-len(members) // MODELS_A_SLOT)), occupancy=occupancy, stopped=stopped)
+            for members in sorted(cohorts.values(), key=len, reverse=True)  # the longest first: a long one at the end would fly alone
+        ]
+        results = fly(jobs, min(GPU_LANES, len(jobs)), torch.device(self.device))
+        try:
+            yield from results
+        finally:
+            stopped.set()
+            results.close()
 
 
-def summary(trained: Trained) -> Summary:
+class Stopped(Exception):
+    """Ends a cohort whose results nobody waits for any more."""
+
+
+def summary(trained: Trained, seconds: float) -> Summary:
     final = trained.snapshots[-1]
-    return Summary(trained.model.id, trained.epochs, final["test_accuracy"], final["diverged"])
+    return Summary(trained.model.id, trained.epochs, final["test_accuracy"], final["diverged"], seconds)
 
 
 # Worker processes: on a CPU a model's step stays in one core's cache.
@@ -88,11 +122,11 @@ def summary(trained: Trained) -> Summary:
 _task: Task | None = None
 
 
-def run_on_processes(task: Task, models: list[Model], workers: int | None) -> Generator[Summary | None, None, None]:
+def run_on_processes(task: Task, models: list[Model], workers: int | None, occupancy: Occupancy) -> Generator[Summary | None, None, None]:
     """Train models one a process; summaries come as models finish, and None at every heartbeat without one."""
     if not models:
         return
-    count = min(workers or _cores(), len(models))
+    count, before = min(workers or cores(), len(models)), time.monotonic()
     pool = ProcessPoolExecutor(count, CONTEXT, initializer=_start_worker, initargs=(task,))
     queue, pending = iter(models), set[Future[Summary]]()
     resource_tracker.ensure_running()  # else the first submit starts it, and that lets Ctrl-C through
@@ -106,14 +140,17 @@ def run_on_processes(task: Task, models: list[Model], workers: int | None) -> Ge
             if not finished:
                 yield None
             for future in finished:
-                yield future.result()
+                result, now = future.result(), time.monotonic()
+                occupancy.add(result.seconds, count * (now - before))
+                before = now
+                yield result
     except BrokenProcessPool as error:
         raise ZooError("a worker process", expected="to finish its model", found="it was ended (out of memory?)", do="run again") from error
     finally:
         _stop(pool)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
 

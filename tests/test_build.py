@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -241,6 +242,30 @@ def test_threads_and_processes_do_not_matter(small: Path, tmp_path: Path) -> Non
     assert content(tmp_path / "nws") == content(small)
 
 
+@pytest.fixture
+def in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds train as on a GPU: cohorts in lanes of one process."""
+    as_on_gpu = lambda task, todo, workers, occupancy: task.run_cohorts(todo, occupancy)  # noqa: E731
+    monkeypatch.setattr(build_module, "run_on_processes", as_on_gpu)
+
+
+def test_cohorts_in_flight_make_the_same_zoo(small: Path, tmp_path: Path, in_flight: None) -> None:
+    build(Request("demo", 4, epochs=2), tmp_path / "nws", device="cpu")
+    assert content(tmp_path / "nws") == content(small)
+
+
+def test_an_interrupted_flight_ends_at_the_next_epochs(tmp_path: Path, in_flight: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object, result: object) -> None:
+        if result is not None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module._Shards, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(Request("demo", 40, epochs=20), tmp_path / "nws", device="cpu")
+    assert threading.active_count() == 1
+    assert staged(tmp_path / "nws") < 30
+
+
 # Interruptions
 
 
@@ -420,7 +445,9 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
 def test_progress_in_a_pipe(small: Path, tmp_path: Path) -> None:
     shutil.copytree(small, tmp_path / "nws")
     finished = run_build(tmp_path / "nws", 6)
-    assert re.fullmatch(r"(demo: \d/6 models, .*\n)*demo: 6 models, 2 trained in \d+ s, mean test accuracy 0\.\d{3}\n", finished.stderr)
+    assert re.fullmatch(
+        r"(demo: \d/6 models, .*\n)*demo: 6 models, 2 trained in \d+ s, mean test accuracy 0\.\d{3}, \d+ % busy\n", finished.stderr
+    )
     assert finished.stdout == f"{tmp_path / 'nws'} is complete: datasets.load_dataset('{tmp_path / 'nws'}')\n"
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,6 +171,26 @@ def test_evaluation_equals_the_plain_network(name: str, dtype: torch.dtype) -> N
         assert torch.equal(correct[k][sure], (logits.argmax(1) == images.test_labels)[sure]) and sure.float().mean() > 0.95
         tight = dtype == torch.float64
         torch.testing.assert_close(losses[k].double(), expected, rtol=1e-10 if tight else 1e-5, atol=1e-12 if tight else 1e-5)
+
+
+DIGEST = """
+import hashlib
+from test_train import mixed, run
+from training_cases import NWS, NWS_PLAIN, SMALL_CNN
+for architecture in (NWS, NWS_PLAIN, SMALL_CNN):
+    print(*(hashlib.sha256(trained.rows.tobytes()).hexdigest() for trained in run(mixed(architecture, 4)).values()))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86-64 processors")
+def test_rows_are_bit_identical_with_shorter_vectors(tmp_path: Path) -> None:
+    """A processor with vectors of 8 lanes takes other instructions to the same bits."""
+    told = []
+    for processor in ({}, {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+bmi,+bmi2", "NUMBA_CACHE_DIR": str(tmp_path)}):
+        environment = {**os.environ, **processor, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        command = [sys.executable, "-c", DIGEST]
+        told.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(told[0].split()) == 12 and told[0] == told[1]
 
 
 def test_groups_share_the_batch_equally() -> None:

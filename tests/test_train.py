@@ -111,6 +111,17 @@ def test_three_epochs_equal_the_plain_loop(name: str) -> None:
                 loop.step(*batch)
 
 
+def test_segments_of_many_slots_change_nothing() -> None:
+    """The way of a GPU: slots take their steps together until the first ends its epoch; data sets and ends differ, slots are refilled."""
+    models = mixed(SMALL_CNN, 7)
+    cohort = Cohort(DEMO, SMALL_CNN, images_for(SMALL_CNN), device=CPU, slots=3)
+    cohort.stacked = True
+    stacked = {trained.model.id: trained for trained in cohort.train(models)}
+    for identifier, trained in run(models).items():
+        assert stacked[identifier].rows.tobytes() == trained.rows.tobytes()
+        assert stacked[identifier].snapshots == trained.snapshots
+
+
 def test_snapshot_one_is_the_initialization_and_metrics_are_of_the_row() -> None:
     model = make_model(SMALL_CNN, 4, max_epochs=2)
     trained = run([model])[model.id]

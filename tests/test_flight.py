@@ -1,0 +1,82 @@
+"""Cohorts in flight: every result comes, lanes run side by side, errors and an early end reach the lanes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from builder import flight
+from builder.flight import Occupancy, fly
+
+CPU = torch.device("cpu")
+
+
+def cohort(*results: int):
+    return lambda: iter(results)
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 9])
+def test_every_result_comes_once(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "WAITING_RESULTS", 2)
+    cohorts = (cohort(*range(10 * i, 10 * i + i)) for i in range(6))
+    assert sorted(fly(cohorts, lanes, CPU)) == [10 * i + k for i in range(6) for k in range(i)]
+
+
+def test_one_lane_keeps_the_order() -> None:
+    assert list(fly([cohort(1, 2), cohort(3)], 1, CPU)) == [1, 2, 3]
+
+
+def test_lanes_run_side_by_side() -> None:
+    meeting = threading.Barrier(2, timeout=30)  # would time out if one cohort waited for the other
+
+    def meet(i: int) -> Iterator[int]:
+        meeting.wait()
+        yield i
+
+    assert sorted(fly([lambda: meet(0), lambda: meet(1)], 2, CPU)) == [0, 1]
+
+
+def test_an_error_is_raised_and_ends_the_other_lanes() -> None:
+    closed = threading.Event()
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.set()
+
+    def fails() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(fly([endless, fails], 2, CPU))
+    assert closed.is_set()
+    assert threading.active_count() == 1
+
+
+def test_closing_ends_the_lanes_and_starts_no_more() -> None:
+    started: list[int] = []
+
+    def counting(i: int) -> Iterator[int]:
+        started.append(i)
+        while True:
+            yield i
+
+    results = fly([lambda i=i: counting(i) for i in range(5)], 2, CPU)
+    next(results)
+    results.close()
+    assert len(started) <= 2
+    assert threading.active_count() == 1
+
+
+def test_occupancy_is_the_share_of_slot_steps_that_trained() -> None:
+    occupancy = Occupancy()
+    assert occupancy.share == 1.0
+    occupancy.add(active=30, taken=40)
+    occupancy.add(active=10, taken=40)
+    assert occupancy.share == 0.5

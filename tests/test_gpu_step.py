@@ -1,0 +1,165 @@
+"""The GPU's step against the plain loop, in float64 and step by step: on a GPU if there is one, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+pytest.importorskip("triton")
+
+from builder import batches
+from builder.bank import Images
+from builder.gpu import step as gpu_step
+from builder.gpu.step import GpuStep, State
+from builder.plain import PlainLoop
+from builder.plan import Model
+from builder.step import Segment
+from nws_dataset.network import Network
+from nws_dataset.recipe import Architecture
+from training_cases import ARCHITECTURES, CPU, NWS, SMALL_CNN, images_for, make_model
+
+DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
+BATCH = 8
+PADDING = 5  # numbers behind a row
+
+
+def on_device(images: Images) -> Images:
+    arrays = {f.name: getattr(images, f.name) for f in dataclasses.fields(images)}
+    return Images(**{name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in arrays.items()})
+
+
+def images_of(model: Model) -> Images:
+    """Digits; for odd models with inverted pixels, as another data set would be."""
+    images = images_for(model.recipe.architecture)["digits"]
+    return dataclasses.replace(images, train_images=255 - images.train_images) if model.number % 2 else images
+
+
+def mixed_models(architecture: Architecture, count: int = 4) -> list[Model]:
+    kinds = [("adam", "relu"), ("rmsprop", "elu"), ("momentum", "sigmoid"), ("sgd", "tanh")][:count]
+    return [
+        make_model(
+            architecture, n, optimizer=optimizer, activation=activation, l2=1e-3 * (n % 2), augmentation=n > 1, batch_size=BATCH,
+            dropout=(0.5, 0.2, 0.0)[n % 3],
+        )
+        for n, (optimizer, activation) in enumerate(kinds)
+    ]  # fmt: skip
+
+
+class Bench:
+    """Plain loops on the host, and the same models in the slots of a state on the device; one slot stays empty."""
+
+    def __init__(self, models: list[Model], empty: int = 1) -> None:
+        self.models = models
+        self.loops = [PlainLoop(model, images_of(model)) for model in models]
+        self.places = [m for m in range(len(models) + 1) if m != empty]
+        self.orders = [batches.epoch_order(m, loop.parts, loop.images.train_labels, 0) for m, loop in zip(models, self.loops, strict=True)]
+        self.images = [on_device(loop.images) for loop in self.loops]
+        self.batches = [loop.epoch(0) for loop in self.loops]
+        weights = len(self.loops[0].row)
+        buffers = torch.full((3, len(models) + 1, weights + PADDING), 0.5, dtype=torch.float64, device=DEVICE)
+        first, second, third = buffers[:, :, :weights]
+        self.buffers, self.state = buffers, (first, second, third)
+
+    def copy_plain_state(self) -> None:
+        for m, loop in zip(self.places, self.loops, strict=True):
+            for x, value in zip(self.state, (loop.row, loop.first, loop.second), strict=True):
+                x[m] = value.to(DEVICE)
+
+    def segments(self, start: int, steps: int) -> dict[int, Segment]:
+        here = slice(start * BATCH, (start + steps) * BATCH)
+        return {
+            m: Segment(model, images, order[here].to(DEVICE), BATCH, 0, start)
+            for m, model, images, order in zip(self.places, self.models, self.images, self.orders, strict=True)
+        }
+
+    def plain_steps(self, steps: int) -> list[float]:
+        """The loops' summed losses."""
+        return [sum(loop.step(*next(batch)) for _ in range(steps)) for loop, batch in zip(self.loops, self.batches, strict=True)]
+
+    def check(self, tolerance: float) -> None:
+        for m, loop in zip(self.places, self.loops, strict=True):
+            for x, value in zip(self.state, (loop.row, loop.first, loop.second), strict=True):
+                difference = float((x[m].cpu() - value).abs().max() / value.abs().max().clamp(min=1))
+                assert difference <= tolerance, loop.model.recipe
+        untouched = [m for m in range(self.buffers.shape[1]) if m not in self.places]
+        assert (self.buffers[:, untouched] == 0.5).all()
+        assert (self.buffers[:, :, -PADDING:] == 0.5).all()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_steps_equal_the_plain_loop(name: str) -> None:
+    """Models of different recipes and data sets in one call; each step starts from the plain loops' state."""
+    models, steps = (4, 2) if name == "small_cnn" else (3, 1)  # the interpreter takes seconds for a step
+    bench = Bench(mixed_models(ARCHITECTURES[name], models))
+    stepper = GpuStep(bench.models[0].recipe.architecture, DEVICE, torch.float64)
+    for step in range(steps):
+        bench.copy_plain_state()
+        losses = stepper.train(bench.state, bench.segments(step, 1))
+        assert losses.tolist() == pytest.approx(bench.plain_steps(1), rel=1e-9)
+        bench.check(1e-9)
+
+
+def test_steps_with_the_libraries_products_equal_the_plain_loop() -> None:
+    bench = Bench(mixed_models(NWS, 2))
+    bench.copy_plain_state()
+    losses = GpuStep(NWS, DEVICE, torch.float64, convolution="grouped").train(bench.state, bench.segments(0, 1))
+    assert losses.tolist() == pytest.approx(bench.plain_steps(1), rel=1e-9)
+    bench.check(1e-9)
+
+
+def test_a_long_segment_is_taken_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_step, "ORDER_IMAGES", 2 * BATCH)
+    bench = Bench(mixed_models(SMALL_CNN, 1))
+    bench.copy_plain_state()
+    losses = GpuStep(SMALL_CNN, DEVICE, torch.float64).train(bench.state, bench.segments(0, 3))
+    assert losses.tolist() == pytest.approx(bench.plain_steps(3), rel=1e-9)
+    bench.check(1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the interpreter
+def test_a_model_depends_neither_on_its_slot_nor_on_a_diverging_neighbour() -> None:
+    (model,) = mixed_models(SMALL_CNN, 1)
+    found = []
+    for slots, m in ((1, 0), (3, 2)):
+        state = tuple(torch.zeros(3, slots, 1 + len(PlainLoop(model, images_of(model)).row), dtype=torch.float32, device=DEVICE)[:, :, :-1])
+        state[0][m] = PlainLoop(model, images_of(model)).row.to(DEVICE)
+        state[0][:m] = torch.nan
+        order = torch.arange(BATCH, device=DEVICE)
+        segments = {k: Segment(model, on_device(images_of(model)), order, BATCH, 0, 0) for k in {0, m}}
+        losses = GpuStep(SMALL_CNN, DEVICE).train(as_state(state), segments)
+        found.append([losses[list(segments).index(m)], *(x[m] for x in state)])
+        assert m == 0 or not torch.isfinite(losses[list(segments).index(0)])
+    for alone, beside in zip(*found, strict=True):
+        assert torch.isfinite(alone).all()
+        assert torch.equal(alone, beside)
+
+
+def as_state(state: tuple[torch.Tensor, ...]) -> State:
+    rows, first, second = state
+    return rows, first, second
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_evaluation_equals_the_plain_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows, in blocks of images of which the last is smaller."""
+    monkeypatch.setattr(gpu_step, "EVALUATION_IMAGES", 16)
+    architecture = ARCHITECTURES[name]
+    model = make_model(architecture, activation="elu")
+    images = images_for(architecture)["digits"]
+    loop = PlainLoop(model, images)
+    start = loop.row
+    for batch in loop.epoch(0):
+        loop.step(*batch)
+    pixels, labels = images.test_images[:11], images.test_labels[:11]
+    rows = torch.stack([start, loop.row]).to(DEVICE)
+    correct, losses = GpuStep(architecture, DEVICE, torch.float64).evaluate(rows, "elu", pixels.to(DEVICE), labels.to(DEVICE))
+    for k, row in enumerate((start, loop.row)):
+        logits = Network(architecture, "elu").double().load_row(row).eval()(pixels)
+        expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        assert torch.equal(correct[k].cpu(), logits.argmax(1) == labels)
+        torch.testing.assert_close(losses[k].cpu(), expected.detach(), rtol=1e-10, atol=1e-12)
