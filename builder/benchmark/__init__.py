@@ -1,0 +1,1 @@
+"""How fast training is, beside PyTorch as it is usually written, carefully written, and mapped over models."""

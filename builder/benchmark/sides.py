@@ -1,0 +1,118 @@
+"""The sides that are timed: this project's step and its evaluation, the peers, and a matrix product that tells the machine's peak."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from builder import update
+from builder.bank import Bank
+from builder.benchmark.pytorch import Careful, Graphs, Plain, Vmapped
+from builder.benchmark.workloads import Case, order_of
+from builder.initial import initial_row
+from builder.step import Segment, make_step
+from builder.train import ALIGNMENT
+
+EVALUATED_IMAGES = 1000
+MATRIX_SIZE = {"cpu": 1536, "cuda": 8192}
+GRAPHS = 1, 4, 8  # models at a time that the careful side tries on a GPU; its best counts
+
+
+class Side(Protocol):
+    """Something that can be timed."""
+
+    models: int  # that take each step together
+
+    def run(self, steps: int) -> None:
+        """Take so many steps, of training or of what else the side does; a GPU may still be at work afterwards."""
+        ...
+
+
+class Ours:
+    """The project's step as a cohort calls it: segments as long as an epoch allows."""
+
+    def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
+        self.cohort, self.models = case.models, len(case.models)
+        self.images = [bank[model.recipe.dataset] for model in self.cohort]
+        self.orders = [order_of(model, images) for model, images in zip(self.cohort, self.images, strict=True)]  # [steps, B] each
+        self.step = make_step(case.model.recipe.architecture, device)
+        rows = torch.stack([torch.from_numpy(initial_row(model)) for model in self.cohort])
+        stride = -(-rows.shape[1] // ALIGNMENT) * ALIGNMENT
+        buffers = torch.zeros(3, self.models, stride, device=device)
+        self.state = buffers[0, :, : rows.shape[1]], buffers[1, :, : rows.shape[1]], buffers[2, :, : rows.shape[1]]
+        self.state[0].copy_(rows)
+        for second, model in zip(self.state[2], self.cohort, strict=True):
+            second.fill_(update.SECOND_START[model.recipe.optimizer])
+        self.epoch = self.position = self.taken = 0
+
+    def run(self, steps: int) -> None:
+        length = min(len(order) for order in self.orders)
+        while steps:
+            count = min(steps, length - self.position)
+            self.step.train(self.state, dict(enumerate(self._segments(count))))
+            steps, self.taken, self.position = steps - count, self.taken + count, self.position + count
+            if self.position == length:
+                self.epoch, self.position = self.epoch + 1, 0
+
+    def _segments(self, count: int) -> list[Segment]:
+        part = slice(self.position, self.position + count)
+        return [
+            Segment(model, images, order[part].flatten(), order.shape[1], self.epoch, self.taken)
+            for model, images, order in zip(self.cohort, self.images, self.orders, strict=True)
+        ]
+
+
+class Evaluation:
+    """The project's evaluation of a row, and its export; a step is one of both."""
+
+    models = 1
+
+    def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
+        images, self.activation = bank[case.model.recipe.dataset], case.model.recipe.activation
+        self.pixels, self.labels = images.train_images[:EVALUATED_IMAGES], images.train_labels[:EVALUATED_IMAGES]
+        self.step = make_step(case.model.recipe.architecture, device)
+        self.row = torch.from_numpy(initial_row(case.model)).to(device)
+        self.spool = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the side
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            correct, losses = self.step.evaluate(self.row[None], self.activation, self.pixels, self.labels)
+            float(losses.double().mean()), correct.sum().item()
+            self.spool.seek(0)
+            self.spool.write(self.row.cpu().numpy().tobytes())
+
+
+class MatrixProduct:
+    """The largest rate at which the device multiplies and adds in float32: one product of square matrices is a step."""
+
+    models = 1
+
+    def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
+        size = MATRIX_SIZE[device.type]
+        self.a, self.b, self.out = torch.rand(3, size, size, device=device)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            torch.mm(self.a, self.b, out=self.out)
+
+
+SIDES: dict[str, Callable[[Case, Bank, torch.device], Side]] = {
+    "plain": Plain,
+    "careful": Careful,
+    "vmap": Vmapped,
+    "ours": Ours,
+    "evaluation": Evaluation,
+    "peak": MatrixProduct,
+    **{f"careful x{count}": functools.partial(Graphs, models=count) for count in GRAPHS},
+}
+
+
+def flops_of(side: str, case: Case, device: torch.device) -> int:
+    """FLOPs of one step of one model of a side."""
+    if side == "peak":
+        return 2 * MATRIX_SIZE[device.type] ** 3
+    return EVALUATED_IMAGES * case.forward_flops if side == "evaluation" else case.step_flops

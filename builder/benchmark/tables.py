@@ -1,0 +1,62 @@
+"""The tables that the benchmark prints."""
+
+from __future__ import annotations
+
+from builder.benchmark.results import Line, Results
+from builder.benchmark.sides import EVALUATED_IMAGES
+from builder.benchmark.timing import Measured
+from builder.plan import Model
+from nws_dataset.evaluation.report import Table
+
+MET = {None: "", True: "yes", False: "no"}
+
+
+def tables(results: Results) -> list[Table]:
+    """A table of rates for each place where sides were timed, and the summary."""
+    return [*(_rates(results, where) for where in results.places), _summary(results)]
+
+
+def _rates(results: Results, where: str) -> Table:
+    sides = [side for side in dict.fromkeys(side for m in results.measured for side in m.rates[where]) if side != "peak"]
+    peers = [side for side in dict.fromkeys(side.split()[0] for side in sides) if side not in ("ours", "evaluation")]
+    rows = []
+    for measured in results.measured:
+        cells = [_rate(results, measured, where, side) for side in sides]
+        ours = measured.rate(where, "ours")
+        cells += [f"{ours / measured.rate(where, peer):.2f}" if measured.has(where, peer) else "-" for peer in peers]
+        cells.append(f"{results.flop_rate(measured, where, 'ours') / results.peak(where):.2f}")
+        model = measured.case.model
+        rows.append((measured.case.workload, model.recipe.architecture.id, _recipe(model), *cells))
+    columns = ("workload", "network", "recipe", *sides, *(f"ours / {peer}" for peer in peers), "of peak")
+    title = f"{where}: steps a second of all models together (GFLOP/s); a step of evaluation is {EVALUATED_IMAGES:,} images"
+    return Table(title, columns, rows)
+
+
+def _rate(results: Results, measured: Measured, where: str, side: str) -> str:
+    if side not in measured.rates[where]:
+        return "-"
+    return f"{number(measured.rate(where, side))} ({number(results.flop_rate(measured, where, side) / 1e9)})"
+
+
+def _recipe(model: Model) -> str:
+    recipe = model.recipe
+    return f"{recipe.batch_size} {recipe.optimizer} {recipe.activation}" + " augmented" * recipe.augmentation
+
+
+def _summary(results: Results) -> Table:
+    rows = [(line.name, number(line.value), _target(line), MET[line.met]) for line in results.summary()]
+    return Table("Summary", ("", "measured", "target", "met"), rows)
+
+
+def _target(line: Line) -> str:
+    return "" if line.target is None else f"{'<' if line.at_most else '>='} {line.target:g}"
+
+
+def number(value: float) -> str:
+    """Three digits, or all those before the point.
+
+    Example:
+        >>> number(0.1234), number(12.34), number(12345.6)
+        ('0.123', '12.3', '12,346')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,117 @@
+"""The benchmark's command: trains models of the plan in turns with this project's step and with its peers, and says how fast each is."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from builder.benchmark.pytorch import VMAPPED
+from builder.benchmark.results import Results
+from builder.benchmark.sides import GRAPHS
+from builder.benchmark.tables import tables
+from builder.benchmark.timing import Crew, Here, Measured, Team, measure, peak_memory
+from builder.benchmark.workloads import Case, cases, write_images
+from builder.build import resolve_device
+from builder.workers import GPU_SLOTS, cores
+from nws_dataset.command import Command
+from nws_dataset.errors import ZooError
+from nws_dataset.evaluation.report import progress
+
+GPU_SIDES = "plain", *(f"careful x{count}" for count in GRAPHS), "vmap", "ours", "evaluation", "peak"
+THREAD_SIDES = "plain", "vmap", "ours", "peak"
+CORES_SIDES = "careful", "ours", "evaluation", "peak"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure."""
+
+    repetitions: int
+    seconds: float  # of a timed block
+    all_vmapped: bool  # whether vmap is timed everywhere: on a CPU a step of large stacked networks takes many seconds
+
+
+FULL, QUICK = Effort(7, 0.3, True), Effort(3, 0.1, False)
+QUICK_VMAP_FLOPS = 8e9  # of a step of all stacked models
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cuda if there is one]")
+@click.option("--quick", is_flag=True, help="Shorter timings and fewer repetitions.")
+@click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write every number there.")
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the real image sets, as for nws-build; without it scikit-learn's digits stand in for them.",
+)
+def main(device: str | None, quick: bool, report: Path | None, images: Path | None) -> None:
+    """Measure how fast training is, beside plain, careful and vmapped PyTorch.
+
+    All sides train the same networks with the same recipes, in turns. On a CPU plain and vmapped PyTorch are compared on one thread,
+    careful PyTorch on all cores with a process each.
+    """
+    if report is not None and not report.absolute().parent.is_dir():
+        raise ZooError(report, expected="a file in a folder that exists", found="no such folder", do="make the folder")
+    results = run(resolve_device(device or "auto"), QUICK if quick else FULL, images)
+    if report is not None:
+        report.write_text(json.dumps(results.to_json(), indent=1) + "\n", encoding="utf-8")
+    for table in tables(results):
+        table.print()
+    for name, value in results.about.items():
+        click.echo(f"{name}: {value}")
+
+
+def run(device: torch.device, effort: Effort, directory: Path | None) -> Results:
+    """Measure all cases on a device."""
+    on_gpu = device.type == "cuda"
+    chosen = cases(GPU_SLOTS if on_gpu else 1)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        write_images(chosen, directory, folder)
+        if not on_gpu:
+            torch.set_num_threads(1)
+        here = Here(folder, device, effort.seconds)
+        crew = None if on_gpu else stack.enter_context(Crew(folder, effort.seconds, cores()))
+        advance = stack.enter_context(progress(len(chosen)))
+        measured = []
+        for case in chosen:
+            measured.append(_measure(case, here, crew, effort))
+            advance(f"{case.workload}: {case.model.recipe.architecture.id}")
+        return Results(device, measured, _about(device, effort, directory, measured, crew))
+
+
+def _measure(case: Case, here: Here, crew: Crew | None, effort: Effort) -> Measured:
+    small = case.workload != "main" and (crew is None or VMAPPED * case.step_flops <= QUICK_VMAP_FLOPS)
+
+    def timed(sides: tuple[str, ...]) -> list[str]:
+        return [side for side in sides if side != "vmap" or small or effort.all_vmapped]
+
+    teams: dict[str, tuple[Team, list[str]]] = {"GPU": (here, timed(GPU_SIDES))}
+    if crew is not None:
+        teams = {"one thread": (here, timed(THREAD_SIDES)), "all cores": (crew, timed(CORES_SIDES))}
+    return measure(case, teams, effort.repetitions)
+
+
+def _about(device: torch.device, effort: Effort, directory: Path | None, measured: list[Measured], crew: Crew | None) -> dict[str, Any]:
+    """What there is to know of the run besides the rates."""
+    about: dict[str, Any] = {
+        "processor": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "cores": cores(),
+        "torch": torch.__version__,
+        "images": "real" if directory else "scikit-learn's digits in place of every image set",
+        "repetitions": effort.repetitions,
+        "seconds of a timed block": effort.seconds,
+        "peak memory of this process, MB": round(peak_memory() / 1e6),
+    }
+    if crew is not None:
+        return about | {"peak memory of a worker, MB": round(max(crew.memory()) / 1e6)}
+    return about | {f"peak GPU memory of {side}, MB": round(max(m.memory.get(side, 0) for m in measured) / 1e6) for side in GPU_SIDES}

@@ -1,0 +1,145 @@
+"""What the benchmark trains: models of the real plan, chosen over sizes and recipes, and their images."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from builder import bank
+from builder.bank import Bank, Images
+from builder.batches import epoch_order, split_images
+from builder.forecast import BACKWARD, forward_flops
+from builder.images import ImageSet, load_image_set
+from builder.plan import Model, select
+from nws_dataset.recipe import SUBSETS
+
+SEED = 0  # of the plan
+SMALL_CNN_BATCHES = 64, 512
+SMALL_CNN_MODELS = 4000  # of the plan, to choose among
+CASES = {"fixed": 4, "main": 12}  # models that stand for a subset
+VARIED = "augmentation", "optimizer", "activation", "batch_size"  # fields whose values all occur among them
+COLOUR = "cifar10", "svhn", "stl10"
+DIGITS_REPEATED = 8  # so that an epoch has many steps and the images do not fit in a core's cache
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model that all sides train; the cohort's side trains others of its architecture and batch size beside it."""
+
+    workload: str
+    models: tuple[Model, ...]
+
+    @property
+    def model(self) -> Model:
+        return self.models[0]
+
+    @property
+    def forward_flops(self) -> int:
+        """Of one image."""
+        return forward_flops(self.model.recipe.architecture)
+
+    @property
+    def step_flops(self) -> int:
+        """Of one step of the model, forward and backward."""
+        return self.forward_flops * (1 + BACKWARD) * self.model.recipe.batch_size
+
+
+def cases(cohort: int = 1) -> list[Case]:
+    """All cases, in the order in which they are reported.
+
+    Args:
+        cohort: how many models train together, at most.
+    """
+    found = []
+    small = [m for m in select(SUBSETS["small_cnn"], SEED, models=SMALL_CNN_MODELS) if m.recipe.train_fraction == 1]
+    first = next(m for m in small if (m.recipe.optimizer, m.recipe.activation) == ("adam", "relu"))
+    together = _together(first, small, cohort)
+    for batch in SMALL_CNN_BATCHES:
+        models = (dataclasses.replace(m, recipe=dataclasses.replace(m.recipe, batch_size=batch)) for m in together)
+        found.append(Case(f"small_cnn {batch}", tuple(models)))
+    for name, count in CASES.items():
+        plan = select(SUBSETS[name], SEED)
+        found += [Case(name, _together(model, plan, cohort)) for model in spread(plan, count)]
+    return found
+
+
+def _together(first: Model, models: Iterable[Model], count: int) -> tuple[Model, ...]:
+    """A model and others of its cohort."""
+    others = (model for model in models if model.cohort == first.cohort and model.number != first.number)
+    return first, *itertools.islice(others, count - 1)
+
+
+def spread(models: Sequence[Model], count: int) -> list[Model]:
+    """Models that stand for all: one from each of `count` equally large groups by cost, of which each recipe's value occurs as often.
+
+    In every group that model is taken whose values of the fields `VARIED` were seen least so far, and of equal ones the nearest to the
+    group's middle.
+    """
+    by_cost = sorted(models, key=lambda model: (forward_flops(model.recipe.architecture), model.number))
+    seen: Counter[tuple[str, object]] = Counter()
+    chosen = []
+    for i in range(count):
+        group = by_cost[i * len(models) // count : (i + 1) * len(models) // count]
+        middle = len(group) // 2
+        place = min(range(len(group)), key=lambda p: (sum(seen[value] for value in _values(group[p])), abs(p - middle)))
+        chosen.append(group[place])
+        seen.update(_values(group[place]))
+    return chosen
+
+
+def _values(model: Model) -> Iterator[tuple[str, object]]:
+    return ((field, getattr(model.recipe, field)) for field in VARIED)
+
+
+# Images
+
+
+def write_images(cases: Sequence[Case], directory: Path | None, folder: Path) -> None:
+    """Write the images of all cases where every process can map them.
+
+    Args:
+        cases: what will be trained.
+        directory: the real image sets; None: scikit-learn's digits stand in for each.
+        folder: to write to; read by `bank_of_case`.
+    """
+    inputs: dict[str, set[tuple[int, int]]] = {}
+    for recipe in (model.recipe for case in cases for model in case.models):
+        key = recipe.architecture.image_channels, recipe.architecture.image_size
+        if key not in inputs.setdefault(recipe.dataset, set()):
+            inputs[recipe.dataset].add(key)
+            image_set = load_image_set(recipe.dataset, directory) if directory else stand_in(recipe.dataset)
+            bank.save(image_set, recipe.architecture, None, folder)
+
+
+def stand_in(name: str) -> ImageSet:
+    """Digits in place of another image set; coloured where that is in colour, so that augmentation does all its work."""
+    digits = load_image_set("digits")
+    images = np.tile(digits.train_images, (DIGITS_REPEATED, 1, 1, 1)), digits.test_images
+    if name in COLOUR:
+        images = _coloured(images[0]), _coloured(images[1])
+    labels = np.tile(digits.train_labels, DIGITS_REPEATED)
+    return ImageSet(name, images[0], labels, images[1], digits.test_labels, f"{digits.source} in place of {name}")
+
+
+def _coloured(images: np.ndarray) -> np.ndarray:
+    return np.concatenate([images, 255 - images, images // 2], axis=1)
+
+
+def bank_of_case(case: Case, device: torch.device, folder: Path) -> Bank:
+    """The images of a case, which `write_images` wrote."""
+    names = {model.recipe.dataset for model in case.models}
+    return {name: bank.load(name, case.model.recipe.architecture, device, folder) for name in names}
+
+
+def order_of(model: Model, images: Images) -> torch.Tensor:
+    """The images of the first epoch's whole batches: places in the data set, [steps, batch] int64."""
+    order = epoch_order(model, split_images(model, images.train_labels), images.train_labels, epoch=0)
+    batch = min(model.recipe.batch_size, len(order))
+    return order[: len(order) // batch * batch].view(-1, batch)

@@ -1,0 +1,395 @@
+"""The benchmark measures what it says: real recipes, peers that train, FLOPs and hours that add up. Nothing is timed here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+from builder import batches
+from builder.bank import Images
+from builder.benchmark import pytorch, sides, training
+from builder.benchmark.pytorch import VMAPPED, Careful, Plain, Vmapped
+from builder.benchmark.results import EPOCHS, Results, evaluated_images, evaluation_flops, training_flops
+from builder.benchmark.sides import EVALUATED_IMAGES, Evaluation, Ours, flops_of
+from builder.benchmark.tables import tables
+from builder.benchmark.timing import Crew, Here, Measured, measure
+from builder.benchmark.workloads import VARIED, Case, bank_of_case, cases, order_of, stand_in, write_images
+from builder.forecast import forward_flops
+from builder.plain import PlainLoop
+from builder.plan import Model, select
+from builder.step import Segment
+from nws_dataset.errors import ZooError
+from nws_dataset.recipe import NWS_MAIN, SUBSETS
+from training_cases import CPU, NWS, SMALL_CNN, images_for, make_model
+
+ROUNDING = 1e-4  # of a gradient in float32, whose largest numbers are near 1
+FLOP_RATE = 1e12  # of the made-up results
+SIDES = {"one thread": ("plain", "vmap", "ours", "peak"), "all cores": ("careful", "ours", "evaluation", "peak")}
+
+
+@pytest.fixture(scope="module")
+def chosen() -> list[Case]:
+    return cases()
+
+
+# What is trained
+
+
+def test_cases_cover_sizes_and_recipes(chosen: list[Case]) -> None:
+    assert [case.workload for case in chosen] == ["small_cnn 64", "small_cnn 512", *["fixed"] * 4, *["main"] * 12]
+    assert chosen == cases()
+    for workload in ("fixed", "main"):
+        recipes = [case.model.recipe for case in chosen if case.workload == workload]
+        for field in VARIED:
+            assert {getattr(recipe, field) for recipe in recipes} == set(NWS_MAIN[field].values), (workload, field)
+    costs = [case.forward_flops for case in chosen if case.workload == "main"]
+    assert costs == sorted(costs) and costs[-1] > 20 * costs[0]
+    assert len({case.model.recipe.architecture for case in chosen if case.workload == "main"}) == 12
+    planned = {model.id: model for name in ("main", "fixed") for model in select(SUBSETS[name], 0)}
+    assert all(planned[case.model.id] == case.model for case in chosen[2:])
+    assert [case.model.recipe.batch_size for case in chosen[:2]] == [64, 512]
+
+
+def test_cohorts_train_together(chosen: list[Case]) -> None:
+    for alone, together in zip(chosen, cases(64), strict=True):
+        assert together.model == alone.model
+        assert len({model.cohort for model in together.models}) == 1
+        assert len({model.number for model in together.models}) == len(together.models) <= 64
+        assert len(together.models) == 64 or together.workload == "main"
+
+
+def test_flops(chosen: list[Case]) -> None:
+    for case in chosen:
+        forward = forward_flops(case.model.recipe.architecture)
+        for side in ("plain", "careful", "careful x4", "vmap", "ours"):
+            assert flops_of(side, case, CPU) == 3 * forward * case.model.recipe.batch_size
+        assert flops_of("evaluation", case, CPU) == EVALUATED_IMAGES * forward
+        assert flops_of("peak", case, CPU) == 2 * 1536**3
+
+
+def test_digits_stand_in(chosen: list[Case], tmp_path: Path) -> None:
+    by_dataset = {case.model.recipe.dataset: case for case in chosen[2:]}
+    pair = [by_dataset["mnist"], by_dataset["cifar10"]]
+    write_images(pair, None, tmp_path)
+    gray, colour = (bank_of_case(case, CPU, tmp_path)[case.model.recipe.dataset] for case in pair)
+    assert gray.gray and not colour.gray
+    assert gray.train_images.shape == colour.train_images.shape == (8 * 1437, 3, 32, 32)
+    assert "in place of cifar10" in stand_in("cifar10").source
+    for case, images in zip(pair, (gray, colour), strict=True):
+        order = order_of(case.model, images)
+        assert order.shape[1] == case.model.recipe.batch_size and len(order) * order.shape[1] > 9000
+        assert len(order.unique()) == order.numel()
+
+
+# The peers
+
+
+def a_case(architecture=NWS, **fields: object) -> tuple[Case, dict[str, Images]]:
+    return Case("main", (make_model(architecture, **fields),)), images_for(architecture)
+
+
+def loss_of(side: Plain | Careful | Vmapped, images: Images) -> float:
+    """Cross-entropy on the training images, without dropout."""
+    network = side.network.train(False)
+    tensors = {name: x[0] for name, x in (*side.weights.items(), *side.buffers.items())} if isinstance(side, Vmapped) else {}
+    with torch.no_grad():
+        loss = F.cross_entropy(functional_call(network, tensors, (images.train_images / 255,)), images.train_labels).item()
+    network.train()
+    return loss
+
+
+@pytest.mark.parametrize("side", [Plain, Careful, Vmapped])
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "momentum", "sgd"])
+def test_peers_train(side: type[Plain | Careful | Vmapped], optimizer: str) -> None:
+    rate = {"momentum": 0.01, "sgd": 0.1}.get(optimizer, 0.003)
+    for architecture in (NWS, SMALL_CNN):
+        case, bank = a_case(architecture, optimizer=optimizer, dropout=0.1, augmentation=architecture is NWS, learning_rate=rate)
+        made = side(case, bank, CPU)
+        before = loss_of(made, bank["digits"])
+        made.run(90)
+        assert loss_of(made, bank["digits"]) < 0.97 * before
+
+
+@pytest.mark.parametrize("architecture", [NWS, SMALL_CNN], ids=["nws", "small_cnn"])
+def test_peers_take_the_plain_loops_step(architecture) -> None:
+    case, bank = a_case(architecture, optimizer="sgd", dropout=0.0, l2=1e-2)
+    plain, careful, mapped = (side(case, bank, CPU) for side in (Plain, Careful, Vmapped))
+    order = order_of(case.model, bank["digits"])
+    loop = PlainLoop(case.model, bank["digits"])
+    loop.step(*next(loop.epoch(0)))
+    for side in (plain, careful):
+        side.run(1)
+        assert torch.allclose(side.network.row().double(), loop.row, rtol=0, atol=1e-6)
+    mapped.step(order[:1].expand(VMAPPED, -1))
+    for name, tensor in loop.layout.views(loop.row).items():
+        found = (mapped.weights | mapped.buffers)[name][0]
+        assert torch.allclose(found.double(), tensor, rtol=0, atol=1e-6), name
+        if name in mapped.weights and not name.endswith("bias"):
+            other = (mapped.weights | mapped.buffers)[name][1]
+            assert not torch.equal(found, other)  # each has its own initialization
+
+
+def test_plain_gradient_equals_the_plain_loops() -> None:
+    case, bank = a_case(dropout=0.0)
+    plain, loop = Plain(case, bank, CPU), PlainLoop(case.model, bank["digits"])
+    plain.run(1)
+    loop.step(*next(loop.epoch(0)))
+    for (name, parameter), (_, expected) in zip(plain.network.named_parameters(), loop.network.named_parameters(), strict=True):
+        assert parameter.grad is not None and expected.grad is not None
+        assert torch.allclose(parameter.grad.double(), expected.grad, rtol=0, atol=ROUNDING), name
+
+
+def test_careful_differs_only_in_how() -> None:
+    case, bank = a_case(optimizer="adam", dropout=0.0)
+    plain, careful = Plain(case, bank, CPU), Careful(case, bank, CPU)
+    assert careful.network.get_parameter("conv2.weight").is_contiguous(memory_format=torch.channels_last)
+    plain.run(1)
+    careful.run(1)
+    for ours, theirs in zip(plain.network.parameters(), careful.network.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("gray", [True, False])
+def test_augmentation_is_like_the_builders(gray: bool) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(1, 1 if gray else 3, 12, 12).expand(2000, 3, 12, 12)
+    found = pytorch.augment(images, gray=gray)
+    expected = batches.augment(make_model(NWS), images, torch.arange(2000), 0, gray=gray)
+    assert found.shape == images.shape and found.min() >= 0 and found.max() <= 1
+    for moment in (torch.mean, torch.std):
+        assert torch.allclose(moment(found, 0), moment(expected, 0), rtol=0, atol=0.05)
+    assert found.mean().item() == pytest.approx(expected.mean().item(), abs=0.01)
+
+
+def test_no_shift_of_colours_changes_nothing() -> None:
+    images = torch.rand(50, 3, 6, 6)
+    images[0] = 0.3  # gray has no hue
+    found = pytorch.shift_colours(images, torch.zeros(50, 1, 1), torch.ones(50, 1, 1))
+    assert torch.allclose(found, images, atol=1e-5)
+
+
+# This project's side
+
+
+class FakeStep:
+    """A `Step` that notes its segments."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[int, Segment]] = []
+
+    def train(self, state: tuple[torch.Tensor, ...], segments: dict[int, Segment]) -> torch.Tensor:
+        self.calls.append(segments)
+        return torch.zeros(len(segments))
+
+    def evaluate(
+        self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(rows), len(labels), dtype=torch.bool), torch.zeros(len(rows), len(labels))
+
+
+@pytest.fixture
+def fake_step(monkeypatch: pytest.MonkeyPatch) -> FakeStep:
+    step = FakeStep()
+    monkeypatch.setattr(sides, "make_step", lambda architecture, device: step)
+    return step
+
+
+def test_ours_goes_through_epochs(fake_step: FakeStep) -> None:
+    models = tuple(make_model(NWS, number, optimizer=optimizer, batch_size=4) for number, optimizer in enumerate(("adam", "rmsprop")))
+    ours = Ours(Case("main", models), images_for(NWS), CPU)
+    assert ours.models == 2 and [second[0].item() for second in ours.state[2]] == [0, 1]
+    length = min(map(len, ours.orders))  # classes are balanced, so one model's epoch may be longer than another's
+    ours.run(length - 1)
+    ours.run(2)
+    ours.run(length)
+    told = [(call[1].epoch, call[1].step, call[1].steps) for call in fake_step.calls]
+    assert told == [(0, 0, length - 1), (0, length - 1, 1), (1, length, 1), (1, length + 1, length - 1), (2, 2 * length, 1)]
+    for m, model in enumerate(models):
+        assert fake_step.calls[0][m].model == model
+        assert torch.equal(torch.cat([call[m].order for call in fake_step.calls[:2]]), ours.orders[m][:length].flatten())
+
+
+def test_evaluation_exports(fake_step: FakeStep) -> None:
+    case, bank = a_case()
+    evaluation = Evaluation(case, bank, CPU)
+    evaluation.run(3)
+    evaluation.spool.seek(0)
+    assert evaluation.spool.read() == evaluation.row.numpy().tobytes()
+    evaluation.spool.close()
+
+
+# Timing
+
+
+class Recorder:
+    """A team that notes what it is asked."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def prepare(self, case: Case, sides: Sequence[str]) -> dict[str, int]:
+        self.log.append("prepare")
+        return {side: 1 for side in sides}
+
+    def time(self, side: str) -> float:
+        self.log.append(side)
+        return float(len(self.log))
+
+
+def test_sides_take_turns(chosen: list[Case]) -> None:
+    log: list[str] = []
+    team = Recorder(log)
+    measured = measure(chosen[0], {"here": (team, ("plain", "ours")), "there": (team, ("careful",))}, 3)
+    assert log == ["prepare", "prepare", *["plain", "ours", "careful"] * 3]
+    assert measured.rates == {"here": {"plain": [3, 6, 9], "ours": [4, 7, 10]}, "there": {"careful": [5, 8, 11]}}
+    assert measured.rate("here", "ours") == 7
+    assert measured.has("there", "careful") and not measured.has("there", "ours")
+
+
+def test_a_block_lasts_as_long_as_asked(chosen: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+
+    class Fake:
+        models = 4
+
+        def __init__(self, *_: object) -> None:
+            self.runs: list[int] = []
+
+        def run(self, steps: int) -> None:
+            nonlocal clock
+            clock += steps * 0.002 + (0 if self.runs else 10)  # the first compiles
+            self.runs.append(steps)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+    monkeypatch.setattr("builder.benchmark.timing.bank_of_case", lambda *_: {})
+    monkeypatch.setitem(sides.SIDES, "fake", Fake)
+    here = Here(Path(), CPU, 0.3)
+    here.prepare(chosen[0], ["fake"])
+    side, steps = here.sides["fake"]
+    assert (side.runs, steps) == ([1, 1, 2, 4, 8, 16, 32], 150)
+    assert here.time("fake") == pytest.approx(4 / 0.002)
+
+
+def test_a_crew_answers_until_it_ends(chosen: list[Case], tmp_path: Path) -> None:
+    write_images(chosen[:1], None, tmp_path)
+    with Crew(tmp_path, 0.01, 2) as crew:
+        assert crew.prepare(chosen[0], ["plain"]) == {}
+        assert crew.time("plain") > 0
+        assert len(crew.memory()) == 2
+        crew.processes[0].terminate()
+        with pytest.raises(ZooError, match="it has ended"):
+            crew.time("plain")
+    assert not any(process.is_alive() for process in crew.processes)
+
+
+# What is made of it
+
+
+def made_up(chosen: list[Case], rates: dict[str, float]) -> Results:
+    """Results in which each side reaches so many times FLOP_RATE on every case; three repetitions, of which the second is the median."""
+    measured = []
+    for case in chosen:
+        found = {
+            where: {side: [rates[side] * FLOP_RATE / flops_of(side, case, CPU) * f for f in (0.5, 1, 1.25)] for side in names}
+            for where, names in SIDES.items()
+        }
+        measured.append(Measured(case, found, {}))
+    return Results(CPU, measured, {"cores": 2})
+
+
+RATES = {"plain": 0.1, "vmap": 0.2, "careful": 0.4, "ours": 0.5, "evaluation": 0.25, "peak": 0.8}
+
+
+def test_images_of_a_models_evaluations() -> None:
+    models = select(SUBSETS["main"], 0, models=100)
+    by_dataset = {model.recipe.dataset: model for model in models}
+    assert evaluated_images(by_dataset["mnist"]) == (EPOCHS + 1) * 6000 + 20 * (10_000 + 5000)
+    assert evaluated_images(by_dataset["stl10"]) == (EPOCHS + 1) * 500 + 20 * (8000 + 4500)
+
+
+def test_hours_of_the_whole_zoo(chosen: list[Case]) -> None:
+    lines = {line.name: line for line in made_up(chosen, RATES).summary()}
+    models: list[Model] = [model for name in ("main", "fixed") for model in select(SUBSETS[name], 0)]
+    train, evaluate = training_flops(models) / (0.5 * FLOP_RATE), evaluation_flops(models) / (0.25 * FLOP_RATE)
+    assert lines["hours for 16,000 models of 30 epochs"].value == pytest.approx((train + evaluate) / 3600)
+    assert lines["of them evaluation and export"].value == pytest.approx(evaluate / 3600)
+    alone = [dataclasses.replace(models[0], recipe=dataclasses.replace(models[0].recipe, dataset="mnist"))]
+    assert training_flops(alone) == 3 * forward_flops(models[0].recipe.architecture) * 54_000 * EPOCHS
+
+
+def test_ratios_stand_beside_their_targets(chosen: list[Case]) -> None:
+    results = made_up(chosen, RATES)
+    lines = {line.name: line for line in results.summary()}
+    for name, value, target, met in (
+        ("ours / plain, one thread: small_cnn 64", 5, 5, True),
+        ("ours / plain, one thread: fixed", 5, 2.2, True),
+        ("ours / plain, one thread: main, least", 5, 1.2, True),
+        ("ours / vmap, one thread: fixed", 2.5, None, None),
+        ("ours / careful, all cores: small_cnn 512", 1.25, 3.5, False),
+        ("ours / careful, all cores: main, median", 1.25, 1.4, False),
+        ("peak, one thread, GFLOP/s", 1000, None, None),  # the best repetition
+        ("ours / peak, all cores: main", 0.5, None, None),
+    ):
+        assert (lines[name].value, lines[name].target, lines[name].met) == (pytest.approx(value, abs=1e-9), target, met), name
+    slow = results.measured[-1]
+    slow.rates["one thread"]["ours"] = [rate / 5 for rate in slow.rates["one thread"]["ours"]]
+    lines = {line.name: line for line in results.summary()}
+    assert lines["ours / plain, one thread: main, median"].value == pytest.approx(5)
+    assert lines["ours / plain, one thread: main, least"].value == pytest.approx(1)
+
+
+def test_vmap_may_be_left_out(chosen: list[Case]) -> None:
+    results = made_up(chosen, RATES)
+    for measured in (*results.measured[3:6], *results.measured[6:]):
+        del measured.rates["one thread"]["vmap"]
+    names = [line.name for line in results.summary() if "vmap" in line.name]
+    assert names == [f"ours / vmap, one thread: {name}" for name in ("small_cnn 64", "small_cnn 512", "fixed (1 of 4 cases)")]
+    assert tables(results)[0].rows[-1][4] == "-"
+
+
+def test_best_of_the_graphs_counts(chosen: list[Case]) -> None:
+    gpu = torch.device("cuda")
+    rates = {"plain": 1, "careful x1": 2, "careful x4": 5, "careful x8": 4, "vmap": 8, "ours": 40, "evaluation": 20, "peak": 80}
+    measured = [
+        Measured(case, {"GPU": {side: [1e12 * rate / flops_of(side, case, gpu)] for side, rate in rates.items()}}, {}) for case in chosen
+    ]
+    results = Results(gpu, measured, {})
+    lines = {line.name: line for line in results.summary()}
+    assert lines["ours / careful, GPU: fixed"].value == pytest.approx(8)
+    assert lines["ours / careful or vmap, GPU: fixed"].value == pytest.approx(5)
+    assert lines["ours / plain, GPU: fixed"].met is True
+    assert lines["ours / peak, GPU: fixed"].target == 0.25
+    assert lines["hours for 16,000 models of 30 epochs"].target == 24
+    assert len(tables(results)) == 2
+
+
+def test_command_writes_json(
+    chosen: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "run", lambda device, effort, images: made_up(chosen, RATES))
+    report = tmp_path / "report.json"
+    training.main(["--quick", "--device", "cpu", "--json", str(report)], standalone_mode=False)
+    out = capsys.readouterr().out
+    assert "one thread" in out and "hours for 16,000 models" in out and "cores: 2" in out
+    written = json.loads(report.read_text())
+    assert set(written) == {"cores", "device", "cases", "summary"}
+    assert len(written["cases"]) == len(chosen)
+    first = written["cases"][0]
+    assert set(first) == {"workload", "model_id", "models_together", "recipe", "flops", "steps_per_second", "gpu_memory_bytes"}
+    assert len(first["steps_per_second"]["one thread"]["plain"]) == 3
+    assert set(written["summary"][0]) == {"name", "value", "target", "at_most", "met"}
+
+
+def test_command_refuses_a_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        training.main(["--device", "cpu", "--json", str(tmp_path / "none" / "report.json")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
