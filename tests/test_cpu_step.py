@@ -38,6 +38,10 @@ ODD = {
     "stride_2": Architecture(**STRIDED, filter_size=3, stride=2, padding="valid", batch_norm=False, dropout_place="conv", image_size=29),
     "stride_3_norm": Architecture(**STRIDED, filter_size=5, stride=3, image_size=31, dropout_place="conv"),
     "stride_2_same": Architecture(filter_size=7, stride=2, pooling="none", width_conv=3, width_fc=10, depth_fc=1, image_size=23),
+    "pooled_average": Architecture(
+        filter_size=3, head="average", width_conv=3, depth_fc=1, width_fc=11, image_size=19, dropout_place="conv"
+    ),
+    "between_strides": Architecture(filter_size=1, stride=2, pooling="none", width_conv=5, depth_fc=0, width_fc=None, image_size=27),
     "one_by_one": Architecture(filter_size=1, width_conv=6, depth_conv=4, width_fc=17, depth_fc=1, image_size=17),
 }
 

@@ -276,12 +276,12 @@ def forward_linear(work: Any, net: Any, L: Any) -> None:
 @jit
 def average_forward(work: Any, L: Any, after: Any) -> None:
     """The mean of each channel's map, into the next layer's input."""
-    x = work.x
-    share = fill(x, 1.0 / L.pixels)
+    x, count = work.x, L.pooled // (POOL_TILE if L.pool else 1)
+    share = fill(x, 1.0 / count)
     for g in range(work.groups):
         for c in range(L.units):
             start, s = L.y + g * L.y_group + c * L.y_channel, fill(x, 0.0)
-            for i in range(L.pixels):
+            for i in range(count):
                 s = s + load(x, start + i * LANES)
             store(x, after.x + g * after.x_group + c * after.x_channel, s * share)
 
@@ -503,24 +503,17 @@ def backward_linear(work: Any, net: Any, L: Any, before: Any) -> None:
 
 @jit
 def average_backward(work: Any, net: Any, L: Any) -> None:
-    x, tab = work.x, work.offsets
-    share = fill(x, 1.0 / L.pixels)
+    x, tab, window = work.x, work.offsets, POOL_TILE if L.pool else 1
+    share = fill(x, 1.0 * window / L.pooled)
     for g in range(work.groups):
         for c in range(L.units):
             slope = load(x, L.slope + g * L.slope_group + c * LANES) * share
             d, y = L.d + g * L.d_group + c * L.d_channel, L.y + g * L.y_group + c * L.y_channel
-            kept = L.kept + g * L.kept_group + c * L.kept_channel
-            for i in range(L.pixels):
-                hand_back(
-                    work,
-                    net,
-                    L,
-                    slope,
-                    d + entry(tab, L.pixel_d + i),
-                    y + entry(tab, L.pixel_y + i),
-                    0,
-                    kept + entry(tab, L.pixel_kept + i),
-                )
+            chosen, kept = L.chosen + g * L.chosen_group + c * L.chosen_channel, L.kept + g * L.kept_group + c * L.kept_channel
+            for i in range(0, L.pooled, window):
+                places = (d + entry(tab, L.pixel_d + i), y + entry(tab, L.pixel_y + i))
+                bits = (chosen + entry(tab, L.pixel_chosen + i), kept + entry(tab, L.pixel_kept + i))
+                hand_back(work, net, L, slope, places[0], places[1], bits[0], bits[1])
 
 
 def _make_weight_gradient(count: int) -> Any:

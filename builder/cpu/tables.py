@@ -320,6 +320,8 @@ class _Maker:
             seen = np.tile(seen, self.groups)
         if run == 1:  # a dense layer: one long run
             runs, run, seen = 1, runs, np.stack([0 * seen[0], 0 * seen[0] + runs])
+        elif run == 0:  # pixels between the strides of a small kernel see nothing
+            runs, run = 0, 1
         choices = [_in_tiles(count, seen) for count in ((tile,) if tile else TILES)]
         count, first, stop = min(choices, key=lambda choice: (choice[0] + TILE_COST) * (choice[2] - choice[1]).sum())
         record["tile"], record["tiled"], record["runs"], record["run"] = count, len(first) * count, runs, run
