@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,6 +41,7 @@ class Request:
     epochs: int | None = None  # cap
     train_images: int | None = None  # the first so many training images
     seed: int = 0
+    tf32: bool = False  # whether a GPU may round the factors of products to 10 bits
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -62,10 +64,9 @@ class Request:
                 plans.append((subset, models))
         return plans
 
-    @property
-    def options(self) -> dict[str, int | None]:
-        """What departs from the preset, for nws.json and the card."""
-        return {"epochs": self.epochs, "train_images": self.train_images}
+    def options(self, device: torch.device) -> dict[str, Any]:
+        """What the weights follow from besides preset and seed, for nws.json and the card."""
+        return {"device": device.type, "epochs": self.epochs, "tf32": self.tf32, "train_images": self.train_images}
 
 
 def image_sets_of(subset: Subset) -> list[str]:
@@ -88,13 +89,17 @@ def build(request: Request, out: Path, *, images: Path | None = None, device: st
         ZooError: for bad input, a folder that holds something else, or a disk that is full.
     """
     target = resolve_device(device)
+    if request.tf32:
+        if target.type == "cpu":
+            raise ZooError("--tf32", expected="a GPU", found="a CPU", do="leave it out")
+        torch.set_float32_matmul_precision("high")
     if images is not None and not images.is_dir():
         raise ZooError(images, expected="a folder", found="a file" if images.exists() else "nothing", do="correct --images")
     plans = request.plan()
     image_sets = {name: load_image_set(name, images) for name in sorted({m.recipe.dataset for _, models in plans for m in models})}
     for _, models in plans:
         _check_images(models, image_sets, request.train_images)
-    entries = {subset.name: _declaration(request, models, image_sets) for subset, models in plans}
+    entries = {subset.name: _declaration(request, target, models, image_sets) for subset, models in plans}
     try:
         with open_store(out) as folder:
             for name, entry in entries.items():  # refused before anything is trained or written
@@ -122,10 +127,11 @@ def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit
         batches.split_images(model, torch.from_numpy(image_sets[model.recipe.dataset].train_labels[:limit]))
 
 
-def _declaration(request: Request, models: list[Model], image_sets: Mapping[str, ImageSet]) -> SubsetEntry:
+def _declaration(request: Request, device: torch.device, models: list[Model], image_sets: Mapping[str, ImageSet]) -> SubsetEntry:
     """What nws.json says a subset is built with."""
     used = {name: image_sets[name] for name in sorted({model.recipe.dataset for model in models})}
-    return SubsetEntry(request.seed, 0, request.options, {name: ImageSource(images.source, images.sha256) for name, images in used.items()})
+    sources = {name: ImageSource(images.source, images.sha256) for name, images in used.items()}
+    return SubsetEntry(request.seed, 0, request.options(device), sources)
 
 
 def _build_subset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ INTERRUPTED = 130  # the shell's exit code for Ctrl-C
     help="The zoo's folder; building goes on where it stands.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
-@click.option("--dry-run", is_flag=True, help="Say what would be built, and build nothing.")
+@click.option("--tf32", is_flag=True, help="On a GPU: round the factors of products to 10 bits; faster, and other weights.")
+@click.option("--dry-run", is_flag=True, help="Say what would be built and how long it would take, and build nothing.")
 @click.option("--upload", is_flag=True, help="Push the zoo to the Hub (not in this version).")
 @click.option("--repo-id", metavar="ORG/NAME", help="The Hub repository for --upload.")
 def main(
@@ -43,6 +45,7 @@ def main(
     seed: int,
     out: Path,
     device: str,
+    tf32: bool,
     dry_run: bool,
     upload: bool,
     repo_id: str | None,
@@ -60,13 +63,14 @@ def main(
             do="build without it; the folder is the repository",
         )
     try:
-        from builder.build import Request, build, datasets_of  # torch is loaded only when there is something to do
+        from builder.build import Request, build, datasets_of, resolve_device  # torch is loaded only when there is something to do
 
-        request = Request(preset, models, datasets_of(datasets), epochs, train_images, seed)
+        request = Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32)
         if dry_run:
+            from builder.calibration import calibrate
             from builder.forecast import forecast
 
-            click.echo(forecast(request))
+            click.echo(forecast(request, functools.partial(calibrate, device=resolve_device(device))))
             return
         build(request, out, images=images, device=device)
     except KeyboardInterrupt:

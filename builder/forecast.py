@@ -1,20 +1,25 @@
-"""What a build would make: models, cohorts, weights, bytes, FLOPs, and how often each value is drawn. Nothing is trained or loaded."""
+"""What a build would make: models, cohorts, weights, bytes, FLOPs, time, and how often each value is drawn. Nothing is loaded."""
 
 from __future__ import annotations
 
+import functools
+import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from builder.plan import Model
-from builder.train import least_epochs, num_snapshots
+from builder.train import TRAIN_EVALUATION_IMAGES, least_epochs, num_snapshots
 from nws_dataset import shards
 from nws_dataset.layout import layout_of
-from nws_dataset.recipe import Architecture, Choice, Cycle, Subset
+from nws_dataset.recipe import NUM_CLASSES, SUBSETS, Architecture, Choice, Cycle, Subset
 
 if TYPE_CHECKING:
     from builder.build import Request
+    from builder.calibration import Calibration
+
+    Calibrate = Callable[[Sequence[Model], int | None], Calibration]  # models of a subset, --train-images -> how fast they train
 
 TRAIN_IMAGES = {
     "mnist": 60_000,
@@ -25,11 +30,30 @@ TRAIN_IMAGES = {
     "stl10": 5_000,
     "digits": 1_437,
 }
+SMALLEST_CLASS = {
+    "mnist": 5_421,
+    "fashion_mnist": 6_000,
+    "kmnist": 6_000,
+    "cifar10": 5_000,
+    "svhn": 4_659,
+    "stl10": 500,
+    "digits": 141,
+}  # training images of the class that has the fewest
+TEST_IMAGES = {
+    "mnist": 10_000,
+    "fashion_mnist": 10_000,
+    "kmnist": 10_000,
+    "cifar10": 10_000,
+    "svhn": 26_032,
+    "stl10": 8_000,
+    "digits": 360,
+}
 METADATA_BYTES = 870  # of a snapshot beside its weights, in its shard and in the index; as measured
 ROW_GROUP_BYTES = 11_300  # that Parquet adds to each row group: page headers, statistics, indexes, footer; as measured
 BACKWARD = 2  # a training step costs so many forward passes more
 
 
+@functools.cache
 def forward_flops(architecture: Architecture) -> int:
     """FLOPs of one image's forward pass, counted from the layout: two for each use of a convolution's or dense layer's weight."""
     sizes = iter(architecture.map_sizes)
@@ -37,23 +61,55 @@ def forward_flops(architecture: Architecture) -> int:
     return sum(2 * spec.size * (next(sizes) ** 2 if spec.layer.startswith("conv") else 1) for spec in weights)
 
 
+def drawn_images(model: Model, train_images: int | None) -> float:
+    """Training images that a model has, its validation images among them; `train_images` is that of `--train-images`."""
+    available = TRAIN_IMAGES[model.recipe.dataset]
+    return min(available, train_images or available) * model.recipe.train_fraction
+
+
+def epoch_images(model: Model, train_images: int | None) -> float:
+    """Images of one epoch of training, about: whole batches, and with balancing as many of each class as the smallest class has."""
+    recipe = model.recipe
+    images = drawn_images(model, train_images) * (1 - recipe.validation_fraction)
+    if recipe.balanced:
+        images *= NUM_CLASSES * SMALLEST_CLASS[recipe.dataset] / TRAIN_IMAGES[recipe.dataset]
+    batch = min(recipe.batch_size, images)
+    return images // batch * batch
+
+
 def epoch_flops(model: Model, train_images: int | None) -> float:
     """FLOPs of one epoch of training."""
+    return epoch_images(model, train_images) * (1 + BACKWARD) * forward_flops(model.recipe.architecture)
+
+
+def evaluated_images(model: Model, train_images: int | None, epochs: int) -> float:
+    """Images that are evaluated if a model trains so many epochs: validation at each one's start and the end, and snapshots on two sets."""
     recipe = model.recipe
-    available = TRAIN_IMAGES[recipe.dataset]
-    images = min(available, train_images or available) * recipe.train_fraction * (1 - recipe.validation_fraction)
-    return images * (1 + BACKWARD) * forward_flops(recipe.architecture)
+    drawn = drawn_images(model, train_images)
+    held_out = drawn * recipe.validation_fraction
+    snapshot = TEST_IMAGES[recipe.dataset] + min(TRAIN_EVALUATION_IMAGES, drawn - held_out)
+    return (epochs + 1) * held_out + _snapshots(model.subset, recipe.max_epochs) * snapshot
 
 
-def forecast(request: Request) -> str:
-    """The text that `nws-build --dry-run` prints."""
-    return "\n\n".join("\n".join(_subset_lines(request, subset, models)) for subset, models in request.plan())
+@functools.cache
+def _snapshots(subset: str, max_epochs: int) -> int:
+    return num_snapshots(SUBSETS[subset], max_epochs)
 
 
-def _subset_lines(request: Request, subset: Subset, models: Sequence[Model]) -> Iterator[str]:
+def forecast(request: Request, calibrate: Calibrate) -> str:
+    """The text that `nws-build --dry-run` prints.
+
+    Args:
+        request: what would be built.
+        calibrate: `builder.calibration.calibrate` on a device.
+    """
+    return "\n\n".join("\n".join(_subset_lines(request, subset, models, calibrate)) for subset, models in request.plan())
+
+
+def _subset_lines(request: Request, subset: Subset, models: Sequence[Model], calibrate: Calibrate) -> Iterator[str]:
     architectures = Counter(model.recipe.architecture for model in models)
     cohorts = Counter(model.cohort for model in models)
-    snapshots = sum(num_snapshots(subset, model.recipe.max_epochs) for model in models)
+    snapshots = sum(_snapshots(subset.name, model.recipe.max_epochs) for model in models)
     weights = {architecture: layout_of(architecture).num_weights for architecture in architectures}
     least = sum(epoch_flops(model, request.train_images) * least_epochs(model.recipe) for model in models)
     yield f"{subset.name}: {len(models):,} models, {snapshots:,} snapshots, seed {request.seed}"
@@ -63,6 +119,7 @@ def _subset_lines(request: Request, subset: Subset, models: Sequence[Model]) -> 
     yield f"  weights        {min(weights.values()):,} to {max(weights.values()):,} a network, {len(architectures)} architectures"
     yield f"  on disk        {disk_bytes(subset, models) / 1e6:,.1f} MB"
     yield f"  training       {least:.3g} FLOPs at the least ({_told_epochs(models)}), evaluation not counted"
+    yield f"  time           {_told_time(models, request.train_images, calibrate(models, request.train_images))}"
     yield "  drawn"
     for field in _drawn_fields(subset):
         yield f"    {field:<19}{_told_field([_value(model, field) for model in models], field, subset)}"
@@ -78,6 +135,48 @@ def disk_bytes(subset: Subset, models: Sequence[Model]) -> int:
         group = min(shards.GROUP_ROWS, max(1, shards.GROUP_BYTES // value))
         size += num_snapshots(subset, epochs) * (count * (value + METADATA_BYTES) + math.ceil(count / group) * ROW_GROUP_BYTES)
     return size
+
+
+def _told_time(models: Sequence[Model], train_images: int | None, calibration: Calibration) -> str:
+    """How long the models train at the least, and what more epochs of those would add that may train longer."""
+    least = [calibration.seconds(model, train_images, least_epochs(model.recipe)) for model in models]
+    evaluation = sum(seconds.evaluation for seconds in least) / sum(seconds.total for seconds in least)
+    whole = told_duration(makespan([seconds.total for seconds in least], calibration.workers))
+    told = f"{whole} on {calibration.place} (trainings of {_told_epochs(models)}), of that evaluation {100 * evaluation:.0f} %"
+    further = [
+        calibration.seconds(model, train_images, least_epochs(model.recipe) + 1).total - seconds.total
+        for model, seconds in zip(models, least, strict=True)
+        if model.recipe.max_epochs > least_epochs(model.recipe)
+    ]
+    return f"{told}; each further epoch of every model adds {told_duration(sum(further) / calibration.workers)}" if further else told
+
+
+def makespan(seconds: Iterable[float], workers: int) -> float:
+    """When the last of some tasks ends, if each in turn goes to the worker that is free first.
+
+    Example:
+        >>> makespan([3, 1, 1, 4], workers=2)
+        6.0
+    """
+    ends = [0.0] * workers
+    for length in seconds:
+        heapq.heapreplace(ends, ends[0] + length)
+    return max(ends)
+
+
+def told_duration(seconds: float) -> str:
+    """A duration in its largest units, without more digits than a forecast deserves.
+
+    Example:
+        >>> told_duration(7.4), told_duration(754), told_duration(4980), told_duration(4_000_000)
+        ('7 s', '13 min', '1 h 23 min', '1,111 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours >= 10:
+        return f"{seconds / 3600:,.0f} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _told_epochs(models: Sequence[Model]) -> str:

@@ -30,7 +30,7 @@ from builder.bank import Images, bank_of
 from builder.images import load_image_set
 from builder.initial import initial_row
 from builder.plain import PlainLoop
-from builder.plan import Model
+from builder.plan import Model, select
 from builder.step import Segment
 from builder.train import Cohort
 from builder.update import SECOND_START
@@ -42,22 +42,7 @@ from nws_dataset.recipe import SUBSETS, Architecture, Recipe
 ROOT = Path(__file__).resolve().parent.parent
 GRADIENT_TOLERANCE = 5e-6  # of float32 gradients, relative in norm
 FIXED = Architecture()
-SMALL_CNN = Architecture(
-    filter_size=3,
-    width_conv=16,
-    width_growth=1,
-    stride=2,
-    padding="valid",
-    pooling="none",
-    head="average",
-    depth_fc=0,
-    width_fc=None,
-    batch_norm=False,
-    dropout_place="conv",
-    image_channels=1,
-    image_size=28,
-    pixel_min=-1,
-)
+SMALL_CNN = select(SUBSETS["small_cnn"], 0, models=1)[0].recipe.architecture
 DEEP = Architecture(filter_size=3, depth_conv=5, width_conv=12, depth_fc=3, width_fc=192)
 STEPS = 20  # in a timed call
 COHORTS = 13, 64  # models

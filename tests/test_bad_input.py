@@ -115,6 +115,7 @@ def test_options(refused: Callable[..., str], arguments: list[str], told: str, d
     [
         (["--images", "nowhere"], "nowhere: expected a folder, found nothing; correct --images"),
         (["--images", __file__], f"{__file__}: expected a folder, found a file; correct --images"),
+        (["--tf32", "--device", "cpu"], "--tf32: expected a GPU, found a CPU; leave it out"),
         (["--train-images", "15"], "expected training images of 10 classes, found "),
     ],
 )

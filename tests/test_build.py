@@ -369,15 +369,15 @@ def test_two_subsets_in_one_folder(images: Path, tmp_path: Path) -> None:
     assert content(first) == content(second)
     entries = Zoo(first).manifest.subsets
     assert {name: dict(entry.options) for name, entry in entries.items()} == {
-        "demo": {"epochs": 1, "train_images": None},
-        "fixed": {"epochs": 1, "train_images": 30},
+        "demo": {"device": "cpu", "epochs": 1, "tf32": False, "train_images": None},
+        "fixed": {"device": "cpu", "epochs": 1, "tf32": False, "train_images": 30},
     }
 
 
 def test_caps_are_recorded(tmp_path: Path) -> None:
     out = tmp_path / "nws"
     build(Request("demo", 2, epochs=1, train_images=200), out, device="cpu", workers=1)
-    assert Zoo(out).manifest.subsets["demo"].options == {"epochs": 1, "train_images": 200}
+    assert Zoo(out).manifest.subsets["demo"].options == {"device": "cpu", "epochs": 1, "tf32": False, "train_images": 200}
     card = (out / "README.md").read_text()
     assert "**Departs from the preset: epochs capped at 1.**" in card
     assert "**Departs from the preset: train_images capped at 200.**" in card

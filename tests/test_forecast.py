@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from builder import calibration
 from builder.build import Request, build
+from builder.calibration import Calibration, Pace
 from builder.cli import main
-from builder.forecast import TRAIN_IMAGES, disk_bytes, epoch_flops, forecast, forward_flops
+from builder.forecast import (
+    SMALLEST_CLASS,
+    TEST_IMAGES,
+    TRAIN_IMAGES,
+    disk_bytes,
+    epoch_flops,
+    epoch_images,
+    evaluated_images,
+    forecast,
+    forward_flops,
+    makespan,
+    told_duration,
+)
 from builder.images import load_image_set
 from builder.plan import Model, select
+from builder.step import Segment
+from builder.train import Cohort
 from nws_dataset.recipe import SUBSETS, Architecture
+from training_cases import CPU, NWS, images_for, make_model
 
 # FACTS: every field of the nets of Eilertsen et al., each value as likely as the others.
 EVEN: dict[str, tuple[Any, ...]] = {
@@ -112,14 +132,64 @@ def test_flops_counted_by_hand() -> None:
     convolutions = 32 * 32 * 8 * 3 * 25 + 16 * 16 * 16 * 8 * 25 + 8 * 8 * 32 * 16 * 25
     assert forward_flops(Architecture()) == 2 * (convolutions + 128 * 512 + 64 * 128 + 10 * 64)
     # An epoch: forward, and twice as much backward, on the images that are trained on.
-    images = 60_000 * small.recipe.train_fraction
-    assert epoch_flops(small, None) == 3 * by_hand * images
-    assert epoch_flops(small, 1000) == 3 * by_hand * 1000 * small.recipe.train_fraction
+    whole = _with(small, train_fraction=1.0)
+    assert epoch_flops(whole, None) == 3 * by_hand * (60_000 // 512 * 512)
 
 
-def test_training_images_are_those_of_the_sets() -> None:
-    assert TRAIN_IMAGES["digits"] == len(load_image_set("digits").train_images)
-    assert set(TRAIN_IMAGES) >= {model for subset in SUBSETS.values() for family in subset.families for model in _sets(family["dataset"])}
+def test_images_of_an_epoch() -> None:
+    model = make_model(NWS, dataset="svhn", batch_size=64)
+    assert epoch_images(_with(model, balanced=False), None) == 73_257 * 9 // 10 // 64 * 64
+    assert epoch_images(_with(model, balanced=False), 1000) == 900 // 64 * 64
+    assert epoch_images(_with(model, balanced=False), 50) == 45  # one batch, smaller than the others
+    assert epoch_images(model, None) == 46_590 * 9 // 10 // 64 * 64
+    assert epoch_images(_with(model, train_fraction=0.25), None) == 46_590 * 9 // 40 // 64 * 64
+
+
+def _with(model: Model, **fields: Any) -> Model:
+    return dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, **fields))
+
+
+def test_counts_are_those_of_the_sets() -> None:
+    digits = load_image_set("digits")
+    assert TRAIN_IMAGES["digits"] == len(digits.train_images)
+    assert SMALLEST_CLASS["digits"] == np.bincount(digits.train_labels).min()
+    assert TEST_IMAGES["digits"] == len(digits.test_images)
+    drawn = {model for subset in SUBSETS.values() for family in subset.families for model in _sets(family["dataset"])}
+    assert drawn <= set(TRAIN_IMAGES) == set(SMALLEST_CLASS) == set(TEST_IMAGES)
+
+
+class CountingStep:
+    """A `Step` that only counts images."""
+
+    def __init__(self) -> None:
+        self.trained = self.evaluated = 0
+
+    def train(self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]) -> torch.Tensor:
+        self.trained += sum(len(segment.order) for segment in segments.values())
+        return torch.zeros(len(segments))
+
+    def evaluate(
+        self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.evaluated += len(rows) * len(labels)
+        return torch.zeros(len(rows), len(labels), dtype=torch.bool), torch.zeros(len(rows), len(labels))
+
+
+def test_images_of_evaluations() -> None:
+    by_dataset = {model.recipe.dataset: model for model in select(SUBSETS["main"], 0, models=100)}
+    assert evaluated_images(by_dataset["mnist"], None, 30) == 31 * 6000 + 20 * (10_000 + 5000)
+    assert evaluated_images(by_dataset["stl10"], None, 30) == 31 * 500 + 20 * (8000 + 4500)
+    capped = select(SUBSETS["main"], 0, models=1, datasets=("mnist",), epochs=2)[0]
+    assert evaluated_images(capped, 1000, 2) == 3 * 100 + 3 * (10_000 + 900)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_counted_images_are_those_of_a_training(balanced: bool) -> None:
+    model, step = make_model(NWS, balanced=balanced, max_epochs=3, train_fraction=0.5), CountingStep()
+    (_,) = Cohort(SUBSETS[model.subset], NWS, images_for(NWS, None), device=CPU, step=step).train([model])
+    # The smallest class of a part of the images is smaller than its share of all.
+    assert step.trained == pytest.approx(3 * epoch_images(model, None), rel=0.1 if balanced else 1e-9)
+    assert step.evaluated == pytest.approx(evaluated_images(model, None, 3), rel=0.01)
 
 
 def _sets(draw: Any) -> Iterator[str]:
@@ -132,37 +202,96 @@ def test_bytes_on_disk(tmp_path: Path) -> None:
     written = sum(path.stat().st_size for path in tmp_path.rglob("*.parquet"))
     ((subset, models),) = request.plan()
     assert disk_bytes(subset, models) == pytest.approx(written, rel=0.02)
-    assert f"  on disk        {disk_bytes(subset, models) / 1e6:,.1f} MB\n" in forecast(request)
+    assert f"  on disk        {disk_bytes(subset, models) / 1e6:,.1f} MB\n" in forecast(request, made_up)
+
+
+# Time
+
+
+def made_up(models: Sequence[Model], train_images: int | None, device: torch.device = CPU) -> Calibration:
+    """1 TFLOP/s of training, half of that with augmentation; 4 of evaluation."""
+    pace = Pace({False: 1e-12, True: 2e-12}, 0.25e-12)
+    workers = min(2, len(models)) if device.type == "cpu" else 1
+    return Calibration(device, workers, {model.number: pace for model in models}, order=0.0, split=0.0)
+
+
+def time_line(request: Request, device: torch.device = CPU) -> str:
+    (line,) = (
+        line for line in forecast(request, lambda models, limit: made_up(models, limit, device)).splitlines() if line.startswith("  time ")
+    )
+    return line
+
+
+def test_time_of_a_capped_build() -> None:
+    request = Request("fixed", 3, ("stl10",), epochs=5)
+    ((_, models),) = request.plan()
+    seconds = [made_up(models, None).seconds(model, None, 5) for model in models]
+    whole = told_duration(makespan([s.total for s in seconds], 2))
+    share = round(100 * sum(s.evaluation for s in seconds) / sum(s.total for s in seconds))
+    assert time_line(request) == f"  time           {whole} on 2 CPU processes (trainings of 5 epochs), of that evaluation {share} %"
+    assert " on 1 CPU process (" in time_line(Request("fixed", 1))
+
+
+def test_time_of_a_build_that_may_stop_early() -> None:
+    line = time_line(Request("fixed"))
+    ((_, models),) = Request("fixed").plan()
+    further = sum(
+        epoch_flops(m, None) * (2e-12 if m.recipe.augmentation else 1e-12)
+        + TRAIN_IMAGES[m.recipe.dataset] * 0.1 * forward_flops(m.recipe.architecture) * 0.25e-12
+        for m in models
+    )
+    assert line.endswith(f"; each further epoch of every model adds {told_duration(further / 2)}")
+    assert "(trainings of 20 epochs)" in line
+    on_gpu = time_line(Request("fixed"), torch.device("cuda"))
+    assert " on a GPU (" in on_gpu and on_gpu.endswith(f" adds {told_duration(further)}")
+
+
+def test_makespan_follows_the_plans_order() -> None:
+    assert makespan([5, 1, 1, 1, 1, 1], 2) == 5
+    assert makespan([1, 1, 1, 1, 1, 5], 2) == 7  # the last runs alone
+    assert makespan([2, 3], 1) == 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.2, "0 s"), (89, "89 s"), (95, "2 min"), (3569, "59 min"), (3590, "1 h 0 min"), (4980, "1 h 23 min"), (40_000, "11 h")],
+)
+def test_durations(seconds: float, told: str) -> None:
+    assert told_duration(seconds) == told
+
+
+# The command
 
 
 def test_main_is_planned(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibration, "calibrate", made_up)
     with pytest.raises(SystemExit) as ended:
         main(["--preset", "main", "--dry-run"])
     out, err = capsys.readouterr()
     assert (ended.value.code, err) == (0, "")
     assert out.startswith("main: 13,000 models, 260,000 snapshots, seed 0\n")
-    assert [line.split("  ")[1].strip() for line in out.splitlines()[1:8]] == [
-        "splits", "cohorts", "weights", "on disk", "training", "drawn", "",
+    assert [line.split("  ")[1].strip() for line in out.splitlines()[1:9]] == [
+        "splits", "cohorts", "weights", "on disk", "training", "time", "drawn", "",
     ]  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 
 def test_dry_run_of_a_subset_of_the_plan() -> None:
-    text = forecast(Request("nws", 13_010, epochs=5))
+    text = forecast(Request("nws", 13_010, epochs=5), made_up)
     assert "main: 13,000 models, 78,000 snapshots" in text  # five epochs leave six exports
     assert "fixed: 10 models, 60 snapshots" in text
     assert "(5 epochs)" in text
-    only = forecast(Request("main", 100, ("stl10",)))
+    only = forecast(Request("main", 100, ("stl10",)), made_up)
     assert only.startswith("main: 100 models, 2,000 snapshots")
     assert "dataset            stl10 100 (100.0 %)" in only
 
 
 def test_dry_run_leaves_the_folder_alone(tmp_path: Path) -> None:
     out = tmp_path / "nws"
-    command = [sys.executable, "-m", "builder.cli", "--dry-run", "--out", str(out)]
+    command = [sys.executable, "-m", "builder.cli", "--models", "2", "--device", "cpu", "--dry-run", "--out", str(out)]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
-    count = SUBSETS["demo"].num_models
-    assert finished.stdout.startswith(f"demo: {count} models, {20 * count:,} snapshots, seed 0\n")
+    assert finished.stdout.startswith("demo: 2 models, 40 snapshots, seed 0\n")
+    assert "  time  " in finished.stdout
     assert finished.stderr == ""
     assert not out.exists()

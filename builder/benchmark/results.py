@@ -13,22 +13,12 @@ import torch
 from builder.benchmark.sides import flops_of
 from builder.benchmark.timing import Measured
 from builder.benchmark.workloads import SEED
-from builder.forecast import TRAIN_IMAGES, epoch_flops, forward_flops
+from builder.forecast import epoch_flops, evaluated_images, forward_flops
 from builder.plan import Model, select
-from builder.train import TRAIN_EVALUATION_IMAGES
 from nws_dataset.recipe import SUBSETS
 
 EPOCHS = 30  # of each model of the projection
 PROJECTED = "main", "fixed"  # subsets
-TEST_IMAGES = {
-    "mnist": 10_000,
-    "fashion_mnist": 10_000,
-    "kmnist": 10_000,
-    "cifar10": 10_000,
-    "svhn": 26_032,
-    "stl10": 8_000,
-    "digits": 360,
-}
 
 
 @dataclass(frozen=True)
@@ -182,15 +172,6 @@ class Results:
         }
 
 
-def evaluated_images(model: Model) -> float:
-    """Images that are evaluated while a model trains: validation at every epoch's start and end, then its snapshots on two sets."""
-    recipe = model.recipe
-    used = TRAIN_IMAGES[recipe.dataset] * recipe.train_fraction
-    held_out = used * recipe.validation_fraction
-    snapshot = TEST_IMAGES[recipe.dataset] + min(TRAIN_EVALUATION_IMAGES, used - held_out)
-    return (EPOCHS + 1) * held_out + SUBSETS[model.subset].num_snapshots * snapshot
-
-
 def training_flops(models: Sequence[Model]) -> float:
     """FLOPs of the models' epochs."""
     return EPOCHS * sum(epoch_flops(model, None) for model in models)
@@ -198,4 +179,4 @@ def training_flops(models: Sequence[Model]) -> float:
 
 def evaluation_flops(models: Sequence[Model]) -> float:
     """FLOPs of the models' evaluations."""
-    return sum(evaluated_images(model) * forward_flops(model.recipe.architecture) for model in models)
+    return sum(evaluated_images(model, None, EPOCHS) * forward_flops(model.recipe.architecture) for model in models)

@@ -1,0 +1,198 @@
+"""Measures on the device how fast it does a build's work, so that a dry run can say how long the build will take."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from builder.bank import Images
+from builder.batches import epoch_order, split_images
+from builder.benchmark.sides import Ours, Side
+from builder.benchmark.workloads import COLOUR, Case
+from builder.cpu.step import compile_step
+from builder.forecast import drawn_images, epoch_flops, evaluated_images, forward_flops
+from builder.initial import initial_row
+from builder.plan import Model
+from builder.step import make_step
+from builder.train import TRAIN_EVALUATION_IMAGES, evaluate_rows, least_epochs, one_thread
+from builder.workers import GPU_LANES, GPU_SLOTS, MODELS_A_SLOT, cores
+from nws_dataset.recipe import NUM_CLASSES, Architecture
+
+STRATA = 6  # groups of models of which each has its own speed
+SECONDS = 0.3  # of one measurement, at least
+IMAGES = 16_384  # random ones that are trained on: more than caches hold
+EVALUATED_IMAGES = {"cpu": 256, "cuda": TRAIN_EVALUATION_IMAGES}  # a core takes 64 at a time, a GPU thousands
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that one worker takes for a FLOP while all work."""
+
+    training: Mapping[bool, float]  # with or without augmentation
+    evaluation: float
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a model, or several, takes on its worker."""
+
+    training: float
+    evaluation: float
+
+    @property
+    def total(self) -> float:
+        return self.training + self.evaluation
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How fast a device trains the models of a subset."""
+
+    device: torch.device
+    workers: int  # that train models of their own at once: processes of a CPU, lanes of a GPU
+    paces: Mapping[int, Pace]  # of each model, by its number
+    order: float  # seconds that an image takes each time an epoch is put in order
+    split: float  # seconds that an image takes when the validation images are chosen
+
+    @property
+    def place(self) -> str:
+        """Where it trains, in words."""
+        return f"{self.workers} CPU process{'es' * (self.workers > 1)}" if self.device.type == "cpu" else "a GPU"
+
+    def seconds(self, model: Model, train_images: int | None, epochs: int) -> Seconds:
+        """What a model takes that trains for so many epochs, `--train-images` given."""
+        recipe, pace = model.recipe, self.paces[model.number]
+        drawn = drawn_images(model, train_images)
+        ordering = drawn * self.split + epochs * drawn * (1 - recipe.validation_fraction) * self.order
+        training = epochs * epoch_flops(model, train_images) * pace.training[recipe.augmentation]
+        evaluated = evaluated_images(model, train_images, epochs) * forward_flops(recipe.architecture)
+        return Seconds(training + ordering, evaluated * pace.evaluation)
+
+
+def calibrate(models: Sequence[Model], train_images: int | None, device: torch.device) -> Calibration:
+    """Measure for a few seconds how fast a device trains and evaluates models; random pixels stand in for the images.
+
+    Args:
+        models: of one subset.
+        train_images: of `--train-images`.
+        device: where the build would train.
+    """
+    if device.type == "cpu":
+        compile_step()
+        workers = min(cores(), len(models))
+    else:
+        workers = min(GPU_LANES, len({model.cohort for model in models}))
+    paces: dict[int, Pace] = {}
+    with one_thread(device):
+        for stratum in strata(models, train_images):
+            pace = _pace(stratum, models, device, workers)
+            paces |= dict.fromkeys((model.number for model in stratum), pace)
+        order, split = _host_seconds(models[len(models) // 2], device)
+    return Calibration(device, workers, paces, order, split)
+
+
+def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model]]:
+    """Models by what an image costs, then by batch size, cut into at most STRATA groups of about equally many FLOPs."""
+    ordered = sorted(models, key=lambda model: (forward_flops(model.recipe.architecture), model.recipe.batch_size, model.number))
+    flops = [least_epochs(model.recipe) * epoch_flops(model, train_images) for model in ordered]
+    ends = list(itertools.accumulate(flops))
+    places = [int(STRATA * (end - own / 2) / ends[-1]) for own, end in zip(flops, ends, strict=True)]
+    return [[model for _, model in group] for _, group in itertools.groupby(zip(places, ordered, strict=True), key=lambda pair: pair[0])]
+
+
+# Measurements
+
+
+def _pace(stratum: Sequence[Model], models: Sequence[Model], device: torch.device, workers: int) -> Pace:
+    """The speed of a stratum's middle model, on a GPU of its cohort; without and with augmentation if the stratum has both."""
+    middle = stratum[len(stratum) // 2]
+    cohort = [middle]
+    if device.type == "cuda":
+        members = [model for model in models if model.cohort == middle.cohort]
+        cohort = members[: min(GPU_SLOTS, -(-len(members) // MODELS_A_SLOT))]
+    images = _random_images(middle.recipe.architecture, device, gray=middle.recipe.dataset not in COLOUR)
+    bank = {model.recipe.dataset: images for model in cohort}
+    training = {}
+    for augmentation in sorted({model.recipe.augmentation for model in stratum}):
+        case = Case(middle.subset, tuple(_on_all_images(model, augmentation) for model in cohort))
+        seconds = seconds_a_step([Ours(case, bank, device) for _ in range(workers)], device)
+        training[augmentation] = seconds / (case.step_flops * len(cohort))
+    seconds = seconds_a_step([_Evaluation(middle, images, device) for _ in range(workers)], device)
+    return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(middle.recipe.architecture)))
+
+
+def _random_images(architecture: Architecture, device: torch.device, *, gray: bool) -> Images:
+    shape = IMAGES, architecture.image_channels, architecture.image_size, architecture.image_size
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8)).to(device)
+    labels = torch.arange(IMAGES, device=device) % NUM_CLASSES
+    return Images(pixels, labels, pixels, labels, gray=gray)
+
+
+def _on_all_images(model: Model, augmentation: bool) -> Model:
+    """The model on all of the random images, so that its epochs are long."""
+    recipe = dataclasses.replace(model.recipe, augmentation=augmentation, train_fraction=1.0, balanced=False)
+    return dataclasses.replace(model, recipe=recipe)
+
+
+class _Evaluation:
+    """Evaluates a model's row as a validation does; that is a step."""
+
+    models = 1
+
+    def __init__(self, model: Model, images: Images, device: torch.device) -> None:
+        self.model, self.images = model, images
+        self.step = make_step(model.recipe.architecture, device)
+        self.row = torch.from_numpy(initial_row(model)).to(device)[None]
+        self.index = torch.arange(EVALUATED_IMAGES[device.type], device=device)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            evaluate_rows(self.step, self.row, self.model, self.images, self.index)
+
+
+def seconds_a_step(sides: Sequence[Side], device: torch.device) -> float:
+    """Seconds of a step of one of the sides while all run, each in a thread of its own."""
+    if device.type == "cuda":
+        for side in sides:
+            side.run(1)  # compiles
+        torch.cuda.synchronize()
+    steps = 1
+    with ThreadPoolExecutor(len(sides)) as pool:
+        while True:
+            runs = [functools.partial(side.run, steps) for side in sides]
+            elapsed = statistics.fmean(pool.map(_elapsed, runs, itertools.repeat(device)))
+            if elapsed >= SECONDS:
+                return elapsed / steps
+            steps = math.ceil(1.2 * steps * SECONDS / elapsed)  # a bit more, so that the next run is the last
+
+
+def _host_seconds(model: Model, device: torch.device) -> tuple[float, float]:
+    """Seconds that each image takes in the making of an epoch's order, and in the choice of the validation images."""
+    labels = torch.arange(IMAGES, device=device) % NUM_CLASSES
+    model = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, train_fraction=1.0))
+    parts = split_images(model, labels)
+    order = functools.partial(epoch_order, model, parts, labels, 0)
+    split = functools.partial(split_images, model, labels)
+    order()  # the first call of anything is slower
+    return _elapsed(order, device) / len(parts.train), _elapsed(split, device) / IMAGES
+
+
+def _elapsed(action: Callable[[], object], device: torch.device) -> float:
+    """Seconds of an action; on a GPU in a stream of its own, as lanes have them."""
+    with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
+        start = time.perf_counter()
+        action()
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
+        return time.perf_counter() - start

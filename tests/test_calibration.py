@@ -1,0 +1,123 @@
+"""Calibration measures models that stand for all, and its seconds follow from what it measured."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from builder import calibration
+from builder.benchmark.sides import Ours, Side
+from builder.calibration import STRATA, Calibration, Pace, calibrate, seconds_a_step, strata
+from builder.forecast import epoch_flops, epoch_images, evaluated_images, forward_flops
+from builder.plan import Model, select
+from builder.train import least_epochs
+from nws_dataset.recipe import SUBSETS
+from training_cases import CPU, NWS, make_model
+
+
+@pytest.fixture(scope="module")
+def models() -> list[Model]:
+    return select(SUBSETS["main"], 0, models=500)
+
+
+def test_strata_hold_equal_shares_of_the_work(models: list[Model]) -> None:
+    parts = strata(models, None)
+    assert len(parts) == STRATA
+    assert sorted(model.number for part in parts for model in part) == list(range(500))
+    costs = [[forward_flops(model.recipe.architecture) for model in part] for part in parts]
+    assert all(max(cheap) <= min(dear) for cheap, dear in itertools.pairwise(costs))
+    flops = [sum(least_epochs(model.recipe) * epoch_flops(model, None) for model in part) for part in parts]
+    assert flops == pytest.approx([sum(flops) / STRATA] * STRATA, rel=0.05)
+
+
+def test_few_models_are_strata_of_their_own(models: list[Model]) -> None:
+    parts = strata(models[:3], None)
+    assert len(parts) <= 3 and {model.number for part in parts for model in part} == {0, 1, 2}
+    assert strata(models[:1], None) == [models[:1]]
+
+
+def test_seconds_of_a_model() -> None:
+    model = make_model(NWS, number=7, dataset="mnist", augmentation=True)
+    measured = Calibration(CPU, 2, {7: Pace({False: 1.0, True: 2.0}, 0.5)}, order=10.0, split=3.0)
+    seconds = measured.seconds(model, 1000, 4)
+    forward = forward_flops(NWS)
+    assert seconds.training == pytest.approx(4 * epoch_images(model, 1000) * 3 * forward * 2.0 + 4 * 900 * 10.0 + 1000 * 3.0)
+    assert seconds.evaluation == pytest.approx(evaluated_images(model, 1000, 4) * forward * 0.5)
+    assert seconds.total == seconds.training + seconds.evaluation
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Side]]:
+    """What was measured: every step takes a second, and nothing is run."""
+    calls: list[Sequence[Side]] = []
+
+    def seconds(sides: Sequence[Side], device: torch.device) -> float:
+        calls.append(sides)
+        return 1.0
+
+    monkeypatch.setattr(calibration, "seconds_a_step", seconds)
+    monkeypatch.setattr(calibration, "cores", lambda: 3)
+    monkeypatch.setattr(calibration, "IMAGES", 600)
+    return calls
+
+
+def test_both_kinds_of_training_are_measured(models: list[Model], measured: list[Sequence[Side]]) -> None:
+    found = calibrate(models, None, CPU)
+    assert set(found.paces) == {model.number for model in models}
+    assert found.workers == 3 and all(len(sides) == 3 for sides in measured)
+    assert len(measured) == 3 * STRATA  # training without and with augmentation, evaluation
+    for part in strata(models, None):
+        (pace,) = {id(found.paces[model.number]): found.paces[model.number] for model in part}.values()
+        recipe = part[len(part) // 2].recipe
+        forward = forward_flops(recipe.architecture)
+        assert pace.training == dict.fromkeys((False, True), pytest.approx(1 / (3 * forward * recipe.batch_size)))
+        assert pace.evaluation == pytest.approx(1 / (calibration.EVALUATED_IMAGES["cpu"] * forward))
+
+
+def test_only_what_is_needed_is_measured(measured: list[Sequence[Side]]) -> None:
+    model = make_model(NWS, augmentation=True, balanced=True, train_fraction=0.1, batch_size=64)
+    found = calibrate([model], None, CPU)
+    assert found.workers == 1 and list(found.paces[0].training) == [True]
+    training, _ = (sides[0] for sides in measured)
+    assert isinstance(training, Ours)
+    assert training.cohort[0].recipe.augmentation and len(training.orders[0]) == 600 * 9 // 10 // 64  # not a tenth of the images
+
+
+class FakeSide:
+    """Notes how many steps it takes; all sides must run at once, or the barrier breaks."""
+
+    models = 1
+
+    def __init__(self, barrier: threading.Barrier) -> None:
+        self.barrier, self.steps = barrier, list[int]()
+
+    def run(self, steps: int) -> None:
+        self.steps.append(steps)
+        self.barrier.wait(timeout=60)
+
+
+def test_sides_run_together_and_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier = threading.Barrier(2)
+    sides = [FakeSide(barrier), FakeSide(barrier)]
+
+    def elapsed(action: Callable[[], object], device: torch.device) -> float:
+        action()
+        return 0.01 * sides[0].steps[-1]
+
+    monkeypatch.setattr(calibration, "_elapsed", elapsed)
+    assert seconds_a_step(sides, CPU) == pytest.approx(0.01)
+    assert sides[0].steps == sides[1].steps == [1, 36]
+
+
+def test_a_small_model_is_measured_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "SECONDS", 0.001)
+    monkeypatch.setattr(calibration, "IMAGES", 300)
+    models = [make_model(NWS, number, augmentation=bool(number)) for number in range(2)]
+    found = calibrate(models, None, CPU)
+    assert all(found.seconds(model, None, 3).training > found.seconds(model, None, 2).training > 0 for model in models)
+    assert all(found.seconds(model, None, 2).evaluation > 0 for model in models)
+    assert found.order > 0 and found.split > 0
