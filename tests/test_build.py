@@ -26,6 +26,7 @@ from builder import build as build_module
 from builder import workers as workers_module
 from builder.build import Request, build
 from builder.cli import INTERRUPTED
+from builder.flight import Occupancy
 from builder.progress import Progress
 from nws_dataset import Rows, Zoo
 from nws_dataset.errors import ZooError
@@ -262,7 +263,7 @@ def test_an_interrupted_flight_ends_at_the_next_epochs(tmp_path: Path, in_flight
     monkeypatch.setattr(build_module._Shards, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(Request("demo", 40, epochs=20), tmp_path / "nws", device="cpu")
-    assert threading.active_count() == 1
+    assert not any("run_lane" in thread.name for thread in threading.enumerate())
     assert staged(tmp_path / "nws") < 30
 
 
@@ -438,7 +439,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     text = "".join(terminal_output(tmp_path / "nws"))
     assert "━" in text and "4/4" in text and "a minute" in text and "mean test accuracy" in text
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert re.search(r"\ndemo: 4 models, 4 trained in \d+ s, mean test accuracy 0\.\d{3}\r\n", plain)
+    assert re.search(r"\ndemo: 4 models, 4 trained in \d+ s, mean test accuracy 0\.\d{3}, \d+ % busy\r\n", plain)
     assert plain.rstrip().endswith(f"nws is complete: datasets.load_dataset('{tmp_path / 'nws'}')")
 
 
@@ -454,15 +455,17 @@ def test_progress_in_a_pipe(small: Path, tmp_path: Path) -> None:
 def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with Progress("demo", total=10, done=4, first_epochs=20) as progress:
+    occupancy = Occupancy()
+    occupancy.add(active=90, taken=120)
+    with Progress("demo", total=10, done=4, first_epochs=20, occupancy=occupancy) as progress:
         now[0] += 15
         progress.advance(None, 10)  # half a model
         for number, accuracy in enumerate((0.5, 0.7), 1):
             now[0] = 30 * number
-            progress.advance(workers_module.Summary("demo-000004", 20, accuracy, accuracy == 0.7), 20 * number)
+            progress.advance(workers_module.Summary("demo-000004", 20, accuracy, accuracy == 0.7, 30.0), 20 * number)
     assert capsys.readouterr().err.splitlines() == [
         "demo: 4/10 models, 2.0 a minute, 0:02:45 left",
         "demo: 5/10 models, 2.0 a minute, 0:02:30 left, mean test accuracy 0.500",
         "demo: 6/10 models, 2.0 a minute, 0:02:00 left, mean test accuracy 0.600, 1 diverged",
-        "demo: 6 models, 2 trained in 60 s, mean test accuracy 0.600, 1 diverged",
+        "demo: 6 models, 2 trained in 60 s, mean test accuracy 0.600, 1 diverged, 75 % busy",
     ]
