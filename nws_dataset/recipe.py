@@ -325,7 +325,6 @@ DEMO_NWS: Family = {
     **{name: draw for name, draw in NWS_MAIN.items() if name not in DEMO_SHAPE.split(",")},
     **DEMO,
     DEMO_SHAPE: DEMO_SHAPES,
-    "train_fraction": 0.28,
 }
 DEMO_SMALL_CNN: Family = {**SMALL_CNN, **DEMO}
 

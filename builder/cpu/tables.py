@@ -36,7 +36,7 @@ LAYER = np.dtype(
         (name, np.int64)
         for name in (
             # shape
-            *("units", "inputs", "taps", "kernel", "size", "pad", "padded", "pixels", "pooled"),
+            *("units", "inputs", "taps", "kernel", "size", "pixels", "pooled"),
             # what follows the linear part
             *("hidden", "norm", "pool", "average", "drops"),
             # places in the row
@@ -209,7 +209,7 @@ class _Maker:
         shape, record = self.shapes[i], self.layers[i]
         record["units"], record["inputs"], record["kernel"] = shape.units, shape.inputs, shape.kernel**2
         record["taps"] = shape.inputs * shape.kernel**2
-        record["size"], record["pad"], record["padded"], record["pixels"] = shape.size, shape.pad, shape.padded, shape.map**2
+        record["size"], record["pixels"] = shape.size, shape.map**2
         record["pooled"] = 4 * shape.out**2 if shape.pool else shape.map**2
         record["hidden"] = shape.name != OUTPUT
         record["norm"], record["pool"], record["average"] = shape.norm, shape.pool, shape.average
