@@ -376,6 +376,21 @@ def sample(typing: Any, images: Any, plane: Any, starts: Any, first: Any, size: 
     return y(images, plane, starts, first, size, y, x), emit
 
 
+def _product(b: Any, x: Any, factor: int) -> tuple[Any, Any]:
+    """Low and high words of x * factor: even and odd lanes apart, as processors multiply words, so that no lane moves."""
+    pairs = ir.VectorType(_I64, LANES // 2)
+
+    def all_(value: int) -> ir.Constant:
+        return ir.Constant(pairs, [value] * (LANES // 2))
+
+    low_word, bits, times = all_(0xFFFFFFFF), all_(32), all_(factor)
+    both = b.bitcast(x, pairs)
+    even, odd = b.mul(b.and_(both, low_word), times), b.mul(b.lshr(both, bits), times)
+    low = b.or_(b.and_(even, low_word), b.shl(odd, bits))
+    high = b.or_(b.lshr(even, bits), b.and_(odd, all_(0xFFFFFFFF00000000)))
+    return b.bitcast(low, x.type), b.bitcast(high, x.type)
+
+
 @intrinsic
 def words(typing: Any, index: Any, first: Any, epoch: Any, model: Any, block: Any, key: Any) -> Any:
     """`philox.philox` of the counters (index[first + lane], epoch, model, block): four vectors of 32-bit words.
@@ -392,10 +407,8 @@ def words(typing: Any, index: Any, first: Any, epoch: Any, model: Any, block: An
         c = [b.trunc(indices, narrow)] + [_splat(b, context.cast(b, values[i], signature.args[i], types.uint32)) for i in (2, 3, 4)]
         k = [_splat(b, _element(b, keys, _I64(i), _I32)) for i in range(2)]
         for _ in range(philox.ROUNDS):
-            products = [b.mul(b.zext(c[2 * i], wide), _constant(wide, philox.MULTIPLIERS[i])) for i in range(2)]
-            low = [b.trunc(product, narrow) for product in products]
-            high = [b.trunc(b.lshr(product, _constant(wide, 32)), narrow) for product in products]
-            c = [b.xor(b.xor(high[1], c[1]), k[0]), low[1], b.xor(b.xor(high[0], c[3]), k[1]), low[0]]
+            (low0, high0), (low1, high1) = (_product(b, c[2 * i], philox.MULTIPLIERS[i]) for i in range(2))
+            c = [b.xor(b.xor(high1, c[1]), k[0]), low1, b.xor(b.xor(high0, c[3]), k[1]), low0]
             k = [b.add(k[i], _constant(narrow, philox.KEY_STEPS[i])) for i in range(2)]
         return cgutils.pack_array(b, c)
 
