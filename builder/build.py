@@ -18,7 +18,7 @@ from builder.cpu.step import compile_step
 from builder.flight import Occupancy
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
-from builder.progress import Progress
+from builder.progress import Progress, compiling
 from builder.store import Store, open_store, remember_images
 from builder.train import least_epochs
 from builder.workers import Summary, Task, run_on_processes
@@ -46,6 +46,10 @@ class Request:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ZooError("--preset", expected=f"one of {', '.join(PRESETS)}", found=self.preset, do="choose one of them")
+        for name in ("models", "epochs", "train_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ZooError(f"--{name.replace('_', '-')}", expected="at least 1", found=str(value), do="choose more")
         if not -SEEDS <= self.seed < SEEDS:
             raise ZooError("--seed", expected="an integer of 64 bits", found=str(self.seed), do="choose a smaller one")
         drawn = list(dict.fromkeys(name for subset in PRESETS[self.preset] for name in image_sets_of(SUBSETS[subset])))
@@ -63,6 +67,11 @@ class Request:
             if models:
                 plans.append((subset, models))
         return plans
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise a ZooError if the device cannot do what is asked."""
+        if self.tf32 and device.type == "cpu":
+            raise ZooError("--tf32", expected="a GPU", found="a CPU", do="leave it out")
 
     def options(self, device: torch.device) -> dict[str, Any]:
         """What the weights follow from besides preset and seed, for nws.json and the card."""
@@ -89,10 +98,7 @@ def build(request: Request, out: Path, *, images: Path | None = None, device: st
         ZooError: for bad input, a folder that holds something else, or a disk that is full.
     """
     target = resolve_device(device)
-    if request.tf32:
-        if target.type == "cpu":
-            raise ZooError("--tf32", expected="a GPU", found="a CPU", do="leave it out")
-        torch.set_float32_matmul_precision("high")
+    request.check_device(target)
     if images is not None and not images.is_dir():
         raise ZooError(images, expected="a folder", found="a file" if images.exists() else "nothing", do="correct --images")
     plans = request.plan()
@@ -107,7 +113,11 @@ def build(request: Request, out: Path, *, images: Path | None = None, device: st
             for subset, models in plans:
                 folder.declare(subset.name, entries[subset.name])
                 remember_images(out, images)
-                _build_subset(folder, request.train_images, subset, models, image_sets, target, workers)
+                _build_subset(folder, request, subset, models, image_sets, target, workers)
+    except torch.OutOfMemoryError as error:
+        raise ZooError(
+            "--device cuda", expected="a GPU with enough free memory", found=str(error).split(". ")[0], do="free it, then run again"
+        ) from error
     except OSError as error:
         raise ZooError(
             error.filename or out, expected="a disk that can be written", found=str(error), do="free space, then run again"
@@ -136,7 +146,7 @@ def _declaration(request: Request, device: torch.device, models: list[Model], im
 
 def _build_subset(
     folder: Store,
-    limit: int | None,
+    request: Request,
     subset: Subset,
     models: list[Model],
     image_sets: Mapping[str, ImageSet],
@@ -144,14 +154,14 @@ def _build_subset(
     workers: int | None,
 ) -> None:
     todo = folder.missing(models)
-    task = Task(folder.out, subset, str(device))
+    task = Task(folder.out, subset, str(device), request.tf32)
     for model in todo:
-        bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, limit, task.images)
+        bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, task.images)
     shards = _Shards(folder, models, todo)
     occupancy, epochs = Occupancy(), least_epochs(models[0].recipe)
     progress = Progress(subset.name, total=len(models), done=len(models) - len(todo), first_epochs=epochs, occupancy=occupancy)
     if todo and device.type == "cpu":
-        with progress.console.status("Compiling the training step, once on a machine (half a minute) ..."):
+        with compiling():
             compile_step()
     on_cpu = device.type == "cpu"
     trained = run_on_processes(task, todo, workers, occupancy) if on_cpu else task.run_cohorts(todo, occupancy)

@@ -24,6 +24,7 @@ from builder.cpu.step import compile_step
 from builder.forecast import drawn_images, epoch_flops, evaluated_images, forward_flops
 from builder.initial import initial_row
 from builder.plan import Model
+from builder.progress import compiling
 from builder.step import make_step
 from builder.train import TRAIN_EVALUATION_IMAGES, evaluate_rows, least_epochs, one_thread
 from builder.workers import GPU_LANES, GPU_SLOTS, MODELS_A_SLOT, cores
@@ -80,23 +81,25 @@ class Calibration:
         return Seconds(training + ordering, evaluated * pace.evaluation)
 
 
-def calibrate(models: Sequence[Model], train_images: int | None, device: torch.device) -> Calibration:
+def calibrate(models: Sequence[Model], train_images: int | None, device: torch.device, *, tf32: bool = False) -> Calibration:
     """Measure for a few seconds how fast a device trains and evaluates models; random pixels stand in for the images.
 
     Args:
         models: of one subset.
         train_images: of `--train-images`.
         device: where the build would train.
+        tf32: of `--tf32`.
     """
     if device.type == "cpu":
-        compile_step()
+        with compiling():
+            compile_step()
         workers = min(cores(), len(models))
     else:
         workers = min(GPU_LANES, len({model.cohort for model in models}))
     paces: dict[int, Pace] = {}
     with one_thread(device):
         for stratum in strata(models, train_images):
-            pace = _pace(stratum, models, device, workers)
+            pace = _pace(stratum, models, device, workers, tf32)
             paces |= dict.fromkeys((model.number for model in stratum), pace)
         order, split = _host_seconds(models[len(models) // 2], device)
     return Calibration(device, workers, paces, order, split)
@@ -114,7 +117,7 @@ def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model
 # Measurements
 
 
-def _pace(stratum: Sequence[Model], models: Sequence[Model], device: torch.device, workers: int) -> Pace:
+def _pace(stratum: Sequence[Model], models: Sequence[Model], device: torch.device, workers: int, tf32: bool) -> Pace:
     """The speed of a stratum's middle model, on a GPU of its cohort; without and with augmentation if the stratum has both."""
     middle = stratum[len(stratum) // 2]
     cohort = [middle]
@@ -126,9 +129,9 @@ def _pace(stratum: Sequence[Model], models: Sequence[Model], device: torch.devic
     training = {}
     for augmentation in sorted({model.recipe.augmentation for model in stratum}):
         case = Case(middle.subset, tuple(_on_all_images(model, augmentation) for model in cohort))
-        seconds = seconds_a_step([Ours(case, bank, device) for _ in range(workers)], device)
+        seconds = seconds_a_step([Ours(case, bank, device, tf32=tf32) for _ in range(workers)], device)
         training[augmentation] = seconds / (case.step_flops * len(cohort))
-    seconds = seconds_a_step([_Evaluation(middle, images, device) for _ in range(workers)], device)
+    seconds = seconds_a_step([_Evaluation(middle, images, device, tf32) for _ in range(workers)], device)
     return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(middle.recipe.architecture)))
 
 
@@ -150,9 +153,9 @@ class _Evaluation:
 
     models = 1
 
-    def __init__(self, model: Model, images: Images, device: torch.device) -> None:
+    def __init__(self, model: Model, images: Images, device: torch.device, tf32: bool) -> None:
         self.model, self.images = model, images
-        self.step = make_step(model.recipe.architecture, device)
+        self.step = make_step(model.recipe.architecture, device, tf32=tf32)
         self.row = torch.from_numpy(initial_row(model)).to(device)[None]
         self.index = torch.arange(EVALUATED_IMAGES[device.type], device=device)
 

@@ -70,7 +70,9 @@ def main(
             from builder.calibration import calibrate
             from builder.forecast import forecast
 
-            click.echo(forecast(request, functools.partial(calibrate, device=resolve_device(device))))
+            target = resolve_device(device)
+            request.check_device(target)
+            click.echo(forecast(request, functools.partial(calibrate, device=target, tf32=tf32)))
             return
         build(request, out, images=images, device=device)
     except KeyboardInterrupt:

@@ -37,19 +37,22 @@ class Occupancy:
             return self._active / self._taken if self._taken else 1.0
 
 
-def fly(cohorts: Iterable[Callable[[], Iterator[Result]]], lanes: int, device: torch.device) -> Generator[Result | None, None, None]:
+def fly(
+    cohorts: Iterable[Callable[[], Iterator[Result]]], lanes: int, device: torch.device, ended: threading.Event | None = None
+) -> Generator[Result | None, None, None]:
     """Run cohorts side by side.
 
     Args:
         cohorts: each gives its results one by one when called; the next one starts in the first lane that is free.
         lanes: how many run at a time.
         device: a GPU: every lane has a stream of its own there.
+        ended: set when nobody waits for results any more, so that a cohort can look at it and end between two of them.
 
     Yields:
         The cohorts' results as they come, and None at every heartbeat without one. What a cohort raises is raised here; then, and when the
         generator is closed, the lanes stop at their next result.
     """
-    flight = _Flight(iter(cohorts), device)
+    flight = _Flight(iter(cohorts), device, ended or threading.Event())
     threads = [threading.Thread(target=flight.run_lane, daemon=True) for _ in range(lanes)]
     for thread in threads:
         thread.start()
@@ -85,10 +88,9 @@ class _Failure:
 class _Flight:
     """What the lanes share."""
 
-    def __init__(self, cohorts: Iterator[Callable[[], Iterator[Any]]], device: torch.device) -> None:
-        self.cohorts, self.device = cohorts, device
+    def __init__(self, cohorts: Iterator[Callable[[], Iterator[Any]]], device: torch.device, ended: threading.Event) -> None:
+        self.cohorts, self.device, self.ended = cohorts, device, ended
         self.lock = threading.Lock()  # generators of cohorts are not made for threads
-        self.ended = threading.Event()
         self.results: queue.Queue[Any] = queue.Queue(WAITING_RESULTS)  # results, failures, _LANE_ENDED
 
     def run_lane(self) -> None:

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.status import Status
 
 if TYPE_CHECKING:
     from builder.flight import Occupancy
     from builder.workers import Summary
 
 LINE_SECONDS = 10.0  # between lines where there is no terminal, at first; later a twentieth of the time so far
+
+
+def compiling() -> Status:
+    """What a terminal shows while Numba compiles."""
+    return Console(stderr=True).status("Compiling the training step, once on a machine (half a minute) ...")
 
 
 class Progress:

@@ -69,12 +69,12 @@ class Step(Protocol):
         ...
 
 
-def make_step(architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32) -> Step:
-    """The step for a device; on a GPU with TF32 products if torch's float32 matrix products may use them."""
+def make_step(architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32, *, tf32: bool = False) -> Step:
+    """The step for a device; with `tf32` a GPU rounds the factors of products to 10 bits."""
     if device.type == "cpu":
         from builder.cpu.step import CpuStep  # each only where it is needed: compiling takes seconds, Triton needs a GPU
 
         return CpuStep(architecture, dtype)
     from builder.gpu.step import GpuStep
 
-    return GpuStep(architecture, device, dtype, tf32=torch.get_float32_matmul_precision() != "highest")
+    return GpuStep(architecture, device, dtype, tf32=tf32)

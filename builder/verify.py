@@ -18,7 +18,7 @@ from builder import batches
 from builder.bank import Images, bank_of
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
-from builder.step import make_step
+from builder.step import Step, make_step
 from builder.store import CARD_NAME, GENERATOR_VERSION, planned_columns, remembered_images, shard_of
 from builder.train import Cohort, evaluate_rows, evaluate_snapshots
 from nws_dataset import Rows, Zoo, shards
@@ -165,7 +165,8 @@ class Verifier:
                     do="leave it out",
                 )
             bank = {final["dataset"]: self.bank(final)}
-            (trained,) = Cohort(SUBSETS[model.subset], model.recipe.architecture, bank, device=device).train([model])
+            cohort = Cohort(SUBSETS[model.subset], model.recipe.architecture, bank, device=device, step=self._step(final))
+            (trained,) = cohort.train([model])
             recorded = self.rows.filter(model_id=model.id)
             for row in recorded:
                 again = trained.rows[row["snapshot"] - 1]
@@ -211,12 +212,17 @@ class Verifier:
         """The device that the row's subset was built on, or the CPU where there is none such."""
         return self._built_on(row) if torch.cuda.is_available() else torch.device("cpu")
 
+    def _step(self, row: dict[str, Any]) -> Step:
+        """The step that trained a row's subset, on the device that is there."""
+        tf32 = self.zoo.manifest.subsets[row["subset"]].options["tf32"]
+        return make_step(self.zoo.architecture(row), self._device(row), tf32=tf32)
+
     def _evaluated(self, row: dict[str, Any]) -> dict[str, Any]:
         """The columns of a row's accuracies and losses, by the builder's evaluation."""
         model, images = self.model(row), self.bank(row)
         weights = torch.from_numpy(self.zoo.row(row).copy()).to(self._device(row))[None]
         parts = batches.split_images(model, images.train_labels)
-        step = make_step(model.recipe.architecture, weights.device)
+        step = self._step(row)
         (columns,) = evaluate_snapshots(step, weights, model, images, parts)
         if len(parts.validation):
             columns["validation_accuracy"] = evaluate_rows(step, weights, model, images, parts.validation)[0][0]
@@ -241,7 +247,9 @@ class Verifier:
 
 def _same(recorded: Any, found: Any, *, exact: bool) -> bool:
     """Whether two values of a column are equal, two that are not numbers included; if not exactly, to another device's rounding."""
-    if exact or not isinstance(recorded, float):
+    if isinstance(recorded, list) and isinstance(found, list):
+        return len(recorded) == len(found) and all(_same(a, b, exact=exact) for a, b in zip(recorded, found, strict=True))
+    if exact or not (isinstance(recorded, float) and isinstance(found, float)) or recorded != recorded:
         return bool(recorded == found or (recorded != recorded and found != found))
     return math.isclose(recorded, found, rel_tol=ROUNDING, abs_tol=ROUNDING)
 

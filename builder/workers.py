@@ -23,18 +23,23 @@ from typing import Any
 import torch
 
 from builder import bank, store
+from builder.bank import Images
 from builder.flight import Occupancy, fly
 from builder.plan import Model
+from builder.step import make_step
 from builder.store import STAGING
 from builder.train import Cohort, Trained
 from nws_dataset.errors import ZooError
-from nws_dataset.recipe import Subset
+from nws_dataset.recipe import Architecture, Subset
 
 CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
 GPU_SLOTS = 64  # models of a cohort that train together on a GPU
 GPU_LANES = 8  # cohorts that are in flight there
 MODELS_A_SLOT = 2  # of a small cohort: a model that stops early hands its slot on, so that few slots wait for the last one
 HEARTBEAT_SECONDS = 1.0  # between looks at how far the models in training are
+
+
+_loading = threading.Lock()  # lanes must not load an image set twice
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,9 @@ class Task:
     out: Path
     subset: Subset
     device: str
+    tf32: bool = False
     epochs: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # trained so far, by all processes
+    loaded: dict[tuple[str, int, int], Images] = field(default_factory=dict, compare=False)  # by this process
 
     @property
     def images(self) -> Path:
@@ -79,12 +86,23 @@ class Task:
                 raise Stopped
 
         architecture, device = models[0].recipe.architecture, torch.device(self.device)
-        images = {name: bank.load(name, architecture, device, self.images) for name in {model.recipe.dataset for model in models}}
+        images = {name: self._load(name, architecture, device) for name in {model.recipe.dataset for model in models}}
         spool, start = self.out / STAGING, time.monotonic()
-        cohort = Cohort(self.subset, architecture, images, device=device, slots=slots, spool=spool, on_epoch=on_epoch, occupancy=occupancy)
+        step = make_step(architecture, device, tf32=self.tf32)
+        cohort = Cohort(
+            self.subset, architecture, images, device=device, slots=slots, spool=spool, on_epoch=on_epoch, step=step, occupancy=occupancy
+        )
         for trained in cohort.train(models):
             store.stage(self.out, trained)
             yield summary(trained, time.monotonic() - start)
+
+    def _load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+        """An image set, once for all cohorts with such an input: on a GPU they share the copy there."""
+        key = dataset, architecture.image_channels, architecture.image_size
+        with _loading:
+            if key not in self.loaded:
+                self.loaded[key] = bank.load(dataset, architecture, device, self.images)
+            return self.loaded[key]
 
     def _count_epoch(self) -> None:
         with self.epochs.get_lock():
@@ -100,12 +118,7 @@ class Task:
             partial(self.run, members, min(GPU_SLOTS, -(-len(members) // MODELS_A_SLOT)), occupancy=occupancy, stopped=stopped)
             for members in sorted(cohorts.values(), key=len, reverse=True)  # the longest first: a long one at the end would fly alone
         ]
-        results = fly(jobs, min(GPU_LANES, len(jobs)), torch.device(self.device))
-        try:
-            yield from results
-        finally:
-            stopped.set()
-            results.close()
+        yield from fly(jobs, min(GPU_LANES, len(jobs)), torch.device(self.device), stopped)
 
 
 class Stopped(Exception):

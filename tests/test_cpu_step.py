@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from builder import batches, update
 from builder.bank import Images
+from builder.cpu import step as step_module
 from builder.cpu.step import CpuStep, groups_of
 from builder.plain import PlainLoop
 from builder.plan import Model
@@ -195,6 +197,17 @@ def test_rows_are_bit_identical_with_shorter_vectors(tmp_path: Path) -> None:
         command = [sys.executable, "-c", DIGEST]
         told.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
     assert len(told[0].split()) == 12 and told[0] == told[1]
+
+
+def test_kernels_of_other_sources_are_dropped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(step_module, "SOURCES", (batches, update))
+    monkeypatch.setattr(step_module, "kernels", SimpleNamespace(train=SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path)))))
+    stale, other = tmp_path / "kernels.train-1.py311.1.nbc", tmp_path / "something.nbc"
+    for drops in (True, False):
+        stale.touch()
+        other.touch()
+        step_module.drop_stale_kernels.__wrapped__()
+        assert stale.exists() != drops and other.exists()
 
 
 def test_groups_share_the_batch_equally() -> None:

@@ -85,3 +85,18 @@ def test_occupancy_is_the_share_of_slot_steps_that_trained() -> None:
     occupancy.add(active=30, taken=40)
     occupancy.add(active=10, taken=40)
     assert occupancy.share == 0.5
+
+
+def test_closing_tells_cohorts_that_are_between_two_results() -> None:
+    ended, left = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[int]:
+        yield 1
+        ended.wait(60)
+        left.set()
+        yield 2
+
+    results = fly([slow], 1, CPU, ended)
+    assert next(results) == 1
+    results.close()
+    assert ended.is_set() and left.is_set() and not lanes()

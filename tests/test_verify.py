@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from builder.build import Request, build
-from builder.verify import main
+from builder.verify import _same, main
 from nws_dataset import Rows, Zoo
 from nws_dataset.files import sha256_file
 from nws_dataset.manifest import FileEntry, Manifest
@@ -274,3 +274,14 @@ def test_a_note_that_cannot_be_read(zoo: Path, capsys: pytest.CaptureFixture[str
 
 def test_no_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path}: expected a folder with nws.json, found none" in complaint(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_counts_as_the_same(exact: bool) -> None:
+    """On another device than the builder's, numbers may differ by rounding; nothing else may."""
+    for equal in ((0.5, 0.5), (float("nan"), float("nan")), ([0.8, None], [0.8, None]), ("a", "a"), (None, None)):
+        assert _same(*equal, exact=exact)
+    for near in ((0.5, 0.5002), ([0.812, None], [0.8121, None])):
+        assert _same(*near, exact=exact) != exact
+    for other in ((0.5, 0.6), ([0.5, None], [0.5, 0.5]), ([0.5], [0.5, 0.5]), ("a", "b"), (0.5, None)):
+        assert not _same(*other, exact=exact)

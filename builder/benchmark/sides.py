@@ -35,11 +35,11 @@ class Side(Protocol):
 class Ours:
     """The project's step as a cohort calls it: segments as long as an epoch allows."""
 
-    def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
+    def __init__(self, case: Case, bank: Bank, device: torch.device, *, tf32: bool = False) -> None:
         self.cohort, self.models = case.models, len(case.models)
         self.images = [bank[model.recipe.dataset] for model in self.cohort]
         self.orders = [order_of(model, images) for model, images in zip(self.cohort, self.images, strict=True)]  # [steps, B] each
-        self.step = make_step(case.model.recipe.architecture, device)
+        self.step = make_step(case.model.recipe.architecture, device, tf32=tf32)
         rows = torch.stack([torch.from_numpy(initial_row(model)) for model in self.cohort])
         stride = -(-rows.shape[1] // ALIGNMENT) * ALIGNMENT
         buffers = torch.zeros(3, self.models, stride, device=device)

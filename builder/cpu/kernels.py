@@ -170,7 +170,10 @@ def lanes_of(images: int, group: int) -> Any:
 
 @inline
 def pool(masks: Any, place: int, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The largest of a window's four pixels; four masks at `place` say which it was, the first one of equals."""
+    """The largest of a window's four pixels; four masks at `place` say which it was, the first one of equals.
+
+    A NaN beside numbers may get lost here; the weights show it at the epoch's end.
+    """
     v = maximum(maximum(a, b), maximum(c, d))
     is_a = equal(a, v)
     is_b = equal(b, v) & ~is_a

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from builder import batches, update
+from builder import batches, philox, update
 from builder.bank import Images
-from builder.cpu import kernels
+from builder.cpu import kernels, tables, vectors
 from builder.cpu.tables import Tables, tables_of
 from builder.cpu.vectors import LANES
 from builder.philox import key_of
 from builder.plan import Model
 from builder.step import Segment
+from nws_dataset import network
+from nws_dataset.files import atomic_write
 from nws_dataset.layout import layout_of
 from nws_dataset.recipe import Architecture, Recipe
 
@@ -29,6 +35,22 @@ def groups_of(architecture: Architecture, batch: int) -> int:
     return -(-groups // -(-groups // CACHED_GROUPS))
 
 
+SOURCES = (vectors, tables, kernels, update, philox, network)  # what the compiled step follows from
+
+
+@functools.cache
+def drop_stale_kernels() -> None:
+    """Delete what Numba compiled from other sources: it looks only at the file that a function stands in, not at what that imports."""
+    folder = Path(kernels.train.stats.cache_path)
+    digest = hashlib.sha256(b"".join(Path(inspect.getfile(module)).read_bytes() for module in SOURCES)).digest()
+    mark = folder / "sources.sha256"
+    if not mark.exists() or mark.read_bytes() != digest:
+        for compiled in folder.glob("kernels.*.nb[ic]"):
+            compiled.unlink(missing_ok=True)
+        with atomic_write(mark) as temporary:
+            temporary.write_bytes(digest)
+
+
 class CpuStep:
     """`builder.step.Step` on a CPU.
 
@@ -38,6 +60,7 @@ class CpuStep:
     """
 
     def __init__(self, architecture: Architecture, dtype: torch.dtype = torch.float32) -> None:
+        drop_stale_kernels()
         self.architecture, self.dtype = architecture, dtype
         self.num_weights = layout_of(architecture).num_weights
         self._works: dict[int, kernels.Work] = {}

@@ -198,8 +198,9 @@ class _Maker:
         return start
 
     def _table(self, values: np.ndarray) -> int:
-        start = self.length
-        self.offsets.append(np.asarray(values).ravel().astype(np.int32))
+        start, values = self.length, np.asarray(values).ravel()
+        assert values.max(initial=0) < 2**31
+        self.offsets.append(values.astype(np.int32))
         self.length += self.offsets[-1].size
         return start
 

@@ -2,8 +2,6 @@
 
 Numba knows no vector type, and its loops over lanes reach a fraction of a core's rate; these are thin wrappers of LLVM's instructions. LLVM
 takes a vector apart where a processor's registers are shorter (two for AVX2, four for NEON). A lane is an image wherever this is used.
-
-Editing this file does not make Numba compile its users again: delete `builder/cpu/__pycache__` then.
 """
 
 from __future__ import annotations
