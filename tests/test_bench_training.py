@@ -109,12 +109,13 @@ def loss_of(side: Plain | Careful | Vmapped, images: Images) -> float:
 @pytest.mark.parametrize("side", [Plain, Careful, Vmapped])
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "momentum", "sgd"])
 def test_peers_train(side: type[Plain | Careful | Vmapped], optimizer: str) -> None:
-    rate = {"momentum": 0.01, "sgd": 0.1}.get(optimizer, 0.003)
+    rate = {"momentum": 0.01, "sgd": 0.05}.get(optimizer, 0.003)
     for architecture in (NWS, SMALL_CNN):
+        torch.manual_seed(0)  # the peers draw dropout and augmentation from torch's generator
         case, bank = a_case(architecture, optimizer=optimizer, dropout=0.1, augmentation=architecture is NWS, learning_rate=rate)
         made = side(case, bank, CPU)
         before = loss_of(made, bank["digits"])
-        made.run(90)
+        made.run(300)
         assert loss_of(made, bank["digits"]) < 0.97 * before
 
 
