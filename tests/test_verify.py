@@ -109,7 +109,7 @@ def test_a_fresh_zoo_is_whole(fresh: Path, capsys: pytest.CaptureFixture[str]) -
         "files", "card", "values", "shards", "counts", "plan", "reevaluate", "retrain",
     ]  # fmt: skip
     assert f"{MODELS * 3} snapshots" in out and f"{MODELS} models" in out
-    assert "4 networks: as the builder's evaluation says" in out
+    assert "4 networks: the builder's evaluation exactly" in out
     assert "2 models trained again alone, equal in every bit" in out
     assert out.endswith(f"{fresh} is whole\n")
 
