@@ -137,7 +137,7 @@ class Verifier:
         return f"{len(set(self.rows['model_id']))} models with the plan's recipes, splits by model"
 
     def reevaluate(self, count: int) -> str:
-        """Final networks, evaluated again by the builder's own evaluation (exactly on the device that built them) and by the plain network."""
+        """Final networks, evaluated again by the builder's own evaluation (exactly on the device of the build) and by the plain network."""
         worst, all_exact, chosen = 0, True, spread(self.rows.filter(is_final=True), count)
         for row in chosen:
             exact = self._built_on(row) == self._device(row)
