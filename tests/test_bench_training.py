@@ -199,7 +199,7 @@ class FakeStep:
 @pytest.fixture
 def fake_step(monkeypatch: pytest.MonkeyPatch) -> FakeStep:
     step = FakeStep()
-    monkeypatch.setattr(sides, "make_step", lambda architecture, device: step)
+    monkeypatch.setattr(sides, "make_step", lambda architecture, device, tf32=False: step)
     return step
 
 
