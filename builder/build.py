@@ -160,10 +160,10 @@ def _build_subset(
     shards = _Shards(folder, models, todo)
     occupancy, epochs = Occupancy(), least_epochs(models[0].recipe)
     progress = Progress(subset.name, total=len(models), done=len(models) - len(todo), first_epochs=epochs, occupancy=occupancy)
-    if todo and device.type == "cpu":
+    on_cpu = device.type == "cpu"
+    if todo and on_cpu:
         with compiling():
             compile_step()
-    on_cpu = device.type == "cpu"
     trained = run_on_processes(task, todo, workers, occupancy) if on_cpu else task.run_cohorts(todo, occupancy)
     with progress, closing(trained):
         for result in itertools.chain([None], trained):  # the first None: shards whose models were all staged before

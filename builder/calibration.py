@@ -27,7 +27,7 @@ from builder.plan import Model
 from builder.progress import compiling
 from builder.step import make_step
 from builder.train import TRAIN_EVALUATION_IMAGES, evaluate_rows, least_epochs, one_thread
-from builder.workers import GPU_LANES, GPU_SLOTS, MODELS_A_SLOT, cores
+from builder.workers import GPU_LANES, cores, slots_of
 from nws_dataset.recipe import NUM_CLASSES, Architecture
 
 STRATA = 6  # groups of models of which each has its own speed
@@ -123,7 +123,7 @@ def _pace(stratum: Sequence[Model], models: Sequence[Model], device: torch.devic
     cohort = [middle]
     if device.type == "cuda":
         members = [model for model in models if model.cohort == middle.cohort]
-        cohort = members[: min(GPU_SLOTS, -(-len(members) // MODELS_A_SLOT))]
+        cohort = members[: slots_of(len(members))]
     images = _random_images(middle.recipe.architecture, device, gray=middle.recipe.dataset not in COLOUR)
     bank = {model.recipe.dataset: images for model in cohort}
     training = {}

@@ -14,9 +14,12 @@ from typing import Protocol
 
 import torch
 
+from builder import update
 from builder.bank import Images
 from builder.plan import Model
-from nws_dataset.recipe import Architecture
+from nws_dataset.recipe import LEGAL_VALUES, Architecture
+
+ACTIVATION_NUMBERS = {name: number for number, name in enumerate(LEGAL_VALUES["activation"])}  # as kernels know them
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Segment:
     def steps(self) -> int:
         """n, how many steps these are."""
         return len(self.order) // self.batch
+
+    def rates(self) -> list[float]:
+        """[n], the factor of each step."""
+        recipe = self.model.recipe
+        rate = update.learning_rate(recipe.learning_rate, recipe.learning_rate_decay, self.epoch)
+        return [update.step_size(recipe.optimizer, rate, self.step + i) for i in range(1, self.steps + 1)]
 
 
 class Step(Protocol):

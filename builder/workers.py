@@ -24,7 +24,7 @@ import torch
 
 from builder import bank, store
 from builder.bank import Images
-from builder.flight import Occupancy, fly
+from builder.flight import HEARTBEAT_SECONDS, Occupancy, fly
 from builder.plan import Model
 from builder.step import make_step
 from builder.store import STAGING
@@ -36,9 +36,6 @@ CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive
 GPU_SLOTS = 64  # models of a cohort that train together on a GPU
 GPU_LANES = 8  # cohorts that are in flight there
 MODELS_A_SLOT = 2  # of a small cohort: a model that stops early hands its slot on, so that few slots wait for the last one
-HEARTBEAT_SECONDS = 1.0  # between looks at how far the models in training are
-
-
 _loading = threading.Lock()  # lanes must not load an image set twice
 
 
@@ -115,7 +112,7 @@ class Task:
             cohorts[model.cohort].append(model)
         stopped = threading.Event()
         jobs = [
-            partial(self.run, members, min(GPU_SLOTS, -(-len(members) // MODELS_A_SLOT)), occupancy=occupancy, stopped=stopped)
+            partial(self.run, members, slots_of(len(members)), occupancy=occupancy, stopped=stopped)
             for members in sorted(cohorts.values(), key=len, reverse=True)  # the longest first: a long one at the end would fly alone
         ]
         yield from fly(jobs, min(GPU_LANES, len(jobs)), torch.device(self.device), stopped)
@@ -123,6 +120,11 @@ class Task:
 
 class Stopped(Exception):
     """Ends a cohort whose results nobody waits for any more."""
+
+
+def slots_of(models: int) -> int:
+    """Slots on a GPU of a cohort of so many models."""
+    return min(GPU_SLOTS, -(-models // MODELS_A_SLOT))
 
 
 def summary(trained: Trained, seconds: float) -> Summary:

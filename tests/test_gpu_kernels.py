@@ -16,10 +16,11 @@ import torch.nn.functional as F
 
 from builder import batches, update
 from builder.gpu import augment, closing, dense, kernels
-from builder.gpu.pieces import ACTIVATION_NUMBERS, Dropout, Slots
+from builder.gpu.pieces import Dropout, Slots
 from builder.gpu.products import LibraryProducts, Product, Products, Tiles, TritonProducts
 from builder.philox import LANES, Purpose, key_of, lanes16
 from builder.plan import Model
+from builder.step import ACTIVATION_NUMBERS
 from nws_dataset.network import ACTIVATIONS, BATCH_NORM_EPSILON
 from nws_dataset.recipe import Architecture
 from training_cases import CPU, NWS, images_for, make_model

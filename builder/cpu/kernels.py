@@ -53,10 +53,10 @@ from builder.cpu.vectors import (
 )
 from builder.philox import LANES as HALVES
 from builder.philox import Purpose
+from builder.step import ACTIVATION_NUMBERS
 from nws_dataset.network import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
-RELU, ELU, SIGMOID, TANH = range(4)
-ACTIVATIONS = {"relu": RELU, "elu": ELU, "sigmoid": SIGMOID, "tanh": TANH}
+RELU, ELU, SIGMOID = (ACTIVATION_NUMBERS[name] for name in ("relu", "elu", "sigmoid"))
 ALL_LANES = np.uint16(0xFFFF)
 SCRATCH = 6 * CHANNELS * LANES  # numbers of the largest tile
 NOISE_BLOCK, DROPOUT_BLOCK = int(Purpose.NOISE) << 24, int(Purpose.DROPOUT) << 24

@@ -18,7 +18,7 @@ from builder.cpu.tables import Tables, tables_of
 from builder.cpu.vectors import LANES
 from builder.philox import key_of
 from builder.plan import Model
-from builder.step import Segment
+from builder.step import ACTIVATION_NUMBERS, Segment
 from nws_dataset import network
 from nws_dataset.files import atomic_write
 from nws_dataset.layout import layout_of
@@ -62,7 +62,6 @@ class CpuStep:
     def __init__(self, architecture: Architecture, dtype: torch.dtype = torch.float32) -> None:
         drop_stale_kernels()
         self.architecture, self.dtype = architecture, dtype
-        self.num_weights = layout_of(architecture).num_weights
         self._works: dict[int, kernels.Work] = {}
 
     def train(self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]) -> torch.Tensor:
@@ -74,8 +73,6 @@ class CpuStep:
         recipe = segment.model.recipe
         work = self._work(groups_of(self.architecture, segment.batch))
         row, first, second = (x.clone().numpy() for x in state)  # the same alignment wherever a row comes from
-        rate = update.learning_rate(recipe.learning_rate, recipe.learning_rate_decay, segment.epoch)
-        rates = [update.step_size(recipe.optimizer, rate, segment.step + i) for i in range(1, segment.steps + 1)]
         number = row.dtype.type
         loss = kernels.train(
             work,
@@ -83,7 +80,7 @@ class CpuStep:
             self._pictures(segment, work.groups),
             first,
             second,
-            np.array(rates, row.dtype),
+            np.array(segment.rates(), row.dtype),
             tuple(number(c) for c in update.COEFFICIENTS[recipe.optimizer]),
             number(2 * recipe.l2),
             segment.batch,
@@ -118,7 +115,7 @@ class CpuStep:
             row=row,
             gradient=np.zeros_like(row),
             size=len(row),
-            activation=kernels.ACTIVATIONS[activation],
+            activation=ACTIVATION_NUMBERS[activation],
             pixel_min=float(self.architecture.pixel_min),
             training=segment is not None,
             dropping=dropout > 0,

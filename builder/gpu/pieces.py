@@ -12,10 +12,9 @@ import triton
 import triton.language as tl
 
 from builder.philox import LANES, Purpose
+from builder.step import ACTIVATION_NUMBERS
 from nws_dataset.network import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
-from nws_dataset.recipe import LEGAL_VALUES
 
-ACTIVATION_NUMBERS = {name: number for number, name in enumerate(LEGAL_VALUES["activation"])}  # as the kernels know them
 RELU = tl.constexpr(ACTIVATION_NUMBERS["relu"])
 ELU = tl.constexpr(ACTIVATION_NUMBERS["elu"])
 SIGMOID = tl.constexpr(ACTIVATION_NUMBERS["sigmoid"])

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from builder import philox, update
 from builder.gpu import augment, kernels
 from builder.gpu.layers import Layers
-from builder.gpu.pieces import ACTIVATION_NUMBERS, Slots
+from builder.gpu.pieces import Slots
 from builder.gpu.products import LibraryProducts, Products, TritonProducts
-from builder.step import Segment
+from builder.step import ACTIVATION_NUMBERS, Segment
 from nws_dataset.layout import layout_of
 from nws_dataset.recipe import Architecture
 
@@ -131,12 +131,13 @@ class Run:
         """See `builder.step.Step`."""
         steps = next(iter(segments.values())).steps
         self._fill(segments)
+        all_rates = {m: segment.rates() for m, segment in segments.items()}
         for start in range(0, steps, self.chunk):
             count = min(self.chunk, steps - start)
             rates = torch.zeros(count, self.rates.shape[1], dtype=torch.float64)
             for m, segment in segments.items():
                 self.order[m, : count * self.batch].copy_(segment.order[start * self.batch : (start + count) * self.batch])
-                rates[:, m] = torch.tensor(_rates(segment, start, count), dtype=torch.float64)
+                rates[:, m] = torch.tensor(all_rates[m][start : start + count], dtype=torch.float64)
             self.rates[:count].copy_(rates)
             self.counter.zero_()
             for _ in range(count):
@@ -170,13 +171,6 @@ def _kernels(architecture: Architecture) -> torch.Tensor:
     for spec in layout.tensors:
         kernels[spec.offset : spec.stop] = float(spec.kind == "weight")
     return kernels
-
-
-def _rates(segment: Segment, start: int, count: int) -> list[float]:
-    """The factors of some of a segment's steps, from the step `start` of it."""
-    recipe = segment.model.recipe
-    rate = update.learning_rate(recipe.learning_rate, recipe.learning_rate_decay, segment.epoch)
-    return [update.step_size(recipe.optimizer, rate, segment.step + start + i) for i in range(1, count + 1)]
 
 
 def _capture(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph | None:
