@@ -17,7 +17,7 @@ import torch
 from builder import update
 from builder.bank import Images
 from builder.plan import Model
-from nws_dataset.recipe import LEGAL_VALUES, Architecture
+from nws_dataset.recipe import NUM_CLASSES, LEGAL_VALUES, Architecture
 
 ACTIVATION_NUMBERS = {name: number for number, name in enumerate(LEGAL_VALUES["activation"])}  # as kernels know them
 
@@ -80,6 +80,7 @@ class Step(Protocol):
 
 def make_step(architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32, *, tf32: bool = False) -> Step:
     """The step for a device; with `tf32` a GPU rounds the factors of products to 10 bits."""
+    assert architecture.num_outputs == NUM_CLASSES, "only imported networks have more outputs, and those are not trained"
     if device.type == "cpu":
         from builder.cpu.step import CpuStep  # each only where it is needed: compiling takes seconds, Triton needs a GPU
 

@@ -186,6 +186,8 @@ class Verifier:
         """The plan's models up to the last one of each subset."""
         models = {}
         for name, entry in self.zoo.manifest.subsets.items():
+            if entry.seed is None or name not in SUBSETS:
+                continue  # imported: there is no plan
             numbers = self.rows.filter(subset=name)["model_number"]
             last = int(numbers.max()) if len(numbers) else -1
             for model in select(SUBSETS[name], entry.seed, models=last + 1, epochs=entry.options["epochs"]):

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from nws_dataset.recipe import NUM_CLASSES, Architecture
+from nws_dataset.recipe import Architecture
 
 Array = TypeVar("Array")  # numpy array or torch tensor: only slicing and reshape are used
 
@@ -126,5 +126,5 @@ def layout_of(architecture: Architecture) -> Layout:
     for i, units in enumerate(architecture.dense_widths, 1):
         add_layer(f"dense{i}", units, width, norm=architecture.batch_norm)
         width = units
-    add_layer(OUTPUT, NUM_CLASSES, width, norm=False)
+    add_layer(OUTPUT, architecture.num_outputs, width, norm=False)
     return Layout(tuple(specs))

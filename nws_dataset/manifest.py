@@ -16,7 +16,7 @@ from nws_dataset.files import atomic_write, inside
 from nws_dataset.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS, card_features
 
 MANIFEST_NAME = "nws.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX_PATH = "index/{subset}/{split}.parquet"
 SNAPSHOTS_PATH = "snapshots/{subset}/{split}-{architecture}-{block:05d}.parquet"
 INDEX_CONFIG = "index"  # the config that the Hub and `load_dataset` take by default
@@ -42,7 +42,7 @@ class ImageSet:
 class SubsetEntry:
     """A subset as it is present in the folder."""
 
-    seed: int
+    seed: int | None  # None: an imported zoo does not tell it
     num_models: int  # models present, 0 .. num_models - 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what departs from the preset, e.g. epochs; may be null
     image_sets: Mapping[str, ImageSet] = dataclasses.field(default_factory=dict)  # by the recipe's `dataset`

@@ -77,6 +77,7 @@ class Architecture:
     image_channels: int = 3  # 1: gray, 3: colour (gray images tiled)
     image_size: int = 32  # pixels, height = width
     pixel_min: int = 0  # pixels enter the network scaled to pixel_min .. 1
+    num_outputs: int = NUM_CLASSES  # units of the output layer; nets of Eilertsen et al.'s own release have twice as many as classes
 
     def __post_init__(self) -> None:
         _check_legal(self)
@@ -86,6 +87,8 @@ class Architecture:
             raise ZooError(
                 "Architecture.width_fc", expected="None without hidden dense layers, else a number", found=str(self.width_fc), do="set both"
             )
+        if self.num_outputs < NUM_CLASSES:
+            raise ZooError("Architecture.num_outputs", expected=f"at least {NUM_CLASSES}", found=str(self.num_outputs), do="choose more")
         if self.map_sizes[-1] < 1:
             raise ZooError(
                 "Architecture", expected="an image that survives the convolutions", found=f"{self.image_size} pixels", do="enlarge it"
@@ -138,6 +141,7 @@ class Architecture:
         parts += [f"dense{self.depth_fc}x{self.width_fc}" if self.depth_fc else "", "bn" if self.batch_norm else ""]
         parts += ["convdrop" if self.dropout_place == "conv" else ""]
         parts += [f"in{self.image_channels}x{self.image_size}" + "c" * (self.pixel_min == -1)]  # c: pixels centred on 0
+        parts += [f"out{self.num_outputs}" if self.num_outputs != NUM_CLASSES else ""]
         return "-".join(filter(None, parts))
 
     def to_json(self) -> str:

@@ -14,7 +14,7 @@ IDENTITY = ["model_id", "subset", "split", "model_number", "seed", "snapshot", "
 ARCHITECTURE = ["architecture", "architecture_json", "num_weights"]
 MEASURES = ["train_accuracy", "validation_accuracy", "test_accuracy", "train_loss", "validation_loss", "test_loss"]
 MARKS = ["class_test_accuracy", "converged", "diverged"]
-NULLABLE = {"init_std", "width_fc", "validation_accuracy", "validation_loss"}
+NULLABLE = {"seed", "train_loss", "test_loss", "class_test_accuracy", "init_std", "width_fc", "validation_accuracy", "validation_loss"}
 
 
 def test_columns_and_their_order() -> None:

@@ -287,7 +287,7 @@ def test_index_of_other_columns(tmp_path: Path) -> None:
 
 def test_null_where_none_is_allowed(tmp_path: Path) -> None:
     index, _ = make_shard(tmp_path, NAME, PLAIN)
-    broken = pa.Table.from_pylist([{**index.slice(0, 1).to_pylist()[0], "seed": None}], INDEX_SCHEMA)
-    with pytest.raises(pa.ArrowInvalid, match="seed"):
+    broken = pa.Table.from_pylist([{**index.slice(0, 1).to_pylist()[0], "epoch": None}], INDEX_SCHEMA)
+    with pytest.raises(pa.ArrowInvalid, match="epoch"):
         write_index(tmp_path / "a", broken)
     assert not (tmp_path / "a").exists()
