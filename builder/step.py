@@ -17,7 +17,7 @@ import torch
 from builder import update
 from builder.bank import Images
 from builder.plan import Model
-from nws_dataset.recipe import NUM_CLASSES, LEGAL_VALUES, Architecture
+from nws_dataset.recipe import LEGAL_VALUES, NUM_CLASSES, Architecture
 
 ACTIVATION_NUMBERS = {name: number for number, name in enumerate(LEGAL_VALUES["activation"])}  # as kernels know them
 
