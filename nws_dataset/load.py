@@ -6,36 +6,53 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import pyarrow as pa
+
 from nws_dataset.errors import ZooError
+from nws_dataset.folder import Folder
 from nws_dataset.manifest import INDEX_CONFIG
-from nws_dataset.zoo import PLACE_COLUMNS, Zoo
+from nws_dataset.zoo import DEFAULT_REPOSITORY as DEFAULT_REPOSITORY
+from nws_dataset.zoo import LOCAL_NAME, READ_COLUMNS, Zoo
 
 if TYPE_CHECKING:
     import datasets
 
-    AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.DatasetDict)
+    AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.DatasetDict, datasets.IterableDataset, datasets.IterableDatasetDict)
 
-LOCAL_NAME = "nws"
-DEFAULT_REPOSITORY = "nws/nws"  # what "nws" stands for when there is no such folder
+STREAM_ROWS = 32  # of a stream, whose weights are read together
+_opened: dict[str, Zoo] = {}  # homepage of a loaded dataset -> its zoo, so that `with_weights` need not open it again
 
 
-def load_dataset(path: str | Path = LOCAL_NAME, name: str = INDEX_CONFIG, split: str | None = None, **kwargs: Any) -> Any:
+def load_dataset(
+    path: str | Path = LOCAL_NAME,
+    name: str | None = None,
+    split: str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    **kwargs: Any,
+) -> Any:
     """Load a zoo with the `datasets` library, which converts it to its own cache once.
 
     The dataset remembers its zoo, through `filter`, `select`, `map`, `shuffle` and the like, in `info.homepage`: where a data set lives is
     what that field is for, and the library hands it on.
 
     Args:
-        path: the zoo's folder; "nws" is ./nws or else DEFAULT_REPOSITORY.
-        name: "index" (no weights; see `with_weights`), or a subset, whose rows hold their weights as safetensors bytes.
-        split: "train", "validation" or "test"; None loads all as a DatasetDict.
-        kwargs: of datasets.load_dataset.
+        path: the zoo's folder, or "org/name" on the Hub; "nws" is ./nws or else DEFAULT_REPOSITORY.
+        name: "index", the default (no weights; see `with_weights`), or a subset, whose rows hold their weights as safetensors bytes.
+        split: "train", "validation" or "test", or a part of one; None loads all as a DatasetDict.
+        revision: branch, tag or commit on the Hub.
+        token: for a private zoo on the Hub; None is the stored login.
+        cache_dir: where files are kept; None is the libraries' own caches.
+        kwargs: of datasets.load_dataset, such as `streaming`.
 
     Returns:
-        A datasets.Dataset, or a DatasetDict without `split`.
+        A datasets.Dataset, or a DatasetDict without `split`; their iterable kin with streaming=True.
 
     Raises:
-        ZooError: if the folder is not a zoo, or has no such subset.
+        ZooError: if there is no zoo, or it has no such subset.
 
     Example:
         >>> ds = load_dataset("nws", split="train")  # doctest: +SKIP
@@ -44,59 +61,112 @@ def load_dataset(path: str | Path = LOCAL_NAME, name: str = INDEX_CONFIG, split:
     """
     import datasets
 
-    zoo = Zoo(DEFAULT_REPOSITORY if str(path) == LOCAL_NAME and not Path(path).is_dir() else path)
-    names = (INDEX_CONFIG, *zoo.subsets)
+    zoo = Zoo(path, revision=revision, token=token, cache_dir=cache_dir)
+    source, names = zoo.source, (INDEX_CONFIG, *zoo.subsets)
+    name = INDEX_CONFIG if name is None else name
     if name not in names:
-        raise ZooError(zoo.path, expected=f"one of {', '.join(names)}", found=repr(name), do="choose one of them")
-    loaded = datasets.load_dataset(str(zoo.path), name, split=split, **kwargs)
+        raise ZooError(zoo.name, expected=f"one of {', '.join(names)}", found=repr(name), do="choose one of them")
+    if isinstance(source, Folder):
+        where: dict[str, Any] = {"path": str(source.path)}
+    else:
+        where = {"path": source.repo_id, "revision": source.revision, "token": token}
+    loaded = datasets.load_dataset(**where, name=name, split=split, cache_dir=cache_dir and str(cache_dir), **kwargs)
+    _opened[source.homepage] = zoo
     for part in loaded.values() if isinstance(loaded, dict) else [loaded]:
-        part.info.homepage = str(zoo.path)
+        part.info.homepage = source.homepage
     return loaded
 
 
 def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] | None = None) -> AnyDataset:
-    """The same rows with `weights`, np.float32 [P], read from the zoo when a row is asked for.
+    """The same rows with `weights`, [P] float32, read from the zoo when a row is asked for.
 
-    Call it last: a format or transform that is set later takes its place, and `map` or `filter` after it read the weights of every row.
-    A batch `ds[a:b]` has a list of arrays, of one architecture or several. The weights are no stored column, and the library refuses
-    `ds["weights"]`: write `ds[:]["weights"]`, or `Zoo.weights(ds)` for one array [N, P].
+    The weights are numpy arrays, or torch tensors if `ds` has the format "torch". Call it last: a format or transform that is set later
+    takes its place, and `map` or `filter` after it read the weights of every row. A batch `ds[a:b]` has one stack [N, P] if a format is set
+    and all have one length, else a list of arrays. The weights are no stored column, and the library refuses `ds["weights"]`: write
+    `ds[:]["weights"]`, or `Zoo.weights(ds)` for one array [N, P]. On the Hub, the weights of a batch are fetched together.
 
     Args:
-        ds: rows of the config "index", from `load_dataset`; or a DatasetDict of such.
+        ds: rows of the config "index", from `load_dataset`, streamed or not; or a dict of such.
         zoo: where the weights are; None takes the zoo that `ds` was loaded from.
         columns: what a row has beside `weights`; None keeps all. For a DataLoader, name what you need: torch cannot collate null.
 
     Returns:
-        A new Dataset (or DatasetDict); it can be pickled.
+        A new dataset of the same kind; it can be pickled.
 
     Raises:
-        ZooError: if `ds` is streamed, has no index columns, or its zoo is not known.
+        ZooError: if `ds` has no index columns, or its zoo is not known.
     """
     import datasets
 
-    if isinstance(ds, datasets.DatasetDict):
-        return datasets.DatasetDict({split: with_weights(part, zoo, columns) for split, part in ds.items()})
-    if not isinstance(ds, datasets.Dataset):
-        raise ZooError("with_weights", expected="a Dataset or DatasetDict", found=type(ds).__name__, do="load it without streaming")
-    missing = [column for column in (*PLACE_COLUMNS, *(columns or ())) if column not in ds.column_names]
+    if isinstance(ds, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        return type(ds)({split: with_weights(part, zoo, columns) for split, part in ds.items()})
+    if not isinstance(ds, (datasets.Dataset, datasets.IterableDataset)):
+        raise ZooError(
+            "with_weights", expected="a dataset of the datasets library", found=type(ds).__name__, do="load it with load_dataset"
+        )
+    present = ds.column_names or []
+    missing = [column for column in (*READ_COLUMNS, *(columns or ())) if column not in present]
     if missing:
         found = f"no {', '.join(missing)}"
         raise ZooError("with_weights", expected="rows of the config index", found=found, do="load the index and keep its columns")
-    if zoo is None and not ds.info.homepage:
+    if zoo is None:
+        zoo = _zoo_of(ds.info.homepage)
+    if isinstance(ds, datasets.IterableDataset):
+        removed = [column for column in present if columns is not None and column not in columns]
+        return ds.map(_ReadWeights(zoo, ()), batched=True, batch_size=STREAM_ROWS, remove_columns=removed)
+    kept = list(ds.format["columns"] if columns is None else columns)
+    return ds.with_transform(_ReadWeights(zoo, kept, ds.format["type"], ds.format["format_kwargs"], ds.features.arrow_schema))
+
+
+def _zoo_of(homepage: str | None) -> Zoo:
+    """The zoo that a dataset was loaded from, in this process or another."""
+    if not homepage:
         raise ZooError("with_weights", expected="a dataset from nws_dataset.load_dataset", found="another", do="pass zoo=Zoo(path)")
-    return ds.with_transform(_ReadWeights(zoo or Zoo(ds.info.homepage), columns))
+    if homepage not in _opened:
+        path, _, revision = homepage.partition("/tree/") if homepage.startswith("http") else (homepage, "", "")
+        repository = path.partition("/datasets/")[2]
+        _opened[homepage] = Zoo(repository, revision=revision) if repository and revision else Zoo(homepage)
+    return _opened[homepage]
 
 
 class _ReadWeights:
-    """The transform of `with_weights`: a class, not a closure, so that datasets can be pickled for the workers of a DataLoader."""
+    """Adds the weights to a batch of rows: a class, not a closure, so that datasets can be pickled for the workers of a DataLoader."""
 
-    def __init__(self, zoo: Zoo, columns: Sequence[str] | None) -> None:
-        self.zoo = zoo
-        self.columns = columns
+    def __init__(
+        self,
+        zoo: Zoo,
+        columns: Sequence[str],
+        format: str | None = None,
+        format_kwargs: dict[str, Any] | None = None,
+        schema: pa.Schema | None = None,
+    ) -> None:
+        self.zoo, self.columns = zoo, columns
+        self.format, self.format_kwargs, self.schema = format, format_kwargs, schema
 
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        if not set(PLACE_COLUMNS) <= set(batch):
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, Any]:
+        if not set(READ_COLUMNS) <= set(batch):
             return batch  # the library asks for one column alone: ds["test_accuracy"]
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        kept = {name: batch[name] for name in (batch if self.columns is None else self.columns)}
-        return {**kept, "weights": [self.zoo.row(row).copy() for row in rows]}  # copies: torch wants aligned and writable arrays
+        rows = [dict(zip(READ_COLUMNS, values, strict=True)) for values in zip(*(batch[name] for name in READ_COLUMNS), strict=True)]
+        weights: Any = [array.copy() for array in self.zoo.arrays(rows)]  # torch wants aligned and writable arrays
+        kept = {name: batch[name] for name in self.columns}
+        if self.format is None:
+            return {**kept, "weights": weights}
+        return {**self._formatted(kept), "weights": self._stacked(weights)}
+
+    def _formatted(self, kept: dict[str, list[Any]]) -> Any:
+        """The other columns as the format has them."""
+        from datasets.formatting import get_formatter
+
+        assert self.schema is not None
+        schema = pa.schema([self.schema.field(name) for name in kept])
+        formatter = get_formatter(self.format, **(self.format_kwargs or {}))
+        return formatter.format_batch(pa.table(kept, schema)) if kept else {}
+
+    def _stacked(self, weights: list[np.ndarray]) -> Any:
+        """Weights of one length as one array, as the formats of the library do."""
+        if self.format == "torch":
+            import torch
+
+            tensors = [torch.from_numpy(array) for array in weights]
+            return torch.stack(tensors) if len({len(array) for array in weights}) == 1 else tensors
+        return np.stack(weights) if len({len(array) for array in weights}) == 1 else weights

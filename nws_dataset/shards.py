@@ -270,14 +270,19 @@ def write_index(path: str | Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd", write_page_index=True, write_page_checksum=True)
 
 
-def read_index(path: str | Path) -> pa.Table:
+def read_index(path: str | Path, content: memoryview | None = None) -> pa.Table:
     """The rows of an index file (INDEX_SCHEMA).
+
+    Args:
+        path: of the file; what an error names.
+        content: of the file, if it is in memory.
 
     Raises:
         ZooError: if the file is missing, cut short, altered, or not of this schema.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        source = path if content is None else pa.BufferReader(content)
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             _check_schema(path, file.schema_arrow, INDEX_SCHEMA)
             return file.read()
     except (pa.ArrowException, OSError) as error:

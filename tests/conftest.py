@@ -1,11 +1,34 @@
-"""What all tests share."""
+"""What all tests share.
+
+The Hub of every test is one on this machine (tests/loopback_hub.py). huggingface_hub reads its address when it is imported, so it is set
+here, before any test module is. A test that does not ask for the fixture `hub` finds the address closed: it is refused at once.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+
+from loopback_hub import LoopbackHub
+
+HUB = LoopbackHub()
+atexit.register(HUB.home.cleanup)
+for variable in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_", "HUGGING_FACE_"))]:
+    del os.environ[variable]
+os.environ.update(HUB.environment())
+
+UPLOAD_WARNING = "ignore:Use 'content=:DeprecationWarning"  # huggingface_hub's own call, where it sends a large file
+PAUSE_SECONDS = 0.01  # at most, where huggingface_hub waits before it tries again
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", UPLOAD_WARNING)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -15,3 +38,43 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+class _Impatient:
+    """The module `time`, with short pauses."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(min(seconds, PAUSE_SECONDS))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_pauses() -> Iterator[None]:
+    """huggingface_hub pauses for seconds between attempts; that is not what is tested."""
+    from huggingface_hub import file_download
+    from huggingface_hub.utils import _http
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_http, "time", _Impatient())
+        patch.setattr(file_download, "time", _Impatient())
+        yield
+
+
+@pytest.fixture(scope="session")
+def _running_hub() -> Iterator[LoopbackHub]:
+    HUB.start()
+    yield HUB
+    HUB.stop()
+
+
+@pytest.fixture
+def hub(_running_hub: LoopbackHub) -> LoopbackHub:
+    """An empty Hub; HF_TOKEN in the environment may write to its organisation "org"."""
+    from huggingface_hub import HfFileSystem
+
+    _running_hub.reset()
+    HfFileSystem.clear_instance_cache()  # it remembers what repositories held
+    return _running_hub

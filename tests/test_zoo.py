@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from nws_dataset import zoo as zoo_module
+from nws_dataset import folder as folder_module
 from nws_dataset.errors import ZooError
 from nws_dataset.layout import layout_of
 from nws_dataset.manifest import MANIFEST_NAME, Manifest
@@ -174,7 +174,7 @@ def test_image_sizes_may_differ_when_the_layout_does_not(tmp_path: Path) -> None
 
 
 def test_many_files_and_few_maps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zoo_module, "OPEN_FILES", 1)
+    monkeypatch.setattr(folder_module, "OPEN_FILES", 1)
     few, many = Zoo(folder), Zoo(folder, check=True)
     views = [few.row(row) for row in few.filter()]
     assert all(np.array_equal(view, many.row(row)) for view, row in zip(views, many.filter(), strict=True))
@@ -185,7 +185,7 @@ def test_pickle(folder: Path) -> None:
     row = zoo.filter()[0]
     expected = zoo.row(row)
     again = pickle.loads(pickle.dumps(zoo))
-    assert again.check and again.path == zoo.path
+    assert again.source.check and again.path == zoo.path
     assert np.array_equal(again.row(row), expected)
 
 
@@ -194,7 +194,7 @@ def test_reading_imports_neither_torch_nor_datasets(folder: Path) -> None:
         "import sys; from nws_dataset.zoo import Zoo; import nws_dataset.load; zoo = Zoo(sys.argv[1])\n"
         "zoo.weights(zoo.filter(architecture=zoo.filter()[0]['architecture'])); assert not {'torch', 'datasets'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=Path(zoo_module.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=Path(folder_module.__file__).parents[1])
 
 
 # --- damage and mistakes ---
@@ -205,8 +205,8 @@ def test_not_a_zoo(tmp_path: Path) -> None:
         Zoo(tmp_path)
     with pytest.raises(ZooError, match="not a zoo"):
         Zoo(tmp_path / "absent")
-    with pytest.raises(ZooError, match=r"org/name: expected a local folder.*Hub comes with a later version"):
-        Zoo("org/name")
+    with pytest.raises(ZooError, match=r"expected no revision for a folder, found 'v1'"):
+        Zoo(tmp_path, revision="v1")
 
 
 def test_truncated_manifest(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_check_finds_a_flipped_byte(tmp_path: Path) -> None:
 
 
 def test_a_row_without_its_place(zoo: Zoo) -> None:
-    row = zoo.filter()[0]
+    row = dict(zoo.filter()[0])
     del row["offset"]
     with pytest.raises(ZooError, match="found no offset; take whole rows"):
         zoo.row(row)

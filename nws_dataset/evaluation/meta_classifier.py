@@ -342,7 +342,7 @@ def main(
     report.be_patient()
     opened = Zoo(zoo)
     final = opened.filter(is_final=True)
-    check_models(opened.path, final["split"])
+    check_models(opened.name, final["split"])
     settings = SMALL_SETTINGS if name == "small" or (name is None and is_small(len(final))) else Settings()
     changes: dict[str, Any] = {"epochs": epochs, "snapshots": snapshots, "device": device}
     settings = dataclasses.replace(settings, **{key: value for key, value in changes.items() if value is not None})

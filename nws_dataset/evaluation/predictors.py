@@ -46,7 +46,7 @@ def evaluate(zoo: Zoo, seed: int, advance: Callable[[str], None] = lambda what: 
     """
     started = time.monotonic()
     rows = zoo.filter(is_final=True)
-    check_models(zoo.path, rows["split"])
+    check_models(zoo.name, rows["split"])
     folds = folds_of(np.asarray(rows["split"]), seed, small=is_small(len(rows)))
     tested = np.sort(np.concatenate([fold.test for fold in folds]))
     model_ids, truth = np.asarray(rows["model_id"]), np.asarray(rows["test_accuracy"], dtype=np.float64)
