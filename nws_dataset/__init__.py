@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from nws_dataset.recipe import Architecture as Architecture
     from nws_dataset.recipe import Recipe as Recipe
     from nws_dataset.statistics import zoo_features as zoo_features
+    from nws_dataset.views import Graph as Graph
+    from nws_dataset.views import LayerTuples as LayerTuples
+    from nws_dataset.views import Tokens as Tokens
+    from nws_dataset.views import compose_permutations as compose_permutations
+    from nws_dataset.views import inverse_permutations as inverse_permutations
+    from nws_dataset.views import permutation_spec as permutation_spec
+    from nws_dataset.views import permute as permute
+    from nws_dataset.views import random_permutations as random_permutations
     from nws_dataset.zoo import Rows as Rows
     from nws_dataset.zoo import Zoo as Zoo
 
@@ -37,6 +45,16 @@ _EXPORTS = {
     "network": ("Network",),
     "zoo": ("Rows", "Zoo"),
     "load": ("load_dataset", "with_weights"),
+    "views": (
+        "Graph",
+        "LayerTuples",
+        "Tokens",
+        "compose_permutations",
+        "inverse_permutations",
+        "permutation_spec",
+        "permute",
+        "random_permutations",
+    ),
     "errors": ("ZooError",),
     "statistics": ("zoo_features",),
     "predictors": ("DenseNet", "GradientBoosting", "LogitLinear"),

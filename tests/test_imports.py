@@ -41,6 +41,7 @@ def test_import_direction(package: str) -> None:
     [
         ("nws_dataset.zoo", ("torch", "datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
         ("nws_dataset.load", ("torch", "datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
+        ("nws_dataset.views", ("torch", "datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
         ("nws_dataset.statistics", ("torch", "datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
         ("nws_dataset.network", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
         ("builder.train", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
