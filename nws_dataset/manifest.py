@@ -82,7 +82,7 @@ class Manifest:
             raise ZooError(path, expected=f"format_version {FORMAT_VERSION}", found=repr(version), do=do)
         try:
             return cls._from_json(data)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise _damaged(path, error) from error
 
     @classmethod
@@ -92,7 +92,21 @@ class Manifest:
         for name, entry in data["subsets"].items():
             image_sets = {image_set: ImageSet(**source) for image_set, source in entry["image_sets"].items()}
             subsets[name] = SubsetEntry(**{**entry, "image_sets": image_sets})
-        return cls(**{**data, "files": files, "subsets": subsets})
+        manifest = cls(**{**data, "files": files, "subsets": subsets})
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        """Raise a ValueError unless the values have their types and the templates name what they must."""
+        for path, entry in self.files.items():
+            if not isinstance(entry.size, int) or not isinstance(entry.sha256, str):
+                raise ValueError(f"size or sha256 of {path}")
+        for name, subset in self.subsets.items():
+            if not isinstance(subset.num_models, int) or not isinstance(subset.options, dict):
+                raise ValueError(f"num_models or options of {name}")
+        fields = {"subset": "", "split": "", "architecture": "", "block": 0}
+        for template in (self.index_path, self.snapshots_path):
+            template.format(**fields)
 
     def write(self, folder: str | Path) -> None:
         """Write nws.json; the same manifest gives the same bytes.

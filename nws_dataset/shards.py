@@ -31,6 +31,7 @@ ALIGNMENT = 8  # safetensors: the data start at a multiple of 8 bytes
 GROUP_ROWS = 1000  # a row group holds at most so many snapshots ...
 GROUP_BYTES = 16 << 20  # ... and bytes of weights (or one value): small enough for the Hub's viewer
 LENGTH_BYTES = 4  # Parquet's PLAIN encoding puts the length before each value
+UNREADABLE = (pa.ArrowException, OSError, ValueError)  # what Arrow raises for a damaged file; ValueError: names that are no text
 
 
 # One value
@@ -178,21 +179,25 @@ def _find_values(path: Path, lengths: Sequence[int], digests: Sequence[str]) -> 
     footer = pq.read_metadata(path)
     column = SNAPSHOTS_SCHEMA.names.index("weights")
     # Parquet numbers leaf columns, Arrow top-level ones; they agree as long as a list has one leaf.
+    chunks = [(footer.row_group(i).num_rows, footer.row_group(i).column(column)) for i in range(footer.num_row_groups)]
+    if sum(rows for rows, _ in chunks) != len(lengths) or any(chunk.path_in_schema != "weights" for _, chunk in chunks):
+        expected, found = f"weights of {len(lengths)} rows", "other numbers in its footer"
+        raise ZooError(path, expected=expected, found=found, do="fetch or build it again")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for group in map(footer.row_group, range(footer.num_row_groups)):
-            chunk = group.column(column)
-            assert chunk.path_in_schema == "weights"
+        for rows, chunk in chunks:
             position, stop = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
-            for _ in range(group.num_rows):
-                length, digest = lengths[len(offsets)], digests[len(offsets)]
-                offsets.append(_find_value(content, position, stop, length, digest))
-                position = offsets[-1] + length
-    assert len(offsets) == len(lengths)
+            for length, digest in zip(lengths[len(offsets) :][:rows], digests[len(offsets) :][:rows], strict=True):
+                offset = _find_value(content, position, stop, length, digest)
+                if offset is None:
+                    expected, found = f"the value {digest} in one piece", f"none in bytes {position} to {stop}"
+                    raise ZooError(path, expected=expected, found=found, do="fetch or build it again")
+                offsets.append(offset)
+                position = offset + length
     return offsets
 
 
-def _find_value(content: mmap.mmap, start: int, stop: int, length: int, digest: str) -> int:
-    """The offset of the first value of this length and digest in content[start:stop]."""
+def _find_value(content: mmap.mmap, start: int, stop: int, length: int, digest: str) -> int | None:
+    """The offset of the first value of this length and digest in content[start:stop], if there is one."""
     prefix = length.to_bytes(LENGTH_BYTES, "little")
     position = content.find(prefix, start, stop)
     while position >= 0:
@@ -200,7 +205,7 @@ def _find_value(content: mmap.mmap, start: int, stop: int, length: int, digest: 
         if hashlib.sha256(content[offset : offset + length]).hexdigest() == digest:
             return offset
         position = content.find(prefix, position + 1, stop)
-    raise AssertionError(f"bytes {start} to {stop} do not hold the value {digest} in one piece")
+    return None
 
 
 def read_snapshots(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -221,7 +226,7 @@ def read_snapshots(path: str | Path, columns: Sequence[str] | None = None) -> It
             _check_schema(path, file.schema_arrow, SNAPSHOTS_SCHEMA)
             for group in range(file.num_row_groups):
                 yield from file.iter_batches(GROUP_ROWS, row_groups=[group], columns=columns)
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
@@ -285,7 +290,7 @@ def read_index(path: str | Path, content: memoryview | None = None) -> pa.Table:
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             _check_schema(path, file.schema_arrow, INDEX_SCHEMA)
             return file.read()
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -244,7 +245,13 @@ class Zoo:
             ZooError: if an index file is missing or damaged.
         """
         tables = [self.source.index(file) for file in self.manifest.index_files()]
-        return pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
+        index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *tables])
+        models = Counter(index.filter(index["is_final"])["subset"].to_pylist())
+        for name, entry in self.manifest.subsets.items():
+            if models[name] != entry.num_models:
+                expected, found = f"{entry.num_models} models of {name} in the index", str(models[name])
+                raise ZooError(self.name, expected=expected, found=found, do="fetch or build it again")
+        return index
 
     def filter(self, **conditions: Any) -> Rows:
         """The rows of the index that fulfil all conditions, as `Rows.filter`."""
