@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,13 +19,16 @@ from builder.flight import Occupancy
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
 from builder.progress import Progress, compiling
-from builder.store import Store, open_store, remember_images
+from builder.store import GENERATOR_VERSION, Store, open_store, remember_images
 from builder.train import least_epochs
 from builder.workers import Summary, Task, run_on_processes
 from nws_dataset.errors import ZooError
+from nws_dataset.manifest import INDEX_PATH, SubsetEntry
 from nws_dataset.manifest import ImageSet as ImageSource
-from nws_dataset.manifest import SubsetEntry
 from nws_dataset.recipe import PRESETS, SUBSETS, Choice, Cycle, Subset
+
+if TYPE_CHECKING:
+    from builder.publish import Content, Publisher
 
 COMMIT_SECONDS = 60.0  # finished shards enter nws.json at least this far apart, and at the end
 SEEDS = 2**63  # the index holds seeds as int64
@@ -84,7 +87,15 @@ def image_sets_of(subset: Subset) -> list[str]:
     return [name for draw in draws for name in (draw.values if isinstance(draw, Choice | Cycle) else (draw,))]
 
 
-def build(request: Request, out: Path, *, images: Path | None = None, device: str = "auto", workers: int | None = None) -> None:
+def build(
+    request: Request,
+    out: Path,
+    *,
+    images: Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    publisher: Publisher | None = None,
+) -> None:
     """Train what is missing in a folder and write it.
 
     Args:
@@ -93,9 +104,10 @@ def build(request: Request, out: Path, *, images: Path | None = None, device: st
         images: folder with image files; None: from the Hub, or scikit-learn's digits.
         device: "auto", "cpu" or "cuda".
         workers: processes on a CPU; None: one a core.
+        publisher: pushes finished shards to the Hub while others still train; its `push` remains to be called. None: all stays here.
 
     Raises:
-        ZooError: for bad input, a folder that holds something else, or a disk that is full.
+        ZooError: for bad input, a folder or a repository that holds something else, a disk that is full, or a Hub that does not answer.
     """
     target = resolve_device(device)
     request.check_device(target)
@@ -110,10 +122,12 @@ def build(request: Request, out: Path, *, images: Path | None = None, device: st
         with open_store(out) as folder:
             for name, entry in entries.items():  # refused before anything is trained or written
                 folder.check(name, entry)
+            if publisher is not None:
+                publisher.prepare(_content(folder, entries, plans))
             for subset, models in plans:
                 folder.declare(subset.name, entries[subset.name])
                 remember_images(out, images)
-                _build_subset(folder, request, subset, models, image_sets, target, workers)
+                _build_subset(folder, request, subset, models, image_sets, target, workers, publisher)
     except torch.OutOfMemoryError as error:
         raise ZooError(
             "--device cuda", expected="a GPU with enough free memory", found=str(error).split(". ")[0], do="free it, then run again"
@@ -144,6 +158,18 @@ def _declaration(request: Request, device: torch.device, models: list[Model], im
     return SubsetEntry(request.seed, 0, request.options(device), sources)
 
 
+def _content(folder: Store, entries: Mapping[str, SubsetEntry], plans: list[tuple[Subset, list[Model]]]) -> Content:
+    """What a folder will hold."""
+    from builder.publish import Content
+
+    chosen = [model for _, models in plans for model in models]
+    models = {model.id for model in chosen} | {name for table in folder.tables.values() for name in table["model_id"].to_pylist()}
+    shards = {store.shard_of(model) for model in chosen} | folder.tables.keys()
+    index = {INDEX_PATH.format(subset=model.subset, split=model.split) for model in chosen}
+    files = {*folder.manifest.files, *shards, *index}
+    return Content(GENERATOR_VERSION, {**folder.manifest.subsets, **entries}, frozenset(files), frozenset(models))
+
+
 def _build_subset(
     folder: Store,
     request: Request,
@@ -152,12 +178,13 @@ def _build_subset(
     image_sets: Mapping[str, ImageSet],
     device: torch.device,
     workers: int | None,
+    publisher: Publisher | None,
 ) -> None:
     todo = folder.missing(models)
     task = Task(folder.out, subset, str(device), request.tf32)
     for model in todo:
         bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, task.images)
-    shards = _Shards(folder, models, todo)
+    shards = _Shards(folder, models, todo, publisher)
     occupancy, epochs = Occupancy(), least_epochs(models[0].recipe)
     progress = Progress(subset.name, total=len(models), done=len(models) - len(todo), first_epochs=epochs, occupancy=occupancy)
     on_cpu = device.type == "cpu"
@@ -173,10 +200,10 @@ def _build_subset(
 
 
 class _Shards:
-    """Watches which shards have all their models, and has them written."""
+    """Watches which shards have all their models, and has them written and published."""
 
-    def __init__(self, folder: Store, models: list[Model], todo: list[Model]) -> None:
-        self.folder, self.by_id = folder, {model.id: model for model in models}
+    def __init__(self, folder: Store, models: list[Model], todo: list[Model], publisher: Publisher | None) -> None:
+        self.folder, self.publisher, self.by_id = folder, publisher, {model.id: model for model in models}
         self.models: dict[str, list[Model]] = defaultdict(list)
         for model in models:
             self.models[store.shard_of(model)].append(model)
@@ -192,6 +219,8 @@ class _Shards:
             del self.waiting[path]
             if any(store.staged_path(self.folder.out, model).exists() for model in self.models[path]):
                 self.folder.absorb(path, self.models[path])
+                if self.publisher is not None:
+                    self.publisher.offer(self.folder.out / path, path, self.folder.entries[path])
         if time.monotonic() - self.committed > COMMIT_SECONDS:
             self.finish()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,60 +10,124 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from builder.importers import IMPORTED
 from nws_dataset.manifest import Manifest, configs
 from nws_dataset.recipe import SUBSETS, ByDataset, Choice, Cycle, LogUniform, Uniform
 from nws_dataset.schema import COLUMNS, INDEX_SCHEMA, SPLITS
 
 TEMPLATE = "dataset.md.j2"
+PLOTS = {
+    "plots/accuracy.png": "For every data set, how many final networks have which test accuracy, and the mean test accuracy over epochs",
+    "plots/weights.png": "Root mean square of the weights of three layers, after training against before it, by initialization",
+    "plots/trajectories.png": "Distance of the weights of three layers from their start, over epochs, coloured by final test accuracy",
+}  # path in the zoo -> its alternative text; `builder.gallery` draws them
+IMAGE_TERMS = {
+    "mnist": "no explicit licence of its authors; copies are given as CC BY-SA 3.0 or as MIT",
+    "fashion_mnist": "MIT",
+    "kmnist": "CC BY-SA 4.0",
+    "cifar10": "no explicit licence",
+    "svhn": "for non-commercial use only",
+    "stl10": "no explicit licence; its images come from ImageNet, whose terms allow non-commercial research and education",
+    "digits": "CC BY 4.0 (UCI's optical recognition of handwritten digits, as it comes with scikit-learn)",
+}  # a recipe's `dataset` -> the terms that its authors give
+MANY_ARCHITECTURES = 12  # beyond so many, a card counts them and does not list them
 
 
 def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
     """The text of the card.
 
     Args:
-        manifest: of the zoo.
+        manifest: of the zoo; a subset that is in neither SUBSETS nor IMPORTED is told from its entry alone.
         tables: the index's rows (INDEX_SCHEMA), in any parts.
     """
     index = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    template = environment.from_string((importlib.resources.files("cards") / TEMPLATE).read_text(encoding="utf-8"))
-    front_matter = {
-        "license": "apache-2.0",
-        "pretty_name": "Neural weight space",
-        "tags": ["weight-space-learning", "model-zoo", "safetensors"],
-        "size_categories": [_size_category(len(index))],
-        **configs(manifest),
-    }
-    return template.render(
-        front_matter=yaml.safe_dump(front_matter, sort_keys=False),
+    loader = jinja2.PackageLoader("cards", "")
+    environment = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.get_template(TEMPLATE).render(
+        front_matter=yaml.safe_dump(_front_matter(manifest, index), sort_keys=False),
         manifest=manifest,
         summaries={name: _summary(index, name) for name in manifest.subsets},
-        descriptions={name: SUBSETS[name].description if name in SUBSETS else "" for name in manifest.subsets},
+        presets=SUBSETS,
+        imported=IMPORTED,
+        built=[name for name in manifest.subsets if name in SUBSETS],
         recipes={name: _recipe_table(name) for name in manifest.subsets if name in SUBSETS},
+        image_terms={name: IMAGE_TERMS[name] for name in sorted(pc.unique(index["dataset"]).to_pylist())},
+        plots=PLOTS if len(index) else {},
+        many_architectures=MANY_ARCHITECTURES,
         splits=SPLITS,
         columns=COLUMNS,
     )
 
 
+def _front_matter(manifest: Manifest, index: pa.Table) -> dict[str, Any]:
+    """What the Hub and `datasets` read: the card's YAML."""
+    return {
+        "license": "apache-2.0" if manifest.subsets.keys() <= SUBSETS.keys() else ["apache-2.0", "unknown"],  # of imported subsets
+        "pretty_name": "Neural weight space",
+        "tags": ["weight-space-learning", "model-zoo", "neural-network-weights", "training-dynamics", "safetensors"],
+        "task_categories": ["other"],
+        "annotations_creators": ["machine-generated"],
+        "source_datasets": ["original"],
+        "size_categories": [_size_category(len(index))],
+        **configs(manifest),
+    }
+
+
 def _size_category(rows: int) -> str:
     """The Hub's name for a number of rows."""
-    steps = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+    steps = (
+        (10**3, "n<1K"),
+        (10**4, "1K<n<10K"),
+        (10**5, "10K<n<100K"),
+        (10**6, "100K<n<1M"),
+        (10**7, "1M<n<10M"),
+        (10**8, "10M<n<100M"),
+    )
     return next(name for limit, name in steps if rows < limit)
 
 
 def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
-    """Counts and accuracies of a subset's final networks."""
-    final = index.filter((pc.field("subset") == subset) & pc.field("is_final"))
-    by_split = {split: pc.sum(pc.equal(final["split"], split)).as_py() or 0 for split in SPLITS}
+    """What a subset holds: counts and accuracies of its final networks, over all and by data set; its architectures and size."""
+    rows = index.filter(pc.field("subset") == subset)
+    final = rows.filter(pc.field("is_final"))
+    lengths, weights = (pc.min_max(final[column]).as_py() for column in ("num_snapshots", "num_weights"))
+    return {
+        **_accuracies(final),
+        "snapshots": len(rows),
+        "by_split": {split: pc.sum(pc.equal(final["split"], split)).as_py() or 0 for split in SPLITS},
+        "by_dataset": {name: _accuracies(final.filter(pc.field("dataset") == name)) for name in _counts(final, "dataset")},
+        "architectures": _counts(final, "architecture"),
+        "num_snapshots": _range(lengths),
+        "num_weights": _range(weights),
+        "megabytes": (pc.sum(rows["length"]).as_py() or 0) / 1e6,
+    }
+
+
+def _accuracies(final: pa.Table) -> dict[str, Any]:
+    """How well some final networks work."""
     accuracy = final["test_accuracy"].to_numpy()
     return {
         "models": len(final),
-        "snapshots": pc.sum(pc.equal(index["subset"], subset)).as_py() or 0,
-        "by_split": by_split,
         "converged": pc.sum(final["converged"]).as_py() or 0,
         "diverged": pc.sum(final["diverged"]).as_py() or 0,
         "accuracy": {"mean": float(accuracy.mean()), "best": float(accuracy.max())} if len(final) else None,
     }
+
+
+def _counts(table: pa.Table, column: str) -> dict[str, int]:
+    """The values of a column, each with its number of rows, the most frequent first."""
+    counted = [(entry["values"], entry["counts"]) for entry in pc.value_counts(table[column]).to_pylist()]
+    return dict(sorted(counted, key=lambda pair: (-pair[1], pair[0])))
+
+
+def _range(ends: dict[str, Any]) -> str:
+    """The text of a range: "20", "5 to 20", or "none"."""
+    low, high = ends["min"], ends["max"]
+    if low is None:
+        return "none"
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _recipe_table(subset: str) -> list[tuple[str, str]]:

@@ -5,18 +5,31 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from builder.importers import KINDS
 from nws_dataset.command import Command
 from nws_dataset.errors import ZooError
 from nws_dataset.recipe import PRESETS
+
+if TYPE_CHECKING:
+    from builder.build import Request
+    from builder.publish import Publisher
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--preset", metavar="|".join(PRESETS), default="demo", show_default=True, help="What to build.")
+@click.option(
+    "--import",
+    "release",
+    type=(click.Choice(KINDS), click.Path(path_type=Path)),
+    metavar=f"{'|'.join(KINDS)} PATH",
+    help="In place of a preset: the files of an original release.",
+)
 @click.option("--models", type=click.IntRange(min=1), help="Only the first N of the selected models.")
 @click.option("--datasets", metavar="A,B", help="Only models of the plan on these image sets; never redraws them.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Train no longer than N epochs.")
@@ -33,10 +46,14 @@ INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
 @click.option("--tf32", is_flag=True, help="On a GPU: round the factors of products to 10 bits; faster, and other weights.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built and how long it would take, and build nothing.")
-@click.option("--upload", is_flag=True, help="Push the zoo to the Hub (not in this version).")
-@click.option("--repo-id", metavar="ORG/NAME", help="The Hub repository for --upload.")
+@click.option("--upload", is_flag=True, help="Push the zoo to the Hub, finished parts while others still train.")
+@click.option("--repo-id", metavar="ORG/NAME", help="With --upload: the repository, made when missing.")
+@click.option("--private", is_flag=True, help="With --upload: make the repository a private one.")
+@click.option("--revision", metavar="BRANCH", help="With --upload: a branch other than main, made when missing.")
+@click.option("--tag", metavar="NAME", help="With --upload: a name for the published state, e.g. v1.0.0.")
 def main(
     preset: str,
+    release: tuple[str, Path] | None,
     models: int | None,
     datasets: str | None,
     epochs: int | None,
@@ -49,36 +66,79 @@ def main(
     dry_run: bool,
     upload: bool,
     repo_id: str | None,
+    private: bool,
+    revision: str | None,
+    tag: str | None,
 ) -> None:
     """Build a zoo of trained networks, or complete one.
 
-    The folder is brought to the state that the options describe. Run the same command again after an interruption, or with more --models,
-    and it does what is missing.
+    The folder is brought to the state that the options describe, and with --upload a repository on the Hub too. Run the same command again
+    after an interruption, or with more --models, and it does what is missing.
     """
-    if upload or repo_id:
-        raise ZooError(
-            "--upload",
-            expected="a version that can push to the Hub",
-            found="this one cannot yet",
-            do="build without it; the folder is the repository",
-        )
+    publisher = _publisher(upload, repo_id, private=private, revision=revision, tag=tag)
+    if release is not None and dry_run:
+        raise ZooError("--dry-run", expected="a preset", found="--import", do="leave one of them out")
     try:
-        from builder.build import Request, build, datasets_of, resolve_device  # torch is loaded only when there is something to do
+        if release is not None:
+            _import(*release, out, models, publisher)
+        else:
+            from builder.build import Request, build, datasets_of  # torch is loaded only when there is something to do
 
-        request = Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32)
-        if dry_run:
-            from builder.calibration import calibrate
-            from builder.forecast import forecast
+            request = Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32)
+            if dry_run:
+                _forecast(request, device, publisher)
+                return
+            build(request, out, images=images, device=device, publisher=publisher)
+        from builder.gallery import draw
 
-            target = resolve_device(device)
-            request.check_device(target)
-            click.echo(forecast(request, functools.partial(calibrate, device=target, tf32=tf32)))
-            return
-        build(request, out, images=images, device=device)
+        draw(out)
+        if publisher is not None:
+            publisher.push(out)
     except KeyboardInterrupt:
         click.echo(f"interrupted; finished models are kept in {out}: run the same command to go on", err=True)
         sys.exit(INTERRUPTED)
     click.echo(f"{out} is complete: datasets.load_dataset({str(out)!r})")
+    if publisher is not None:
+        at = f", revision={tag or revision!r}" if tag or revision else ""
+        click.echo(f"{publisher.url} is complete: datasets.load_dataset({repo_id!r}{at})")
+
+
+def _forecast(request: Request, device: str, publisher: Publisher | None) -> None:
+    """Say what would be built, how long it would take, and where it would go."""
+    from builder.build import resolve_device
+    from builder.calibration import calibrate
+    from builder.forecast import forecast
+
+    target = resolve_device(device)
+    request.check_device(target)
+    click.echo(forecast(request, functools.partial(calibrate, device=target, tf32=request.tf32)))
+    if publisher is not None:
+        click.echo(f"Then it would push the folder to: {publisher}.")
+
+
+def _import(kind: str, source: Path, out: Path, models: int | None, publisher: Publisher | None) -> None:
+    """Import an original release; see that it may be pushed."""
+    from builder.importers.release import import_zoo
+
+    click.echo(import_zoo(kind, source, out, models=models))
+    if publisher is not None:
+        from builder.publish import Content
+
+        publisher.prepare(Content.of(out))
+
+
+def _publisher(upload: bool, repo_id: str | None, **options: Any) -> Publisher | None:
+    """What --upload and the options that go with it ask for."""
+    if not upload:
+        given = [name for name, value in {"repo-id": repo_id, **options}.items() if value]
+        if given:
+            raise ZooError(f"--{given[0]}", expected="--upload beside it", found="none", do="add --upload, or leave it out")
+        return None
+    if repo_id is None:
+        raise ZooError("--upload", expected="--repo-id ORG/NAME beside it", found="none", do="name the repository")
+    from builder.publish import Publisher
+
+    return Publisher(repo_id, **options)
 
 
 if __name__ == "__main__":

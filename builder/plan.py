@@ -88,7 +88,7 @@ def plan(subset: Subset, seed: int) -> Iterator[Model]:
         numbers = np.arange(start, min(start + PLAN_BLOCK, subset.num_models))
         drawn = [_draw_family(family, philox.key_of(seed, subset.name), numbers) for family in subset.families]
         for i, number in enumerate(numbers.tolist()):
-            recipe = _recipe({name: values[i] for name, values in drawn[number % len(drawn)].items()})
+            recipe = recipe_of({name: values[i] for name, values in drawn[number % len(drawn)].items()})
             architecture = recipe.architecture
             place = (split_of(model_id(subset.name, number), seed), architecture.id)
             block = counts[place] // models_per_shard(architecture, subset.num_snapshots)
@@ -141,7 +141,8 @@ def _draw_field(field: str, distribution: object, key: philox.Key, numbers: np.n
     return [distribution] * len(numbers)
 
 
-def _recipe(fields: dict[str, Any]) -> Recipe:
+def recipe_of(fields: dict[str, Any]) -> Recipe:
+    """The recipe of fields of Recipe and Architecture; a value `ByDataset` is looked up, init_std kept only where it has a meaning."""
     fields = {n: v.values[fields["dataset"]] if isinstance(v, ByDataset) else v for n, v in fields.items()}
     if fields["initialization"] not in INITIALIZATIONS_WITH_STD:
         fields["init_std"] = None

@@ -11,10 +11,10 @@ import fcntl
 import json
 import mmap
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +27,7 @@ from nws_dataset.errors import ZooError
 from nws_dataset.files import atomic_write, inside, sha256_file
 from nws_dataset.layout import layout_of
 from nws_dataset.manifest import INDEX_PATH, MANIFEST_NAME, SNAPSHOTS_PATH, FileEntry, Manifest, SubsetEntry
+from nws_dataset.recipe import Recipe
 from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 
 GENERATOR_VERSION = "2"  # changes whenever the same plan would give other weights
@@ -34,6 +35,25 @@ CARD_NAME = "README.md"
 STAGING = ".staging"
 LOCAL_NOTE = ".local.json"
 ORDER = [("snapshot", "ascending"), ("model_id", "ascending")]  # of the rows in a shard
+
+
+class Described(Protocol):
+    """What a model's shard and most of its columns follow from: a model of the plan, or an imported one."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def subset(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def seed(self) -> int | None: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def block(self) -> int: ...
 
 
 def staged_path(out: Path, model: Model) -> Path:
@@ -45,19 +65,20 @@ def stage(out: Path, trained: Trained) -> None:
     """Write a finished model's snapshots where `Store.absorb` finds them."""
     model, architecture = trained.model, trained.model.recipe.architecture
     path = staged_path(out, model)
+    rows = metadata(model, trained.snapshots)
     values = (shards.pack(architecture, row) for row in trained.rows)
-    shards.write_snapshots(path, pa.Table.from_pylist(metadata(trained), METADATA_SCHEMA), values, relative=path.name)
+    shards.write_snapshots(path, pa.Table.from_pylist(rows, METADATA_SCHEMA), values, relative=path.name)
 
 
-def metadata(trained: Trained) -> list[dict[str, Any]]:
-    """The columns of a finished model's snapshots."""
-    count = len(trained.snapshots)
-    common = {**planned_columns(trained.model), "num_snapshots": count}
-    return [{**common, "snapshot": s, "is_final": s == count, **columns} for s, columns in enumerate(trained.snapshots, 1)]
+def metadata(model: Described, snapshots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The columns of a model's snapshots, of which those that differ between snapshots are given."""
+    count = len(snapshots)
+    common = {**planned_columns(model), "num_snapshots": count}
+    return [{**common, "snapshot": s, "is_final": s == count, **columns} for s, columns in enumerate(snapshots, 1)]
 
 
-def planned_columns(model: Model) -> dict[str, Any]:
-    """The columns that follow from the plan alone."""
+def planned_columns(model: Described) -> dict[str, Any]:
+    """The columns that are known before training."""
     architecture = model.recipe.architecture
     return {
         "model_id": model.id,
@@ -72,7 +93,7 @@ def planned_columns(model: Model) -> dict[str, Any]:
     }
 
 
-def shard_of(model: Model) -> str:
+def shard_of(model: Described) -> str:
     """The path of a model's shard in a zoo."""
     return SNAPSHOTS_PATH.format(subset=model.subset, split=model.split, architecture=model.recipe.architecture.id, block=model.block)
 
@@ -171,16 +192,23 @@ class Store:
     def absorb(self, path: str, models: list[Model]) -> None:
         """Write a shard anew with staged models added to those it holds; follow it with `commit`."""
         sources = [(self.out / path, self.tables[path])] if path in self.tables else []
-        present = set(sources[0][1]["model_id"].to_pylist()) if sources else set()
+        present = self.models_in(path)
         for model in models:
             if model.id not in present:
                 file = staged_path(self.out, model)
                 sources.append((file, shards.reindex(file, relative=file.name)))
         order = pa.array([number for number, (_, table) in enumerate(sources) for _ in range(len(table))])
         rows = pa.concat_tables([table for _, table in sources]).append_column("source", order).sort_by(ORDER)
-        values = _values([file for file, _ in sources], rows)
-        self.tables[path] = shards.write_snapshots(self.out / path, rows.select(METADATA_SCHEMA.names), values, relative=path)
+        self.put(path, rows.select(METADATA_SCHEMA.names), _values([file for file, _ in sources], rows))
+
+    def put(self, path: str, rows: pa.Table, values: Iterable[bytes]) -> None:
+        """Write a shard whole, rows in METADATA_SCHEMA and ORDER with a value each; follow it with `commit`."""
+        self.tables[path] = shards.write_snapshots(self.out / path, rows, values, relative=path)
         self.entries[path] = _entry(self.out / path)
+
+    def models_in(self, path: str) -> set[str]:
+        """The model_ids that a shard holds; none if it is not there."""
+        return set(self.tables[path]["model_id"].to_pylist()) if path in self.tables else set()
 
     def commit(self) -> None:
         """Write index, card and nws.json for the shards that are there, where they differ; then drop what is staged in the shards."""

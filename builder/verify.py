@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ class Verifier:
         expected = configs(self.zoo.manifest)
         if {name: front.get(name) for name in expected} != expected:
             raise ZooError(path, expected="configs and features as nws.json has them", found="others", do="build again: it is made anew")
+        from builder import gallery  # matplotlib is slow to load
+
+        plots = [name for name in gallery.stale(self.folder) if (self.folder / name).exists()]
+        for name in plots:
+            raise ZooError(self.folder / name, expected="a plot of this index", found="one of another", do="build again: it is drawn anew")
         return f"{len(expected['configs'])} configs"
 
     def values(self) -> str:
@@ -125,20 +130,25 @@ class Verifier:
         return f"{len(snapshots)} models with all their snapshots"
 
     def plan(self) -> str:
-        """Splits, recipes and shards are those of the plan."""
+        """Splits, recipes and shards are those of the plan; of imported models, which have none, the split is the same in all snapshots."""
         if self.zoo.manifest.generator_version != GENERATOR_VERSION:
             return f"skipped: generator version {self.zoo.manifest.generator_version} made this zoo, this is {GENERATOR_VERSION}"
         planned = {name: {**planned_columns(model), "file": shard_of(model)} for name, model in self._models.items()}
+        splits: dict[str, str] = {}
         for row in self.rows:
-            wrong = [name for name, value in planned[self.model(row).id].items() if row[name] != value]
+            expected = {"split": splits.setdefault(row["model_id"], row["split"])}
+            if row["subset"] not in self.imported:
+                expected = planned[self.model(row).id]
+            wrong = [name for name, value in expected.items() if row[name] != value]
             if wrong:
                 found = f"another {', '.join(wrong)} in snapshot {row['snapshot']}"
                 raise ZooError(row["model_id"], expected="the plan's recipe and split", found=found, do="build it again")
-        return f"{len(set(self.rows['model_id']))} models with the plan's recipes, splits by model"
+        trained = sum(entry.num_models for name, entry in self.zoo.manifest.subsets.items() if name not in self.imported)
+        return f"{trained} models with the plan's recipes, {len(splits)} with one split each{self._skipped()}"
 
     def reevaluate(self, count: int) -> str:
         """Final networks, evaluated again by the builder's own evaluation (exactly on the device of the build) and by the plain network."""
-        worst, all_exact, chosen = 0, True, spread(self.rows.filter(is_final=True), count)
+        worst, all_exact, chosen = 0, True, spread(self._trained_here("--reevaluate"), count)
         for row in chosen:
             exact = self._built_on(row) == self._device(row)
             all_exact &= exact
@@ -153,11 +163,11 @@ class Verifier:
                 found = f"{difference} images otherwise by the plain network"
                 raise ZooError(row["model_id"], expected=f"test_accuracy {row['test_accuracy']}", found=found, do="see CONTRIBUTING.md")
         how = "exactly" if all_exact else "to another device's rounding"
-        return f"{len(chosen)} networks: the builder's evaluation {how}, the plain network within {worst} images"
+        return f"{len(chosen)} networks: the builder's evaluation {how}, the plain network within {worst} images{self._skipped()}"
 
     def retrain(self, count: int) -> str:
         """Models, trained again alone: all their snapshots, to the last bit."""
-        chosen = spread(self.rows.filter(is_final=True), count)
+        chosen = spread(self._trained_here("--retrain"), count)
         for final in chosen:
             model, device = self.model(final), self._device(final)
             if device != self._built_on(final):
@@ -177,24 +187,41 @@ class Verifier:
                     found = f"other weights in snapshot {row['snapshot']}"
                     do = "retrain on the processor and with the torch version that built it"
                     raise ZooError(model.id, expected="the row that was recorded", found=found, do=do)
-        return f"{len(chosen)} models trained again alone, equal in every bit"
+        return f"{len(chosen)} models trained again alone, equal in every bit{self._skipped()}"
 
     # What the checks need
+
+    @functools.cached_property
+    def imported(self) -> list[str]:
+        """The subsets that no plan made."""
+        return [name for name in self.zoo.manifest.subsets if name not in SUBSETS]
+
+    def _skipped(self) -> str:
+        """What a check says of imported subsets."""
+        return f"; without a plan, skipped: {', '.join(self.imported)}" if self.imported else ""
+
+    def _trained_here(self, option: str) -> Rows:
+        """The final networks of all subsets that a plan made."""
+        planned = [name for name in self.zoo.manifest.subsets if name not in self.imported]
+        if self.imported and not planned:
+            found = f"imported ones only ({', '.join(self.imported)})"
+            raise ZooError(option, expected="models that nws-build trained", found=found, do="leave it out")
+        return self.rows.filter(is_final=True, subset=planned)
 
     @functools.cached_property
     def _models(self) -> dict[str, Model]:
         """The plan's models up to the last one of each subset."""
         models = {}
         for name, entry in self.zoo.manifest.subsets.items():
-            if entry.seed is None or name not in SUBSETS:
-                continue  # imported: there is no plan
+            if entry.seed is None or name in self.imported:
+                continue
             numbers = self.rows.filter(subset=name)["model_number"]
             last = int(numbers.max()) if len(numbers) else -1
             for model in select(SUBSETS[name], entry.seed, models=last + 1, epochs=entry.options["epochs"]):
                 models[model.id] = model
         return models
 
-    def model(self, row: dict[str, Any]) -> Model:
+    def model(self, row: Mapping[str, Any]) -> Model:
         """The plan's model of a row."""
         if row["model_id"] not in self._models:
             raise ZooError(row["model_id"], expected="a model of the plan", found="none of this number", do="build it again")
@@ -210,19 +237,19 @@ class Verifier:
             )
         return images
 
-    def _built_on(self, row: dict[str, Any]) -> torch.device:
+    def _built_on(self, row: Mapping[str, Any]) -> torch.device:
         return torch.device(self.zoo.manifest.subsets[row["subset"]].options["device"])
 
-    def _device(self, row: dict[str, Any]) -> torch.device:
+    def _device(self, row: Mapping[str, Any]) -> torch.device:
         """The device that the row's subset was built on, or the CPU where there is none such."""
         return self._built_on(row) if torch.cuda.is_available() else torch.device("cpu")
 
-    def _step(self, row: dict[str, Any]) -> Step:
+    def _step(self, row: Mapping[str, Any]) -> Step:
         """The step that trained a row's subset, on the device that is there."""
         tf32 = self.zoo.manifest.subsets[row["subset"]].options["tf32"]
         return make_step(self.zoo.architecture(row), self._device(row), tf32=tf32)
 
-    def _evaluated(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _evaluated(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a row's accuracies and losses, by the builder's evaluation."""
         model, images = self.model(row), self.bank(row)
         weights = torch.from_numpy(self.zoo.row(row).copy()).to(self._device(row))[None]
@@ -233,7 +260,7 @@ class Verifier:
             columns["validation_accuracy"] = evaluate_rows(step, weights, model, images, parts.validation)[0][0]
         return columns
 
-    def bank(self, row: dict[str, Any]) -> Images:
+    def bank(self, row: Mapping[str, Any]) -> Images:
         """The images of a row's model, as its network takes them."""
         return self._bank(row["dataset"], row["subset"], row["architecture_json"], self._device(row))
 
@@ -244,7 +271,7 @@ class Verifier:
         return bank_of({dataset: self._image_set(dataset, subset)}, architecture, device, limit)[dataset]
 
     @torch.no_grad()
-    def _plain_correct(self, row: dict[str, Any], images: Images) -> int:
+    def _plain_correct(self, row: Mapping[str, Any], images: Images) -> int:
         network = self.zoo.network(row).to(images.test_images.device)
         blocks = zip(images.test_images.split(EVALUATION_BLOCK), images.test_labels.split(EVALUATION_BLOCK), strict=True)
         return sum(int((network(x).argmax(1) == y).sum()) for x, y in blocks)
@@ -259,7 +286,7 @@ def _same(recorded: Any, found: Any, *, exact: bool) -> bool:
     return math.isclose(recorded, found, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
-def spread(rows: Rows, count: int) -> list[dict[str, Any]]:
+def spread(rows: Rows, count: int) -> list[Mapping[str, Any]]:
     """`count` rows at even distances, all if there are fewer."""
     places = dict.fromkeys(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int).tolist())
     return [rows[place] for place in places]

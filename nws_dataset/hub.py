@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from huggingface_hub import constants, get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, parse_ratelimit_headers, tqdm
 
 from nws_dataset.cache import Cache
 from nws_dataset.errors import ZooError
@@ -36,7 +36,6 @@ GAP = 0.05  # values are fetched together if what lies between them is at most t
 RANGE_BYTES = 32 << 20  # of one request, unless one value is larger
 CACHE_BYTES = 20 * 10**9  # kept on disk, unless told otherwise
 SHOWN_BYTES = 32 << 20  # a fetch of more shows a progress bar
-TransportError: type[Exception] = HfHubHTTPError.__bases__[0]  # of whichever HTTP library this version of huggingface_hub uses
 
 Wanted = tuple[int, Place]  # a place, and its number among those that were asked for
 
@@ -54,10 +53,10 @@ def retried(call: Callable[[], Result], where: object) -> Result:
     for pause in (*PAUSES, None):
         try:
             return call()
-        except (TransportError, OfflineModeIsEnabled) as error:
+        except (httpx.HTTPError, OfflineModeIsEnabled) as error:
             if pause is None or not _transient(error):
                 raise _told(where, error) from error
-            time.sleep(max(pause, _retry_after(error)))
+            time.sleep(max(pause, asked_to_wait(error.response) if isinstance(error, HfHubHTTPError) else 0.0))
     raise AssertionError
 
 
@@ -66,10 +65,10 @@ def _transient(error: Exception) -> bool:
     return error.response.status_code in BUSY if isinstance(error, HfHubHTTPError) else not isinstance(error, OfflineModeIsEnabled)
 
 
-def _retry_after(error: Exception) -> float:
-    """Seconds that a busy server asks to wait."""
-    text = error.response.headers.get("Retry-After", "0") if isinstance(error, HfHubHTTPError) else "0"
-    return float(text) if text.isdigit() else 0.0
+def asked_to_wait(response: httpx.Response) -> float:
+    """Seconds that a busy Hub asks to wait: until its count of requests starts anew, or as Retry-After says."""
+    limit, asked = parse_ratelimit_headers(response.headers), response.headers.get("Retry-After", "")
+    return max(limit.reset_in_seconds if limit and not limit.remaining else 0.0, float(asked) if asked.isdigit() else 0.0)
 
 
 def _told(where: object, error: Exception) -> ZooError:
@@ -220,6 +219,8 @@ class Repository:
 
         Where the Hub sends a request on to is remembered, and asked at once from then on.
         """
+        if constants.HF_HUB_OFFLINE:
+            raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set, and this is not in the cache")
         own, commit = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=revision), revision
         headers = {"Accept-Encoding": "identity"} if stop is None else {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
         for _ in range(MOST_HOPS):

@@ -23,12 +23,7 @@ for variable in [name for name in os.environ if name.startswith(("HF_", "HUGGING
     del os.environ[variable]
 os.environ.update(HUB.environment())
 
-UPLOAD_WARNING = "ignore:Use 'content=:DeprecationWarning"  # huggingface_hub's own call, where it sends a large file
 PAUSE_SECONDS = 0.01  # at most, where huggingface_hub waits before it tries again
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("filterwarnings", UPLOAD_WARNING)
 
 
 @pytest.fixture(autouse=True, scope="module")

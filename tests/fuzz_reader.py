@@ -1,4 +1,4 @@
-"""Reads damaged zoos, one after the other: `python tests/fuzz_reader.py ZOO WORK FIRST COUNT`. Run by tests/test_fuzz.py in a process of its own.
+"""Reads damaged zoos, one after the other: `python tests/fuzz_reader.py ZOO WORK FIRST COUNT`. tests/test_fuzz.py runs it in a process.
 
 Each case damages one file of a copy of the zoo. Then all is read, with checks. Allowed are a ZooError, or exactly what the whole zoo gives.
 Anything else ends the process: another exception, a crash, data that differ, or a case that takes longer than SECONDS.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -67,7 +68,7 @@ class File:
     content: bytes = field(repr=False)
     lfs: bool
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.content).hexdigest()
 
@@ -76,7 +77,7 @@ class File:
         """What git itself holds of a large file."""
         return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n".encode()
 
-    @property
+    @functools.cached_property
     def blob_id(self) -> str:
         """The id that git gives to the file, or to its pointer."""
         blob = self.pointer if self.lfs else self.content
@@ -635,7 +636,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body(headers)
         call = Call(hub, self.command, parts.path, parse_qs(parts.query, keep_blank_values=True), headers, body)
         with hub.lock:
-            number = next(hub.numbers)
+            number, log = next(hub.numbers), hub.requests  # a request that is answered after `clear` is not in the new log
             fault = hub.faults(number, call.method, call.path) if hub.faults else None
         if fault == "stall":
             hub.stopped.wait(hub.stall_seconds)
@@ -646,7 +647,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             with hub.lock:
                 reply = answer(call)
-        self._send(call, number, reply, fault)
+        self._send(call, number, log, reply, fault)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
 
@@ -662,7 +663,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = b"".join(chunks)
         return body
 
-    def _send(self, call: Call, number: int, reply: Answer, fault: Fault | None) -> None:
+    def _send(self, call: Call, number: int, log: list[Request], reply: Answer, fault: Fault | None) -> None:
         """Send an answer as the fault lets it; the log has it before the client does."""
         body = b"" if call.method == "HEAD" else reply.body
         if fault == "corrupt" and body:
@@ -670,9 +671,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
         silent = fault in ("drop", "stall", "drop after")
         sent = b"" if silent else body[: len(body) // 2] if fault == "cut" else body
-        with self.hub.lock:
-            record = Request(number, call.method, call.path, call.headers.get("range"), 0 if silent else reply.status, len(sent))
-            self.hub.requests.append(record)
+        log.append(Request(number, call.method, call.path, call.headers.get("range"), 0 if silent else reply.status, len(sent)))
         if silent or fault == "cut":
             self.close_connection = True
         if silent:

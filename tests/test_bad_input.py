@@ -99,8 +99,16 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
         (["--preset", "nws", "--datasets", "mnist,digits"], "(mnist, cifar10, svhn, stl10, fashion_mnist), found digits; choose"),
         (["--datasets", ","], "--datasets: expected image sets that preset demo draws (digits), found none; choose"),
         (["--seed", str(2**63)], f"--seed: expected an integer of 64 bits, found {2**63}; choose"),
-        (["--upload", "--repo-id", "org/nws"], "--upload: expected a version that can push to the Hub, found this one cannot yet;"),
-        (["--repo-id", "org/nws"], "--upload: expected a version that can push to the Hub, found this one cannot yet;"),
+        (["--upload"], "--upload: expected --repo-id ORG/NAME beside it, found none; name the repository"),
+        (["--repo-id", "org/nws"], "--repo-id: expected --upload beside it, found none; add --upload"),
+        (["--private"], "--private: expected --upload beside it, found none;"),
+        (["--revision", "work"], "--revision: expected --upload beside it, found none;"),
+        (["--tag", "v1"], "--tag: expected --upload beside it, found none;"),
+        (["--upload", "--repo-id", "nws"], "--repo-id: expected ORG/NAME, found 'nws'; put your user name or organisation before it"),
+        (["--upload", "--repo-id", "a/b/c"], "--repo-id: expected ORG/NAME, found 'a/b/c';"),
+        (["--upload", "--repo-id", "org/n ws"], "--repo-id: expected ORG/NAME, found 'org/n ws';"),
+        (["--upload", "--repo-id", "org/nws", "--tag", "v 1"], "--tag: expected a name for git, found 'v 1';"),
+        (["--upload", "--repo-id", "org/nws", "--revision", "a..b"], "--revision: expected a name for git, found 'a..b';"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

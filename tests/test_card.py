@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
-from huggingface_hub import DatasetCard
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData, metadata_load
 
 from builder.build import Request, build
-from builder.card import render
+from builder.card import IMAGE_TERMS, MANY_ARCHITECTURES, PLOTS, _size_category, render
+from builder.images import IMAGE_SETS
+from builder.importers import IMPORTED
+from loopback_hub import LoopbackHub
 from nws_dataset import Zoo
-from nws_dataset.manifest import FileEntry, Manifest, SubsetEntry
-from nws_dataset.recipe import PRESETS, SUBSETS
-from nws_dataset.schema import COLUMNS
+from nws_dataset.manifest import INDEX_CONFIG, FileEntry, Manifest, SubsetEntry
+from nws_dataset.recipe import LEGAL_VALUES, PRESETS, SUBSETS
+from nws_dataset.schema import COLUMNS, INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS
 from zoo_factory import make_zoo
 
 
@@ -36,6 +46,17 @@ def test_the_hub_takes_it(zoo: Zoo) -> None:
     assert [config["config_name"] for config in data["configs"]] == ["index", "demo"]
     assert [config.get("default", False) for config in data["configs"]] == [True, False]
     assert DatasetCard(str(card)).data.to_dict() == data
+    known = DatasetCardData(**data)
+    assert (known.task_categories, known.annotations_creators, known.source_datasets) == (["other"], ["machine-generated"], ["original"])
+    assert metadata_load(zoo.path / "README.md") == data == DatasetCard(f"---\n{known}\n---\n").data.to_dict()
+
+
+def test_datasets_understands_it(zoo: Zoo) -> None:
+    data = DatasetCard.load(zoo.path / "README.md").data
+    assert MetadataConfigs.from_dataset_card_data(data).get_default_config_name() == INDEX_CONFIG
+    for name, info in DatasetInfosDict.from_dataset_card_data(data).items():
+        schema = INDEX_SCHEMA if name == INDEX_CONFIG else SNAPSHOTS_SCHEMA
+        assert info.features == datasets.Features.from_arrow_schema(schema), name
 
 
 def test_configs_list_the_splits_that_have_rows(zoo: Zoo) -> None:
@@ -56,7 +77,7 @@ def test_it_follows_from_manifest_and_index(zoo: Zoo) -> None:
 def test_it_tells_the_counts(zoo: Zoo) -> None:
     text = (zoo.path / "README.md").read_text()
     final = zoo.filter(is_final=True)
-    assert f"4 models, {len(zoo.index)} snapshots; train {len(final.filter(split='train'))}, " in text
+    assert f"4 models, {len(zoo.index)} snapshots (2 a model); train {len(final.filter(split='train'))}, " in text
     assert f"mean {final['test_accuracy'].mean():.3f}, best {final['test_accuracy'].max():.4f}." in text
     assert f"{final['converged'].sum()} converged, {final['diverged'].sum()} diverged" in text
     assert f"| digits | scikit-learn digits | `{zoo.manifest.subsets['demo'].image_sets['digits'].sha256[:16]}` |" in text
@@ -83,10 +104,76 @@ def test_all_subsets_in_one_card(tmp_path: Path) -> None:
     assert [config["config_name"] for config in data["configs"]] == ["index", *sorted(PRESETS["nws"])]
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(999, "n<1K"), (1000, "1K<n<10K"), (260_000, "100K<n<1M"), (1_080_000, "1M<n<10M")])
-def test_size_categories(zoo: Zoo, rows: int, expected: str) -> None:
-    index = zoo.index.take([0] * rows)
-    assert front_matter(render(zoo.manifest, [index]))["size_categories"] == [expected]
+def as_subset(zoo: Zoo, name: str) -> pa.Table:
+    """The index with all models in one subset, whose seed is not told."""
+    told = {"subset": pa.array([name] * len(zoo.index)), "seed": pa.nulls(len(zoo.index), pa.int64())}
+    return pa.table([told.get(field.name, zoo.index[field.name]) for field in INDEX_SCHEMA], INDEX_SCHEMA)
+
+
+@pytest.mark.parametrize("name", [*IMPORTED, "unheard_of"])
+def test_a_subset_that_was_imported(zoo: Zoo, name: str) -> None:
+    entry = SubsetEntry(None, 4, {"source": "a shelf"}, {})
+    text = render(dataclasses.replace(zoo.manifest, subsets={name: entry}), [as_subset(zoo, name)])
+    assert f"`{name}` was not trained for this repository" in text
+    source, notes = (IMPORTED[name].source, IMPORTED[name].notes) if name in IMPORTED else ("a shelf", ())
+    assert f"Source: {source}." in text
+    assert all(f"- {note}\n" in text for note in notes)
+    assert front_matter(text)["license"] == ["apache-2.0", "unknown"]
+    for word in ("Seed", "None", "| field | drawn from |", "all nets stay in", "sha256 of images", "differs from the papers", "TensorFlow"):
+        assert word not in text, word
+
+
+def test_composition(zoo: Zoo) -> None:
+    text = (zoo.path / "README.md").read_text()
+    final = zoo.filter(is_final=True)
+    by_split = " | ".join(str(len(final.filter(split=split))) for split in SPLITS)
+    assert f"| `demo` | 4 | {len(zoo.index)} | {by_split} | {final['converged'].sum()} | " in text
+    accuracy = final["test_accuracy"]
+    assert f"| digits | 4 | {final['converged'].sum()} | {accuracy.mean():.3f} | {accuracy.max():.4f} |" in text
+    architectures = pc.value_counts(final.table["architecture"]).to_pylist()
+    assert all(f"| `{found['values']}` | {found['counts']} |" in text for found in architectures)
+    many = [f"architecture {number}" for number in range(MANY_ARCHITECTURES + 1)]
+    table = pa.concat_tables([final.table] * len(many)).slice(0, len(many))
+    table = table.set_column(table.schema.get_field_index("architecture"), INDEX_SCHEMA.field("architecture"), pa.array(many))
+    assert f"{len(many)} architectures; the most frequent one has 1 models." in render(zoo.manifest, [table])
+
+
+def test_terms_of_the_images(zoo: Zoo) -> None:
+    assert set(IMAGE_TERMS) == set(LEGAL_VALUES["dataset"]) == set(IMAGE_SETS)
+    text = (zoo.path / "README.md").read_text()
+    assert f"| digits | {IMAGE_TERMS['digits']} |" in text
+    assert IMAGE_TERMS["svhn"] not in text
+
+
+def test_plots_are_shown_when_there_are_models(zoo: Zoo) -> None:
+    shown = dict(re.findall(r"!\[(.+?)\]\((.+?)\)", (zoo.path / "README.md").read_text()))
+    assert {path: text for text, path in shown.items()} == PLOTS
+    assert "![" not in render(dataclasses.replace(zoo.manifest, files={}), [])
+
+
+def test_its_examples_run(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo = Zoo(make_zoo(tmp_path / "zoo"))
+    card = render(zoo.manifest, [zoo.index])
+    (zoo.path / "README.md").write_text(card)
+    hub.put("org/nws", zoo.path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    code = "".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+    names: dict[str, Any] = {}
+    exec(code.replace("ORG/NAME", "org/nws").replace("https://huggingface.co", hub.environment()["HF_ENDPOINT"]), names)
+    assert names["index"].num_rows == len(zoo.filter(split="train"))
+    first = next(iter(names["snapshots"]))
+    (row,) = zoo.filter(model_id=first["model_id"], snapshot=first["snapshot"])
+    assert first["weights"] == bytes(zoo.value(row))
+    assert (names["weights"] == zoo.weights(zoo.filter(is_final=True, architecture=names["rows"][0]["architecture"]))).all()
+    assert (names["tensors"]["output.bias"] == zoo.state_dict(names["row"])["output.bias"].numpy()).all()
+    assert names["dataset"][0]["weights"].size == names["dataset"][0]["num_weights"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(999, "n<1K"), (1000, "1K<n<10K"), (260_000, "100K<n<1M"), (1_080_000, "1M<n<10M"), (10**7, "10M<n<100M")]
+)
+def test_size_categories(rows: int, expected: str) -> None:
+    assert _size_category(rows) == expected
 
 
 def test_a_zoo_without_models_has_a_card() -> None:

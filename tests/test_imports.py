@@ -45,6 +45,7 @@ def test_import_direction(package: str) -> None:
         ("nws_dataset.statistics", ("torch", "datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
         ("nws_dataset.network", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
         ("builder.train", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
+        ("builder.verify", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
         ("builder.cli", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
     ],
 )

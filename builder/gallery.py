@@ -1,0 +1,273 @@
+"""The plots of a zoo, `plots/*.png`: accuracies from its index, and from a sample of its weights how they move while networks train.
+
+A plot carries the digest of what it was drawn from, so that drawing again writes nothing, and a stale plot is known as such.
+
+Letters of axes: M models, S snapshots of a model, E epochs, P weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure  # drawn with Agg when saved; pyplot's global state is not touched
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from builder.card import PLOTS
+from builder.images import PILLOW_ERRORS
+from nws_dataset import Rows, Zoo
+from nws_dataset.evaluation.plots import CYCLE, GREY, MARKERS, STYLE, TICKS
+from nws_dataset.files import atomic_write
+from nws_dataset.manifest import Manifest
+from nws_dataset.recipe import LEGAL_VALUES
+
+VERSION = "1"  # changes whenever the same zoo would give other plots
+DIGEST = "nws-digest"  # the PNG's text chunk that holds it
+DPI = 150
+WIDTH = 8.0  # inches; the card shows about 800 pixels
+BINS = [number / 40 for number in range(41)]  # of accuracy
+ACCURACY_COLUMNS = ["model_id", "snapshot", "is_final", "epoch", "dataset", "test_accuracy", "converged"]
+CURVE_POINTS = 200  # epochs at which a mean is taken, at most
+SAMPLED_ROWS = 400  # rows of weights that a plot reads, at most (or one model)
+LAYERS = ("first convolution", "last convolution", "output layer")  # that every network has
+COLOURS = (*CYCLE, "#7B4B2A")  # as many as the property with the most values has
+
+
+def draw(folder: Path) -> list[Path]:
+    """Draw the plots of a zoo that are missing or stale.
+
+    The same index and weights give the same bytes (with one version of matplotlib). A zoo without models has no plots.
+
+    Args:
+        folder: of the zoo, complete: its nws.json says what the plots are drawn from.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ZooError: if the zoo is damaged, or a plot cannot be written.
+    """
+    names = stale(folder)
+    if not names:
+        return []
+    zoo, written = Zoo(folder), []
+    for name in names:
+        with matplotlib.rc_context(STYLE):
+            figure = FIGURES[name](zoo)
+        written.append(Path(folder) / name)
+        with atomic_write(written[-1]) as temporary:
+            metadata = {"Software": None, DIGEST: _digest(zoo.manifest)}  # without matplotlib's version
+            figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
+    return written
+
+
+def stale(folder: Path) -> list[str]:
+    """The plots of a zoo that are missing, damaged, or drawn from something else; paths relative to the folder.
+
+    Raises:
+        ZooError: if the folder is not a zoo.
+    """
+    manifest = Manifest.read(folder)
+    wanted = PLOTS if manifest.index_files() else ()
+    return [name for name in wanted if _drawn_from(Path(folder) / name) != _digest(manifest)]
+
+
+def _digest(manifest: Manifest) -> str:
+    """What the plots follow from: the index files; the index names the sha256 of all weights."""
+    sources = [VERSION, *(f"{path} {manifest.files[path].sha256}" for path in manifest.index_files())]
+    return hashlib.sha256("\n".join(sources).encode()).hexdigest()
+
+
+def _drawn_from(path: Path) -> str | None:
+    """The digest that a plot carries; None if it is missing or damaged."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            digest = image.info.get(DIGEST)
+            image.verify()
+    except PILLOW_ERRORS:
+        return None
+    return digest
+
+
+# Accuracy
+
+
+def _accuracy(zoo: Zoo) -> Figure:
+    """Final test accuracies of each data set, and how they came about."""
+    names, rows = _present(zoo.index, "dataset"), Rows(zoo.index.select(ACCURACY_COLUMNS))
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.8 * max(3, len(names))), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.15))[0]
+    panels = left.subplots(len(names), 1, sharex=True, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=True):
+        _distribution(axes, rows.filter(dataset=name, is_final=True), name, _colour("dataset", name))
+    panels[-1].set_xlabel("test accuracy of the final network")
+    left.supylabel("networks", fontsize=STYLE["font.size"])
+    left.suptitle("Final networks (grey: not converged)", fontsize=STYLE["axes.titlesize"])
+    axes = right.subplots()
+    for name in names:
+        _curve(axes, rows.filter(dataset=name), name, _colour("dataset", name))
+    axes.set(xlabel="epochs of training", ylabel="mean test accuracy", ylim=(0, 1.02), xlim=(0, None))
+    axes.set_yticks(TICKS, _percent(TICKS))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.grid(color="#E6E6E6")
+    right.suptitle("Mean over training", fontsize=STYLE["axes.titlesize"])
+    right.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=min(3, len(names)))
+    return figure
+
+
+def _distribution(axes: Axes, final: Rows, name: str, colour: str) -> None:
+    """A histogram of the networks that converged, stacked on those that did not."""
+    accuracy_M, converged_M = final["test_accuracy"], final["converged"]
+    parts = [accuracy_M[~converged_M], accuracy_M[converged_M]]
+    axes.hist(parts, BINS, stacked=True, color=[GREY, colour])
+    axes.set_title(f"{name}: {converged_M.sum()} of {len(final)} converged", loc="left", fontsize=STYLE["font.size"])
+    axes.set(xlim=(0, 1))
+    axes.set_xticks(TICKS, _percent(TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+
+
+def _curve(axes: Axes, rows: Rows, name: str, colour: str) -> None:
+    """Mean accuracy over epochs, between snapshots on straight lines; a network that has stopped counts with its last accuracy."""
+    order = [("model_id", "ascending"), ("snapshot", "ascending")]
+    ordered = Rows(rows.table.sort_by(order))
+    starts = np.flatnonzero(ordered["snapshot"] == 1)
+    epochs, accuracies = (np.split(ordered[column], starts[1:]) for column in ("epoch", "test_accuracy"))
+    first, last = ordered["epoch"].min(), ordered["epoch"].max()
+    epochs_E = np.unique(np.linspace(first, last, CURVE_POINTS).round())
+    curves_ME = np.array([np.interp(epochs_E, epoch_S, accuracy_S) for epoch_S, accuracy_S in zip(epochs, accuracies, strict=True)])
+    axes.plot(epochs_E, curves_ME.mean(0), color=colour, linewidth=2, label=name)
+
+
+# Weights
+
+
+def _weights(zoo: Zoo) -> Figure:
+    """How large the weights of three layers are after training, against before it, by initialization."""
+    final = _finite(zoo)
+    names = _present(final.table, "initialization")
+    share = max(1, SAMPLED_ROWS // 2 // len(names))  # two rows a network; as many of each initialization as can be
+    chosen = [identifier for name in names for identifier in _spread(sorted(final.filter(initialization=name)["model_id"]), share)]
+    models = _by_model(zoo, chosen)
+    sizes = {name: _ends(zoo, [rows for rows in models.values() if rows[0]["initialization"] == name]) for name in names}  # [M, 2, 3]
+    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
+    grid = figure.subplots(1, len(LAYERS), sharex=True, sharey=True)
+    limits = _decades(np.concatenate(list(sizes.values())))
+    for layer, (axes, title) in enumerate(zip(grid, LAYERS, strict=True)):
+        for name, sizes_M23 in sizes.items():
+            place = LEGAL_VALUES["initialization"].index(name)
+            look: Any = {"color": COLOURS[place], "marker": MARKERS[place % len(MARKERS)], "label": name}
+            axes.scatter(*sizes_M23[:, :, layer].T, 22, alpha=0.7, linewidths=0, zorder=2, **look)
+        axes.plot(limits, limits, color=GREY, linewidth=1, zorder=1)
+        axes.set(title=title, xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="before training")
+        axes.grid(color="#EEEEEE")
+    grid[0].set_ylabel("after training")
+    columns = len(names) if len(names) <= 4 else -(-len(names) // 2)
+    figure.legend(*grid[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=columns, handletextpad=0.2)
+    figure.suptitle(
+        f"Root mean square of a layer's weights (networks shown: {len(models)}; line: unchanged)", fontsize=STYLE["axes.titlesize"]
+    )
+    return figure
+
+
+def _trajectories(zoo: Zoo) -> Figure:
+    """How far the weights of three layers are from where they started, over epochs, from the least to the most accurate network."""
+    final = _finite(zoo)
+    ranked = final.table.sort_by([("test_accuracy", "ascending"), ("model_id", "ascending")])["model_id"].to_pylist()
+    models = _by_model(zoo, _spread(ranked, max(1, SAMPLED_ROWS // int(final["num_snapshots"].max()))))
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    grid = figure.subplots(1, len(LAYERS), sharex=True, sharey=True)
+    shades = ScalarMappable(Normalize(0, 1), "viridis")
+    for rows in models.values():
+        distances_S3 = np.array(list(_distances(zoo, rows)))
+        for axes, distance_S in zip(grid, distances_S3.T, strict=True):
+            axes.plot(rows["epoch"], distance_S, color=shades.to_rgba(rows[-1]["test_accuracy"]), linewidth=1.2, alpha=0.85)
+    for axes, title in zip(grid, LAYERS, strict=True):
+        axes.set(title=title, yscale="log", xlabel="epochs of training", xlim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.grid(color="#E6E6E6")
+    grid[0].set_ylabel("distance from the start / norm at the start")
+    bar = figure.colorbar(shades, ax=grid, label="final test accuracy", pad=0.02)
+    bar.set_ticks(TICKS, labels=_percent(TICKS))
+    figure.suptitle(f"How far a layer's weights move (networks shown: {len(models)})", fontsize=STYLE["axes.titlesize"])
+    return figure
+
+
+def _finite(zoo: Zoo) -> Rows:
+    """The final networks, without those that diverged (unless all did): their weights would stretch every axis."""
+    return zoo.filter(is_final=True, diverged=False) or zoo.filter(is_final=True)
+
+
+def _kernels(zoo: Zoo, row: Mapping[str, Any]) -> list[np.ndarray]:
+    """The kernels of LAYERS in a network, flat."""
+    weights_P = zoo.row(row).astype(np.float64)
+    kernels = [spec for spec in zoo.layout(row).tensors if spec.kind == "weight"]
+    convolutions = [spec for spec in kernels if len(spec.shape) == 4]
+    return [weights_P[spec.offset : spec.stop] for spec in (convolutions[0], convolutions[-1], kernels[-1])]
+
+
+def _ends(zoo: Zoo, models: Sequence[Rows]) -> np.ndarray:
+    """[M, 2, 3] how large the weights of LAYERS are before and after training."""
+    return np.array([[[_size(kernel) for kernel in _kernels(zoo, rows[end])] for end in (0, -1)] for rows in models])
+
+
+def _decades(values: np.ndarray) -> tuple[float, float]:
+    """Limits of a logarithmic axis with room around the values, of which zeros do not count."""
+    positive = values[values > 0] if values.any() else np.ones(1)
+    low, high = np.log10([positive.min(), positive.max()])
+    half = max(high - low + 0.4, 2.1) / 2  # two decades have two labelled ticks at least
+    return float(10 ** ((low + high) / 2 - half)), float(10 ** ((low + high) / 2 + half))
+
+
+def _size(weights: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(weights**2)))
+
+
+def _distances(zoo: Zoo, rows: Rows) -> Iterator[list[float]]:
+    """For each snapshot, how far each of LAYERS is from its start, in units of its norm there; nan for zero: the axis is logarithmic."""
+    start = _kernels(zoo, rows[0])
+    for row in rows:
+        pairs = zip(_kernels(zoo, row), start, strict=True)
+        yield [_size(now - first) / (_size(first) or np.nan) or np.nan for now, first in pairs]
+
+
+# What the figures share
+
+
+def _present(table: pa.Table, column: str) -> list[str]:
+    """The values of a property that occur, in the order of LEGAL_VALUES."""
+    found = set(pc.unique(table[column]).to_pylist())
+    return [value for value in LEGAL_VALUES[column] if value in found]
+
+
+def _colour(column: str, value: str) -> str:
+    """The colour of a property's value: the same in every zoo."""
+    return COLOURS[LEGAL_VALUES[column].index(value)]
+
+
+def _spread(items: list[str], count: int) -> list[str]:
+    """`count` items at even distances, all if there are fewer."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def _by_model(zoo: Zoo, identifiers: list[str]) -> dict[str, Rows]:
+    """The rows of some models, by model in the order given, each in the order of snapshots."""
+    rows = Rows(zoo.filter(model_id=identifiers).table.sort_by("snapshot"))
+    return {identifier: rows.filter(model_id=identifier) for identifier in identifiers}
+
+
+def _percent(ticks: Sequence[float]) -> list[str]:
+    return [f"{100 * tick:.0f} %" for tick in ticks]
+
+
+FIGURES: dict[str, Callable[[Zoo], Figure]] = dict(zip(PLOTS, (_accuracy, _weights, _trajectories), strict=True))

@@ -1,0 +1,245 @@
+"""Reads the Small CNN Zoo (Unterthiner et al. 2020): a folder an image set, with three files.
+
+    weights.npy       float32, one row a snapshot, its tensors in Keras' shapes: kernels height, width, in, out
+    layout.csv        which numbers of a row are which tensor
+    metrics.csv.gz    one line a snapshot, in the rows' order: the recipe (config.*), the model (modeldir), the epoch (step), the results
+
+Axes: N rows, P weights, S snapshots, O units, I inputs, H W height and width.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from builder.importers import subsets_of
+from builder.importers.release import IMAGE_FACTS, REFETCH, Blocks, Original, Release, number, read_table, told_recipe, whole_number
+from builder.plan import split_of
+from nws_dataset.errors import ZooError
+from nws_dataset.layout import Layout, layout_of
+from nws_dataset.recipe import INITIALIZATIONS_WITH_STD, SUBSETS, Recipe
+from nws_dataset.schema import model_id
+from nws_dataset.shards import ROW_DTYPE
+
+((LIKE, SUBSET),) = subsets_of("small_cnn").items()
+SEED = 42  # of every model
+WEIGHTS, LAYOUT, METRICS = FILES = ("weights.npy", "layout.csv", "metrics.csv.gz")
+PLAN = SUBSETS[LIKE]
+(FAMILY,) = PLAN.families
+DATASETS = {"svhn_cropped": "svhn"}  # the release's name -> ours, where they differ
+INITIALIZATIONS = {"RandomNormal": "random_normal", "TruncatedNormal": "truncated_normal"}
+TEXTS = ("config.dataset", "config.optimizer", "config.activation", "config.w_init")
+NUMBERS = {
+    "config.learning_rate": "learning_rate",
+    "config.init_std": "init_std",
+    "config.l2reg": "l2",
+    "config.dropout": "dropout",
+    "config.train_fraction": "train_fraction",
+}
+RESULTS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
+LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """The networks of one image set."""
+
+    weights: np.ndarray  # [N, P], mapped
+    path: Path  # of the weights
+    order: np.ndarray  # [P]: where each number of our row stands in the release's
+    results: dict[str, np.ndarray]  # name -> [N]
+    epochs: list[int]  # [S], of the snapshots of each network
+
+
+@dataclass(frozen=True, eq=False)
+class Net(Original):
+    """A network of the release."""
+
+    data: DataSet
+    rows: np.ndarray  # [S] of the weights
+
+    def check(self) -> None:
+        """Its data set was checked as a whole."""
+
+    def results(self) -> list[dict[str, Any]]:
+        images = int(self.recipe.train_fraction * IMAGE_FACTS[self.recipe.dataset].training)
+        steps = images // self.recipe.batch_size  # an epoch's: a partial last batch is dropped
+        results = {name: values[self.rows].tolist() for name, values in self.data.results.items()}
+        return [
+            {"epoch": epoch, "step": epoch * steps, **{name: values[s] for name, values in results.items()}}
+            for s, epoch in enumerate(self.data.epochs)
+        ]
+
+    def row(self, snapshot: int) -> np.ndarray:
+        return self.data.weights[self.rows[snapshot]][self.data.order]
+
+    def place(self, snapshot: int) -> str:
+        return f"{self.data.path} row {self.rows[snapshot]}"
+
+
+def read(source: Path) -> Release:
+    """List the networks of the image sets that are in a folder.
+
+    A network's number does not depend on which image sets are there: within its image set it is that of its first row's place among the
+    models, and the image sets take turns, in the order in which our own subset draws them.
+
+    Args:
+        source: an image set's folder, or one that holds several of them.
+
+    Raises:
+        ZooError: if there is none, a file is missing or damaged, or an image set or a model's epoch is there twice.
+    """
+    folders = [folder for folder in (source, *sorted(source.iterdir())) if any((folder / name).exists() for name in FILES)]
+    if not folders:
+        raise ZooError(source, expected=f"folders with {', '.join(FILES)}", found="none", do="unpack the release, give its folder")
+    nets: list[Net] = []
+    left_out: list[str] = []
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        read_here, dataset, epochs, incomplete = _read_folder(folder)
+        if dataset in seen:
+            raise ZooError(folder, expected=f"networks of another image set than {seen[dataset]}", found=dataset, do="remove one of them")
+        seen[dataset] = folder
+        nets += read_here
+        left_out += [f"left out: {incomplete} models on {dataset} without a row for each of the epochs {epochs}"] * bool(incomplete)
+    return Release(sorted(nets, key=lambda net: net.number), left_out)
+
+
+def _read_folder(folder: Path) -> tuple[list[Net], str, list[int], int]:
+    """An image set's networks, its name, the epochs of its snapshots, and how many networks lack one."""
+    metrics = folder / METRICS
+    table = _read_metrics(metrics)
+    models, epochs, incomplete = _rows_of_models(metrics, table)
+    firsts = np.array([rows[0] for rows in models.values()], np.int64)
+    configs = table.select([*TEXTS, *NUMBERS]).take(firsts).to_pylist()
+    recipes = [_recipe_of(f"{metrics} line {first + 2}", config) for first, config in zip(firsts, configs, strict=True)]
+    names = sorted({recipe.dataset for recipe in recipes})
+    if len(names) != 1:
+        raise ZooError(metrics, expected="complete models of one image set", found=", ".join(names) or "none", do=REFETCH)
+    layout = layout_of(recipes[0].architecture)
+    weights = _open_weights(folder / WEIGHTS, (len(table), layout.num_weights))
+    results = {name: table[name].to_numpy() for name in RESULTS}
+    data = DataSet(weights, folder / WEIGHTS, _order(folder / LAYOUT, layout), results, epochs)
+    return list(_number(data, models, recipes)), names[0], epochs, incomplete
+
+
+def _number(data: DataSet, models: dict[int, np.ndarray], recipes: Sequence[Recipe]) -> Iterator[Net]:
+    """The networks with numbers, splits and shards; an image set has shards of its own, so that it does not wait for another."""
+    datasets = FAMILY["dataset"].values
+    blocks = Blocks(PLAN.num_snapshots, streams=len(datasets))
+    for (index, rows), recipe in zip(models.items(), recipes, strict=True):
+        position = datasets.index(recipe.dataset)
+        place = index * len(datasets) + position
+        split = split_of(model_id(SUBSET, place), SEED)
+        block = blocks.next(split, recipe.architecture, position)
+        yield Net(SUBSET, place, SEED, split, recipe, block, data=data, rows=rows)
+
+
+def _open_weights(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The weights, mapped: [N, P] float32."""
+    expected = f"an array {list(shape)} of float32, a row for each line of {METRICS}"
+    try:
+        weights = np.lib.format.open_memmap(file, mode="r")  # reads no archive and unpickles nothing
+    except (OSError, ValueError) as error:
+        raise ZooError(file, expected=expected, found=str(error).splitlines()[0], do=REFETCH) from error
+    if weights.dtype != ROW_DTYPE or weights.shape != shape:
+        raise ZooError(file, expected=expected, found=f"{list(weights.shape)} of {weights.dtype}", do=REFETCH)
+    return np.asarray(weights)
+
+
+def _read_metrics(file: Path) -> pa.Table:
+    """The columns of the metrics that we need; a number that is missing is not a number."""
+    types = {"modeldir": pa.string(), "step": pa.float64()}
+    types |= {name: pa.string() for name in TEXTS} | {name: pa.float64() for name in (*NUMBERS, *RESULTS)}
+    options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types))
+    try:
+        with pyarrow.csv.open_csv(file, convert_options=options) as reader:
+            return pa.Table.from_batches(reader, reader.schema)
+    except (pa.ArrowException, KeyError, OSError) as error:
+        found = str(error).splitlines()[0]
+        raise ZooError(file, expected=f"a table with the columns {', '.join(types)}", found=found, do=REFETCH) from error
+
+
+def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray], list[int], int]:
+    """The rows of each complete model by epoch, [S], by the model's place among all; the epochs; and how many are not complete.
+
+    A model is complete that has the epochs that most models have.
+    """
+    encoded = table["modeldir"].combine_chunks().dictionary_encode()
+    model_N, step_N = encoded.indices.to_numpy(), table["step"].to_numpy()
+    order = np.lexsort((step_N, model_N))
+    again = np.flatnonzero((np.diff(model_N[order]) == 0) & (np.diff(step_N[order]) == 0))
+    if len(again):
+        row = order[again[0]]
+        found = f"step {step_N[row]:g} of {encoded[row]} twice"
+        raise ZooError(file, expected="one row a model and step", found=found, do=REFETCH)
+    groups = np.split(order, np.flatnonzero(np.diff(model_N[order])) + 1)
+    ((epochs, _),) = Counter(tuple(step_N[rows].tolist()) for rows in groups).most_common(1)
+    if not all(step >= 0 and step.is_integer() for step in epochs):
+        raise ZooError(file, expected="whole numbers as step", found=str(epochs)[:80], do=REFETCH)
+    complete = {model: rows for model, rows in enumerate(groups) if tuple(step_N[rows].tolist()) == epochs}
+    return complete, [int(step) for step in epochs], len(groups) - len(complete)
+
+
+def _recipe_of(where: str, config: dict[str, Any]) -> Recipe:
+    """The recipe of a row of the metrics."""
+    dataset, optimizer, activation, initialization = (config[name] for name in TEXTS)
+    told: dict[str, Any] = {
+        "dataset": DATASETS.get(dataset, dataset),
+        "optimizer": optimizer,
+        "activation": activation,
+        "initialization": INITIALIZATIONS.get(initialization, initialization),
+    }
+    for column, name in NUMBERS.items():
+        if name != "init_std" or told["initialization"] in INITIALIZATIONS_WITH_STD:
+            told[name] = number(where, column, str(config[column]))
+    return told_recipe(where, FAMILY, told)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of layout.csv: one tensor."""
+
+    kind: str  # "kernel" or "bias"
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+
+def _order(file: Path, layout: Layout) -> np.ndarray:
+    """Where each number of our row stands in the release's: [P]."""
+    rows = read_table(file, LAYOUT_COLUMNS)
+    entries = sorted((_entry(f"{file} line {line}", row) for line, row in enumerate(rows, 2)), key=lambda entry: entry.start)
+    kernels, biases = ([entry for entry in entries if entry.kind == kind] for kind in ("kernel", "bias"))
+    wanted = [(*spec.shape[2:], *spec.shape[1::-1]) for spec in layout.tensors if spec.kind == "weight"]  # (H, W,) I, O
+    stops = [0, *(entry.stop for entry in entries)]
+    in_one_piece = [entry.start for entry in entries] == stops[:-1] and stops[-1] == layout.num_weights
+    if not in_one_piece or [e.shape for e in kernels] != wanted or [e.shape for e in biases] != [shape[-1:] for shape in wanted]:
+        expected = f"kernels {wanted} and a bias for each, in {layout.num_weights} numbers without a gap"
+        found = f"{[(entry.kind, entry.start, entry.stop, entry.shape) for entry in entries]}"
+        raise ZooError(file, expected=expected, found=found, do=REFETCH)
+    places, parts = np.arange(layout.num_weights), []
+    for kernel, bias in zip(kernels, biases, strict=True):
+        places_HWIO = places[kernel.start : kernel.stop].reshape(kernel.shape)
+        parts += [np.moveaxis(places_HWIO, (-1, -2), (0, 1)).ravel(), places[bias.start : bias.stop]]
+    return np.concatenate(parts)
+
+
+def _entry(where: str, row: dict[str, str]) -> Entry:
+    """A tensor of layout.csv."""
+    kind = row["varname"].split("/")[-1].split(":")[0]
+    shape = tuple(int(size) for size in re.findall(r"\d+", row["shape"]))
+    start, stop = (whole_number(where, name, row[name]) for name in ("start_idx", "end_idx"))
+    if kind not in ("kernel", "bias") or stop - start != math.prod(shape):
+        found = f"{row['varname']}, {start} to {stop}, {row['shape']}"
+        raise ZooError(where, expected="a kernel or bias, and as many numbers as its shape has", found=found, do=REFETCH)
+    return Entry(kind, start, stop, shape)

@@ -1,0 +1,488 @@
+"""Pushes a zoo's folder to a repository on the Hub, so that a reader never sees an index that names bytes that are not there.
+
+Shards that are finished go up while others still train. At the end one commit brings what was replaced, the index, nws.json, the card and
+the plots. What the Hub has already, by its hash, is not sent: after an interruption, or when the Hub did not answer, the same command goes
+on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token, hf_hub_url, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import (
+    build_hf_headers,
+    disable_progress_bars,
+    hf_raise_for_status,
+    httpx,
+    validate_repo_id,
+)
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from builder.progress import LINE_SECONDS
+from builder.store import CARD_NAME
+from nws_dataset import __version__
+from nws_dataset.errors import ZooError
+from nws_dataset.files import sha256_file
+from nws_dataset.hub import BUSY, PAUSES, asked_to_wait
+from nws_dataset.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
+from nws_dataset.shards import read_index
+
+REPO_TYPE = constants.REPO_TYPE_DATASET
+OURS = ("index/", "snapshots/")  # where on the Hub only files of the zoo may lie
+BY_THE_HUB = {".gitattributes", CARD_NAME}  # what a repository may hold before the first push
+REF_NAME = re.compile(r"(?!.*(\.\.|//|/$))\w[\w./+-]*")  # of a branch or tag
+MOVED = (409, 412)  # a commit was refused because there is another by now
+TIMEOUT_SECONDS = 120.0  # without a byte from the Hub; a commit of many files takes it a while
+ATTEMPTS = 5  # at a commit, when others commit too or an answer is lost
+GROUP = 5  # files sent at a time; in the background one, as huggingface_hub then starts no threads that an interrupted build must wait for
+SHARDS_A_COMMIT = 50  # of those that are new at the end
+EARLY_SECONDS = 60.0  # from one commit while others still train to the next: the Hub counts commits an hour
+
+
+class _Client(httpx.Client):
+    """huggingface_hub's HTTP client, but with a time limit; and each request is sent again where that may help.
+
+    It retries a request and not a call of HfApi: where every second request fails, a call of two requests would never succeed. Bodies that
+    are files pass: huggingface_hub sends those again itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(follow_redirects=True, timeout=TIMEOUT_SECONDS)
+
+    def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
+        for pause in PAUSES if isinstance(request.stream, httpx.ByteStream) and not stream else ():
+            try:
+                response = super().send(request, stream=stream, **kwargs)
+            except httpx.TransportError:
+                time.sleep(pause)
+            else:
+                if response.status_code not in BUSY:
+                    return response
+                time.sleep(max(pause, asked_to_wait(response)))
+        return super().send(request, stream=stream, **kwargs)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a folder holds, or will hold when it is built."""
+
+    generator_version: str
+    subsets: Mapping[str, SubsetEntry]
+    files: frozenset[str]  # index and snapshots
+    models: frozenset[str]  # their ids
+
+    @classmethod
+    def of(cls, folder: Path) -> Content:
+        """What a folder holds.
+
+        Raises:
+            ZooError: if it is no zoo, or damaged.
+        """
+        manifest = Manifest.read(folder)
+        models = {name for path in manifest.index_files() for name in read_index(manifest.locate(folder, path))["model_id"].to_pylist()}
+        return cls(manifest.generator_version, manifest.subsets, frozenset(manifest.files), frozenset(models))
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file to be published."""
+
+    path: Path
+    size: int  # bytes
+    sha256: str
+
+    def equals(self, remote: RepoFile | None) -> bool:
+        """Whether the Hub has it: by sha256 if it is kept with LFS or Xet, by git's id of the content if not."""
+        if remote is None or remote.size != self.size:
+            return False
+        return remote.lfs.sha256 == self.sha256 if remote.lfs else remote.blob_id == _blob_id(self.path.read_bytes())
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A repository on the Hub, at one commit."""
+
+    sha: str
+    files: Mapping[str, RepoFile]
+
+
+class Publisher:
+    """Pushes a folder to a repository on the Hub: `prepare`, then `offer` while it is built, then `push`.
+
+    Who may write is told by the token in the environment (HF_TOKEN) or the stored login.
+
+    Args:
+        repo_id: "org/name".
+        private: make the repository a private one.
+        revision: the branch to push to, made when missing; None is the main branch.
+        tag: a name for the published state; tags are never moved.
+
+    Raises:
+        ZooError: if a name is malformed. The Hub is not asked before `prepare`.
+
+    Example:
+        >>> publisher = Publisher("org/nws", tag="v1.0.0")
+        >>> publisher.prepare(Content.of(Path("nws")))  # doctest: +SKIP
+        >>> publisher.push(Path("nws"))  # doctest: +SKIP
+    """
+
+    def __init__(self, repo_id: str, *, private: bool = False, revision: str | None = None, tag: str | None = None) -> None:
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            raise ZooError("--repo-id", expected="ORG/NAME", found=repr(repo_id), do=str(error)) from error
+        if "/" not in repo_id:
+            raise ZooError("--repo-id", expected="ORG/NAME", found=repr(repo_id), do="put your user name or organisation before it")
+        for option, name in (("--revision", revision), ("--tag", tag)):
+            if name is not None and not REF_NAME.fullmatch(name):
+                raise ZooError(option, expected="a name for git", found=repr(name), do="use letters, digits and . _ - / +")
+        self.repo_id, self.private, self.tag = repo_id, private, tag
+        self.branch = revision or constants.DEFAULT_REVISION
+        self.api = HfApi(token=True, library_name="nws", library_version=__version__)
+        self.console = Console(stderr=True)
+        self.content: Content | None = None
+        self._lock = threading.Lock()
+        self._offered: dict[str, _File] = {}
+        self._thread: threading.Thread | None = None
+        self._started = -EARLY_SECONDS
+
+    def __str__(self) -> str:
+        kind, tagged = "private " * self.private, f", and tag it {self.tag}" if self.tag else ""
+        return f"{kind}data set {self.repo_id} on the Hub, branch {self.branch}{tagged}"
+
+    @property
+    def url(self) -> str:
+        """The address of what is published, for a browser."""
+        revision = self.tag or self.branch
+        return f"{self.api.endpoint}/datasets/{self.repo_id}" + f"/tree/{revision}" * (revision != constants.DEFAULT_REVISION)
+
+    # Before the build
+
+    def prepare(self, content: Content) -> None:
+        """Log in, make the repository and the branch if they are missing, and see whether the folder may be pushed there.
+
+        Args:
+            content: what the folder will hold.
+
+        Raises:
+            ZooError: if nobody is logged in, the token may not write, the Hub cannot be reached, or the repository holds something else.
+        """
+        set_client_factory(_Client)
+        disable_progress_bars()  # ours tells of all files together
+        if constants.HF_HUB_OFFLINE:
+            raise ZooError("HF_HUB_OFFLINE", expected="a Hub that may be asked", found="offline mode", do="unset it, or leave out --upload")
+        if get_token() is None:
+            raise ZooError("--upload", expected="a login", found="no token", do="log in (hf auth login), or set HF_TOKEN")
+        with self._talking():
+            self.api.whoami()
+            self._make_repository()
+        self.content = content
+        remote = self._look()
+        published = self._check(remote)
+        self._check_tag(remote, changes=published != content.models)
+
+    def _make_repository(self) -> None:
+        try:
+            info = self.api.dataset_info(self.repo_id)
+        except RepositoryNotFoundError:
+            self.api.create_repo(self.repo_id, repo_type=REPO_TYPE, private=self.private or None, exist_ok=True)
+        else:
+            if self.private and not info.private:
+                do = "leave out --private, or change the repository's settings on the Hub"
+                raise ZooError(self.repo_id, expected="a private repository", found="a public one", do=do)
+        self.api.auth_check(self.repo_id, repo_type=REPO_TYPE, write=True)
+        if self.branch != constants.DEFAULT_REVISION:
+            self.api.create_branch(self.repo_id, branch=self.branch, repo_type=REPO_TYPE, exist_ok=True)
+
+    def _check(self, remote: _Remote) -> frozenset[str]:
+        """The models on the Hub; raises a ZooError if a push would take away or overwrite what is not in the folder."""
+        content = self.content
+        assert content is not None, "prepare comes first"
+        if MANIFEST_NAME not in remote.files:
+            others = remote.files.keys() - content.files - BY_THE_HUB
+            if others:
+                raise self._refusal("an empty repository or a zoo", f"a file {min(others)} and no {MANIFEST_NAME}")
+            return frozenset()
+        there = self._manifest(remote)
+        if there.generator_version != content.generator_version:
+            raise self._refusal(f"generator version {content.generator_version}", there.generator_version)
+        for name, entry in there.subsets.items():
+            if name not in content.subsets:
+                raise self._refusal("subsets that are in the folder too", f"a subset {name} that is not")
+            self._compare(name, content.subsets[name], entry)
+        strange = {path for path in remote.files if path.startswith(OURS)} - content.files
+        if strange:
+            raise self._refusal("files that are in the folder too", f"a file {min(strange)} that is not")
+        models = self._models(there, remote)
+        if models - content.models:
+            raise self._refusal("models that are in the folder too", f"a model {min(models - content.models)} that is not")
+        return models
+
+    def _compare(self, subset: str, here: SubsetEntry, there: SubsetEntry) -> None:
+        """Raise a ZooError if a subset was built with something else than the one on the Hub."""
+        for option, value in {"seed": here.seed, **here.options}.items():
+            found = {"seed": there.seed, **there.options}.get(option)
+            if found != value:
+                raise self._refusal(f"{option} of subset {subset} {value}", str(found))
+        for name, images in here.image_sets.items():
+            found = there.image_sets.get(name, images)
+            if found.sha256 != images.sha256:
+                raise self._refusal(f"image set {name} of subset {subset} {_told(images)}", _told(found))
+
+    def _models(self, there: Manifest, remote: _Remote) -> frozenset[str]:
+        """The models that the index on the Hub names."""
+        try:
+            tables = [pq.read_table(pa.BufferReader(self._fetch(path, remote)), columns=["model_id"]) for path in there.index_files()]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._refusal("an index that can be read", f"{type(error).__name__}: {error}") from error
+        return frozenset(name for table in tables for name in table["model_id"].to_pylist())
+
+    def _manifest(self, remote: _Remote) -> Manifest:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / MANIFEST_NAME).write_bytes(self._fetch(MANIFEST_NAME, remote))
+            try:
+                return Manifest.read(folder)
+            except ZooError as error:
+                raise self._refusal(f"{MANIFEST_NAME} of this version's format", "another, or a damaged one") from error
+
+    def _check_tag(self, remote: _Remote, *, changes: bool) -> None:
+        """Raise a ZooError if the tag is there, but not at what is published: the commit that was seen, or a new one."""
+        tagged = self._tags().get(self.tag) if self.tag else None
+        if tagged is not None and (changes or tagged != remote.sha):
+            expected = f"no tag {self.tag} yet" if changes else f"tag {self.tag} at commit {remote.sha}"
+            do = "choose another --tag: tags are never moved"
+            raise ZooError(f"{self.repo_id} on the Hub", expected=expected, found=f"it at commit {tagged}", do=do)
+
+    def _refusal(self, expected: str, found: str) -> ZooError:
+        do = "use another --repo-id, or the folder and settings that it was made with; nothing was overwritten"
+        return ZooError(f"{self.repo_id} on the Hub", expected=expected, found=found, do=do)
+
+    # While it is built
+
+    def offer(self, file: Path, path: str, entry: FileEntry) -> None:
+        """Have a finished shard pushed in the background; training is not held up. What fails is left to `push`.
+
+        Args:
+            file: of the shard.
+            path: its path in the zoo.
+            entry: its size and sha256.
+        """
+        with self._lock:
+            self._offered[path] = _File(file, entry.size, entry.sha256)
+            if self._thread is None and time.monotonic() - self._started >= EARLY_SECONDS:
+                self._started = time.monotonic()
+                self._thread = threading.Thread(target=self._push_offered, daemon=True)  # an interrupted build does not wait for it
+                self._thread.start()
+
+    def _push_offered(self) -> None:
+        with self._lock:
+            files = dict(self._offered)
+        try:
+            self._bring(files, replace=False)
+        except ZooError as error:
+            self.console.print(f"not pushed yet, will be tried again: {error}", highlight=False, markup=False, soft_wrap=True)
+        else:
+            with self._lock:
+                self._offered = {path: file for path, file in self._offered.items() if path not in files}
+        finally:
+            with self._lock:
+                self._thread = None
+
+    # At the end
+
+    def push(self, folder: Path) -> None:
+        """Bring the repository to the folder's state, verify it there, and tag it.
+
+        Raises:
+            ZooError: as `prepare`; if the Hub did not answer in the end; or if a file there is not the one that was sent.
+        """
+        thread = self._thread
+        if thread is not None:
+            thread.join()  # what it sends need not be sent here
+        self.content = Content.of(folder)
+        shards, rest = _files(folder)
+        remote = self._look()
+        self._check(remote)
+        changed = [path for path, file in {**shards, **rest}.items() if not file.equals(remote.files.get(path))]
+        self._check_tag(remote, changes=bool(changed))
+        progress = _Progress(self.console, sum({**shards, **rest}[path].size for path in changed))
+        with progress.bar:
+            new = [path for path in changed if path in shards and path not in remote.files]
+            for start in range(0, len(new), SHARDS_A_COMMIT):
+                self._bring({path: shards[path] for path in new[start : start + SHARDS_A_COMMIT]}, replace=False, progress=progress)
+            remote = self._bring({**shards, **rest}, replace=True, progress=progress)
+        self._make_tag(remote)
+
+    def _bring(self, files: Mapping[str, _File], *, replace: bool, progress: _Progress | None = None) -> _Remote:
+        """Commit those files that the Hub does not have, all at once; returns the commit at which it has them all."""
+        for _ in range(ATTEMPTS):
+            remote = self._look()
+            self._check(remote)
+            there = remote.files
+            changed = [path for path, file in files.items() if (replace or path not in there) and not file.equals(there.get(path))]
+            if not changed:
+                return remote
+            operations = [CommitOperationAdd(path, str(files[path].path)) for path in changed]
+            self._send(operations, progress)
+            for operation in operations:
+                found, file = operation.upload_info.sha256.hex(), files[operation.path_in_repo]
+                if found != file.sha256:
+                    raise ZooError(file.path, expected=f"sha256 {file.sha256}", found=found, do="build it again")
+            made = self._commit(operations, remote)
+            if made is not None:
+                remote = self._look(made)
+                wrong = [path for path in changed if not files[path].equals(remote.files.get(path))]
+                if wrong:
+                    do = "run the same command again; if it stays so, tell the Hub"
+                    raise ZooError(f"{self.repo_id}/{wrong[0]} on the Hub", expected="the file that was sent", found="another", do=do)
+                return remote
+        raise ZooError(
+            self.repo_id, expected="a repository that nobody else changes", found="other commits", do="run the same command again"
+        )
+
+    def _send(self, operations: list[CommitOperationAdd], progress: _Progress | None) -> None:
+        """Send the bytes of files, so that a commit needs to name them only."""
+        at_a_time = 1 if progress is None else GROUP
+        for start in range(0, len(operations), at_a_time):
+            group = operations[start : start + at_a_time]
+            with self._talking():
+                self._send_group(group)
+            if progress is not None:
+                progress.advance(sum(operation.upload_info.size for operation in group))
+
+    def _send_group(self, group: list[CommitOperationAdd]) -> None:
+        """What has arrived is not sent again: huggingface_hub asks the Hub first."""
+        for pause in (*PAUSES, None):
+            try:
+                self.api.preupload_lfs_files(
+                    self.repo_id, group, repo_type=REPO_TYPE, revision=self.branch, num_threads=GROUP, free_memory=False
+                )
+                return
+            except RuntimeError:  # a file did not arrive, though huggingface_hub or hf_xet tried several times
+                if pause is None:
+                    raise
+                time.sleep(pause)
+
+    def _commit(self, operations: list[CommitOperationAdd], remote: _Remote) -> str | None:
+        """The sha of a commit on top of what was seen; None if there is another by now: someone else's, or ours whose answer was lost."""
+        with self._talking():
+            try:
+                return self.api.create_commit(
+                    self.repo_id,
+                    operations,
+                    commit_message=f"{len(operations)} files of nws {__version__}",
+                    repo_type=REPO_TYPE,
+                    revision=self.branch,
+                    parent_commit=remote.sha,
+                ).oid
+            except HfHubHTTPError as error:
+                if error.response.status_code not in MOVED:
+                    raise
+                return None
+
+    def _make_tag(self, remote: _Remote) -> None:
+        if self.tag is None:
+            return
+        with self._talking():
+            self.api.create_tag(self.repo_id, tag=self.tag, revision=remote.sha, repo_type=REPO_TYPE, exist_ok=True)
+        self._check_tag(remote, changes=False)
+
+    # Talking with the Hub
+
+    def _look(self, commit: str | None = None) -> _Remote:
+        """The repository at a commit; None: at the branch's last one."""
+        with self._talking():
+            sha = commit or self.api.dataset_info(self.repo_id, revision=self.branch).sha
+            assert sha is not None
+            tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=sha, repo_type=REPO_TYPE)
+            return _Remote(sha, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)})
+
+    def _tags(self) -> dict[str, str]:
+        """The commits of the tags."""
+        with self._talking():
+            refs = self.api.list_repo_refs(self.repo_id, repo_type=REPO_TYPE)
+            return {tag.name: tag.target_commit for tag in refs.tags}
+
+    def _fetch(self, path: str, remote: _Remote) -> bytes:
+        """The content of a small file."""
+        with self._talking():
+            url = hf_hub_url(self.repo_id, path, repo_type=REPO_TYPE, revision=remote.sha, endpoint=self.api.endpoint)
+            response = get_session().get(url, headers=build_hf_headers(token=True), follow_redirects=False)
+            while response.next_request is not None:  # to the storage; a request of its own, so that it is retried by itself
+                response = get_session().send(response.next_request, follow_redirects=False)
+            hf_raise_for_status(response)
+            return response.content
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Turns what goes wrong with the Hub into one line, in which the token does not stand."""
+        try:
+            yield
+        except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+            cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+            status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+            said = cause.server_message if isinstance(cause, HfHubHTTPError) else None
+            found = f"{status or type(cause).__name__}: {said or cause}".replace(get_token() or "\0", "(the token)")
+            if status in (401, 403, 404):
+                do = "log in (hf auth login, or HF_TOKEN) with a token that may write there, or correct --repo-id"
+                raise ZooError(self.repo_id, expected="a repository that you may write to", found=found, do=do) from None
+            do = "run the same command again: what has arrived is not sent twice"
+            raise ZooError(f"the Hub ({self.api.endpoint})", expected="an answer", found=found, do=do) from None
+
+
+class _Progress:
+    """How much was sent: a bar on a terminal, lines elsewhere."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console, self.total, self.sent = console, total, 0
+        self.start = self.line = time.monotonic()
+        columns = (TextColumn("sending"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal or not total)
+        self.task = self.bar.add_task("", total=total)
+
+    def advance(self, size: int) -> None:
+        """Count bytes that have arrived."""
+        self.sent += size
+        self.bar.advance(self.task, size)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.line >= LINE_SECONDS:
+            self.line = now
+            left = int((self.total - self.sent) * (now - self.start) / max(self.sent, 1))
+            told = f"{decimal(self.sent)} of {decimal(self.total)} sent, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+            self.console.print(told, highlight=False, soft_wrap=True)
+
+
+def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
+    """The files to be published, by path: snapshots, and what comes with the last commit. Others are no part of the data set."""
+    manifest = Manifest.read(folder)
+    listed = {path: _File(manifest.locate(folder, path), entry.size, entry.sha256) for path, entry in manifest.files.items()}
+    index = set(manifest.index_files())
+    beside = [folder / MANIFEST_NAME, folder / CARD_NAME, *sorted(folder.glob("plots/[!.]*.png"))]
+    rest = {path.relative_to(folder).as_posix(): _File(path, path.stat().st_size, sha256_file(path)) for path in beside}
+    shards = {path: file for path, file in listed.items() if path not in index}
+    return shards, {**{path: listed[path] for path in index}, **rest}
+
+
+def _blob_id(content: bytes) -> str:
+    """The id that git gives to a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _told(images: ImageSet) -> str:
+    return f"{images.source} {images.sha256[:12]}"

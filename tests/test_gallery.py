@@ -1,0 +1,192 @@
+"""The plots: drawn from the zoo alone, only when stale, the same bytes each time, of any zoo."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from matplotlib.collections import PathCollection
+from PIL import Image
+
+from builder import gallery
+from builder.card import PLOTS
+from nws_dataset import Zoo
+from nws_dataset.errors import ZooError
+from nws_dataset.manifest import FileEntry, Manifest
+from nws_dataset.recipe import LEGAL_VALUES
+from nws_dataset.schema import INDEX_SCHEMA
+from zoo_factory import make_zoo
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_zoo(tmp_path_factory.mktemp("gallery") / "zoo")
+    assert gallery.stale(folder) == list(PLOTS)
+    assert gallery.draw(folder) == [folder / name for name in PLOTS]
+    return folder
+
+
+@pytest.fixture
+def zoo(drawn: Path, tmp_path: Path) -> Path:
+    """A copy of a zoo with its plots."""
+    return Path(shutil.copytree(drawn, tmp_path / "zoo"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in PLOTS}
+
+
+def replaced(zoo: Zoo, column: str, values: list[object]) -> None:
+    """Gives the models other values of a column, in turn."""
+    place, numbers = INDEX_SCHEMA.get_field_index(column), zoo.index["model_number"].to_pylist()
+    told = pa.array([values[number % len(values)] for number in numbers], INDEX_SCHEMA.field(column).type)
+    zoo.index = zoo.index.set_column(place, INDEX_SCHEMA.field(column), told)
+
+
+def test_pictures_that_a_card_can_show(drawn: Path) -> None:
+    for name in PLOTS:
+        with Image.open(drawn / name) as image:
+            image.load()
+            assert image.format == "PNG"
+            assert image.width == gallery.WIDTH * gallery.DPI
+            assert len(set(image.convert("L").resize((60, 40)).tobytes())) > 10, f"{name} shows nothing"
+    assert sorted(path.name for path in (drawn / "plots").iterdir()) == sorted(Path(name).name for name in PLOTS)
+
+
+def test_nothing_is_drawn_twice(zoo: Path) -> None:
+    times = [(zoo / name).stat().st_mtime_ns for name in PLOTS]
+    assert gallery.stale(zoo) == []
+    assert gallery.draw(zoo) == []
+    assert [(zoo / name).stat().st_mtime_ns for name in PLOTS] == times
+
+
+def test_the_same_zoo_gives_the_same_bytes(zoo: Path) -> None:
+    before = contents(zoo)
+    shutil.rmtree(zoo / "plots")
+    gallery.draw(zoo)
+    assert contents(zoo) == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "no digest", "no picture"])
+def test_a_plot_that_is_not_the_zoos_is_drawn_anew(zoo: Path, damage: str) -> None:
+    before, name = contents(zoo), list(PLOTS)[1]
+    path = zoo / name
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(before[name][:-100])
+    elif damage == "flipped":
+        middle = len(before[name]) // 2
+        path.write_bytes(before[name][:middle] + bytes([before[name][middle] ^ 1]) + before[name][middle + 1 :])
+    elif damage == "no digest":
+        with Image.open(path) as image:
+            image.load()
+            image.save(path)
+    else:
+        path.write_bytes(b"a text")
+    assert gallery.stale(zoo) == [name]
+    assert gallery.draw(zoo) == [path]
+    assert contents(zoo) == before
+
+
+def test_a_change_of_the_index_makes_all_stale(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest.read(zoo)
+    index = manifest.index_files()[0]
+    files = {**manifest.files, index: FileEntry(manifest.files[index].size, "another")}
+    dataclasses.replace(manifest, files=files).write(zoo)
+    assert gallery.stale(zoo) == list(PLOTS)
+    manifest.write(zoo)
+    monkeypatch.setattr(gallery, "VERSION", "another")
+    assert gallery.stale(zoo) == list(PLOTS)
+
+
+def test_a_zoo_without_models_has_no_plots(tmp_path: Path) -> None:
+    Manifest("test", {}, {}).write(tmp_path)
+    assert gallery.stale(tmp_path) == gallery.draw(tmp_path) == []
+    with pytest.raises(ZooError, match=r"nws\.json"):
+        gallery.stale(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("models", "snapshots"), [(1, 1), (4, 2), (40, 20)])
+def test_zoos_of_any_size(tmp_path: Path, models: int, snapshots: int) -> None:
+    folder = make_zoo(tmp_path / "zoo", models=models, snapshots=snapshots)
+    assert len(gallery.draw(folder)) == len(PLOTS)
+
+
+def test_every_value_has_a_colour_of_its_own(zoo: Path) -> None:
+    assert len(set(gallery.COLOURS)) == len(gallery.COLOURS) >= max(len(LEGAL_VALUES[name]) for name in ("dataset", "initialization"))
+    opened = Zoo(zoo)
+    for column in ("dataset", "initialization"):
+        replaced(opened, column, list(LEGAL_VALUES[column]))
+    for draw in gallery.FIGURES.values():
+        draw(opened).draw_without_rendering()
+
+
+def test_networks_that_diverged_do_not_stretch_the_axes(zoo: Path) -> None:
+    opened = Zoo(zoo)
+    shown = gallery._finite(opened)
+    replaced(opened, "diverged", [False, True])
+    assert len(gallery._finite(opened)) < len(shown)
+    replaced(opened, "diverged", [True])
+    assert len(gallery._finite(opened)) == len(shown)
+
+
+def test_weights_that_are_zero_have_no_place_on_a_logarithmic_axis(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Zoo.row
+    monkeypatch.setattr(Zoo, "row", lambda self, which: row(self, which) * (which["model_number"] > 4))
+    opened = Zoo(zoo)
+    for draw in gallery.FIGURES.values():
+        draw(opened).draw_without_rendering()
+    monkeypatch.setattr(Zoo, "row", lambda self, which: np.zeros_like(row(self, which)))
+    for draw in gallery.FIGURES.values():
+        draw(opened).draw_without_rendering()
+
+
+def test_few_weights_are_read(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    row = Zoo.row
+    monkeypatch.setattr(Zoo, "row", lambda self, which: (read.append(which["model_id"]), row(self, which))[1])
+    monkeypatch.setattr(gallery, "SAMPLED_ROWS", 8)
+    opened = Zoo(zoo)  # 10 models of 3 snapshots
+    gallery.FIGURES["plots/weights.png"](opened)
+    assert len(read) == 8
+    assert len(set(read)) == 4
+    read.clear()
+    gallery.FIGURES["plots/trajectories.png"](opened)
+    assert len(set(read)) == 2
+
+
+def test_what_the_accuracies_show(zoo: Path) -> None:
+    opened = Zoo(zoo)
+    figure = gallery.FIGURES["plots/accuracy.png"](opened)
+    left, right = figure.subfigs
+    final = opened.filter(is_final=True)
+    names = gallery._present(opened.index, "dataset")
+    for axes, name in zip(left.axes, names, strict=True):
+        assert (
+            axes.get_title("left")
+            == f"{name}: {final.filter(dataset=name)['converged'].sum()} of {len(final.filter(dataset=name))} converged"
+        )
+        assert sum(bar.get_height() for bar in axes.patches) == len(final.filter(dataset=name))
+    for line, name in zip(right.axes[0].lines, names, strict=True):
+        epochs, means = line.get_data()
+        for epoch, mean in zip(epochs, means, strict=True):  # every model has a snapshot at every epoch
+            assert mean == pytest.approx(opened.filter(dataset=name, epoch=int(epoch))["test_accuracy"].mean())
+
+
+def test_what_the_weights_show(zoo: Path) -> None:
+    opened = Zoo(zoo)
+    axes = gallery.FIGURES["plots/weights.png"](opened).axes[2]
+    (points,) = (found for found in axes.collections if isinstance(found, PathCollection))
+    rows = [opened.filter(model_id=name) for name in sorted(set(opened.index["model_id"].to_pylist()))]
+    sizes = [[np.sqrt((opened.state_dict(row)["output.weight"].numpy() ** 2).mean()) for row in (model[0], model[-1])] for model in rows]
+    assert np.sort(np.asarray(points.get_offsets()), axis=0) == pytest.approx(np.sort(sizes, axis=0))
+    line = gallery.FIGURES["plots/trajectories.png"](opened).axes[2].lines[0]
+    worst = min(opened.filter(is_final=True), key=lambda row: row["test_accuracy"])["model_id"]
+    first, *others = (opened.state_dict(row)["output.weight"].numpy() for row in opened.filter(model_id=worst))
+    distances = [np.linalg.norm(other - first) / np.linalg.norm(first) for other in others]
+    assert line.get_ydata() == pytest.approx([np.nan, *distances], nan_ok=True)

@@ -1,0 +1,68 @@
+"""The pointer of loading_script/nws: fresh, and all that the stock library needs to load the repository on the Hub."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from huggingface_hub import DatasetCard
+
+from loopback_hub import LoopbackHub
+from nws_dataset.load import DEFAULT_REPOSITORY, LOCAL_NAME
+from nws_dataset.manifest import INDEX_CONFIG
+from nws_dataset.recipe import SUBSETS
+from nws_dataset.schema import SPLITS
+from zoo_factory import make_zoo
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "loading_script" / LOCAL_NAME
+
+
+@pytest.fixture
+def zoo(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo that is on the Hub, as the default repository; the test runs in the folder that holds the pointer."""
+    folder = make_zoo(tmp_path / "zoo")
+    hub.put(DEFAULT_REPOSITORY, folder)
+    monkeypatch.chdir(FOLDER.parent)
+    return folder
+
+
+def rows(dataset: Any) -> dict[str, list[dict[str, Any]]]:
+    return {split: list(part) for split, part in dataset.items()}
+
+
+def test_it_is_fresh() -> None:
+    readme = str((FOLDER / "README.md").relative_to(ROOT))
+    result = subprocess.run([sys.executable, "-m", "cogapp", "--check", "-I", "scripts", readme], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, f"{result.stdout}{result.stderr}\nwrite it anew: cog -r -I scripts {readme}"
+
+
+def test_it_is_a_card_and_nothing_else() -> None:
+    assert [path.name for path in FOLDER.iterdir()] == ["README.md"]
+    configs = DatasetCard.load(FOLDER / "README.md").data.to_dict()["configs"]
+    assert [config["config_name"] for config in configs] == [INDEX_CONFIG, *SUBSETS]
+    assert [config["config_name"] for config in configs if config.get("default")] == [INDEX_CONFIG]
+    assert all([entry["split"] for entry in config["data_files"]] == list(SPLITS) for config in configs)
+
+
+def test_the_stock_library_loads_the_repository(zoo: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    assert rows(datasets.load_dataset(LOCAL_NAME, cache_dir=cache)) == rows(datasets.load_dataset(str(zoo), cache_dir=cache))
+    streamed = datasets.load_dataset(LOCAL_NAME, "demo", streaming=True, cache_dir=cache)
+    assert rows(streamed) == rows(datasets.load_dataset(str(zoo), "demo", cache_dir=cache))
+
+
+def test_what_is_not_there_keeps_nothing_else_from_loading(zoo: Path, hub: LoopbackHub, tmp_path: Path) -> None:
+    make_zoo(zoo, ("main",), models=2)  # both in train
+    hub.put(DEFAULT_REPOSITORY, zoo)
+    cache = str(tmp_path / "cache")
+    assert datasets.load_dataset(LOCAL_NAME, "main", split="train", cache_dir=cache).num_rows == 6
+    streamed = datasets.load_dataset(LOCAL_NAME, "main", streaming=True, cache_dir=cache)
+    assert {split: len(part) for split, part in rows(streamed).items()} == {"train": 6, "validation": 0, "test": 0}
+    assert datasets.load_dataset(LOCAL_NAME, split="test", cache_dir=cache).num_rows == 6
+    with pytest.raises(ValueError, match="data_files"):
+        datasets.load_dataset(LOCAL_NAME, "small_cnn", cache_dir=cache)
