@@ -372,8 +372,9 @@ class Zoo:
             ...     print(rows[0]["architecture"], np.abs(weights).mean(axis=1))
         """
         table = self.index if rows is None else rows.table if isinstance(rows, Rows) else _read_table(rows)
-        for text in pc.unique(table["architecture_json"]).to_pylist():
-            part = table.filter(pc.equal(table["architecture_json"], text))
+        texts = pc.unique(table["architecture_json"]).to_pylist()
+        for text in texts:
+            part = table.filter(pc.equal(table["architecture_json"], text)) if len(texts) > 1 else table
             places, architecture = Places.of(part), _architecture(text)
             num_weights = layout_of(architecture).num_weights
             size = max(1, STACK_BYTES // (num_weights * ROW_DTYPE.itemsize))

@@ -1,0 +1,17 @@
+"""Measure how fast a zoo is read, from a folder and from the tests' loopback Hub: `scripts/bench_reading.py [--quick] [--json FILE]`."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from loopback_hub import LoopbackHub
+
+if __name__ == "__main__":
+    hub = LoopbackHub()
+    os.environ.update(hub.environment())  # huggingface_hub reads it when it is imported
+    from builder.benchmark.reading import main
+
+    with hub:
+        main(obj=hub)
