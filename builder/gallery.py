@@ -166,7 +166,7 @@ def _weights(zoo: Zoo) -> Figure:
         for name, sizes_M23 in sizes.items():
             place = LEGAL_VALUES["initialization"].index(name)
             look: Any = {"color": COLOURS[place], "marker": MARKERS[place % len(MARKERS)], "label": name}
-            axes.scatter(*sizes_M23[:, :, layer].T, 22, alpha=0.7, linewidths=0, zorder=2, **look)
+            axes.scatter(*np.clip(sizes_M23[:, :, layer], *limits).T, 22, alpha=0.7, linewidths=0, zorder=2, **look)
         axes.plot(limits, limits, color=GREY, linewidth=1, zorder=1)
         axes.set(title=title, xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="before training")
         axes.grid(color="#EEEEEE")
@@ -174,7 +174,8 @@ def _weights(zoo: Zoo) -> Figure:
     columns = len(names) if len(names) <= 4 else -(-len(names) // 2)
     figure.legend(*grid[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=columns, handletextpad=0.2)
     figure.suptitle(
-        f"Root mean square of a layer's weights (networks shown: {len(models)}; line: unchanged)", fontsize=STYLE["axes.titlesize"]
+        f"Root mean square of a layer's weights (networks shown: {len(models)}; line: unchanged; on the edge: beyond it)",
+        fontsize=STYLE["axes.titlesize"],
     )
     return figure
 
@@ -221,9 +222,10 @@ def _ends(zoo: Zoo, models: Sequence[Rows]) -> np.ndarray:
 
 
 def _decades(values: np.ndarray) -> tuple[float, float]:
-    """Limits of a logarithmic axis with room around the values, of which zeros do not count."""
+    """Limits of a logarithmic axis with room around the values, of which zeros and the few that lie far away do not count."""
     positive = values[values > 0] if values.any() else np.ones(1)
-    low, high = np.log10([positive.min(), positive.max()])
+    usual = np.quantile(positive, [0.01, 0.99]) * [0.1, 10.0]
+    low, high = np.log10([max(positive.min(), usual[0]), min(positive.max(), usual[1])])
     half = max(high - low + 0.4, 2.1) / 2  # two decades have two labelled ticks at least
     return float(10 ** ((low + high) / 2 - half)), float(10 ** ((low + high) / 2 + half))
 

@@ -12,7 +12,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token, hf_hub_url, set_client_factory
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import (
     build_hf_headers,
@@ -47,6 +47,7 @@ REPO_TYPE = constants.REPO_TYPE_DATASET
 OURS = ("index/", "snapshots/")  # where on the Hub only files of the zoo may lie
 BY_THE_HUB = {".gitattributes", CARD_NAME}  # what a repository may hold before the first push
 REF_NAME = re.compile(r"(?!.*(\.\.|//|/$))\w[\w./+-]*")  # of a branch or tag
+ABSENT = (401, 404)  # the Hub does not tell what is not there from what may not be seen
 MOVED = (409, 412)  # a commit was refused because there is another by now
 TIMEOUT_SECONDS = 120.0  # without a byte from the Hub; a commit of many files takes it a while
 ATTEMPTS = 5  # at a commit, when others commit too or an answer is lost
@@ -107,12 +108,6 @@ class _File:
     size: int  # bytes
     sha256: str
 
-    def equals(self, remote: RepoFile | None) -> bool:
-        """Whether the Hub has it: by sha256 if it is kept with LFS or Xet, by git's id of the content if not."""
-        if remote is None or remote.size != self.size:
-            return False
-        return remote.lfs.sha256 == self.sha256 if remote.lfs else remote.blob_id == _blob_id(self.path.read_bytes())
-
 
 @dataclass(frozen=True)
 class _Remote:
@@ -120,6 +115,16 @@ class _Remote:
 
     sha: str
     files: Mapping[str, RepoFile]
+    fetch: Callable[[str], bytes]
+
+    def has(self, path: str, file: _File) -> bool:
+        """Whether a file is there: by sha256 if it is kept with LFS or Xet, by git's id of the content, or the content, if not."""
+        there = self.files.get(path)
+        if there is None or there.size != file.size:
+            return False
+        if there.lfs:
+            return there.lfs.sha256 == file.sha256
+        return there.blob_id == _blob_id(file.path.read_bytes()) or hashlib.sha256(self.fetch(path)).hexdigest() == file.sha256
 
 
 class Publisher:
@@ -200,13 +205,19 @@ class Publisher:
     def _make_repository(self) -> None:
         try:
             info = self.api.dataset_info(self.repo_id)
-        except RepositoryNotFoundError:
+        except HfHubHTTPError as error:
+            if error.response.status_code not in ABSENT:
+                raise
             self.api.create_repo(self.repo_id, repo_type=REPO_TYPE, private=self.private or None, exist_ok=True)
         else:
-            if self.private and not info.private:
+            if self.private and info.private is False:
                 do = "leave out --private, or change the repository's settings on the Hub"
                 raise ZooError(self.repo_id, expected="a private repository", found="a public one", do=do)
-        self.api.auth_check(self.repo_id, repo_type=REPO_TYPE, write=True)
+        try:
+            self.api.auth_check(self.repo_id, repo_type=REPO_TYPE, write=True)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:  # the repository is there, so this Hub does not know the question: the push will tell
+                raise
         if self.branch != constants.DEFAULT_REVISION:
             self.api.create_branch(self.repo_id, branch=self.branch, repo_type=REPO_TYPE, exist_ok=True)
 
@@ -248,14 +259,14 @@ class Publisher:
     def _models(self, there: Manifest, remote: _Remote) -> frozenset[str]:
         """The models that the index on the Hub names."""
         try:
-            tables = [pq.read_table(pa.BufferReader(self._fetch(path, remote)), columns=["model_id"]) for path in there.index_files()]
+            tables = [pq.read_table(pa.BufferReader(remote.fetch(path)), columns=["model_id"]) for path in there.index_files()]
         except (pa.ArrowInvalid, OSError) as error:
             raise self._refusal("an index that can be read", f"{type(error).__name__}: {error}") from error
         return frozenset(name for table in tables for name in table["model_id"].to_pylist())
 
     def _manifest(self, remote: _Remote) -> Manifest:
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / MANIFEST_NAME).write_bytes(self._fetch(MANIFEST_NAME, remote))
+            (Path(folder) / MANIFEST_NAME).write_bytes(remote.fetch(MANIFEST_NAME))
             try:
                 return Manifest.read(folder)
             except ZooError as error:
@@ -319,7 +330,7 @@ class Publisher:
         shards, rest = _files(folder)
         remote = self._look()
         self._check(remote)
-        changed = [path for path, file in {**shards, **rest}.items() if not file.equals(remote.files.get(path))]
+        changed = [path for path, file in {**shards, **rest}.items() if not remote.has(path, file)]
         self._check_tag(remote, changes=bool(changed))
         progress = _Progress(self.console, sum({**shards, **rest}[path].size for path in changed))
         with progress.bar:
@@ -334,8 +345,7 @@ class Publisher:
         for _ in range(ATTEMPTS):
             remote = self._look()
             self._check(remote)
-            there = remote.files
-            changed = [path for path, file in files.items() if (replace or path not in there) and not file.equals(there.get(path))]
+            changed = [path for path, file in files.items() if (replace or path not in remote.files) and not remote.has(path, file)]
             if not changed:
                 return remote
             operations = [CommitOperationAdd(path, str(files[path].path)) for path in changed]
@@ -347,7 +357,7 @@ class Publisher:
             made = self._commit(operations, remote)
             if made is not None:
                 remote = self._look(made)
-                wrong = [path for path in changed if not files[path].equals(remote.files.get(path))]
+                wrong = [path for path in changed if not remote.has(path, files[path])]
                 if wrong:
                     do = "run the same command again; if it stays so, tell the Hub"
                     raise ZooError(f"{self.repo_id}/{wrong[0]} on the Hub", expected="the file that was sent", found="another", do=do)
@@ -411,7 +421,8 @@ class Publisher:
             sha = commit or self.api.dataset_info(self.repo_id, revision=self.branch).sha
             assert sha is not None
             tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=sha, repo_type=REPO_TYPE)
-            return _Remote(sha, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)})
+            files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+            return _Remote(sha, files, lambda path: self._fetch(path, sha))
 
     def _tags(self) -> dict[str, str]:
         """The commits of the tags."""
@@ -419,10 +430,10 @@ class Publisher:
             refs = self.api.list_repo_refs(self.repo_id, repo_type=REPO_TYPE)
             return {tag.name: tag.target_commit for tag in refs.tags}
 
-    def _fetch(self, path: str, remote: _Remote) -> bytes:
+    def _fetch(self, path: str, revision: str) -> bytes:
         """The content of a small file."""
         with self._talking():
-            url = hf_hub_url(self.repo_id, path, repo_type=REPO_TYPE, revision=remote.sha, endpoint=self.api.endpoint)
+            url = hf_hub_url(self.repo_id, path, repo_type=REPO_TYPE, revision=revision, endpoint=self.api.endpoint)
             response = get_session().get(url, headers=build_hf_headers(token=True), follow_redirects=False)
             while response.next_request is not None:  # to the storage; a request of its own, so that it is retried by itself
                 response = get_session().send(response.next_request, follow_redirects=False)

@@ -29,6 +29,7 @@ from builder.cli import main
 from builder.publish import Content, Publisher
 from loopback_hub import READ_TOKEN, TOKEN, Fault, File, LoopbackHub, Tree, every_second
 from nws_dataset.errors import ZooError
+from nws_dataset.hub import asked_to_wait
 from nws_dataset.manifest import Manifest
 from zoo_factory import make_zoo
 
@@ -90,7 +91,7 @@ def push(folder: Path, **options: Any) -> Publisher:
 
 def published(folder: Path) -> dict[str, bytes]:
     """What of a folder belongs on the Hub."""
-    names = [*Manifest.read(folder).files, "nws.json", "README.md", *(f"plots/{path.name}" for path in folder.glob("plots/a*.png"))]
+    names = [*Manifest.read(folder).files, "nws.json", "README.md", *(f"plots/{path.name}" for path in sorted(folder.glob("plots/[!.]*.png")))]
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -361,7 +362,7 @@ def test_the_hub_asks_to_wait(hub: LoopbackHub, zoo: Path) -> None:
     push(zoo)
     assert time.monotonic() - start > 1
     answer = httpx.Response(429, headers={"RateLimit": '"api";r=0;t=55', "Retry-After": "7"})
-    assert publish._asked_to_wait(answer) == 55
+    assert asked_to_wait(answer) == 55
 
 
 def test_progress_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
