@@ -36,7 +36,6 @@ LOCAL_NAME = "nws"
 DEFAULT_REPOSITORY = "nws/nws"  # what "nws" stands for where there is no such zoo
 READ_COLUMNS = (*PLACE_COLUMNS, "architecture_json")  # what finds and reads the weights of a row
 READ_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in READ_COLUMNS])
-MARK_BYTES = 128  # of a header, compared for every value of a stack: its length and the architecture's name are there
 STACK_BYTES = 2 << 20  # of a stack in a pass over many rows: it stays in the processor's cache
 REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -76,10 +75,18 @@ class Rows(Sequence[Mapping[str, Any]]):
     """
 
     def __init__(self, table: pa.Table) -> None:
-        self.table = table
+        self._whole, self._range = table, range(table.num_rows)
+
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        """The rows as an Arrow table."""
+        return self._whole.slice(self._range.start, len(self._range))
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return len(self._range)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rows, (self.table,)
 
     @overload
     def __getitem__(self, key: int) -> Row: ...
@@ -92,9 +99,13 @@ class Rows(Sequence[Mapping[str, Any]]):
             column = self._column(key)
             return np.array(column.to_pylist()) if pa.types.is_list(column.type) else column.to_numpy()
         if isinstance(key, slice):
-            start, stop, step = key.indices(len(self))
-            return Rows(self.table.slice(start, max(stop - start, 0)) if step == 1 else self.table.take(list(range(start, stop, step))))
-        return Row(self.table, range(len(self))[key])
+            part = self._range[key]
+            if part.step != 1:
+                return Rows(self._whole.take(pa.array(part)))
+            rows = Rows(self._whole)  # many columns: they are cut when they are looked at
+            rows._range = part
+            return rows
+        return Row(self._whole, self._range[key])
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for batch in self.table.to_batches(max_chunksize=1000):
@@ -342,12 +353,11 @@ class Zoo:
     def _stack(self, places: Places, architecture: Architecture) -> np.ndarray:
         """The weights [N, P] of places of one architecture."""
         head = header(architecture)
-        mark = head[:MARK_BYTES]
         weights_NP = np.empty((len(places), layout_of(architecture).num_weights), ROW_DTYPE)
         bytes_NB = weights_NP.view(np.uint8)
 
         def deliver(numbers: slice | np.ndarray, values: np.ndarray) -> None:
-            if values.shape[1] != len(head) + bytes_NB.shape[1] or values[:, : len(mark)].tobytes() != mark * len(values):
+            if values.shape[1] != len(head) + bytes_NB.shape[1] or values[:, : len(head)].tobytes() != head * len(values):
                 for place, value in zip(places[numbers], values, strict=True):
                     unpack(architecture, value.data, self.source.where(place))  # names the first that does not fit
             bytes_NB[numbers] = values[:, len(head) :]
@@ -375,11 +385,11 @@ class Zoo:
         texts = pc.unique(table["architecture_json"]).to_pylist()
         for text in texts:
             part = table.filter(pc.equal(table["architecture_json"], text)) if len(texts) > 1 else table
-            places, architecture = Places.of(part), _architecture(text)
+            places, architecture, found = Places.of(part), _architecture(text), Rows(part)
             num_weights = layout_of(architecture).num_weights
             size = max(1, STACK_BYTES // (num_weights * ROW_DTYPE.itemsize))
             for start in range(0, len(places), size):
-                yield Rows(part.slice(start, size)), self._stack(places[start : start + size], architecture)
+                yield found[start : start + size], self._stack(places[start : start + size], architecture)
 
     def slices(self, rows: AnyRows, starts: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
         """Consecutive weights of several rows of any architectures: the input of the deep meta-classifier.

@@ -91,7 +91,8 @@ def push(folder: Path, **options: Any) -> Publisher:
 
 def published(folder: Path) -> dict[str, bytes]:
     """What of a folder belongs on the Hub."""
-    names = [*Manifest.read(folder).files, "nws.json", "README.md", *(f"plots/{path.name}" for path in sorted(folder.glob("plots/[!.]*.png")))]
+    plots = [f"plots/{path.name}" for path in sorted(folder.glob("plots/[!.]*.png"))]
+    names = [*Manifest.read(folder).files, "nws.json", "README.md", *plots]
     return {name: (folder / name).read_bytes() for name in names}
 
 

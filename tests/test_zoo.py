@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nws_dataset.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.network import Network
 from nws_dataset.recipe import Architecture
 from nws_dataset.schema import INDEX_SCHEMA
-from nws_dataset.shards import write_index
+from nws_dataset.shards import header, write_index
 from nws_dataset.zoo import Rows, Zoo
 from zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
 
@@ -267,6 +268,33 @@ def test_a_wrong_index(tmp_path: Path, changes: dict[str, Any], message: str) ->
     for read in (zoo.row, zoo.network, lambda row: zoo.weights([row])):
         with pytest.raises(ZooError, match=message):
             read(zoo.filter()[1])
+
+
+HOSTILE = {
+    "huge length": lambda head: (1 << 62).to_bytes(8, "little") + head[8:],
+    "overlapping offsets": lambda head: head.replace(b'"data_offsets":[144,160]', b'"data_offsets":[000,160]'),
+    "another shape": lambda head: head.replace(b'"shape":[4,1,3,3]', b'"shape":[9,1,2,2]'),
+    "another type": lambda head: head.replace(b'"F32"', b'"F16"', 1),
+}
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_safetensors_header(tmp_path: Path, change: Callable[[bytes], bytes], check: bool) -> None:
+    """The index and nws.json agree with it: only the header itself gives it away."""
+    whole = Zoo(zoo_of_one_shard(tmp_path / "whole")).filter()[1]
+    file = (tmp_path / "whole" / whole["file"]).read_bytes()
+    value = file[whole["offset"] :][: whole["length"]]
+    hostile = change(value[: len(header(PLAIN))]) + value[len(header(PLAIN)) :]
+    assert len(hostile) == len(value) and hostile != value
+    folder = zoo_of_one_shard(tmp_path / "zoo", sha256=hashlib.sha256(hostile).hexdigest())
+    (folder / whole["file"]).write_bytes(file.replace(value, hostile))
+    write_manifest(folder, ["demo"], 3, [whole["file"], INDEX])
+    zoo = Zoo(folder, check=check)
+    row = zoo.filter()[1]
+    for read in (zoo.row, zoo.network, lambda row: zoo.weights([row]), lambda row: zoo.slices([row], [0], 9)):
+        with pytest.raises(ZooError, match=r"a-00000\.parquet at byte \d+: expected the safetensors header of"):
+            read(row)
 
 
 def test_a_link_out_of_the_folder(tmp_path: Path) -> None:
