@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from nws_dataset.load import load_dataset as load_dataset
     from nws_dataset.load import with_weights as with_weights
     from nws_dataset.meta_classifier import DeepMetaClassifier as DeepMetaClassifier
+    from nws_dataset.meta_classifier import DeepMetaRegressor as DeepMetaRegressor
     from nws_dataset.network import Network as Network
     from nws_dataset.predictors import DenseNet as DenseNet
     from nws_dataset.predictors import GradientBoosting as GradientBoosting
     from nws_dataset.predictors import LogitLinear as LogitLinear
     from nws_dataset.recipe import Architecture as Architecture
     from nws_dataset.recipe import Recipe as Recipe
+    from nws_dataset.slices import ZooRows as ZooRows
     from nws_dataset.statistics import zoo_features as zoo_features
     from nws_dataset.views import Graph as Graph
     from nws_dataset.views import LayerTuples as LayerTuples
@@ -58,7 +60,8 @@ _EXPORTS = {
     "errors": ("ZooError",),
     "statistics": ("zoo_features",),
     "predictors": ("DenseNet", "GradientBoosting", "LogitLinear"),
-    "meta_classifier": ("DeepMetaClassifier",),
+    "meta_classifier": ("DeepMetaClassifier", "DeepMetaRegressor"),
+    "slices": ("ZooRows",),
 }  # module -> its public names
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]

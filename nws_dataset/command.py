@@ -23,6 +23,8 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             raise Mistake(" ".join(error.format_message().split())) from error
+        except ZooError as error:  # of an option's callback
+            raise Mistake(" ".join(str(error).split())) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

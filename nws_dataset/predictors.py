@@ -6,7 +6,7 @@ All three minimise the squared error, stop early on networks that they were not 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nws_dataset.errors import ZooError
+from nws_dataset.saving import Saved
 
 MIN_ROWS_TO_SPLIT = 20  # with fewer training rows nothing is cut off for early stopping
 
@@ -55,7 +56,7 @@ class Standardizer:
         return (Z.clip(self.low, self.high) - self.mean) / self.scale
 
 
-class Predictor(RegressorMixin, BaseEstimator):
+class Predictor(Saved, RegressorMixin, BaseEstimator):
     """What the three predictors share: checks, the range of the target, the split for early stopping. Not for use by itself.
 
     Within, the target is scaled from `target_range` to 0..1.
@@ -128,6 +129,18 @@ class Predictor(RegressorMixin, BaseEstimator):
         validation = np.sort(random.permutation(num_rows)[:count])
         return np.setdiff1d(everything, validation), validation
 
+    def _learned(self) -> dict[str, Any]:
+        learned = super()._learned()
+        standardizer = learned.pop("standardizer_", None)
+        return learned | ({f"standardizer_.{name}": value for name, value in asdict(standardizer).items()} if standardizer else {})
+
+    def _restore(self, learned: dict[str, Any]) -> None:
+        parts = [learned.pop(f"standardizer_.{field.name}", None) for field in fields(Standardizer)]
+        if parts[0] is not None:
+            self.standardizer_ = Standardizer(*parts)
+        low, high = learned.pop("target_range_")
+        super()._restore({**learned, "target_range_": (low, high)})
+
     def _fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int) -> None:
         raise NotImplementedError
 
@@ -191,6 +204,9 @@ class LogitLinear(Predictor):
         return expit(self.standardizer_(X) @ self.coef_ + self.intercept_)
 
 
+FEWEST_BAGGED = 10  # rows that a tree sees at least
+
+
 class GradientBoosting(Predictor):
     """LightGBM's boosted trees; NaN are taken as they are. Needs the package lightgbm.
 
@@ -200,6 +216,7 @@ class GradientBoosting(Predictor):
         learning_rate: shrinkage of a tree.
         min_rows_in_leaf: rows that a leaf must hold; never more than a tenth of the training rows.
         feature_fraction: part of the features that a tree may use.
+        row_fraction: part of the training rows that a tree sees.
         patience: see num_trees.
         num_threads: threads; 0 is one a core. The result is the same for the same number.
         validation_fraction: part of the rows that is held out when `fit` is given no validation rows.
@@ -212,9 +229,10 @@ class GradientBoosting(Predictor):
         *,
         num_trees: int = 2000,
         max_depth: int = 6,
-        learning_rate: float = 0.05,
+        learning_rate: float = 0.02,
         min_rows_in_leaf: int = 10,
-        feature_fraction: float = 0.5,
+        feature_fraction: float = 0.3,
+        row_fraction: float = 0.7,
         patience: int = 100,
         num_threads: int = 0,
         validation_fraction: float = 0.1,
@@ -226,6 +244,7 @@ class GradientBoosting(Predictor):
         self.learning_rate = learning_rate
         self.min_rows_in_leaf = min_rows_in_leaf
         self.feature_fraction = feature_fraction
+        self.row_fraction = row_fraction
         self.patience = patience
         self.num_threads = num_threads
         self.validation_fraction = validation_fraction
@@ -247,6 +266,8 @@ class GradientBoosting(Predictor):
             "num_leaves": min(31, 2**self.max_depth),
             "min_data_in_leaf": max(1, min(self.min_rows_in_leaf, len(X) // 10)),
             "feature_fraction": self.feature_fraction,
+            "bagging_fraction": min(1.0, max(self.row_fraction, FEWEST_BAGGED / len(X))),
+            "bagging_freq": 1,
             "num_threads": self.num_threads,
             "seed": seed,
             "deterministic": True,
@@ -260,6 +281,19 @@ class GradientBoosting(Predictor):
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
         return np.asarray(self.booster_.predict(X, num_threads=self.num_threads))
+
+    def _learned(self) -> dict[str, Any]:
+        learned = super()._learned()
+        return {"trees.txt": learned.pop("booster_").model_to_string(), **learned}
+
+    def _restore(self, learned: dict[str, Any]) -> None:
+        import lightgbm
+
+        try:
+            self.booster_ = lightgbm.Booster(model_str=learned.pop("trees.txt"))
+        except lightgbm.basic.LightGBMError as error:
+            raise ValueError(str(error)) from error
+        super()._restore(learned)
 
 
 class DenseNet(Predictor):
@@ -353,3 +387,16 @@ class DenseNet(Predictor):
 
         with torch.no_grad():
             return self.network_(torch.from_numpy(self.standardizer_(X))).numpy()
+
+    def _learned(self) -> dict[str, Any]:
+        learned = super()._learned()
+        state = learned.pop("network_").state_dict()
+        return learned | {f"network_.{name}": tensor.numpy() for name, tensor in state.items()}
+
+    def _restore(self, learned: dict[str, Any]) -> None:
+        import torch
+
+        state = {name: torch.from_numpy(learned.pop(name)) for name in list(learned) if name.startswith("network_.")}
+        super()._restore(learned)
+        self.network_ = self._network(self.n_features_in_).double().eval()
+        self.network_.load_state_dict({name.removeprefix("network_."): tensor for name, tensor in state.items()})

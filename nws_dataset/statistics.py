@@ -6,22 +6,31 @@ Axes: N networks, P weights, F features.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
-from typing import Any
+import functools
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, overload
 
 import numpy as np
 
 from nws_dataset.errors import ZooError
-from nws_dataset.layout import OUTPUT, Layout
+from nws_dataset.layout import OUTPUT, Layout, layout_of
 from nws_dataset.recipe import LEGAL_VALUES, Architecture, Recipe
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # The paper says variance, its code takes the standard deviation: so do we.
 STATISTICS = ("min", "q25", "median", "q75", "max", "mean", "std")
-BLOCK = 256  # rows that are sorted at a time, and that are in memory at a time
-KINDS = ("layers", "whole", "hyperparameters")
+NORMS = ("l1", "l2", "spectral")  # the last of weights only
+BLOCK = 128  # rows that are described at a time
+SORTED = 512  # numbers that numpy sorts within the processor's registers, many times faster than more of them
+SPREAD = 4.5  # standard deviations of a run's quantile about the whole's; what lies farther off is found, and sorted plainly
+SQUARED = (1e-15, 1e18)  # differences whose squares float32 holds
 # Numbers of a recipe that act by their ratio. Zero has no logarithm and means that the thing is absent: NaN.
 LOGARITHMIC = ("learning_rate", "batch_size", "init_std", "l2", "train_fraction", "width_conv", "width_fc")
+Features = tuple[np.ndarray, list[str]]  # [N, F], and the F names
 
 
 def statistics(rows: np.ndarray, layout: Layout, *, layers: Collection[str] | None = None) -> tuple[np.ndarray, list[str]]:
@@ -51,16 +60,12 @@ def statistics(rows: np.ndarray, layout: Layout, *, layers: Collection[str] | No
             "layers", expected="layers of " + ", ".join(layout.layers), found=", ".join(missing), do="name layers of this architecture"
         )
     specs = [spec for spec in layout.tensors if layers is None or spec.layer in layers]
-    names = [f"{spec.name}.{statistic}" for spec in specs for statistic in STATISTICS]
-    if rows.ndim != 2 or rows.shape[1] != layout.num_weights:
-        raise ZooError(
-            "rows", expected=f"[N, {layout.num_weights}]", found=str(list(rows.shape)), do="give rows of this layout's architecture"
-        )
+    _check_rows(rows, layout)
     features = np.empty((len(rows), len(specs), len(STATISTICS)))
     for start in range(0, len(rows), BLOCK):
         for i, spec in enumerate(specs):
             features[start : start + BLOCK, i] = _describe(rows[start : start + BLOCK, spec.offset : spec.stop], spec.name)
-    return features.reshape(len(rows), -1), names
+    return features.reshape(len(rows), -1), [f"{spec.name}.{statistic}" for spec in specs for statistic in STATISTICS]
 
 
 def whole_vector_statistics(rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -84,28 +89,115 @@ def whole_vector_statistics(rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return np.concatenate([np.empty((0, len(STATISTICS))), *blocks]), [f"row.{statistic}" for statistic in STATISTICS]
 
 
+def norms(rows: np.ndarray, layout: Layout) -> Features:
+    """L1 and L2 (of a matrix: Frobenius) norms of every tensor, and the spectral norm of every weight as a matrix [out, the rest].
+
+    Args:
+        rows: [N, P] weights of one architecture, finite.
+        layout: that architecture's layout.
+
+    Returns:
+        features [N, F] in float64, and their F names, `<tensor>.<norm>` in network order.
+
+    Raises:
+        ZooError: for a weight that is not finite.
+
+    Example:
+        >>> from nws_dataset.layout import layout_of
+        >>> layout = layout_of(Architecture(batch_norm=False))
+        >>> features, names = norms(np.ones((1, layout.num_weights), np.float32), layout)
+        >>> dict(zip(names, features[0].round(2).tolist()))["output.weight.spectral"]  # of ones [10, 64]: sqrt(640)
+        25.3
+    """
+    _check_rows(rows, layout)
+    columns: dict[str, np.ndarray] = {}
+    for spec in layout.tensors:
+        values = rows[:, spec.offset : spec.stop].astype(np.float64)
+        _check_finite(values, spec.name)
+        columns[f"{spec.name}.l1"] = np.abs(values).sum(axis=1)
+        columns[f"{spec.name}.l2"] = np.sqrt(np.einsum("np,np->n", values, values))
+        if spec.kind == "weight":
+            columns[f"{spec.name}.spectral"] = _spectral(values.reshape(len(rows), spec.shape[0], -1))
+    return np.column_stack(list(columns.values())), list(columns)
+
+
+def _spectral(matrices: np.ndarray) -> np.ndarray:
+    """The largest singular values [N] of matrices [N, out, in], by the products of their shorter sides: many times faster than an SVD."""
+    shorter = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.swapaxes(1, 2)
+    return np.sqrt(np.linalg.eigvalsh(shorter @ shorter.swapaxes(1, 2))[:, -1].clip(0))
+
+
 def _describe(values: np.ndarray, name: str) -> np.ndarray:
-    """STATISTICS of [N, n] values along the last axis, [N, 7]; one sort gives all quantiles."""
-    ordered = np.sort(values, axis=1)
-    ends = ordered[:, [0, -1]]  # infinities sort to the ends, NaN to the right one
-    if not np.isfinite(ends).all():
-        bad = int(np.flatnonzero(~np.isfinite(ends).all(axis=1))[0])
-        raise ZooError(
-            f"{name}, row {bad} of its block", expected="finite weights", found="NaN or infinity", do="leave the network out or rebuild it"
-        )
-    position = np.array(QUANTILES) * (ordered.shape[1] - 1)
+    """STATISTICS of [N, n] values along the last axis, [N, 7]."""
+    position = np.array(QUANTILES) * (values.shape[1] - 1)
     below = np.floor(position).astype(np.intp)
-    above = np.minimum(below + 1, ordered.shape[1] - 1)
-    low, high = ordered[:, below].astype(np.float64), ordered[:, above].astype(np.float64)
+    low, high = _neighbours(values, below.tolist())
+    _check_finite(np.stack([low[:, 0], high[:, -1]], axis=1), name)  # infinities sort to the ends, NaN to the right one
     quantiles = low + (high - low) * (position - below)
     mean = values.mean(axis=1, dtype=np.float64)
+    spread = high[:, -1] - low[:, 0]
+    if not SQUARED[0] < spread.min() <= spread.max() < SQUARED[1]:
+        values = values.astype(np.float64)
     centered = values - mean[:, None].astype(values.dtype)
-    std = np.sqrt(np.einsum("np,np->n", centered, centered, dtype=np.float64) / values.shape[1])  # as values.std, in half its memory
-    return np.column_stack([quantiles, mean, std])
+    np.square(centered, out=centered)
+    return np.column_stack([quantiles, mean, np.sqrt(centered.mean(axis=1, dtype=np.float64))])
 
 
-def zoo_features(zoo: Any, rows: Any, kind: str) -> tuple[np.ndarray, list[str]]:
-    """One matrix of features for rows of any mixture of architectures.
+def _neighbours(values: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers at places of each sorted row of [N, n] values, and those that follow them (the last one: itself). Each [N, places].
+
+    A long row is dealt into R runs, which are sorted. What stands at a place of the whole then stands near that part of every run: only
+    these windows are sorted together. Where a window turns out too narrow, the row is sorted as a whole.
+    """
+    num_values = values.shape[1]
+    if num_values <= SORTED:
+        ordered = np.sort(values, axis=1)
+        return tuple(ordered[:, at].astype(np.float64) for at in (places, np.minimum(np.add(places, 1), num_values - 1)))  # type: ignore[return-value]
+    num_runs = -(-num_values // SORTED) | 1  # odd: the runs of a tensor with even sides do not each see another column of it
+    length, rest = divmod(num_values, num_runs)
+    dealt = values[:, : num_values - rest].reshape(len(values), length, num_runs)
+    runs = np.ascontiguousarray(dealt.swapaxes(1, 2))  # [N, R, length]
+    runs.sort(axis=2)
+    rest_of_row = values[:, num_values - rest :]
+    found = np.empty((2, len(values), len(places)))
+    for i, place in enumerate(places):
+        part = place / (num_values - 1)
+        half = math.ceil(SPREAD * math.sqrt(length * part * (1 - part))) + 1
+        start, stop = max(0, int(part * length) - half), min(length, int(part * length) + half + 1)
+        window = np.concatenate([runs[:, :, start:stop].reshape(len(values), -1), rest_of_row], axis=1)
+        pair = np.concatenate(_neighbours(window, [place - start * num_runs]), axis=1)
+        narrow = np.zeros(len(values), bool)
+        if start:
+            narrow |= runs[:, :, start - 1].max(axis=1) > pair[:, 0]
+        if stop < length:
+            narrow |= runs[:, :, stop].min(axis=1) < pair[:, 1]
+        if narrow.any():
+            pair[narrow] = np.sort(values[narrow], axis=1)[:, [place, min(place + 1, num_values - 1)]]
+        found[:, :, i] = pair.T
+    return found[0], found[1]
+
+
+def _check_rows(rows: np.ndarray, layout: Layout) -> None:
+    """Raise a ZooError for rows of another layout."""
+    if rows.ndim != 2 or rows.shape[1] != layout.num_weights:
+        found = str(list(rows.shape))
+        raise ZooError("rows", expected=f"[N, {layout.num_weights}]", found=found, do="give rows of this layout's architecture")
+
+
+def _check_finite(values: np.ndarray, name: str) -> None:
+    """Raise a ZooError that names the first row of [N, n] values that has another one."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        where = f"{name}, row {int(np.flatnonzero(~finite.all(axis=1))[0])} of its block"
+        raise ZooError(where, expected="finite weights", found="NaN or infinity", do="leave the network out or rebuild it")
+
+
+@overload
+def zoo_features(zoo: Any, rows: Any, kind: str, *, threads: int | None = None) -> Features: ...
+@overload
+def zoo_features(zoo: Any, rows: Any, kind: Sequence[str], *, threads: int | None = None) -> dict[str, Features]: ...
+def zoo_features(zoo: Any, rows: Any, kind: str | Sequence[str], *, threads: int | None = None) -> Features | dict[str, Features]:
+    """Features of rows of any mixture of architectures, in one pass over the files.
 
     Tensors are aligned by what they do: convolutions are counted from the input (`conv1`), hidden dense layers back from the output
     (`dense-1` is the last one), and what an architecture does not have is NaN.
@@ -113,31 +205,90 @@ def zoo_features(zoo: Any, rows: Any, kind: str) -> tuple[np.ndarray, list[str]]
     Args:
         zoo: a `Zoo`.
         rows: rows of its index (`zoo.filter(...)`).
-        kind: "layers", the statistics of every tensor; "whole", those of the whole row; "hyperparameters", the recipe (reads no weights).
+        kind: one or several of "layers", the statistics of every tensor; "whole", those of the whole row; "norms", those of every tensor;
+            "weights", the rows themselves, of one layout only; "hyperparameters", the recipe (reads no weights).
+        threads: that describe rows; None is one a core. The result does not depend on it.
 
     Returns:
-        features [N, F] in float64, in the order of rows, and their F names. At most 256 networks' weights are in memory at a time.
+        features [N, F] in float64 (weights: float32), in the order of rows, and their F names. Of several kinds: kind -> those.
+        A few stacks of rows (2 MiB each) are in memory at a time.
 
     Raises:
-        ZooError: for another kind, or a weight that is not finite.
+        ZooError: for another kind, a weight that is not finite, or weights of several layouts.
     """
-    if kind not in KINDS:
-        raise ZooError("kind", expected=" or ".join(KINDS), found=repr(kind), do="choose one of them")
-    if kind == "hyperparameters":
-        return hyperparameters(rows)
-    columns: dict[str, np.ndarray] = {}
-    architectures = np.asarray(rows["architecture"])
-    for architecture in sorted(set(architectures)):
-        places = np.flatnonzero(architectures == architecture)
-        stack = rows.filter(architecture=architecture)
-        layout = zoo.layout(stack[0])
-        for start in range(0, len(stack), BLOCK):
-            weights = zoo.weights(stack[start : start + BLOCK])
-            features, names = statistics(weights, layout) if kind == "layers" else whole_vector_statistics(weights)
-            for name, feature in zip(_aligned(names, layout), features.T, strict=True):
-                columns.setdefault(name, np.full(len(rows), np.nan))[places[start : start + BLOCK]] = feature
-    names = sorted(columns, key=_network_order)
-    return np.column_stack([np.empty((len(rows), 0)), *(columns[name] for name in names)]), names
+    kinds = [kind] if isinstance(kind, str) else list(kind)
+    for name in kinds:
+        if name not in KINDS:
+            raise ZooError("kind", expected=" or ".join(KINDS), found=repr(name), do="choose one of them")
+    features = {name: hyperparameters(rows) for name in kinds if name == "hyperparameters"}
+    features |= _read_features(zoo, rows, [name for name in kinds if name != "hyperparameters"], threads or os.cpu_count() or 1)
+    return features[kind] if isinstance(kind, str) else features
+
+
+def _read_features(zoo: Any, rows: Any, kinds: Sequence[str], threads: int) -> dict[str, Features]:
+    """Features of the kinds that read weights."""
+    texts = np.asarray(rows["architecture_json"])
+    layouts = {text: layout_of(Architecture.from_json(text)) for text in dict.fromkeys(texts.tolist())}
+    if "weights" in kinds and len(set(layouts.values())) > 1:
+        found = f"{len(set(layouts.values()))} layouts"
+        raise ZooError("rows", expected="networks of one layout", found=found, do="filter by architecture, or choose another kind")
+    tables = {kind: _Columns.of(kind, layouts, len(rows)) for kind in kinds}
+    places = {text: np.flatnonzero(texts == text) for text in layouts}
+
+    def describe(text: str, chosen: np.ndarray, weights: np.ndarray) -> None:
+        for kind, table in tables.items():
+            table.values[np.ix_(chosen, table.columns[text])] = DESCRIBE[kind](weights, layouts[text])[0]
+
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[Future[None]] = deque()
+        for stack, weights in zoo.stacks(rows) if kinds else ():
+            text = stack[0]["architecture_json"]
+            chosen, places[text] = np.split(places[text], [len(weights)])
+            running.append(pool.submit(describe, text, chosen, weights))
+            if len(running) > 2 * threads:  # reading must not run ahead: what is read stays in memory
+                running.popleft().result()
+        for future in running:
+            future.result()
+    return {kind: (table.values, table.names) for kind, table in tables.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """A matrix of features that is being filled."""
+
+    names: list[str]  # [F] aligned
+    columns: dict[str, np.ndarray]  # architecture -> the places of its features among names
+    values: np.ndarray  # [N, F]
+
+    @classmethod
+    def of(cls, kind: str, layouts: dict[str, Layout], num_rows: int) -> _Columns:
+        own = {}
+        for text, layout in layouts.items():
+            zeros = np.zeros((1, layout.num_weights), np.float32)
+            own[text] = _aligned(DESCRIBE[kind](zeros, layout)[1], layout)
+        names = sorted(dict.fromkeys(name for text in own for name in own[text]), key=_network_order)
+        place = {name: i for i, name in enumerate(names)}
+        columns = {text: np.array([place[name] for name in own[text]], np.intp) for text in own}
+        return cls(names, columns, np.full((num_rows, len(names)), np.nan, np.float32 if kind == "weights" else np.float64))
+
+
+def _weights(rows: np.ndarray, layout: Layout) -> Features:
+    """Rows as they are."""
+    return rows, _weight_names(layout)
+
+
+@functools.cache
+def _weight_names(layout: Layout) -> list[str]:
+    return [f"{spec.name}.{i}" for spec in layout.tensors for i in range(spec.size)]
+
+
+DESCRIBE: dict[str, Callable[[np.ndarray, Layout], Features]] = {
+    "layers": statistics,
+    "whole": lambda rows, layout: whole_vector_statistics(rows),
+    "norms": norms,
+    "weights": _weights,
+}  # the kinds that read weights
+KINDS = (*DESCRIBE, "hyperparameters")
 
 
 def hyperparameters(rows: Any) -> tuple[np.ndarray, list[str]]:

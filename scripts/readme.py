@@ -16,6 +16,7 @@ COMMANDS = {
     "nws-build": "builder.cli",
     "nws-evaluate-meta-classifier": "nws_dataset.evaluation.meta_classifier",
     "nws-evaluate-predictors": "nws_dataset.evaluation.predictors",
+    "nws-leaderboard": "nws_dataset.evaluation.leaderboard",
     "nws-verify": "builder.verify",
 }  # the names that `pip install` gives -> the module whose `main` they call
 FOLDERS = {

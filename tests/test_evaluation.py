@@ -1,17 +1,15 @@
-"""The experiments: intervals, folds, and both commands from a zoo to their files."""
+"""The meta-classifier's experiments: intervals, folds, readers, and the command from a zoo to its files."""
 
 import dataclasses
 import json
-import re
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation import meta_classifier, predictors, report
-from nws_dataset.evaluation.folds import NUM_FOLDS, SMALL_ZOO, Fold, balanced, check_models, describe, folds_of
-from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
+from nws_dataset.evaluation import meta_classifier, properties, readers, report
+from nws_dataset.evaluation.folds import NUM_FOLDS, SMALL_ZOO, Fold, balanced, check_models, describe, folds_of, with_validation
 from nws_dataset.zoo import Zoo
 from zoo_factory import make_zoo
 
@@ -27,10 +25,9 @@ def zoo(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """What is tested here is the way from the zoo to the files, not how well is learned."""
-    slim = dataclasses.replace(meta_classifier.SMALL_SETTINGS, epochs=1, width=1 / 64, slices_per_prediction=1)
+    slim = dataclasses.replace(readers.SMALL_SETTINGS, epochs=1, width=1 / 64, slices_per_prediction=2, slice_length=500)
     monkeypatch.setattr(meta_classifier, "SMALL_SETTINGS", slim)
-    fast = {"linear": LogitLinear(), "boosting": GradientBoosting(num_trees=10, num_threads=1), "dense net": DenseNet(max_epochs=2)}
-    monkeypatch.setattr(predictors, "PREDICTORS", fast)
+    monkeypatch.setattr(readers, "TREES", 10)
     monkeypatch.setattr(report, "RESAMPLES", 20)
 
 
@@ -95,21 +92,64 @@ def test_balancing_within_splits():
     assert sorted(labels[kept[kept < 6]]) == list("aaabbb") and sorted(labels[kept[kept >= 6]]) == ["a", "b"]
 
 
+def test_a_tenth_of_the_training_models_validates():
+    labels = np.array(["a"] * 30 + ["b"] * 30 + ["c"])
+    fold = Fold(np.arange(1, 61), np.array([], dtype=int), np.array([0]))
+    cut = with_validation(fold, 0, labels)
+    assert sorted(labels[cut.validation]) == ["a"] * 3 + ["b"] * 3  # a class of a single model keeps it
+    assert sorted([*cut.training, *cut.validation]) == fold.training.tolist()
+    assert with_validation(cut, 1, labels) is cut
+
+
 def test_guesses_from_the_architecture():
     """Each fold guesses by its own training models alone, and by all of them for an architecture that they do not have."""
     architectures, truth = np.array(list("aaabbbc")), np.array(["x", "x", "y", "y", "y", "x", "y"])
     folds = [Fold(np.array([0, 1, 3, 4]), np.array([2, 5]), np.array([6])), Fold(np.array([2, 5, 6]), np.array([]), np.array([0, 1, 3, 4]))]
-    guessed = meta_classifier.guesses_from_architecture(architectures, truth, folds)
+    guessed = properties.guesses_from_architecture(architectures, truth, folds)
     assert guessed[[6, 0, 1, 3, 4]].tolist() == ["x", "y", "y", "x", "x"]
+    numbers = properties.guesses_from_architecture(architectures, np.arange(7.0), folds)
+    assert numbers[[6, 0, 3]].tolist() == [2.0, 2.0, 5.0]
 
 
 def test_curves_compare_the_same_parts_of_trainings():
     """A model of 5 snapshots and one of 9: their first, middle and last ones are together."""
     model, snapshot = np.repeat([0, 1], [5, 9]), np.concatenate([np.arange(1, 6), np.arange(1, 10)])
-    weights = [np.array([m, s]) for m, s in zip(model, snapshot, strict=True)]
-    snapshots = meta_classifier.Snapshots(model, snapshot, np.repeat([5, 9], [5, 9]), weights)
-    for number, expected in ((1, [[1, 1], [0, 1]]), (5, [[1, 5], [0, 3]]), (9, [[1, 9], [0, 5]])):
-        assert [w.tolist() for w in snapshots.at(np.array([1, 0]), number)] == expected
+    snapshots = meta_classifier.Snapshots(model, snapshot, np.repeat([5, 9], [5, 9]))
+    for number, expected in ((1, [1, 1]), (5, [5, 3]), (9, [9, 5])):
+        places = snapshots.at(np.array([1, 0]), number)
+        assert model[places].tolist() == [1, 0] and snapshot[places].tolist() == expected
+
+
+@pytest.mark.parametrize("model", readers.MODELS.values())
+@pytest.mark.parametrize("is_class", [True, False])
+def test_statistics_readers_learn(model, is_class):
+    """Of two slices a row, one tells; the third feature is 1e30 in a row."""
+    random = np.random.default_rng(0)
+    y = random.integers(3, size=200) if is_class else random.uniform(0, 3, 200)
+    X = random.normal(size=(200, 2, 3))
+    X[:, :, 0] = 4 * np.eye(3)[y][:, None, 0] if is_class else y[:, None]
+    X[:, :, 1] = 4 * np.eye(3)[y][:, None, 1] if is_class else 0
+    X[0, 0, 2] = 1e30
+    labels = np.array(["a", "b", "c"])[y] if is_class else y
+    reader = readers.StatisticsReader(lambda places, positions: X[places], model(is_class, 0))
+    training, validation, test = np.arange(120), np.arange(120, 150), np.arange(150, 200)
+    predicted = reader.fit(training, labels[training], validation, labels[validation]).predict(test)
+    assert (predicted == labels[test]).mean() > 0.9 if is_class else np.abs(predicted - y[test]).mean() < 0.5
+
+
+def test_parts_and_layers_are_all_of_the_row(zoo):
+    opened = Zoo(zoo)
+    rows = opened.filter(is_final=True)
+    inputs = readers.Inputs(opened, rows, readers.Settings(slice_length=500, slices_per_prediction=2))
+    for i in (0, 7):
+        halves = [inputs.part(convolutions) for convolutions in (True, False)]
+        joined = np.concatenate([half.slices(np.array([i]), np.array([0]), int(half.lengths[i]))[0] for half in halves])
+        np.testing.assert_array_equal(joined, opened.row(rows[i]))
+        described = inputs.slice_statistics(np.array([i]))[0]
+        np.testing.assert_allclose(described[1, [0, 5]], [joined[-500:].min(), joined[-500:].mean()], rtol=1e-4)
+    widths = [inputs.layer_statistics(layer, np.arange(3)).shape[2] for layer in inputs.layer_names]
+    assert inputs.layer_names[0] == "conv1" and inputs.layer_names[-1] == "output"
+    assert sum(widths) == inputs.layer_statistics(None, np.arange(3)).shape[2]
 
 
 def run(command, *arguments):
@@ -118,104 +158,105 @@ def run(command, *arguments):
     return result.output
 
 
-def test_meta_classifier_command(zoo, tmp_path):
-    output = run(meta_classifier.main, zoo, "--out", tmp_path, "--properties", "activation")
+def test_command(zoo, tmp_path):
+    options = ("--properties", "activation,learning_rate", "--experiments", "what,when,where", "--seeds", 2)
+    output = run(meta_classifier.main, zoo, "--out", tmp_path, *options)
     results = json.loads((tmp_path / "meta_classifier.json").read_text())
-    activation = results["results"]["activation"]
-    assert activation["classes"] == ["relu", "tanh"] and activation["chance"] == 0.5
-    assert activation["num_models"] == 24 == len(set(activation["predictions"]["model_id"]))
-    assert [point["snapshot"] for point in activation["by_snapshot"]] == [1, 2, 3]
-    assert activation["by_snapshot"][-1]["accuracy"] == activation["accuracy"]
-    assert activation["num_folds"] == NUM_FOLDS and 0 <= activation["from_architecture"] <= 1
-    assert activation["interval_95"][0] < activation["accuracy"] < activation["interval_95"][1]
+    records = results["results"]
+    assert results["zoo"]["name"] == "nws" and str(zoo.parent) not in json.dumps(results) and results["command"].endswith("--seeds 2")
+    what = [r for r in records if (r["experiment"], r["target"], r["nets"]) == ("what", "activation", "all")]
+    assert {(r["method"], r["input"], r["seed"]) for r in what} == {
+        (method, read, seed)
+        for seed in (0, 1)
+        for method, read in [("deep meta-classifier", "slice")]
+        + [(m, i) for m in readers.MODELS for i in ("statistics of the slice", "layers")]
+    }
+    for record in what:
+        assert record["chance"] == 0.5 and record["num_test"] == 24 and record["metric"] == "accuracy"
+        assert record["interval_95"][0] <= record["value"] <= record["interval_95"][1]
+        (last,) = [r for r in records if r["experiment"] == "when" and r.get("snapshot") == 3 and all(r[k] == record[k] for k in SAME)]
+        assert last["value"] == record["value"]
+    where = [r for r in records if r["experiment"] == "where" and r["target"] == "activation"]
+    assert {"convolutional part", "dense part", "conv1", "output"} <= {r.get("layer") for r in where}
+    assert {r["position"] for r in where if r["input"] == "slice"} == set(np.linspace(0, 1, meta_classifier.NUM_POSITIONS))
+    assert {r["metric"] for r in records if r["target"] == "learning_rate"} == {"mae"}
     text = (tmp_path / "meta_classifier.md").read_text()
     assert "| activation (2 values) |" in text and "5-fold" in text and str(tmp_path) not in text
-    assert "activation (2 values)" in output and "5/5" in output
-    for plot in re.findall(r"\((\S+\.png)\)", text):
+    assert "activation (2 values)" in output and {f"meta_classifier_{p}.png" for p in PLOTS} == set(results["plots"])
+    for plot in results["plots"]:
         assert (tmp_path / plot).read_bytes().startswith(PNG)
 
 
-def test_predictors_command(zoo):
-    output = run(predictors.main, zoo)
-    folder = zoo.parent / "nws-results"
-    results = json.loads((folder / "predictors.json").read_text())
-    assert len(results["results"]) == 9 and "9/9" in output and str(folder / "predictors.md") in output
-    assert sorted(name for fold in results["folds"] for name in fold) == sorted(results["models"]["model_id"])
-    for result in results["results"]:
-        assert len(result["predicted"]) == 24 and all(0 <= value <= 1 for value in result["predicted"])
-    assert (folder / "predictors_scatter.png").read_bytes().startswith(PNG)
+SAME = ("target", "method", "input", "nets", "seed")
+PLOTS = ("accuracy", "snapshots", "positions", "layers", "learning_rate")
+ONE = ("--properties", "activation", "--experiments", "what", "--seeds", 1)
+
+
+def test_whole_rows(zoo, tmp_path):
+    run(meta_classifier.main, zoo, "--out", tmp_path, *ONE, "--rows")
+    records = json.loads((tmp_path / "meta_classifier.json").read_text())["results"]
+    architectures = np.unique(Zoo(zoo).filter(is_final=True)["architecture"], return_counts=True)[1]
+    assert any(r["input"] == "row" for r in records) == (architectures.max() >= meta_classifier.MOST_ALIKE)
 
 
 @pytest.mark.parametrize("models", [4, 8])
 def test_tiny_zoos(models, tmp_path):
     """What has too few models is skipped, with the reason, and the rest is tested."""
     tiny = make_zoo(tmp_path / "nws", models=models, snapshots=2)
-    output = run(meta_classifier.main, tiny) + run(predictors.main, tiny)
+    output = run(meta_classifier.main, tiny, "--seeds", 1)
     results = json.loads((tmp_path / "nws-results" / "meta_classifier.json").read_text())
-    assert results["results"]["activation"]["num_models"] == models
     assert results["skipped"]["optimizer"] == "one value with 2 models or more"
+    assert {r["num_test"] for r in results["results"] if r["target"] == "activation" and r["nets"] == "all"} == {models}
     assert "optimizer (skipped)" in output and "one value with 2 models or more" in output
-    scores = json.loads((tmp_path / "nws-results" / "predictors.json").read_text())["results"][0]["all"]
-    assert scores["num_models"] == models and np.isfinite(scores["r2"]) and scores["r2_interval_95"] is None
 
 
-def test_a_zoo_without_any_usable_property(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(meta_classifier, "PROPERTIES", ("optimizer", "batch_size"))
-    assert "Nothing could be tested" in run(meta_classifier.main, zoo, "--out", tmp_path)
-    results = json.loads((tmp_path / "meta_classifier.json").read_text())
-    assert results["results"] == {} and list(results["skipped"]) == ["optimizer", "batch_size"]
-
-
-@pytest.mark.parametrize("command", [meta_classifier.main, predictors.main])
-def test_fewer_than_four_models_are_refused(command, tmp_path):
-    result = CliRunner().invoke(command, [str(make_zoo(tmp_path / "nws", models=3))])
+def test_fewer_than_four_models_are_refused(tmp_path):
+    result = CliRunner().invoke(meta_classifier.main, [str(make_zoo(tmp_path / "nws", models=3))])
     assert result.exit_code == 2 and "nws: expected 4 models or more, found 3" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("experiment", [meta_classifier, predictors])
-def test_zoos_with_splits(experiment, zoo, monkeypatch, tmp_path):
-    for module in (meta_classifier, predictors):
-        monkeypatch.setattr(module, "is_small", lambda num_models: False)
+def test_zoos_with_splits(zoo, monkeypatch, tmp_path):
+    monkeypatch.setattr(meta_classifier, "is_small", lambda num_models: False)
     monkeypatch.setattr(meta_classifier, "Settings", lambda: meta_classifier.SMALL_SETTINGS)
-    run(experiment.main, zoo, "--out", tmp_path)
-    name = experiment.__name__.rpartition(".")[2]
-    results = json.loads((tmp_path / f"{name}.json").read_text())
-    tested = results["models"] if name == "predictors" else results["results"]["activation"]["predictions"]
-    split_of = {row["model_id"]: row["split"] for row in Zoo(zoo).filter(is_final=True)}
-    assert {split_of[name] for name in tested["model_id"]} == {"test"} and "own splits" in results["held_out"]
+    run(meta_classifier.main, zoo, "--out", tmp_path, *ONE)
+    results = json.loads((tmp_path / "meta_classifier.json").read_text())
+    assert "own splits" in results["held_out"]
+    tested = {r["num_test"] for r in results["results"] if r["nets"] == "all"}
+    assert max(tested) <= len(Zoo(zoo).filter(is_final=True, split="test"))
 
 
-def test_the_same_seed_gives_the_same_files(zoo, tmp_path):
-    def results(folder, seed):
-        run(meta_classifier.main, zoo, "--out", folder, "--properties", "activation", "--seed", seed)
+def test_the_same_seed_gives_the_same_numbers(zoo, tmp_path):
+    def results(folder):
+        run(meta_classifier.main, zoo, "--out", folder, *ONE)
         return json.loads((folder / "meta_classifier.json").read_text())["results"]
 
-    assert results(tmp_path / "a", 0) == results(tmp_path / "b", 0) != results(tmp_path / "c", 1)
+    assert results(tmp_path / "a") == results(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "words"),
+    ("arguments", "words"),
     [
-        (meta_classifier.main, ["--properties", "optimizer"], "two values or more"),
-        (meta_classifier.main, ["--properties", "optimiser"], "optimiser"),
+        (["--properties", "optimizer"], "two values or more"),
+        (["--properties", "optimiser"], "optimiser"),
+        (["--experiments", "why"], "some of what,when,where"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(command, arguments, words, zoo):
-    result = CliRunner().invoke(command, [str(zoo), *arguments])
+def test_mistakes_are_one_line_and_exit_code_2(arguments, words, zoo):
+    result = CliRunner().invoke(meta_classifier.main, [str(zoo), *arguments])
     assert result.exit_code == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", [meta_classifier.main, predictors.main])
-def test_a_missing_zoo_is_one_line_and_exit_code_2(command, tmp_path):
-    result = CliRunner().invoke(command, [str(tmp_path / "nothing")])
+def test_a_missing_zoo_is_one_line_and_exit_code_2(tmp_path):
+    result = CliRunner().invoke(meta_classifier.main, [str(tmp_path / "nothing")])
     assert result.exit_code == 2 and "nothing" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 def test_rare_values_are_left_out(zoo):
     final = Zoo(zoo).filter(is_final=True)
-    tasks, skipped = meta_classifier.tasks_of(final, None, seed=0)
-    assert [task.name for task in tasks] == ["activation"] and set(skipped) == {"optimizer", "initialization", "batch_size"}
-    (task,), _ = meta_classifier.tasks_of(final.filter(model_number=[0, 1, 2, 3, 4]), ["dataset"], seed=0)
+    tasks, skipped = properties.tasks_of(final, None, seed=0, small=True)
+    assert "activation" in {task.name for task in tasks} and {"optimizer", "initialization", "batch_size"} <= set(skipped)
+    few = final.filter(model_number=[0, 1, 2, 3, 4])
+    (task,), _ = properties.tasks_of(few, ["dataset"], seed=0, small=True)
     assert task.num_values == 3 and task.classes == ["cifar10", "mnist"]  # and one of svhn
     assert np.unique(task.truth, return_counts=True)[1].tolist() == [2, 2] and len(task.folds) == 2
     assert len(final) < SMALL_ZOO

@@ -1,20 +1,28 @@
-"""The predictors are scikit-learn estimators, stay within their range, and are deterministic."""
+"""The predictors are scikit-learn estimators, stay within their range, are deterministic, and are saved without pickle."""
 
+import json
+import shutil
+import types
+
+import huggingface_hub
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from nws_dataset.errors import ZooError
 from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear, Standardizer
+from nws_dataset.saving import ARRAYS, CARD, FACTS
 
 # scikit-learn's checks use targets of any range, so that they are run without the range of accuracies.
 CHECKED = [
     LogitLinear(target_range=None),
-    GradientBoosting(target_range=None, num_trees=50, num_threads=1),
+    GradientBoosting(target_range=None, num_trees=200, num_threads=1),
     DenseNet(target_range=None, num_units=32, max_epochs=50),
 ]
 PREDICTORS = [
     LogitLinear(random_state=1),
-    GradientBoosting(num_trees=100, num_threads=1, random_state=1),
+    GradientBoosting(num_trees=400, num_threads=1, random_state=1),
     DenseNet(max_epochs=30, random_state=1),
 ]
 
@@ -71,3 +79,84 @@ def test_standardizer_ignores_outliers_and_constants():
     X[0, 0] = 1e30
     Z = Standardizer.fit(X)(X)
     assert abs(Z).max() < 3 and np.allclose(Z[:, 1], 0) and abs(Z[1:, 0].std() - 1) < 0.02
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS, ids=lambda p: type(p).__name__)
+def test_saved_and_loaded(predictor, data, tmp_path):
+    """The loaded one says the same, is the same, and its files hold no pickle."""
+    X, y = data
+    X[::7, 2] = np.nan
+    predictor.fit(X[:300], y[:300])
+    loaded = type(predictor).load(predictor.save(tmp_path / "saved"))
+    np.testing.assert_array_equal(loaded.predict(X), predictor.predict(X))
+    assert loaded.get_params() == predictor.get_params() and loaded.n_features_in_ == 6
+    assert {path.suffix for path in (tmp_path / "saved").iterdir()} <= {".json", ".safetensors", ".txt"}
+    again = type(predictor).load(loaded.save(tmp_path / "again"))
+    np.testing.assert_array_equal(again.predict(X), predictor.predict(X))
+
+
+def test_names_of_features_and_generators(data, tmp_path):
+    """Names are kept; a random generator, which JSON cannot hold, is not."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(data[0], columns=list("abcdef"))
+    predictor = LogitLinear(random_state=np.random.RandomState(0), target_range=None).fit(frame, data[1])
+    loaded = LogitLinear.load(predictor.save(tmp_path))
+    assert loaded.feature_names_in_.tolist() == list("abcdef") and loaded.random_state is None and loaded.target_range is None
+    np.testing.assert_array_equal(loaded.predict(frame), predictor.predict(frame))
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda folder: (folder / FACTS).unlink(), "FileNotFoundError"),
+        (lambda folder: _cut(folder / FACTS), "JSONDecodeError"),
+        (lambda folder: (folder / FACTS).write_text("[]"), "TypeError"),
+        (lambda folder: _cut(folder / ARRAYS), "SafetensorError"),
+        (lambda folder: (folder / "trees.txt").write_text("tree"), "ValueError"),
+        (lambda folder: (folder / "trees.txt").unlink(), "FileNotFoundError"),
+        (lambda folder: (folder / FACTS).write_text((folder / FACTS).read_text().replace("GradientBoosting", "DenseNet")), "a DenseNet"),
+    ],
+)
+def test_damaged_files_are_refused(damage, found, data, tmp_path):
+    folder = GradientBoosting(num_trees=3, num_threads=1).fit(*data).save(tmp_path / "saved")
+    damage(folder)
+    with pytest.raises(ZooError, match=found):
+        GradientBoosting.load(folder)
+
+
+def test_a_text_is_looked_for_in_the_folder_only(data, tmp_path):
+    folder = GradientBoosting(num_trees=3, num_threads=1).fit(*data).save(tmp_path / "saved")
+    (folder / "trees.txt").rename(tmp_path / "trees.txt")
+    facts = json.loads((folder / FACTS).read_text())
+    (folder / FACTS).write_text(json.dumps({**facts, "texts": ["../trees.txt"]}))
+    with pytest.raises(ZooError, match="FileNotFoundError"):
+        GradientBoosting.load(folder)
+
+
+def test_what_is_not_fitted_is_not_saved(tmp_path):
+    with pytest.raises(NotFittedError):
+        LogitLinear().save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pushed_with_a_card(data, tmp_path, monkeypatch):
+    """What goes to the Hub: the files of `save` and a card that says how to load them."""
+    predictor, sent = LogitLinear(l2=0.25, random_state=0).fit(*data), tmp_path / "sent"
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        shutil.copytree(folder_path, sent)
+        return types.SimpleNamespace(commit_url=f"there/{repo_id}")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, private, exist_ok: None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    assert predictor.push_to_hub("org/linear", about="Of 800 MNIST networks: R2 0.9.") == "there/org/linear"
+    card = huggingface_hub.ModelCard.load(sent / CARD)
+    assert card.data.library_name == "nws-dataset" and "LogitLinear.from_pretrained('org/linear')" in card.text
+    assert "Of 800 MNIST networks" in card.text and "| l2 | 0.25 |" in card.text
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, revision, token, allow_patterns: str(sent))
+    for place in ("org/linear", sent):
+        np.testing.assert_array_equal(LogitLinear.from_pretrained(place).predict(data[0]), predictor.predict(data[0]))

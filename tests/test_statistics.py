@@ -6,8 +6,8 @@ import pytest
 from nws_dataset.errors import ZooError
 from nws_dataset.layout import layout_of
 from nws_dataset.recipe import Architecture
-from nws_dataset.statistics import STATISTICS, _aligned, statistics, whole_vector_statistics, zoo_features
-from nws_dataset.zoo import Zoo
+from nws_dataset.statistics import KINDS, STATISTICS, _aligned, _describe, norms, statistics, whole_vector_statistics, zoo_features
+from nws_dataset.zoo import Rows, Zoo
 from zoo_factory import NORMED, PLAIN, make_zoo
 
 
@@ -26,6 +26,52 @@ def test_equals_numpy(architecture):
     np.testing.assert_allclose(features, expected, rtol=1e-6, atol=1e-6)
     assert names == [f"{spec.name}.{statistic}" for spec in layout.tensors for statistic in STATISTICS]
     np.testing.assert_allclose(whole_vector_statistics(rows)[0], [plain_statistics(row) for row in rows], rtol=1e-6, atol=1e-6)
+
+
+def _steps(random, shape):
+    """Rows whose quartiles lie in different places of each part: windows are too narrow for them."""
+    return np.repeat(random.normal(size=(shape[0], 5)), -(-shape[1] // 5), axis=1)[:, : shape[1]] + 1e-3 * random.normal(size=shape)
+
+
+ROWS = {
+    "normal": lambda random, shape: random.normal(1, 2, shape),
+    "constant": lambda random, shape: np.full(shape, 0.1),
+    "ties": lambda random, shape: random.integers(0, 3, shape),
+    "sorted": lambda random, shape: np.sort(random.normal(size=shape), axis=1),
+    "steps": _steps,
+    "periodic": lambda random, shape: np.tile(random.normal(size=(shape[0], 5)), -(-shape[1] // 5))[:, : shape[1]],
+    "heavy": lambda random, shape: random.standard_cauchy(shape),
+    "huge": lambda random, shape: 1e30 * random.normal(size=shape),
+    "tiny": lambda random, shape: 1e-25 * random.normal(size=shape),
+}
+
+
+@pytest.mark.parametrize("num_values", [1, 2, 512, 513, 2304, 40_000])
+@pytest.mark.parametrize("rows", ROWS)
+def test_long_tensors_equal_numpy(rows, num_values):
+    """However the numbers lie in their row: the fast way falls back on the plain one."""
+    values = ROWS[rows](np.random.default_rng(0), (7, num_values)).astype(np.float32)
+    found, expected = _describe(values, "x"), np.array([plain_statistics(row) for row in values])
+    np.testing.assert_array_equal(found[:, [0, 4]], expected[:, [0, 4]])
+    largest = np.abs(values).max(axis=1, keepdims=True).astype(np.float64)
+    scale = np.where(largest > 0, largest, 1)
+    np.testing.assert_allclose(found / scale, expected / scale, rtol=1e-6, atol=1e-6)
+
+
+def test_norms_equal_numpy():
+    layout = layout_of(NORMED)
+    rows = np.random.default_rng(0).normal(size=(3, layout.num_weights)).astype(np.float32)
+    features, names = norms(rows, layout)
+    for row, found in zip(rows, features, strict=True):
+        told = dict(zip(names, found, strict=True))
+        for spec in layout.tensors:
+            tensor = layout.views(row)[spec.name].astype(np.float64)
+            assert told[f"{spec.name}.l1"] == pytest.approx(np.abs(tensor).sum())
+            assert told[f"{spec.name}.l2"] == pytest.approx(np.linalg.norm(tensor))
+            if spec.kind == "weight":
+                assert told[f"{spec.name}.spectral"] == pytest.approx(np.linalg.norm(tensor.reshape(len(tensor), -1), 2))
+    with pytest.raises(ZooError, match="row 1"):
+        norms(np.where(np.arange(3)[:, None] == 1, np.nan, rows), layout)
 
 
 def test_rows_are_not_changed_and_huge_ones_do_not_overflow():
@@ -96,5 +142,29 @@ def test_whole_rows_and_hyperparameters(zoo):
     assert np.isnan(X[:, names.index("log10(width_fc)")]).sum() == 5  # half have no hidden dense layers
     datasets = [names.index(name) for name in names if name.startswith("dataset=")]
     np.testing.assert_array_equal(X[:, datasets].sum(axis=1), 1)
-    with pytest.raises(ZooError, match="layers or whole or hyperparameters"):
+    with pytest.raises(ZooError, match="layers or whole or norms or weights or hyperparameters"):
         zoo_features(zoo, rows, "layer")
+
+
+def test_kinds_in_one_pass(zoo):
+    """They are what they are one by one, whatever the number of threads; the files are read once."""
+    rows = zoo.filter(architecture=zoo.filter()[0]["architecture"])
+    together = zoo_features(zoo, rows, KINDS, threads=3)
+    assert list(together) == ["hyperparameters", "layers", "whole", "norms", "weights"]
+    for kind, (X, names) in together.items():
+        alone, alone_names = zoo_features(zoo, rows, kind, threads=1)
+        np.testing.assert_array_equal(X, alone)
+        assert names == alone_names and X.shape == (10, len(names))
+    np.testing.assert_array_equal(together["weights"][0], zoo.weights(rows))
+    with pytest.raises(ZooError, match="2 layouts"):
+        zoo_features(zoo, zoo.filter(), "weights")
+
+
+def test_rows_keep_their_order(zoo):
+    """Also those of a mixture that lies in many stacks."""
+    rows = Rows(zoo.index.take(np.random.default_rng(0).permutation(len(zoo.index))))
+    X, _ = zoo_features(zoo, rows, "layers")
+    by_id = {(row["model_id"], row["snapshot"]): X[i] for i, row in enumerate(rows)}
+    ordered, _ = zoo_features(zoo, zoo.filter(), "layers")
+    for row, expected in zip(zoo.filter(), ordered, strict=True):
+        np.testing.assert_array_equal(by_id[row["model_id"], row["snapshot"]], expected)

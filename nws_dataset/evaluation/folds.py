@@ -12,6 +12,7 @@ from nws_dataset.errors import ZooError
 SMALLEST_ZOO = 4  # models; of fewer nothing can be said
 SMALL_ZOO = 1000  # models; below, a tenth of them would be too few to test on, so that all are held out in turn
 NUM_FOLDS = 5  # fewer where a class, or the zoo, has fewer models
+VALIDATION_FRACTION = 0.1  # of the training models, where the zoo's own splits are not used
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,33 @@ def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray |
     dealt[order] = np.arange(len(splits)) % num_folds
     nobody = np.empty(0, dtype=np.intp)
     return [Fold(np.flatnonzero(dealt != fold), nobody, np.flatnonzero(dealt == fold)) for fold in range(num_folds)]
+
+
+def with_validation(fold: Fold, seed: int, labels: np.ndarray | None = None) -> Fold:
+    """A fold that has a validation part: its own, or a tenth of its training models, of every class; all of them if there are so few.
+
+    Args:
+        fold: the fold.
+        seed: of the draw.
+        labels: [M] classes of the models; None: they have none.
+
+    Example:
+        >>> fold = with_validation(Fold(np.arange(20), np.array([], int), np.array([20])), seed=0)
+        >>> len(fold.training), len(fold.validation)
+        (18, 2)
+    """
+    if len(fold.validation):
+        return fold
+    random = np.random.default_rng(seed)
+    classes = np.zeros(len(fold.training)) if labels is None else labels[fold.training]
+    cut = []
+    for label in np.unique(classes):
+        members = random.permutation(fold.training[classes == label])
+        cut.append(members[: max(len(members) > 1, round(VALIDATION_FRACTION * len(members)))])  # of a single one, none
+    validation = np.sort(np.concatenate(cut))
+    if not len(validation):  # each class has a single model
+        return Fold(fold.training, fold.training, fold.test)
+    return Fold(np.setdiff1d(fold.training, validation), validation, fold.test)
 
 
 def balanced(labels: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""How often the deep meta-classifier reads a property of the training (optimizer, initialization, ...) off the weights of models held out.
+"""What the weights tell of their training (optimizer, learning rate, ...), when, and where: the experiments of Eilertsen et al. 2020.
 
-Beside it stand two who read no weights: chance, and the best guess from the architecture alone. Where architectures differ in the values
-that they were trained with, the architecture gives a property away, and only what goes beyond its guess was read off the training.
+Every property is read off the weights of models held out, by the deep meta-classifier and by linear SVM and gradient boosting on
+statistics. Beside them stand two who read no weights: chance, and the best guess from the architecture alone. Where architectures differ in
+the values that they were trained with, it gives a property away, and only what goes beyond its guess was read off the training.
 
 python scripts/evaluate_meta_classifier.py ZOO
 """
@@ -9,9 +10,8 @@ python scripts/evaluate_meta_classifier.py ZOO
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,331 +22,387 @@ import numpy as np
 from nws_dataset.command import Command
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import report
-from nws_dataset.evaluation.folds import Fold, balanced, check_models, describe, folds_of, is_small
-from nws_dataset.meta_classifier import DeepMetaClassifier
+from nws_dataset.evaluation.folds import check_models, describe, is_small
+from nws_dataset.evaluation.properties import PROPERTIES, Task, constant_guess, guesses_from_architecture, tasks_of
+from nws_dataset.evaluation.readers import (
+    SLICE,
+    SLICE_STATISTICS,
+    SMALL_SETTINGS,
+    SNAPSHOTS,
+    Inputs,
+    Method,
+    Settings,
+    methods_of,
+    row_method,
+)
 
 if TYPE_CHECKING:
-    from nws_dataset.zoo import Rows, Zoo
+    from nws_dataset.zoo import Rows
 
-PROPERTIES = ("optimizer", "activation", "initialization", "batch_size")
-# A value that fewer models have is left out, for balancing by it would leave few of the others: a tenth of the zoo within these bounds.
-RARE, RAREST = 10, 2
-CURVE_POINTS = 8  # snapshots at which held-out models are also tested
-SNAPSHOTS = {"final": "final snapshots", "late": "the later half of the snapshots", "all": "all snapshots"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of the classifier and its training; the defaults are the paper's."""
-
-    epochs: int = 50
-    snapshots: str = "final"  # of training models: "final", "late" or "all"
-    slices_per_row: int = 1
-    slices_per_prediction: int = 8
-    width: float = 1.0
-    dropout: float = 0.5
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    validation_fraction: float = 0.1
-    linear_below: float | None = None
-    device: str = "cpu"
-
-
+EXPERIMENTS = ("what", "when", "where")
+CURVE_POINTS = 8  # snapshots at which held-out models are tested: when
+NUM_POSITIONS = 16  # at which slices of their rows are: where
 SETTINGS_HELP = "Network and training.  [default: small under 1,000 models, else paper]"
-# A slim network that sees many snapshots of few models: fits two CPU cores and a small zoo, of which no model is spared for validation.
-SMALL_SETTINGS = Settings(
-    epochs=2,
-    snapshots="late",
-    width=1 / 8,
-    dropout=0.1,
-    batch_size=32,
-    learning_rate=2e-3,
-    validation_fraction=0.0,
-    linear_below=0.01,
-)
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """All rows that the experiment may read, one entry a snapshot, and their models."""
+    """The snapshots of a zoo [N] and their models [M], which are places among the final rows."""
 
-    model: np.ndarray  # place of the row's model among the final rows
-    snapshot: np.ndarray  # 1..last
-    last: np.ndarray  # num_snapshots of the row's model
-    weights: list[np.ndarray]  # views of the files
+    model: np.ndarray  # [N] each snapshot's model
+    snapshot: np.ndarray  # [N] 1..last
+    last: np.ndarray  # [N] num_snapshots of its model
 
     @classmethod
-    def read(cls, zoo: Zoo, final: Rows) -> Snapshots:
-        rows = zoo.filter()
+    def of(cls, rows: Rows, final: Rows) -> Snapshots:
         place = {model: i for i, model in enumerate(final["model_id"])}
-        model = np.array([place[name] for name in rows["model_id"]])
-        return cls(model, rows["snapshot"], rows["num_snapshots"], [zoo.row(row) for row in rows])
+        return cls(np.array([place[name] for name in rows["model_id"]]), rows["snapshot"], rows["num_snapshots"])
 
     def places(self, models: np.ndarray, which: str) -> np.ndarray:
         """Places of the final, later half ("late") or all snapshots of models."""
         wanted = {"final": self.snapshot == self.last, "late": 2 * self.snapshot > self.last, "all": self.snapshot > 0}[which]
         return np.flatnonzero(np.isin(self.model, models) & wanted)
 
-    def at(self, models: np.ndarray, number: int) -> list[np.ndarray]:
-        """Weights of models, in their order, at a snapshot number of the longest training; at the same part of a shorter one."""
+    def at(self, models: np.ndarray, number: int) -> np.ndarray:
+        """Places for models, in their order, at a snapshot number of the longest training; at the same part of a shorter one."""
         last = np.zeros(self.model.max() + 1, dtype=np.intp)
         last[self.model] = self.last
         wanted = 1 + np.rint((number - 1) * (last - 1) / max(1, self.last.max() - 1)).astype(np.intp)
         places = np.flatnonzero((self.snapshot == wanted[self.model]) & np.isin(self.model, models))
         by_model = dict(zip(self.model[places], places, strict=True))
-        return [self.weights[by_model[model]] for model in models]
+        return np.array([by_model[model] for model in models], dtype=np.intp)
+
+    @property
+    def curve(self) -> list[int]:
+        """Numbers at which a curve has its points; the last is the final one."""
+        return np.unique(np.linspace(1, self.last.max(), CURVE_POINTS).round().astype(int)).tolist()
 
 
 @dataclass(frozen=True)
-class Task:
-    """A property that is to be told, and the models by which this is learned and tested: equally many of each class."""
+class Question:
+    """What a fitted reader is asked: to read models at a snapshot, at one position of their rows or at all that it averages over."""
 
-    name: str
-    classes: list[Any]
-    num_values: int  # that the zoo has; more than classes if some are rare
-    models: np.ndarray  # [M] their places among the final rows
-    truth: np.ndarray  # [M] the property's values
-    folds: list[Fold]  # places in models
+    experiment: str
+    snapshot: int
+    position: float | None = None
 
 
-def tasks_of(final: Rows, properties: Sequence[str] | None, seed: int) -> tuple[list[Task], dict[str, str]]:
-    """The properties that can be told apart, those of which two values or more are not rare, and why the others cannot.
+@dataclass(frozen=True)
+class Experiment:
+    """A zoo as all methods see it."""
 
-    Args:
-        final: final rows of a zoo.
-        properties: columns of the index with few values; None: PROPERTIES.
-        seed: of balancing and folds.
+    final: Rows  # [M]
+    snapshots: Snapshots  # [N]
+    settings: Settings
+    small: bool  # cross-validated
 
-    Returns:
-        the tasks, and the reason for each property that was skipped.
+    def questions(self, method: Method) -> list[Question]:
+        """All that a method is asked."""
+        numbers, asked = self.snapshots.curve, method.experiments
+        questions = [Question("what", numbers[-1])] if "what" in asked else []
+        questions += [Question("when", number) for number in numbers if "when" in asked]
+        if "where" in asked and method.layer is not None:
+            questions.append(Question("where", numbers[-1]))
+        elif "where" in asked and self.positions is not None:
+            questions += [Question("where", numbers[-1], position) for position in self.positions]
+        return questions
 
-    Raises:
-        ZooError: if a property that was asked for has to be skipped.
-    """
-    tasks, skipped, fewest = [], {}, _fewest(len(final))
-    for name in properties or PROPERTIES:
-        task = _task_of(final, name, seed)
-        if len(task.classes) > 1:
-            tasks.append(task)
-            continue
-        skipped[name] = f"{'one value' if task.classes else 'no value'} with {fewest} models or more"
-        if properties:
-            expected, do = f"two values or more with {fewest} models or more each", "choose another property, or build more models"
-            raise ZooError(f"property {name}", expected=expected, found=skipped[name], do=do)
-    return tasks, skipped
+    @property
+    def positions(self) -> list[float] | None:
+        """Where single slices are asked for; None where rows are as short as a slice."""
+        longest = self.final["num_weights"].max()
+        return np.linspace(0, 1, NUM_POSITIONS).tolist() if longest > self.settings.slice_length else None
+
+    def run(self, method: Method, task: Task, seed: int, advance: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+        """Fit a method in all folds of a task, ask it, and give the records.
+
+        Args:
+            method: the method.
+            task: the property.
+            seed: of the method.
+            advance: called after every fold.
+
+        Yields:
+            A flat record for every question, for all held-out models and for those that converged.
+        """
+        questions = self.questions(method)
+        predicted = {question: np.empty_like(task.truth) for question in questions}
+        for i, fold in enumerate(task.folds):
+            reader = method.make(task, seed + i)
+            training, validation = (self._training(task, part) for part in (fold.training, fold.validation))
+            reader.fit(*training, *validation)
+            for question in questions:
+                places = self.snapshots.at(task.models[fold.test], question.snapshot)
+                positions = None if question.position is None else [question.position]
+                predicted[question][fold.test] = reader.predict(places, positions)
+            advance(f"{task.name}, {method.name} on {method.input}, fold {i + 1}")
+        for question in questions:
+            yield from self._records(question, method, task, predicted[question], seed)
+
+    def _training(self, task: Task, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the snapshots of a part of a task's models, and what is true of them."""
+        places = self.snapshots.places(task.models[part], self.settings.snapshots)
+        truth = dict(zip(task.models.tolist(), task.truth, strict=True))
+        return places, np.array([truth[model] for model in self.snapshots.model[places].tolist()], dtype=task.truth.dtype)
+
+    def _records(self, question: Question, method: Method, task: Task, predicted: np.ndarray, seed: int) -> Iterator[dict[str, Any]]:
+        tested = np.sort(np.concatenate([fold.test for fold in task.folds]))
+        converged = np.asarray(self.final["converged"], dtype=bool)[task.models]
+        guessed = guesses_from_architecture(np.asarray(self.final["architecture"])[task.models], task.truth, task.folds)
+        constant = np.empty_like(task.truth)
+        for fold in task.folds:
+            constant[fold.test] = constant_guess(task.truth[fold.test], task.truth[fold.training])
+        held_out = "cross-validation over models" if self.small else "the zoo's splits"
+        data = ", ".join(sorted(set(self.final["dataset"][task.models])))
+        pairs = np.column_stack([task.truth, predicted])[tested].round(6).tolist() if task.is_number else []
+        for nets, part in (("all", tested), ("converged", tested[converged[tested]])):
+            if len(part):
+                yield {
+                    "experiment": question.experiment,
+                    "target": task.name,
+                    "task": task.words,
+                    "method": method.name,
+                    "input": method.input,
+                    "nets": nets,
+                    "trained_on": f"{SNAPSHOTS[self.settings.snapshots]}, {held_out}, {data}",
+                    "tested_on": f"{'final snapshots' if question.experiment != 'when' else 'one snapshot'}, {held_out}, {data}",
+                    "num_train": round(np.mean([len(fold.training) for fold in task.folds])),
+                    "num_test": len(part),
+                    "seed": seed,
+                    **(mistaken if task.is_number else told)(task.truth[part], predicted[part], guessed[part], constant[part], seed),
+                    **({} if question.experiment == "what" else {"snapshot": question.snapshot}),
+                    **({} if question.position is None else {"position": question.position}),
+                    **({} if method.layer is None else {"layer": method.layer}),
+                    **({"pairs": pairs} if task.is_number and nets == "all" and question.experiment == "what" else {}),
+                }
 
 
-def _task_of(final: Rows, name: str, seed: int) -> Task:
-    """A property's task; without folds if it has fewer than two classes."""
-    values, splits, small = np.asarray(final[name]), np.asarray(final["split"]), is_small(len(final))
-    names, counts = np.unique([value for value in values.tolist() if value is not None and value == value], return_counts=True)
-    needed = () if small else ("train", "test")  # of the zoo's own splits
-    common = [value for value in names[counts >= _fewest(len(final))].tolist() if set(needed) <= set(splits[values == value])]
-    models = np.flatnonzero(np.isin(values, common))
-    truth = np.array(values[models].tolist())  # strings of one length, not objects
-    if len(common) < 2:
-        return Task(name, common, len(names), models, truth, [])
-    kept = balanced(truth, np.zeros(len(models)) if small else splits[models], seed)
-    models, truth = models[kept], truth[kept]
-    folds = folds_of(splits[models], seed, small=small, labels=truth)
-    return Task(name, common, len(names), models, truth, folds)
-
-
-def _fewest(num_models: int) -> int:
-    """Models that a value must have to be a class."""
-    return min(RARE, max(RAREST, num_models // 10))
-
-
-def num_steps(tasks: Sequence[Task], settings: Settings) -> int:
-    """Epochs that `evaluate` trains in all."""
-    return settings.epochs * sum(len(task.folds) for task in tasks)
-
-
-def evaluate(
-    zoo: Zoo, final: Rows, tasks: Sequence[Task], settings: Settings, seed: int, advance: Callable[[str], None] = lambda what: None
-) -> dict[str, Any]:
-    """Train and test a classifier for every task.
-
-    Args:
-        zoo: the zoo.
-        final: its final rows.
-        tasks: see `tasks_of`.
-        settings: of the classifier.
-        seed: of the classifiers.
-        advance: called after every epoch; `num_steps` in all.
-
-    Returns:
-        what `meta_classifier.json` holds: settings, and under "results" a dict for each property.
-    """
-    started = time.monotonic()
-    snapshots = Snapshots.read(zoo, final)
-    results = {task.name: _evaluate_task(task, final, snapshots, settings, seed, advance) for task in tasks}
+def told(truth: np.ndarray, predicted: np.ndarray, guessed: np.ndarray, constant: np.ndarray, seed: int) -> dict[str, Any]:
+    """Accuracy on held-out models [M]; chance is the share of the most frequent class among them."""
+    scores = report.accuracy(truth, predicted)
     return {
-        "experiment": "meta_classifier",
-        "seed": seed,
-        "held_out": describe([len(task.folds) for task in tasks]),
-        "settings": dataclasses.asdict(settings),
-        "results": results,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-
-
-def _evaluate_task(
-    task: Task, final: Rows, snapshots: Snapshots, settings: Settings, seed: int, advance: Callable[[str], None]
-) -> dict[str, Any]:
-    numbers = np.unique(np.linspace(1, snapshots.last.max(), CURVE_POINTS).round().astype(int)).tolist()
-    predicted = {number: np.empty_like(task.truth) for number in numbers}
-    for i, fold in enumerate(task.folds):
-        words = f"{task.name}, fold {i + 1}"
-        classifier = _fit(task, fold, snapshots, settings, seed + i, functools.partial(_advance, advance, words))
-        for number in numbers:
-            predicted[number][fold.test] = classifier.predict(snapshots.at(task.models[fold.test], number))
-    guessed = guesses_from_architecture(np.asarray(final["architecture"])[task.models], task.truth, task.folds)
-    tested = np.sort(np.concatenate([fold.test for fold in task.folds]))
-    truth, last, guessed = task.truth[tested], predicted[numbers[-1]][tested], guessed[tested]
-    converged = np.asarray(final["converged"], dtype=bool)[task.models[tested]]
-    return {
-        "classes": task.classes,
-        "num_values": task.num_values,
-        "num_folds": len(task.folds),
-        **_scores(truth, last, guessed),
-        "converged": _scores(truth[converged], last[converged], guessed[converged]),
-        "by_snapshot": [{"snapshot": n, **report.accuracy(truth, predicted[n][tested])} for n in numbers],
-        "predictions": {
-            "model_id": np.asarray(final["model_id"])[task.models[tested]].tolist(),
-            "fold": [int(next(i for i, fold in enumerate(task.folds) if place in fold.test)) for place in tested],
-            "true": truth.tolist(),
-            "predicted": last.tolist(),
-            "from_architecture": guessed.tolist(),
-        },
-    }
-
-
-def _scores(truth: np.ndarray, predicted: np.ndarray, guessed: np.ndarray) -> dict[str, Any]:
-    """Accuracy of the classifier, of a constant guess (the most frequent class) and of the guess from the architecture."""
-    counts = np.unique(truth, return_counts=True)[1]
-    return {
-        **report.accuracy(truth, predicted),
-        "chance": float(counts.max() / len(truth)) if len(truth) else None,
+        "metric": "accuracy",
+        "value": scores["accuracy"],
+        "interval_95": scores["interval_95"],
+        "chance": float(np.unique(truth, return_counts=True)[1].max() / len(truth)),
         "from_architecture": report.accuracy(truth, guessed)["accuracy"],
     }
 
 
-def guesses_from_architecture(architectures: np.ndarray, truth: np.ndarray, folds: Sequence[Fold]) -> np.ndarray:
-    """The best guess of one who sees a model's architecture and none of its weights.
+def mistaken(truth: np.ndarray, predicted: np.ndarray, guessed: np.ndarray, constant: np.ndarray, seed: int) -> dict[str, Any]:
+    """Mean absolute error on held-out models [M]; chance is that of the training models' median."""
+
+    def error(true: np.ndarray, told: np.ndarray) -> float:
+        return float(np.abs(true - told).mean())
+
+    return {
+        "metric": "mae",
+        "value": error(truth, predicted),
+        "interval_95": report.bootstrap_interval(error, truth, predicted, seed),
+        "chance": error(truth, constant),
+        "from_architecture": error(truth, guessed),
+    }
+
+
+def evaluate(
+    zoo: Any,
+    settings: Settings,
+    properties: Sequence[str] | None = None,
+    experiments: Sequence[str] = EXPERIMENTS,
+    *,
+    seeds: int = 3,
+    rows: bool = False,
+    progress: Callable[[int], Any] = report.progress,
+) -> dict[str, Any]:
+    """Fit and test all methods on all properties.
 
     Args:
-        architectures: [M] names of the models' architectures.
-        truth: [M] their classes.
-        folds: as the classifier's.
+        zoo: a `Zoo`.
+        settings: of the meta-classifier.
+        properties: see `tasks_of`.
+        experiments: of EXPERIMENTS.
+        seeds: repetitions, each with its own balancing, folds and networks.
+        rows: also the meta-classifier on whole rows, of the models of the most frequent architecture.
+        progress: gives a context manager whose value is called with words after each fit.
 
     Returns:
-        [M] for each held-out model the most frequent class among its fold's training models of its architecture; among them all if none
-        has it.
-
-    Example:
-        >>> fold = Fold(training=np.array([0, 1, 2, 3]), validation=np.array([]), test=np.array([4]))
-        >>> str(guesses_from_architecture(np.array(list("aabba")), np.array(["adam", "adam", "sgd", "sgd", "sgd"]), [fold])[4])
-        'adam'
+        What the JSON file holds: "results", the records; "skipped", why properties could not be told; "held_out", "layers".
     """
-    guessed = np.empty_like(truth)
-    for fold in folds:
-        for place in fold.test:
-            alike = fold.training[architectures[fold.training] == architectures[place]]
-            classes, counts = np.unique(truth[alike if len(alike) else fold.training], return_counts=True)
-            guessed[place] = classes[counts.argmax()]
-    return guessed
+    started = time.monotonic()
+    index, final = zoo.filter(), zoo.filter(is_final=True)
+    check_models(zoo.name, final["split"])
+    small = is_small(len(final))
+    experiment, inputs = Experiment(final, Snapshots.of(index, final), settings, small), Inputs(zoo, index, settings)
+    architectures, counts = np.unique(final["architecture"].astype(str), return_counts=True)
+    alike = np.flatnonzero(final["architecture"] == architectures[counts.argmax()])
+    work: list[tuple[Method, Task, int]] = []
+    for seed in range(seeds):
+        tasks, skipped = tasks_of(final, properties, seed, small=small)
+        work += [(method, task, seed) for task in tasks for method in methods_of(inputs, experiments)]
+        if rows and len(alike) >= MOST_ALIKE:
+            tasks, _ = tasks_of(final, None, seed, small=small, models=alike)
+            method = row_method(inputs, int(final["num_weights"][alike[0]]), experiments)
+            work += [(method, task, seed) for task in tasks if properties is None or task.name in properties]
+    with progress(sum(len(task.folds) for _, task, _ in work)) as advance:
+        records = [record for method, task, seed in work for record in experiment.run(method, task, seed, advance)]
+    return {
+        "held_out": describe([len(task.folds) for _, task, _ in work]),
+        "results": records,
+        "skipped": skipped,
+        "layers": layer_borders(zoo, final, settings.slice_length) if len(architectures) == 1 else {},
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
-def _advance(advance: Callable[[str], None], what: str, epoch: dict[str, Any]) -> None:
-    advance(what)
+MOST_ALIKE = 20  # models of one architecture that whole rows need at least
 
 
-def _fit(task: Task, fold: Fold, snapshots: Snapshots, settings: Settings, seed: int, advance: Callable[[Any], None]) -> DeepMetaClassifier:
-    """A classifier trained on the training models of a fold."""
-    label_of = dict(zip(task.models, task.truth.tolist(), strict=True))
-    places = snapshots.places(task.models[fold.training], settings.snapshots)
-    groups = snapshots.model[places]
-    options = dataclasses.asdict(settings)
-    del options["snapshots"]
-    classifier = DeepMetaClassifier(**options, random_state=seed, progress=advance)
-    return classifier.fit([snapshots.weights[i] for i in places], [label_of[model] for model in groups], groups)
+def layer_borders(zoo: Any, final: Rows, slice_length: int) -> dict[str, float]:
+    """Layer -> its first weight, as a part of the row, in a zoo of one architecture."""
+    layout = zoo.layout(final[0])
+    return {layer: min(s.offset for s in layout.tensors if s.layer == layer) / layout.num_weights for layer in layout.layers}
 
 
-def table_of(results: dict[str, Any]) -> report.Table:
-    """The summary: for each property a row for all held-out models, and one for those that converged."""
+def table_of(results: Mapping[str, Any], name: str) -> report.Table:
+    """What: for each property a row for all held-out models, and one for those that converged."""
+    return _table(results, f"What the weights tell of their training: {name}", [r for r in results["results"] if r["experiment"] == "what"])
 
-    def cells(part: str, scores: dict[str, Any]) -> tuple[str, ...]:
-        accuracy = report.with_interval(scores["accuracy"], scores["interval_95"], percent=True)
-        return f"{part} {scores['num_models']}", accuracy, report.percent(scores["chance"]), report.percent(scores["from_architecture"])
 
+def places_table(results: Mapping[str, Any], name: str) -> report.Table:
+    """Where: the same by part and by layer."""
+    records = [r for r in results["results"] if r["experiment"] == "where" and "layer" in r]
+    return _table(results, f"Where the weights tell it: {name}", records)
+
+
+def _table(results: Mapping[str, Any], title: str, records: Sequence[Mapping[str, Any]]) -> report.Table:
+    """A row for each property and kind of nets, a column for each method and input."""
+    means = report.over_seeds(records)
+    methods = list(dict.fromkeys((r["method"], r["input"]) for r in means))
     rows: list[tuple[str, ...]] = []
-    for name, result in results["results"].items():
-        classes, values = len(result["classes"]), result["num_values"]
-        rows.append((f"{name} ({classes if classes == values else f'{classes} of {values}'} values)", *cells("all", result)))
-        rows.append(("", *cells("converged", result["converged"])))
-    rows += [(f"{name} (skipped)", "", reason, "", "") for name, reason in results["skipped"].items()]
-    columns = ("property", "held-out models", "accuracy (95 % interval)", "chance", "from the architecture alone")
-    return report.Table(f"Properties read off the weights by the deep meta-classifier: {results['zoo']}", columns, rows)
+    for target, nets in dict.fromkeys((r["target"], r["nets"]) for r in means):
+        of_row = {(r["method"], r["input"]): r for r in means if (r["target"], r["nets"]) == (target, nets)}
+        first = next(iter(of_row.values()))
+        given = [_text(first, first[key]) for key in ("chance", "from_architecture")]
+        cells = [_text(of_row[m], of_row[m]["value"], of_row[m]["spread"]) if m in of_row else "-" for m in methods]
+        rows.append((first["task"] if nets == "all" else "", f"{nets} {first['num_test']}", *given, *cells))
+    rows += [(f"{name} (skipped)", reason, *["-"] * (2 + len(methods))) for name, reason in results["skipped"].items()]
+    columns = ("property", "held-out models", "chance", "from the architecture", *(f"{m}: {i}" for m, i in methods))
+    return report.Table(title, columns, rows)
 
 
-def notes_of(results: dict[str, Any]) -> list[str]:
+def _text(record: Mapping[str, Any], value: float, spread: float | None = None) -> str:
+    """A value, with the spread over seeds if there is one: accuracies in percent, errors in the number's unit."""
+    percent = record["metric"] == "accuracy"
+    parts = [f"{100 * v:.1f}" if percent else f"{v:.3g}" for v in (value, spread) if v is not None]
+    return " ± ".join(parts) + " %" * percent
+
+
+def notes_of(results: Mapping[str, Any], settings: Settings, seeds: int) -> list[str]:
     """How the numbers were taken, for the Markdown file and the terminal."""
     if not results["results"]:
         return ["Nothing could be tested: build more models."]
-    settings = results["settings"]
-    kind = "the paper's network" if settings["width"] == 1 else f"the paper's network, {settings['width']:g} as wide"
-    if settings["linear_below"] is not None:
-        kind += f", on asinh(weight / {settings['linear_below']:g})"
+    kind = "the paper's network" if settings.width == 1 else f"the paper's network, {settings.width:g} as wide"
+    if settings.linear_below is not None:
+        kind += f", on asinh(weight / {settings.linear_below:g})"
     return [
-        f"Held out: {results['held_out']}. Tested on final snapshots; seed {results['seed']}; {results['seconds']:.0f} s.",
-        f"Trained on {SNAPSHOTS[settings['snapshots']]} of the other models, {settings['epochs']} epochs, {kind}.",
-        "Intervals are Wilson's over models. Models were dropped until each value has equally many: chance is one over the number of"
-        " values, and among converged models the share of the most frequent value.",
-        "From the architecture alone: the most frequent value among the training models of the same architecture. Where this is well above"
+        f"Held out: {results['held_out']}. Mean over {seeds} seeds, ± their standard deviation; {results['seconds']:.0f} s.",
+        f"All methods are trained on {SNAPSHOTS[settings.snapshots]} of the other models and tested on final ones. A tenth of the training"
+        " models, or the zoo's validation split, chooses the epoch of the network, the C of the SVM and the rounds of boosting.",
+        f"Deep meta-classifier: {kind}, {settings.epochs} epochs, slices of {settings.slice_length:,} weights; a model's prediction"
+        f" averages over {settings.slices_per_prediction} slices, and so do those from the statistics of the same slices. A row that is"
+        " shorter is one slice, filled with zeros.",
+        "Models were dropped until each value has equally many: chance is one over the number of values, and among converged models the"
+        " share of the most frequent value. Learning rates: mean absolute error, lower is better, of log10 where the recipe draws it so;"
+        " chance is the training models' median.",
+        "From the architecture: the most frequent value among the training models of the same architecture. Where this is well above"
         " chance, architectures differ in their values, and only accuracy beyond it was read off what training left in the weights.",
+        "The paper's figures give no numbers to stand beside these; its network and settings are --settings paper.",
     ]
 
 
-def plots_of(results: dict[str, Any]) -> dict[str, Any]:
+def plots_of(results: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The figures, by name."""
     from nws_dataset.evaluation import plots
 
-    if not results["results"]:
-        return {}
-    return {
-        "accuracy": plots.accuracy_bars(results["results"], f"What the weights tell of their training: {results['zoo']}"),
-        "snapshots": plots.accuracy_curves(results["results"], f"When the weights tell it: {results['zoo']}"),
-    }
+    records = [r for r in report.over_seeds(results["results"]) if r["nets"] == "all"]
+    accuracies = [r for r in records if r["metric"] == "accuracy"]
+    by = {e: [r for r in accuracies if r["experiment"] == e] for e in EXPERIMENTS}
+    slices = (SLICE, SLICE_STATISTICS)
+    figures: dict[str, Any] = {}
+    if by["what"]:
+        figures["accuracy"] = plots.accuracy_bars(by["what"], f"What the weights tell of their training: {name}")
+    if by["when"]:
+        figures["snapshots"] = plots.accuracy_curves(by["when"], "snapshot", f"When the weights tell it: {name}")
+    positions = [r for r in by["where"] if "position" in r and r["input"] in slices]
+    if positions:
+        figures["positions"] = plots.accuracy_curves(positions, "position", f"Where the weights tell it: {name}", results["layers"])
+    layers = [r for r in by["where"] if "layer" in r]
+    if layers:
+        figures["layers"] = plots.accuracy_by_layer(layers, f"Which layers tell it: {name}")
+    numbers = [r for r in results["results"] if r["nets"] == "all" and r["experiment"] == "what" and "pairs" in r and r["seed"] == 0]
+    if numbers:
+        figures["learning_rate"] = plots.told_against_true(numbers, f"The learning rate, read off the weights: {name}")
+    return figures
+
+
+def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
+    """A click callback: comma-separated names, of the legal ones if there are such."""
+
+    def split(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+        names = value.split(",") if value else None
+        for name in names or ():
+            if legal and name not in legal:
+                raise ZooError(f"--{parameter.name}", expected=f"some of {','.join(legal)}", found=repr(name), do="choose among them")
+        return names
+
+    return split
 
 
 @click.command(cls=Command)
 @click.argument("zoo")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=report.OUT_HELP)
-@click.option("--properties", help=f"Columns to predict, comma-separated.  [default: {','.join(PROPERTIES)}, where they vary]")
-@click.option("--seed", default=0, show_default=True, help="Of balancing, folds and classifiers.")
+@click.option("--experiments", default="what,when", show_default=True, callback=_listed(EXPERIMENTS), help="Some of what,when,where.")
+@click.option("--properties", callback=_listed(()), help=f"Columns to tell.  [default: {','.join(PROPERTIES)}, where they vary]")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Repetitions.")
+@click.option("--rows", is_flag=True, help="Also whole rows, of the models of the most frequent architecture.")
 @click.option("--settings", "name", type=click.Choice(["paper", "small"]), help=SETTINGS_HELP)
 @click.option("--epochs", type=click.IntRange(1), help="In place of the settings' epochs.")
 @click.option("--snapshots", type=click.Choice(list(SNAPSHOTS)), help="Snapshots to train on, in place of the settings'.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
 def main(
-    zoo: str, out: Path | None, properties: str | None, seed: int, name: str | None, epochs: int | None, snapshots: str | None, device: str
+    zoo: str,
+    out: Path | None,
+    experiments: list[str],
+    properties: list[str] | None,
+    seeds: int,
+    rows: bool,
+    name: str | None,
+    epochs: int | None,
+    snapshots: str | None,
+    device: str,
 ) -> None:
-    """Read properties of the training off the weights of ZOO, a folder that nws-build wrote, with the deep meta-classifier.
+    """Read properties of the training off the weights of ZOO, a folder that nws-build wrote.
 
-    Prints the accuracy on held-out models beside chance and beside the best guess from the architecture alone, and writes them as JSON,
-    Markdown and plots.
+    Prints how well the deep meta-classifier, and linear SVM and boosting on statistics, tell them of held-out models, beside chance and the
+    best guess from the architecture alone, and writes it as JSON, Markdown and plots. What: from final snapshots. When: by snapshot.
+    Where: by position in the row, by part, and by layer.
     """
     from nws_dataset.zoo import Zoo
 
     report.be_patient()
-    opened = Zoo(zoo)
-    final = opened.filter(is_final=True)
-    check_models(opened.name, final["split"])
-    settings = SMALL_SETTINGS if name == "small" or (name is None and is_small(len(final))) else Settings()
+    opened, called = Zoo(zoo), report.name_of(zoo)
+    small = is_small(len(opened.filter(is_final=True)))
+    settings = SMALL_SETTINGS if name == "small" or (name is None and small) else Settings()
     changes: dict[str, Any] = {"epochs": epochs, "snapshots": snapshots, "device": device}
     settings = dataclasses.replace(settings, **{key: value for key, value in changes.items() if value is not None})
-    tasks, skipped = tasks_of(final, properties.split(",") if properties else None, seed)
-    with report.progress(num_steps(tasks, settings)) as advance:
-        results = {"zoo": report.name_of(zoo), **evaluate(opened, final, tasks, settings, seed, advance), "skipped": skipped}
-    report.conclude(results, report.results_folder(zoo, out), table_of(results), notes_of(results), plots_of(results))
+    results = {
+        "experiment": "meta_classifier",
+        "zoo": report.facts_of(opened, called),
+        "command": report.command_line(),
+        "settings": dataclasses.asdict(settings),
+        **evaluate(opened, settings, properties, experiments, seeds=seeds, rows=rows),
+    }
+    tables = [table_of(results, called), places_table(results, called)] if "where" in experiments else [table_of(results, called)]
+    report.conclude(
+        results, report.results_folder(zoo, out), tables[0], notes_of(results, settings, seeds), plots_of(results, called), tables[1:]
+    )

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
+
+from nws_dataset.files import atomic_write
+
+if TYPE_CHECKING:
+    from nws_dataset.zoo import Zoo
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES = 300
@@ -93,6 +99,40 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
+def over_seeds(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Records that differ in nothing but the seed, as one: the mean of their numbers, and "spread", the standard deviation of "value".
+
+    Example:
+        >>> over_seeds([{"target": "optimizer", "seed": seed, "value": value} for seed, value in ((0, 0.5), (1, 0.7))])
+        [{'target': 'optimizer', 'value': 0.6, 'seeds': 2, 'spread': 0.1}]
+    """
+    same: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for record in records:
+        same.setdefault(tuple((key, value) for key, value in record.items() if key not in OF_A_SEED), []).append(record)
+    return [_mean(group) for group in same.values()]
+
+
+OF_A_SEED = (
+    "seed",
+    "value",
+    "interval_95",
+    "chance",
+    "from_architecture",
+    "num_train",
+    "num_test",
+    "pairs",
+)  # what may differ between seeds
+
+
+def _mean(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One record for those of several seeds."""
+    mean = {key: value for key, value in records[0].items() if key not in ("seed", "pairs")}
+    for key in ("value", "interval_95", "chance", "from_architecture"):
+        if mean.get(key) is not None:
+            mean[key] = np.mean([record[key] for record in records], axis=0).round(12).tolist()
+    return {**mean, "seeds": len(records), "spread": round(float(np.std([record["value"] for record in records])), 12)}
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of texts; the first column holds names, the others numbers."""
@@ -115,26 +155,37 @@ class Table:
         Console(width=None if wide.is_terminal else wide.measure(table).maximum).print(table)  # a log file takes any width
 
 
-def conclude(results: dict[str, Any], folder: Path, table: Table, notes: Sequence[str], plots: dict[str, Any]) -> None:
+def conclude(
+    results: dict[str, Any], folder: Path, table: Table, notes: Sequence[str], plots: dict[str, Any], more: Sequence[Table] = ()
+) -> None:
     """Write an experiment's results as `<experiment>.json`, `<experiment>.md` and `<experiment>_<plot>.png`; print the table and the paths.
 
     Args:
-        results: all that JSON can hold: "experiment", its settings, seed, splits, numbers, every model's prediction.
+        results: all that JSON can hold: "experiment", which names the files, "zoo" (see `facts_of`), "command", "settings", "results"; the
+            plots' names are added as "plots".
         folder: made if it is not there.
         table: the summary.
         notes: sentences that say how the numbers were taken.
         plots: name -> matplotlib figure.
+        more: tables below the summary.
     """
     name = results["experiment"]
-    folder.mkdir(parents=True, exist_ok=True)
     images = {plot: folder / f"{name}_{plot}.png" for plot in plots}
     for plot, path in images.items():
-        plots[plot].savefig(path, dpi=150)
+        with atomic_write(path) as temporary:
+            plots[plot].savefig(temporary, dpi=150, format="png")
     data, text = folder / f"{name}.json", folder / f"{name}.md"
-    data.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     links = [f"![{plot}]({path.name})" for plot, path in images.items()]
-    text.write_text("\n\n".join([f"# {table.title}", *notes, table.markdown(), *links]) + "\n", encoding="utf-8")
-    table.print()
+    below = [part for other in more for part in (f"## {other.title}", other.markdown())]
+    contents = {
+        data: json.dumps({**results, "plots": [path.name for path in images.values()]}, indent=1),
+        text: "\n\n".join([f"# {table.title}", *notes, table.markdown(), *links, *below]),
+    }
+    for path, content in contents.items():
+        with atomic_write(path) as temporary:
+            temporary.write_text(content + "\n", encoding="utf-8")
+    for shown in (table, *more):
+        shown.print()
     for line in (*notes, "Written: " + ", ".join(map(str, (data, text, *images.values())))):
         click.echo(line)
 
@@ -177,3 +228,28 @@ def results_folder(zoo: str, out: Path | None) -> Path:
 def name_of(zoo: str) -> str:
     """What reports call a zoo: a folder by its name, so that nothing of the machine gets into them, a repository as it is."""
     return Path(zoo).resolve().name if Path(zoo).is_dir() else zoo
+
+
+def facts_of(zoo: Zoo, name: str) -> dict[str, Any]:
+    """What results say about a zoo: what it is called, and of each subset the seed, the build's options and the number of models."""
+    subsets = {
+        subset: {"seed": entry.seed, "options": entry.options, "num_models": entry.num_models}
+        for subset, entry in zoo.manifest.subsets.items()
+    }
+    return {"name": name, "subsets": subsets}
+
+
+def command_line() -> str:
+    """The running click command as it was given, with folders by their names, so that nothing of the machine gets into results."""
+    context = click.get_current_context()
+    words = [Path(context.info_name or "").name]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.COMMANDLINE or parameter.name == "out":
+            continue
+        if isinstance(parameter, click.Option):
+            words.append(parameter.opts[0])
+            words += [] if parameter.is_flag else [",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
+        else:
+            words.append(name_of(str(value)))
+    return shlex.join(words)

@@ -1,0 +1,208 @@
+"""Estimators as folders, on disk or on the Hub, without pickle: arrays as safetensors, texts as text, the rest as JSON.
+
+    estimator.json       class, parameters (get_params), and what was learned and is neither an array nor a text
+    arrays.safetensors   learned arrays of numbers
+    *.txt                learned texts, such as LightGBM's trees
+    README.md            the card, in a repository on the Hub
+
+How an estimator takes part: inherit `Saved` before scikit-learn's mixins. What was learned are its attributes that end in `_`. If all of
+them are arrays, numbers, strings, or lists and dicts of such, that is all. Otherwise (a torch module, a Booster) override two methods:
+
+    def _learned(self) -> dict[str, Any]:               # name -> array, number, string, list, dict; x.txt -> a text
+        learned = super()._learned()
+        network = learned.pop("network_")
+        return learned | {f"network_.{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
+
+    def _restore(self, learned: dict[str, Any]) -> None:  # the same dict again; sets the attributes
+        ...
+
+A parameter that JSON cannot hold (a callback, a random generator) is not saved: the loaded estimator has its default.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from nws_dataset.errors import ZooError
+from nws_dataset.files import atomic_write
+
+FORMAT = 1
+FACTS, ARRAYS, CARD, TEXT_SUFFIX = "estimator.json", "arrays.safetensors", "README.md", ".txt"
+LIBRARY = "nws-dataset"
+STRINGS = "strings"  # how JSON marks an array of strings, or of strings and numbers (labels, names of features)
+Self = TypeVar("Self", bound="Saved")
+
+
+class Saved:
+    """Lets a scikit-learn estimator be saved, loaded and shared; see the module's docstring.
+
+    Example:
+        >>> from nws_dataset.predictors import LogitLinear
+        >>> X = np.linspace(0, 1, 50).reshape(-1, 1)
+        >>> predictor = LogitLinear(random_state=0).fit(X, X[:, 0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bool((LogitLinear.load(predictor.save(folder)).predict(X) == predictor.predict(X)).all())
+        True
+    """
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the fitted estimator into a folder.
+
+        Args:
+            folder: made if it is not there; files of an estimator in it are replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            sklearn.exceptions.NotFittedError: if it is not fitted.
+        """
+        from sklearn.utils.validation import check_is_fitted
+
+        check_is_fitted(self)
+        folder, learned = Path(folder), self._learned()
+        texts = {name: value for name, value in learned.items() if name.endswith(TEXT_SUFFIX)}
+        arrays = {name: np.ascontiguousarray(value) for name, value in learned.items() if _is_array(value)}
+        rest = {name: _to_json(value) for name, value in learned.items() if name not in {**texts, **arrays}}
+        parameters = {name: _to_json(value) for name, value in self.get_params(deep=False).items() if _is_plain(value)}  # type: ignore[attr-defined]
+        facts = {"format": FORMAT, "class": type(self).__name__, "parameters": parameters, "texts": list(texts), "learned": rest}
+        contents = {**{name: text.encode() for name, text in texts.items()}, ARRAYS: safetensors.save(arrays)}
+        for name, content in {**contents, FACTS: (json.dumps(facts, indent=1) + "\n").encode()}.items():
+            with atomic_write(folder / name) as temporary:
+                temporary.write_bytes(content)
+        return folder
+
+    @classmethod
+    def load(cls: type[Self], folder: str | Path) -> Self:
+        """The estimator that `save` wrote; it predicts the same.
+
+        Args:
+            folder: where.
+
+        Raises:
+            ZooError: if there is none, it is of another class, or a file is damaged.
+        """
+        folder = Path(folder)
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            if (facts["format"], facts["class"]) != (FORMAT, cls.__name__):
+                found = f"a {facts['class']} in format {facts['format']}"
+                raise ZooError(folder, expected=f"a {cls.__name__} in format {FORMAT}", found=found, do="load it with its own class")
+            estimator = cls(**{name: _tuples(value) for name, value in facts["parameters"].items()})
+            learned = {name: _from_json(value) for name, value in facts["learned"].items()}
+            learned |= safetensors.load((folder / ARRAYS).read_bytes())
+            learned |= {Path(name).name: (folder / Path(name).name).read_text(encoding="utf-8") for name in facts["texts"]}
+            estimator._restore(learned)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            found = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ZooError(folder, expected=f"a saved {cls.__name__}", found=found, do="save or fetch it again") from error
+        return estimator
+
+    def push_to_hub(self, repo_id: str, *, about: str = "", private: bool = False, token: str | None = None) -> str:
+        """Upload the fitted estimator with a card, as one commit; the model repository is made if it is not there.
+
+        Args:
+            repo_id: "org/name".
+            about: Markdown for the card: what it was trained on, how well it does.
+            private: whether a new repository is.
+            token: of a user who may write there; None is the stored login.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ZooError: if the Hub refuses, or cannot be reached.
+        """
+        from huggingface_hub import HfApi
+
+        from nws_dataset.hub import retried
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            (self.save(folder) / CARD).write_text(self.card(repo_id, about), encoding="utf-8")
+            retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id)
+            message = f"{type(self).__name__} of {LIBRARY}"
+            return str(retried(lambda: api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message), repo_id).commit_url)
+
+    @classmethod
+    def from_pretrained(cls: type[Self], repo_id: str | Path, *, revision: str | None = None, token: str | None = None) -> Self:
+        """The estimator of a model repository on the Hub, or of a folder.
+
+        Args:
+            repo_id: "org/name", or a folder.
+            revision: branch, tag or commit on the Hub.
+            token: for a private one; None is the stored login.
+
+        Raises:
+            ZooError: as `load`, or if the Hub refuses or cannot be reached.
+        """
+        if Path(repo_id).is_dir():
+            return cls.load(repo_id)
+        from huggingface_hub import snapshot_download
+
+        from nws_dataset.hub import retried
+
+        wanted = [FACTS, ARRAYS, f"*{TEXT_SUFFIX}"]
+        return cls.load(
+            retried(lambda: snapshot_download(str(repo_id), revision=revision, token=token, allow_patterns=wanted), f"{repo_id}@{revision}")
+        )
+
+    def card(self, repo_id: str, about: str = "") -> str:
+        """The card of a repository: what it is, how to load it, and its parameters, as Markdown with the Hub's YAML."""
+        from huggingface_hub import ModelCard, ModelCardData
+
+        name = type(self).__name__
+        parameters = self.get_params(deep=False).items()  # type: ignore[attr-defined]
+        data = ModelCardData(library_name=LIBRARY, tags=["weight-space-learning", "model-zoo"])
+        parts = [
+            f"# {name}",
+            f"A `{name}` of the Python package `{LIBRARY}`, which learns from the weights of trained networks.",
+            about,
+            f"```python\nfrom nws_dataset import {name}\n\nestimator = {name}.from_pretrained({repo_id!r})\n```",
+            "| parameter | value |\n| --- | --- |\n" + "\n".join(f"| {key} | {value} |" for key, value in parameters if _is_plain(value)),
+        ]
+        return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"))
+
+    def _learned(self) -> dict[str, Any]:
+        """What was learned, by name."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_") and not name.startswith("_")}
+
+    def _restore(self, learned: dict[str, Any]) -> None:
+        """Take back what `_learned` gave."""
+        vars(self).update(learned)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether safetensors holds it."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds it."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, np.generic))
+
+
+def _to_json(value: Any) -> Any:
+    """A learned value or parameter as JSON holds it."""
+    if isinstance(value, np.ndarray):
+        return {STRINGS: value.tolist(), "dtype": str(value.dtype)}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _from_json(value: Any) -> Any:
+    """A learned value as it was, but for tuples, which are lists."""
+    return np.array(value[STRINGS], value["dtype"]) if isinstance(value, dict) and STRINGS in value else value
+
+
+def _tuples(value: Any) -> Any:
+    """Parameters are immutable: lists are tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,171 @@
+"""Rows -> slices of consecutive weights, the input of the deep meta-classifier: gathered a batch at a time, never whole rows.
+
+Axes: N rows, P weights of a row, B slices of a batch, L weights of a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+from nws_dataset.errors import ZooError
+
+if TYPE_CHECKING:
+    from nws_dataset.zoo import Rows, Zoo
+
+BYTES = 4  # of a weight
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Source(Protocol):
+    """Rows of any lengths that give slices."""
+
+    lengths: np.ndarray  # [N]
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> Any:
+        """Slices of length L of the rows `numbers` [B] from `starts` [B]: [B, L] float32, an array or tensor, zeros behind a row's end."""
+
+
+class ArrayRows:
+    """Rows that are arrays: a matrix [N, P], or views of a zoo's files (`zoo.arrays(rows)`). Only slices of them are copied.
+
+    Example:
+        >>> rows = ArrayRows([np.arange(6, dtype=np.float32), np.ones(2, np.float32)])
+        >>> rows.slices(np.array([0, 1]), np.array([2, 0]), 3).tolist()
+        [[2.0, 3.0, 4.0], [1.0, 1.0, 0.0]]
+    """
+
+    def __init__(self, rows: Sequence[np.ndarray] | np.ndarray) -> None:
+        self.rows = rows
+        self.lengths = np.array([len(row) for row in rows], dtype=np.intp)
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        # A copy of L consecutive weights is faster in a loop than by an index a weight: 64 of them take a third of a millisecond.
+        batch_BL = np.empty((len(numbers), length), np.float32)
+        for slice_L, number, start in zip(batch_BL, numbers.tolist(), starts.tolist(), strict=True):
+            part = self.rows[number][start : start + length]
+            slice_L[: len(part)] = part
+            slice_L[len(part) :] = 0
+        return batch_BL
+
+
+class ZooRows:
+    """Rows of a zoo, of which slices are read when they are needed: from a folder these weights alone, from the Hub through its cache.
+
+    Args:
+        zoo: the zoo.
+        rows: rows of its index (`zoo.filter(...)`).
+
+    Example:
+        >>> rows = zoo.filter(is_final=True)  # doctest: +SKIP
+        >>> DeepMetaClassifier().fit(ZooRows(zoo, rows), rows["optimizer"])  # doctest: +SKIP
+    """
+
+    def __init__(self, zoo: Zoo, rows: Rows) -> None:
+        from nws_dataset.zoo import READ_COLUMNS
+
+        self.zoo, self.lengths = zoo, np.asarray(rows["num_weights"], dtype=np.intp)
+        self._table = rows.table.select(READ_COLUMNS).combine_chunks()
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        from nws_dataset.zoo import Rows
+
+        widths = np.minimum(length, self.lengths[numbers] - starts)
+        batch_BL = np.zeros((len(numbers), length), np.float32)
+        for width in np.unique(widths).tolist():
+            alike = np.flatnonzero(widths == width)
+            batch_BL[alike, :width] = self.zoo.slices(Rows(self._table.take(numbers[alike])), starts[alike], width)
+        return batch_BL
+
+
+class Chosen:
+    """Some rows of a source."""
+
+    def __init__(self, source: Source, numbers: np.ndarray) -> None:
+        self.source, self.numbers, self.lengths = source, numbers, source.lengths[numbers]
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        return self.source.slices(self.numbers[numbers], starts, length)
+
+
+class DeviceRows:
+    """All weights of a source as one tensor on a device, where slices are gathered by an index.
+
+    Args:
+        source: the rows.
+        device: torch device.
+    """
+
+    def __init__(self, source: Source, device: str) -> None:
+        import torch
+
+        self.lengths = source.lengths
+        self._ends = torch.from_numpy(np.cumsum(self.lengths)).to(device)
+        self._weights = torch.zeros(int(self.lengths.sum()) + 1, device=device)  # the last is what stands behind every row's end
+        for number, (length, end) in enumerate(zip(self.lengths.tolist(), np.cumsum(self.lengths).tolist(), strict=True)):
+            row_BL = source.slices(np.array([number]), np.array([0]), length)
+            check_finite(row_BL, np.array([number]))
+            self._weights[end - length : end] = torch.from_numpy(row_BL[0])
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> Any:
+        """As `Source.slices`, a tensor on the device."""
+        import torch
+
+        device = self._weights.device
+        ends = self._ends[torch.from_numpy(numbers).to(device)]
+        first = ends - torch.from_numpy(self.lengths[numbers] - starts).to(device)
+        places_BL = first[:, None] + torch.arange(length, device=device)
+        return self._weights[torch.where(places_BL < ends[:, None], places_BL, len(self._weights) - 1)]
+
+
+def on_device(source: Source, device: str) -> Source:
+    """A source as `DeviceRows` where its weights fit into half of a GPU's free memory, else as it is."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return DeviceRows(source, device) if 2 * BYTES * int(source.lengths.sum()) < free else source
+
+
+def even_starts(lengths: np.ndarray, slice_length: int, positions: Sequence[float] | np.ndarray) -> np.ndarray:
+    """First weights of slices at positions of rows.
+
+    Args:
+        lengths: [N] of the rows.
+        slice_length: L.
+        positions: S places, 0 at a row's beginning and 1 at its end.
+
+    Returns:
+        [N, S].
+
+    Example:
+        >>> even_starts(np.array([11, 3]), 5, [0, 0.5, 1]).tolist()
+        [[0, 3, 6], [0, 0, 0]]
+    """
+    return np.rint(np.outer(np.maximum(0, lengths - slice_length), positions)).astype(np.intp)
+
+
+def check_finite(batch_BL: np.ndarray, numbers: np.ndarray) -> None:
+    """Raise a ZooError that names the first row with a weight that is not finite."""
+    finite = np.isfinite(batch_BL).all(axis=1)
+    if not finite.all():
+        row = int(numbers[np.flatnonzero(~finite)[0]])
+        raise ZooError(f"row {row}", expected="finite weights", found="NaN or infinity", do="leave it out or rebuild it")
+
+
+def prefetched(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:
+    """`make` of each item, in order; while one is used, a thread makes the next.
+
+    Example:
+        >>> list(prefetched(str, [1, 2]))
+        ['1', '2']
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = [thread.submit(make, item) for item in items[:1]]
+        for item in items[1:]:
+            ready, coming = coming[0].result(), [thread.submit(make, item)]
+            yield ready
+        yield from (future.result() for future in coming)

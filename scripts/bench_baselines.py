@@ -1,0 +1,82 @@
+"""Measure how fast the baselines read a zoo: `scripts/bench_baselines.py [--quick] [--part PART] [--json FILE]`.
+
+A part is a function in PARTS that makes what it needs in a folder and returns lines. All sides of a measurement take turns; what is told
+are medians. Axes: N rows, P weights, F features.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+
+from builder.benchmark.reading import SMALL, Line, alternate, write_zoo
+from builder.benchmark.tables import MET, number
+from nws_dataset.command import Command
+from nws_dataset.evaluation.report import Table
+from nws_dataset.layout import Layout
+from nws_dataset.statistics import QUANTILES, zoo_features
+
+
+def features(folder: Path, quick: bool) -> list[Line]:
+    """Statistics of all tensors of 20,000 networks of 4,970 weights, beside a loop over networks and tensors."""
+    snapshots, tenth = 10, 10
+    zoo = write_zoo(folder, SMALL, 200 if quick else 2000, snapshots)
+    rows = zoo.filter()
+    part, layout = rows[: len(rows) // tenth], zoo.layout(rows[0])  # the loop is timed on a tenth of the rows
+    expected, (found, _) = loop(zoo.weights(part), layout), zoo_features(zoo, part, "layers")
+    difference = float(np.max(np.abs(found - expected) / np.maximum(1, np.abs(expected))))
+    sides: dict[str, Callable[[], object]] = {
+        "loop": lambda: loop(zoo.weights(part), layout),
+        "one thread": lambda: zoo_features(zoo, rows, "layers", threads=1),
+        "all cores": lambda: zoo_features(zoo, rows, "layers"),
+    }
+    seconds = alternate(sides, 3 if quick else 5)
+    seconds["loop"] *= len(rows) / len(part)
+    network, what = f"{layout.num_weights:,} weights", f"statistics of {len(rows):,} networks"
+    return [
+        Line(f"{what}, difference from the loop", network, "", difference, 1e-6),
+        *(Line(f"{what}, {name}", network, "s", value) for name, value in seconds.items()),
+        Line(f"{what}, loop / one thread", network, "x", seconds["loop"] / seconds["one thread"]),
+        Line(f"{what}, loop / all cores", network, "x", seconds["loop"] / seconds["all cores"], 20.0, at_most=False),
+    ]
+
+
+def loop(weights_NP: np.ndarray, layout: Layout) -> np.ndarray:
+    """Statistics [N, F] as one would write them first: tensor by tensor of one network after another."""
+    percents = [100 * quantile for quantile in QUANTILES]
+    return np.array(
+        [[f for w in layout.views(row).values() for f in (*np.percentile(w, percents), w.mean(), w.std())] for row in weights_NP]
+    )
+
+
+PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"features": features}
+
+
+@click.command(cls=Command)
+@click.option("--quick", is_flag=True, help="Smaller zoos and fewer repetitions.")
+@click.option("--part", "parts", type=click.Choice(list(PARTS)), multiple=True, help="Only this; may be given again.  [default: all]")
+@click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write every number there.")
+def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
+    """Measure how fast the baselines read a zoo of random weights, which is written to a temporary folder (400 MB, with --quick 40)."""
+    lines: list[Line] = []
+    for name in parts or PARTS:
+        with tempfile.TemporaryDirectory() as scratch:
+            lines += PARTS[name](Path(scratch) / "zoo", quick)
+    if report is not None:
+        report.write_text(json.dumps([{**asdict(line), "met": line.met} for line in lines], indent=1) + "\n", encoding="utf-8")
+
+    def target(line: Line) -> str:
+        return "" if line.target is None else f"{'<=' if line.at_most else '>='} {line.target:g}"
+
+    rows = [(line.what, line.network, f"{number(line.value)} {line.unit}", target(line), MET[line.met]) for line in lines]
+    Table("Baselines", ("", "network", "measured", "target", "met"), rows).print()
+
+
+if __name__ == "__main__":
+    main()

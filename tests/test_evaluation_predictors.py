@@ -1,0 +1,223 @@
+"""The predictors' experiments: from a zoo to their files, and what they say about the paper's order."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from nws_dataset.evaluation import folds, paper, predictors, report, study, transfer, trials
+from nws_dataset.evaluation.folds import Fold
+from nws_dataset.evaluation.inputs import FIRST_LAST, LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, read_inputs
+from nws_dataset.evaluation.trials import PREDICTORS, Method, kendall_tau, mse, r2, records, true_rank_of_best, tuned
+from nws_dataset.layout import layout_of
+from nws_dataset.meta_classifier import DeepMetaRegressor
+from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
+from nws_dataset.shards import write_index
+from nws_dataset.zoo import Zoo
+from zoo_factory import PLAIN, make_shard, make_zoo, write_manifest
+
+PNG = b"\x89PNG"
+CONTRACT = {
+    "experiment",
+    "target",
+    "method",
+    "input",
+    "nets",
+    "trained_on",
+    "tested_on",
+    "num_train",
+    "num_test",
+    "seed",
+    "metric",
+    "value",
+}
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """24 networks of random weights, 2 snapshots each, of 3 data sets and 2 architectures."""
+    return make_zoo(tmp_path_factory.mktemp("zoo") / "nws", models=24, snapshots=2)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """What is tested here is the way from the zoo to the files, not how well is learned."""
+    boosting, dense_net = GradientBoosting(num_trees=3, num_threads=1), DenseNet(max_epochs=1, num_units=8)
+    fast = {"linear": (LogitLinear(max_iter=5), LogitLinear(max_iter=6)), "boosting": (boosting,), "dense net": (dense_net,)}
+    monkeypatch.setattr(trials, "PREDICTORS", fast)
+    monkeypatch.setattr(report, "RESAMPLES", 2)
+    monkeypatch.setattr(folds, "NUM_FOLDS", 2)
+    monkeypatch.setattr(predictors, "SMALLEST_CURVE", 3)
+    monkeypatch.setattr(predictors, "SHOWN", (LAYERS,))
+    monkeypatch.setattr(study, "FEWEST_OF_DATASET", 8)
+    monkeypatch.setattr(transfer, "FEWEST_OF_VALUE", 8)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(predictors.main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def check(folder, zoo):
+    """The files of a run: complete, and every record as the contract has it."""
+    results = json.loads((folder / "predictors.json").read_text())
+    assert set(results) >= {"zoo", "command", "settings", "results", "plots"} and results["zoo"]["name"] == "nws"
+    for record in results["results"]:
+        assert set(record) >= CONTRACT and np.isfinite(record["value"])
+    text = (folder / "predictors.md").read_text()
+    assert str(zoo.parent) not in text + json.dumps(results)
+    links = re.findall(r"\((\S+\.png)\)", text)
+    assert links == results["plots"]
+    for plot in links:
+        assert (folder / plot).read_bytes().startswith(PNG)
+    return results, text
+
+
+def test_command_on_a_small_zoo(zoo):
+    output = run(zoo, "--seeds", 1)
+    folder = zoo.parent / "nws-results"
+    assert str(folder / "predictors.md") in output
+    results, text = check(folder, zoo)
+    found = results["results"]
+    assert {record["experiment"] for record in found} == {"accuracy", "learning_curve", "transfer", "held_out", "early", "importance"}
+    assert {r["dataset"] for r in found if r["experiment"] == "accuracy"} == {"mnist", "cifar10", "svhn"}
+    transferred = [r for r in found if r["experiment"] == "transfer" and r["metric"] == "r2" and r["nets"] == "all"]
+    assert {r["across"] for r in transferred} == {"dataset", "architecture"}
+    assert len(transferred) == 3 * (3 * 3 + 2 * 2)  # methods, both matrices
+    assert {r["tested_on"] for r in found if r["experiment"] == "held_out"} == {"mnist", "cifar10", "svhn"}
+    assert {r["snapshot"] for r in found if r["experiment"] == "early"} == {1, 2}
+    shares = [r["value"] for r in found if r["experiment"] == "importance" and r["dataset"] == "mnist"]
+    assert sum(shares) == pytest.approx(1) or sum(shares) == 0
+    assert all(len(told["predicted"]) == 8 for told in results["predictions"])  # each network is held out once
+    assert "All weights are no input" in text and "cross-validation" in text
+
+
+def test_the_same_seeds_give_the_same_numbers(zoo):
+    def records_of(seed):
+        whole = study.Study.of(Zoo(zoo), range(seed, seed + 2))
+        steps = [*predictors.accuracy_steps(whole)][:6] + [*transfer.transfer_steps(whole)][:3] + [*transfer.early_steps(whole)][:1]
+        return [record for _, step in steps for record in step()]
+
+    first = records_of(0)
+    assert first == records_of(0) != records_of(5) and {record["seed"] for record in first} == {0, 1}
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """All zoos count as large: their own splits are used."""
+    monkeypatch.setattr(study, "is_small", lambda num_models: False)
+    monkeypatch.setattr(transfer, "is_small", lambda num_models: False)
+
+
+@pytest.fixture(scope="module")
+def uniform(tmp_path_factory):
+    """48 networks of one data set and architecture, in the subset that the paper's numbers are of; half train, a quarter tests."""
+    folder, paths = tmp_path_factory.mktemp("uniform") / "nws", []
+    numbers = range(0, 144, 3)  # of which make_recipe makes MNIST networks
+    for split, part in (("train", numbers[:24]), ("validation", numbers[24:36]), ("test", numbers[36:])):
+        paths.append(f"snapshots/small_cnn/{split}-{PLAIN.id}-00000.parquet")
+        table, _ = make_shard(folder, paths[-1], PLAIN, subset="small_cnn", split=split, numbers=part, snapshots=1)
+        paths.append(f"index/small_cnn/{split}.parquet")
+        write_index(folder / paths[-1], table)
+    write_manifest(folder, ("small_cnn",), len(numbers), paths)
+    return folder
+
+
+def test_the_papers_numbers_stand_beside_ours(uniform, tmp_path, large):
+    run(uniform, "--out", tmp_path, "--seeds", 1)
+    results, text = check(tmp_path, uniform)
+    found = results["results"]
+    assert {r["input"] for r in found if "paper" in r} == set(paper.R2) <= {r["input"] for r in found}
+    assert {r["paper"] for r in found if r["input"] == LAYERS and r["method"] == "boosting" and "paper" in r} == {0.993}
+    sizes = {r["num_train"] for r in found if r["experiment"] == "learning_curve"}
+    assert sizes == {3, 6, 12} and {r["num_train"] for r in found if r["experiment"] == "accuracy"} == {24}
+    assert {r["num_test"] for r in found if r["experiment"] == "accuracy" and r["nets"] == "all"} == {12}
+    assert "Another order than the paper's on mnist" in text  # random weights know nothing
+    split_of = {row["model_id"]: row["split"] for row in Zoo(uniform).filter(is_final=True)}
+    assert {split_of[name] for told in results["predictions"] for name in told["model_id"]} == {"test"} and "own splits" in text
+
+
+def test_meta_regressor_reads_all_weights(uniform, monkeypatch):
+    slim = DeepMetaRegressor(slice_length=100, epochs=1, width=1 / 64)
+    monkeypatch.setattr(study, "meta_regressor", lambda num_weights: Method(study.META, slim))
+    whole = study.Study.of(Zoo(uniform), range(1), meta=True)
+    assert (WEIGHTS, study.META) in whole.pairs()
+    found = predictors._accuracy(whole, whole.groups[0], WEIGHTS, study.META)
+    assert {record["metric"] for record in found} >= {"mse", "r2"}
+
+
+def test_inputs(zoo, uniform):
+    mixed, sentences = read_inputs(Zoo(zoo), Zoo(zoo).filter(is_final=True))
+    assert WEIGHTS not in mixed and "several architectures" in sentences[0]
+    inputs, sentences = read_inputs(Zoo(uniform), Zoo(uniform).filter(is_final=True))
+    assert not sentences and inputs[WEIGHTS][0].shape == (48, layout_of(PLAIN).num_weights)
+    assert set(inputs[FIRST_LAST][1]) == set(inputs["layer conv1"][1]) | set(inputs["layer output"][1])
+    for name in inputs:
+        X, names = inputs[name]
+        assert X.shape == (48, len(names))
+    np.testing.assert_array_equal(inputs[WITH_RECIPE][0], np.column_stack([inputs[LAYERS][0], inputs[RECIPE][0]]))
+
+
+def test_tuning_looks_at_validation_models_only(monkeypatch):
+    """The setting that is best on the validation models wins, whatever the test models say."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(120, 1))
+    y = 1 / (1 + np.exp(-3 * X[:, 0]))
+    y[100:] = 0.5  # the test models would have the one that learns nothing
+    learns, idle = LogitLinear(), LogitLinear(l2=1e3)
+    monkeypatch.setitem(trials.PREDICTORS, "linear", (idle, learns))
+    split = [Fold(np.arange(80), np.arange(80, 100), np.arange(100, 120))]
+    assert tuned("linear", X, y, split).estimator is learns
+    assert tuned("linear", X, y, [Fold(np.arange(100), np.empty(0, int), np.arange(100, 120))]).estimator is idle  # nothing to choose by
+
+
+def test_scores_by_hand():
+    truth, predicted = np.array([0.9, 0.5, 0.1, 0.3]), np.array([0.6, 0.7, 0.1, 0.2])
+    assert r2(truth, predicted) == pytest.approx(1 - (0.09 + 0.04 + 0.01) / 0.35)
+    assert mse(truth, predicted) == pytest.approx(0.14 / 4)
+    assert kendall_tau(truth, predicted) == pytest.approx((5 - 1) / 6)
+    assert true_rank_of_best(truth, predicted) == 2
+    found = records({"seed": 0}, truth, predicted, truth > 0.2)
+    assert {(r["nets"], r["num_test"]) for r in found} == {("all", 4), ("converged", 3)}
+    assert records({"seed": 0}, np.ones(3), np.ones(3), np.zeros(3, bool)) == [
+        {"target": "test_accuracy", "seed": 0, "nets": "all", "num_test": 3, "metric": metric, "value": value}
+        for metric, value in (("mse", 0.0), ("true_rank_of_best", 1.0))
+    ]  # of constant truths there is no R2 and no tau
+
+
+@pytest.mark.parametrize(
+    ("gaps", "spread", "words"),
+    [
+        ([0.06, 0.04, 0.02], 0.0, "closes it at about 1,600: more networks would mend it"),
+        ([0.031, 0.030, 0.0295], 0.0, "would take more than the paper's 15,000"),
+        ([0.01, 0.02, 0.03], 0.0, "more networks alone would not mend it"),
+        ([0.06, 0.04, 0.02], 0.01, "no departure"),
+    ],
+)
+def test_what_a_learning_curve_says(gaps, spread, words):
+    assert words in predictors.trend(np.array([200, 400, 800]), np.array(gaps), spread)
+    assert "too few networks" in predictors.trend(np.array([200]), np.array([0.1]), 0.0)
+
+
+def test_the_papers_table():
+    assert paper.r2("small_cnn", "svhn", WEIGHTS, "dense net") == 0.931
+    assert paper.r2("small_cnn", "svhn", LAYERS, "other") is None
+    for rows in paper.R2.values():
+        assert len(rows) == len(paper.DATASETS) and all(len(row) == len(paper.METHODS) == len(PREDICTORS) for row in rows)
+
+
+def test_the_smallest_zoo(tmp_path):
+    models = 4
+    run(make_zoo(tmp_path / "nws", models=models, snapshots=2), "--seeds", 1)
+    results, text = check(tmp_path / "nws-results", tmp_path / "nws")
+    scored = [r for r in results["results"] if r["experiment"] == "accuracy" and r["metric"] == "r2" and r["nets"] == "all"]
+    assert {(r["dataset"], r["num_test"]) for r in scored} == {(study.ALL_DATASETS, models)} and scored[0]["interval_95"] is None
+    assert "too few networks each" in text
+
+
+def test_what_cannot_be_held_out_is_refused(tmp_path):
+    result = CliRunner().invoke(predictors.main, [str(make_zoo(tmp_path / "nws", models=3))])
+    assert result.exit_code == 2 and "nws: expected 4 models or more, found 3" in result.stderr and len(result.stderr.splitlines()) == 1
