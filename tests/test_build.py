@@ -25,6 +25,7 @@ import safetensors.torch
 from builder import build as build_module
 from builder import workers as workers_module
 from builder.build import Request, build
+from builder.card import PLOTS
 from builder.cli import INTERRUPTED
 from builder.flight import Occupancy
 from builder.progress import Progress
@@ -168,7 +169,7 @@ def test_an_undisturbed_build(undisturbed: Path) -> None:
     assert len(found) == MODELS * 3  # two epochs leave three exports
     assert {identifier for identifier, _ in found} == {f"demo-{n:06d}" for n in range(MODELS)}
     others = {name for name in content(undisturbed) if not re.fullmatch(r"(index/demo|snapshots/demo)/.*\.parquet", name)}
-    assert others == {"README.md", "nws.json", ".local.json"}
+    assert others == {"README.md", "nws.json", ".local.json", *PLOTS}
 
 
 @pytest.mark.slow

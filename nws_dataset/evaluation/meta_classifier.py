@@ -283,7 +283,7 @@ def _table(results: Mapping[str, Any], title: str, records: Sequence[Mapping[str
         of_row = {(r["method"], r["input"]): r for r in means if (r["target"], r["nets"]) == (target, nets)}
         first = next(iter(of_row.values()))
         given = [_text(first, first[key]) for key in ("chance", "from_architecture")]
-        cells = [_text(of_row[m], of_row[m]["value"], of_row[m]["spread"]) if m in of_row else "-" for m in methods]
+        cells = [_text(of_row[m], of_row[m]["value"], of_row[m]["spread"] or None) if m in of_row else "-" for m in methods]
         rows.append((first["task"] if nets == "all" else "", f"{nets} {first['num_test']}", *given, *cells))
     rows += [(f"{name} (skipped)", reason, *["-"] * (2 + len(methods))) for name, reason in results["skipped"].items()]
     columns = ("property", "held-out models", "chance", "from the architecture", *(f"{m}: {i}" for m, i in methods))

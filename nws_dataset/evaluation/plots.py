@@ -19,6 +19,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", 
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
 GREY = "#BBBBBB"
+LEGEND_INCHES = 2.9  # that an entry of a legend takes
 TICKS = (0, 0.25, 0.5, 0.75, 1)
 STYLE: Any = {"font.size": 9.5, "axes.titlesize": 10.5, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
 
@@ -33,7 +34,8 @@ def accuracy_bars(records: Sequence[Mapping[str, Any]], title: str) -> Figure:
     targets, methods = _distinct(records, "target"), _methods(records)
     width = 0.8 / len(methods)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.4 + (0.5 + 0.22 * len(methods)) * max(3, len(targets)), 4.2), layout="constrained")
+        across = 1.4 + (0.5 + 0.22 * len(methods)) * max(3, len(targets))
+        figure = Figure(figsize=(across, 4.2), layout="constrained")
         axes = figure.subplots()
         for i, method in enumerate(methods):
             of_method = {r["target"]: r for r in records if (r["method"], r["input"]) == method}
@@ -48,7 +50,8 @@ def accuracy_bars(records: Sequence[Mapping[str, Any]], title: str) -> Figure:
             axes.hlines(levels, ends - 0.9, ends, color=GREY if key == "chance" else BLACK, linestyle=style, linewidth=1.6, label=label)
         axes.set_xticks(np.arange(len(targets)), [f"{t}\n{_num_test(records, t)} models" for t in targets], fontsize=8.5)
         _percent(axes, "accuracy on held-out models")
-        figure.legend(frameon=False, loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.4)
+        columns = max(1, int(across / LEGEND_INCHES))
+        figure.legend(frameon=False, loc="outside lower center", ncols=columns, columnspacing=1.2, handlelength=1.4)
         figure.suptitle(title, fontsize=11)
     return figure
 
