@@ -68,8 +68,10 @@ def _running_hub() -> Iterator[LoopbackHub]:
 @pytest.fixture
 def hub(_running_hub: LoopbackHub) -> LoopbackHub:
     """An empty Hub; HF_TOKEN in the environment may write to its organisation "org"."""
-    from huggingface_hub import HfFileSystem
+    from huggingface_hub import HfFileSystem, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
 
     _running_hub.reset()
+    set_client_factory(default_client_factory)  # a publisher of an earlier test has set its own
     HfFileSystem.clear_instance_cache()  # it remembers what repositories held
     return _running_hub

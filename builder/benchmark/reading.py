@@ -62,7 +62,7 @@ class Line:
 def main(hub: Any, quick: bool, report: Path | None) -> None:
     """Measure how fast a zoo is read.
 
-    Zoos of random weights are written to a temporary folder (2 GB, with --quick a tenth of it), read from there and from a Hub on this
+    Zoos of random weights are written to a temporary folder (2 GB, with --quick less), read from there and from a Hub on this
     machine.
     """
     part, repetitions = (10, 5) if quick else (1, 15)
@@ -71,7 +71,7 @@ def main(hub: Any, quick: bool, report: Path | None) -> None:
         for name, family, models in (("small", SMALL, 500), ("fixed", FIXED, 100)):
             zoo, files = write_zoo(Path(scratch) / name, family, max(20, models // part)), Path(scratch) / f"{name}-files"
             lines += local_lines(zoo, write_original(zoo, files), repetitions)
-        lines += hub_lines(hub, write_zoo(Path(scratch) / "hub", HUB, max(110, 250 // part)), Path(scratch) / "cache")
+        lines += hub_lines(hub, write_zoo(Path(scratch) / "hub", HUB, max(110, 250 // part), snapshots=20), Path(scratch) / "cache")
     if report is not None:
         report.write_text(json.dumps([{**asdict(line), "met": line.met} for line in lines], indent=1) + "\n", encoding="utf-8")
     columns = ("", "network", "measured", "target", "met")
