@@ -257,10 +257,11 @@ class Zoo:
         """
         tables = [self.source.index(file) for file in self.manifest.index_files()]
         index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *tables])
-        models = Counter(index.filter(index["is_final"])["subset"].to_pylist())
+        final = index.filter(index["is_final"])
+        models = Counter(subset for subset, _ in {*zip(*(final[name].to_pylist() for name in ("subset", "model_id")), strict=True)})
         for name, entry in self.manifest.subsets.items():
             if models[name] != entry.num_models:
-                expected, found = f"{entry.num_models} models of {name} in the index", str(models[name])
+                expected, found = f"{entry.num_models} models of {name}", str(models[name])
                 raise ZooError(self.name, expected=expected, found=found, do="fetch or build it again")
         return index
 
