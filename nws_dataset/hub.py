@@ -22,7 +22,7 @@ from nws_dataset.cache import Cache
 from nws_dataset.errors import ZooError
 from nws_dataset.files import atomic_write, inside
 from nws_dataset.manifest import MANIFEST_NAME, Manifest
-from nws_dataset.places import Deliver, Place, Places
+from nws_dataset.places import Deliver, Place
 from nws_dataset.shards import check_value, read_index
 
 Result = TypeVar("Result")
@@ -143,10 +143,10 @@ class Repository:
             ZooError: as `read`.
         """
         values: list[np.ndarray] = []
-        self._read([place], lambda _, value: values.append(value[0]))
+        self.read([place], lambda _, value: values.append(value[0]))
         return values[0].data
 
-    def read(self, places: Places, deliver: Deliver) -> None:
+    def read(self, places: Iterable[Place], deliver: Deliver) -> None:
         """Hand over the values of places: from the cache, else fetched, neighbours in one request, several requests at a time.
 
         Each is checked against its SHA-256. They come in any order, from several threads.
@@ -154,9 +154,6 @@ class Repository:
         Raises:
             ZooError: if a place is outside its file, a value is not what the index says, or the Hub cannot be reached.
         """
-        self._read(places, deliver)
-
-    def _read(self, places: Iterable[Place], deliver: Deliver) -> None:
         wanted: list[Wanted] = []
         for i, place in enumerate(places):
             self._check(place)

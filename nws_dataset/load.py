@@ -164,9 +164,10 @@ class _ReadWeights:
 
     def _stacked(self, weights: list[np.ndarray]) -> Any:
         """Weights of one length as one array, as the formats of the library do."""
+        alike = len({len(array) for array in weights}) == 1
         if self.format == "torch":
             import torch
 
             tensors = [torch.from_numpy(array) for array in weights]
-            return torch.stack(tensors) if len({len(array) for array in weights}) == 1 else tensors
-        return np.stack(weights) if len({len(array) for array in weights}) == 1 else weights
+            return torch.stack(tensors) if alike else tensors
+        return np.stack(weights) if alike else weights

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from nws_dataset.evaluation.inputs import layer_of
 from nws_dataset.evaluation.properties import Task
 from nws_dataset.layout import Layout
 from nws_dataset.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
@@ -251,16 +252,6 @@ class Inputs:
     def layer_names(self) -> list[str]:
         """The layers that the statistics know, from input to output."""
         return list(dict.fromkeys(map(layer_of, self.layers[1])))
-
-
-def layer_of(feature: str) -> str:
-    """The layer of a feature of `zoo_features`, batch-norm belongs to the one it follows.
-
-    Example:
-        >>> layer_of("conv1_norm.weight.std")
-        'conv1'
-    """
-    return feature.split(".", 1)[0].removesuffix("_norm")
 
 
 def convolutions_end(layout: Layout) -> int:
