@@ -77,7 +77,7 @@ def _told(where: object, error: Exception) -> ZooError:
     found = f"{status}: {str(error).strip().splitlines()[-1]}" if status else f"{type(error).__name__}: {error}".splitlines()[0]
     if status in REFUSED:
         do = "check name and revision, and log in (hf auth login, or HF_TOKEN) if it is private"
-        return ZooError(where, expected="a zoo on the Hub that you may read", found=found, do=do)
+        return ZooError(where, expected="a repository on the Hub that is there and open to you", found=found, do=do)
     return ZooError(where, expected="an answer of the Hub", found=found, do="check the connection, then try again")
 
 

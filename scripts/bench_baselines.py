@@ -6,6 +6,7 @@ are medians. Axes: N rows, P weights, F features.
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Callable
@@ -15,11 +16,14 @@ from pathlib import Path
 import click
 import numpy as np
 
-from builder.benchmark.reading import SMALL, Line, alternate, write_zoo
+from builder.benchmark.reading import FIXED, SMALL, Line, alternate, write_zoo
 from builder.benchmark.tables import MET, number
 from nws_dataset.command import Command
+from nws_dataset.evaluation.readers import SMALL_SETTINGS
 from nws_dataset.evaluation.report import Table
 from nws_dataset.layout import Layout
+from nws_dataset.meta_classifier import DeepMetaClassifier
+from nws_dataset.slices import ArrayRows
 from nws_dataset.statistics import QUANTILES, zoo_features
 
 
@@ -55,7 +59,31 @@ def loop(weights_NP: np.ndarray, layout: Layout) -> np.ndarray:
     )
 
 
-PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"features": features}
+def input_of_training(folder: Path, quick: bool) -> list[Line]:
+    """How long the slimmest meta-classifier, whose steps are the shortest, waits for its slices; and what reading whole rows would take."""
+    zoo = write_zoo(folder, FIXED, 40 if quick else 200)
+    rows = zoo.filter()
+    settings, network = SMALL_SETTINGS, f"{zoo.layout(rows[0]).num_weights:,} weights"
+    options = {**settings.of_estimator(), "epochs": 1 if quick else 3}
+    views, batch, length = zoo.arrays(rows), settings.batch_size, settings.slice_length
+    epochs = DeepMetaClassifier(**options, validation_fraction=0, random_state=0).fit(views, rows["activation"]).history_
+    source, random = ArrayRows(views), np.random.default_rng(0)
+    batches = (random.integers(len(rows), size=batch) for _ in itertools.count())
+    sides: dict[str, Callable[[], object]] = {
+        "slices": lambda: source.slices(next(batches), np.zeros(batch, int), length),
+        "rows": lambda: np.stack([views[number] for number in next(batches)])[:, :length],
+    }
+    seconds = alternate(sides, 5 if quick else 20)
+    step = float(np.median([epoch["seconds"] for epoch in epochs])) / (len(rows) // batch)
+    waited = float(np.median([epoch["waited"] / epoch["seconds"] for epoch in epochs]))
+    return [
+        Line(f"meta-classifier on slices of {length:,}, a step of {batch} slices", network, "s", step),
+        Line("of which it waits for slices", network, "of the step", waited, 0.1),
+        Line("whole rows of a batch / slices of it", network, "x", seconds["rows"] / seconds["slices"]),
+    ]
+
+
+PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"features": features, "input": input_of_training}
 
 
 @click.command(cls=Command)
@@ -63,7 +91,7 @@ PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"features": features}
 @click.option("--part", "parts", type=click.Choice(list(PARTS)), multiple=True, help="Only this; may be given again.  [default: all]")
 @click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write every number there.")
 def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
-    """Measure how fast the baselines read a zoo of random weights, which is written to a temporary folder (400 MB, with --quick 40)."""
+    """Measure how fast the baselines read a zoo of random weights, which is written to a temporary folder (740 MB, with --quick 150)."""
     lines: list[Line] = []
     for name in parts or PARTS:
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""A Hub on this machine, for tests: what huggingface_hub and datasets ask of a server for dataset repositories, kept in memory.
+"""A Hub on this machine, for tests: what huggingface_hub and datasets ask of a server for repositories of data sets and models, in memory.
 
 It has repositories with commits, branches and tags, large files (LFS) that are served from "storage" on another host name as the real Hub
 does, ranges, tokens and private repositories; it writes down every request, and makes mistakes on demand.
@@ -103,13 +103,19 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A dataset repository."""
+    """A repository. Those of data sets and of models share their names here."""
 
     id: str
+    kind: str = "dataset"  # or "model"
     private: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)  # by sha
     branches: dict[str, str] = field(default_factory=dict)  # name -> sha
     tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def page(self) -> str:
+        """The path of its page; a model's has no prefix."""
+        return f"/datasets/{self.id}" if self.kind == "dataset" else f"/{self.id}"
 
     def commit(self, branch: str, tree: Tree, title: str) -> Commit:
         parent = self.branches.get(branch)
@@ -240,8 +246,8 @@ class LoopbackHub:
             self.storage.update({file.sha256: file.content for file in added.values() if file.lfs})
             return self.commit(repo, branch, {**repo.commits[repo.branches[branch]].tree, **added}, "Files").sha
 
-    def create(self, repo_id: str, private: bool = False) -> Repository:
-        repo = self.repos[repo_id] = Repository(repo_id, private)
+    def create(self, repo_id: str, private: bool = False, kind: str = "dataset") -> Repository:
+        repo = self.repos[repo_id] = Repository(repo_id, kind, private)
         repo.commit("main", {".gitattributes": File(b"*.parquet filter=lfs\n", False)}, "initial commit")
         return repo
 
@@ -281,8 +287,8 @@ class Call:
 
     def repo(self, name: str) -> Repository:
         """A repository that the sender may see."""
-        repo = self.hub.repos.get(name)
-        if repo is None or (repo.private and self.token is None):
+        repo, kind = self.hub.repos.get(name), "dataset" if "datasets" in self.path.split("/")[1:3] else "model"
+        if repo is None or repo.kind != kind or (repo.private and self.token is None):
             raise Refusal(404 if self.token else 401, "Repository not found", "RepoNotFound")
         return repo
 
@@ -312,6 +318,7 @@ class Call:
 
 Action = Callable[..., Answer]
 ROUTES: list[tuple[str, re.Pattern[str], Action]] = []
+API, PAGE = "/api/(datasets|models)/<repo>", "(/datasets)?/<repo>"  # of a repository
 NAMES = {"repo": "[^/]+/[^/]+?", "path": ".*"}  # other parts have no slash: clients quote it
 
 
@@ -362,23 +369,23 @@ def create_repo(call: Call) -> Answer:
     asked = call.json
     name = f"{asked.get('organization') or 'tester'}/{asked['name']}"
     call.may_write(name)
-    url = {"url": f"{call.hub.url}/datasets/{name}", "name": name}
-    if name in call.hub.repos:
-        return _json({**url, "error": "You already created this dataset repo"}, 409)
-    call.hub.create(name, asked.get("visibility") == "private" or bool(asked.get("private")))
-    return _json(url)
+    kind = asked.get("type") or "model"
+    present = call.hub.repos.get(name)
+    repo = present or call.hub.create(name, asked.get("visibility") == "private" or bool(asked.get("private")), kind)
+    url = {"url": f"{call.hub.url}{repo.page}", "name": name}
+    return _json({**url, "error": f"You already created this {repo.kind} repo"}, 409) if present else _json(url)
 
 
 @route("DELETE", "/api/repos/delete")
 def delete_repo(call: Call) -> Answer:
     name = f"{call.json.get('organization') or 'tester'}/{call.json['name']}"
     call.may_write(name)
-    call.repo(name)
-    del call.hub.repos[name]
+    if call.hub.repos.pop(name, None) is None:
+        raise Refusal(404, "Repository not found", "RepoNotFound")
     return _json({})
 
 
-@route("GET", "/api/datasets/<repo>/auth-check(/write)?")
+@route("GET", f"{API}/auth-check(/write)?")
 def auth_check(call: Call, repo: str) -> Answer:
     call.repo(repo)
     if call.path.endswith("/write"):
@@ -386,8 +393,8 @@ def auth_check(call: Call, repo: str) -> Answer:
     return _json({})
 
 
-@route("GET", "/api/datasets/<repo>/revision/<revision>")
-@route("GET", "/api/datasets/<repo>")
+@route("GET", f"{API}/revision/<revision>")
+@route("GET", API)
 def repo_info(call: Call, repo: str, revision: str = "main") -> Answer:
     found = call.repo(repo)
     commit = call.commit(found, revision)
@@ -420,8 +427,8 @@ def _with_commit(call: Call, entries: list[dict[str, Any]], commit: Commit, expa
     return _json([{**entry, **last} for entry in entries])
 
 
-@route("GET", "/api/datasets/<repo>/tree/<revision>/<path>")
-@route("GET", "/api/datasets/<repo>/tree/<revision>")
+@route("GET", f"{API}/tree/<revision>/<path>")
+@route("GET", f"{API}/tree/<revision>")
 def tree(call: Call, repo: str, revision: str, path: str = "") -> Answer:
     commit = call.commit(call.repo(repo), revision)
     root = f"{path.rstrip('/')}/" if path else ""
@@ -437,7 +444,7 @@ def _true(values: list[str] | None) -> bool:
     return bool(values) and values[0].lower() in ("true", "1")  # type: ignore[index]
 
 
-@route("POST", "/api/datasets/<repo>/paths-info/<revision>")
+@route("POST", f"{API}/paths-info/<revision>")
 def paths_info(call: Call, repo: str, revision: str) -> Answer:
     commit = call.commit(call.repo(repo), revision)
     entries = _entries(commit)
@@ -445,7 +452,7 @@ def paths_info(call: Call, repo: str, revision: str) -> Answer:
     return _with_commit(call, asked, commit, _true(call.form("expand")))
 
 
-@route("GET", "/api/datasets/<repo>/refs")
+@route("GET", f"{API}/refs")
 def refs(call: Call, repo: str) -> Answer:
     found = call.repo(repo)
     kinds = (("branches", "heads", found.branches), ("tags", "tags", found.tags))
@@ -453,7 +460,7 @@ def refs(call: Call, repo: str) -> Answer:
     return _json({**told, "converts": []})
 
 
-@route("GET", "/api/datasets/<repo>/commits/<revision>")
+@route("GET", f"{API}/commits/<revision>")
 def commits(call: Call, repo: str, revision: str) -> Answer:
     found = call.repo(repo)
 
@@ -467,7 +474,7 @@ def commits(call: Call, repo: str, revision: str) -> Answer:
     return _json([{"id": c.sha, "title": c.title, "message": "", "authors": authors, "date": DATE} for c in listed])
 
 
-@route("POST DELETE", "/api/datasets/<repo>/branch/<name>")
+@route("POST DELETE", f"{API}/branch/<name>")
 def branch(call: Call, repo: str, name: str) -> Answer:
     found = call.repo(repo)
     call.may_write(repo)
@@ -481,7 +488,7 @@ def branch(call: Call, repo: str, name: str) -> Answer:
     return _json({})
 
 
-@route("POST DELETE", "/api/datasets/<repo>/tag/<name>")
+@route("POST DELETE", f"{API}/tag/<name>")
 def tag(call: Call, repo: str, name: str) -> Answer:
     """Where a tag is made, the path has the revision and the body the tag."""
     found = call.repo(repo)
@@ -497,7 +504,7 @@ def tag(call: Call, repo: str, name: str) -> Answer:
     return _json({})
 
 
-@route("POST", "/api/datasets/<repo>/preupload/<revision>")
+@route("POST", f"{API}/preupload/<revision>")
 def preupload(call: Call, repo: str, revision: str) -> Answer:
     present = call.commit(call.repo(repo), revision).tree
     call.may_write(repo)
@@ -509,20 +516,21 @@ def preupload(call: Call, repo: str, revision: str) -> Answer:
     return _json({"files": told})
 
 
-@route("POST", "/datasets/<repo>.git/info/lfs/objects/batch")
+@route("POST", f"{PAGE}.git/info/lfs/objects/batch")
 def lfs_batch(call: Call, repo: str) -> Answer:
     call.repo(repo)
     call.may_write(repo)
     objects = []
     for asked in call.json["objects"]:
         known = {"oid": asked["oid"], "size": asked["size"]}
-        urls = {"upload": f"{call.hub.storage_url}/{asked['oid']}", "verify": f"{call.hub.url}/datasets/{repo}.git/info/lfs/verify"}
+        upload, verify = f"{call.hub.storage_url}/{asked['oid']}", f"{call.hub.url}{call.repo(repo).page}.git/info/lfs/verify"
+        urls = {"upload": upload, "verify": verify}
         missing = {} if asked["oid"] in call.hub.storage else {"actions": {name: {"href": url} for name, url in urls.items()}}
         objects.append({**known, **missing})
     return _json({"transfer": "basic", "objects": objects})
 
 
-@route("POST", "/datasets/<repo>.git/info/lfs/verify")
+@route("POST", f"{PAGE}.git/info/lfs/verify")
 def lfs_verify(call: Call, repo: str) -> Answer:
     call.may_write(repo)
     content = call.hub.storage.get(call.json["oid"])
@@ -539,7 +547,7 @@ def store(call: Call, oid: str) -> Answer:
     return Answer()
 
 
-@route("POST", "/api/datasets/<repo>/commit/<revision>")
+@route("POST", f"{API}/commit/<revision>")
 def commit(call: Call, repo: str, revision: str) -> Answer:
     found = call.repo(repo)
     call.may_write(repo)
@@ -554,7 +562,7 @@ def commit(call: Call, repo: str, revision: str) -> Answer:
     for line in lines:
         _apply(call.hub, line["key"], line["value"], files)
     made = call.hub.commit(found, revision, files, header["summary"])
-    return _json({"success": True, "commitOid": made.sha, "commitUrl": f"{call.hub.url}/datasets/{repo}/commit/{made.sha}"})
+    return _json({"success": True, "commitOid": made.sha, "commitUrl": f"{call.hub.url}{found.page}/commit/{made.sha}"})
 
 
 def _apply(hub: LoopbackHub, key: str, value: Mapping[str, Any], files: dict[str, File]) -> None:
@@ -573,7 +581,7 @@ def _apply(hub: LoopbackHub, key: str, value: Mapping[str, Any], files: dict[str
             del files[path]
 
 
-@route("HEAD GET", "/datasets/<repo>/resolve/<revision>/<path>")
+@route("HEAD GET", f"{PAGE}/resolve/<revision>/<path>")
 def resolve(call: Call, repo: str, revision: str, path: str) -> Answer:
     commit = call.commit(call.repo(repo), revision)
     file = commit.tree.get(path)

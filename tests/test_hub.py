@@ -140,7 +140,7 @@ def test_one_commit_is_read(remote: Callable[..., Zoo], local: Zoo, hub: Loopbac
         assert remote(revision=revision).index.equals(local.index)
     assert len(remote().filter(is_final=True)) == 5
     with pytest.raises(
-        ZooError, match=r"org/nws@v2/nws.json: expected a zoo on the Hub that you may read, found 404.*check name and revision"
+        ZooError, match=r"org/nws@v2/nws.json: expected a repository on the Hub that is there and open to you, found 404.*check name and revision"
     ):
         remote(revision="v2")
 
@@ -154,7 +154,7 @@ def test_pickle(remote: Callable[..., Zoo]) -> None:
 def test_private(hub: LoopbackHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.put(REPOSITORY, folder, private=True)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(ZooError, match="that you may read, found 40"):
+    with pytest.raises(ZooError, match="open to you, found 40"):
         Zoo(REPOSITORY, cache_dir=tmp_path / "a")
     zoo = Zoo(REPOSITORY, token=TOKEN, cache_dir=tmp_path / "b")
     row = zoo.filter()[0]

@@ -1,8 +1,6 @@
 """The predictors are scikit-learn estimators, stay within their range, are deterministic, and are saved without pickle."""
 
 import json
-import shutil
-import types
 
 import huggingface_hub
 import numpy as np
@@ -10,7 +8,9 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from loopback_hub import READ_TOKEN
 from nws_dataset.errors import ZooError
+from nws_dataset.meta_classifier import DeepMetaRegressor
 from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear, Standardizer
 from nws_dataset.saving import ARRAYS, CARD, FACTS
 
@@ -143,20 +143,39 @@ def test_what_is_not_fitted_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_pushed_with_a_card(data, tmp_path, monkeypatch):
-    """What goes to the Hub: the files of `save` and a card that says how to load them."""
-    predictor, sent = LogitLinear(l2=0.25, random_state=0).fit(*data), tmp_path / "sent"
-
-    def upload_folder(self, *, repo_id, folder_path, commit_message):
-        shutil.copytree(folder_path, sent)
-        return types.SimpleNamespace(commit_url=f"there/{repo_id}")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, private, exist_ok: None)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
-    assert predictor.push_to_hub("org/linear", about="Of 800 MNIST networks: R2 0.9.") == "there/org/linear"
-    card = huggingface_hub.ModelCard.load(sent / CARD)
+def test_pushed_with_a_card(data, hub, tmp_path):
+    """What goes to the Hub: the files of `save` and a card that says how to load them; private, and again, and by whom it may."""
+    predictor = LogitLinear(l2=0.25, random_state=0).fit(*data)
+    address = predictor.push_to_hub("org/linear", about="Of 800 MNIST networks: R2 0.9.", private=True)
+    repo = hub.repos["org/linear"]
+    first = repo.branches["main"]
+    assert address == f"{hub.url}/org/linear/commit/{first}" and repo.kind == "model" and repo.private
+    assert {".gitattributes", CARD, FACTS, ARRAYS} == set(repo.commits[first].tree)
+    card = huggingface_hub.ModelCard(hub.file("org/linear", CARD).decode())
     assert card.data.library_name == "nws-dataset" and "LogitLinear.from_pretrained('org/linear')" in card.text
     assert "Of 800 MNIST networks" in card.text and "| l2 | 0.25 |" in card.text
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, revision, token, allow_patterns: str(sent))
-    for place in ("org/linear", sent):
-        np.testing.assert_array_equal(LogitLinear.from_pretrained(place).predict(data[0]), predictor.predict(data[0]))
+    LogitLinear(l2=0.5, random_state=0).fit(*data).push_to_hub("org/linear")
+    for place, revision in (("org/linear", first), (predictor.save(tmp_path), None)):
+        np.testing.assert_array_equal(LogitLinear.from_pretrained(place, revision=revision).predict(data[0]), predictor.predict(data[0]))
+    assert LogitLinear.from_pretrained("org/linear").l2 == 0.5
+    with pytest.raises(ZooError, match="org/linear"):
+        predictor.push_to_hub("org/linear", token=READ_TOKEN)
+    with pytest.raises(ZooError, match="org/none"):
+        LogitLinear.from_pretrained("org/none")
+
+
+SHARED = [
+    GradientBoosting(num_trees=5, random_state=0),
+    DeepMetaRegressor(slice_length=6, epochs=2, width=1 / 32, random_state=0),
+]
+
+
+@pytest.mark.parametrize("estimator", SHARED, ids=lambda e: type(e).__name__)
+def test_pushed_trees_and_networks(data, hub, estimator):
+    """Texts and tensors come back from the Hub as they went, though the Hub is busy at first and then a connection is lost."""
+    estimator.fit(*data)
+    hub.faults = lambda number, method, path: {1: 503, 4: "drop"}.get(number)
+    estimator.push_to_hub("org/estimator")
+    loaded = type(estimator).from_pretrained("org/estimator")
+    assert {request.status for request in hub.requests} >= {503, 0}
+    np.testing.assert_array_equal(loaded.predict(data[0]), estimator.predict(data[0]))
