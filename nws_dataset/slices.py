@@ -5,15 +5,21 @@ Axes: N rows, P weights of a row, B slices of a batch, L weights of a slice.
 
 from __future__ import annotations
 
+import bisect
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from nws_dataset.errors import ZooError
+from nws_dataset.layout import layout_of
+from nws_dataset.views import permutation_spec
 
 if TYPE_CHECKING:
+    from nws_dataset.recipe import Architecture
     from nws_dataset.zoo import Rows, Zoo
 
 BYTES = 4  # of a weight
@@ -25,6 +31,7 @@ class Source(Protocol):
     """Rows of any lengths that give slices."""
 
     lengths: np.ndarray  # [N]
+    fixed: bool  # whether a slice is the same whenever it is asked for
 
     def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> Any:
         """Slices of length L of the rows `numbers` [B] from `starts` [B]: [B, L] float32, an array or tensor, zeros behind a row's end."""
@@ -38,6 +45,8 @@ class ArrayRows:
         >>> rows.slices(np.array([0, 1]), np.array([2, 0]), 3).tolist()
         [[2.0, 3.0, 4.0], [1.0, 1.0, 0.0]]
     """
+
+    fixed = True
 
     def __init__(self, rows: Sequence[np.ndarray] | np.ndarray) -> None:
         self.rows = rows
@@ -65,6 +74,8 @@ class ZooRows:
         >>> DeepMetaClassifier().fit(ZooRows(zoo, rows), rows["optimizer"])  # doctest: +SKIP
     """
 
+    fixed = True
+
     def __init__(self, zoo: Zoo, rows: Rows) -> None:
         from nws_dataset.zoo import READ_COLUMNS
 
@@ -82,11 +93,86 @@ class ZooRows:
         return batch_BL
 
 
+class RandomUnits:
+    """Rows as hidden units that are chosen at random, each time anew: in a random order, and of each tensor the first few units' weights.
+
+    A network computes the same whatever the order of its hidden units, but a reader to whom each weight always comes at the same place
+    learns the networks that it is trained on by heart. Here no place means a unit, only a tensor, and no row comes twice as it was.
+
+    Args:
+        rows: N arrays [P_i], whole rows.
+        architectures: N of them.
+        length: weights that a choice has at most, L: each tensor is cut to as many, unless it is smaller. A single unit of each tensor
+            is always there; what is too much even so is cut off.
+        seed: of the choices.
+
+    Example:
+        >>> from nws_dataset.recipe import Architecture
+        >>> rows = RandomUnits([np.arange(92_218, dtype=np.float32)], [Architecture()], 5000, seed=0)
+        >>> rows.lengths.tolist(), rows.slices(np.array([0]), np.array([0]), 5000).shape
+        ([4770], (1, 5000))
+    """
+
+    fixed = False
+
+    def __init__(self, rows: Sequence[np.ndarray], architectures: Sequence[Architecture], length: int, seed: int) -> None:
+        self.rows, self.random = rows, np.random.default_rng(seed)
+        self._units = [_Units.of(architecture, length) for architecture in architectures]
+        self.lengths = np.array([min(length, units.num_weights) for units in self._units], dtype=np.intp)
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        batch_BL = np.zeros((len(numbers), length), np.float32)
+        for slice_L, number, start in zip(batch_BL, numbers.tolist(), starts.tolist(), strict=True):
+            part = self.rows[number][self._units[number].draw(self.random)[start : start + length]]
+            slice_L[: len(part)] = part
+        return batch_BL
+
+
+@dataclass(frozen=True, eq=False)
+class _Units:
+    """How units of an architecture are drawn."""
+
+    sizes: dict[str, int]  # hidden layer -> its units
+    tensors: list[tuple[np.ndarray, tuple[str | None, ...], int]]  # places of the weights, each axis' hidden layer, units that are taken
+
+    @classmethod
+    @functools.lru_cache(maxsize=1024)
+    def of(cls, architecture: Architecture, length: int) -> _Units:
+        """As many units of each tensor as make `length` weights in all."""
+        spec = permutation_spec(architecture)
+        places = [s.offset + np.arange(s.size).reshape(spec.shapes[s.name]) for s in layout_of(architecture).tensors]
+
+        def taken(most: int) -> list[int]:
+            return [min(len(p), max(1, most * len(p) // p.size)) for p in places]
+
+        def total(most: int) -> int:
+            return sum(p.size // len(p) * units for p, units in zip(places, taken(most), strict=True))
+
+        most = bisect.bisect_right(range(length + 1), length, key=total) - 1
+        axes = [spec.axes_to_perm[s.name] for s in layout_of(architecture).tensors]
+        return cls(dict(spec.sizes), list(zip(places, axes, taken(max(0, most)), strict=True)))
+
+    @functools.cached_property
+    def num_weights(self) -> int:
+        return sum(places.size // len(places) * units for places, _, units in self.tensors)
+
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """Places of the weights of random units, tensor by tensor; inputs and outputs of the network keep their order."""
+        orders = {layer: random.permutation(size) for layer, size in self.sizes.items()}
+        drawn = []
+        for places, (own, *others), units in self.tensors:
+            chosen = places[:units] if own is None else places[orders[own][:units]]
+            for axis, layer in enumerate(others, 1):
+                chosen = chosen if layer is None else chosen.take(orders[layer], axis)
+            drawn.append(chosen.reshape(-1))
+        return np.concatenate(drawn)
+
+
 class Chosen:
     """Some rows of a source."""
 
     def __init__(self, source: Source, numbers: np.ndarray) -> None:
-        self.source, self.numbers, self.lengths = source, numbers, source.lengths[numbers]
+        self.source, self.numbers, self.lengths, self.fixed = source, numbers, source.lengths[numbers], source.fixed
 
     def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         return self.source.slices(self.numbers[numbers], starts, length)
@@ -99,6 +185,8 @@ class DeviceRows:
         source: the rows.
         device: torch device.
     """
+
+    fixed = True
 
     def __init__(self, source: Source, device: str) -> None:
         import torch
@@ -123,11 +211,11 @@ class DeviceRows:
 
 
 def on_device(source: Source, device: str) -> Source:
-    """A source as `DeviceRows` where its weights fit into half of a GPU's free memory, else as it is."""
+    """A source as `DeviceRows` where it is fixed and its weights fit into half of a GPU's free memory, else as it is."""
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
-    return DeviceRows(source, device) if 2 * BYTES * int(source.lengths.sum()) < free else source
+    return DeviceRows(source, device) if source.fixed and 2 * BYTES * int(source.lengths.sum()) < free else source
 
 
 def even_starts(lengths: np.ndarray, slice_length: int, positions: Sequence[float] | np.ndarray) -> np.ndarray:

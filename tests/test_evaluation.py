@@ -25,7 +25,7 @@ def zoo(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """What is tested here is the way from the zoo to the files, not how well is learned."""
-    slim = dataclasses.replace(readers.SMALL_SETTINGS, epochs=1, width=1 / 64, slices_per_prediction=2, slice_length=500)
+    slim = dataclasses.replace(readers.SMALL_SETTINGS, epochs=1, least_steps=0, width=1 / 64, slices_per_prediction=2, slice_length=500)
     monkeypatch.setattr(meta_classifier, "SMALL_SETTINGS", slim)
     monkeypatch.setattr(readers, "TREES", 10)
     monkeypatch.setattr(report, "RESAMPLES", 20)
@@ -159,7 +159,7 @@ def run(command, *arguments):
 
 
 def test_command(zoo, tmp_path):
-    options = ("--properties", "activation,learning_rate", "--experiments", "what,when,where", "--seeds", 2)
+    options = ("--properties", "activation,learning_rate", "--experiments", "what,when,where,layers", "--seeds", 2)
     output = run(meta_classifier.main, zoo, "--out", tmp_path, *options)
     results = json.loads((tmp_path / "meta_classifier.json").read_text())
     records = results["results"]
@@ -168,7 +168,7 @@ def test_command(zoo, tmp_path):
     assert {(r["method"], r["input"], r["seed"]) for r in what} == {
         (method, read, seed)
         for seed in (0, 1)
-        for method, read in [("deep meta-classifier", "slice")]
+        for method, read in [("deep meta-classifier", "slice"), ("deep meta-classifier", "random units")]
         + [(m, i) for m in readers.MODELS for i in ("statistics of the slice", "layers")]
     }
     for record in what:
@@ -233,12 +233,26 @@ def test_the_same_seed_gives_the_same_numbers(zoo, tmp_path):
     assert results(tmp_path / "a") == results(tmp_path / "b")
 
 
+def test_processes_share_the_work(zoo):
+    """In another order, with the same results. (The number of trees, which is changed here, is not in other processes.)"""
+    records = []
+    for jobs in (1, 2):
+        found = meta_classifier.evaluate(Zoo(zoo), meta_classifier.SMALL_SETTINGS, ["activation"], ["what"], seeds=2, jobs=jobs)
+        records.append([r for r in found["results"] if r["method"] != readers.BOOSTING])
+    assert records[0] == records[1] and {r["input"] for r in records[0]} >= {"slice", "random units", "layers"}
+
+
+def test_steps_make_epochs():
+    settings = readers.Settings(epochs=3, least_steps=100, batch_size=8, slices_per_row=2)
+    assert settings.epochs_of(40) == 10 and settings.epochs_of(10_000) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--properties", "optimizer"], "two values or more"),
         (["--properties", "optimiser"], "optimiser"),
-        (["--experiments", "why"], "some of what,when,where"),
+        (["--experiments", "why"], "some of what,when,where,layers"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, words, zoo):

@@ -140,7 +140,8 @@ def test_one_commit_is_read(remote: Callable[..., Zoo], local: Zoo, hub: Loopbac
         assert remote(revision=revision).index.equals(local.index)
     assert len(remote().filter(is_final=True)) == 5
     with pytest.raises(
-        ZooError, match=r"org/nws@v2/nws.json: expected a repository on the Hub that is there and open to you, found 404.*check name and revision"
+        ZooError,
+        match=r"org/nws@v2/nws.json: expected a repository on the Hub that is there and open to you, found 404.*check name and revision",
     ):
         remote(revision="v2")
 

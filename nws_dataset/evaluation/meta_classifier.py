@@ -1,8 +1,9 @@
 """What the weights tell of their training (optimizer, learning rate, ...), when, and where: the experiments of Eilertsen et al. 2020.
 
-Every property is read off the weights of models held out, by the deep meta-classifier and by linear SVM and gradient boosting on
-statistics. Beside them stand two who read no weights: chance, and the best guess from the architecture alone. Where architectures differ in
-the values that they were trained with, it gives a property away, and only what goes beyond its guess was read off the training.
+Every property is read off the weights of models held out, by the deep meta-classifier, on slices and on random units, and by linear SVM
+and gradient boosting on statistics. Beside them stand two who read no weights: chance, and the best guess from the architecture alone.
+Where architectures differ in the values that they were trained with, it gives a property away, and only what goes beyond its guess was
+read off the training.
 
 python scripts/evaluate_meta_classifier.py ZOO
 """
@@ -10,13 +11,15 @@ python scripts/evaluate_meta_classifier.py ZOO
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import joblib
 import numpy as np
 
 from nws_dataset.command import Command
@@ -39,7 +42,7 @@ from nws_dataset.evaluation.readers import (
 if TYPE_CHECKING:
     from nws_dataset.zoo import Rows
 
-EXPERIMENTS = ("what", "when", "where")
+EXPERIMENTS = ("what", "when", "where", "layers")
 CURVE_POINTS = 8  # snapshots at which held-out models are tested: when
 NUM_POSITIONS = 16  # at which slices of their rows are: where
 SETTINGS_HELP = "Network and training.  [default: small under 1,000 models, else paper]"
@@ -86,6 +89,11 @@ class Question:
     snapshot: int
     position: float | None = None
 
+    @property
+    def asked(self) -> tuple[int, float | None]:
+        """What a reader is asked for, once, though several experiments tell of it."""
+        return self.snapshot, self.position
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -101,9 +109,9 @@ class Experiment:
         numbers, asked = self.snapshots.curve, method.experiments
         questions = [Question("what", numbers[-1])] if "what" in asked else []
         questions += [Question("when", number) for number in numbers if "when" in asked]
-        if "where" in asked and method.layer is not None:
+        if "layers" in asked:
             questions.append(Question("where", numbers[-1]))
-        elif "where" in asked and self.positions is not None:
+        if "where" in asked and self.positions is not None:
             questions += [Question("where", numbers[-1], position) for position in self.positions]
         return questions
 
@@ -126,18 +134,17 @@ class Experiment:
             A flat record for every question, for all held-out models and for those that converged.
         """
         questions = self.questions(method)
-        predicted = {question: np.empty_like(task.truth) for question in questions}
+        predicted = {question.asked: np.empty_like(task.truth) for question in questions}
         for i, fold in enumerate(task.folds):
             reader = method.make(task, seed + i)
             training, validation = (self._training(task, part) for part in (fold.training, fold.validation))
             reader.fit(*training, *validation)
-            for question in questions:
-                places = self.snapshots.at(task.models[fold.test], question.snapshot)
-                positions = None if question.position is None else [question.position]
-                predicted[question][fold.test] = reader.predict(places, positions)
+            for (snapshot, position), answers in predicted.items():
+                places = self.snapshots.at(task.models[fold.test], snapshot)
+                answers[fold.test] = reader.predict(places, None if position is None else [position])
             advance(f"{task.name}, {method.name} on {method.input}, fold {i + 1}")
         for question in questions:
-            yield from self._records(question, method, task, predicted[question], seed)
+            yield from self._records(question, method, task, predicted[question.asked], seed)
 
     def _training(self, task: Task, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places of the snapshots of a part of a task's models, and what is true of them."""
@@ -204,6 +211,66 @@ def mistaken(truth: np.ndarray, predicted: np.ndarray, guessed: np.ndarray, cons
     }
 
 
+@dataclass(frozen=True)
+class Plan:
+    """All that is fitted and asked; every process of a run works out the same."""
+
+    zoo: Any = field(compare=False)
+    settings: Settings
+    properties: tuple[str, ...] | None
+    experiments: tuple[str, ...]
+    seeds: int
+    rows: bool  # whether whole rows too
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        final = self.zoo.filter(is_final=True)
+        check_models(self.zoo.name, final["split"])
+        return Experiment(final, Snapshots.of(self.zoo.filter(), final), self.settings, is_small(len(final)))
+
+    @functools.cached_property
+    def architectures(self) -> dict[str, int]:
+        """Architecture -> its models, the most frequent one first."""
+        names, counts = np.unique(self.experiment.final["architecture"].astype(str), return_counts=True)
+        return {str(names[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")}
+
+    def tasks(self, seed: int) -> tuple[list[Task], dict[str, str]]:
+        """The properties that can be told, and why others cannot."""
+        return tasks_of(self.experiment.final, self.properties, seed, small=self.experiment.small)
+
+    @functools.cached_property
+    def work(self) -> list[tuple[Method, Task, int]]:
+        """Every method with every task and seed."""
+        final, small = self.experiment.final, self.experiment.small
+        inputs = Inputs(self.zoo, self.zoo.filter(), self.settings)
+        work = []
+        most, count = next(iter(self.architectures.items()))
+        for seed in range(self.seeds):
+            work += [(method, task, seed) for task in self.tasks(seed)[0] for method in methods_of(inputs, self.experiments)]
+            if self.rows and count >= MOST_ALIKE:
+                alike = np.flatnonzero(final["architecture"] == most)
+                tasks, _ = tasks_of(final, None, seed, small=small, models=alike)
+                method = row_method(inputs, int(final["num_weights"][alike[0]]), self.experiments)
+                work += [(method, task, seed) for task in tasks if self.properties is None or task.name in self.properties]
+        return work
+
+    def records(self, number: int, advance: Callable[[str], None]) -> list[dict[str, Any]]:
+        """Do one piece of the work."""
+        method, task, seed = self.work[number]
+        return list(self.experiment.run(method, task, seed, advance))
+
+
+@functools.lru_cache(maxsize=1)
+def _shared(plan: Plan) -> Plan:
+    """The first of equal plans, so that a process works it out once."""
+    return plan
+
+
+def _piece(plan: Plan, number: int) -> tuple[int, list[dict[str, Any]]]:
+    """A piece of the work, in a process of its own."""
+    return number, _shared(plan).records(number, lambda words: None)
+
+
 def evaluate(
     zoo: Any,
     settings: Settings,
@@ -212,6 +279,7 @@ def evaluate(
     *,
     seeds: int = 3,
     rows: bool = False,
+    jobs: int = 1,
     progress: Callable[[int], Any] = report.progress,
 ) -> dict[str, Any]:
     """Fit and test all methods on all properties.
@@ -223,33 +291,32 @@ def evaluate(
         experiments: of EXPERIMENTS.
         seeds: repetitions, each with its own balancing, folds and networks.
         rows: also the meta-classifier on whole rows, of the models of the most frequent architecture.
+        jobs: processes that share the work, and the cores.
         progress: gives a context manager whose value is called with words after each fit.
 
     Returns:
         What the JSON file holds: "results", the records; "skipped", why properties could not be told; "held_out", "layers".
     """
     started = time.monotonic()
-    index, final = zoo.filter(), zoo.filter(is_final=True)
-    check_models(zoo.name, final["split"])
-    small = is_small(len(final))
-    experiment, inputs = Experiment(final, Snapshots.of(index, final), settings, small), Inputs(zoo, index, settings)
-    architectures, counts = np.unique(final["architecture"].astype(str), return_counts=True)
-    alike = np.flatnonzero(final["architecture"] == architectures[counts.argmax()])
-    work: list[tuple[Method, Task, int]] = []
-    for seed in range(seeds):
-        tasks, skipped = tasks_of(final, properties, seed, small=small)
-        work += [(method, task, seed) for task in tasks for method in methods_of(inputs, experiments)]
-        if rows and len(alike) >= MOST_ALIKE:
-            tasks, _ = tasks_of(final, None, seed, small=small, models=alike)
-            method = row_method(inputs, int(final["num_weights"][alike[0]]), experiments)
-            work += [(method, task, seed) for task in tasks if properties is None or task.name in properties]
-    with progress(sum(len(task.folds) for _, task, _ in work)) as advance:
-        records = [record for method, task, seed in work for record in experiment.run(method, task, seed, advance)]
+    plan = Plan(zoo, settings, None if properties is None else tuple(properties), tuple(experiments), seeds, rows)
+    folds = [len(task.folds) for _, task, _ in plan.work]
+    found: dict[int, list[dict[str, Any]]] = {}
+    with progress(sum(folds)) as advance:
+        if jobs == 1:
+            found = {number: plan.records(number, advance) for number in range(len(plan.work))}
+        else:
+            pieces = (joblib.delayed(_piece)(dataclasses.replace(plan), number) for number in range(len(plan.work)))
+            for number, records in joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)(pieces):
+                found[number] = records
+                method, task, _ = plan.work[number]
+                for fold in range(folds[number]):
+                    advance(f"{task.name}, {method.name} on {method.input}, fold {fold + 1}")
+    final = plan.experiment.final
     return {
-        "held_out": describe([len(task.folds) for _, task, _ in work]),
-        "results": records,
-        "skipped": skipped,
-        "layers": layer_borders(zoo, final, settings.slice_length) if len(architectures) == 1 else {},
+        "held_out": describe(folds),
+        "results": [record for number in range(len(plan.work)) for record in found[number]],
+        "skipped": plan.tasks(seeds - 1)[1],
+        "layers": layer_borders(zoo, final, settings.slice_length) if len(plan.architectures) == 1 else {},
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -304,13 +371,15 @@ def notes_of(results: Mapping[str, Any], settings: Settings, seeds: int) -> list
     kind = "the paper's network" if settings.width == 1 else f"the paper's network, {settings.width:g} as wide"
     if settings.linear_below is not None:
         kind += f", on asinh(weight / {settings.linear_below:g})"
+    more = f", or as many more as make {settings.least_steps:,} steps" if settings.least_steps else ""
     return [
         f"Held out: {results['held_out']}. Mean over {seeds} seeds, ± their standard deviation; {results['seconds']:.0f} s.",
         f"All methods are trained on {SNAPSHOTS[settings.snapshots]} of the other models and tested on final ones. A tenth of the training"
         " models, or the zoo's validation split, chooses the epoch of the network, the C of the SVM and the rounds of boosting.",
-        f"Deep meta-classifier: {kind}, {settings.epochs} epochs, slices of {settings.slice_length:,} weights; a model's prediction"
+        f"Deep meta-classifier: {kind}, {settings.epochs} epochs{more}, slices of {settings.slice_length:,} weights; a model's prediction"
         f" averages over {settings.slices_per_prediction} slices, and so do those from the statistics of the same slices. A row that is"
-        " shorter is one slice, filled with zeros.",
+        " shorter is one slice, filled with zeros. Random units: in place of a slice, of each tensor the weights of a few hidden units,"
+        " those chosen at random each time; their order does not change what a network computes, and so nothing can be learned by heart.",
         "Models were dropped until each value has equally many: chance is one over the number of values, and among converged models the"
         " share of the most frequent value. Learning rates: mean absolute error, lower is better, of log10 where the recipe draws it so;"
         " chance is the training models' median.",
@@ -361,14 +430,17 @@ def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
 @click.command(cls=Command)
 @click.argument("zoo")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=report.OUT_HELP)
-@click.option("--experiments", default="what,when", show_default=True, callback=_listed(EXPERIMENTS), help="Some of what,when,where.")
+@click.option(
+    "--experiments", default="what,when", show_default=True, callback=_listed(EXPERIMENTS), help=f"Some of {','.join(EXPERIMENTS)}."
+)
 @click.option("--properties", callback=_listed(()), help=f"Columns to tell.  [default: {','.join(PROPERTIES)}, where they vary]")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Repetitions.")
 @click.option("--rows", is_flag=True, help="Also whole rows, of the models of the most frequent architecture.")
 @click.option("--settings", "name", type=click.Choice(["paper", "small"]), help=SETTINGS_HELP)
-@click.option("--epochs", type=click.IntRange(1), help="In place of the settings' epochs.")
+@click.option("--epochs", type=click.IntRange(1), help="Just as many, in place of the settings'.")
 @click.option("--snapshots", type=click.Choice(list(SNAPSHOTS)), help="Snapshots to train on, in place of the settings'.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes that share the work and the cores.")
 def main(
     zoo: str,
     out: Path | None,
@@ -380,12 +452,13 @@ def main(
     epochs: int | None,
     snapshots: str | None,
     device: str,
+    jobs: int,
 ) -> None:
     """Read properties of the training off the weights of ZOO, a folder that nws-build wrote.
 
     Prints how well the deep meta-classifier, and linear SVM and boosting on statistics, tell them of held-out models, beside chance and the
     best guess from the architecture alone, and writes it as JSON, Markdown and plots. What: from final snapshots. When: by snapshot.
-    Where: by position in the row, by part, and by layer.
+    Where: by position in the row. Layers: by part, and by layer.
     """
     from nws_dataset.zoo import Zoo
 
@@ -393,16 +466,16 @@ def main(
     opened, called = Zoo(zoo), report.name_of(zoo)
     small = is_small(len(opened.filter(is_final=True)))
     settings = SMALL_SETTINGS if name == "small" or (name is None and small) else Settings()
-    changes: dict[str, Any] = {"epochs": epochs, "snapshots": snapshots, "device": device}
+    changes: dict[str, Any] = {"epochs": epochs, "least_steps": epochs and 0, "snapshots": snapshots, "device": device}
     settings = dataclasses.replace(settings, **{key: value for key, value in changes.items() if value is not None})
     results = {
         "experiment": "meta_classifier",
         "zoo": report.facts_of(opened, called),
         "command": report.command_line(),
         "settings": dataclasses.asdict(settings),
-        **evaluate(opened, settings, properties, experiments, seeds=seeds, rows=rows),
+        **evaluate(opened, settings, properties, experiments, seeds=seeds, rows=rows, jobs=jobs),
     }
-    tables = [table_of(results, called), places_table(results, called)] if "where" in experiments else [table_of(results, called)]
+    tables = [table_of(results, called), places_table(results, called)] if "layers" in experiments else [table_of(results, called)]
     report.conclude(
         results, report.results_folder(zoo, out), tables[0], notes_of(results, settings, seeds), plots_of(results, called), tables[1:]
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,14 +21,14 @@ from nws_dataset.evaluation.properties import Task
 from nws_dataset.layout import Layout
 from nws_dataset.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
 from nws_dataset.predictors import Standardizer
-from nws_dataset.slices import ArrayRows, Chosen, Source, even_starts
+from nws_dataset.slices import ArrayRows, Chosen, RandomUnits, Source, even_starts
 from nws_dataset.statistics import STATISTICS, whole_vector_statistics, zoo_features
 
 if TYPE_CHECKING:
     from nws_dataset.zoo import Rows, Zoo
 
 DEEP, SVM, BOOSTING = "deep meta-classifier", "linear SVM", "boosting"
-SLICE, SLICE_STATISTICS, LAYERS, ROW = "slice", "statistics of the slice", "layers", "row"
+SLICE, UNITS, SLICE_STATISTICS, LAYERS, ROW = "slice", "random units", "statistics of the slice", "layers", "row"
 PARTS = {"convolutional part": True, "dense part": False}  # name -> whether it is the convolutions
 SVM_STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the best on the validation models is kept
 SVM_SOLVER = {"dual": False, "tol": 1e-2, "max_iter": 10_000}
@@ -42,6 +43,7 @@ class Settings:
 
     slice_length: int = 5000
     epochs: int = 50
+    least_steps: int = 0  # more epochs than `epochs` where they have fewer steps in all
     snapshots: str = "final"  # of training models: "final", "late" or "all"; also those that the other methods are trained on
     slices_per_row: int = 1
     slices_per_prediction: int = 8
@@ -59,18 +61,24 @@ class Settings:
 
     def of_estimator(self) -> dict[str, Any]:
         """The parameters of `DeepMetaClassifier` among them."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "snapshots"}
+        own = ("least_steps", "snapshots")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in own}
+
+    def epochs_of(self, num_rows: int) -> int:
+        """Epochs of a training on so many rows."""
+        return max(self.epochs, math.ceil(self.least_steps * self.batch_size / (num_rows * self.slices_per_row)))
 
 
 # A slim network that sees many snapshots of few models: fits two CPU cores and a small zoo.
 SMALL_SETTINGS = Settings(
     epochs=2,
+    least_steps=800,
     snapshots="late",
     width=1 / 8,
     dropout=0.1,
     batch_size=32,
     learning_rate=2e-3,
-    linear_below=0.01,
+    linear_below=0.05,
 )
 
 
@@ -90,8 +98,10 @@ class DeepReader:
 
     source: Source
     estimator: Any
+    settings: Settings
 
     def fit(self, training: np.ndarray, y: np.ndarray, validation: np.ndarray, y_validation: np.ndarray) -> DeepReader:
+        self.estimator.set_params(epochs=self.settings.epochs_of(len(training)))
         self.estimator.fit(Chosen(self.source, training), y, None, Chosen(self.source, validation), y_validation)
         return self
 
@@ -211,8 +221,14 @@ class Inputs:
     def whole(self) -> Source:
         return ArrayRows(self.views)
 
-    def part(self, convolutions: bool) -> Source:
-        """The weights of the convolutions (with their batch-norm), or those behind them."""
+    def units(self, seed: int) -> Source:
+        """Random units of the rows, as many as make a slice."""
+        one_of_each = {name: self.zoo.architecture(row) for name, row in self._one_of_each().items()}
+        architectures = [one_of_each[name] for name in self.rows["architecture"]]
+        return RandomUnits(self.views, architectures, self.settings.slice_length, seed)
+
+    def part(self, convolutions: bool, seed: int = 0) -> Source:
+        """The weights of the convolutions (with their batch-norm), or those behind them; the seed is unused."""
         ends = {name: convolutions_end(self.zoo.layout(row)) for name, row in self._one_of_each().items()}
         places = [ends[name] for name in self.rows["architecture"]]
         return ArrayRows([view[:end] if convolutions else view[end:] for view, end in zip(self.views, places, strict=True)])
@@ -266,7 +282,7 @@ class Method:
     name: str
     input: str
     make: Callable[[Task, int], Reader]  # task, seed -> reader
-    experiments: frozenset[str]  # of "what", "when", "where"
+    experiments: frozenset[str]  # of "what", "when", "where", "layers"
     layer: str | None = None
 
 
@@ -275,29 +291,29 @@ def methods_of(inputs: Inputs, experiments: Sequence[str]) -> list[Method]:
 
     Args:
         inputs: what they read.
-        experiments: of "what" (all is asked of final snapshots), "when" (and by snapshot), "where" (by position, part and layer).
+        experiments: of "what" (all is asked of final snapshots), "when" (and by snapshot), "where" (by position), "layers" (by part and
+            by layer).
 
     Returns:
         Methods, each of which is fitted once for all its experiments.
     """
     asked, settings = frozenset(experiments), inputs.settings
-
-    def deep(source: Callable[[], Source], task: Task, seed: int) -> Reader:
-        kind = DeepMetaRegressor if task.is_number else DeepMetaClassifier
-        return DeepReader(source(), kind(**settings.of_estimator(), random_state=seed))
+    whole = asked - {"where", "layers"}  # what reads all of a row is not asked for a place
 
     def statistics(model: type, features: Any, task: Task, seed: int) -> Reader:
         return StatisticsReader(features, model(not task.is_number, seed))
 
-    methods = [Method(DEEP, SLICE, functools.partial(deep, lambda: inputs.whole), asked)]
+    methods = [
+        Method(DEEP, SLICE, _deep(settings, lambda seed: inputs.whole), asked - {"layers"}),
+        Method(DEEP, UNITS, _deep(settings, inputs.units), whole),
+    ]
     for name, model in MODELS.items():
-        methods.append(Method(name, SLICE_STATISTICS, functools.partial(statistics, model, inputs.slice_statistics), asked))
-        features = functools.partial(inputs.layer_statistics, None)
-        methods.append(Method(name, LAYERS, functools.partial(statistics, model, features), asked - {"where"}))
-    if "where" in asked:
-        only = frozenset({"where"})
+        methods.append(Method(name, SLICE_STATISTICS, functools.partial(statistics, model, inputs.slice_statistics), asked - {"layers"}))
+        methods.append(Method(name, LAYERS, functools.partial(statistics, model, functools.partial(inputs.layer_statistics, None)), whole))
+    if "layers" in asked:
+        only = frozenset({"layers"})
         for part, convolutions in PARTS.items():
-            methods.append(Method(DEEP, part, functools.partial(deep, functools.partial(inputs.part, convolutions)), only, part))
+            methods.append(Method(DEEP, part, _deep(settings, functools.partial(inputs.part, convolutions)), only, part))
         for layer in inputs.layer_names:
             features = functools.partial(inputs.layer_statistics, layer)
             methods += [
@@ -309,10 +325,15 @@ def methods_of(inputs: Inputs, experiments: Sequence[str]) -> list[Method]:
 
 def row_method(inputs: Inputs, length: int, experiments: Sequence[str]) -> Method:
     """The deep meta-classifier on whole rows of `length` weights."""
-    options = {**inputs.settings.of_estimator(), "slice_length": length, "slices_per_prediction": 1}
+    settings = dataclasses.replace(inputs.settings, slice_length=length, slices_per_prediction=1)
+    return Method(DEEP, ROW, _deep(settings, lambda seed: inputs.whole), frozenset(experiments) - {"where", "layers"})
 
-    def deep(task: Task, seed: int) -> Reader:
+
+def _deep(settings: Settings, source: Callable[[int], Source]) -> Callable[[Task, int], Reader]:
+    """Makes the deep meta-classifier, or the regressor, for a task and a seed; so does `source` what it reads."""
+
+    def make(task: Task, seed: int) -> Reader:
         kind = DeepMetaRegressor if task.is_number else DeepMetaClassifier
-        return DeepReader(inputs.whole, kind(**options, random_state=seed))
+        return DeepReader(source(seed), kind(**settings.of_estimator(), random_state=seed), settings)
 
-    return Method(DEEP, ROW, deep, frozenset(experiments) - {"where"})
+    return make
