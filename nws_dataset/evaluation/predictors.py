@@ -253,7 +253,8 @@ def notes_of(study: Study, found: Sequence[trials.Record], seconds: float) -> li
         f"Held out: {held_out}. Mean and standard deviation over {len(study.seeds)} seeds; {seconds:.0f} s in all.",
         "Settings are chosen on validation models (in cross-validation the first one is taken), training stops by them or by a part of the"
         " training models. `converged` scores the same predictions on the models whose"
-        " accuracy is at least 5 points above the majority class's rate. Rank of best: the true rank of the test model predicted best.",
+        " accuracy is at least 5 points above the majority class's rate. Rank of best: the true rank of the test model predicted best."
+        " Learning curves have fewer models to learn from; those for validation and test stay the same.",
         *study.skipped,
         *([paper.CAUTION] if any("paper" in record for record in found) else []),
         *departures(study, found),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FEWEST_OF_DATASET = 50  # models; where no data set has as many, all data sets are one group
 ALL_DATASETS = "all data sets"
-META = "meta-regressor"
+META, META_EPOCHS = "meta-regressor", 30
 Step = tuple[str, Callable[[], list[trials.Record]]]  # what it is, and what gives its records
 
 
@@ -98,10 +98,11 @@ class Study:
 
 def meta_regressor(num_weights: int) -> trials.Method:
     """The deep meta-classifier as a regressor on whole rows or slices of 5,000 weights, in a width that suits a CPU."""
+    from nws_dataset.evaluation.readers import SMALL_SETTINGS
     from nws_dataset.meta_classifier import DeepMetaRegressor
 
-    length = min(5000, num_weights)
-    return trials.Method(META, DeepMetaRegressor(slice_length=length, width=1 / 4, dropout=0.1, linear_below=0.01, loss="squared_error"))
+    options = {**SMALL_SETTINGS.of_estimator(), "slice_length": min(SMALL_SETTINGS.slice_length, num_weights), "epochs": META_EPOCHS}
+    return trials.Method(META, DeepMetaRegressor(**options, loss="squared_error"))
 
 
 def groups_of(rows: Any) -> tuple[list[Group], list[str]]:

@@ -65,10 +65,10 @@ def _groups_by(study: Study, column: str) -> list[Group]:
 def _transfer(study: Study, source: Group, groups: list[Group], method: str, column: str) -> list[trials.Record]:
     """One row of the matrix; its place on the diagonal is within a group, on models held out."""
     training, _ = source.sides()
-    found = []
+    chosen, found = study.method(source, LAYERS, method), []
     for seed in study.seeds:
-        inside = trials.held_out_predictions(trials.Method(method, trials.PREDICTORS[method][0]), *_data(study), source.folds(seed), seed)
-        fitted = trials.Method(method, trials.PREDICTORS[method][0]).fit(*_data(study), training, seed)
+        inside = trials.held_out_predictions(chosen, *_data(study), source.folds(seed), seed)
+        fitted = chosen.fit(*_data(study), training, seed)
         for target in groups:
             same = target.name == source.name
             tested = np.flatnonzero(np.isfinite(inside)) if same else target.sides()[1]
@@ -84,14 +84,10 @@ def _held_out(study: Study, group: Group, column: str) -> list[trials.Record]:
     small = is_small(len(study.truth))
     training = others if small else others[splits[others] == "train"]
     validation = others[:0] if small else others[splits[others] == "validation"]
-    found = []
+    fold = Fold(training, validation, group.places)
+    chosen, found = trials.tuned(BOOSTING, *_data(study), [fold]), []
     for seed in study.seeds:
-        fold = Fold(training, validation, group.places)
-        predicted = (
-            trials.Method(BOOSTING, trials.PREDICTORS[BOOSTING][0])
-            .fit(*_data(study), fold, seed)
-            .predict(study.inputs[LAYERS][0][group.places])
-        )
+        predicted = chosen.fit(*_data(study), fold, seed).predict(study.inputs[LAYERS][0][group.places])
         common = _common("held_out", BOOSTING, seed, f"all but {group.name}", group.name, len(training), across=column)
         found += _records(study, common, group.places, predicted)
     return found
@@ -107,10 +103,10 @@ def _early(study: Study, group: Group, snapshot: int) -> list[trials.Record]:
     for name, values in read.items():
         X = np.full((len(study.truth), values.shape[1]), np.nan)
         X[places] = values
-        method = trials.Method(BOOSTING, trials.PREDICTORS[BOOSTING][0])
+        chosen = trials.tuned(BOOSTING, X, study.truth, group.folds(study.seeds[0]))
         for seed in study.seeds:
             folds = group.folds(seed)
-            predicted = trials.held_out_predictions(method, X, study.truth, folds, seed)
+            predicted = trials.held_out_predictions(chosen, X, study.truth, folds, seed)
             tested = np.flatnonzero(np.isfinite(predicted))
             common = _common("early", BOOSTING, seed, group.name, group.name, len(folds[0].training), snapshot=snapshot)
             common |= {"input": name, "epoch": int(rows[0]["epoch"])}

@@ -30,7 +30,7 @@ PREDICTORS: dict[str, tuple[Any, ...]] = {
     "dense net": (DenseNet(), DenseNet(num_units=512, dropout=0.2), DenseNet(num_layers=5, dropout=0.0)),
 }
 WIDE = 1000  # features; of more, nothing is tried out
-WIDE_FRACTION = 0.05
+WIDE_BOOSTING = {"feature_fraction": 0.05, "learning_rate": 0.1}
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def tuned(name: str, X: np.ndarray, y: np.ndarray, folds: Sequence[Fold], seed: 
         seed: of the fits.
     """
     settings, validation = PREDICTORS[name], folds[0].validation
-    if X.shape[1] > WIDE:  # for time: one setting, and trees that look at few of the features
-        wide = {"feature_fraction": WIDE_FRACTION} if isinstance(settings[0], GradientBoosting) else {}
+    if X.shape[1] > WIDE:  # for time: one setting, and few trees that look at few of the features
+        wide = WIDE_BOOSTING if isinstance(settings[0], GradientBoosting) else {}
         return Method(name, clone(settings[0]).set_params(**wide))
     if len(settings) == 1 or not len(validation):
         return Method(name, settings[0])
