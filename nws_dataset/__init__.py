@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nws_dataset.predictors import LogitLinear as LogitLinear
     from nws_dataset.recipe import Architecture as Architecture
     from nws_dataset.recipe import Recipe as Recipe
+    from nws_dataset.slices import RandomUnits as RandomUnits
     from nws_dataset.slices import ZooRows as ZooRows
     from nws_dataset.statistics import zoo_features as zoo_features
     from nws_dataset.views import Graph as Graph
@@ -61,7 +62,7 @@ _EXPORTS = {
     "statistics": ("zoo_features",),
     "predictors": ("DenseNet", "GradientBoosting", "LogitLinear"),
     "meta_classifier": ("DeepMetaClassifier", "DeepMetaRegressor"),
-    "slices": ("ZooRows",),
+    "slices": ("RandomUnits", "ZooRows"),
 }  # module -> its public names
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]

@@ -1,6 +1,7 @@
 """The meta-classifier's experiments: intervals, folds, readers, and the command from a zoo to its files."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -160,10 +161,12 @@ def run(command, *arguments):
 
 def test_command(zoo, tmp_path):
     options = ("--properties", "activation,learning_rate", "--experiments", "what,when,where,layers", "--seeds", 2)
-    output = run(meta_classifier.main, zoo, "--out", tmp_path, *options)
+    output = run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *options)
     results = json.loads((tmp_path / "meta_classifier.json").read_text())
     records = results["results"]
-    assert results["zoo"]["name"] == "nws" and str(zoo.parent) not in json.dumps(results) and results["command"].endswith("--seeds 2")
+    assert (
+        results["zoo"]["name"] == "nws" and str(zoo.parent) not in json.dumps(results) and results["command"].endswith("--seeds 2 --jobs 1")
+    )
     what = [r for r in records if (r["experiment"], r["target"], r["nets"]) == ("what", "activation", "all")]
     assert {(r["method"], r["input"], r["seed"]) for r in what} == {
         (method, read, seed)
@@ -193,7 +196,7 @@ ONE = ("--properties", "activation", "--experiments", "what", "--seeds", 1)
 
 
 def test_whole_rows(zoo, tmp_path):
-    run(meta_classifier.main, zoo, "--out", tmp_path, *ONE, "--rows")
+    run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE, "--rows")
     records = json.loads((tmp_path / "meta_classifier.json").read_text())["results"]
     architectures = np.unique(Zoo(zoo).filter(is_final=True)["architecture"], return_counts=True)[1]
     assert any(r["input"] == "row" for r in records) == (architectures.max() >= meta_classifier.MOST_ALIKE)
@@ -203,7 +206,7 @@ def test_whole_rows(zoo, tmp_path):
 def test_tiny_zoos(models, tmp_path):
     """What has too few models is skipped, with the reason, and the rest is tested."""
     tiny = make_zoo(tmp_path / "nws", models=models, snapshots=2)
-    output = run(meta_classifier.main, tiny, "--seeds", 1)
+    output = run(meta_classifier.main, tiny, "--jobs", 1, "--seeds", 1)
     results = json.loads((tmp_path / "nws-results" / "meta_classifier.json").read_text())
     assert results["skipped"]["optimizer"] == "one value with 2 models or more"
     assert {r["num_test"] for r in results["results"] if r["target"] == "activation" and r["nets"] == "all"} == {models}
@@ -218,7 +221,7 @@ def test_fewer_than_four_models_are_refused(tmp_path):
 def test_zoos_with_splits(zoo, monkeypatch, tmp_path):
     monkeypatch.setattr(meta_classifier, "is_small", lambda num_models: False)
     monkeypatch.setattr(meta_classifier, "Settings", lambda: meta_classifier.SMALL_SETTINGS)
-    run(meta_classifier.main, zoo, "--out", tmp_path, *ONE)
+    run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE)
     results = json.loads((tmp_path / "meta_classifier.json").read_text())
     assert "own splits" in results["held_out"]
     tested = {r["num_test"] for r in results["results"] if r["nets"] == "all"}
@@ -227,7 +230,7 @@ def test_zoos_with_splits(zoo, monkeypatch, tmp_path):
 
 def test_the_same_seed_gives_the_same_numbers(zoo, tmp_path):
     def results(folder):
-        run(meta_classifier.main, zoo, "--out", folder, *ONE)
+        run(meta_classifier.main, zoo, "--jobs", 1, "--out", folder, *ONE)
         return json.loads((folder / "meta_classifier.json").read_text())["results"]
 
     assert results(tmp_path / "a") == results(tmp_path / "b")
@@ -242,9 +245,30 @@ def test_processes_share_the_work(zoo):
     assert records[0] == records[1] and {r["input"] for r in records[0]} >= {"slice", "random units", "layers"}
 
 
+def test_an_interrupted_run_goes_on(zoo, tmp_path, monkeypatch):
+    """What was done is not done again, and is not mistaken for what was done otherwise."""
+    run = functools.partial(meta_classifier.evaluate, Zoo(zoo), properties=["activation"], experiments=["what"], seeds=1, kept=tmp_path)
+    records, done = meta_classifier.Plan.records, []
+
+    def counted(plan, number, advance):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(number)
+        return records(plan, number, advance)
+
+    monkeypatch.setattr(meta_classifier.Plan, "records", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings=meta_classifier.SMALL_SETTINGS)
+    monkeypatch.setattr(meta_classifier.Plan, "records", lambda *piece: done.append(piece[1]) or records(*piece))
+    resumed = run(settings=meta_classifier.SMALL_SETTINGS)
+    assert done == list(range(len(done))) and len(list(tmp_path.glob("*.json"))) == len(done)
+    again = run(settings=dataclasses.replace(meta_classifier.SMALL_SETTINGS, batch_size=16))
+    assert len(list(tmp_path.glob("*.json"))) == len(done) and again["held_out"] == resumed["held_out"]
+
+
 def test_steps_make_epochs():
     settings = readers.Settings(epochs=3, least_steps=100, batch_size=8, slices_per_row=2)
-    assert settings.epochs_of(40) == 10 and settings.epochs_of(10_000) == 3
+    assert [settings.epochs_of(rows) for rows in (4, 40, 10_000)] == [50, 10, 3]
 
 
 @pytest.mark.parametrize(

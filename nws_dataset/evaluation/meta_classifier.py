@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +25,7 @@ import click
 import joblib
 import numpy as np
 
+from nws_dataset import __version__
 from nws_dataset.command import Command
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import report
@@ -38,6 +42,7 @@ from nws_dataset.evaluation.readers import (
     methods_of,
     row_method,
 )
+from nws_dataset.files import atomic_write
 
 if TYPE_CHECKING:
     from nws_dataset.zoo import Rows
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
 EXPERIMENTS = ("what", "when", "where", "layers")
 CURVE_POINTS = 8  # snapshots at which held-out models are tested: when
 NUM_POSITIONS = 16  # at which slices of their rows are: where
+KEPT = "meta_classifier.part"  # folder of what is done, until all is
 SETTINGS_HELP = "Network and training.  [default: small under 1,000 models, else paper]"
 
 
@@ -259,6 +265,14 @@ class Plan:
         method, task, seed = self.work[number]
         return list(self.experiment.run(method, task, seed, advance))
 
+    def key(self, number: int) -> str:
+        """A name of a piece of the work that differs wherever its records may."""
+        method, task, seed = self.work[number]
+        files = {path: entry.sha256 for path, entry in self.zoo.manifest.files.items()}
+        facts = [__version__, files, dataclasses.asdict(self.settings), method.name, method.input, sorted(method.experiments), seed]
+        facts += [task.name, task.models.tolist(), [fold.test.tolist() for fold in task.folds]]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
 
 @functools.lru_cache(maxsize=1)
 def _shared(plan: Plan) -> Plan:
@@ -271,6 +285,24 @@ def _piece(plan: Plan, number: int) -> tuple[int, list[dict[str, Any]]]:
     return number, _shared(plan).records(number, lambda words: None)
 
 
+def _pieces(plan: Plan, numbers: Sequence[int], jobs: int, advance: Callable[[str], None]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Pieces of the work, as they are done."""
+    if jobs == 1:
+        yield from ((number, plan.records(number, advance)) for number in numbers)
+        return
+    calls = (joblib.delayed(_piece)(dataclasses.replace(plan), number) for number in numbers)
+    for number, records in joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)(calls):
+        yield number, records
+        _tell(plan, number, advance)
+
+
+def _tell(plan: Plan, number: int, advance: Callable[[str], None]) -> None:
+    """Note that all of a piece is done."""
+    method, task, _ = plan.work[number]
+    for fold in range(len(task.folds)):
+        advance(f"{task.name}, {method.name} on {method.input}, fold {fold + 1}")
+
+
 def evaluate(
     zoo: Any,
     settings: Settings,
@@ -280,6 +312,7 @@ def evaluate(
     seeds: int = 3,
     rows: bool = False,
     jobs: int = 1,
+    kept: Path | None = None,
     progress: Callable[[int], Any] = report.progress,
 ) -> dict[str, Any]:
     """Fit and test all methods on all properties.
@@ -292,6 +325,7 @@ def evaluate(
         seeds: repetitions, each with its own balancing, folds and networks.
         rows: also the meta-classifier on whole rows, of the models of the most frequent architecture.
         jobs: processes that share the work, and the cores.
+        kept: folder in which records are kept as they come, and from which those of an interrupted run are taken.
         progress: gives a context manager whose value is called with words after each fit.
 
     Returns:
@@ -301,20 +335,22 @@ def evaluate(
     plan = Plan(zoo, settings, None if properties is None else tuple(properties), tuple(experiments), seeds, rows)
     folds = [len(task.folds) for _, task, _ in plan.work]
     found: dict[int, list[dict[str, Any]]] = {}
+    files = {number: kept / f"{plan.key(number)}.json" for number in range(len(folds))} if kept else {}
     with progress(sum(folds)) as advance:
-        if jobs == 1:
-            found = {number: plan.records(number, advance) for number in range(len(plan.work))}
-        else:
-            pieces = (joblib.delayed(_piece)(dataclasses.replace(plan), number) for number in range(len(plan.work)))
-            for number, records in joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)(pieces):
-                found[number] = records
-                method, task, _ = plan.work[number]
-                for fold in range(folds[number]):
-                    advance(f"{task.name}, {method.name} on {method.input}, fold {fold + 1}")
+        for number, file in files.items():
+            if file.exists():
+                found[number] = json.loads(file.read_text(encoding="utf-8"))
+                _tell(plan, number, advance)
+        missing = [number for number in range(len(folds)) if number not in found]
+        for number, records in _pieces(plan, missing, jobs, advance):
+            found[number] = records
+            if number in files:
+                with atomic_write(files[number]) as temporary:
+                    temporary.write_text(json.dumps(records), encoding="utf-8")
     final = plan.experiment.final
     return {
         "held_out": describe(folds),
-        "results": [record for number in range(len(plan.work)) for record in found[number]],
+        "results": [record for number in range(len(folds)) for record in found[number]],
         "skipped": plan.tasks(seeds - 1)[1],
         "layers": layer_borders(zoo, final, settings.slice_length) if len(plan.architectures) == 1 else {},
         "seconds": round(time.monotonic() - started, 1),
@@ -440,7 +476,7 @@ def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
 @click.option("--epochs", type=click.IntRange(1), help="Just as many, in place of the settings'.")
 @click.option("--snapshots", type=click.Choice(list(SNAPSHOTS)), help="Snapshots to train on, in place of the settings'.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes that share the work and the cores.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes that share the work.  [default: one a core; one on a GPU]")
 def main(
     zoo: str,
     out: Path | None,
@@ -452,13 +488,13 @@ def main(
     epochs: int | None,
     snapshots: str | None,
     device: str,
-    jobs: int,
+    jobs: int | None,
 ) -> None:
     """Read properties of the training off the weights of ZOO, a folder that nws-build wrote.
 
     Prints how well the deep meta-classifier, and linear SVM and boosting on statistics, tell them of held-out models, beside chance and the
     best guess from the architecture alone, and writes it as JSON, Markdown and plots. What: from final snapshots. When: by snapshot.
-    Where: by position in the row. Layers: by part, and by layer.
+    Where: by position in the row. Layers: by part, and by layer. A run that was interrupted goes on where it stopped.
     """
     from nws_dataset.zoo import Zoo
 
@@ -468,14 +504,15 @@ def main(
     settings = SMALL_SETTINGS if name == "small" or (name is None and small) else Settings()
     changes: dict[str, Any] = {"epochs": epochs, "least_steps": epochs and 0, "snapshots": snapshots, "device": device}
     settings = dataclasses.replace(settings, **{key: value for key, value in changes.items() if value is not None})
+    folder = report.results_folder(zoo, out)
+    kept, processes = folder / KEPT, jobs or (joblib.cpu_count() if device == "cpu" else 1)
     results = {
         "experiment": "meta_classifier",
         "zoo": report.facts_of(opened, called),
         "command": report.command_line(),
         "settings": dataclasses.asdict(settings),
-        **evaluate(opened, settings, properties, experiments, seeds=seeds, rows=rows, jobs=jobs),
+        **evaluate(opened, settings, properties, experiments, seeds=seeds, rows=rows, jobs=processes, kept=kept),
     }
     tables = [table_of(results, called), places_table(results, called)] if "layers" in experiments else [table_of(results, called)]
-    report.conclude(
-        results, report.results_folder(zoo, out), tables[0], notes_of(results, settings, seeds), plots_of(results, called), tables[1:]
-    )
+    report.conclude(results, folder, tables[0], notes_of(results, settings, seeds), plots_of(results, called), tables[1:])
+    shutil.rmtree(kept)

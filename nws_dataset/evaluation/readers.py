@@ -43,7 +43,7 @@ class Settings:
 
     slice_length: int = 5000
     epochs: int = 50
-    least_steps: int = 0  # more epochs than `epochs` where they have fewer steps in all
+    least_steps: int = 0  # where `epochs` have fewer steps in all, there are more epochs, up to the paper's 50
     snapshots: str = "final"  # of training models: "final", "late" or "all"; also those that the other methods are trained on
     slices_per_row: int = 1
     slices_per_prediction: int = 8
@@ -66,7 +66,8 @@ class Settings:
 
     def epochs_of(self, num_rows: int) -> int:
         """Epochs of a training on so many rows."""
-        return max(self.epochs, math.ceil(self.least_steps * self.batch_size / (num_rows * self.slices_per_row)))
+        wanted = math.ceil(self.least_steps * self.batch_size / (num_rows * self.slices_per_row))
+        return max(self.epochs, min(wanted, Settings.epochs))
 
 
 # A slim network that sees many snapshots of few models: fits two CPU cores and a small zoo.
@@ -74,6 +75,7 @@ SMALL_SETTINGS = Settings(
     epochs=2,
     least_steps=800,
     snapshots="late",
+    slices_per_prediction=4,
     width=1 / 8,
     dropout=0.1,
     batch_size=32,
