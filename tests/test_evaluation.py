@@ -195,6 +195,12 @@ PLOTS = ("accuracy", "snapshots", "positions", "layers", "learning_rate")
 ONE = ("--properties", "activation", "--experiments", "what", "--seeds", 1)
 
 
+def test_fewer_folds(zoo, tmp_path):
+    run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE, "--folds", 2)
+    results = json.loads((tmp_path / "meta_classifier.json").read_text())
+    assert results["held_out"].startswith("2-fold") and {r["num_test"] for r in results["results"] if r["nets"] == "all"} == {24}
+
+
 def test_whole_rows(zoo, tmp_path):
     run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE, "--rows")
     records = json.loads((tmp_path / "meta_classifier.json").read_text())["results"]

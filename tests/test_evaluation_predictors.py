@@ -48,7 +48,7 @@ def quick(monkeypatch):
     fast = {"linear": (LogitLinear(max_iter=5), LogitLinear(max_iter=6)), "boosting": (boosting,), "dense net": (dense_net,)}
     monkeypatch.setattr(trials, "PREDICTORS", fast)
     monkeypatch.setattr(report, "RESAMPLES", 2)
-    monkeypatch.setattr(folds, "NUM_FOLDS", 2)
+    monkeypatch.setattr(study, "folds_of", functools.partial(folds.folds_of, num_folds=2))
     monkeypatch.setattr(predictors, "SMALLEST_CURVE", 3)
     monkeypatch.setattr(predictors, "SHOWN", (LAYERS,))
     monkeypatch.setattr(study, "FEWEST_OF_DATASET", 8)

@@ -52,7 +52,7 @@ def describe(num_folds: Collection[int]) -> str:
     return "- or ".join(map(str, sorted(set(num_folds)))) + "-fold cross-validation over models: each one is held out exactly once"
 
 
-def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray | None = None) -> list[Fold]:
+def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray | None = None, num_folds: int = NUM_FOLDS) -> list[Fold]:
     """The folds of an experiment.
 
     Args:
@@ -60,9 +60,10 @@ def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray |
         seed: of the cross-validation.
         small: cross-validate, in place of the zoo's own splits.
         labels: [M] classes of the models, which every fold then holds in equal parts, as nearly as can be.
+        num_folds: of the cross-validation, where the rarest class has as many models.
 
     Returns:
-        five folds that hold out each model once, or as many as the rarest class has models; or the one fold of the zoo's splits.
+        folds that hold out each model once, or the one fold of the zoo's splits.
 
     Example:
         >>> sorted(np.concatenate([fold.test for fold in folds_of(np.array(["train"] * 10), 0, small=True)]).tolist())
@@ -72,7 +73,7 @@ def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray |
         return [Fold(*(np.flatnonzero(splits == split) for split in ("train", "validation", "test")))]
     order = np.random.default_rng(seed).permutation(len(splits))
     rarest = len(splits) if labels is None else int(np.unique(labels, return_counts=True)[1].min())
-    num_folds = min(NUM_FOLDS, rarest)
+    num_folds = min(num_folds, rarest)
     if labels is not None:  # dealing the models class by class gives every fold its part of each
         order = order[np.argsort(labels[order], kind="stable")]
     dealt = np.empty(len(splits), dtype=np.intp)

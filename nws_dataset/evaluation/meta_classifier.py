@@ -29,7 +29,7 @@ from nws_dataset import __version__
 from nws_dataset.command import Command
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import report
-from nws_dataset.evaluation.folds import check_models, describe, is_small
+from nws_dataset.evaluation.folds import NUM_FOLDS, check_models, describe, is_small
 from nws_dataset.evaluation.properties import PROPERTIES, Task, constant_guess, guesses_from_architecture, tasks_of
 from nws_dataset.evaluation.readers import (
     SLICE,
@@ -226,6 +226,7 @@ class Plan:
     properties: tuple[str, ...] | None
     experiments: tuple[str, ...]
     seeds: int
+    num_folds: int  # of a small zoo
     rows: bool  # whether whole rows too
 
     @functools.cached_property
@@ -242,7 +243,7 @@ class Plan:
 
     def tasks(self, seed: int) -> tuple[list[Task], dict[str, str]]:
         """The properties that can be told, and why others cannot."""
-        return tasks_of(self.experiment.final, self.properties, seed, small=self.experiment.small)
+        return tasks_of(self.experiment.final, self.properties, seed, small=self.experiment.small, num_folds=self.num_folds)
 
     @functools.cached_property
     def work(self) -> list[tuple[Method, Task, int]]:
@@ -255,7 +256,7 @@ class Plan:
             work += [(method, task, seed) for task in self.tasks(seed)[0] for method in methods_of(inputs, self.experiments)]
             if self.rows and count >= MOST_ALIKE:
                 alike = np.flatnonzero(final["architecture"] == most)
-                tasks, _ = tasks_of(final, None, seed, small=small, models=alike)
+                tasks, _ = tasks_of(final, None, seed, small=small, models=alike, num_folds=self.num_folds)
                 method = row_method(inputs, int(final["num_weights"][alike[0]]), self.experiments)
                 work += [(method, task, seed) for task in tasks if self.properties is None or task.name in self.properties]
         return work
@@ -310,6 +311,7 @@ def evaluate(
     experiments: Sequence[str] = EXPERIMENTS,
     *,
     seeds: int = 3,
+    num_folds: int = NUM_FOLDS,
     rows: bool = False,
     jobs: int = 1,
     kept: Path | None = None,
@@ -323,6 +325,7 @@ def evaluate(
         properties: see `tasks_of`.
         experiments: of EXPERIMENTS.
         seeds: repetitions, each with its own balancing, folds and networks.
+        num_folds: of the cross-validation of a small zoo.
         rows: also the meta-classifier on whole rows, of the models of the most frequent architecture.
         jobs: processes that share the work, and the cores.
         kept: folder in which records are kept as they come, and from which those of an interrupted run are taken.
@@ -332,7 +335,7 @@ def evaluate(
         What the JSON file holds: "results", the records; "skipped", why properties could not be told; "held_out", "layers".
     """
     started = time.monotonic()
-    plan = Plan(zoo, settings, None if properties is None else tuple(properties), tuple(experiments), seeds, rows)
+    plan = Plan(zoo, settings, None if properties is None else tuple(properties), tuple(experiments), seeds, num_folds, rows)
     folds = [len(task.folds) for _, task, _ in plan.work]
     found: dict[int, list[dict[str, Any]]] = {}
     files = {number: kept / f"{plan.key(number)}.json" for number in range(len(folds))} if kept else {}
@@ -471,6 +474,7 @@ def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
 )
 @click.option("--properties", callback=_listed(()), help=f"Columns to tell.  [default: {','.join(PROPERTIES)}, where they vary]")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Repetitions.")
+@click.option("--folds", default=NUM_FOLDS, show_default=True, type=click.IntRange(2), help="Of the cross-validation of a small zoo.")
 @click.option("--rows", is_flag=True, help="Also whole rows, of the models of the most frequent architecture.")
 @click.option("--settings", "name", type=click.Choice(["paper", "small"]), help=SETTINGS_HELP)
 @click.option("--epochs", type=click.IntRange(1), help="Just as many, in place of the settings'.")
@@ -483,6 +487,7 @@ def main(
     experiments: list[str],
     properties: list[str] | None,
     seeds: int,
+    folds: int,
     rows: bool,
     name: str | None,
     epochs: int | None,
@@ -511,7 +516,7 @@ def main(
         "zoo": report.facts_of(opened, called),
         "command": report.command_line(),
         "settings": dataclasses.asdict(settings),
-        **evaluate(opened, settings, properties, experiments, seeds=seeds, rows=rows, jobs=processes, kept=kept),
+        **evaluate(opened, settings, properties, experiments, seeds=seeds, num_folds=folds, rows=rows, jobs=processes, kept=kept),
     }
     tables = [table_of(results, called), places_table(results, called)] if "layers" in experiments else [table_of(results, called)]
     report.conclude(results, folder, tables[0], notes_of(results, settings, seeds), plots_of(results, called), tables[1:])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation.folds import Fold, balanced, folds_of, with_validation
+from nws_dataset.evaluation.folds import NUM_FOLDS, Fold, balanced, folds_of, with_validation
 from nws_dataset.recipe import SUBSETS, LogUniform
 
 if TYPE_CHECKING:
@@ -60,7 +60,13 @@ class Task:
 
 
 def tasks_of(
-    final: Rows, properties: Sequence[str] | None, seed: int, *, small: bool, models: np.ndarray | None = None
+    final: Rows,
+    properties: Sequence[str] | None,
+    seed: int,
+    *,
+    small: bool,
+    models: np.ndarray | None = None,
+    num_folds: int = NUM_FOLDS,
 ) -> tuple[list[Task], dict[str, str]]:
     """The properties that can be told apart, those of which two values or more are not rare, and why the others cannot.
 
@@ -70,6 +76,7 @@ def tasks_of(
         seed: of balancing and folds.
         small: cross-validate, in place of the zoo's own splits.
         models: places in `final` of the models that may be used; None: all.
+        num_folds: see `folds_of`.
 
     Returns:
         the tasks, and the reason for each property that was skipped.
@@ -80,7 +87,7 @@ def tasks_of(
     models = np.arange(len(final)) if models is None else models
     tasks, skipped, fewest = [], {}, _fewest(len(models))
     for name in properties or PROPERTIES:
-        task = (_number if name in NUMBERS else _classes)(final, name, models, seed, small)
+        task = (_number if name in NUMBERS else _classes)(final, name, models, seed, small, num_folds)
         if task.folds:
             tasks.append(task)
             continue
@@ -91,7 +98,7 @@ def tasks_of(
     return tasks, skipped
 
 
-def _classes(final: Rows, name: str, models: np.ndarray, seed: int, small: bool) -> Task:
+def _classes(final: Rows, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int) -> Task:
     """The task of a property with classes; without folds if it has fewer than two."""
     values, splits = np.asarray(final[name])[models], np.asarray(final["split"])[models]
     names, counts = np.unique([value for value in values.tolist() if value is not None and value == value], return_counts=True)
@@ -104,18 +111,18 @@ def _classes(final: Rows, name: str, models: np.ndarray, seed: int, small: bool)
         return Task(name, common, len(frequent), models[places], truth, [])
     kept = balanced(truth, np.zeros(len(places)) if small else splits[places], seed)
     places, truth = places[kept], truth[kept]
-    folds = folds_of(splits[places], seed, small=small, labels=truth)
+    folds = folds_of(splits[places], seed, small=small, labels=truth, num_folds=num_folds)
     return Task(name, common, len(names), models[places], truth, [with_validation(fold, seed, truth) for fold in folds])
 
 
-def _number(final: Rows, name: str, models: np.ndarray, seed: int, small: bool) -> Task:
+def _number(final: Rows, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int) -> Task:
     """The task of a number; without folds if all models have the same, or one has none."""
     truth, splits = np.asarray(final[name], dtype=np.float64)[models], np.asarray(final["split"])[models]
     distinct = len(np.unique(truth))
     if distinct < 2 or not np.isfinite(truth).all():
         return Task(name, [], min(distinct, 1), models, truth, [])
     logarithmic = is_logarithmic(name, set(final["subset"]))
-    folds = [with_validation(fold, seed) for fold in folds_of(splits, seed, small=small)]
+    folds = [with_validation(fold, seed) for fold in folds_of(splits, seed, small=small, num_folds=num_folds)]
     return Task(name, [], distinct, models, np.log10(truth) if logarithmic else truth, folds, logarithmic)
 
 
