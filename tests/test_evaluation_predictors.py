@@ -1,5 +1,6 @@
 """The predictors' experiments: from a zoo to their files, and what they say about the paper's order."""
 
+import functools
 import json
 import re
 
