@@ -270,6 +270,10 @@ def test_an_interrupted_run_goes_on(zoo, tmp_path, monkeypatch):
     assert done == list(range(len(done))) and len(list(tmp_path.glob("*.json"))) == len(done)
     again = run(settings=dataclasses.replace(meta_classifier.SMALL_SETTINGS, batch_size=16))
     assert len(list(tmp_path.glob("*.json"))) == len(done) and again["held_out"] == resumed["held_out"]
+    next(tmp_path.glob("*.json")).write_text("[")
+    with pytest.raises(ZooError, match="expected records, as JSON"):
+        for settings in (meta_classifier.SMALL_SETTINGS, dataclasses.replace(meta_classifier.SMALL_SETTINGS, batch_size=16)):
+            run(settings=settings)
 
 
 def test_steps_make_epochs():

@@ -222,6 +222,7 @@ class Plan:
     """All that is fitted and asked; every process of a run works out the same."""
 
     zoo: Any = field(compare=False)
+    digest: str  # of the zoo's files
     settings: Settings
     properties: tuple[str, ...] | None
     experiments: tuple[str, ...]
@@ -269,10 +270,12 @@ class Plan:
     def key(self, number: int) -> str:
         """A name of a piece of the work that differs wherever its records may."""
         method, task, seed = self.work[number]
-        files = {path: entry.sha256 for path, entry in self.zoo.manifest.files.items()}
-        facts = [__version__, files, dataclasses.asdict(self.settings), method.name, method.input, sorted(method.experiments), seed]
-        facts += [task.name, task.models.tolist(), [fold.test.tolist() for fold in task.folds]]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        facts = [__version__, self.digest, dataclasses.asdict(self.settings), method.name, method.input, sorted(method.experiments), seed]
+        return _digest([*facts, task.name, task.models.tolist(), [fold.test.tolist() for fold in task.folds]])
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=1)
@@ -295,6 +298,14 @@ def _pieces(plan: Plan, numbers: Sequence[int], jobs: int, advance: Callable[[st
     for number, records in joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)(calls):
         yield number, records
         _tell(plan, number, advance)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """The records of an interrupted run."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ZooError(file, expected="records, as JSON", found=str(error), do="remove it: they are made again") from error
 
 
 def _tell(plan: Plan, number: int, advance: Callable[[str], None]) -> None:
@@ -335,14 +346,15 @@ def evaluate(
         What the JSON file holds: "results", the records; "skipped", why properties could not be told; "held_out", "layers".
     """
     started = time.monotonic()
-    plan = Plan(zoo, settings, None if properties is None else tuple(properties), tuple(experiments), seeds, num_folds, rows)
+    digest = _digest({path: entry.sha256 for path, entry in zoo.manifest.files.items()})
+    plan = Plan(zoo, digest, settings, None if properties is None else tuple(properties), tuple(experiments), seeds, num_folds, rows)
     folds = [len(task.folds) for _, task, _ in plan.work]
     found: dict[int, list[dict[str, Any]]] = {}
     files = {number: kept / f"{plan.key(number)}.json" for number in range(len(folds))} if kept else {}
     with progress(sum(folds)) as advance:
         for number, file in files.items():
             if file.exists():
-                found[number] = json.loads(file.read_text(encoding="utf-8"))
+                found[number] = _read(file)
                 _tell(plan, number, advance)
         missing = [number for number in range(len(folds)) if number not in found]
         for number, records in _pieces(plan, missing, jobs, advance):
