@@ -323,7 +323,7 @@ class DenseNet(Predictor):
         learning_rate: float = 1e-3,
         batch_size: int = 64,
         max_epochs: int = 300,
-        patience: int = 40,
+        patience: int = 20,
         validation_fraction: float = 0.1,
         target_range: tuple[float, float] | None = (0.0, 1.0),
         random_state: Any = None,

@@ -531,5 +531,5 @@ def main(
         **evaluate(opened, settings, properties, experiments, seeds=seeds, num_folds=folds, rows=rows, jobs=processes, kept=kept),
     }
     tables = [table_of(results, called), places_table(results, called)] if "layers" in experiments else [table_of(results, called)]
-    report.conclude(results, folder, tables[0], notes_of(results, settings, seeds), plots_of(results, called), tables[1:])
+    report.conclude(results, folder, tables[0], notes_of(results, settings, seeds), lambda: plots_of(results, called), tables[1:])
     shutil.rmtree(kept)

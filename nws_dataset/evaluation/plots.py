@@ -258,7 +258,9 @@ def r2_by_input(found: Sequence[Mapping[str, Any]], words_of: Callable[[str], st
                 for method, offset in zip(methods, np.linspace(-0.24, 0.24, len(methods)), strict=True):
                     colour, marker = METHOD_COLOURS[method]
                     values = np.array([r["value"] for r in own if r["method"] == method]).clip(LOWEST_R2)
-                    low, high = values.mean() - values.min(), values.max() - values.mean()
+                    low, high = (
+                        max(0.0, float(end)) for end in (values.mean() - values.min(), values.max() - values.mean())
+                    )  # of equal values, rounding
                     style: Any = {"fmt": marker, "color": colour, "markersize": 5, "capsize": 2}
                     axes.errorbar([values.mean()], [i + offset], xerr=[[low], [high]], **style)
                     papers = [r["paper"] for r in own if r["method"] == method and "paper" in r]

@@ -327,7 +327,7 @@ def main(zoo: str, out: Path | None, seed: int, seeds: int, meta: bool) -> None:
     }
     first, *others = tables_of(study, found)
     notes = notes_of(study, found, time.monotonic() - started)
-    report.conclude(results, report.results_folder(zoo, out), first, notes, plots_of(study, found), more=others)
+    report.conclude(results, report.results_folder(zoo, out), first, notes, lambda: plots_of(study, found), more=others)
 
 
 def _predictions(study: Study) -> list[dict[str, Any]]:

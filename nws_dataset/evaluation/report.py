@@ -156,7 +156,12 @@ class Table:
 
 
 def conclude(
-    results: dict[str, Any], folder: Path, table: Table, notes: Sequence[str], plots: dict[str, Any], more: Sequence[Table] = ()
+    results: dict[str, Any],
+    folder: Path,
+    table: Table,
+    notes: Sequence[str],
+    draw: Callable[[], dict[str, Any]],
+    more: Sequence[Table] = (),
 ) -> None:
     """Write an experiment's results as `<experiment>.json`, `<experiment>.md` and `<experiment>_<plot>.png`; print the table and the paths.
 
@@ -166,15 +171,17 @@ def conclude(
         folder: made if it is not there.
         table: the summary.
         notes: sentences that say how the numbers were taken.
-        plots: name -> matplotlib figure.
+        draw: gives name -> matplotlib figure; called when the numbers are safe on disk.
         more: tables below the summary.
     """
     name = results["experiment"]
+    data, text = folder / f"{name}.json", folder / f"{name}.md"
+    _write(data, json.dumps({**results, "plots": []}, indent=1))
+    plots = draw()
     images = {plot: folder / f"{name}_{plot}.png" for plot in plots}
     for plot, path in images.items():
         with atomic_write(path) as temporary:
             plots[plot].savefig(temporary, dpi=150, format="png")
-    data, text = folder / f"{name}.json", folder / f"{name}.md"
     links = [f"![{plot}]({path.name})" for plot, path in images.items()]
     below = [part for other in more for part in (f"## {other.title}", other.markdown())]
     contents = {
@@ -182,12 +189,17 @@ def conclude(
         text: "\n\n".join([f"# {table.title}", *notes, table.markdown(), *links, *below]),
     }
     for path, content in contents.items():
-        with atomic_write(path) as temporary:
-            temporary.write_text(content + "\n", encoding="utf-8")
+        _write(path, content)
     for shown in (table, *more):
         shown.print()
     for line in (*notes, "Written: " + ", ".join(map(str, (data, text, *images.values())))):
         click.echo(line)
+
+
+def _write(path: Path, content: str) -> None:
+    """A text file, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(content + "\n", encoding="utf-8")
 
 
 @contextmanager
