@@ -136,7 +136,7 @@ def test_the_papers_numbers_stand_beside_ours(uniform, tmp_path, large):
     sizes = {r["num_train"] for r in found if r["experiment"] == "learning_curve"}
     assert sizes == {3, 6, 12} and {r["num_train"] for r in found if r["experiment"] == "accuracy"} == {24}
     assert {r["num_test"] for r in found if r["experiment"] == "accuracy" and r["nets"] == "all"} == {12}
-    assert "Another order than the paper's on mnist" in text  # random weights know nothing
+    assert "## Another order than the paper's" in text and re.search(r"\| mnist \| .* \| by 0\.", text)  # random weights know nothing
     split_of = {row["model_id"]: row["split"] for row in Zoo(uniform).filter(is_final=True)}
     assert {split_of[name] for told in results["predictions"] for name in told["model_id"]} == {"test"} and "own splits" in text
 

@@ -176,10 +176,11 @@ def _finish(figure: Figure, grid: Any, label: str, columns: int = 3) -> None:
     """Ticks below the lowest panel of each column, one label and one legend for all."""
     for axes in grid[-min(columns, len(grid)) :]:
         axes.tick_params(labelbottom=True)
-    figure.supxlabel(label, fontsize=9.5)
     handles, labels = grid[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=3)
+    if handles:  # the label as its title: a legend of several rows would be drawn over one below the panels
+        figure.legend(handles, labels, title=label, title_fontsize=9.5, frameon=False, loc="outside lower center", ncols=3)
+    else:
+        figure.supxlabel(label, fontsize=9.5)
 
 
 def _mark(axes: Axes, borders: Mapping[str, float]) -> None:
@@ -188,7 +189,7 @@ def _mark(axes: Axes, borders: Mapping[str, float]) -> None:
     for layer, start, end in zip(borders, starts, starts[1:], strict=False):
         axes.axvline(start, color=GREY, linewidth=0.8, zorder=0)
         if end - start > 0.12:
-            axes.text((start + end) / 2, 1.0, layer, ha="center", va="top", fontsize=7.5, color="#666666")
+            axes.text((start + end) / 2, 0.01, layer, ha="center", va="bottom", fontsize=7.5, color="#666666")
 
 
 def predicted_against_true(panels: Sequence[Mapping[str, Any]], converged: np.ndarray, columns: int, title: str) -> Figure:

@@ -131,7 +131,12 @@ def all_steps(study: Study) -> list[Step]:
 
 def tables_of(study: Study, found: Sequence[trials.Record]) -> list[report.Table]:
     """A table for each data set, and one for each kind of transfer."""
-    return [*(_accuracy_table(study, group, found) for group in study.groups), *_transfer_tables(found), *_early_tables(study, found)]
+    return [
+        *(_accuracy_table(study, group, found) for group in study.groups),
+        *departures(study, found),
+        *_transfer_tables(found),
+        *_early_tables(study, found),
+    ]
 
 
 def _accuracy_table(study: Study, group: Group, found: Sequence[trials.Record]) -> report.Table:
@@ -186,7 +191,8 @@ def _mean(values: Sequence[float], metric: str) -> str:
         return "-"
     places = PLACES + 2 * (metric == "mse")
     text = f"{np.mean(values) + 0.0:.{places}f}"
-    return text + (f" ± {np.std(values, ddof=1):.{places}f}" if len(values) > 1 else "")
+    spread = report.spread(values)
+    return text if spread is None else f"{text} ± {spread:.{places}f}"
 
 
 def curves(found: Sequence[trials.Record], dataset: str, name: str, method: str) -> tuple[np.ndarray, np.ndarray]:
@@ -198,9 +204,9 @@ def curves(found: Sequence[trials.Record], dataset: str, name: str, method: str)
     return np.array(list(by_size)), np.array([values[:seeds] for values in by_size.values()]).reshape(len(by_size), seeds)
 
 
-def departures(study: Study, found: Sequence[trials.Record]) -> list[str]:
-    """A sentence for each two inputs of a method, or methods of an input, that stand in another order here than in the paper."""
-    sentences = []
+def departures(study: Study, found: Sequence[trials.Record]) -> list[report.Table]:
+    """A table of the pairs of inputs of a method, or methods of an input, that stand in another order here than in the paper."""
+    rows = []
     for group in study.groups:
         mine = {"experiment": "accuracy", "dataset": group.name}
         papers = {(r["input"], r["method"]): r["paper"] for r in found if "paper" in r and mine.items() <= r.items()}
@@ -212,11 +218,11 @@ def departures(study: Study, found: Sequence[trials.Record]) -> list[str]:
             _, low = curves(found, group.name, *worse)
             gaps = (low - high).mean(axis=1)
             if gaps[-1] > 0:
-                spread = float(np.std((low - high)[-1]))
-                words = " behind ".join(f"{words_of(name)} ({method})" for name, method in (better, worse))
-                told = f"in the paper ahead by {papers[better] - papers[worse]:.3f}"
-                sentences.append(f"Another order than the paper's on {group.name}: {words} ({told}) {trend(sizes, gaps, spread)}")
-    return sentences
+                pair = (f"{words_of(name)}, {method}" for name, method in (better, worse))
+                told = trend(sizes, gaps, float(np.std((low - high)[-1])))
+                rows.append((group.name, *pair, f"{papers[better] - papers[worse]:.3f}", told))
+    columns = ("data set", "ahead in the paper", "of", "in R2 by", "but here behind")
+    return [report.Table("Another order than the paper's", columns, rows)] if rows else []
 
 
 def trend(sizes: np.ndarray, gaps: np.ndarray, spread: float) -> str:
@@ -257,7 +263,6 @@ def notes_of(study: Study, found: Sequence[trials.Record], seconds: float) -> li
         " Learning curves have fewer models to learn from; those for validation and test stay the same.",
         *study.skipped,
         *([paper.CAUTION] if any("paper" in record for record in found) else []),
-        *departures(study, found),
     ]
 
 

@@ -103,8 +103,8 @@ def over_seeds(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Records that differ in nothing but the seed, as one: the mean of their numbers, and "spread", the standard deviation of "value".
 
     Example:
-        >>> over_seeds([{"target": "optimizer", "seed": seed, "value": value} for seed, value in ((0, 0.5), (1, 0.7))])
-        [{'target': 'optimizer', 'value': 0.6, 'seeds': 2, 'spread': 0.1}]
+        >>> over_seeds([{"target": "optimizer", "seed": seed, "value": value} for seed, value in ((0, 0.5), (1, 0.6), (2, 0.7))])
+        [{'target': 'optimizer', 'value': 0.6, 'seeds': 3, 'spread': 0.1}]
     """
     same: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for record in records:
@@ -130,7 +130,17 @@ def _mean(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in ("value", "interval_95", "chance", "from_architecture"):
         if mean.get(key) is not None:
             mean[key] = np.mean([record[key] for record in records], axis=0).round(12).tolist()
-    return {**mean, "seeds": len(records), "spread": round(float(np.std([record["value"] for record in records])), 12)}
+    return {**mean, "seeds": len(records), "spread": round(spread([record["value"] for record in records]) or 0.0, 12)}
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The standard deviation over seeds; None of a single one.
+
+    Example:
+        >>> round(spread([0.5, 0.6, 0.7]), 12), spread([0.5])
+        (0.1, None)
+    """
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)

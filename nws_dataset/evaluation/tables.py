@@ -12,6 +12,7 @@ from typing import Any
 
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation.inputs import LAYER, WORDS, words_of
+from nws_dataset.evaluation.report import spread
 
 Record = Mapping[str, Any]
 Key = tuple[Any, ...]
@@ -113,8 +114,7 @@ class Score:
     @property
     def spread(self) -> float | None:
         """The standard deviation over seeds; None of a single one."""
-        values, mean = [record["value"] for record in self.records.values()], self.mean()
-        return None if len(values) < 2 else math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        return spread([record["value"] for record in self.records.values()])
 
     @property
     def source(self) -> str:
