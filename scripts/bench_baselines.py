@@ -7,20 +7,16 @@ are medians. Axes: N rows, P weights, F features.
 from __future__ import annotations
 
 import itertools
-import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 import numpy as np
 
-from builder.benchmark.reading import FIXED, SMALL, Line, alternate, write_zoo
-from builder.benchmark.tables import MET, number
+from builder.benchmark.reading import FIXED, SMALL, Line, alternate, tell, write_zoo
 from nws_dataset.command import Command
 from nws_dataset.evaluation.readers import SMALL_SETTINGS
-from nws_dataset.evaluation.report import Table
 from nws_dataset.layout import Layout
 from nws_dataset.meta_classifier import DeepMetaClassifier
 from nws_dataset.slices import ArrayRows
@@ -96,14 +92,7 @@ def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
     for name in parts or PARTS:
         with tempfile.TemporaryDirectory() as scratch:
             lines += PARTS[name](Path(scratch) / "zoo", quick)
-    if report is not None:
-        report.write_text(json.dumps([{**asdict(line), "met": line.met} for line in lines], indent=1) + "\n", encoding="utf-8")
-
-    def target(line: Line) -> str:
-        return "" if line.target is None else f"{'<=' if line.at_most else '>='} {line.target:g}"
-
-    rows = [(line.what, line.network, f"{number(line.value)} {line.unit}", target(line), MET[line.met]) for line in lines]
-    Table("Baselines", ("", "network", "measured", "target", "met"), rows).print()
+    tell("Baselines", lines, report)
 
 
 if __name__ == "__main__":

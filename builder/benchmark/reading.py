@@ -72,11 +72,16 @@ def main(hub: Any, quick: bool, report: Path | None) -> None:
             zoo, files = write_zoo(Path(scratch) / name, family, max(20, models // part)), Path(scratch) / f"{name}-files"
             lines += local_lines(zoo, write_original(zoo, files), repetitions)
         lines += hub_lines(hub, write_zoo(Path(scratch) / "hub", HUB, max(110, 250 // part), snapshots=20), Path(scratch) / "cache")
+    tell("Reading", lines, report)
+
+
+def tell(title: str, lines: list[Line], report: Path | None) -> None:
+    """Print lines as a table; write them as JSON to `report` if it is given."""
     if report is not None:
         report.write_text(json.dumps([{**asdict(line), "met": line.met} for line in lines], indent=1) + "\n", encoding="utf-8")
     columns = ("", "network", "measured", "target", "met")
     rows = [(line.what, line.network, f"{number(line.value)} {line.unit}", _target(line), MET[line.met]) for line in lines]
-    Table("Reading", columns, rows).print()
+    Table(title, columns, rows).print()
 
 
 def _target(line: Line) -> str:
