@@ -26,13 +26,12 @@ from nws_dataset import shards
 from nws_dataset.errors import ZooError
 from nws_dataset.files import atomic_write, inside, sha256_file
 from nws_dataset.layout import layout_of
-from nws_dataset.manifest import INDEX_PATH, MANIFEST_NAME, SNAPSHOTS_PATH, FileEntry, Manifest, SubsetEntry
+from nws_dataset.manifest import INDEX_PATH, MANIFEST_NAME, SNAPSHOTS_PATH, STAGING, FileEntry, Manifest, SubsetEntry
 from nws_dataset.recipe import Recipe
 from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 
 GENERATOR_VERSION = "2"  # changes whenever the same plan would give other weights
 CARD_NAME = "README.md"
-STAGING = ".staging"
 LOCAL_NOTE = ".local.json"
 ORDER = [("snapshot", "ascending"), ("model_id", "ascending")]  # of the rows in a shard
 

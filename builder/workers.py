@@ -27,9 +27,9 @@ from builder.bank import Images
 from builder.flight import HEARTBEAT_SECONDS, Occupancy, fly
 from builder.plan import Model
 from builder.step import make_step
-from builder.store import STAGING
 from builder.train import Cohort, Trained
 from nws_dataset.errors import ZooError
+from nws_dataset.manifest import STAGING
 from nws_dataset.recipe import Architecture, Subset
 
 CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, one_line
 
 
 class Mistake(click.ClickException):
@@ -22,12 +22,12 @@ class Command(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            raise Mistake(" ".join(error.format_message().split())) from error
+            raise Mistake(one_line(error.format_message())) from error
         except ZooError as error:  # of an option's callback
-            raise Mistake(" ".join(str(error).split())) from error
+            raise Mistake(str(error)) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ZooError as error:
-            raise Mistake(" ".join(str(error).split())) from error
+            raise Mistake(str(error)) from error

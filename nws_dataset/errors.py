@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
+
+MAX_LETTERS = 1000  # of each part of a message: what a damaged file holds may be long
 
 
 class ZooError(Exception):
     """A mistake that the user can mend. Its message is one line: the file, what was expected and found, and what to do."""
 
     def __init__(self, where: object, *, expected: str, found: str, do: str) -> None:
-        super().__init__(f"{where}: expected {expected}, found {found}; {do}")
-        self._parts: dict[str, Any] = {"where": str(where), "expected": expected, "found": found, "do": do}
+        parts = {"where": one_line(where), "expected": one_line(expected), "found": one_line(found), "do": one_line(do)}
+        super().__init__("{where}: expected {expected}, found {found}; {do}".format(**parts))
+        self._parts: dict[str, Any] = parts
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles: worker processes hand their errors over."""
         return functools.partial(ZooError, **self._parts), ()
+
+
+def one_line(text: object) -> str:
+    r"""A text as one line that any terminal can print: line breaks become spaces, control characters are escaped, a long one is shortened.
+
+    Example:
+        >>> one_line("two\n  lines"), one_line("\x1b[1m \udcff")
+        ('two lines', '\\x1b[1m \\udcff')
+    """
+    joined = re.sub(r"\s*[\r\n\u0085\u2028\u2029]\s*", " ", str(text).strip())
+    shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in joined)
+    half = MAX_LETTERS // 2
+    return shown if len(shown) <= MAX_LETTERS else f"{shown[:half]} ... {shown[-half:]}"
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, with its kind, for the `found` of a ZooError.
+
+    Example:
+        >>> reason(KeyError("files"))
+        "KeyError: 'files'"
+    """
+    return one_line(f"{type(error).__name__}: {error}")

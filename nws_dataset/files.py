@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
 
 CHUNK_BYTES = 1 << 20  # read at a time
+MAX_JSON_BYTES = 64 << 20  # of a JSON file: nws.json of a million shards has a third of that
 
 
 @contextlib.contextmanager
@@ -32,7 +37,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         ...     temporary.write_text("{}")
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the dot hides it from data_files patterns
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -45,6 +50,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         do = "free space or permit writing, then run again"
         raise ZooError(path, expected="a file that can be written", found=str(error), do=do) from error
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside a file that no other thread, process or machine uses. The dot hides it from data_files patterns."""
+    name = path.name if len(os.fsencode(path.name)) < 200 else "long"  # names have 255 bytes at most
+    return path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
 
 def _fsync(path: Path) -> None:
@@ -72,6 +83,64 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def what_is_at(path: str | Path) -> str:
+    """What is at a path, for the `found` of a ZooError: "a folder", "a file", "nothing", or why that cannot be told. Never raises.
+
+    Example:
+        >>> what_is_at("."), what_is_at("missing"), what_is_at("a\\0b")
+        ('a folder', 'nothing', 'ValueError: embedded null byte')
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "nothing"
+    except (OSError, ValueError) as error:  # loops of links, names that are too long or no text
+        return reason(error)
+    return "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "neither a file nor a folder"
+
+
+def read_json(path: str | Path, expected: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: of the file, of MAX_JSON_BYTES at most.
+        expected: what it should be, for the error.
+
+    Raises:
+        ZooError: if it is missing, too large, cannot be read, or is no JSON.
+    """
+    try:
+        size = os.stat(path).st_size
+        if size > MAX_JSON_BYTES:
+            do = "fetch or build it again"
+            raise ZooError(path, expected=f"{expected} of at most {MAX_JSON_BYTES} bytes", found=f"{size} bytes", do=do)
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ZooError(path, expected=expected, found=reason(error), do="fetch or build it again, and permit reading") from error
+    return parse_json(content, path, expected)
+
+
+def parse_json(content: bytes | str, where: object, expected: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        content: UTF-8.
+        where: what an error names.
+        expected: what it should be, for the error.
+
+    Raises:
+        ZooError: if it is no JSON, or nested too deeply.
+
+    Example:
+        >>> parse_json(b'{"a": 1}', "a.json", "numbers")
+        {'a': 1}
+    """
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ZooError(where, expected=expected, found=f"no JSON ({reason(error)})", do="fetch or build it again") from None
+
+
 def inside(root: str | Path, relative: str) -> Path:
     """The place of a file that an index or manifest names; such names are data, and must not lead elsewhere.
 
@@ -85,13 +154,16 @@ def inside(root: str | Path, relative: str) -> Path:
     Raises:
         ZooError: if the path is absolute, climbs with "..", or leaves the folder through a symbolic link.
     """
-    plain = PurePosixPath(relative)
-    legal = bool(plain.parts) and not plain.is_absolute() and ".." not in plain.parts and not set("\\\0") & set(relative)
-    if not legal:
-        do = "do not trust this index; build or fetch it again"
+    do = "do not trust this index; build or fetch it again"
+    legal = isinstance(relative, str) and relative.isprintable() and "\\" not in relative  # no NUL, no lone surrogate
+    plain = PurePosixPath(relative) if legal else PurePosixPath()
+    if not plain.parts or plain.is_absolute() or ".." in plain.parts:
         raise ZooError(root, expected="a relative path below this folder", found=repr(relative), do=do)
-    path = (Path(root) / plain).resolve()
-    if not path.is_relative_to(Path(root).resolve()):
+    try:
+        path, top = (Path(root) / plain).resolve(), Path(root).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # loops of links, names that are too long
+        raise ZooError(root, expected="a path that can be followed", found=f"{relative!r} ({reason(error)})", do=do) from error
+    if not path.is_relative_to(top):
         do = "copy the file into the folder (huggingface_hub: snapshot_download with local_dir)"
         raise ZooError(root, expected="a file inside this folder", found=f"{relative!r}, a link to {path}", do=do)
     return path

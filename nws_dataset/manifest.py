@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nws_dataset.errors import ZooError
-from nws_dataset.files import atomic_write, inside
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.files import atomic_write, inside, read_json, what_is_at
 from nws_dataset.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS, card_features
 
 MANIFEST_NAME = "nws.json"
 FORMAT_VERSION = 2
 INDEX_PATH = "index/{subset}/{split}.parquet"
 SNAPSHOTS_PATH = "snapshots/{subset}/{split}-{architecture}-{block:05d}.parquet"
+STAGING = ".staging"  # folder of what is not part of the zoo yet; no pattern of the card matches what is in it
+PENDING = f"{STAGING}/commit"  # a complete new state on its way into the folder: what is in it comes before what stands under the same name
+SUBSET_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)  # it stands in paths and patterns
+PLACEHOLDER = re.compile(r"\{([a-z]+)(?::0?\d{1,2}d)?\}")  # of a path template
+MAX_TEMPLATE = 200  # letters
 INDEX_CONFIG = "index"  # the config that the Hub and `load_dataset` take by default
 
 
@@ -61,29 +66,47 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """The manifest of a zoo's folder.
+        """The manifest of a zoo's folder; of a zoo that grows just now, or was stopped there, that of the new state.
 
         Raises:
             ZooError: if it is missing, damaged, or of another format version.
         """
-        path = Path(folder) / MANIFEST_NAME
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            version = data["format_version"]
-        except FileNotFoundError:
-            do = "not a zoo; build one with nws-build --out DIR"
-            raise ZooError(folder, expected=f"a folder with {MANIFEST_NAME}", found="none", do=do) from None
-        except OSError as error:
-            raise ZooError(path, expected="a file that can be read", found=str(error), do="permit reading") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise _damaged(path, error) from error
+        for path in (Path(folder) / PENDING / MANIFEST_NAME, Path(folder) / MANIFEST_NAME):
+            try:
+                return cls.from_json(read_json(path, "the manifest of a zoo"), path)
+            except ZooError:
+                if what_is_at(path) != "nothing":  # else it has moved, or there is none
+                    raise
+        do = "not a zoo; build one with nws-build --out DIR"
+        raise ZooError(
+            folder,
+            expected=f"a folder with {MANIFEST_NAME}",
+            found=what_is_at(folder) if what_is_at(folder) != "a folder" else "none",
+            do=do,
+        )
+
+    @classmethod
+    def from_json(cls, data: Any, where: object) -> Manifest:
+        """The manifest that `json.loads` made of nws.json's content.
+
+        Args:
+            data: what was read.
+            where: what an error names.
+
+        Raises:
+            ZooError: if it is damaged, or of another format version.
+        """
+        if not isinstance(data, dict) or "format_version" not in data:
+            found = "no format_version" if isinstance(data, dict) else type(data).__name__
+            raise ZooError(where, expected="the manifest of a zoo", found=found, do="fetch or build it again")
+        version = data["format_version"]
         if version != FORMAT_VERSION:
             do = "install the version of nws that built it"
-            raise ZooError(path, expected=f"format_version {FORMAT_VERSION}", found=repr(version), do=do)
+            raise ZooError(where, expected=f"format_version {FORMAT_VERSION}", found=repr(version), do=do)
         try:
             return cls._from_json(data)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise _damaged(path, error) from error
+            raise ZooError(where, expected="the manifest of a zoo", found=reason(error), do="fetch or build it again") from error
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Manifest:
@@ -99,14 +122,22 @@ class Manifest:
     def _check(self) -> None:
         """Raise a ValueError unless the values have their types and the templates name what they must."""
         for path, entry in self.files.items():
-            if not isinstance(entry.size, int) or not isinstance(entry.sha256, str):
+            if not _is_count(entry.size) or not isinstance(entry.sha256, str):
                 raise ValueError(f"size or sha256 of {path}")
         for name, subset in self.subsets.items():
-            if not isinstance(subset.num_models, int) or not isinstance(subset.options, dict):
-                raise ValueError(f"num_models or options of {name}")
-        fields = {"subset": "", "split": "", "architecture": "", "block": 0}
-        for template in (self.index_path, self.snapshots_path):
-            template.format(**fields)
+            if not SUBSET_NAME.fullmatch(name):
+                raise ValueError(f"the subset's name {name!r}")
+            if not _is_count(subset.num_models) or not isinstance(subset.options, dict) or not isinstance(subset.seed, int | None):
+                raise ValueError(f"seed, num_models or options of {name}")
+            for image_set in subset.image_sets.values():
+                if not isinstance(image_set.source, str) or not isinstance(image_set.sha256, str):
+                    raise ValueError(f"image_sets of {name}")
+        if not isinstance(self.generator_version, str):
+            raise ValueError("generator_version")
+        for template, ours in ((self.index_path, INDEX_PATH), (self.snapshots_path, SNAPSHOTS_PATH)):
+            rest = PLACEHOLDER.sub("", template)
+            if len(template) > MAX_TEMPLATE or PLACEHOLDER.findall(template) != PLACEHOLDER.findall(ours) or set("{}") & set(rest):
+                raise ValueError(f"the path template {template[:MAX_TEMPLATE]!r}")
 
     def write(self, folder: str | Path) -> None:
         """Write nws.json; the same manifest gives the same bytes.
@@ -120,25 +151,26 @@ class Manifest:
     def locate(self, folder: str | Path, relative: str) -> Path:
         """The path of a file of the zoo, which must be listed and have the size that is listed.
 
+        While a zoo grows, its new files stand in PENDING, and move from there to their places.
+
         Raises:
             ZooError: if it leads outside the folder, is not listed, is missing, or has another size.
         """
         path, entry = inside(folder, relative), self.files.get(relative)
         if entry is None:
             raise ZooError(path, expected=f"a file that {MANIFEST_NAME} lists", found="none", do="build the index again")
-        found = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
-        if found != f"{entry.size} bytes":
-            raise ZooError(path, expected=f"{entry.size} bytes", found=found, do="fetch or build the file again")
-        return path
+        found = "no file"
+        for place in (inside(folder, f"{PENDING}/{relative}"), path):
+            if what_is_at(place) == "a file":
+                found = f"{place.stat().st_size} bytes"
+                if found == f"{entry.size} bytes":
+                    return place
+        raise ZooError(path, expected=f"{entry.size} bytes", found=found, do="fetch or build the file again")
 
     def index_files(self) -> list[str]:
         """The index files that have rows, by subset and split."""
         paths = (self.index_path.format(subset=subset, split=split) for subset in self.subsets for split in SPLITS)
         return [path for path in paths if path in self.files]
-
-
-def _damaged(path: Path, error: Exception) -> ZooError:
-    return ZooError(path, expected="the manifest of a zoo", found=f"{type(error).__name__}: {error}", do="fetch or build it again")
 
 
 def configs(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
@@ -163,3 +195,7 @@ def configs(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
             entries.append({"config_name": name, **({"default": True} if name == INDEX_CONFIG else {}), "data_files": data_files})
             infos.append({"config_name": name, "features": card_features(INDEX_SCHEMA if name == INDEX_CONFIG else SNAPSHOTS_SCHEMA)})
     return {"configs": entries, "dataset_info": infos}
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
