@@ -17,6 +17,10 @@ class ZooError(Exception):
         super().__init__("{where}: expected {expected}, found {found}; {do}".format(**parts))
         self._parts: dict[str, Any] = parts
 
+    def adding(self, *, found: str) -> ZooError:
+        """The same, with something more that was found."""
+        return ZooError(**{**self._parts, "found": f"{self._parts['found']}, {found}"})
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles: worker processes hand their errors over."""
         return functools.partial(ZooError, **self._parts), ()

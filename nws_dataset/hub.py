@@ -5,6 +5,7 @@ Neighbouring values are one request. What comes is checked against its SHA-256, 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,10 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, 
 from nws_dataset.cache import Cache
 from nws_dataset.errors import ZooError
 from nws_dataset.files import atomic_write, inside
+from nws_dataset.index import Columns, open_index
 from nws_dataset.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.places import Deliver, Place
-from nws_dataset.shards import check_value, read_index
+from nws_dataset.shards import check_value
 
 Result = TypeVar("Result")
 
@@ -127,14 +129,15 @@ class Repository:
         """How errors name a place."""
         return f"{self.name}/{place.file} at byte {place.offset}"
 
-    def index(self, relative: str) -> pa.Table:
-        """The rows of an index file, checked against nws.json.
+    @functools.cached_property
+    def columns(self) -> Columns:
+        """The rows of all index files, checked against nws.json.
 
         Raises:
-            ZooError: if it is missing or not the file that nws.json lists.
+            ZooError: if one is missing or not the file that nws.json lists.
         """
-        entry = self.manifest.files[relative]
-        return read_index(f"{self.name}/{relative}", self.value(Place(relative, 0, entry.size, entry.sha256)))
+        wanted = [Place(file, 0, self.manifest.files[file].size, self.manifest.files[file].sha256) for file in self.manifest.index_files()]
+        return open_index([(f"{self.name}/{place.file}", pa.py_buffer(self.value(place))) for place in wanted])
 
     def value(self, place: Place) -> memoryview:
         """The value of a place, from the cache or fetched; checked.

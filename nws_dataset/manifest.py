@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -146,7 +148,15 @@ class Manifest:
             ZooError: if it cannot be written.
         """
         with atomic_write(Path(folder) / MANIFEST_NAME) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            temporary.write_bytes(self._content())
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The SHA-256 of nws.json as `write` writes it: of all that the zoo holds, as it lists every file's own."""
+        return hashlib.sha256(self._content()).hexdigest()
+
+    def _content(self) -> bytes:
+        return (json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
     def locate(self, folder: str | Path, relative: str) -> Path:
         """The path of a file of the zoo, which must be listed and have the size that is listed.
@@ -162,7 +172,10 @@ class Manifest:
         found = "no file"
         for place in (inside(folder, f"{PENDING}/{relative}"), path):
             if what_is_at(place) == "a file":
-                found = f"{place.stat().st_size} bytes"
+                try:
+                    found = f"{place.stat().st_size} bytes"
+                except OSError:  # it has just been moved to its place
+                    continue
                 if found == f"{entry.size} bytes":
                     return place
         raise ZooError(path, expected=f"{entry.size} bytes", found=found, do="fetch or build the file again")

@@ -223,11 +223,11 @@ def read_snapshots(path: str | Path, columns: Sequence[str] | None = None) -> It
     """
     try:
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-            _check_schema(path, file.schema_arrow, SNAPSHOTS_SCHEMA)
+            verify_schema(path, file.schema_arrow, SNAPSHOTS_SCHEMA)
             for group in range(file.num_row_groups):
                 yield from file.iter_batches(GROUP_ROWS, row_groups=[group], columns=columns)
     except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def reindex(path: str | Path, *, relative: str) -> pa.Table:
@@ -288,18 +288,20 @@ def read_index(path: str | Path, content: memoryview | None = None) -> pa.Table:
     try:
         source = path if content is None else pa.BufferReader(content)
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
-            _check_schema(path, file.schema_arrow, INDEX_SCHEMA)
+            verify_schema(path, file.schema_arrow, INDEX_SCHEMA)
             return file.read()
     except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: str | Path, error: Exception) -> ZooError:
+def unreadable(path: object, error: Exception) -> ZooError:
+    """A failure of Arrow in one line."""
     found = (str(error).splitlines() or [type(error).__name__])[0]
     return ZooError(path, expected="a complete Parquet file", found=found, do="fetch or build it again")
 
 
-def _check_schema(path: str | Path, found: pa.Schema, expected: pa.Schema) -> None:
+def verify_schema(path: object, found: pa.Schema, expected: pa.Schema) -> None:
+    """Raise a ZooError that names the columns that differ, if any do."""
     if found.equals(expected):
         return
     wrong = [name for name in dict.fromkeys([*expected.names, *found.names]) if name not in found.names or name not in expected.names]

@@ -77,19 +77,14 @@ class ZooRows:
     fixed = True
 
     def __init__(self, zoo: Zoo, rows: Rows) -> None:
-        from nws_dataset.zoo import READ_COLUMNS
-
-        self.zoo, self.lengths = zoo, np.asarray(rows["num_weights"], dtype=np.intp)
-        self._table = rows.table.select(READ_COLUMNS).combine_chunks()
+        self.zoo, self.rows, self.lengths = zoo, rows, np.asarray(rows["num_weights"], dtype=np.intp)
 
     def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-        from nws_dataset.zoo import Rows
-
         widths = np.minimum(length, self.lengths[numbers] - starts)
         batch_BL = np.zeros((len(numbers), length), np.float32)
         for width in np.unique(widths).tolist():
             alike = np.flatnonzero(widths == width)
-            batch_BL[alike, :width] = self.zoo.slices(Rows(self._table.take(numbers[alike])), starts[alike], width)
+            batch_BL[alike, :width] = self.zoo.slices(self.rows[numbers[alike]], starts[alike], width)
         return batch_BL
 
 

@@ -6,21 +6,24 @@ Letters of axes: N rows (snapshots), P weights, L length of a slice.
 from __future__ import annotations
 
 import functools
+import math
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.files import what_is_at
 from nws_dataset.folder import Folder
 from nws_dataset.hub import CACHE_BYTES, Repository
+from nws_dataset.index import Columns, Numbers, part_of
 from nws_dataset.layout import Layout, layout_of
-from nws_dataset.manifest import MANIFEST_NAME, Manifest
+from nws_dataset.manifest import MANIFEST_NAME, PENDING, Manifest
 from nws_dataset.places import PLACE_COLUMNS, Place, Places
 from nws_dataset.recipe import Architecture
 from nws_dataset.schema import INDEX_SCHEMA
@@ -35,55 +38,72 @@ if TYPE_CHECKING:
 LOCAL_NAME = "nws"
 DEFAULT_REPOSITORY = "nws/nws"  # what "nws" stands for where there is no such zoo
 READ_COLUMNS = (*PLACE_COLUMNS, "architecture_json")  # what finds and reads the weights of a row
-READ_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in READ_COLUMNS])
 STACK_BYTES = 2 << 20  # of a stack in a pass over many rows: it stays in the processor's cache
-REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+REPOSITORY_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 
 
 AnyRow = Mapping[str, Any]  # a row of the index: column -> value
 
 
+PYTHON_TYPES: dict[pa.DataType, Any] = {pa.string(): str, pa.int64(): int, pa.float64(): int | float}
+
+
 class Row(AnyRow):
     """A row of the index: column -> value, read when it is asked for."""
 
-    def __init__(self, table: pa.Table, number: int) -> None:
-        self._table, self._number = table, number
+    __slots__ = ("_columns", "_number")
+
+    def __init__(self, columns: Columns, number: int) -> None:
+        self._columns, self._number = columns, number
 
     def __getitem__(self, name: str) -> Any:
-        return self._table[name][self._number].as_py()
+        at = self._columns.at.get(name)
+        if at is None:
+            if name not in self._columns.schema.names:
+                raise KeyError(name)
+            at = self._columns[name].at
+        return at(self._number)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._table.column_names)
+        return iter(self._columns.schema.names)
 
     def __len__(self) -> int:
-        return self._table.num_columns
+        return len(self._columns.schema.names)
 
     def __repr__(self) -> str:
         return repr(dict(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)  # without the table of all rows
+        return dict, (dict(self),)  # without the columns of all rows
 
 
 class Rows(Sequence[Mapping[str, Any]]):
-    """Some rows of the index: a read-only sequence over an Arrow table.
+    """Some rows of the index: a read-only sequence. A column is read when it is first asked for.
 
-    `rows[i]` and iteration give mappings (column -> value), `rows[a:b]` gives Rows, `rows["test_accuracy"]` a numpy array [N].
+    `rows[i]` and iteration give mappings (column -> value); `rows[a:b]`, `rows[mask]` and `rows[[0, 2]]` give Rows;
+    `rows["test_accuracy"]` gives a numpy array [N].
 
     Args:
         table: INDEX_SCHEMA, or some of its columns.
     """
 
     def __init__(self, table: pa.Table) -> None:
-        self._whole, self._range = table, range(table.num_rows)
+        self._columns = Columns.of(table)
+        self._numbers: Numbers = range(table.num_rows)
+
+    @classmethod
+    def _of(cls, columns: Columns, numbers: Numbers) -> Rows:
+        rows = cls.__new__(cls)
+        rows._columns, rows._numbers = columns, numbers
+        return rows
 
     @functools.cached_property
     def table(self) -> pa.Table:
-        """The rows as an Arrow table."""
-        return self._whole.slice(self._range.start, len(self._range))
+        """The rows as an Arrow table, all columns read."""
+        return self._columns.table(self._numbers)
 
     def __len__(self) -> int:
-        return len(self._range)
+        return len(self._numbers)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Rows, (self.table,)
@@ -91,31 +111,54 @@ class Rows(Sequence[Mapping[str, Any]]):
     @overload
     def __getitem__(self, key: int) -> Row: ...
     @overload
-    def __getitem__(self, key: slice) -> Rows: ...
+    def __getitem__(self, key: slice | np.ndarray | list[int] | list[bool]) -> Rows: ...
     @overload
     def __getitem__(self, key: str) -> np.ndarray: ...
-    def __getitem__(self, key: int | slice | str) -> Row | Rows | np.ndarray:
+    def __getitem__(self, key: Any) -> Row | Rows | np.ndarray:
         if isinstance(key, str):
-            column = self._column(key)
-            return np.array(column.to_pylist()) if pa.types.is_list(column.type) else column.to_numpy()
+            return self._columns[key].numpy(self._numbers)
+        if isinstance(key, int | np.integer):
+            return Row(self._columns, int(self._numbers[key]))
         if isinstance(key, slice):
-            part = self._range[key]
-            if part.step != 1:
-                return Rows(self._whole.take(pa.array(part)))
-            rows = Rows(self._whole)  # many columns: they are cut when they are looked at
-            rows._range = part
-            return rows
-        return Row(self._whole, self._range[key])
+            part = self._numbers[key]
+            part = np.arange(part.start, part.stop, part.step) if isinstance(part, range) and part.step != 1 else part
+            return Rows._of(self._columns, part)
+        return Rows._of(self._columns, self._all[self._chosen(key)])
+
+    @property
+    def _all(self) -> np.ndarray:
+        """Numbers of the rows, [N] int64."""
+        return np.arange(self._numbers.start, self._numbers.stop) if isinstance(self._numbers, range) else self._numbers
+
+    def _chosen(self, key: Any) -> np.ndarray:
+        """A mask or numbers of rows, checked."""
+        expected = f"a number, a slice, a column, a mask of {len(self)} or numbers of rows below {len(self)}"
+        try:
+            chosen = np.asarray(key)
+        except ValueError:  # a ragged list
+            chosen = np.array(None)
+        chosen = chosen.astype(np.intp) if chosen.size == 0 and chosen.ndim == 1 and chosen.dtype != bool else chosen
+        found = repr(key) if chosen.ndim != 1 else f"{len(chosen)} values of type {chosen.dtype}"
+        fits = chosen.ndim == 1 and (len(chosen) == len(self) if chosen.dtype == bool else chosen.dtype.kind in "iu")
+        if fits and chosen.dtype != bool and len(chosen):
+            low, high = int(chosen.min()), int(chosen.max())
+            fits, found = -len(self) <= low and high < len(self), f"{low if low < -len(self) else high}"
+        if not fits:
+            raise ZooError("rows", expected=expected, found=found, do="choose rows that are there")
+        return chosen
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for batch in self.table.to_batches(max_chunksize=1000):
-            yield from batch.to_pylist()
+        for start in range(0, len(self), 1000):
+            part = self._numbers[start : start + 1000]
+            names = self._columns.schema.names
+            columns = [self._columns[name].arrow(part).to_pylist() for name in names]
+            yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
     def __repr__(self) -> str:
         names = ("subset", "model_id", "architecture")
-        if not set(names) <= set(self.table.column_names):
-            return f"Rows({len(self)} rows of {', '.join(self.table.column_names)})"
-        subsets, models, architectures = (pc.unique(self.table[name]).to_pylist() for name in names)
+        if not set(names) <= set(self._columns.schema.names):
+            return f"Rows({len(self)} rows of {', '.join(self._columns.schema.names)})"
+        subsets, models, architectures = (list(dict.fromkeys(self[name])) for name in names)
         counts = {"snapshot": len(self), "model": len(models), "architecture": len(architectures)}
         text = ", ".join(f"{count} {word}{'s' * (count != 1)}" for word, count in counts.items())
         return f"Rows({text}; subsets: {', '.join(subsets) or 'none'})"
@@ -124,46 +167,37 @@ class Rows(Sequence[Mapping[str, Any]]):
         """The rows that fulfil all conditions.
 
         Args:
-            conditions: column = a value (None matches null), several values of which one must match, or a function of a value -> bool.
+            conditions: column = a value (None matches null), several values of which one must match, or a function of a value -> bool,
+                which is called once for each different value.
 
         Raises:
             ZooError: if there is no such column, or a value does not fit its type.
 
         Example:
-            >>> zoo.index.filter(is_final=True, dataset=["mnist", "svhn"], test_accuracy=lambda a: a > 0.9)  # doctest: +SKIP
+            >>> zoo.filter(is_final=True, dataset=["mnist", "svhn"], test_accuracy=lambda a: a > 0.9)  # doctest: +SKIP
         """
-        table = self.table
+        rows = self
         for name, condition in conditions.items():
-            table = table.filter(_mask(Rows(table)._column(name), name, condition))
-        return Rows(table)
+            mask = self._columns[name].mask(name, condition, rows._numbers)
+            rows = Rows._of(self._columns, rows._all[mask])
+        return rows
+
+    def select(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the rows as an Arrow table; no others are read.
+
+        Raises:
+            ZooError: if there is no such column.
+        """
+        for name in names:
+            self._columns[name]
+        return self._columns.table(self._numbers, names)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a pandas DataFrame (pandas must be installed)."""
         return self.table.to_pandas()
 
-    def _column(self, name: str) -> pa.ChunkedArray:
-        if name not in self.table.column_names:
-            expected = f"one of the columns {', '.join(self.table.column_names)}"
-            raise ZooError("rows", expected=expected, found=repr(name), do="choose one of them")
-        return self.table[name]
 
-
-def _mask(column: pa.ChunkedArray, name: str, condition: Any) -> pa.Array | pa.ChunkedArray:
-    """Where a condition holds."""
-    if callable(condition):
-        return pa.array([bool(condition(value)) for value in column.to_pylist()], pa.bool_())
-    values = list(condition) if isinstance(condition, Collection) and not isinstance(condition, str) else [condition]
-    try:
-        wanted = pa.array(values, column.type)
-        if wanted.to_pylist() != values:  # Arrow takes 0.5 as the integer 0 and says nothing
-            raise pa.ArrowInvalid("a value would be rounded")
-        return pc.is_in(column, value_set=wanted)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        do = f"give such values, or a function of a value ({error})"
-        raise ZooError(f"column {name}", expected=f"values of type {column.type}", found=repr(condition), do=do) from error
-
-
-AnyRows = Rows | Iterable[AnyRow]
+AnyRows = Iterable[AnyRow]  # Rows, a datasets.Dataset of the index, an Arrow table or DataFrame of it, or mappings
 
 
 class Zoo:
@@ -199,16 +233,20 @@ class Zoo:
         cache_bytes: int = CACHE_BYTES,
         check: bool = False,
     ) -> None:
-        if str(path) == LOCAL_NAME and not (Path(path) / MANIFEST_NAME).is_file():
+        if str(path) == LOCAL_NAME and what_is_at(Path(path) / MANIFEST_NAME) == "nothing" == what_is_at(Path(path) / PENDING):
             path = DEFAULT_REPOSITORY
-        on_hub = not Path(path).is_dir() and REPOSITORY_NAME.fullmatch(str(path))
+        on_hub = is_repository(path)
         if revision is not None and not on_hub:
             raise ZooError(path, expected="no revision for a folder", found=repr(revision), do="leave it out, or name a repository")
-        self.source: Folder | Repository = (
-            Repository(str(path), revision=revision, token=token, cache_dir=cache_dir, cache_bytes=cache_bytes)
-            if on_hub
-            else Folder(path, check=check)
-        )
+        self.source: Folder | Repository
+        if on_hub:
+            try:
+                self.source = Repository(str(path), revision=revision, token=token, cache_dir=cache_dir, cache_bytes=cache_bytes)
+            except ZooError as error:
+                raise error.adding(found=f"and no folder {path}") from error
+        else:
+            self.source = Folder(path, check=check)
+        self._memory = _Memory()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as what opens it again: maps and connections do not travel."""
@@ -249,29 +287,39 @@ class Zoo:
         return tuple(self.manifest.subsets)
 
     @functools.cached_property
+    def _columns(self) -> Columns:
+        """The index, of which a column is read when it is first asked for."""
+        columns = self.source.columns
+        subset, model = columns["subset"], columns["model_id"]
+        final = columns["is_final"].numbers
+        pairs = np.unique(subset.codes[final].astype(np.int64) * len(model.distinct) + model.codes[final]) // len(model.distinct)
+        models = dict(zip(subset.distinct, np.bincount(pairs, minlength=len(subset.distinct)).tolist(), strict=True))
+        for name, entry in self.manifest.subsets.items():
+            if models.get(name, 0) != entry.num_models:
+                expected, found = f"{entry.num_models} models of {name}", str(models.get(name, 0))
+                raise ZooError(self.name, expected=expected, found=found, do="fetch or build it again")
+        return columns
+
+    @functools.cached_property
     def index(self) -> pa.Table:
-        """One row a snapshot, of all subsets and splits (INDEX_SCHEMA).
+        """One row a snapshot, of all subsets and splits (INDEX_SCHEMA), all columns read. `filter` reads only those that are asked for.
 
         Raises:
             ZooError: if an index file is missing or damaged.
         """
-        tables = [self.source.index(file) for file in self.manifest.index_files()]
-        index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *tables])
-        final = index.filter(index["is_final"])
-        models = Counter(subset for subset, _ in {*zip(*(final[name].to_pylist() for name in ("subset", "model_id")), strict=True)})
-        for name, entry in self.manifest.subsets.items():
-            if models[name] != entry.num_models:
-                expected, found = f"{entry.num_models} models of {name}", str(models[name])
-                raise ZooError(self.name, expected=expected, found=found, do="fetch or build it again")
-        return index
+        return self.filter().table
 
     def filter(self, **conditions: Any) -> Rows:
-        """The rows of the index that fulfil all conditions, as `Rows.filter`."""
-        return Rows(self.index).filter(**conditions)
+        """The rows of the index that fulfil all conditions, as `Rows.filter`. A column is read when it is first asked for.
+
+        Raises:
+            ZooError: if an index file is missing or damaged, there is no such column, or a value does not fit its type.
+        """
+        return Rows._of(self._columns, range(self._columns.num_rows)).filter(**conditions)
 
     def architecture(self, row: AnyRow) -> Architecture:
         """The architecture of a row's network."""
-        return _architecture(*_fields(row, "architecture_json"))
+        return _form(*_fields(row, "architecture_json")).architecture
 
     def layout(self, row: AnyRow) -> Layout:
         """The layout of a row's weights."""
@@ -297,14 +345,16 @@ class Zoo:
         Raises:
             ZooError: as `value`, or if the file holds another architecture there.
         """
-        place = _place(row)
-        return unpack(self.architecture(row), self.source.value(place), self.source.where(place))
+        form, value = _form(*_fields(row, "architecture_json")), self.value(row)
+        if len(value) != form.length or value[: len(form.head)].tobytes() != form.head:
+            unpack(form.architecture, value, self.source.where(_place(row)))  # says what does not fit
+        return np.frombuffer(value, ROW_DTYPE, offset=len(form.head))
 
     def arrays(self, rows: AnyRows) -> list[np.ndarray]:
         """The weights of several rows of any architectures; on the Hub, neighbours are fetched in one request.
 
         Args:
-            rows: Rows, a datasets.Dataset of the index, or mappings.
+            rows: Rows, a datasets.Dataset of the index, a DataFrame or Arrow table of it, or mappings.
 
         Returns:
             For each row [P] float32, as `row`.
@@ -312,14 +362,14 @@ class Zoo:
         Raises:
             ZooError: as `row`.
         """
-        table = _read_table(rows)
-        places = Places.of(table)
-        architectures = [_architecture(text) for text in table["architecture_json"].to_pylist()]
+        chosen = _chosen(rows)
+        places, forms = chosen.places, chosen.forms
         found: list[Any] = [None] * len(places)
 
         def deliver(numbers: slice | np.ndarray, values: np.ndarray) -> None:
-            for i, place, value in zip(np.arange(len(places))[numbers].tolist(), places[numbers], values, strict=True):
-                found[i] = unpack(architectures[i], value.data, self.source.where(place))
+            for i, value in zip(np.arange(len(places))[numbers].tolist(), values, strict=True):
+                (place,) = places[i : i + 1]
+                found[i] = unpack(forms[i].architecture, value.data, self.source.where(place))
 
         self.source.read(places, deliver)
         return found
@@ -328,7 +378,7 @@ class Zoo:
         """The weights of several rows of one layout.
 
         Args:
-            rows: Rows, a datasets.Dataset of the index, or mappings. Image sizes may differ where no weight depends on them.
+            rows: as `arrays`. Image sizes may differ where no weight depends on them.
 
         Returns:
             [N, P] float32, a copy.
@@ -336,32 +386,36 @@ class Zoo:
         Raises:
             ZooError: as `row`, or if there are no rows or the layouts differ.
         """
-        table = _read_table(rows)
-        by_text = {text: _architecture(text) for text in pc.unique(table["architecture_json"]).to_pylist()}
-        layouts = [layout_of(architecture) for architecture in by_text.values()]
+        chosen = _chosen(rows)
+        groups = list(chosen.by_architecture())
+        layouts = [layout_of(form.architecture) for form, _ in groups]
         if not layouts or any(layout != layouts[0] for layout in layouts):
-            found = ", ".join(sorted(a.id for a in by_text.values())[:5]) or "no rows"
+            found = ", ".join(sorted(form.architecture.id for form, _ in groups)[:5]) or "no rows"
             raise ZooError("rows", expected="networks of one layout", found=found, do="filter by architecture")
-        places = Places.of(table)
-        if len(by_text) == 1:
-            return self._stack(places, *by_text.values())
-        weights_NP = np.empty((len(table), layouts[0].num_weights), ROW_DTYPE)
-        for text, architecture in by_text.items():
-            chosen = np.flatnonzero(pc.equal(table["architecture_json"], text))
-            weights_NP[chosen] = self._stack(places[chosen], architecture)
+        places = chosen.places
+        if len(groups) == 1:
+            return self._stack(places, groups[0][0])
+        weights_NP = np.empty((len(places), layouts[0].num_weights), ROW_DTYPE)
+        for form, numbers in groups:
+            weights_NP[numbers] = self._stack(places[numbers], form)
         return weights_NP
 
-    def _stack(self, places: Places, architecture: Architecture) -> np.ndarray:
-        """The weights [N, P] of places of one architecture."""
-        head = header(architecture)
-        weights_NP = np.empty((len(places), layout_of(architecture).num_weights), ROW_DTYPE)
+    def _stack(self, places: Places, form: _Form, memory: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
+        """The weights [N, P] of places of one architecture. `memory` gives room for so many weights."""
+        places.check(self.manifest, self.name)  # before anything of a size that they ask for is allocated
+        unlike = np.flatnonzero(places.lengths != form.length)
+        if len(unlike):
+            (place,) = places[unlike[:1]]
+            unpack(form.architecture, self.source.value(place), self.source.where(place))  # says what does not fit
+        shape = len(places), form.num_weights
+        weights_NP = np.empty(shape, ROW_DTYPE) if memory is None else memory(math.prod(shape)).reshape(shape)
         bytes_NB = weights_NP.view(np.uint8)
 
         def deliver(numbers: slice | np.ndarray, values: np.ndarray) -> None:
-            if values.shape[1] != len(head) + bytes_NB.shape[1] or values[:, : len(head)].tobytes() != head * len(values):
+            if values[:, : len(form.head)].tobytes() != form.head * len(values):
                 for place, value in zip(places[numbers], values, strict=True):
-                    unpack(architecture, value.data, self.source.where(place))  # names the first that does not fit
-            bytes_NB[numbers] = values[:, len(head) :]
+                    unpack(form.architecture, value.data, self.source.where(place))
+            bytes_NB[numbers] = values[:, len(form.head) :]
 
         self.source.read(places, deliver)
         return weights_NP
@@ -382,15 +436,15 @@ class Zoo:
             >>> for rows, weights in zoo.stacks(zoo.filter(is_final=True)):  # doctest: +SKIP
             ...     print(rows[0]["architecture"], np.abs(weights).mean(axis=1))
         """
-        table = self.index if rows is None else rows.table if isinstance(rows, Rows) else _read_table(rows)
-        texts = pc.unique(table["architecture_json"]).to_pylist()
-        for text in texts:
-            part = table.filter(pc.equal(table["architecture_json"], text)) if len(texts) > 1 else table
-            places, architecture, found = Places.of(part), _architecture(text), Rows(part)
-            num_weights = layout_of(architecture).num_weights
-            size = max(1, STACK_BYTES // (num_weights * ROW_DTYPE.itemsize))
+        chosen = _Chosen(self.filter()) if rows is None else _chosen(rows)
+        for form, numbers in chosen.by_architecture():
+            found, places = chosen.rows[numbers], chosen.places[numbers]
+            places.check(self.manifest, self.name)
+            ordered, order = places.sorted()
+            places = places if order is not None else ordered  # their runs are found once, not stack by stack
+            size = max(1, STACK_BYTES // (form.num_weights * ROW_DTYPE.itemsize))
             for start in range(0, len(places), size):
-                yield found[start : start + size], self._stack(places[start : start + size], architecture)
+                yield found[start : start + size], self._stack(places[start : start + size], form, self._memory.take)
 
     def slices(self, rows: AnyRows, starts: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
         """Consecutive weights of several rows of any architectures: the input of the deep meta-classifier.
@@ -413,22 +467,33 @@ class Zoo:
             >>> starts = np.random.default_rng(0).integers(rows["num_weights"] - 5000 + 1)  # doctest: +SKIP
             >>> zoo.slices(rows, starts, 5000).shape  # doctest: +SKIP
         """
-        table = _read_table(rows)
-        architectures = [_architecture(text) for text in table["architecture_json"].to_pylist()]
-        for start, architecture in zip(starts, architectures, strict=True):
-            if not 0 <= start <= layout_of(architecture).num_weights - length:
-                found = f"{start} to {start + length} of {layout_of(architecture).num_weights}"
-                raise ZooError("slices", expected="slices within their rows", found=found, do="choose other starts or a shorter length")
+        chosen = _chosen(rows)
+        lengths = np.array([form.num_weights for form in chosen.forms], np.int64)
+        try:
+            firsts = np.asarray(starts, np.int64) if len(starts) else np.zeros(0, np.int64)
+            fits = firsts.shape == lengths.shape and length > 0 and (firsts == np.asarray(starts)).all()
+        except (TypeError, ValueError, OverflowError):
+            fits = False
+        if not fits:
+            found = f"{starts!r} and a length of {length!r}"
+            raise ZooError("slices", expected=f"{len(lengths)} whole numbers and a length", found=found, do="give one start for each row")
+        outside = np.flatnonzero((firsts < 0) | (firsts > lengths - length))
+        if len(outside):
+            start, end = (int(array[outside[0]]) for array in (firsts, lengths))
+            found = f"{start} to {start + length} of {end}"
+            raise ZooError("slices", expected="slices within their rows", found=found, do="choose other starts or a shorter length")
         if not isinstance(self.source, Folder) or self.source.check:
-            return np.stack([array[start : start + length] for array, start in zip(self.arrays(Rows(table)), starts, strict=True)])
-        slices_NL = np.empty((len(table), length), ROW_DTYPE)
-        for slice_L, start, architecture, place in zip(slices_NL, starts, architectures, Places.of(table), strict=True):
-            head = header(architecture)
-            found_head = np.empty(len(head), np.uint8)
-            self.source.read_into(place, 0, found_head)
-            if place.length != len(head) + layout_of(architecture).num_weights * ROW_DTYPE.itemsize or found_head.tobytes() != head:
-                unpack(architecture, self.source.value(place), self.source.where(place))  # says what does not fit
-            self.source.read_into(place, len(head) + int(start) * ROW_DTYPE.itemsize, slice_L)
+            arrays = self.arrays(chosen.rows)
+            return np.stack([array[start : start + length] for array, start in zip(arrays, firsts.tolist(), strict=True)])
+        chosen.places.check(self.manifest, self.name)
+        slices_NL = np.empty((len(lengths), length), ROW_DTYPE)
+        for slice_L, start, form, place in zip(slices_NL, firsts.tolist(), chosen.forms, chosen.places, strict=True):
+            found_head = np.empty(len(form.head), np.uint8)
+            if place.length == form.length:
+                self.source.read_into(place, 0, found_head)
+            if found_head.tobytes() != form.head:
+                unpack(form.architecture, self.source.value(place), self.source.where(place))  # says what does not fit
+            self.source.read_into(place, len(form.head) + start * ROW_DTYPE.itemsize, slice_L)
         return slices_NL
 
     def state_dict(self, row: AnyRow) -> dict[str, torch.Tensor]:
@@ -440,7 +505,8 @@ class Zoo:
         from nws_dataset.network import Network  # torch is loaded only when a network is wanted
 
         activation, dropout = _fields(row, "activation", "dropout")
-        return Network(self.architecture(row), activation, dropout).load_row(self._tensor(row)).eval()
+        weights = self._tensor(row)  # first: an index may ask for a network that no file holds
+        return Network(self.architecture(row), activation, dropout).load_row(weights).eval()
 
     def _tensor(self, row: AnyRow) -> torch.Tensor:
         import torch
@@ -448,25 +514,150 @@ class Zoo:
         return torch.from_numpy(self.row(row).copy())
 
 
-_architecture = functools.cache(Architecture.from_json)  # a zoo has few of them, and millions of rows
+def is_repository(path: str | Path) -> bool:
+    """Whether a path stands for a repository on the Hub: "org/name", unless there is such a folder.
+
+    Example:
+        >>> is_repository("nws/nws"), is_repository("./nws"), is_repository(Path("a") / "b")
+        (True, False, False)
+    """
+    return isinstance(path, str) and bool(REPOSITORY_NAME.fullmatch(path)) and what_is_at(path) == "nothing"
+
+
+class _Memory:
+    """Memory of stacks that nobody holds any more, used again: pages that are new to a process cost as much as the copy."""
+
+    KEPT = 2  # while a stack is used, the next is made
+
+    def __init__(self) -> None:
+        self._kept: list[np.ndarray] = []
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> np.ndarray:
+        """Room for `count` weights, of which no other array knows."""
+        with self._lock:  # a view is counted before another thread looks
+            for i in range(len(self._kept)):
+                if sys.getrefcount(self._kept[i]) == ONLY_KEPT and len(self._kept[i]) >= count:
+                    return self._kept[i][:count]
+            memory = np.empty(max(count, STACK_BYTES // ROW_DTYPE.itemsize), ROW_DTYPE)
+            self._kept = [*self._kept[1 - self.KEPT :], memory]
+            return memory[:count]
+
+
+ONLY_KEPT = sys.getrefcount(np.empty(0)) + 1  # references to an array that only a list has, as getrefcount counts them
+
+
+class _Form(NamedTuple):
+    """What the value of an architecture must be."""
+
+    architecture: Architecture
+    head: bytes
+    num_weights: int
+    length: int  # bytes of the value
+
+
+@functools.lru_cache(1 << 16)  # a zoo has few of them, and millions of rows
+def _form(text: str) -> _Form:
+    architecture = Architecture.from_json(text)
+    head, num_weights = header(architecture), layout_of(architecture).num_weights
+    return _Form(architecture, head, num_weights, len(head) + num_weights * ROW_DTYPE.itemsize)
 
 
 def _fields(row: AnyRow, *names: str) -> list[Any]:
-    """Values of a row that reading needs."""
-    try:
+    """Values of a row that reading needs.
+
+    Raises:
+        ZooError: if it is no row of an index, or lacks one of them.
+    """
+    if isinstance(row, Row):
         return [row[name] for name in names]
-    except KeyError:
-        found = f"no {', '.join(name for name in names if name not in row)}"
-        raise ZooError("row", expected=f"the columns {', '.join(names)}", found=found, do="take whole rows of the config index") from None
+    do = "take whole rows of the config index"
+    if not isinstance(row, Mapping):
+        raise ZooError("row", expected="a mapping of columns to values", found=type(row).__name__, do=do)
+    missing = [name for name in names if name not in row]
+    if missing:
+        raise ZooError("row", expected=f"the columns {', '.join(names)}", found=f"no {', '.join(missing)}", do=do)
+    return [_plain(name, row[name]) for name in names]
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value of a row that came from elsewhere, checked; numpy's numbers are Python's."""
+    value = value.item() if isinstance(value, np.generic) else value
+    kind = INDEX_SCHEMA.field(name).type
+    if not isinstance(value, PYTHON_TYPES[kind]) or isinstance(value, bool):
+        do = "take whole rows of the config index"
+        raise ZooError(f"column {name} of a row", expected=f"a value of type {kind}", found=repr(value), do=do)
+    return value
 
 
 def _place(row: AnyRow) -> Place:
     return Place(*_fields(row, *PLACE_COLUMNS))
 
 
-def _read_table(rows: AnyRows) -> pa.Table:
-    """READ_COLUMNS of rows."""
+class _Chosen:
+    """Rows whose weights are wanted.
+
+    Args:
+        rows: with READ_COLUMNS.
+
+    Raises:
+        ZooError: if one of these is missing, of another type, or null somewhere.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self._columns, self._numbers = rows, rows._columns, rows._numbers
+        do, fields = "take whole rows of the config index", {field.name: field for field in self._columns.schema}
+        missing = [name for name in READ_COLUMNS if name not in fields]
+        if missing:
+            raise ZooError("rows", expected=f"the columns {', '.join(READ_COLUMNS)}", found=f"no {', '.join(missing)}", do=do)
+        for name in READ_COLUMNS:
+            kind, found = INDEX_SCHEMA.field(name).type, fields[name].type
+            if found != kind or (fields[name].nullable and self._columns[name].values.null_count):
+                raise ZooError(f"column {name} of rows", expected=f"values of type {kind}", found=f"{found} or null", do=do)
+
+    @functools.cached_property
+    def places(self) -> Places:
+        return Places.of(self._columns, self._numbers)
+
+    @functools.cached_property
+    def forms(self) -> list[_Form]:
+        """[N]"""
+        architecture = self._columns["architecture_json"]
+        codes = part_of(architecture.codes, self._numbers).tolist()
+        forms = {code: _form(architecture.distinct[code]) for code in dict.fromkeys(codes)}
+        return [forms[code] for code in codes]
+
+    def by_architecture(self) -> Iterator[tuple[_Form, slice | np.ndarray]]:
+        """What the values of each architecture must be, and the numbers of its rows among these: in order of their first rows."""
+        architecture = self._columns["architecture_json"]
+        codes = part_of(architecture.codes, self._numbers)
+        if len(codes) and (codes == codes[0]).all():
+            yield _form(architecture.distinct[codes[0]]), slice(None)
+            return
+        order = np.argsort(codes, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
+        for numbers in sorted(groups, key=lambda group: int(group[0])):
+            yield _form(architecture.distinct[codes[numbers[0]]]), numbers
+
+
+def _chosen(rows: Any) -> _Chosen:
+    """Rows of any kind, checked."""
+    do = "take rows of the config index, e.g. zoo.filter(...)"
     if isinstance(rows, Rows):
-        _fields(dict.fromkeys(rows.table.column_names), *READ_COLUMNS)
-        return rows.table.select(READ_COLUMNS)
-    return pa.Table.from_pylist([dict(zip(READ_COLUMNS, _fields(row, *READ_COLUMNS), strict=True)) for row in rows], READ_SCHEMA)
+        return _Chosen(rows)
+    if isinstance(rows, pa.Table):
+        return _Chosen(Rows(rows))
+    if isinstance(rows, Mapping):
+        raise ZooError("rows", expected="several rows", found="one row", do="read it with zoo.row(row), or put it into a list: [row]")
+    if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # a pandas DataFrame
+        rows = rows[[name for name in READ_COLUMNS if name in rows.columns]].to_dict("records")
+    try:
+        listed = list(rows)
+    except TypeError:
+        raise ZooError("rows", expected="rows", found=type(rows).__name__, do=do) from None
+    values = [_fields(row, *READ_COLUMNS) for row in listed]
+    columns = {name: [value[i] for value in values] for i, name in enumerate(READ_COLUMNS)}
+    try:
+        return _Chosen(Rows._of(Columns.of_values(columns), range(len(values))))
+    except (ValueError, OverflowError) as error:  # texts that are no UTF-8, numbers beyond int64
+        raise ZooError("rows", expected="rows of the config index", found=reason(error), do=do) from error

@@ -16,6 +16,7 @@ from builder import gallery
 from builder.card import PLOTS
 from nws_dataset import Zoo
 from nws_dataset.errors import ZooError
+from nws_dataset.index import Columns
 from nws_dataset.manifest import FileEntry, Manifest
 from nws_dataset.recipe import LEGAL_VALUES
 from nws_dataset.schema import INDEX_SCHEMA
@@ -44,7 +45,8 @@ def replaced(zoo: Zoo, column: str, values: list[object]) -> None:
     """Gives the models other values of a column, in turn."""
     place, numbers = INDEX_SCHEMA.get_field_index(column), zoo.index["model_number"].to_pylist()
     told = pa.array([values[number % len(values)] for number in numbers], INDEX_SCHEMA.field(column).type)
-    zoo.index = zoo.index.set_column(place, INDEX_SCHEMA.field(column), told)
+    changed = Columns.of(zoo.index.set_column(place, INDEX_SCHEMA.field(column), told))
+    zoo.__dict__.update(_columns=changed, index=changed.table(range(changed.num_rows)))
 
 
 def test_pictures_that_a_card_can_show(drawn: Path) -> None:
