@@ -71,7 +71,7 @@ def _front_matter(manifest: Manifest, index: pa.Table) -> dict[str, Any]:
         "annotations_creators": ["machine-generated"],
         "source_datasets": ["original"],
         "size_categories": [_size_category(len(index))],
-        **configs(manifest),
+        **configs(manifest, index),
     }
 
 

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import numpy as np
@@ -21,11 +21,10 @@ from builder.plan import Model, select
 from builder.step import Step, make_step
 from builder.store import CARD_NAME, GENERATOR_VERSION, planned_columns, remembered_images, shard_of
 from builder.train import Cohort, evaluate_rows, evaluate_snapshots
-from nws_dataset import Rows, Zoo, shards
+from nws_dataset import Rows, Zoo, manifest, shards
 from nws_dataset.command import Command
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
-from nws_dataset.manifest import configs
 from nws_dataset.recipe import SUBSETS
 from nws_dataset.schema import METADATA_SCHEMA
 
@@ -63,20 +62,38 @@ class Verifier:
 
     def card(self) -> str:
         """The card tells the Hub and `datasets` what is in the files."""
-        path = self.folder / CARD_NAME
-        if not path.is_file():
-            raise ZooError(path, expected="the card", found="no file", do="build again: it is made anew")
-        parts = path.read_text(encoding="utf-8").split("---\n", 2)
-        front = yaml.safe_load(parts[1]) if len(parts) == 3 else {}
-        expected = configs(self.zoo.manifest)
-        if {name: front.get(name) for name in expected} != expected:
-            raise ZooError(path, expected="configs and features as nws.json has them", found="others", do="build again: it is made anew")
+        expected, found = self._told()
+        if _without_state(found) != _without_state(expected):
+            self._other_card("configs and features as nws.json has them")
         from builder import gallery  # matplotlib is slow to load
 
         plots = [name for name in gallery.stale(self.folder) if (self.folder / name).exists()]
         for name in plots:
             raise ZooError(self.folder / name, expected="a plot of this index", found="one of another", do="build again: it is drawn anew")
         return f"{len(expected['configs'])} configs"
+
+    def state(self) -> str:
+        """The card names this state of the zoo, which is in the key of the library's cache. Checked last: what else is wrong tells more."""
+        expected, found = self._told()
+        if found != expected:
+            self._other_card(f"this index's numbers of rows and {manifest.state(self.zoo.manifest)}")
+        return "the card names this nws.json"
+
+    def _told(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the card should tell `datasets`, and what it tells."""
+        path = self.folder / CARD_NAME
+        if not path.is_file():
+            raise ZooError(path, expected="the card", found="no file", do="build again: it is made anew")
+        parts = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
+        try:
+            front = yaml.safe_load(parts[1]) if len(parts) == 3 else None
+        except (yaml.YAMLError, ValueError, RecursionError):
+            front = None
+        expected = manifest.configs(self.zoo.manifest, self.zoo.index)
+        return expected, {name: front.get(name) for name in expected} if isinstance(front, dict) else {}
+
+    def _other_card(self, expected: str) -> NoReturn:
+        raise ZooError(self.folder / CARD_NAME, expected=expected, found="others", do="build again: it is made anew")
 
     def values(self) -> str:
         """Every value at its offset: sha256, header, shape, finite numbers."""
@@ -277,6 +294,17 @@ class Verifier:
         return sum(int((network(x).argmax(1) == y).sum()) for x, y in blocks)
 
 
+def _without_state(told: dict[str, Any]) -> dict[str, Any]:
+    """What a card tells, without what changes with every row."""
+    infos = told.get("dataset_info")
+    kept = (
+        [{name: info.get(name) for name in ("config_name", "features")} for info in infos if isinstance(info, dict)]
+        if isinstance(infos, list)
+        else infos
+    )
+    return {**told, "dataset_info": kept}
+
+
 def _same(recorded: Any, found: Any, *, exact: bool) -> bool:
     """Whether two values of a column are equal, two that are not numbers included; if not exactly, to another device's rounding."""
     if isinstance(recorded, list) and isinstance(found, list):
@@ -300,6 +328,7 @@ def checks(verifier: Verifier, reevaluate: int, retrain: int) -> Iterator[tuple[
         yield "reevaluate", lambda: verifier.reevaluate(reevaluate)
     if retrain:
         yield "retrain", lambda: verifier.retrain(retrain)
+    yield "state", verifier.state
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

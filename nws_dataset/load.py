@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
 from nws_dataset.folder import Folder
-from nws_dataset.manifest import INDEX_CONFIG
+from nws_dataset.manifest import INDEX_CONFIG, Manifest, state
 from nws_dataset.zoo import DEFAULT_REPOSITORY as DEFAULT_REPOSITORY
 from nws_dataset.zoo import LOCAL_NAME, READ_COLUMNS, Zoo
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.DatasetDict, datasets.IterableDataset, datasets.IterableDatasetDict)
 
+PREPARE_OPTIONS = ("num_proc", "download_mode", "verification_mode")
+FOLDER_OPTIONS = ("streaming", "keep_in_memory", *PREPARE_OPTIONS, "columns", "filters")  # of datasets.load_dataset; for a folder
 STREAM_ROWS = 32  # of a stream, whose weights are read together
 _opened: dict[str, Zoo] = {}  # homepage of a loaded dataset -> its zoo, so that `with_weights` need not open it again
 
@@ -27,29 +30,29 @@ _opened: dict[str, Zoo] = {}  # homepage of a loaded dataset -> its zoo, so that
 def load_dataset(
     path: str | Path = LOCAL_NAME,
     name: str | None = None,
-    split: str | None = None,
+    split: str | Sequence[str] | None = None,
     *,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Load a zoo with the `datasets` library, which converts it to its own cache once.
+    """Load a zoo with the `datasets` library, which converts it to its own cache once for each state: the digest of nws.json is the key.
 
     The dataset remembers its zoo, through `filter`, `select`, `map`, `shuffle` and the like, in `info.homepage`: where a data set lives is
-    what that field is for, and the library hands it on.
+    what that field is for, and the library hands it on. `info.description` names the state of the zoo.
 
     Args:
         path: the zoo's folder, or "org/name" on the Hub; "nws" is ./nws or else DEFAULT_REPOSITORY.
         name: "index", the default (no weights; see `with_weights`), or a subset, whose rows hold their weights as safetensors bytes.
-        split: "train", "validation" or "test", or a part of one; None loads all as a DatasetDict.
+        split: "train", "validation" or "test", a part of one, or several of them as a list; None loads all as a DatasetDict.
         revision: branch, tag or commit on the Hub.
         token: for a private zoo on the Hub; None is the stored login.
         cache_dir: where files are kept; None is the libraries' own caches.
-        kwargs: of datasets.load_dataset, such as `streaming`.
+        kwargs: of datasets.load_dataset, such as `streaming`; for a folder those of FOLDER_OPTIONS.
 
     Returns:
-        A datasets.Dataset, or a DatasetDict without `split`; their iterable kin with streaming=True.
+        A datasets.Dataset, a DatasetDict without `split`, a list for a list; their iterable kin with streaming=True.
 
     Raises:
         ZooError: if there is no zoo, or it has no such subset.
@@ -59,22 +62,55 @@ def load_dataset(
         >>> ds = with_weights(ds.filter(lambda row: row["is_final"] and row["dataset"] == "mnist"))  # doctest: +SKIP
         >>> ds[0]["weights"].shape  # doctest: +SKIP
     """
+    if isinstance(split, (list, tuple)) and kwargs.get("streaming"):  # the library takes several only when it does not stream
+        return [load_dataset(path, name, part, revision=revision, token=token, cache_dir=cache_dir, **kwargs) for part in split]
+    path = os.path.expanduser(path)
+    for last in (False, False, True):
+        zoo = Zoo(path, revision=revision, token=token, cache_dir=cache_dir)
+        try:
+            loaded = _load(zoo, INDEX_CONFIG if name is None else name, split, str(cache_dir) if cache_dir else None, dict(kwargs))
+            break
+        except ZooError:
+            folder = zoo.source.path if isinstance(zoo.source, Folder) else None
+            if last or folder is None or Manifest.read(folder).digest == zoo.manifest.digest:
+                raise  # else the folder has changed meanwhile
+    _opened[zoo.source.homepage] = zoo
+    for part in loaded.values() if isinstance(loaded, dict) else loaded if isinstance(loaded, list) else [loaded]:
+        part.info.homepage, part.info.description = zoo.source.homepage, state(zoo.manifest)
+    return loaded
+
+
+def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[str, Any]) -> Any:
+    """What the library makes of a zoo."""
     import datasets
 
-    zoo = Zoo(path, revision=revision, token=token, cache_dir=cache_dir)
     source, names = zoo.source, (INDEX_CONFIG, *zoo.subsets)
-    name = INDEX_CONFIG if name is None else name
     if name not in names:
         raise ZooError(zoo.name, expected=f"one of {', '.join(names)}", found=repr(name), do="choose one of them")
-    if isinstance(source, Folder):
-        where: dict[str, Any] = {"path": str(source.path)}
-    else:
-        where = {"path": source.repo_id, "revision": source.revision, "token": token}
-    loaded = datasets.load_dataset(**where, name=name, split=split, cache_dir=cache_dir and str(cache_dir), **kwargs)
-    _opened[source.homepage] = zoo
-    for part in loaded.values() if isinstance(loaded, dict) else [loaded]:
-        part.info.homepage = source.homepage
-    return loaded
+    if not isinstance(source, Folder):
+        where = {"path": source.repo_id, "revision": source.revision, "token": source.token}
+        return datasets.load_dataset(**where, name=name, split=split, cache_dir=cache_dir, **kwargs)
+    from nws_dataset.prepare import FolderBuilder
+
+    unknown = [option for option in kwargs if option not in FOLDER_OPTIONS]
+    if unknown:
+        expected = f"options among {', '.join(FOLDER_OPTIONS)}"
+        raise ZooError("load_dataset", expected=expected, found=", ".join(unknown), do="leave it out: nws.json lists a folder's files")
+    streaming, in_memory = kwargs.pop("streaming", False), kwargs.pop("keep_in_memory", False)
+    prepared = {option: kwargs.pop(option) for option in PREPARE_OPTIONS if option in kwargs}
+    builder = FolderBuilder(source, name, cache_dir=cache_dir, **kwargs)
+    try:
+        if streaming:
+            return builder.as_streaming_dataset(split)
+        builder.download_and_prepare(**prepared)
+        return builder.as_dataset(split, in_memory=bool(in_memory))
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, ZooError):
+            raise error.__cause__ from None
+        raise
+    except (ValueError, AssertionError) as error:  # what the library raises for a split
+        expected, do = "a split that it has, or a part of one", "choose another"
+        raise ZooError(zoo.name, expected=expected, found=f"{split!r} ({reason(error)})", do=do) from error
 
 
 def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] | None = None) -> AnyDataset:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import atomic_write, inside, read_json, what_is_at
 from nws_dataset.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS, card_features
@@ -158,6 +160,17 @@ class Manifest:
     def _content(self) -> bytes:
         return (json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
+    def data_files(self) -> dict[str, dict[str, str]]:
+        """For each config of the card, by split, the pattern of its files. Config `index` is the index of all subsets."""
+        patterns = {INDEX_CONFIG: self.index_path.replace("{subset}", "*")}
+        snapshots_path = re.sub(r"\{architecture\}.*\}", "*", self.snapshots_path)
+        patterns.update({subset: snapshots_path.replace("{subset}", subset) for subset in self.subsets})
+        return {name: {split: pattern.replace("{split}", split) for split in SPLITS} for name, pattern in patterns.items()}
+
+    def matching(self, pattern: str) -> list[str]:
+        """The files that a pattern of `data_files` matches, sorted."""
+        return sorted(fnmatch.filter(self.files, pattern))
+
     def locate(self, folder: str | Path, relative: str) -> Path:
         """The path of a file of the zoo, which must be listed and have the size that is listed.
 
@@ -186,28 +199,46 @@ class Manifest:
         return [path for path in paths if path in self.files]
 
 
-def configs(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
+def configs(manifest: Manifest, index: pa.Table) -> dict[str, list[dict[str, Any]]]:
     """The card's YAML that makes a folder load with the stock `datasets` library.
 
     Config `index` (the default) is the index of all subsets; each subset is a config with its weights. Splits without rows are left out.
+    The library keys its cache on this text and on the folder's last name, so the text names the state of the zoo; and it refuses files
+    that have other numbers of rows, so the text has those.
 
     Args:
         manifest: of the folder; its `files` decide.
+        index: its rows; the columns `subset` and `split` are enough.
 
     Returns:
         {"configs": ..., "dataset_info": ...}, to be dumped between the card's `---` lines.
     """
-    patterns = {INDEX_CONFIG: manifest.index_path.replace("{subset}", "*")}
-    snapshots_path = re.sub(r"\{architecture\}.*\}", "*", manifest.snapshots_path)
-    patterns.update({subset: snapshots_path.replace("{subset}", subset) for subset in manifest.subsets})
+    counted = index.group_by(["subset", "split"]).aggregate([([], "count_all")]).to_pylist()
+    counts = {(row["subset"], row["split"]): row["count_all"] for row in counted}
     entries, infos = [], []
-    for name, pattern in patterns.items():
-        by_split = {split: pattern.replace("{split}", split) for split in SPLITS}
-        data_files = [{"split": split, "path": path} for split, path in by_split.items() if fnmatch.filter(manifest.files, path)]
-        if data_files:
-            entries.append({"config_name": name, **({"default": True} if name == INDEX_CONFIG else {}), "data_files": data_files})
-            infos.append({"config_name": name, "features": card_features(INDEX_SCHEMA if name == INDEX_CONFIG else SNAPSHOTS_SCHEMA)})
+    for name, patterns in manifest.data_files().items():
+        present = {split: pattern for split, pattern in patterns.items() if manifest.matching(pattern)}
+        if not present:
+            continue
+        subsets = manifest.subsets if name == INDEX_CONFIG else [name]
+        rows = {split: sum(counts.get((subset, split), 0) for subset in subsets) for split in present}
+        default = {"default": True} if name == INDEX_CONFIG else {}
+        entries.append({"config_name": name, **default, "data_files": [{"split": split, "path": path} for split, path in present.items()]})
+        infos.append(
+            {
+                "config_name": name,
+                "description": state(manifest),
+                "features": card_features(INDEX_SCHEMA if name == INDEX_CONFIG else SNAPSHOTS_SCHEMA),
+                "splits": [{"name": split, "num_examples": count} for split, count in rows.items()],
+                "download_size": sum(manifest.files[file].size for path in present.values() for file in manifest.matching(path)),
+            }
+        )
     return {"configs": entries, "dataset_info": infos}
+
+
+def state(manifest: Manifest) -> str:
+    """The text by which a card, and each dataset that is loaded, names the state of its zoo."""
+    return f"{MANIFEST_NAME} sha256 {manifest.digest}"
 
 
 def _is_count(value: Any) -> bool:

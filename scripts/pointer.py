@@ -9,7 +9,7 @@ import yaml
 from nws_dataset.load import DEFAULT_REPOSITORY
 from nws_dataset.manifest import INDEX_PATH, SNAPSHOTS_PATH, FileEntry, Manifest, SubsetEntry, configs
 from nws_dataset.recipe import SUBSETS
-from nws_dataset.schema import SPLITS
+from nws_dataset.schema import INDEX_SCHEMA, SPLITS
 
 REVISION = "main"  # of DEFAULT_REPOSITORY; a tag pins a release
 
@@ -23,7 +23,7 @@ def front_matter() -> str:
     empty data set.
     """
     manifest = Manifest("", dict.fromkeys(SUBSETS, SubsetEntry(None, 0)), dict.fromkeys(_one_file_each(), FileEntry(0, "")))
-    entries = configs(manifest)["configs"]
+    entries = configs(manifest, INDEX_SCHEMA.empty_table())["configs"]
     for data_file in itertools.chain.from_iterable(entry["data_files"] for entry in entries):
         data_file["path"] = f"hf://datasets/{DEFAULT_REPOSITORY}@{REVISION}/{data_file['path']}"
     return yaml.safe_dump({"configs": entries}, sort_keys=False, width=1000).rstrip()

@@ -1,6 +1,10 @@
 """load_dataset and with_weights: the stock library's datasets, with networks that are read when asked for."""
 
+import json
 import pickle
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +13,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.utils.data import DataLoader
 
 from loopback_hub import LoopbackHub
+from nws_dataset import prepare
 from nws_dataset.errors import ZooError
 from nws_dataset.load import load_dataset, with_weights
 from nws_dataset.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
@@ -67,6 +73,135 @@ def test_only_splits_with_rows(tmp_path: Path, load: Callable[..., Any]) -> None
 def test_a_zoo_that_has_grown_is_read_again(tmp_path: Path, load: Callable[..., Any]) -> None:
     assert len(load(make_zoo(tmp_path / "nws", models=3), split="train")) == 9
     assert len(load(make_zoo(tmp_path / "nws", models=6), split="train")) == 12
+
+
+# A folder's name and its card do not tell it from another: their cache is keyed on its content.
+
+ROWS = """
+import json, sys
+import datasets
+import nws_dataset
+load = {"stock": datasets.load_dataset, "ours": nws_dataset.load_dataset}[sys.argv[1]]
+print(json.dumps([row["sha256"] for row in load(sys.argv[2], split="validation", cache_dir=sys.argv[3])]))
+"""
+
+
+def digests(folder: Path, split: str = "train") -> list[str]:
+    return [row["sha256"] for row in Zoo(folder).filter(split=split)]
+
+
+def plain_card(folder: Path) -> Path:
+    """Make the card one of before: it names no state."""
+    card = folder / "README.md"
+    front = yaml.safe_load(card.read_text().split("---\n")[1])
+    front["dataset_info"] = [{name: info[name] for name in ("config_name", "features")} for info in front["dataset_info"]]
+    card.write_text(f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n")
+    return folder
+
+
+@pytest.mark.parametrize("library", ["stock", "ours"])
+def test_another_process_reads_the_zoo_that_is_there(tmp_path: Path, library: str) -> None:
+    def found(path: str, project: str = ".") -> list[str]:
+        command = [sys.executable, "-c", ROWS, library, path, str(tmp_path / "cache")]
+        return json.loads(subprocess.run(command, cwd=tmp_path / project, capture_output=True, text=True, check=True).stdout)
+
+    one, two = (make_zoo(tmp_path / project / "nws", models=8, seed=seed) for seed, project in enumerate(("one", "two")))
+    for folder in (one, two):
+        assert found("nws", folder.parent.name) == digests(folder, "validation")
+    before = digests(one, "validation")
+    make_zoo(one, models=9)
+    assert found(str(one)) == digests(one, "validation") != before
+
+
+@pytest.mark.parametrize("name", [None, "demo"])
+@pytest.mark.parametrize("card", ["of today", "of before"])
+def test_content_is_the_key(tmp_path: Path, load: Callable[..., Any], name: str | None, card: str) -> None:
+    loaded = []
+    for seed, models in ((0, 8), (1, 8), (1, 9), (0, 8)):  # 8 and 9 models have the same splits
+        folder = make_zoo(tmp_path / f"{seed}" / "nws", models=models, seed=seed)
+        if card == "of before":
+            plain_card(folder)
+        for ds, plain in ((load(folder, name), Zoo(folder)), (load(folder, name, streaming=True), Zoo(folder))):
+            loaded.append([row["test_accuracy"] for split in ds.values() for row in split])
+            assert sorted(loaded[-1]) == sorted(plain.index["test_accuracy"].to_pylist())
+    assert loaded[0] == loaded[-2] != loaded[2]
+
+
+def test_equal_zoos_share_the_cache(tmp_path: Path, load: Callable[..., Any]) -> None:
+    one, two = (load(make_zoo(tmp_path / name), split="train") for name in ("one", "two"))
+    assert one.cache_files == two.cache_files
+    assert (one.info.homepage, two.info.homepage) == (str(tmp_path / "one"), str(tmp_path / "two"))
+
+
+def test_a_folder_that_changes_under_the_load(tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, read, times = make_zoo(tmp_path / "nws", models=8), prepare.read_index, []
+
+    def grown(path: Path, content: memoryview) -> Any:
+        times.append(path)
+        if len(times) == 1:
+            make_zoo(folder, models=9)
+        return read(path, content)
+
+    monkeypatch.setattr(prepare, "read_index", grown)
+    assert [row["sha256"] for row in load(folder, split="train")] == digests(folder)
+    stream = load(folder, split="train", streaming=True)
+    make_zoo(folder, models=10)
+    with pytest.raises(ZooError, match=r"a folder that does not change, found a new nws\.json"):
+        list(stream)
+
+
+def test_a_card_that_fits_no_file_is_refused_by_the_library(tmp_path: Path) -> None:
+    folder, other = make_zoo(tmp_path / "nws", models=8), make_zoo(tmp_path / "other", models=9)
+    shutil.copytree(other / "index", folder / "index", dirs_exist_ok=True)  # half of a new state
+    with pytest.raises(datasets.exceptions.NonMatchingSplitsSizesError):
+        datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+
+
+# A folder's name is no pattern
+
+NAMES = ["zoo*", "zoo?a", "zoo[1]", "zoo[!1]", "{a,b}", "**", "a::b", "hf:", "~", "zoo a", "100%20", "zoo\\", "é\N{SNOWMAN}", "-x", "http:"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_look_like_patterns(tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    folder, _ = make_zoo(tmp_path / name / "nws", models=3, seed=1), make_zoo(tmp_path / "zooa" / "nws", models=3)
+    make_zoo(tmp_path / "zooba", models=3)
+    monkeypatch.chdir(tmp_path)
+    for path in (folder, str(folder), f"./{name}/nws", *([f"{name}//nws/"] if name != "~" else [])):
+        for streaming in (False, True):
+            ds = load(path, split="train", streaming=streaming)
+            assert [row["sha256"] for row in ds] == digests(folder)
+    (weights,) = {row["weights"].tobytes() for row in with_weights(ds.take(1))}
+    assert weights == Zoo(folder).row(Zoo(folder).filter(split="train")[0]).tobytes()
+    assert len({row["model_id"] for row in load(folder, "demo", split="train", streaming=True)}) == 3
+
+
+def test_home(tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = make_zoo(tmp_path / "zoos" / "nws", models=3)
+    assert [row["sha256"] for row in load("~/zoos/nws", split="train")] == digests(folder)
+
+
+# Options of the library
+
+
+def test_options(folder: Path, load: Callable[..., Any]) -> None:
+    assert [len(part) for part in load(split=["train", "test"])] == [36, 12]
+    assert [len(list(part)) for part in load(split=["train", "test"], streaming=True)] == [36, 12]
+    assert len(load(split="train[:25%]+test")) == 21
+    some = load(split="train", columns=["model_id", "is_final"], filters=[("is_final", "=", True)])
+    assert (some.column_names, len(some)) == (["model_id", "is_final"], 12)
+    assert load(folder, "demo", split="test", columns=["weights"], num_proc=1, keep_in_memory=True).column_names == ["weights"]
+    assert len(load(split="test", download_mode="force_redownload", verification_mode="no_checks")) == 12
+    for options, message in (
+        ({"data_files": "x"}, "found data_files; leave it out"),
+        ({"columns": ["nothing"]}, "found nothing; choose others"),
+        ({"split": "nothing"}, "a split"),
+        ({"split": "train[:x]"}, "a split"),
+        ({"split": "nothing", "streaming": True}, "a split"),
+    ):
+        with pytest.raises(ZooError, match=message):
+            load(**options)
 
 
 def test_local_name(folder: Path, tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, hub: LoopbackHub) -> None:

@@ -1,8 +1,10 @@
 """nws.json: pinned as text, read back, and refused when it is not what it should be."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from nws_dataset.errors import ZooError
@@ -114,7 +116,9 @@ def test_configs_list_only_splits_with_rows() -> None:
         "snapshots/fixed/test-c-00001.parquet",
     ]
     entry = SubsetEntry(7, 5)
-    block = configs(Manifest("1.0", {"main": entry, "fixed": entry, "empty": entry}, {path: FileEntry(1, "") for path in paths}))
+    manifest = Manifest("1.0", {"main": entry, "fixed": entry, "empty": entry}, {path: FileEntry(3, "") for path in paths})
+    index = pa.table({"subset": ["main", "fixed", "main"], "split": ["train", "test", "train"]})
+    block = configs(manifest, index)
     assert block["configs"] == [
         {
             "config_name": "index",
@@ -127,6 +131,16 @@ def test_configs_list_only_splits_with_rows() -> None:
     assert [info["config_name"] for info in block["dataset_info"]] == ["index", "main", "fixed"]
     names = [[feature["name"] for feature in info["features"]] for info in block["dataset_info"]]
     assert names == [INDEX_SCHEMA.names, SNAPSHOTS_SCHEMA.names, SNAPSHOTS_SCHEMA.names]
+    counts = [{split["name"]: split["num_examples"] for split in info["splits"]} for info in block["dataset_info"]]
+    assert counts == [{"train": 2, "test": 1}, {"train": 2}, {"test": 1}]
+    assert [info["download_size"] for info in block["dataset_info"]] == [6, 3, 3]
+    assert {info["description"] for info in block["dataset_info"]} == {f"nws.json sha256 {manifest.digest}"}
+
+
+def test_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path)
+    assert MANIFEST.digest == sha256_file(tmp_path / "nws.json") == Manifest.read(tmp_path).digest
+    assert dataclasses.replace(MANIFEST, files={}).digest != MANIFEST.digest
 
 
 def test_sha256_of_files_is_that_of_their_bytes(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from builder.build import Request, build
+from builder.card import render
 from builder.verify import _same, main
 from nws_dataset import Rows, Zoo
 from nws_dataset.files import sha256_file
@@ -57,11 +58,12 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def reseal(folder: Path) -> None:
-    """Write sizes and sha256 of the files as they are now into nws.json."""
+    """Write sizes and sha256 of the files as they are now into nws.json, and the card that belongs to it."""
     manifest = Manifest.read(folder)
     for name in manifest.files:
         manifest.files[name] = FileEntry((folder / name).stat().st_size, sha256_file(folder / name))  # type: ignore[index]
     manifest.write(folder)
+    (folder / "README.md").write_text(render(manifest, [read_index(folder / name) for name in manifest.index_files()]))
 
 
 def rewrite_index(folder: Path, change: Callable[[list[Row]], list[Row]]) -> None:
@@ -106,7 +108,7 @@ def test_a_fresh_zoo_is_whole(fresh: Path, capsys: pytest.CaptureFixture[str]) -
     code, out, err = verify(capsys, fresh, "--reevaluate", 4, "--retrain", 2)
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()[:-1]] == [
-        "files", "card", "values", "shards", "counts", "plan", "reevaluate", "retrain",
+        "files", "card", "values", "shards", "counts", "plan", "reevaluate", "retrain", "state",
     ]  # fmt: skip
     assert f"{MODELS * 3} snapshots" in out and f"{MODELS} models" in out
     assert "4 networks: the builder's evaluation exactly" in out
@@ -167,12 +169,24 @@ def test_no_card(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{zoo / 'README.md'}: expected the card, found no file" in complaint(capsys, zoo)
 
 
-@pytest.mark.parametrize("old, new", [("split: train", "split: validation"), ("---\n", ""), ("dtype: float64", "dtype: float32")])
+TOLD_OTHERWISE = [("split: train", "split: validation"), ("---\n", ""), ("dtype: float64", "dtype: float32"), ("---\n", "---\n[")]
+
+
+@pytest.mark.parametrize("old, new", TOLD_OTHERWISE)
 def test_a_card_that_tells_otherwise(zoo: Path, capsys: pytest.CaptureFixture[str], old: str, new: str) -> None:
     card = zoo / "README.md"
     assert old in card.read_text()
     card.write_text(card.read_text().replace(old, new, 1))
     assert f"{card}: expected configs and features as nws.json has them" in complaint(capsys, zoo)
+
+
+@pytest.mark.parametrize("old", ["num_examples: ", "nws.json sha256 ", "download_size: ", "  description: "])
+def test_a_card_of_another_state(zoo: Path, capsys: pytest.CaptureFixture[str], old: str) -> None:
+    card = zoo / "README.md"
+    assert old in card.read_text()
+    card.write_text(card.read_text().replace(old, f"{old}1", 1))
+    told = complaint(capsys, zoo)
+    assert f"{card}: expected this index's numbers of rows and nws.json sha256 {Zoo(zoo).manifest.digest}, found others" in told
 
 
 # Rows that are sealed but wrong

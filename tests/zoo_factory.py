@@ -16,8 +16,8 @@ from nws_dataset.files import sha256_file
 from nws_dataset.layout import layout_of
 from nws_dataset.manifest import FileEntry, ImageSet, Manifest, SubsetEntry, configs
 from nws_dataset.recipe import NUM_CLASSES, Architecture, Recipe
-from nws_dataset.schema import METADATA_SCHEMA, SPLITS, model_id
-from nws_dataset.shards import pack, write_index, write_snapshots
+from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS, model_id
+from nws_dataset.shards import pack, read_index, write_index, write_snapshots
 
 PLAIN = Architecture(
     filter_size=3, width_conv=4, width_growth=1, stride=2, padding="valid", pooling="none", head="average", depth_fc=0, width_fc=None,
@@ -141,5 +141,6 @@ def write_manifest(folder: Path, subsets: Sequence[str], models: int, paths: Seq
     files = {path: FileEntry((folder / path).stat().st_size, sha256_file(folder / path)) for path in paths}
     manifest = Manifest("test", entries, files)
     manifest.write(folder)
-    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(configs(manifest), sort_keys=False)}---\n")
+    index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *(read_index(folder / path) for path in manifest.index_files())])
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(configs(manifest, index), sort_keys=False)}---\n")
     return manifest

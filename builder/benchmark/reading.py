@@ -113,7 +113,7 @@ def write_zoo(folder: Path, family: Family, models: int, snapshots: int = 10) ->
     files = {path: FileEntry((folder / path).stat().st_size, sha256_file(folder / path)) for path in (relative, index_path)}
     manifest = Manifest("benchmark", {subset.name: SubsetEntry(0, models)}, files)
     manifest.write(folder)
-    (folder / "README.md").write_text(f"---\n{json.dumps(configs(manifest))}\n---\n", encoding="utf-8")  # JSON is YAML
+    (folder / "README.md").write_text(f"---\n{json.dumps(configs(manifest, index))}\n---\n", encoding="utf-8")  # JSON is YAML
     return Zoo(folder)
 
 
