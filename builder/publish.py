@@ -39,7 +39,7 @@ from builder.store import CARD_NAME
 from nws_dataset import __version__
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
-from nws_dataset.hub import BUSY, PAUSES, asked_to_wait
+from nws_dataset.http import BUSY, PAUSES, asked_to_wait
 from nws_dataset.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
 from nws_dataset.shards import read_index
 

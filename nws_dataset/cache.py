@@ -1,18 +1,28 @@
-"""Values that were fetched from the Hub, kept on disk under their own digests, the longest unused ones dropped when there are too many."""
+"""Values that were fetched from the Hub, kept on disk under their own digests, the longest unused ones dropped when there are too many.
+
+It only saves time: a cache that cannot be written gives what it has, and one that cannot be read gives nothing; neither is an error.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
+import stat
 import threading
+import time
 from pathlib import Path
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, one_line, reason
+from nws_dataset.files import temporary_name
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 KEPT = 0.9  # part of the limit that stays when values are dropped
+ABANDONED_SECONDS = 86400.0  # a temporary file that is older belongs to nobody who still writes
+
+logger = logging.getLogger(__name__)
 
 
 class Cache:
@@ -26,58 +36,65 @@ class Cache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._size: int | None = None  # bytes of all files; known after the first look
+        self._told = False  # that it cannot be written
         self._lock = threading.Lock()
 
-    def get(self, digest: str) -> bytes | None:
-        """The value of a digest; None if it is not here, or not whole: then it goes."""
+    def get(self, digest: str, size: int | None = None) -> bytes | None:
+        """The value of a digest, of so many bytes; None if it is not here, or not whole: then it goes."""
         path = self._path(digest)
         try:
-            value = path.read_bytes()
-            os.utime(path)  # used now
-        except OSError:
-            return None  # not here, or dropped by another process a moment ago
-        if hashlib.sha256(value).hexdigest() == digest:
-            return value
-        path.unlink(missing_ok=True)
-        return None
+            status = path.stat()
+            whole = stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
+            value = path.read_bytes() if whole else b""
+        except (OSError, ValueError):  # not here, dropped by another process a moment ago, not to be read, or a folder that is no name
+            return None
+        right = whole and hashlib.sha256(value).hexdigest() == digest
+        with contextlib.suppress(OSError):  # it may not be ours to change
+            if right:
+                os.utime(path)  # used now
+            else:
+                path.unlink()
+        return value if right else None
 
     def put(self, digest: str, value: bytes | memoryview) -> None:
-        """Keep a value. No fsync: what a power cut damages does not fit its digest, and is fetched again.
-
-        Raises:
-            ZooError: if the disk cannot be written.
-        """
+        """Keep a value, if that is possible. No fsync: what a power cut damages does not fit its digest, and is fetched again."""
         if len(value) > self.limit:
             return
         path = self._path(digest)
-        temporary = path.with_name(f"{digest}.{os.getpid()}.{threading.get_ident()}.tmp")
+        temporary = temporary_name(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 temporary.write_bytes(value)
                 os.replace(temporary, path)
             finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            do = "free space, or give cache_dir another folder or cache_bytes another limit"
-            raise ZooError(path, expected="a cache that can be written", found=str(error), do=do) from error
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+        except (OSError, ValueError) as error:
+            if not self._told:
+                self._told = True
+                logger.warning("%s cannot be written, so what is fetched is not kept: %s", one_line(self.folder), reason(error))
+            return
         with self._lock:
             self._size = self._measure() if self._size is None else self._size + len(value)
             if self._size > self.limit:
                 self._drop()
 
     def _path(self, digest: str) -> Path:
-        if not DIGEST.fullmatch(digest):  # it comes from an index, and must not lead out of the folder
+        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):  # it comes from an index, and must not lead out of the folder
             raise ZooError("index", expected="a SHA-256 in hexadecimal", found=repr(digest), do="do not trust this index; build it again")
         return self.folder / digest[:2] / digest
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """(time of last use, bytes, path) of every value."""
+        """(time of last use, bytes, path) of every value. What else is there belongs to a process that writes it, or to nobody."""
         found = []
         for path in self.folder.glob("*/*"):
-            with contextlib.suppress(FileNotFoundError):  # dropped by another process
+            with contextlib.suppress(OSError):  # dropped by another process
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
+                if DIGEST.fullmatch(path.name):
+                    found.append((status.st_mtime, status.st_size, path))
+                elif path.suffix == ".tmp" and time.time() - status.st_mtime > ABANDONED_SECONDS:
+                    path.unlink()
         return found
 
     def _measure(self) -> int:
@@ -90,5 +107,6 @@ class Cache:
         for _, size, path in files:
             if self._size <= KEPT * self.limit:
                 break
-            path.unlink(missing_ok=True)
-            self._size -= size
+            with contextlib.suppress(OSError):  # gone already, or not ours to remove
+                path.unlink(missing_ok=True)
+                self._size -= size

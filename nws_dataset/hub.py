@@ -5,82 +5,41 @@ Neighbouring values are one request. What comes is checked against its SHA-256, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import time
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 from huggingface_hub import constants, get_session, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, parse_ratelimit_headers, tqdm
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, tqdm, validate_repo_id
 
 from nws_dataset.cache import Cache
-from nws_dataset.errors import ZooError
-from nws_dataset.files import atomic_write, inside
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.files import MAX_JSON_BYTES, atomic_write, inside, parse_json, read_json, what_is_at
+from nws_dataset.http import FAILURES, MOST, OFFLINE, REFUSED, BadAnswer, Result, ask, told
 from nws_dataset.index import Columns, open_index
 from nws_dataset.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.places import Deliver, Place
 from nws_dataset.shards import check_value
 
-Result = TypeVar("Result")
-
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
-BUSY = (408, 429, 500, 502, 503, 504)  # answers of a server that may do better later
-REFUSED = (401, 403, 404)  # answers that no second try will better
-MOST_HOPS = 5  # redirects of a request
+COMMIT = re.compile(r"[0-9a-f]{40}")  # what alone stands for a commit, in paths and addresses
+MAX_NAME = 200  # letters of a revision or a file's name
+TRIES = 3  # at an answer that is not what it should be
 PARALLEL = 8  # requests at a time
 GAP = 0.05  # values are fetched together if what lies between them is at most this part of the next one
+VALUE_BYTES = 1 << 30  # of one value or index file
 RANGE_BYTES = 32 << 20  # of one request, unless one value is larger
 CACHE_BYTES = 20 * 10**9  # kept on disk, unless told otherwise
 SHOWN_BYTES = 32 << 20  # a fetch of more shows a progress bar
 
 Wanted = tuple[int, Place]  # a place, and its number among those that were asked for
-
-
-def retried(call: Callable[[], Result], where: object) -> Result:
-    """What a call to the Hub returns; after a busy server or a lost connection it is tried again, after longer and longer pauses.
-
-    Args:
-        call: may raise what huggingface_hub raises.
-        where: what an error names.
-
-    Raises:
-        ZooError: if the Hub refuses, or cannot be reached in the end.
-    """
-    for pause in (*PAUSES, None):
-        try:
-            return call()
-        except (httpx.HTTPError, OfflineModeIsEnabled) as error:
-            if pause is None or not _transient(error):
-                raise _told(where, error) from error
-            time.sleep(max(pause, asked_to_wait(error.response) if isinstance(error, HfHubHTTPError) else 0.0))
-    raise AssertionError
-
-
-def _transient(error: Exception) -> bool:
-    """Whether trying again may help."""
-    return error.response.status_code in BUSY if isinstance(error, HfHubHTTPError) else not isinstance(error, OfflineModeIsEnabled)
-
-
-def asked_to_wait(response: httpx.Response) -> float:
-    """Seconds that a busy Hub asks to wait: until its count of requests starts anew, or as Retry-After says."""
-    limit, asked = parse_ratelimit_headers(response.headers), response.headers.get("Retry-After", "")
-    return max(limit.reset_in_seconds if limit and not limit.remaining else 0.0, float(asked) if asked.isdigit() else 0.0)
-
-
-def _told(where: object, error: Exception) -> ZooError:
-    """A failure of the Hub in one line. The Hub says 401 or 404 alike for what is not there and what may not be seen."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    found = f"{status}: {str(error).strip().splitlines()[-1]}" if status else f"{type(error).__name__}: {error}".splitlines()[0]
-    if status in REFUSED:
-        do = "check name and revision, and log in (hf auth login, or HF_TOKEN) if it is private"
-        return ZooError(where, expected="a repository on the Hub that is there and open to you", found=found, do=do)
-    return ZooError(where, expected="an answer of the Hub", found=found, do="check the connection, then try again")
 
 
 class Repository:
@@ -106,14 +65,22 @@ class Repository:
         cache_dir: str | Path | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
+        revision = revision or constants.DEFAULT_REVISION
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            do = "check the name; a folder must hold nws.json"
+            raise ZooError(repo_id, expected="ORG/NAME of a repository on the Hub", found=reason(error), do=do) from None
+        if not revision.isprintable() or len(revision) > MAX_NAME:
+            do = "check the revision"
+            raise ZooError(repo_id, expected="a branch, tag or commit", found=repr(revision), do=do)
         self.repo_id, self.token = repo_id, token
         self.cache_dir, self.cache_bytes = cache_dir, cache_bytes
         home = Path(cache_dir or constants.HF_HOME) / "nws"
         self.cache = Cache(home / "values", cache_bytes)
-        self._commits = home / "repositories" / quote(repo_id, safe="")  # their nws.json
+        self._commits = home / "repositories" / _file_name(repo_id)  # their nws.json
         self._addresses: dict[str, str] = {}  # file -> where the Hub sent its last request
-        self.revision = self._find(revision or constants.DEFAULT_REVISION)  # the commit: all that is read is of one and the same
-        self.manifest = Manifest.read(self._commits / self.revision)
+        self.revision, self.manifest = self._find(revision)  # the commit: all that is read is of one and the same
 
     @property
     def name(self) -> str:
@@ -160,7 +127,7 @@ class Repository:
         wanted: list[Wanted] = []
         for i, place in enumerate(places):
             self._check(place)
-            value = self.cache.get(place.sha256)
+            value = self.cache.get(place.sha256, place.length)
             if value is None:
                 wanted.append((i, place))
             else:
@@ -190,56 +157,114 @@ class Repository:
         if place.offset < 0 or place.length < 1 or place.offset + place.length > entry.size:
             found = f"bytes {place.offset} to {place.offset + place.length} of {place.file}"
             raise ZooError(self.name, expected=f"a place in its {entry.size} bytes", found=found, do="build the index again")
+        if place.length > VALUE_BYTES:
+            do = "do not trust this repository, or fetch the file whole and read it from a folder"
+            raise ZooError(self.where(place), expected=f"at most {VALUE_BYTES} bytes", found=f"{place.length} bytes", do=do)
 
     def _get(self, joined: list[Wanted], deliver: Deliver) -> None:
         """Fetch neighbouring values in one request, check them, keep them, hand them over."""
         _, first = joined[0]
         stop = max(place.offset + place.length for _, place in joined)
-        content, _ = retried(lambda: self._request(first.file, self.revision, first.offset, stop), self.where(first))
-        for i, place in joined:
-            value = memoryview(content)[place.offset - first.offset :][: place.length]
-            check_value(value, place.sha256, self.where(place))
+
+        def checked(content: bytes) -> list[memoryview]:
+            values = [memoryview(content)[place.offset - first.offset :][: place.length] for _, place in joined]
+            for value, (_, place) in zip(values, joined, strict=True):
+                check_value(value, place.sha256, self.where(place))
+            return values
+
+        values, _ = self._fetch(first.file, self.revision, self.where(first), checked, range(first.offset, stop))
+        for value, (i, place) in zip(values, joined, strict=True):
             self.cache.put(place.sha256, value)
             deliver(*_one(i, value))
 
-    def _find(self, revision: str) -> str:
-        """The commit of a revision, whose nws.json is kept. Offline, the last one that was read."""
-        reference = self._commits / "revisions" / quote(revision, safe="")
-        if constants.HF_HUB_OFFLINE and reference.is_file():
-            return reference.read_text(encoding="utf-8")
+    def _find(self, revision: str) -> tuple[str, Manifest]:
+        """The commit of a revision and its nws.json, both kept. Offline, the last one that was read."""
         where = f"{self.repo_id}@{revision}/{MANIFEST_NAME}"
-        content, commit = retried(lambda: self._request(MANIFEST_NAME, revision), where)
-        for path, text in ((self._commits / commit / MANIFEST_NAME, content), (reference, commit.encode())):
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(text)
-        return commit
+        reference = self._commits / "revisions" / _file_name(revision)
+        if constants.HF_HUB_OFFLINE:
+            path = self._commits / (_kept_commit(reference) or revision) / MANIFEST_NAME
+            if COMMIT.fullmatch(path.parent.name) and what_is_at(path) == "a file":
+                return path.parent.name, Manifest.from_json(read_json(path, "the manifest of a zoo"), path)
+        content, commit = self._fetch(MANIFEST_NAME, revision, where, lambda content: (content, _manifest(content, where)))
+        for path, kept in ((self._commits / commit / MANIFEST_NAME, content[0]), (reference, commit.encode())):
+            with contextlib.suppress(ZooError, ValueError), atomic_write(path) as temporary:  # a cache only saves time
+                temporary.write_bytes(kept)
+        return commit, content[1]
 
-    def _request(self, file: str, revision: str, start: int = 0, stop: int | None = None) -> tuple[bytes, str]:
-        """A file, or its bytes from start to stop, and the commit that it is of.
+    def _fetch(
+        self, file: str, revision: str, where: str, check: Callable[[bytes], Result], part: range | None = None
+    ) -> tuple[Result, str]:
+        """What a check makes of a file or a part of it, and the commit that it is of. An answer that is no good is asked for again.
+
+        Raises:
+            ZooError: if the Hub cannot be reached or refuses; or as the check does.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                content, commit = self._request(file, revision, part)
+                return check(content), commit
+            except (BadAnswer, ZooError) as error:
+                self._addresses.pop(file, None)
+                if not left:
+                    raise (error if isinstance(error, ZooError) else told(where, error, self.token)) from None
+            except FAILURES as error:
+                raise told(where, error, self.token) from None
+        raise AssertionError
+
+    def _request(self, file: str, revision: str, part: range | None) -> tuple[bytes, str]:
+        """A file or a part of it, and the commit that it is of.
 
         Where the Hub sends a request on to is remembered, and asked at once from then on.
         """
         if constants.HF_HUB_OFFLINE:
-            raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set, and this is not in the cache")
-        own, commit = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=revision), revision
-        headers = {"Accept-Encoding": "identity"} if stop is None else {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
-        for _ in range(MOST_HOPS):
-            url = self._addresses.get(file, own)
-            login = build_hf_headers(token=self.token if urlsplit(url).netloc == urlsplit(own).netloc else False)
-            timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-            with get_session().stream("GET", url, headers=login | headers, timeout=timeout, follow_redirects=False) as answer:
-                commit = answer.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT, commit)
-                if answer.is_redirect:
-                    self._addresses[file] = urljoin(url, answer.headers["Location"])
-                elif url != own and answer.status_code in REFUSED:  # such addresses expire
-                    self._addresses.pop(file, None)
-                else:
-                    hf_raise_for_status(answer)
-                    if answer.status_code == (200 if stop is None else 206):
-                        return answer.read(), commit
-                    break
-        found = f"status {answer.status_code}"
-        raise ZooError(f"{self.name}/{file}", expected="its bytes", found=found, do="check the proxy between here and the Hub")
+            raise OfflineModeIsEnabled(OFFLINE)
+        own = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=revision)
+        for url in dict.fromkeys((self._addresses.get(file, own), own)):
+            answer = self._ask(url, own, part)
+            if url == own or answer.status_code not in REFUSED:
+                break
+            self._addresses.pop(file, None)  # such addresses expire
+        hf_raise_for_status(answer)
+        if answer.status_code != (200 if part is None else 206):
+            raise BadAnswer(f"status {answer.status_code}, of a proxy between here and the Hub")
+        if part is not None:
+            found, expected = answer.headers.get("Content-Range", ""), f"bytes {part.start}-{part.start + len(answer.content) - 1}/"
+            if not found.startswith(expected):
+                raise BadAnswer(f"{len(answer.content)} bytes as {found[:MAX_NAME]!r}, not as {expected!r}")
+        if answer.history:
+            self._addresses[file] = str(answer.request.url)
+        named = [step.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) for step in (*answer.history, answer)]
+        commit = next(filter(None, named), revision)
+        if not COMMIT.fullmatch(commit) or (COMMIT.fullmatch(revision) and commit != revision):
+            raise BadAnswer(f"commit {commit[:MAX_NAME]!r}, not {revision} or another of 40 hexadecimal digits")
+        return answer.content, commit
+
+    def _ask(self, url: str, own: str, part: range | None) -> httpx.Response:
+        """The answer to a request for a file or a part of it."""
+        client = get_session()
+        headers = build_hf_headers(token=self.token) | ({} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"})
+        extensions = {MOST: MAX_JSON_BYTES if part is None else len(part)}
+        request = client.build_request("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, extensions=extensions)
+        return ask(functools.partial(client.send, stream=True, follow_redirects=False), request, own)
+
+
+def _file_name(text: str) -> str:
+    """A text from outside as the name of a file or folder: never one that leads elsewhere, never too long."""
+    name = quote(text, safe="")
+    return name if len(name) <= MAX_NAME and name.strip(".") else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _kept_commit(reference: Path) -> str | None:
+    """The commit that a file of the cache names; None if it does not."""
+    try:
+        found = reference.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    return found if COMMIT.fullmatch(found) else None
+
+
+def _manifest(content: bytes, where: str) -> Manifest:
+    return Manifest.from_json(parse_json(content, where, "the manifest of a zoo"), where)
 
 
 def _one(i: int, value: bytes | memoryview) -> tuple[slice, np.ndarray]:

@@ -122,7 +122,7 @@ class Saved:
         """
         from huggingface_hub import HfApi
 
-        from nws_dataset.hub import retried
+        from nws_dataset.http import retried
 
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +147,7 @@ class Saved:
             return cls.load(repo_id)
         from huggingface_hub import snapshot_download
 
-        from nws_dataset.hub import retried
+        from nws_dataset.http import retried
 
         wanted = [FACTS, ARRAYS, f"*{TEXT_SUFFIX}"]
         return cls.load(

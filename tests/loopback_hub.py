@@ -39,8 +39,9 @@ LFS_BYTES = 10_000_000  # larger files are LFS whatever they are called
 DATE = "2024-01-01T00:00:00.000Z"
 
 # What goes wrong with a request: a status; "drop": no answer, nothing done; "drop after": done, but no answer; "cut": half of the answer's
-# body; "stall": nothing for `LoopbackHub.stall_seconds`, then as "drop"; "corrupt": a byte of the answer's body is another.
-Fault = int | str
+# body; "stall": nothing for `LoopbackHub.stall_seconds`, then as "drop"; "corrupt": a byte of the answer's body is another; a function:
+# what it makes of the answer.
+Fault = int | str | Callable[..., Any]
 Faults = Callable[[int, str, str], Fault | None]  # (request's number from 1, method, path) -> what goes wrong with it
 
 
@@ -131,10 +132,10 @@ class Repository:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back to the client."""
+    """What goes back to the client. A body in parts has no length, and goes on for as long as there are parts and a client."""
 
     status: int = 200
-    body: bytes = b""
+    body: bytes | Iterator[bytes] = b""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -165,6 +166,7 @@ class LoopbackHub:
         requests: what was asked and answered, in order.
         tokens: by token, the organisations that it may write to.
         faults: what goes wrong with a request; called as each comes in, so a test may also do something there.
+        on_headers: called with the headers of each request, by names in small letters.
         on_commit: called with the repository's id and its tree after each commit, before anything else is answered.
         stall_seconds, retry_after: of the faults "stall" and 429 or 503.
     """
@@ -189,6 +191,7 @@ class LoopbackHub:
             self.tokens: dict[str, set[str]] = {TOKEN: {"org"}, READ_TOKEN: set()}
             self.faults: Faults | None = None
             self.on_commit: Callable[[str, Tree], None] | None = None
+            self.on_headers: Callable[[Mapping[str, str]], None] | None = None
             self.stall_seconds, self.retry_after = 2.0, 0
             self.clear()
 
@@ -642,6 +645,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub, parts = self.hub, urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self._body(headers)
+        if hub.on_headers is not None:
+            hub.on_headers(headers)
         call = Call(hub, self.command, parts.path, parse_qs(parts.query, keep_blank_values=True), headers, body)
         with hub.lock:
             number, log = next(hub.numbers), hub.requests  # a request that is answered after `clear` is not in the new log
@@ -655,6 +660,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             with hub.lock:
                 reply = answer(call)
+        if callable(fault):
+            reply, fault = fault(reply), None
         self._send(call, number, log, reply, fault)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
@@ -673,6 +680,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, call: Call, number: int, log: list[Request], reply: Answer, fault: Fault | None) -> None:
         """Send an answer as the fault lets it; the log has it before the client does."""
+        if not isinstance(reply.body, bytes):
+            log.append(Request(number, call.method, call.path, call.headers.get("range"), reply.status, 0))
+            self._send_parts(reply)
+            return
         body = b"" if call.method == "HEAD" else reply.body
         if fault == "corrupt" and body:
             middle = len(body) // 2
@@ -691,3 +702,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(sent)
+
+    def _send_parts(self, reply: Answer) -> None:
+        self.close_connection = True
+        self.send_response(reply.status)
+        for name, value in {**reply.headers, "Connection": "close"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        for part in reply.body:
+            if self.hub.stopped.is_set():
+                break
+            assert isinstance(part, bytes)
+            self.wfile.write(part)
+            self.wfile.flush()

@@ -15,8 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from loopback_hub import TOKEN, LoopbackHub, every_second
-from nws_dataset import hub as hub_module
-from nws_dataset import load_dataset, with_weights
+from nws_dataset import http, load_dataset, with_weights
 from nws_dataset.errors import ZooError
 from nws_dataset.schema import INDEX_SCHEMA
 from nws_dataset.shards import write_index
@@ -39,7 +38,7 @@ def local(folder: Path) -> Zoo:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "PAUSES", (0.01,) * 6)
+    monkeypatch.setattr(http, "PAUSES", (0.01,) * 6)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from builder.cli import main
 from builder.publish import Content, Publisher
 from loopback_hub import READ_TOKEN, TOKEN, Fault, File, LoopbackHub, Tree, every_second
 from nws_dataset.errors import ZooError
-from nws_dataset.hub import asked_to_wait
+from nws_dataset.http import asked_to_wait
 from nws_dataset.manifest import Manifest
 from zoo_factory import make_zoo
 
