@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,12 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token, hf_hub_url, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import (
     build_hf_headers,
     disable_progress_bars,
     hf_raise_for_status,
-    httpx,
     validate_repo_id,
 )
 from rich.console import Console
@@ -37,9 +34,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from builder.progress import LINE_SECONDS
 from builder.store import CARD_NAME
 from nws_dataset import __version__
-from nws_dataset.errors import ZooError
-from nws_dataset.files import sha256_file
-from nws_dataset.http import BUSY, PAUSES, asked_to_wait
+from nws_dataset.errors import ZooError, one_line, reason
+from nws_dataset.files import MAX_JSON_BYTES, parse_json, sha256_file
+from nws_dataset.http import COMMIT, FAILURES, MOST, PAUSES, TRIES, BadAnswer, Client
+from nws_dataset.hub import VALUE_BYTES
 from nws_dataset.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
 from nws_dataset.shards import read_index
 
@@ -48,35 +46,14 @@ OURS = ("index/", "snapshots/")  # where on the Hub only files of the zoo may li
 BY_THE_HUB = {".gitattributes", CARD_NAME}  # what a repository may hold before the first push
 REF_NAME = re.compile(r"(?!.*(\.\.|//|/$))\w[\w./+-]*")  # of a branch or tag
 ABSENT = (401, 404)  # the Hub does not tell what is not there from what may not be seen
+NONSENSE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)  # huggingface_hub's, on odd answers
+MOST_PAGES = 1000  # of a listing; a page has 1,000 files
 MOVED = (409, 412)  # a commit was refused because there is another by now
 TIMEOUT_SECONDS = 120.0  # without a byte from the Hub; a commit of many files takes it a while
 ATTEMPTS = 5  # at a commit, when others commit too or an answer is lost
 GROUP = 5  # files sent at a time; in the background one, as huggingface_hub then starts no threads that an interrupted build must wait for
 SHARDS_A_COMMIT = 50  # of those that are new at the end
 EARLY_SECONDS = 60.0  # from one commit while others still train to the next: the Hub counts commits an hour
-
-
-class _Client(httpx.Client):
-    """huggingface_hub's HTTP client, but with a time limit; and each request is sent again where that may help.
-
-    It retries a request and not a call of HfApi: where every second request fails, a call of two requests would never succeed. Bodies that
-    are files pass: huggingface_hub sends those again itself.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(follow_redirects=True, timeout=TIMEOUT_SECONDS)
-
-    def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
-        for pause in PAUSES if isinstance(request.stream, httpx.ByteStream) and not stream else ():
-            try:
-                response = super().send(request, stream=stream, **kwargs)
-            except httpx.TransportError:
-                time.sleep(pause)
-            else:
-                if response.status_code not in BUSY:
-                    return response
-                time.sleep(max(pause, asked_to_wait(response)))
-        return super().send(request, stream=stream, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -110,11 +87,20 @@ class _File:
 
 
 @dataclass(frozen=True)
+class _There:
+    """A file on the Hub, as its listing tells."""
+
+    size: int  # bytes
+    sha256: str | None  # of one that is kept with LFS or Xet
+    blob_id: str  # git's id of the content, or of the pointer to it
+
+
+@dataclass(frozen=True)
 class _Remote:
     """A repository on the Hub, at one commit."""
 
     sha: str
-    files: Mapping[str, RepoFile]
+    files: Mapping[str, _There]
     fetch: Callable[[str], bytes]
 
     def has(self, path: str, file: _File) -> bool:
@@ -122,8 +108,8 @@ class _Remote:
         there = self.files.get(path)
         if there is None or there.size != file.size:
             return False
-        if there.lfs:
-            return there.lfs.sha256 == file.sha256
+        if there.sha256:
+            return there.sha256 == file.sha256
         return there.blob_id == _blob_id(file.path.read_bytes()) or hashlib.sha256(self.fetch(path)).hexdigest() == file.sha256
 
 
@@ -188,7 +174,7 @@ class Publisher:
         Raises:
             ZooError: if nobody is logged in, the token may not write, the Hub cannot be reached, or the repository holds something else.
         """
-        set_client_factory(_Client)
+        set_client_factory(lambda: Client(self.api.endpoint, TIMEOUT_SECONDS))
         disable_progress_bars()  # ours tells of all files together
         if constants.HF_HUB_OFFLINE:
             raise ZooError("HF_HUB_OFFLINE", expected="a Hub that may be asked", found="offline mode", do="unset it, or leave out --upload")
@@ -258,19 +244,23 @@ class Publisher:
 
     def _models(self, there: Manifest, remote: _Remote) -> frozenset[str]:
         """The models that the index on the Hub names."""
-        try:
-            tables = [pq.read_table(pa.BufferReader(remote.fetch(path)), columns=["model_id"]) for path in there.index_files()]
-        except (pa.ArrowInvalid, OSError) as error:
-            raise self._refusal("an index that can be read", f"{type(error).__name__}: {error}") from error
-        return frozenset(name for table in tables for name in table["model_id"].to_pylist())
+        names: set[str] = set()
+        for path in there.index_files():
+            try:
+                column = pq.read_table(pa.BufferReader(remote.fetch(path)), columns=["model_id"])["model_id"]
+            except (pa.ArrowException, OSError, LookupError) as error:
+                raise self._refusal("an index that can be read", reason(error)) from error
+            if not pa.types.is_string(column.type) or column.null_count:
+                raise self._refusal("an index that can be read", f"models named by a {column.type}")
+            names |= set(column.unique().to_pylist())
+        return frozenset(names)
 
     def _manifest(self, remote: _Remote) -> Manifest:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / MANIFEST_NAME).write_bytes(remote.fetch(MANIFEST_NAME))
-            try:
-                return Manifest.read(folder)
-            except ZooError as error:
-                raise self._refusal(f"{MANIFEST_NAME} of this version's format", "another, or a damaged one") from error
+        content = remote.fetch(MANIFEST_NAME)
+        try:
+            return Manifest.from_json(parse_json(content, MANIFEST_NAME, "the manifest of a zoo"), MANIFEST_NAME)
+        except ZooError as error:
+            raise self._refusal(f"{MANIFEST_NAME} of this version's format", "another, or a damaged one") from error
 
     def _check_tag(self, remote: _Remote, *, changes: bool) -> None:
         """Raise a ZooError if the tag is there, but not at what is published: the commit that was seen, or a new one."""
@@ -419,10 +409,22 @@ class Publisher:
         """The repository at a commit; None: at the branch's last one."""
         with self._talking():
             sha = commit or self.api.dataset_info(self.repo_id, revision=self.branch).sha
-            assert sha is not None
-            tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=sha, repo_type=REPO_TYPE)
-            files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-            return _Remote(sha, files, lambda path: self._fetch(path, sha))
+            if not isinstance(sha, str) or not COMMIT.fullmatch(sha):
+                raise BadAnswer(f"commit {one_line(sha)}, not one of 40 hexadecimal digits")
+            files = dict(self._listing(sha))
+            return _Remote(sha, files, lambda path: self._fetch(path, sha, files))
+
+    def _listing(self, sha: str) -> Iterator[tuple[str, _There]]:
+        """The files of a commit."""
+        url = f"{self.api.endpoint}/api/datasets/{self.repo_id}/tree/{sha}?recursive=true"
+        for _ in range(MOST_PAGES):
+            response = get_session().get(url, headers=build_hf_headers(token=True))
+            hf_raise_for_status(response)
+            yield from (_listed(entry) for entry in response.json() if entry["type"] == "file")
+            url = response.links.get("next", {}).get("url", "")
+            if not url:
+                return
+        raise BadAnswer(f"a listing of more than {MOST_PAGES} pages")
 
     def _tags(self) -> dict[str, str]:
         """The commits of the tags."""
@@ -430,22 +432,31 @@ class Publisher:
             refs = self.api.list_repo_refs(self.repo_id, repo_type=REPO_TYPE)
             return {tag.name: tag.target_commit for tag in refs.tags}
 
-    def _fetch(self, path: str, revision: str) -> bytes:
-        """The content of a small file."""
+    def _fetch(self, path: str, revision: str, files: Mapping[str, _There]) -> bytes:
+        """The content of a small file. An answer that is not what the listing tells is asked for again."""
+        there = files[path]
+        most = min(there.size, MAX_JSON_BYTES if path == MANIFEST_NAME else VALUE_BYTES)
+        url = hf_hub_url(self.repo_id, path, repo_type=REPO_TYPE, revision=revision, endpoint=self.api.endpoint)
         with self._talking():
-            url = hf_hub_url(self.repo_id, path, repo_type=REPO_TYPE, revision=revision, endpoint=self.api.endpoint)
-            response = get_session().get(url, headers=build_hf_headers(token=True), follow_redirects=False)
-            while response.next_request is not None:  # to the storage; a request of its own, so that it is retried by itself
-                response = get_session().send(response.next_request, follow_redirects=False)
-            hf_raise_for_status(response)
-            return response.content
+            for left in reversed(range(TRIES)):
+                try:
+                    response = get_session().get(url, headers=build_hf_headers(token=True), extensions={MOST: most})
+                    hf_raise_for_status(response)
+                    found = hashlib.sha256(response.content).hexdigest()
+                    if len(response.content) != there.size or found != (there.sha256 or found):
+                        raise BadAnswer(f"another file than the listing's {path}")
+                    return response.content
+                except BadAnswer:
+                    if not left:
+                        raise
+        raise AssertionError
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
         """Turns what goes wrong with the Hub into one line, in which the token does not stand."""
         try:
             yield
-        except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+        except (*FAILURES, *NONSENSE) as error:
             cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
             status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
             said = cause.server_message if isinstance(cause, HfHubHTTPError) else None
@@ -488,6 +499,20 @@ def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
     rest = {path.relative_to(folder).as_posix(): _File(path, path.stat().st_size, sha256_file(path)) for path in beside}
     shards = {path: file for path, file in listed.items() if path not in index}
     return shards, {**{path: listed[path] for path in index}, **rest}
+
+
+def _listed(entry: Any) -> tuple[str, _There]:
+    """A file of a listing.
+
+    Raises:
+        BadAnswer: if it is of another form.
+    """
+    path, size, lfs, blob_id = entry["path"], entry["size"], entry.get("lfs"), entry["oid"]
+    sha256 = lfs["oid"] if lfs else None
+    texts = isinstance(path, str) and isinstance(blob_id, str) and isinstance(sha256, (str, type(None)))
+    if not texts or type(size) is not int or size < 0:
+        raise BadAnswer(f"a listing with {one_line(entry)}")
+    return path, _There(size, sha256, blob_id)
 
 
 def _blob_id(content: bytes) -> str:

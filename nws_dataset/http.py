@@ -5,11 +5,15 @@ Reader and publisher ask through `ask`; huggingface_hub does so too when `Client
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from huggingface_hub import get_token
@@ -25,6 +29,8 @@ Send = Callable[[httpx.Request], httpx.Response]  # gives an answer whose body i
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
 BUSY = (408, 429, 500, 502, 503, 504)  # answers of a server that may do better later
 REFUSED = (401, 403, 404)  # answers that no second try will better
+COMMIT = re.compile(r"[0-9a-f]{40}")  # what alone stands for a commit, in paths and addresses
+TRIES = 3  # at an answer that is not what it should be
 MOST_HOPS = 5  # redirects of a request
 MOST_WAIT = 300.0  # seconds, whatever a server asks for
 TOLD_WAIT = 5.0  # seconds; the user is told of a longer wait
@@ -100,7 +106,7 @@ def is_passing(error: Exception) -> bool:
 def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
     """Send a request, and read the answer's body."""
     guard(request, home)
-    response = send(request)
+    response = _in_time(send, request)
     try:
         plain = response.status_code < 300
         most = request.extensions.get(MOST, MAX_JSON_BYTES) if plain else COMPLAINT_BYTES
@@ -123,6 +129,36 @@ def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
     read = httpx.Response(response.status_code, headers=headers, content=content, request=response.request)
     read.next_request = response.next_request
     return read
+
+
+def _in_time(send: Send, request: httpx.Request) -> httpx.Response:
+    """Send a request; its answer must begin in time. Clients limit the time to the next byte only, and headers may come byte by byte.
+
+    Raises:
+        SlowAnswer: if it does not. The thread that waits for it ends when the server does.
+    """
+    if not isinstance(request.stream, httpx.ByteStream):  # a file on its way takes what it takes
+        return send(request)
+    seconds = DEADLINE_SECONDS + (request.extensions.get("timeout", {}).get("read") or 0.0)  # to begin with, it may be silent
+    answer: Future[httpx.Response] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(send(request))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=[run], daemon=True).start()
+    if not futures.wait([answer], seconds).done:
+        answer.add_done_callback(_close)
+        raise SlowAnswer(f"no answer in {seconds:.0f} s")
+    return answer.result()
+
+
+def _close(late: Future[httpx.Response]) -> None:
+    """Close an answer that nobody waits for any more."""
+    if late.exception() is None:
+        late.result().close()
 
 
 def guard(request: httpx.Request, home: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,15 +22,13 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, 
 from nws_dataset.cache import Cache
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import MAX_JSON_BYTES, atomic_write, inside, parse_json, read_json, what_is_at
-from nws_dataset.http import FAILURES, MOST, OFFLINE, REFUSED, BadAnswer, Result, ask, told
+from nws_dataset.http import COMMIT, FAILURES, MOST, OFFLINE, REFUSED, TRIES, BadAnswer, Result, ask, told
 from nws_dataset.index import Columns, open_index
 from nws_dataset.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.places import Deliver, Place
 from nws_dataset.shards import check_value
 
-COMMIT = re.compile(r"[0-9a-f]{40}")  # what alone stands for a commit, in paths and addresses
 MAX_NAME = 200  # letters of a revision or a file's name
-TRIES = 3  # at an answer that is not what it should be
 PARALLEL = 8  # requests at a time
 GAP = 0.05  # values are fetched together if what lies between them is at most this part of the next one
 VALUE_BYTES = 1 << 30  # of one value or index file

@@ -202,7 +202,7 @@ def test_a_redirect_loop(remote: Callable[..., Zoo], hub: LoopbackHub) -> None:
     number = itertools.count()
     hub.faults = lambda *_: lambda reply: Answer(302, b"", {"Location": f"{hub.url}/a?{next(number)}"})
     refused(remote, "more than 5 redirects")
-    assert len(hub.requests) <= hub_module.TRIES * (http.MOST_HOPS + 1)
+    assert len(hub.requests) <= http.TRIES * (http.MOST_HOPS + 1)
 
 
 @pytest.mark.parametrize(

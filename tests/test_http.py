@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -191,6 +194,29 @@ def test_one_byte_a_second(ask_it: Callable[..., httpx.Response], monkeypatch: p
     enough = Parts(b"x" * 100_000, 100)
     options = {"most": 1 << 30} if ask_it is asked else {}
     assert len(ask_it(lambda request: httpx.Response(200, stream=enough), **options).content) == 10_000_000
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 103 Early Hints\r\n\r\n"], ids=["headers", "hints"])
+def test_headers_one_byte_at_a_time(monkeypatch: pytest.MonkeyPatch, begin: bytes) -> None:
+    """A client's own limit is for the next byte only."""
+    monkeypatch.setattr(http, "DEADLINE_SECONDS", 0.2)
+    ended = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(begin)
+            while not ended.wait(0.01):
+                connection.sendall(begin if b"103" in begin else b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server, httpx.Client(timeout=0.1) as client:
+        thread = threading.Thread(target=drip, args=[server])
+        thread.start()
+        home = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(SlowAnswer, match="no answer in 0 s"):
+            ask(lambda request: client.send(request, stream=True), client.build_request("GET", home), home)
+        ended.set()
+        thread.join()
 
 
 # --- Waits ---

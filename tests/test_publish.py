@@ -28,6 +28,7 @@ from builder.build import Request, build
 from builder.cli import main
 from builder.publish import Content, Publisher
 from loopback_hub import READ_TOKEN, TOKEN, Fault, File, LoopbackHub, Tree, every_second
+from nws_dataset import http
 from nws_dataset.errors import ZooError
 from nws_dataset.http import asked_to_wait
 from nws_dataset.manifest import Manifest
@@ -40,7 +41,8 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short pauses, and huggingface_hub's own client for the tests that follow."""
-    monkeypatch.setattr(publish, "PAUSES", (0.01, 0.02, 0.04, 0.08))
+    for module in (http, publish):
+        monkeypatch.setattr(module, "PAUSES", (0.01, 0.02, 0.04, 0.08))
     monkeypatch.setattr(publish, "EARLY_SECONDS", 0.0)
     yield
     set_client_factory(default_client_factory)
