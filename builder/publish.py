@@ -15,16 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token, hf_hub_url, set_client_factory
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import (
-    build_hf_headers,
     disable_progress_bars,
-    hf_raise_for_status,
     validate_repo_id,
 )
 from rich.console import Console
@@ -34,11 +31,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from builder.progress import LINE_SECONDS
 from builder.store import CARD_NAME
 from nws_dataset import __version__
-from nws_dataset.errors import ZooError, one_line, reason
+from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import MAX_JSON_BYTES, parse_json, sha256_file
-from nws_dataset.http import COMMIT, FAILURES, MOST, PAUSES, TRIES, BadAnswer, Client
-from nws_dataset.hub import VALUE_BYTES
+from nws_dataset.http import FAILURES, NONSENSE, PAUSES, Client
 from nws_dataset.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
+from nws_dataset.remote import MEMORY_BYTES, Listed, Remote, blob_id
 from nws_dataset.shards import read_index
 
 REPO_TYPE = constants.REPO_TYPE_DATASET
@@ -46,8 +43,6 @@ OURS = ("index/", "snapshots/")  # where on the Hub only files of the zoo may li
 BY_THE_HUB = {".gitattributes", CARD_NAME}  # what a repository may hold before the first push
 REF_NAME = re.compile(r"(?!.*(\.\.|//|/$))\w[\w./+-]*")  # of a branch or tag
 ABSENT = (401, 404)  # the Hub does not tell what is not there from what may not be seen
-NONSENSE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)  # huggingface_hub's, on odd answers
-MOST_PAGES = 1000  # of a listing; a page has 1,000 files
 MOVED = (409, 412)  # a commit was refused because there is another by now
 TIMEOUT_SECONDS = 120.0  # without a byte from the Hub; a commit of many files takes it a while
 ATTEMPTS = 5  # at a commit, when others commit too or an answer is lost
@@ -87,20 +82,11 @@ class _File:
 
 
 @dataclass(frozen=True)
-class _There:
-    """A file on the Hub, as its listing tells."""
-
-    size: int  # bytes
-    sha256: str | None  # of one that is kept with LFS or Xet
-    blob_id: str  # git's id of the content, or of the pointer to it
-
-
-@dataclass(frozen=True)
 class _Remote:
     """A repository on the Hub, at one commit."""
 
     sha: str
-    files: Mapping[str, _There]
+    files: Mapping[str, Listed]
     fetch: Callable[[str], bytes]
 
     def has(self, path: str, file: _File) -> bool:
@@ -110,7 +96,7 @@ class _Remote:
             return False
         if there.sha256:
             return there.sha256 == file.sha256
-        return there.blob_id == _blob_id(file.path.read_bytes()) or hashlib.sha256(self.fetch(path)).hexdigest() == file.sha256
+        return there.blob_id == blob_id(file.path.read_bytes()) or hashlib.sha256(self.fetch(path)).hexdigest() == file.sha256
 
 
 class Publisher:
@@ -146,6 +132,7 @@ class Publisher:
         self.repo_id, self.private, self.tag = repo_id, private, tag
         self.branch = revision or constants.DEFAULT_REVISION
         self.api = HfApi(token=True, library_name="nws", library_version=__version__)
+        self.remote = Remote(repo_id, REPO_TYPE)
         self.console = Console(stderr=True)
         self.content: Content | None = None
         self._lock = threading.Lock()
@@ -408,23 +395,9 @@ class Publisher:
     def _look(self, commit: str | None = None) -> _Remote:
         """The repository at a commit; None: at the branch's last one."""
         with self._talking():
-            sha = commit or self.api.dataset_info(self.repo_id, revision=self.branch).sha
-            if not isinstance(sha, str) or not COMMIT.fullmatch(sha):
-                raise BadAnswer(f"commit {one_line(sha)}, not one of 40 hexadecimal digits")
-            files = dict(self._listing(sha))
+            sha = self.remote.commit(commit or self.branch)
+            files = dict(self.remote.listing(sha))
             return _Remote(sha, files, lambda path: self._fetch(path, sha, files))
-
-    def _listing(self, sha: str) -> Iterator[tuple[str, _There]]:
-        """The files of a commit."""
-        url = f"{self.api.endpoint}/api/datasets/{self.repo_id}/tree/{sha}?recursive=true"
-        for _ in range(MOST_PAGES):
-            response = get_session().get(url, headers=build_hf_headers(token=True))
-            hf_raise_for_status(response)
-            yield from (_listed(entry) for entry in response.json() if entry["type"] == "file")
-            url = response.links.get("next", {}).get("url", "")
-            if not url:
-                return
-        raise BadAnswer(f"a listing of more than {MOST_PAGES} pages")
 
     def _tags(self) -> dict[str, str]:
         """The commits of the tags."""
@@ -432,24 +405,10 @@ class Publisher:
             refs = self.api.list_repo_refs(self.repo_id, repo_type=REPO_TYPE)
             return {tag.name: tag.target_commit for tag in refs.tags}
 
-    def _fetch(self, path: str, revision: str, files: Mapping[str, _There]) -> bytes:
+    def _fetch(self, path: str, revision: str, files: Mapping[str, Listed]) -> bytes:
         """The content of a small file. An answer that is not what the listing tells is asked for again."""
-        there = files[path]
-        most = min(there.size, MAX_JSON_BYTES if path == MANIFEST_NAME else VALUE_BYTES)
-        url = hf_hub_url(self.repo_id, path, repo_type=REPO_TYPE, revision=revision, endpoint=self.api.endpoint)
-        with self._talking():
-            for left in reversed(range(TRIES)):
-                try:
-                    response = get_session().get(url, headers=build_hf_headers(token=True), extensions={MOST: most})
-                    hf_raise_for_status(response)
-                    found = hashlib.sha256(response.content).hexdigest()
-                    if len(response.content) != there.size or found != (there.sha256 or found):
-                        raise BadAnswer(f"another file than the listing's {path}")
-                    return response.content
-                except BadAnswer:
-                    if not left:
-                        raise
-        raise AssertionError
+        most = min(files[path].size, MAX_JSON_BYTES if path == MANIFEST_NAME else MEMORY_BYTES)
+        return self.remote.fetch(path, revision, f"{self.repo_id}/{path} on the Hub", files[path].check, most=most)[0]
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -499,25 +458,6 @@ def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
     rest = {path.relative_to(folder).as_posix(): _File(path, path.stat().st_size, sha256_file(path)) for path in beside}
     shards = {path: file for path, file in listed.items() if path not in index}
     return shards, {**{path: listed[path] for path in index}, **rest}
-
-
-def _listed(entry: Any) -> tuple[str, _There]:
-    """A file of a listing.
-
-    Raises:
-        BadAnswer: if it is of another form.
-    """
-    path, size, lfs, blob_id = entry["path"], entry["size"], entry.get("lfs"), entry["oid"]
-    sha256 = lfs["oid"] if lfs else None
-    texts = isinstance(path, str) and isinstance(blob_id, str) and isinstance(sha256, (str, type(None)))
-    if not texts or type(size) is not int or size < 0:
-        raise BadAnswer(f"a listing with {one_line(entry)}")
-    return path, _There(size, sha256, blob_id)
-
-
-def _blob_id(content: bytes) -> str:
-    """The id that git gives to a file."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _told(images: ImageSet) -> str:

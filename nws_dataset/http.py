@@ -5,20 +5,21 @@ Reader and publisher ask through `ask`; huggingface_hub does so too when `Client
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from huggingface_hub import get_token
+from huggingface_hub import get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx, parse_ratelimit_headers
+from huggingface_hub.utils import _http, httpx, parse_ratelimit_headers
 
 from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.files import MAX_JSON_BYTES
@@ -39,6 +40,7 @@ COMPLAINT_BYTES = 1 << 16  # read of the body of an answer that is an error or a
 MOST = "nws_most_bytes"  # a request's extension: of the answer's body
 OFFLINE = "HF_HUB_OFFLINE is set, and this is not in the cache"
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, OfflineModeIsEnabled, UnicodeError)  # what asking raises; the last one of a token's letters
+NONSENSE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)  # huggingface_hub's, on odd answers
 
 logger = logging.getLogger(__name__)
 
@@ -255,13 +257,13 @@ def retried(call: Callable[[], Result], where: object, token: str | None = None)
             if error.response.status_code not in BUSY:
                 raise told(where, error, token) from None
             wait(pause, error.response)
-        except FAILURES as error:
+        except (*FAILURES, *NONSENSE) as error:
             if not is_passing(error):
                 raise told(where, error, token) from None
             time.sleep(pause)
     try:
         return call()
-    except FAILURES as error:
+    except (*FAILURES, *NONSENSE) as error:
         raise told(where, error, token) from None
 
 
@@ -298,3 +300,14 @@ class Client(httpx.Client):
             guard(request, self.home)
             return send(request)
         return ask(send, request, self.home, follow=follow_redirects is not False)
+
+
+@contextlib.contextmanager
+def bounded(home: str, timeout: float) -> Iterator[None]:
+    """While the block runs, huggingface_hub asks through a Client, in all threads of the process."""
+    before = _http._GLOBAL_CLIENT_FACTORY
+    set_client_factory(lambda: Client(home, timeout))
+    try:
+        yield
+    finally:
+        set_client_factory(before)

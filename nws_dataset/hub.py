@@ -5,33 +5,27 @@ Neighbouring values are one request. What comes is checked against its SHA-256, 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-from huggingface_hub import constants, get_session, hf_hub_url
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, tqdm, validate_repo_id
+from huggingface_hub import constants
+from huggingface_hub.utils import tqdm
 
 from nws_dataset.cache import Cache
-from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import MAX_JSON_BYTES, atomic_write, inside, parse_json, read_json, what_is_at
-from nws_dataset.http import COMMIT, FAILURES, MOST, OFFLINE, REFUSED, TRIES, BadAnswer, Result, ask, told
+from nws_dataset.errors import ZooError
+from nws_dataset.files import inside, parse_json, read_json, what_is_at
 from nws_dataset.index import Columns, open_index
 from nws_dataset.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.places import Deliver, Place
+from nws_dataset.remote import MEMORY_BYTES, Kept, Remote, check_revision
 from nws_dataset.shards import check_value
 
-MAX_NAME = 200  # letters of a revision or a file's name
 PARALLEL = 8  # requests at a time
 GAP = 0.05  # values are fetched together if what lies between them is at most this part of the next one
-VALUE_BYTES = 1 << 30  # of one value or index file
 RANGE_BYTES = 32 << 20  # of one request, unless one value is larger
 CACHE_BYTES = 20 * 10**9  # kept on disk, unless told otherwise
 SHOWN_BYTES = 32 << 20  # a fetch of more shows a progress bar
@@ -63,20 +57,13 @@ class Repository:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         revision = revision or constants.DEFAULT_REVISION
-        try:
-            validate_repo_id(repo_id)
-        except HFValidationError as error:
-            do = "check the name; a folder must hold nws.json"
-            raise ZooError(repo_id, expected="ORG/NAME of a repository on the Hub", found=reason(error), do=do) from None
-        if not revision.isprintable() or len(revision) > MAX_NAME:
-            do = "check the revision"
-            raise ZooError(repo_id, expected="a branch, tag or commit", found=repr(revision), do=do)
+        self._remote = Remote(repo_id, "dataset", token=token)
+        check_revision(repo_id, revision)
         self.repo_id, self.token = repo_id, token
         self.cache_dir, self.cache_bytes = cache_dir, cache_bytes
         home = Path(cache_dir or constants.HF_HOME) / "nws"
         self.cache = Cache(home / "values", cache_bytes)
-        self._commits = home / "repositories" / _file_name(repo_id)  # their nws.json
-        self._addresses: dict[str, str] = {}  # file -> where the Hub sent its last request
+        self._kept = Kept(home / "repositories", repo_id)  # nws.json of commits
         self.revision, self.manifest = self._find(revision)  # the commit: all that is read is of one and the same
 
     @property
@@ -154,9 +141,9 @@ class Repository:
         if place.offset < 0 or place.length < 1 or place.offset + place.length > entry.size:
             found = f"bytes {place.offset} to {place.offset + place.length} of {place.file}"
             raise ZooError(self.name, expected=f"a place in its {entry.size} bytes", found=found, do="build the index again")
-        if place.length > VALUE_BYTES:
+        if place.length > MEMORY_BYTES:
             do = "do not trust this repository, or fetch the file whole and read it from a folder"
-            raise ZooError(self.where(place), expected=f"at most {VALUE_BYTES} bytes", found=f"{place.length} bytes", do=do)
+            raise ZooError(self.where(place), expected=f"at most {MEMORY_BYTES} bytes", found=f"{place.length} bytes", do=do)
 
     def _get(self, joined: list[Wanted], deliver: Deliver) -> None:
         """Fetch neighbouring values in one request, check them, keep them, hand them over."""
@@ -169,95 +156,24 @@ class Repository:
                 check_value(value, place.sha256, self.where(place))
             return values
 
-        values, _ = self._fetch(first.file, self.revision, self.where(first), checked, range(first.offset, stop))
+        values, _ = self._remote.fetch(first.file, self.revision, self.where(first), checked, part=range(first.offset, stop))
         for value, (i, place) in zip(values, joined, strict=True):
             self.cache.put(place.sha256, value)
             deliver(*_one(i, value))
 
     def _find(self, revision: str) -> tuple[str, Manifest]:
         """The commit of a revision and its nws.json, both kept. Offline, the last one that was read."""
+        commit = self._kept.commit(revision) if constants.HF_HUB_OFFLINE else None
+        if commit is not None:
+            path = self._kept.path(commit, MANIFEST_NAME)
+            if what_is_at(path) == "a file":
+                return commit, Manifest.from_json(read_json(path, "the manifest of a zoo"), path)
         where = f"{self.repo_id}@{revision}/{MANIFEST_NAME}"
-        reference = self._commits / "revisions" / _file_name(revision)
-        if constants.HF_HUB_OFFLINE:
-            path = self._commits / (_kept_commit(reference) or revision) / MANIFEST_NAME
-            if COMMIT.fullmatch(path.parent.name) and what_is_at(path) == "a file":
-                return path.parent.name, Manifest.from_json(read_json(path, "the manifest of a zoo"), path)
-        content, commit = self._fetch(MANIFEST_NAME, revision, where, lambda content: (content, _manifest(content, where)))
-        for path, kept in ((self._commits / commit / MANIFEST_NAME, content[0]), (reference, commit.encode())):
-            with contextlib.suppress(ZooError, ValueError), atomic_write(path) as temporary:  # a cache only saves time
-                temporary.write_bytes(kept)
-        return commit, content[1]
-
-    def _fetch(
-        self, file: str, revision: str, where: str, check: Callable[[bytes], Result], part: range | None = None
-    ) -> tuple[Result, str]:
-        """What a check makes of a file or a part of it, and the commit that it is of. An answer that is no good is asked for again.
-
-        Raises:
-            ZooError: if the Hub cannot be reached or refuses; or as the check does.
-        """
-        for left in reversed(range(TRIES)):
-            try:
-                content, commit = self._request(file, revision, part)
-                return check(content), commit
-            except (BadAnswer, ZooError) as error:
-                self._addresses.pop(file, None)
-                if not left:
-                    raise (error if isinstance(error, ZooError) else told(where, error, self.token)) from None
-            except FAILURES as error:
-                raise told(where, error, self.token) from None
-        raise AssertionError
-
-    def _request(self, file: str, revision: str, part: range | None) -> tuple[bytes, str]:
-        """A file or a part of it, and the commit that it is of.
-
-        Where the Hub sends a request on to is remembered, and asked at once from then on.
-        """
-        if constants.HF_HUB_OFFLINE:
-            raise OfflineModeIsEnabled(OFFLINE)
-        own = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=revision)
-        for url in dict.fromkeys((self._addresses.get(file, own), own)):
-            answer = self._ask(url, own, part)
-            if url == own or answer.status_code not in REFUSED:
-                break
-            self._addresses.pop(file, None)  # such addresses expire
-        hf_raise_for_status(answer)
-        if answer.status_code != (200 if part is None else 206):
-            raise BadAnswer(f"status {answer.status_code}, of a proxy between here and the Hub")
-        if part is not None:
-            found, expected = answer.headers.get("Content-Range", ""), f"bytes {part.start}-{part.start + len(answer.content) - 1}/"
-            if not found.startswith(expected):
-                raise BadAnswer(f"{len(answer.content)} bytes as {found[:MAX_NAME]!r}, not as {expected!r}")
-        if answer.history:
-            self._addresses[file] = str(answer.request.url)
-        named = [step.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) for step in (*answer.history, answer)]
-        commit = next(filter(None, named), revision)
-        if not COMMIT.fullmatch(commit) or (COMMIT.fullmatch(revision) and commit != revision):
-            raise BadAnswer(f"commit {commit[:MAX_NAME]!r}, not {revision} or another of 40 hexadecimal digits")
-        return answer.content, commit
-
-    def _ask(self, url: str, own: str, part: range | None) -> httpx.Response:
-        """The answer to a request for a file or a part of it."""
-        client = get_session()
-        headers = build_hf_headers(token=self.token) | ({} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"})
-        extensions = {MOST: MAX_JSON_BYTES if part is None else len(part)}
-        request = client.build_request("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, extensions=extensions)
-        return ask(functools.partial(client.send, stream=True, follow_redirects=False), request, own)
-
-
-def _file_name(text: str) -> str:
-    """A text from outside as the name of a file or folder: never one that leads elsewhere, never too long."""
-    name = quote(text, safe="")
-    return name if len(name) <= MAX_NAME and name.strip(".") else hashlib.sha256(text.encode()).hexdigest()
-
-
-def _kept_commit(reference: Path) -> str | None:
-    """The commit that a file of the cache names; None if it does not."""
-    try:
-        found = reference.read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return None
-    return found if COMMIT.fullmatch(found) else None
+        (content, manifest), commit = self._remote.fetch(
+            MANIFEST_NAME, revision, where, lambda content: (content, _manifest(content, where))
+        )
+        self._kept.keep(revision, commit, {MANIFEST_NAME: content})
+        return commit, manifest
 
 
 def _manifest(content: bytes, where: str) -> Manifest:

@@ -31,11 +31,12 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from nws_dataset.errors import ZooError
-from nws_dataset.files import atomic_write
+from nws_dataset.files import atomic_write, what_is_at
 
 FORMAT = 1
 FACTS, ARRAYS, CARD, TEXT_SUFFIX = "estimator.json", "arrays.safetensors", "README.md", ".txt"
 LIBRARY = "nws-dataset"
+PATIENCE_SECONDS = 120.0  # without a byte from the Hub while an estimator is pushed
 STRINGS = "strings"  # how JSON marks an array of strings, or of strings and numbers (labels, names of features)
 Self = TypeVar("Self", bound="Saved")
 
@@ -122,14 +123,16 @@ class Saved:
         """
         from huggingface_hub import HfApi
 
-        from nws_dataset.http import retried
+        from nws_dataset.http import bounded, retried
 
         api = HfApi(token=token)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, bounded(api.endpoint, PATIENCE_SECONDS):
             (self.save(folder) / CARD).write_text(self.card(repo_id, about), encoding="utf-8")
-            retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id)
+            retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, token)
             message = f"{type(self).__name__} of {LIBRARY}"
-            return str(retried(lambda: api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message), repo_id).commit_url)
+            return str(
+                retried(lambda: api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message), repo_id, token).commit_url
+            )
 
     @classmethod
     def from_pretrained(cls: type[Self], repo_id: str | Path, *, revision: str | None = None, token: str | None = None) -> Self:
@@ -143,16 +146,12 @@ class Saved:
         Raises:
             ZooError: as `load`, or if the Hub refuses or cannot be reached.
         """
-        if Path(repo_id).is_dir():
+        if what_is_at(repo_id) == "a folder":
             return cls.load(repo_id)
-        from huggingface_hub import snapshot_download
+        from nws_dataset.remote import download
 
-        from nws_dataset.http import retried
-
-        wanted = [FACTS, ARRAYS, f"*{TEXT_SUFFIX}"]
-        return cls.load(
-            retried(lambda: snapshot_download(str(repo_id), revision=revision, token=token, allow_patterns=wanted), f"{repo_id}@{revision}")
-        )
+        with download(str(repo_id), [FACTS, ARRAYS, f"*{TEXT_SUFFIX}"], revision=revision, token=token) as folder:
+            return cls.load(folder)
 
     def card(self, repo_id: str, about: str = "") -> str:
         """The card of a repository: what it is, how to load it, and its parameters, as Markdown with the Hub's YAML."""

@@ -144,7 +144,7 @@ def test_a_name_of_any_kind(hub: LoopbackHub, tmp_path: Path, name: str) -> None
 
 
 def test_endless_nws_json(remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "MAX_JSON_BYTES", 100_000)
+    monkeypatch.setattr(http, "MAX_JSON_BYTES", 100_000)
     hub.faults = answers("nws.json", endless(b" " * 10_000))
     refused(remote, "an answer of more than 100000 bytes")
 

@@ -20,7 +20,7 @@ from huggingface_hub.utils._http import default_client_factory
 from builder import publish
 from builder.publish import Content, Publisher
 from loopback_hub import TOKEN, Answer, LoopbackHub
-from nws_dataset import http
+from nws_dataset import http, remote
 from nws_dataset.errors import ZooError
 from zoo_factory import make_zoo
 
@@ -137,7 +137,7 @@ def test_a_commit_that_is_none(hub: LoopbackHub, zoo: Path, sha: Any) -> None:
 
 
 def test_a_listing_without_end(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "MOST_PAGES", 20)
+    monkeypatch.setattr(remote, "MOST_PAGES", 20)
     number = itertools.count()
     more = lambda reply: Answer(200, b"[]", {"Link": f'<{hub.url}/api/datasets/{REPO}/tree/main?cursor={next(number)}>; rel="next"'})  # noqa: E731
     hub.put(REPO, zoo)

@@ -1,0 +1,289 @@
+"""Files of a repository on the Hub, of data sets or models: what there is, of which commit, and their bytes, checked."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from huggingface_hub import constants, get_session, hf_hub_url
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, validate_repo_id
+
+from nws_dataset.errors import ZooError, one_line, reason
+from nws_dataset.files import atomic_write, inside, what_is_at
+from nws_dataset.http import COMMIT, FAILURES, MOST, NONSENSE, OFFLINE, REFUSED, TRIES, BadAnswer, Result, ask, told
+
+MAX_NAME = 200  # letters of a revision or a file's name
+MEMORY_BYTES = 1 << 30  # of what is held in memory at a time: one value, one index file, one estimator
+MOST_PAGES = 1000  # of a listing; a page has 1,000 files
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file on the Hub, as its listing tells."""
+
+    size: int  # bytes
+    sha256: str | None  # of one that is kept with LFS or Xet
+    blob_id: str  # git's id of the content, or of the pointer to it
+
+    @classmethod
+    def of(cls, entry: Any) -> tuple[str, Listed]:
+        """The path of a file, and what an entry of the listing tells of it.
+
+        Raises:
+            BadAnswer: if it is of another form.
+        """
+        path, size, lfs, blob_id = entry["path"], entry["size"], entry.get("lfs"), entry["oid"]
+        sha256 = lfs["oid"] if lfs else None
+        texts = isinstance(path, str) and isinstance(blob_id, str) and isinstance(sha256, (str, type(None)))
+        if not texts or type(size) is not int or size < 0:
+            raise BadAnswer(f"a listing with {one_line(entry)}")
+        return path, cls(size, sha256, blob_id)
+
+    def check(self, content: bytes) -> bytes:
+        """The content; raises a BadAnswer for one that cannot be this file's."""
+        if len(content) != self.size or (self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256):
+            raise BadAnswer("another file than the listing's")
+        return content
+
+
+class Remote:
+    """A repository on the Hub.
+
+    Args:
+        repo_id: "org/name".
+        repo_type: "dataset" or "model".
+        token: of a user who may read it; None is the stored login.
+        endpoint: the Hub's address; None is huggingface_hub's.
+
+    Raises:
+        ZooError: if the name is malformed. The Hub is not asked yet.
+    """
+
+    def __init__(self, repo_id: str, repo_type: str, *, token: str | None = None, endpoint: str | None = None) -> None:
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            do = "check the name; a folder must be there"
+            raise ZooError(repo_id, expected="ORG/NAME of a repository on the Hub", found=reason(error), do=do) from None
+        self.repo_id, self.repo_type, self.token = repo_id, repo_type, token
+        self.endpoint = endpoint or constants.ENDPOINT
+        self._addresses: dict[str, str] = {}  # file -> where the Hub sent its last request
+
+    def fetch(
+        self,
+        file: str,
+        revision: str,
+        where: object,
+        check: Callable[[bytes], Result],
+        *,
+        part: range | None = None,
+        most: int | None = None,
+    ) -> tuple[Result, str]:
+        """What a check makes of a file or a part of it, and the commit that it is of. An answer that is no good is asked for again.
+
+        Args:
+            file: its path in the repository.
+            revision: a branch, tag or commit.
+            where: what an error names.
+            check: raises a BadAnswer or ZooError for a content that is not right.
+            part: its first byte, and the one behind its last; None is all.
+            most: bytes that the whole may have; None is MAX_JSON_BYTES.
+
+        Raises:
+            ZooError: if the Hub cannot be reached or refuses; or as the check does.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                content, commit = self._request(file, revision, part, most)
+                return check(content), commit
+            except (BadAnswer, ZooError) as error:
+                self._addresses.pop(file, None)
+                if not left:
+                    raise (error if isinstance(error, ZooError) else told(where, error, self.token)) from None
+            except FAILURES as error:
+                raise told(where, error, self.token) from None
+        raise AssertionError
+
+    def commit(self, revision: str) -> str:
+        """The commit of a revision.
+
+        Raises:
+            Exception: what FAILURES and NONSENSE name.
+        """
+        if COMMIT.fullmatch(revision):
+            return revision
+        sha = self._api(f"revision/{quote(revision, safe='')}").json()["sha"]
+        if not isinstance(sha, str) or not COMMIT.fullmatch(sha):
+            raise BadAnswer(f"commit {one_line(sha)}, not one of 40 hexadecimal digits")
+        return sha
+
+    def listing(self, commit: str) -> Iterator[tuple[str, Listed]]:
+        """The files of a commit, by path.
+
+        Raises:
+            Exception: what FAILURES and NONSENSE name.
+        """
+        url = f"tree/{commit}?recursive=true"
+        for _ in range(MOST_PAGES):
+            response = self._api(url)
+            yield from (Listed.of(entry) for entry in response.json() if entry["type"] == "file")
+            url = response.links.get("next", {}).get("url", "")
+            if not url:
+                return
+        raise BadAnswer(f"a listing of more than {MOST_PAGES} pages")
+
+    def _api(self, question: str) -> httpx.Response:
+        """The answer to a question about the repository, or of a whole address."""
+        root = f"{self.endpoint}/api/{self.repo_type}s/{self.repo_id}/"
+        response = self._ask(question if "://" in question else root + question, root, {})
+        hf_raise_for_status(response)
+        return response
+
+    def _request(self, file: str, revision: str, part: range | None, most: int | None) -> tuple[bytes, str]:
+        """A file or a part of it, and the commit that it is of.
+
+        Where the Hub sends a request on to is remembered, and asked at once from then on.
+        """
+        own = hf_hub_url(self.repo_id, file, repo_type=self.repo_type, revision=revision, endpoint=self.endpoint)
+        headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
+        for url in dict.fromkeys((self._addresses.get(file, own), own)):
+            answer = self._ask(url, own, headers, most if part is None else len(part))
+            if url == own or answer.status_code not in REFUSED:
+                break
+            self._addresses.pop(file, None)  # such addresses expire
+        hf_raise_for_status(answer)
+        if answer.status_code != (200 if part is None else 206):
+            raise BadAnswer(f"status {answer.status_code}, of a proxy between here and the Hub")
+        if part is not None:
+            found, expected = answer.headers.get("Content-Range", ""), f"bytes {part.start}-{part.start + len(answer.content) - 1}/"
+            if not found.startswith(expected):
+                raise BadAnswer(f"{len(answer.content)} bytes as {found[:MAX_NAME]!r}, not as {expected!r}")
+        if answer.history:
+            self._addresses[file] = str(answer.request.url)
+        named = [step.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) for step in (*answer.history, answer)]
+        commit = next(filter(None, named), revision)
+        if not COMMIT.fullmatch(commit) or (COMMIT.fullmatch(revision) and commit != revision):
+            raise BadAnswer(f"commit {commit[:MAX_NAME]!r}, not {revision} or another of 40 hexadecimal digits")
+        return answer.content, commit
+
+    def _ask(self, url: str, own: str, headers: Mapping[str, str], most: int | None = None) -> httpx.Response:
+        if constants.HF_HUB_OFFLINE:
+            raise OfflineModeIsEnabled(OFFLINE)
+        client = get_session()
+        headers = build_hf_headers(token=self.token) | dict(headers)
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        request = client.build_request("GET", url, headers=headers, timeout=timeout, extensions={} if most is None else {MOST: most})
+        return ask(functools.partial(client.send, stream=True, follow_redirects=False), request, own)
+
+
+class Kept:
+    """What is kept on disk of a repository: the commits of revisions, and files of commits. It only saves time, so it never fails.
+
+    Args:
+        folder: of all repositories of this kind.
+        repo_id: of the repository.
+    """
+
+    def __init__(self, folder: Path, repo_id: str) -> None:
+        self.folder = folder / _file_name(repo_id)
+
+    def commit(self, revision: str) -> str | None:
+        """The commit that a revision had last; None if that is not known."""
+        try:
+            found = (self.folder / "revisions" / _file_name(revision)).read_text(encoding="ascii")
+        except (OSError, ValueError):
+            found = revision
+        return next(filter(COMMIT.fullmatch, (revision, found)), None)
+
+    def path(self, commit: str, file: str) -> Path:
+        """Where a file of a commit is kept."""
+        assert COMMIT.fullmatch(commit), commit
+        return inside(self.folder / commit, file)
+
+    def keep(self, revision: str, commit: str, files: Mapping[str, bytes]) -> None:
+        """Keep files of a commit, then the commit of a revision."""
+        for file, content in files.items():
+            with contextlib.suppress(ZooError, ValueError), atomic_write(self.path(commit, file)) as temporary:
+                temporary.write_bytes(content)
+        with contextlib.suppress(ZooError, ValueError), atomic_write(self.folder / "revisions" / _file_name(revision)) as temporary:
+            temporary.write_text(commit, encoding="ascii")
+
+
+def check_revision(repo_id: str, revision: str) -> None:
+    """Raise a ZooError for what no branch, tag or commit is called."""
+    if not revision.isprintable() or len(revision) > MAX_NAME:
+        raise ZooError(repo_id, expected="a branch, tag or commit", found=repr(revision), do="check the revision")
+
+
+@contextlib.contextmanager
+def download(repo_id: str, patterns: Iterable[str], *, revision: str | None = None, token: str | None = None) -> Iterator[Path]:
+    """Files of a model repository, in a folder that is there while the block runs. Offline, those that were fetched last.
+
+    Args:
+        repo_id: "org/name".
+        patterns: of the names of the files that are wanted; files in folders are not.
+        revision: a branch, tag or commit; None is the main branch.
+        token: of a user who may read it; None is the stored login.
+
+    Yields:
+        The folder.
+
+    Raises:
+        ZooError: if there is no such repository, the Hub cannot be reached, or the files are too large.
+    """
+    revision = revision or constants.DEFAULT_REVISION
+    remote, where = Remote(repo_id, "model", token=token), f"{repo_id}@{revision}"
+    check_revision(repo_id, revision)
+    kept = Kept(Path(constants.HF_HOME) / "nws" / "models", repo_id)
+    if constants.HF_HUB_OFFLINE:
+        commit = kept.commit(revision)
+        if commit is None or what_is_at(kept.folder / commit) != "a folder":
+            raise told(where, OfflineModeIsEnabled(OFFLINE), token)
+        yield kept.folder / commit
+        return
+    try:
+        commit = remote.commit(revision)
+        listed = dict(remote.listing(commit))
+    except (*FAILURES, *NONSENSE) as error:
+        raise told(where, error, token) from None
+    wanted = {file: there for file, there in listed.items() if "/" not in file and any(fnmatchcase(file, pattern) for pattern in patterns)}
+    total = sum(there.size for there in wanted.values())
+    if total > MEMORY_BYTES:
+        do = "do not trust this repository, or fetch it (hf download) and load the folder"
+        raise ZooError(where, expected=f"at most {MEMORY_BYTES} bytes", found=f"{total} bytes", do=do)
+    files: dict[str, bytes] = {}
+    for file, there in wanted.items():
+        path = kept.path(commit, file)
+        with contextlib.suppress(OSError, BadAnswer):
+            if path.stat().st_size == there.size:
+                content = there.check(path.read_bytes())
+                if there.sha256 or blob_id(content) == there.blob_id:
+                    files[file] = content
+        if file not in files:
+            files[file], _ = remote.fetch(file, commit, f"{where}/{file}", there.check, most=there.size)
+    kept.keep(revision, commit, files)
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in files.items():
+            with atomic_write(Path(folder) / file) as temporary:
+                temporary.write_bytes(content)
+        yield Path(folder)
+
+
+def blob_id(content: bytes) -> str:
+    """The id that git gives to a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _file_name(text: str) -> str:
+    """A text from outside as the name of a file or folder: never one that leads elsewhere, never too long."""
+    name = quote(text, safe="")
+    return name if len(name) <= MAX_NAME and name.strip(".") else hashlib.sha256(text.encode()).hexdigest()
