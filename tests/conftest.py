@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,9 @@ atexit.register(HUB.home.cleanup)
 for variable in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_", "HUGGING_FACE_"))]:
     del os.environ[variable]
 os.environ.update(HUB.environment())
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a process that a shell started in the background: children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PAUSE_SECONDS = 0.01  # at most, where huggingface_hub waits before it tries again
 

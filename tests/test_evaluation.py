@@ -268,12 +268,16 @@ def test_an_interrupted_run_goes_on(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr(meta_classifier.Plan, "records", lambda *piece: done.append(piece[1]) or records(*piece))
     resumed = run(settings=meta_classifier.SMALL_SETTINGS)
     assert done == list(range(len(done))) and len(list(tmp_path.glob("*.json"))) == len(done)
-    again = run(settings=dataclasses.replace(meta_classifier.SMALL_SETTINGS, batch_size=16))
+    other = dataclasses.replace(meta_classifier.SMALL_SETTINGS, batch_size=16)
+    again = run(settings=other)
     assert len(list(tmp_path.glob("*.json"))) == len(done) and again["held_out"] == resumed["held_out"]
-    next(tmp_path.glob("*.json")).write_text("[")
-    with pytest.raises(ZooError, match="expected records, as JSON"):
-        for settings in (meta_classifier.SMALL_SETTINGS, dataclasses.replace(meta_classifier.SMALL_SETTINGS, batch_size=16)):
-            run(settings=settings)
+    damaged = next(tmp_path.glob("*.json"))
+    whole = damaged.read_text()
+    for text in ("[", "[]", "1", "{}", whole[:-9], whole.replace("accuracy", "accurate"), "[" * 100_000):
+        damaged.write_text(text)
+        done.clear()
+        kept = [run(settings=settings)["results"] for settings in (meta_classifier.SMALL_SETTINGS, other)]
+        assert len(done) == 1 and damaged.read_text() == whole and kept == [resumed["results"], again["results"]]
 
 
 def test_steps_make_epochs():

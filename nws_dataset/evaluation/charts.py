@@ -6,6 +6,7 @@ Places are SVG units from the top left corner.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ def round_up(value: float) -> float:
         >>> round_up(0.438), round_up(12.0)
         (0.5, 20.0)
     """
-    step = 10.0 ** math.floor(math.log10(value))
+    step = 10.0 ** math.floor(math.log10(max(value, sys.float_info.min)))
     return math.ceil(value / step) * step
 
 

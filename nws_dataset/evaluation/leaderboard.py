@@ -5,8 +5,10 @@ python scripts/leaderboard.py ZOO
 
 from __future__ import annotations
 
+import functools
 import itertools
-import json
+import os
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -16,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nws_dataset.command import Command
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.evaluation import charts, report
 from nws_dataset.evaluation.charts import Line, Panel, round_up
-from nws_dataset.evaluation.tables import ALL, METRICS, NETS, REQUIRED, SIZED, Given, Record, Score, Table, input_words, scores_of, table_of
-from nws_dataset.files import atomic_write
+from nws_dataset.evaluation.results import Results
+from nws_dataset.evaluation.tables import ALL, METRICS, NETS, SIZED, Given, Score, Table, input_words, scores_of, table_of
+from nws_dataset.files import atomic_write, what_is_at
 
 if TYPE_CHECKING:
+    import jinja2
+
     from nws_dataset.zoo import Zoo
 
 PAGE = "leaderboard.html"
@@ -32,45 +37,6 @@ METRIC_ORDER = tuple(METRICS)
 PAPER = Given("paper", "Paper", METRICS["r2"].words)
 GUESSES = (Given("chance", "No weights read", "chance"), Given("from_architecture", "No weights read", "architecture"))
 FLOOR_STEP = 0.25  # the bottom of an axis is a multiple of it
-
-
-@dataclass(frozen=True)
-class Results:
-    """One file of an evaluation command."""
-
-    path: Path
-    contents: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> Results:
-        """Read a file.
-
-        Raises:
-            ZooError: if it does not hold results; it names what is missing.
-        """
-        do = "give files of nws-evaluate-predictors, nws-evaluate-meta-classifier or this command"
-        try:
-            contents = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ZooError(path, expected="a JSON file", found=str(error), do=do) from error
-        kinds = {"zoo": dict, "command": str, "results": list}
-        wrong = [name for name, kind in kinds.items() if not isinstance(contents, dict) or not isinstance(contents.get(name), kind)]
-        if wrong:
-            raise ZooError(path, expected="results of an evaluation", found=f"no legal {', '.join(map(repr, wrong))}", do=do)
-        for i, record in enumerate(contents["results"]):
-            missing = [name for name in REQUIRED if not isinstance(record, dict) or name not in record]
-            if missing:
-                raise ZooError(
-                    path, expected=f"records with {', '.join(REQUIRED)}", found=f"record {i} without {', '.join(missing)}", do=do
-                )
-            if not isinstance(record["value"], int | float | None):
-                raise ZooError(path, expected="values that are numbers", found=f"{record['value']!r} in record {i}", do=do)
-        return cls(path, contents)
-
-    @property
-    def records(self) -> list[Record]:
-        """Those that have a value."""
-        return [record for record in self.contents["results"] if record["value"] is not None]
 
 
 @dataclass(frozen=True)
@@ -352,6 +318,15 @@ SECTIONS: dict[str, Callable[[list[Score]], Section]] = {
 # The page
 
 
+@functools.cache
+def _template() -> jinja2.Template:
+    """The page, without what is on it."""
+    import jinja2
+
+    text = resources.files(__package__ or "").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
+
+
 def page_of(facts: Facts, results: Sequence[Results]) -> str:
     """The HTML of all results of a zoo.
 
@@ -362,17 +337,13 @@ def page_of(facts: Facts, results: Sequence[Results]) -> str:
     Raises:
         ZooError: if two files say different things of the same.
     """
-    import jinja2
-
     records = [record for part in results for record in part.records]
     scores = scores_of(record for record in records if record["experiment"] in SECTIONS)
     by_experiment = {name: _select(scores, experiment=name) for name in SECTIONS}
     if by_experiment[SIZED]:
         by_experiment[SIZED] += by_experiment["accuracy"]
-    template = resources.files(__package__ or "").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     used = {score["metric"] for score in scores}
-    return environment.from_string(template).render(
+    return _template().render(
         facts=facts,
         sections=[SECTIONS[name](part) for name, part in by_experiment.items() if part],
         measures=[metric for name, metric in METRICS.items() if name in used],
@@ -415,7 +386,27 @@ def check_zoo(facts: Facts, results: Results) -> None:
     told = results.contents["zoo"].get("subsets")
     if told != facts.subsets:
         do = "evaluate this zoo again, or choose other results (--results)"
-        raise ZooError(results.path, expected=f"results of {facts.name} with {facts.subsets}", found=str(told), do=do)
+        raise ZooError(results.path, expected=f"results of {facts.name} with {facts.subsets}", found=reprlib.repr(told), do=do)
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """Files of results, and those in folders of results.
+
+    Raises:
+        ZooError: for a folder that cannot be listed. What is no file is left to `Results.read`.
+    """
+    found = []
+    for path in paths:
+        try:
+            found += sorted(path / name for name in os.listdir(path) if name.endswith(".json") and not name.startswith("."))
+        except NotADirectoryError:
+            found.append(path)
+        except OSError as error:
+            if what_is_at(path) == "a folder":
+                do = "permit reading, or choose other results (--results)"
+                raise ZooError(path, expected="a folder that can be listed", found=reason(error), do=do) from error
+            found.append(path)
+    return found
 
 
 @click.command(cls=Command)
@@ -442,15 +433,19 @@ def main(zoo: str, results: tuple[Path, ...], methods: tuple[str, ...], seeds: i
     opened, called = Zoo(zoo), report.name_of(zoo)
     folder = report.results_folder(zoo, None)
     page = out or folder / PAGE
-    paths = [
-        file for path in results or (folder,) for file in (sorted(path.glob("*.json")) if path.is_dir() else [path] * (path != folder))
-    ]
+    report.check_folder(page.parent)
+    if what_is_at(page) not in ("nothing", "a file"):
+        raise ZooError(page, expected="a file, or none", found=what_is_at(page), do="choose another page (--out)")
+    paths = _files(results or (folder,) * (what_is_at(folder) != "nothing"))
     if methods:
         from nws_dataset.evaluation.methods import Candidate, results_file
 
         candidates = [Candidate.load(text) for text in methods]
+        names = [candidate.name for candidate in candidates]
+        if len(set(names)) < len(names):
+            raise ZooError("--method", expected="classes of different names", found=", ".join(names), do="rename one of them")
         paths += [results_file(opened, called, candidate, seeds, page.parent, again) for candidate in candidates]
-    read = [Results.read(path) for path in dict.fromkeys(path.resolve() for path in paths)]
+    read = [Results.read(Path(path)) for path in dict.fromkeys(map(os.path.realpath, paths))]
     if not read:
         do = f"run nws-evaluate-predictors {zoo} first, or give --results or --method"
         raise ZooError(folder, expected="results of an evaluation", found="none", do=do)
@@ -459,5 +454,5 @@ def main(zoo: str, results: tuple[Path, ...], methods: tuple[str, ...], seeds: i
         check_zoo(facts, part)
     html = page_of(facts, read)
     with atomic_write(page) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    click.echo(f"Written: {page}")
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")  # results may hold half a character
+    click.echo(f"Written: {one_line(page)}")

@@ -26,7 +26,7 @@ import joblib
 import numpy as np
 
 from nws_dataset import __version__
-from nws_dataset.command import Command
+from nws_dataset.command import Command, Interrupted
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import report
 from nws_dataset.evaluation.folds import NUM_FOLDS, check_models, describe, is_small
@@ -42,7 +42,7 @@ from nws_dataset.evaluation.readers import (
     methods_of,
     row_method,
 )
-from nws_dataset.files import atomic_write
+from nws_dataset.files import atomic_write, read_json, what_is_at
 
 if TYPE_CHECKING:
     from nws_dataset.zoo import Rows
@@ -300,12 +300,24 @@ def _pieces(plan: Plan, numbers: Sequence[int], jobs: int, advance: Callable[[st
         _tell(plan, number, advance)
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
-    """The records of an interrupted run."""
+def _keep(file: Path, records: list[dict[str, Any]]) -> None:
+    """The records of a piece of the work, with their digest: what is read again is what was written."""
+    text = json.dumps(records)
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps({"sha256": _digest(text), "records": text}), encoding="utf-8")
+
+
+def _kept(file: Path) -> list[dict[str, Any]] | None:
+    """The records of an interrupted run; None where they are missing or damaged, so that they are made again."""
+    if what_is_at(file) == "nothing":
+        return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ZooError(file, expected="records, as JSON", found=str(error), do="remove it: they are made again") from error
+        kept = read_json(file, "records")
+    except ZooError:
+        return None
+    if not isinstance(kept, dict) or not isinstance(kept.get("records"), str) or kept.get("sha256") != _digest(kept["records"]):
+        return None
+    return json.loads(kept["records"])
 
 
 def _tell(plan: Plan, number: int, advance: Callable[[str], None]) -> None:
@@ -353,15 +365,15 @@ def evaluate(
     files = {number: kept / f"{plan.key(number)}.json" for number in range(len(folds))} if kept else {}
     with progress(sum(folds)) as advance:
         for number, file in files.items():
-            if file.exists():
-                found[number] = _read(file)
+            records = _kept(file)
+            if records is not None:
+                found[number] = records
                 _tell(plan, number, advance)
         missing = [number for number in range(len(folds)) if number not in found]
         for number, records in _pieces(plan, missing, jobs, advance):
             found[number] = records
             if number in files:
-                with atomic_write(files[number]) as temporary:
-                    temporary.write_text(json.dumps(records), encoding="utf-8")
+                _keep(files[number], records)
     final = plan.experiment.final
     return {
         "held_out": describe(folds),
@@ -522,14 +534,21 @@ def main(
     changes: dict[str, Any] = {"epochs": epochs, "least_steps": epochs and 0, "snapshots": snapshots, "device": device}
     settings = dataclasses.replace(settings, **{key: value for key, value in changes.items() if value is not None})
     folder = report.results_folder(zoo, out)
+    report.check_folder(folder)
     kept, processes = folder / KEPT, jobs or (joblib.cpu_count() if device == "cpu" else 1)
+    try:
+        told = evaluate(opened, settings, properties, experiments, seeds=seeds, num_folds=folds, rows=rows, jobs=processes, kept=kept)
+    except KeyboardInterrupt as error:
+        words = f"what is done is kept in {kept}: run the same command to go on" if any(kept.glob("*.json")) else "nothing was done yet"
+        raise Interrupted(f"interrupted; {words}") from error
     results = {
         "experiment": "meta_classifier",
         "zoo": report.facts_of(opened, called),
         "command": report.command_line(),
         "settings": dataclasses.asdict(settings),
-        **evaluate(opened, settings, properties, experiments, seeds=seeds, num_folds=folds, rows=rows, jobs=processes, kept=kept),
+        **told,
     }
     tables = [table_of(results, called), places_table(results, called)] if "layers" in experiments else [table_of(results, called)]
     report.conclude(results, folder, tables[0], notes_of(results, settings, seeds), lambda: plots_of(results, called), tables[1:])
-    shutil.rmtree(kept)
+    if what_is_at(kept) != "nothing":  # where no property can be told, nothing was kept
+        shutil.rmtree(kept)

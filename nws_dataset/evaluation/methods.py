@@ -8,33 +8,75 @@ it is given the models that ours train on together with those that ours choose b
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import importlib.util
 import inspect
 import json
+import os
+import reprlib
 import shlex
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
 from nws_dataset.evaluation import report, study, trials
 from nws_dataset.evaluation.folds import check_models, is_small
 from nws_dataset.evaluation.inputs import WEIGHTS
 from nws_dataset.evaluation.meta_classifier import Experiment, Snapshots
 from nws_dataset.evaluation.properties import tasks_of
 from nws_dataset.evaluation.readers import Method, Settings
-from nws_dataset.files import atomic_write
+from nws_dataset.evaluation.results import Results
+from nws_dataset.files import atomic_write, sha256_file, what_is_at
 
 if TYPE_CHECKING:
     from nws_dataset.evaluation.properties import Task
     from nws_dataset.zoo import Rows, Zoo
 
 Weights = np.ndarray | list[np.ndarray]
+MAX_PREDICTION = float(np.finfo(np.float32).max)  # the squares of larger ones are infinite
+
+
+@contextlib.contextmanager
+def _beside(path: Path, own: dict[str, ModuleType]) -> Iterator[None]:
+    """Imports find the modules beside a method's file, as when Python runs it; those of another method's folder they do not find.
+
+    Args:
+        path: of the method's file.
+        own: its modules: what is imported from its folder is added.
+    """
+    folder = os.path.realpath(path.parent)
+    before = set(sys.modules)
+    sys.modules.update({name: module for name, module in own.items() if name not in before})
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the method's code may have removed it
+            sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            top = name.partition(".")[0]  # an environment may lie below the folder: what it holds is not the method's
+            homes = (os.path.join(folder, f"{top}.py"), os.path.join(folder, top, ""))
+            file = getattr(sys.modules[name], "__file__", None)
+            if name in own or (top not in before and isinstance(file, str) and os.path.realpath(file).startswith(homes)):
+                own[name] = sys.modules.pop(name)
+
+
+def _failed(path: Path, error: BaseException, expected: str) -> ZooError:
+    """An error of someone's code, with the line of their file in which it came up."""
+    folder = os.path.realpath(path.parent)
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if os.path.dirname(os.path.realpath(frame.filename)) == folder]
+    at = f" in line {own[-1].lineno} of {os.path.basename(own[-1].filename)}" if own else ""
+    return ZooError(path, expected=expected, found=reason(error) + at, do="mend it, and run it alone to see more")
 
 
 @dataclass(frozen=True)
@@ -43,33 +85,42 @@ class Candidate:
 
     path: Path
     make: Any  # the class; with a parameter random_state, it is given the seed
+    modules: dict[str, ModuleType]  # its own, and those that it imported from beside the file
 
     @classmethod
     def load(cls, text: str) -> Candidate:
-        """Import a class from a file.
+        """Import a class from a file. Dataclasses, annotations as texts and imports from beside the file work as when Python runs it.
 
         Args:
             text: "FILE.py:Class".
 
         Raises:
-            ZooError: if there is no such file or class, or the class has no fit or no predict.
+            ZooError: if there is no such file or class, the file cannot be imported, or the class has no fit or no predict.
         """
         file, _, name = text.rpartition(":")
-        path = Path(file)
-        if not path.is_file() or path.suffix != ".py":
-            raise ZooError(f"--method {text}", expected="FILE.py:Class", found="no such file", do="name a Python file and a class in it")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        path = Path(file).absolute()
+        if path.suffix != ".py" or what_is_at(path) != "a file":
+            found = what_is_at(path) if file else "no colon"
+            raise ZooError(f"--method {text}", expected="FILE.py:Class", found=found, do="name a Python file and a class in it")
+        free = path.stem.isidentifier() and path.stem not in sys.modules and importlib.util.find_spec(path.stem) is None
+        called = path.stem if free else f"method_{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+        spec = importlib.util.spec_from_file_location(called, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found = getattr(module, name, None)
-        if not inspect.isclass(found):
+        modules = {called: module}  # in sys.modules while its code runs: dataclasses and pickle look it up there
+        try:
+            with _beside(path, modules):
+                spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:  # someone's code may raise anything
+            raise _failed(path, error, "a Python file that can be imported") from error
+        made = getattr(module, name, None)
+        if not inspect.isclass(made):
             raise ZooError(path, expected=f"a class {name!r}", found="none of that name", do="name a class of the file after the colon")
-        missing = [verb for verb in ("fit", "predict") if not callable(getattr(found, verb, None))]
+        missing = [verb for verb in ("fit", "predict") if not callable(getattr(made, verb, None))]
         if missing:
             do = "write fit(rows, y) and predict(rows)"
             raise ZooError(path, expected="a class with fit and predict", found=f"{name} without {' and '.join(missing)}", do=do)
-        return cls(path, found)
+        return cls(path, made, modules)
 
     @property
     def name(self) -> str:
@@ -79,31 +130,52 @@ class Candidate:
     def is_classifier(self) -> bool:
         return issubclass(self.make, ClassifierMixin)
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
-        """Of its file: when it changes, the method is tried again."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        """Of its file and of those that it imports from beside it: when one changes, the method is tried again."""
+        beside: set[str] = {os.path.realpath(module.__file__) for module in self.modules.values() if module.__file__}
+        digests = [sha256_file(file) for file in (str(self.path), *sorted(beside - {os.path.realpath(self.path)}))]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def fitted(self, rows: Weights, y: np.ndarray, seed: int) -> Any:
-        """A new object that learned from rows."""
-        seeded = "random_state" in inspect.signature(self.make).parameters
-        estimator = self.make(random_state=seed) if seeded else self.make()
-        estimator.fit(rows, y)
-        return estimator
-
-    def told(self, estimator: Any, rows: Weights, y: np.ndarray) -> np.ndarray:
-        """[N] predictions of rows of which y is true.
+        """A new object that learned from rows.
 
         Raises:
-            ZooError: if they are not one for each row, or numbers that are not finite.
+            ZooError: if its code raises.
         """
-        told = np.asarray(estimator.predict(rows))
-        legal = told.shape == y.shape and (y.dtype.kind != "f" or (told.dtype.kind in "fiu" and np.isfinite(told).all()))
+        try:
+            with _beside(self.path, self.modules):
+                seeded = "random_state" in inspect.signature(self.make).parameters
+                estimator = self.make(random_state=seed) if seeded else self.make()
+                estimator.fit(rows, y)
+        except (Exception, SystemExit) as error:  # someone's code may raise anything
+            raise _failed(self.path, error, f"{self.name} to fit {len(rows)} rows") from error
+        return estimator
+
+    def told(self, estimator: Any, rows: Weights, known: np.ndarray) -> np.ndarray:
+        """[N] predictions of rows, by one that learned from `known`: classes of it, or finite numbers.
+
+        Raises:
+            ZooError: if they are not, or not one for each row, or if its code raises.
+        """
+        try:
+            with _beside(self.path, self.modules):
+                told = np.asarray(estimator.predict(rows))
+        except (Exception, SystemExit) as error:  # someone's code may raise anything
+            raise _failed(self.path, error, f"{self.name} to predict {len(rows)} rows") from error
+        numbers = known.dtype.kind == "f"
+        legal = told.shape == (len(rows),)
+        if legal and numbers:
+            legal = told.dtype.kind in "fiu" and bool((np.abs(told.astype(np.float64)) <= MAX_PREDICTION).all())
+        elif legal:  # a class of another type or length would be cut to one that is known
+            classes = set(known.tolist())
+            legal = all(isinstance(one, str | int | float | np.generic) and one in classes for one in told.tolist())
         if not legal:
-            expected = f"an array of {len(y)} {'finite numbers' if y.dtype.kind == 'f' else 'classes'}"
-            found = f"{told.dtype} of shape {told.shape}" + (", not all finite" if told.dtype.kind == "f" else "")
+            expected = f"an array of {len(rows)} {'finite numbers' if numbers else 'classes that it was given'}"
+            found = f"{told.dtype} of shape {told.shape}" + (", not all finite" if told.dtype.kind == "f" and numbers else "")
+            found += f", as {reprlib.repr(told.tolist())}"
             raise ZooError(f"{self.name}.predict", expected=expected, found=found, do="give one prediction for each row")
-        return told
+        return told.astype(known.dtype)
 
 
 @dataclass
@@ -122,12 +194,12 @@ class _Reader:
 
     def predict(self, places: np.ndarray, positions: Any = None) -> np.ndarray:
         rows = _chosen(self.weights, places)
-        return self.candidate.told(self.estimator, rows, np.empty(len(places), self.known.dtype))
+        return self.candidate.told(self.estimator, rows, np.unique(self.known))
 
 
 def _chosen(weights: Weights, places: np.ndarray) -> Weights:
-    """The weights of some rows."""
-    return weights[places] if isinstance(weights, np.ndarray) else [weights[place] for place in places.tolist()]
+    """Copies of the weights of some rows: a method that changes what it is given changes nothing for the next."""
+    return weights[places] if isinstance(weights, np.ndarray) else [weights[place].copy() for place in places.tolist()]
 
 
 def evaluate(zoo: Zoo, candidate: Candidate, seeds: int, progress: Callable[[int], Any] = report.progress) -> list[trials.Record]:
@@ -215,9 +287,20 @@ def results_file(zoo: Zoo, called: str, candidate: Candidate, seeds: int, folder
         "command": shlex.join(["leaderboard.py", called, "--method", f"{candidate.path.name}:{candidate.name}", "--seeds", str(seeds)]),
         "settings": {"seeds": list(range(seeds)), "sha256": candidate.sha256},
     }
-    if not again and path.exists() and same.items() <= json.loads(path.read_text(encoding="utf-8")).items():
+    if not again and _are_of(path, same):
         return path
+    if what_is_at(path) not in ("nothing", "a file"):  # said before the work, not after it
+        raise ZooError(path, expected="a file, or none", found=what_is_at(path), do="remove it, or choose another place (--out)")
     results = {**same, "results": evaluate(zoo, candidate, seeds), "plots": []}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def _are_of(path: Path, same: dict[str, Any]) -> bool:
+    """Whether results are there, whole, and of the same method on the same zoo. What is damaged is made again."""
+    try:
+        contents = Results.read(path).contents
+    except ZooError:
+        return False
+    return all(contents.get(name) == value for name, value in same.items())

@@ -315,7 +315,8 @@ def main(zoo: str, out: Path | None, seed: int, seeds: int, meta: bool) -> None:
 
     report.be_patient()
     started = time.monotonic()
-    opened = Zoo(zoo)
+    opened, folder = Zoo(zoo), report.results_folder(zoo, out)
+    report.check_folder(folder)
     study = Study.of(opened, range(seed, seed + seeds), meta)
     steps, found = all_steps(study), []
     with report.progress(len(steps)) as advance:
@@ -332,7 +333,7 @@ def main(zoo: str, out: Path | None, seed: int, seeds: int, meta: bool) -> None:
     }
     first, *others = tables_of(study, found)
     notes = notes_of(study, found, time.monotonic() - started)
-    report.conclude(results, report.results_folder(zoo, out), first, notes, lambda: plots_of(study, found), more=others)
+    report.conclude(results, folder, first, notes, lambda: plots_of(study, found), more=others)
 
 
 def _predictions(study: Study) -> list[dict[str, Any]]:

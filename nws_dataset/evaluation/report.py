@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from nws_dataset.files import atomic_write
+from nws_dataset.errors import ZooError, one_line
+from nws_dataset.files import atomic_write, what_is_at
 
 if TYPE_CHECKING:
     from nws_dataset.zoo import Zoo
@@ -202,7 +203,7 @@ def conclude(
         _write(path, content)
     for shown in (table, *more):
         shown.print()
-    for line in (*notes, "Written: " + ", ".join(map(str, (data, text, *images.values())))):
+    for line in (*notes, "Written: " + ", ".join(map(one_line, (data, text, *images.values())))):
         click.echo(line)
 
 
@@ -247,9 +248,24 @@ def results_folder(zoo: str, out: Path | None) -> Path:
     return (path.resolve().parent if path.is_dir() else Path()) / f"{path.resolve().name}-results"
 
 
+def check_folder(folder: Path) -> None:
+    """Raise a ZooError, before hours of work, if results could not be written to a folder, which need not exist. Writes nothing."""
+    nearest = folder
+    while what_is_at(nearest) == "nothing" and nearest != nearest.parent:
+        nearest = nearest.parent
+    found = what_is_at(nearest)
+    if found == "a folder" and not os.access(nearest, os.W_OK | os.X_OK):
+        found = f"{nearest}, which may not be written to"
+    elif found == "a folder":
+        return
+    elif nearest != folder:
+        found = f"{found} at {nearest}"
+    raise ZooError(folder, expected="a folder for results", found=found, do="permit writing, or choose another place (--out)")
+
+
 def name_of(zoo: str) -> str:
     """What reports call a zoo: a folder by its name, so that nothing of the machine gets into them, a repository as it is."""
-    return Path(zoo).resolve().name if Path(zoo).is_dir() else zoo
+    return one_line(Path(zoo).resolve().name) if Path(zoo).is_dir() else zoo
 
 
 def facts_of(zoo: Zoo, name: str) -> dict[str, Any]:
@@ -271,7 +287,7 @@ def command_line() -> str:
             continue
         if isinstance(parameter, click.Option):
             words.append(parameter.opts[0])
-            words += [] if parameter.is_flag else [",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
+            words += [] if parameter.is_flag else [one_line(",".join(map(str, value)) if isinstance(value, (list, tuple)) else value)]
         else:
             words.append(name_of(str(value)))
     return shlex.join(words)

@@ -226,9 +226,14 @@ def table_of(
         best_of_row: mark the best cell of each row; else of each column.
         ranked: sort the rows by their first column.
         shaded: colour the cells.
+
+    Raises:
+        ZooError: if two scores share a cell: the records differ in what the table does not show.
     """
     at = {(row_of(score), column_of(score)): score for score in scores}
-    assert len(at) == len(scores), f"{caption}: two scores share a cell"
+    if len(at) < len(scores):
+        do = "give results of one run only (--results)"
+        raise ZooError("results", expected="one score in each cell", found=f"two in one of {caption!r}", do=do)
     rows, columns = list(dict.fromkeys(map(row_of, scores))), list(dict.fromkeys(map(column_of, scores)))
     if ranked:
         rows.sort(key=lambda row: _goodness(at.get((row, columns[0]))), reverse=True)
