@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from nws_dataset import Zoo
+from nws_dataset import Zoo, http
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import leaderboard, meta_classifier, predictors, report
 from nws_dataset.evaluation.methods import Candidate
@@ -36,6 +36,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(http, "PAUSES", (0.01,))  # the Hub's address is closed
 
 
 def refused(command: Any, *arguments: object) -> str:
