@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import pyarrow as pa
-
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.folder import Folder
 from nws_dataset.manifest import INDEX_CONFIG, Manifest, state
 from nws_dataset.zoo import DEFAULT_REPOSITORY as DEFAULT_REPOSITORY
-from nws_dataset.zoo import LOCAL_NAME, READ_COLUMNS, Zoo
+from nws_dataset.zoo import LOCAL_NAME, Zoo
 
 if TYPE_CHECKING:
     import datasets
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
 PREPARE_OPTIONS = ("num_proc", "download_mode", "verification_mode")
 FOLDER_OPTIONS = ("streaming", "keep_in_memory", *PREPARE_OPTIONS, "columns", "filters")  # of datasets.load_dataset; for a folder
-STREAM_ROWS = 32  # of a stream, whose weights are read together
 _opened: dict[str, Zoo] = {}  # homepage of a loaded dataset -> its zoo, so that `with_weights` need not open it again
 
 
@@ -116,46 +112,59 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
 def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] | None = None) -> AnyDataset:
     """The same rows with `weights`, [P] float32, read from the zoo when a row is asked for.
 
-    The weights are numpy arrays, or torch tensors if `ds` has the format "torch". Call it last: a format or transform that is set later
-    takes its place, and `map` or `filter` after it read the weights of every row. A batch `ds[a:b]` has one stack [N, P] if a format is set
-    and all have one length, else a list of arrays. The weights are no stored column, and the library refuses `ds["weights"]`: write
-    `ds[:]["weights"]`, or `Zoo.weights(ds)` for one array [N, P]. On the Hub, the weights of a batch are fetched together.
+    The weights are no stored column, and stay through all methods of the dataset; `remove_columns("weights")` takes them away. In rows
+    without a format they are numpy arrays, a list of them in a batch; else they are as the format has a column of lists, such as one
+    tensor [N, P] for rows of one length. A function in `map` or `filter` gets them, so all are read there; `map` with `remove_columns` of
+    all columns gives rows without weights. What leaves the dataset has them as a column: `to_pandas`, `save_to_disk` and the like.
+    `batch` and `to_tf_dataset` are refused. `ds[:]["weights"]`, or `Zoo.weights(ds)` for one array [N, P], reads many at once; on the Hub,
+    the weights of a batch are fetched together. In a stream they are a column like the others.
+
+    `concatenate_datasets` and `interleave_datasets` of the library keep weights where all parts are of one zoo, in one format and with the
+    same columns hidden. Else they give rows without weights, and say so in the library's log alone (level info): join first, then call
+    this.
+
+    Every value is checked against the SHA-256 in its row, so that rows of another zoo, or of this one before it grew, are refused.
 
     Args:
-        ds: rows of the config "index", from `load_dataset`, streamed or not; or a dict of such.
+        ds: rows of the config "index", from `load_dataset`, streamed or not; or a dict or list of such.
         zoo: where the weights are; None takes the zoo that `ds` was loaded from.
         columns: what a row has beside `weights`; None keeps all. For a DataLoader, name what you need: torch cannot collate null.
 
     Returns:
-        A new dataset of the same kind; it can be pickled.
+        A new dataset of the same kind (a subclass of datasets.Dataset, if it is one); it can be pickled.
 
     Raises:
-        ZooError: if `ds` has no index columns, or its zoo is not known.
+        ZooError: if `ds` has no index columns, its rows are not of the zoo, or of several zoos, or its zoo is not known.
+
+    Example:
+        >>> ds = with_weights(load_dataset("nws", split="train"))  # doctest: +SKIP
+        >>> ds.map(lambda row: {"norm": float((row["weights"] ** 2).sum())})[0]["norm"]  # doctest: +SKIP
     """
     import datasets
 
+    from nws_dataset import weighted
+
     if isinstance(ds, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         return type(ds)({split: with_weights(part, zoo, columns) for split, part in ds.items()})
-    if not isinstance(ds, (datasets.Dataset, datasets.IterableDataset)):
+    kinds = (datasets.Dataset, datasets.IterableDataset)
+    if isinstance(ds, (list, tuple)) and all(isinstance(part, kinds) for part in ds):
+        return type(ds)(with_weights(part, zoo, columns) for part in ds)
+    if not isinstance(ds, kinds):
         raise ZooError(
             "with_weights", expected="a dataset of the datasets library", found=type(ds).__name__, do="load it with load_dataset"
         )
-    present = ds.column_names or []
-    missing = [column for column in (*READ_COLUMNS, *(columns or ())) if column not in present]
-    if missing:
-        found = f"no {', '.join(missing)}"
-        raise ZooError("with_weights", expected="rows of the config index", found=found, do="load the index and keep its columns")
-    if zoo is None:
-        zoo = _zoo_of(ds.info.homepage)
     if isinstance(ds, datasets.IterableDataset):
-        removed = [column for column in present if columns is not None and column not in columns]
-        return ds.map(_ReadWeights(zoo, ()), batched=True, batch_size=STREAM_ROWS, remove_columns=removed)
-    kept = list(ds.format["columns"] if columns is None else columns)
-    return ds.with_transform(_ReadWeights(zoo, kept, ds.format["type"], ds.format["format_kwargs"], ds.features.arrow_schema))
+        weighted.check_states(ds)
+        return weighted.stream_with_weights(ds, zoo or _zoo_of(ds), columns)
+    rows, known = weighted.without_weights(ds)
+    weighted.check_columns(rows.column_names, [name for name in columns or () if name != weighted.WEIGHTS])
+    weighted.check_states(rows)
+    return weighted.dataset_with_weights(rows, zoo or known or _zoo_of(rows), columns)
 
 
-def _zoo_of(homepage: str | None) -> Zoo:
+def _zoo_of(ds: Any) -> Zoo:
     """The zoo that a dataset was loaded from, in this process or another."""
+    homepage = (ds.info.homepage or "").split("\n\n")[0]  # rows of copies of one zoo may have been joined
     if not homepage:
         raise ZooError("with_weights", expected="a dataset from nws_dataset.load_dataset", found="another", do="pass zoo=Zoo(path)")
     if homepage not in _opened:
@@ -163,47 +172,3 @@ def _zoo_of(homepage: str | None) -> Zoo:
         repository = path.partition("/datasets/")[2]
         _opened[homepage] = Zoo(repository, revision=revision) if repository and revision else Zoo(homepage)
     return _opened[homepage]
-
-
-class _ReadWeights:
-    """Adds the weights to a batch of rows: a class, not a closure, so that datasets can be pickled for the workers of a DataLoader."""
-
-    def __init__(
-        self,
-        zoo: Zoo,
-        columns: Sequence[str],
-        format: str | None = None,
-        format_kwargs: dict[str, Any] | None = None,
-        schema: pa.Schema | None = None,
-    ) -> None:
-        self.zoo, self.columns = zoo, columns
-        self.format, self.format_kwargs, self.schema = format, format_kwargs, schema
-
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, Any]:
-        if not set(READ_COLUMNS) <= set(batch):
-            return batch  # the library asks for one column alone: ds["test_accuracy"]
-        rows = [dict(zip(READ_COLUMNS, values, strict=True)) for values in zip(*(batch[name] for name in READ_COLUMNS), strict=True)]
-        weights: Any = [array.copy() for array in self.zoo.arrays(rows)]  # torch wants aligned and writable arrays
-        kept = {name: batch[name] for name in self.columns}
-        if self.format is None:
-            return {**kept, "weights": weights}
-        return {**self._formatted(kept), "weights": self._stacked(weights)}
-
-    def _formatted(self, kept: dict[str, list[Any]]) -> Any:
-        """The other columns as the format has them."""
-        from datasets.formatting import get_formatter
-
-        assert self.schema is not None
-        schema = pa.schema([self.schema.field(name) for name in kept])
-        formatter = get_formatter(self.format, **(self.format_kwargs or {}))
-        return formatter.format_batch(pa.table(kept, schema)) if kept else {}
-
-    def _stacked(self, weights: list[np.ndarray]) -> Any:
-        """Weights of one length as one array, as the formats of the library do."""
-        alike = len({len(array) for array in weights}) == 1
-        if self.format == "torch":
-            import torch
-
-            tensors = [torch.from_numpy(array) for array in weights]
-            return torch.stack(tensors) if alike else tensors
-        return np.stack(weights) if alike else weights
