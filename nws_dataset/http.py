@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import json
 import logging
 import re
@@ -120,14 +121,14 @@ def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
             content = b""  # the status tells enough
     finally:
         response.close()
-    headers, dropped = response.headers.copy(), ["content-encoding", "transfer-encoding"]
+    headers, dropped, seconds = response.headers, ["content-encoding", "transfer-encoding"], asked_to_wait(response)
     if response.status_code >= 400:
         content = _complaint(content)
         dropped += ["content-length", "content-type", "retry-after", "ratelimit"]
     for name in dropped:
         headers.pop(name, None)
-    if response.status_code in BUSY and asked_to_wait(response):
-        headers["Retry-After"] = f"{asked_to_wait(response):.0f}"  # huggingface_hub waits as long as it is told
+    if response.status_code in BUSY and seconds:
+        headers["Retry-After"] = f"{seconds:.0f}"  # huggingface_hub waits as long as it is told
     read = httpx.Response(response.status_code, headers=headers, content=content, request=response.request)
     read.next_request = response.next_request
     return read
@@ -151,10 +152,13 @@ def _in_time(send: Send, request: httpx.Request) -> httpx.Response:
             answer.set_exception(error)
 
     threading.Thread(target=contextvars.copy_context().run, args=[run], daemon=True).start()
-    if not futures.wait([answer], seconds).done:
+    try:
+        return answer.result(seconds)
+    except futures.TimeoutError:
+        if answer.done():  # the error is its own
+            raise
         answer.add_done_callback(_close)
-        raise SlowAnswer(f"no answer in {seconds:.0f} s")
-    return answer.result()
+        raise SlowAnswer(f"no answer in {seconds:.0f} s") from None
 
 
 def _close(late: Future[httpx.Response]) -> None:
@@ -169,7 +173,7 @@ def guard(request: httpx.Request, home: str) -> None:
     Raises:
         BadAnswer: if there is no such address, or the request would leave https.
     """
-    there, hub = request.url, httpx.URL(home)
+    there, hub = request.url, _address(home)
     if there.scheme not in ("http", "https") or not there.host or not 0 < (there.port or 80) < 1 << 16:
         raise BadAnswer(f"an address that cannot be asked: {_host(there)}:{there.port}")
     if hub.scheme == "https" and there.scheme != "https":
@@ -177,6 +181,11 @@ def guard(request: httpx.Request, home: str) -> None:
     if (there.scheme, there.host, there.port) != (hub.scheme, hub.host, hub.port):
         request.headers.pop("Authorization", None)
     request.headers["Accept-Encoding"] = "identity"
+
+
+@functools.lru_cache(maxsize=8)
+def _address(home: str) -> httpx.URL:
+    return httpx.URL(home)
 
 
 def _host(url: httpx.URL) -> str:

@@ -144,7 +144,7 @@ class Remote:
     def _api(self, question: str) -> httpx.Response:
         """The answer to a question about the repository, or of a whole address."""
         root = f"{self.endpoint}/api/{self.repo_type}s/{self.repo_id}/"
-        response = self._ask(question if "://" in question else root + question, root, {})
+        response = self._ask(question if "://" in question else root + question, {})
         hf_raise_for_status(response)
         return response
 
@@ -156,7 +156,7 @@ class Remote:
         own = hf_hub_url(self.repo_id, file, repo_type=self.repo_type, revision=revision, endpoint=self.endpoint)
         headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
         for url in dict.fromkeys((self._addresses.get(file, own), own)):
-            answer = self._ask(url, own, headers, most if part is None else len(part))
+            answer = self._ask(url, headers, most if part is None else len(part))
             if url == own or answer.status_code not in REFUSED:
                 break
             self._addresses.pop(file, None)  # such addresses expire
@@ -175,14 +175,14 @@ class Remote:
             raise BadAnswer(f"commit {commit[:MAX_NAME]!r}, not {revision} or another of 40 hexadecimal digits")
         return answer.content, commit
 
-    def _ask(self, url: str, own: str, headers: Mapping[str, str], most: int | None = None) -> httpx.Response:
+    def _ask(self, url: str, headers: Mapping[str, str], most: int | None = None) -> httpx.Response:
         if constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled(OFFLINE)
         client = get_session()
         headers = build_hf_headers(token=self.token) | dict(headers)
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         request = client.build_request("GET", url, headers=headers, timeout=timeout, extensions={} if most is None else {MOST: most})
-        return ask(functools.partial(client.send, stream=True, follow_redirects=False), request, own)
+        return ask(functools.partial(client.send, stream=True, follow_redirects=False), request, self.endpoint)
 
 
 class Kept:
