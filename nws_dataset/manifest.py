@@ -221,7 +221,14 @@ def configs(manifest: Manifest, index: pa.Table) -> dict[str, list[dict[str, Any
         if not present:
             continue
         subsets = manifest.subsets if name == INDEX_CONFIG else [name]
-        rows = {split: sum(counts.get((subset, split), 0) for subset in subsets) for split in present}
+        splits: list[dict[str, Any]] = [
+            {
+                "name": split,
+                "num_bytes": sum(manifest.files[file].size for file in manifest.matching(pattern)),
+                "num_examples": sum(counts.get((subset, split), 0) for subset in subsets),
+            }
+            for split, pattern in present.items()
+        ]
         default = {"default": True} if name == INDEX_CONFIG else {}
         entries.append({"config_name": name, **default, "data_files": [{"split": split, "path": path} for split, path in present.items()]})
         infos.append(
@@ -229,8 +236,8 @@ def configs(manifest: Manifest, index: pa.Table) -> dict[str, list[dict[str, Any
                 "config_name": name,
                 "description": state(manifest),
                 "features": card_features(INDEX_SCHEMA if name == INDEX_CONFIG else SNAPSHOTS_SCHEMA),
-                "splits": [{"name": split, "num_examples": count} for split, count in rows.items()],
-                "download_size": sum(manifest.files[file].size for path in present.values() for file in manifest.matching(path)),
+                "splits": splits,
+                "download_size": sum(split["num_bytes"] for split in splits),
             }
         )
     return {"configs": entries, "dataset_info": infos}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from builder.images import IMAGE_SETS
 from builder.importers import IMPORTED
 from loopback_hub import LoopbackHub
 from nws_dataset import Zoo
+from nws_dataset.files import sha256_file
 from nws_dataset.manifest import INDEX_CONFIG, FileEntry, Manifest, SubsetEntry
 from nws_dataset.recipe import LEGAL_VALUES, PRESETS, SUBSETS
 from nws_dataset.schema import COLUMNS, INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS
@@ -51,12 +53,19 @@ def test_the_hub_takes_it(zoo: Zoo) -> None:
     assert metadata_load(zoo.path / "README.md") == data == DatasetCard(f"---\n{known}\n---\n").data.to_dict()
 
 
-def test_datasets_understands_it(zoo: Zoo) -> None:
+def test_datasets_understands_it(zoo: Zoo, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
     data = DatasetCard.load(zoo.path / "README.md").data
     assert MetadataConfigs.from_dataset_card_data(data).get_default_config_name() == INDEX_CONFIG
     for name, info in DatasetInfosDict.from_dataset_card_data(data).items():
         schema = INDEX_SCHEMA if name == INDEX_CONFIG else SNAPSHOTS_SCHEMA
         assert info.features == datasets.Features.from_arrow_schema(schema), name
+        counts = {split: len(zoo.filter(split=split)) for split in SPLITS if len(zoo.filter(split=split))}
+        assert {split.name: split.num_examples for split in info.splits.values()} == {
+            split: count for split, count in counts.items() if count
+        }
+        assert info.description == f"nws.json sha256 {sha256_file(zoo.path / 'nws.json')}"
+    assert not caplog.records
 
 
 def test_configs_list_the_splits_that_have_rows(zoo: Zoo) -> None:

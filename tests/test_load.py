@@ -20,6 +20,7 @@ from loopback_hub import LoopbackHub
 from nws_dataset import prepare
 from nws_dataset.errors import ZooError
 from nws_dataset.load import load_dataset, with_weights
+from nws_dataset.manifest import INDEX_CONFIG, Manifest
 from nws_dataset.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
 from nws_dataset.shards import unpack
 from nws_dataset.zoo import DEFAULT_REPOSITORY, READ_COLUMNS, Zoo
@@ -155,6 +156,25 @@ def test_a_card_that_fits_no_file_is_refused_by_the_library(tmp_path: Path) -> N
     shutil.copytree(other / "index", folder / "index", dirs_exist_ok=True)  # half of a new state
     with pytest.raises(datasets.exceptions.NonMatchingSplitsSizesError):
         datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("models", [9, 16])
+@pytest.mark.parametrize("name", [INDEX_CONFIG, "demo"])
+def test_the_library_beside_a_zoo_that_grows(tmp_path: Path, name: str, models: int) -> None:
+    """Files of a new state take their places one by one, the card and nws.json last: rows of one state, or an error."""
+    folder, new = make_zoo(tmp_path / "nws", models=8), make_zoo(tmp_path / "new", models=models)
+    states = [sorted(row["model_id"] for split in datasets.load_dataset(str(zoo), name).values() for row in split) for zoo in (folder, new)]
+    found = []
+    for relative in [*sorted(Manifest.read(new).files, reverse=True), "README.md", "nws.json"]:
+        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(new / relative, folder / relative)
+        try:
+            loaded = datasets.load_dataset(str(folder), name, cache_dir=str(tmp_path / relative.replace("/", "-")))
+        except (datasets.exceptions.NonMatchingSplitsSizesError, datasets.exceptions.UnexpectedSplitsError):
+            continue
+        found.append(sorted(row["model_id"] for split in loaded.values() for row in split))
+        assert found[-1] in states
+    assert found[-1] == states[1]
 
 
 # A folder's name is no pattern

@@ -133,6 +133,7 @@ def test_configs_list_only_splits_with_rows() -> None:
     assert names == [INDEX_SCHEMA.names, SNAPSHOTS_SCHEMA.names, SNAPSHOTS_SCHEMA.names]
     counts = [{split["name"]: split["num_examples"] for split in info["splits"]} for info in block["dataset_info"]]
     assert counts == [{"train": 2, "test": 1}, {"train": 2}, {"test": 1}]
+    assert [split["num_bytes"] for split in block["dataset_info"][0]["splits"]] == [3, 3]
     assert [info["download_size"] for info in block["dataset_info"]] == [6, 3, 3]
     assert {info["description"] for info in block["dataset_info"]} == {f"nws.json sha256 {manifest.digest}"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from loopback_hub import LoopbackHub
+from nws_dataset import Zoo
 from nws_dataset.load import DEFAULT_REPOSITORY, LOCAL_NAME
 from nws_dataset.manifest import INDEX_CONFIG
 from nws_dataset.recipe import SUBSETS
@@ -66,3 +69,27 @@ def test_what_is_not_there_keeps_nothing_else_from_loading(zoo: Path, hub: Loopb
     assert datasets.load_dataset(LOCAL_NAME, split="test", cache_dir=cache).num_rows == 6
     with pytest.raises(ValueError, match="data_files"):
         datasets.load_dataset(LOCAL_NAME, "small_cnn", cache_dir=cache)
+
+
+LATER = """
+import functools, json, sys
+import datasets, nws_dataset
+options = {"split": "validation", "cache_dir": sys.argv[1]}
+stock, ours = (functools.partial(load, "nws", **options) for load in (datasets.load_dataset, nws_dataset.load_dataset))
+anew = {"download_mode": "reuse_cache_if_exists", "verification_mode": "no_checks"}
+loads = (stock, functools.partial(stock, streaming=True), functools.partial(stock, **anew), stock, ours)
+print(json.dumps([[row["sha256"] for row in load()] for load in loads]))
+"""
+
+
+def test_the_repository_moves_on(zoo: Path, hub: LoopbackHub, tmp_path: Path) -> None:
+    """What the pointer's text says: the library keeps what it prepared, since the text of the card alone is its key."""
+    cache = str(tmp_path / "cache")
+    before = [row["sha256"] for row in datasets.load_dataset(LOCAL_NAME, split="validation", cache_dir=cache)]
+    hub.put(DEFAULT_REPOSITORY, make_zoo(zoo, models=16))
+    now = [row["sha256"] for row in Zoo(zoo).filter(split="validation")]
+    assert len(now) > len(before)
+    command, environment = [sys.executable, "-c", LATER, cache], {**os.environ, **hub.environment()}
+    result = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [before, now, now, now, now]

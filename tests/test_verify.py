@@ -180,7 +180,7 @@ def test_a_card_that_tells_otherwise(zoo: Path, capsys: pytest.CaptureFixture[st
     assert f"{card}: expected configs and features as nws.json has them" in complaint(capsys, zoo)
 
 
-@pytest.mark.parametrize("old", ["num_examples: ", "nws.json sha256 ", "download_size: ", "  description: "])
+@pytest.mark.parametrize("old", ["num_examples: ", "num_bytes: ", "nws.json sha256 ", "download_size: ", "  description: "])
 def test_a_card_of_another_state(zoo: Path, capsys: pytest.CaptureFixture[str], old: str) -> None:
     card = zoo / "README.md"
     assert old in card.read_text()
