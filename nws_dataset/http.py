@@ -42,6 +42,7 @@ MOST = "nws_most_bytes"  # a request's extension: of the answer's body
 OFFLINE = "HF_HUB_OFFLINE is set, and this is not in the cache"
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, OfflineModeIsEnabled, UnicodeError)  # what asking raises; the last one of a token's letters
 NONSENSE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)  # huggingface_hub's, on odd answers
+given_up: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("given_up", default=None)  # set: a thread's pauses end
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def _patiently(send: Send, request: httpx.Request, home: str) -> httpx.Response:
         except httpx.TransportError as error:
             if not is_passing(error):
                 raise
-            time.sleep(pause)
+            _sleep(pause)
         else:
             if response.status_code not in BUSY:
                 return response
@@ -245,7 +246,16 @@ def wait(pause: float, response: httpx.Response) -> None:
     seconds = max(pause, asked_to_wait(response))
     if seconds > max(pause, TOLD_WAIT):
         logger.warning("%s is busy (status %d): asking again in %.0f s", response.request.url.host, response.status_code, seconds)
-    time.sleep(seconds)
+    _sleep(seconds)
+
+
+def _sleep(seconds: float) -> None:
+    """Sleep, but not when nobody waits for the answer any more."""
+    event = given_up.get()
+    if event is None:
+        time.sleep(seconds)
+    elif event.wait(seconds):
+        raise SlowAnswer("another request failed, or was interrupted")
 
 
 def retried(call: Callable[[], Result], where: object, token: str | None = None) -> Result:
@@ -269,7 +279,7 @@ def retried(call: Callable[[], Result], where: object, token: str | None = None)
         except (*FAILURES, *NONSENSE) as error:
             if not is_passing(error):
                 raise told(where, error, token) from None
-            time.sleep(pause)
+            _sleep(pause)
     try:
         return call()
     except (*FAILURES, *NONSENSE) as error:

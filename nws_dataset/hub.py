@@ -6,8 +6,9 @@ Neighbouring values are one request. What comes is checked against its SHA-256, 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from huggingface_hub.utils import tqdm
 from nws_dataset.cache import Cache
 from nws_dataset.errors import ZooError
 from nws_dataset.files import inside, parse_json, read_json, what_is_at
+from nws_dataset.http import given_up
 from nws_dataset.index import Columns, open_index
 from nws_dataset.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.places import Deliver, Place
@@ -116,10 +118,10 @@ class Repository:
                 wanted.append((i, place))
             else:
                 deliver(*_one(i, value))
-        total = sum(place.length for _, place in wanted)
+        total, ended = sum(place.length for _, place in wanted), threading.Event()
         with (
             tqdm(total=total, unit="B", unit_scale=True, desc="Fetching weights", disable=total < SHOWN_BYTES, leave=False) as progress,
-            ThreadPoolExecutor(PARALLEL) as pool,
+            ThreadPoolExecutor(PARALLEL, initializer=given_up.set, initargs=(ended,)) as pool,
         ):
 
             def get(joined: list[Wanted]) -> None:
@@ -127,8 +129,10 @@ class Repository:
                 progress.update(sum(place.length for _, place in joined))
 
             try:
-                list(pool.map(get, list(_joined(wanted))))
+                for fetched in as_completed([pool.submit(get, joined) for joined in _joined(wanted)]):
+                    fetched.result()
             except BaseException:
+                ended.set()  # a pause that a busy server asks for may be minutes
                 pool.shutdown(cancel_futures=True)
                 raise
 

@@ -268,6 +268,19 @@ def test_a_wait_of_years(
     assert [record.getMessage() for record in caplog.records] == ["127.0.0.1 is busy (status 429): asking again in 300 s"] * 2
 
 
+def test_a_failure_does_not_wait_for_the_others(remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server keeps the first request waiting, the others are damaged: the first is not asked again."""
+    zoo = remote()
+    rows = zoo.filter(is_final=True)
+    monkeypatch.setattr(http, "MOST_WAIT", 2.0)
+    number = itertools.count()
+    hub.faults = answers("/storage/", lambda reply: Answer(503, b"", {"Retry-After": "9"}) if next(number) == 0 else flipped(reply))
+    hub.clear()
+    refused(lambda: zoo.arrays(rows), "expected sha256")
+    (kept_waiting,) = [(request.path, request.range) for request in hub.requests if request.status == 503]
+    assert [(request.path, request.range) for request in hub.requests].count(kept_waiting) == 1
+
+
 # --- Tokens ---
 
 

@@ -341,3 +341,14 @@ def test_retried(naps: list[float]) -> None:
     with pytest.raises(ZooError, match="found ConnectError: away"):
         retried(fails, "org/nws")
     assert naps == list(http.PAUSES)
+
+
+def test_a_pause_ends_when_nobody_waits() -> None:
+    event = threading.Event()
+    before = http.given_up.set(event)
+    event.set()
+    try:
+        with pytest.raises(SlowAnswer, match="another request failed"):
+            asked(lambda request: httpx.Response(503, headers={"Retry-After": "300"}))
+    finally:
+        http.given_up.reset(before)
