@@ -115,7 +115,7 @@ def test_peers_train(side: type[Plain | Careful | Vmapped], optimizer: str) -> N
         case, bank = a_case(architecture, optimizer=optimizer, dropout=0.1, augmentation=architecture is NWS, learning_rate=rate)
         made = side(case, bank, CPU)
         before = loss_of(made, bank["digits"])
-        made.run(300)
+        made.run(100)
         assert loss_of(made, bank["digits"]) < 0.97 * before
 
 

@@ -78,7 +78,22 @@ def test_the_wheel_is_what_is_imported(environment: Path, empty: Path) -> None:
 def test_builds_a_zoo_and_learns_from_it(environment: Path, empty: Path) -> None:
     run(environment, empty, "nws-build", "--preset", "demo", "--models", "8", "--epochs", "2", "--out", "nws")
     run(environment, empty, "nws-verify", "nws")
-    run(environment, empty, "nws-evaluate-meta-classifier", "nws", "--seeds", "1", "--epochs", "1", "--out", "results")
+    run(
+        environment,
+        empty,
+        "nws-evaluate-meta-classifier",
+        "nws",
+        "--seeds",
+        "1",
+        "--folds",
+        "2",
+        "--epochs",
+        "1",
+        "--jobs",
+        "1",
+        "--out",
+        "results",
+    )
     run(environment, empty, "nws-evaluate-predictors", "nws", "--seeds", "1", "--out", "results")
     run(environment, empty, "nws-leaderboard", "nws", "--results", "results", "--out", "results/leaderboard.html")
     assert {path.suffix for path in (empty / "results").rglob("*") if path.is_file()} >= {".json", ".md"}
