@@ -152,6 +152,28 @@ def test_a_zoo_whose_name_is_no_text(zoo: Path, monkeypatch: pytest.MonkeyPatch)
         assert r"r\udcff" in result.stdout
 
 
+# Options
+
+
+@pytest.mark.parametrize("device", ["bogus", "", "cuda:99", "meta", "\N{SUPERSCRIPT TWO}"])
+def test_devices_that_are_not_there(device: str, zoo: Path) -> None:
+    assert "expected a device of torch on this machine" in refused(meta_classifier.main, zoo, "--device", device, "--jobs", "1")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        *((predictors.main, ("--seed", seed)) for seed in ("-1", str(2**32), "1e3", "9" * 5000)),
+        *((command, ("--seeds", seeds)) for command in COMMANDS for seeds in ("0", str(2**31), "x")),
+        *((meta_classifier.main, ("--properties", names)) for names in ("nothing", "model_id", "a,b", ",")),
+        *((meta_classifier.main, ("--experiments", names)) for names in ("why", ",", "\n")),
+    ],
+)
+def test_numbers_and_names_that_are_none(command: Any, arguments: tuple[str, ...], zoo: Path) -> None:
+    result = CliRunner().invoke(command, [str(zoo), *arguments])
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, (result.output, result.exception)
+
+
 # Files of results
 
 

@@ -417,7 +417,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 @click.option(
     "--method", "methods", metavar="FILE.py:Class", multiple=True, help="A class with fit(rows, y) and predict(rows), to try too."
 )
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Repetitions of a method.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, report.MAX_SEEDS), help="Repetitions of a method.")
 @click.option("--again", is_flag=True, help="Try methods again, though their results are there.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help=f"The page.  [default: ZOO-results/{PAGE}]")
 def main(zoo: str, results: tuple[Path, ...], methods: tuple[str, ...], seeds: int, again: bool, out: Path | None) -> None:

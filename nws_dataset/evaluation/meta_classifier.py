@@ -370,7 +370,7 @@ def evaluate(
                 found[number] = records
                 _tell(plan, number, advance)
         missing = [number for number in range(len(folds)) if number not in found]
-        for number, records in _pieces(plan, missing, jobs, advance):
+        for number, records in _pieces(plan, missing, max(1, min(jobs, len(missing))), advance):
             found[number] = records
             if number in files:
                 _keep(files[number], records)
@@ -497,7 +497,7 @@ def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
     "--experiments", default="what,when", show_default=True, callback=_listed(EXPERIMENTS), help=f"Some of {','.join(EXPERIMENTS)}."
 )
 @click.option("--properties", callback=_listed(()), help=f"Columns to tell.  [default: {','.join(PROPERTIES)}, where they vary]")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Repetitions.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, report.MAX_SEEDS), help="Repetitions.")
 @click.option("--folds", default=NUM_FOLDS, show_default=True, type=click.IntRange(2), help="Of the cross-validation of a small zoo.")
 @click.option("--rows", is_flag=True, help="Also whole rows, of the models of the most frequent architecture.")
 @click.option("--settings", "name", type=click.Choice(["paper", "small"]), help=SETTINGS_HELP)
@@ -535,6 +535,7 @@ def main(
     settings = dataclasses.replace(settings, **{key: value for key, value in changes.items() if value is not None})
     folder = report.results_folder(zoo, out)
     report.check_folder(folder)
+    report.check_device(device)
     kept, processes = folder / KEPT, jobs or (joblib.cpu_count() if device == "cpu" else 1)
     try:
         told = evaluate(opened, settings, properties, experiments, seeds=seeds, num_folds=folds, rows=rows, jobs=processes, kept=kept)

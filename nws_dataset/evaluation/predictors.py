@@ -303,8 +303,10 @@ def _scatter(study: Study, group: Group, found: Sequence[trials.Record]) -> Any:
 @click.command(cls=Command)
 @click.argument("zoo")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=report.OUT_HELP)
-@click.option("--seed", default=0, show_default=True, help="The first of the seeds.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Seeds of predictors and folds, for the spread.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, report.MAX_SEED), help="The first of the seeds.")
+@click.option(
+    "--seeds", default=3, show_default=True, type=click.IntRange(1, report.MAX_SEEDS), help="Seeds of predictors and folds, for the spread."
+)
 @click.option("--meta-regressor", "meta", is_flag=True, help="Also the deep meta-classifier as a regressor (slow without a GPU).")
 def main(zoo: str, out: Path | None, seed: int, seeds: int, meta: bool) -> None:
     """Predict test accuracy from the final weights of ZOO, a folder that nws-build wrote.

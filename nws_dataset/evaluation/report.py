@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from nws_dataset.errors import ZooError, one_line
+from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.files import atomic_write, what_is_at
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES = 300
+MAX_SEEDS, MAX_SEED = 1000, 10**9  # libraries take seeds of 31 bits, and folds and repetitions count up from the first
 FEWEST_FOR_BOOTSTRAP = 10  # models; resamples of fewer say little
 OUT_HELP = "Folder for the results.  [default: ZOO-results, beside the zoo]"
 Interval = tuple[float, float]
@@ -261,6 +262,17 @@ def check_folder(folder: Path) -> None:
     elif nearest != folder:
         found = f"{found} at {nearest}"
     raise ZooError(folder, expected="a folder for results", found=found, do="permit writing, or choose another place (--out)")
+
+
+def check_device(device: str) -> None:
+    """Raise a ZooError if torch cannot compute on a device here."""
+    import torch
+
+    try:
+        torch.ones(1, device=device).item()
+    except (AssertionError, RuntimeError) as error:  # AssertionError: of a torch without CUDA
+        do = "leave the option out, or name one that is there"
+        raise ZooError(f"--device {device}", expected="a device of torch on this machine", found=reason(error), do=do) from error
 
 
 def name_of(zoo: str) -> str:
