@@ -60,7 +60,7 @@ def load_dataset(
     """
     if isinstance(split, (list, tuple)) and kwargs.get("streaming"):  # the library takes several only when it does not stream
         return [load_dataset(path, name, part, revision=revision, token=token, cache_dir=cache_dir, **kwargs) for part in split]
-    path = os.path.expanduser(path)
+    path = os.path.expanduser(path) if isinstance(path, str | os.PathLike) else path
     for last in (False, False, True):
         zoo = Zoo(path, revision=revision, token=token, cache_dir=cache_dir)
         try:
@@ -103,10 +103,11 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, ZooError):
             raise error.__cause__ from None
-        raise
-    except (ValueError, AssertionError) as error:  # what the library raises for a split
-        expected, do = "a split that it has, or a part of one", "choose another"
-        raise ZooError(zoo.name, expected=expected, found=f"{split!r} ({reason(error)})", do=do) from error
+        do = "check the filters, and the space and permissions of the library's cache"
+        raise ZooError(zoo.name, expected="rows that can be prepared", found=reason(error.__cause__ or error), do=do) from error
+    except (ValueError, AssertionError) as error:  # what the library raises for a split or an option that it does not know
+        do = "choose others"
+        raise ZooError(zoo.name, expected="a split and options that it knows", found=f"{split!r} ({reason(error)})", do=do) from error
 
 
 def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] | None = None) -> AnyDataset:

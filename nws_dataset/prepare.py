@@ -47,6 +47,8 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
 
     def __init__(self, folder: Folder, name: str, *, cache_dir: str | None = None, **options: Any) -> None:
         self.folder, self.manifest = folder.path, folder.manifest
+        if isinstance(options.get("columns"), str):
+            options["columns"] = [options["columns"]]
         super().__init__(cache_dir, dataset_name="nws", config_name=name, hash=self.manifest.digest, **options)
 
     def _info(self) -> datasets.DatasetInfo:

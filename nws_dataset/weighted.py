@@ -177,7 +177,7 @@ class WeightsDataset(datasets.Dataset):
         """The rows as the library's own class, with weights through the format: its inner methods read the stored columns there."""
         return _copy(self, datasets.Dataset)
 
-    def _without_weights_in(self, where: str, names: Iterable[str], do: str) -> None:
+    def _without_weights_in(self, where: str, names: Iterable[Any], do: str) -> None:
         if WEIGHTS in names:
             raise ZooError(where, expected="columns that are stored", found=f"{WEIGHTS!r}, which is read from the zoo", do=do)
 
@@ -231,6 +231,8 @@ class WeightsDataset(datasets.Dataset):
 def _kept(name: str) -> Callable[..., Any]:
     @functools.wraps(getattr(datasets.Dataset, name))
     def method(self: WeightsDataset, *args: Any, **kwargs: Any) -> Any:
+        for argument in (*args, *kwargs.values()):
+            self._without_weights_in(name, _listed(argument) if isinstance(argument, str | list | tuple) else (), "name others")
         return self._again(getattr(self._bare(), name)(*args, **kwargs))
 
     return method
@@ -262,9 +264,9 @@ STORED = (
 )  # fmt: skip
 IN_MEMORY = ("to_dict", "to_list", "to_pandas", "to_polars")
 REFUSED = {"batch": "iterate with iter(batch_size)", "to_tf_dataset": "set the format tensorflow and make it of an iterator"}
-for _name in KEPT:
+for _name in filter(functools.partial(hasattr, datasets.Dataset), KEPT):
     setattr(WeightsDataset, _name, _kept(_name))
-for _name in STORED:
+for _name in filter(functools.partial(hasattr, datasets.Dataset), STORED):
     setattr(WeightsDataset, _name, _of_stored(_name))
 for _name, _do in REFUSED.items():
     setattr(WeightsDataset, _name, _refused(_name, _do))

@@ -217,6 +217,8 @@ def test_options(folder: Path, load: Callable[..., Any]) -> None:
         ({"data_files": "x"}, "found data_files; leave it out"),
         ({"columns": ["nothing"]}, "found nothing; choose others"),
         ({"split": "nothing"}, "a split"),
+        ({"download_mode": "never"}, "options that it knows"),
+        ({"filters": [("nothing", "=", 1)]}, "rows that can be prepared"),
         ({"split": "train[:x]"}, "a split"),
         ({"split": "nothing", "streaming": True}, "a split"),
     ):

@@ -155,6 +155,8 @@ REFUSALS: dict[str, Callable[[Any], Any]] = {
     "rename_column: expected weights": lambda ds: ds.rename_column("seed", "weights"),
     "rename_columns: expected": lambda ds: ds.rename_columns({"weights": "w"}),
     "add_column: expected": lambda ds: ds.add_column("weights", [1] * len(ds)),
+    "sort: expected": lambda ds: ds.sort(["weights"]),
+    "cast_column: expected": lambda ds: ds.cast_column("weights", datasets.Value("string")),
     "batch: expected": lambda ds: ds.batch(2),
     "to_tf_dataset: expected": lambda ds: ds.to_tf_dataset(2),
     "to_iterable_dataset: expected": lambda ds: ds.with_format("torch", columns=["snapshot"]).to_iterable_dataset(),
