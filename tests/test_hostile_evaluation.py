@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import re
+import signal
 import sys
 import textwrap
 from pathlib import Path
@@ -472,6 +473,19 @@ def test_ctrl_c_says_what_is_kept(zoo: Path, monkeypatch: pytest.MonkeyPatch) ->
     result = CliRunner().invoke(meta_classifier.main, [str(zoo), "--out", "out", "--jobs", "1"])
     assert result.exit_code == 130
     assert result.stderr == "interrupted; what is done is kept in out/meta_classifier.part: run the same command to go on\n"
+
+
+def test_workers_never_take_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches all processes of a terminal; each would print a traceback. They inherit what is ignored where they are started."""
+    handlers = [signal.getsignal(signal.SIGINT)]
+
+    def started(calls: Any) -> list[Any]:
+        handlers.append(signal.getsignal(signal.SIGINT))
+        return []
+
+    monkeypatch.setattr(meta_classifier.joblib, "Parallel", lambda *_, **__: started)
+    assert [*meta_classifier._pieces(None, [], 2, print)] == []
+    assert handlers[1] is signal.SIG_IGN is not handlers[0] == signal.getsignal(signal.SIGINT)
 
 
 def test_what_results_are_read(zoo: Path) -> None:

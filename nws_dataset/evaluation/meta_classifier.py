@@ -10,11 +10,14 @@ python scripts/evaluate_meta_classifier.py ZOO
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -289,13 +292,30 @@ def _piece(plan: Plan, number: int) -> tuple[int, list[dict[str, Any]]]:
     return number, _shared(plan).records(number, lambda words: None)
 
 
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that are started meanwhile ignore Ctrl-C. It reaches all processes of a terminal, and this one ends the others.
+
+    What blocks signals would not do: loky's tracker of resources unblocks them.
+    """
+    in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ctrl-C interrupts nothing
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+
+
 def _pieces(plan: Plan, numbers: Sequence[int], jobs: int, advance: Callable[[str], None]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Pieces of the work, as they are done."""
     if jobs == 1:
         yield from ((number, plan.records(number, advance)) for number in numbers)
         return
     calls = (joblib.delayed(_piece)(dataclasses.replace(plan), number) for number in numbers)
-    for number, records in joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)(calls):
+    with _interrupts_ignored():
+        done = joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)(calls)
+    for number, records in done:
         yield number, records
         _tell(plan, number, advance)
 
