@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import mmap
 import os
 import threading
 import time
@@ -215,22 +216,21 @@ class Folder:
         self._files.clear()
         return open_one(path)
 
-    def _index_file(self, file: str) -> pa.Buffer:
-        """The content of an index file as a map, of which no page stays in memory before it is read."""
+    def _index_file(self, file: str) -> mmap.mmap:
+        """The content of an index file as a map, of which no page is in memory before it is read."""
         path, expected = self.manifest.locate(self.path, file), self.manifest.files[file].sha256
         digest = hashlib.sha256()
         try:
             with open(path, "rb") as opened:
                 for chunk in iter(functools.partial(opened.read, CHUNK_BYTES), b""):
                     digest.update(chunk)
-                content = pa.py_buffer(_mapped(path))
-                same = os.path.samestat(os.stat(path), os.fstat(opened.fileno()))
+                content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, pa.ArrowException) as error:
             do = "permit reading, or fetch or build it again"
             raise ZooError(path, expected="a file that can be read", found=reason(error), do=do) from error
-        if digest.hexdigest() != expected or not same:
+        if digest.hexdigest() != expected:
             do = "the file is damaged; fetch or build it again"
-            raise ZooError(path, expected=f"sha256 {expected}", found=digest.hexdigest() if same else "a file that was replaced", do=do)
+            raise ZooError(path, expected=f"sha256 {expected}", found=digest.hexdigest(), do=do)
         return content
 
     # States

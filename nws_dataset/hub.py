@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from huggingface_hub import constants
 from huggingface_hub.utils import tqdm
 
@@ -90,7 +89,7 @@ class Repository:
             ZooError: if one is missing or not the file that nws.json lists.
         """
         wanted = [Place(file, 0, self.manifest.files[file].size, self.manifest.files[file].sha256) for file in self.manifest.index_files()]
-        return open_index([(f"{self.name}/{place.file}", pa.py_buffer(self.value(place))) for place in wanted])
+        return open_index([(f"{self.name}/{place.file}", self.value(place)) for place in wanted])
 
     def value(self, place: Place) -> memoryview:
         """The value of a place, from the cache or fetched; checked.

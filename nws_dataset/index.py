@@ -7,6 +7,7 @@ longer than all of the reading. Letters of axes: N rows, K different values.
 from __future__ import annotations
 
 import functools
+import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ UNIQUE = ("sha256",)  # texts that do not repeat
 REPEATED = [field.name for field in INDEX_SCHEMA if field.type == pa.string() and field.name not in UNIQUE]
 FEWEST_BYTES = 0.25  # of an index file for a row, beyond FREE_ROWS: its digests alone take more, unless rows are made up
 FREE_ROWS = 10_000
+NUMPY_TYPES = {pa.int64(): np.int64, pa.float64(): np.float64, pa.bool_(): np.bool_}
+INTEGERS = (pa.int8(), pa.int16(), pa.int32())
+Content = mmap.mmap | memoryview  # of a file
 Numbers = range | np.ndarray  # of rows: consecutive, or [N] int64
 
 
@@ -32,11 +36,11 @@ class Column:
 
     Args:
         kind: the type that callers see.
-        values: [N], in that type, or encoded as a dictionary of it.
+        values: [N], in that type, or encoded as a dictionary of it. Integers are kept in as few bits as they need.
     """
 
     def __init__(self, kind: pa.DataType, values: pa.Array) -> None:
-        self.kind, self.values = kind, values
+        self.kind, self.values = kind, _narrow(values) if kind == pa.int64() else values
 
     @functools.cached_property
     def at(self) -> Callable[[int], Any]:
@@ -56,11 +60,11 @@ class Column:
     @property
     def numeric(self) -> bool:
         """Whether numpy has numbers of this type: int64, float64, bool."""
-        return self.kind in (pa.int64(), pa.float64(), pa.bool_())
+        return self.kind in NUMPY_TYPES
 
     @functools.cached_property
     def numbers(self) -> np.ndarray:
-        """[N], of a numeric column; 0 where a value is null."""
+        """[N], of a numeric column, integers of any width; 0 where a value is null."""
         return _numbers(self.values)
 
     @functools.cached_property
@@ -82,7 +86,7 @@ class Column:
     def arrow(self, numbers: Numbers) -> pa.Array:
         """The values of some rows, in the type that callers see."""
         values = self.values.slice(numbers.start, len(numbers)) if isinstance(numbers, range) else self.values.take(indices(numbers))
-        return values.dictionary_decode() if self.encoded else values
+        return values.dictionary_decode() if self.encoded else values.cast(self.kind)
 
     def numpy(self, numbers: Numbers) -> np.ndarray:
         """The values of some rows as a numpy array of their own: [N], of lists [N, ...]. Null is NaN among numbers, else None."""
@@ -91,13 +95,13 @@ class Column:
         if self.numeric:
             nulls, found = part_of(self.nulls, numbers), part_of(self.numbers, numbers)
             if not nulls.any():
-                return found.copy()
+                return found.astype(NUMPY_TYPES[self.kind])
             if self.kind != pa.bool_():
                 return np.where(nulls, np.nan, found)
         values = self.arrow(numbers)
         if pa.types.is_list(self.kind):
             return _matrix(values)
-        return np.array([*values.to_pylist(), None], object)[:-1]  # without the last, values of one length could become an axis
+        return _object_array(values)
 
     def mask(self, name: str, condition: Any, numbers: Numbers) -> np.ndarray:
         """[N] bool: where a condition holds among some rows; see `Rows.filter`.
@@ -113,6 +117,8 @@ class Column:
             return np.array([value in chosen for value in self.distinct], bool)[part_of(self.codes, numbers)]
         if self.numeric:
             return self._mask_of_numbers(wanted, numbers)
+        if pa.types.is_list(self.kind):  # of which only null can be asked for
+            return part_of(self.nulls, numbers) & (len(wanted) > 0)
         values, chosen = self.arrow(numbers), set(wanted)
         return np.fromiter((value in chosen for value in _objects(values)), bool, len(values))
 
@@ -140,7 +146,7 @@ class Column:
 
     def _mask_of_numbers(self, wanted: list[Any], numbers: Numbers) -> np.ndarray:
         values, nulls = part_of(self.numbers, numbers), part_of(self.nulls, numbers)
-        given = np.array([value for value in wanted if value is not None], values.dtype)
+        given: np.ndarray = np.array([value for value in wanted if value is not None], NUMPY_TYPES[self.kind])
         mask = values == given[0] if len(given) == 1 else np.isin(values, given)
         if values.dtype.kind == "f" and np.isnan(given).any():
             mask |= np.isnan(values)
@@ -218,7 +224,7 @@ class Columns:
         return pa.Table.from_arrays([self[name].arrow(numbers) for name in schema.names], schema=schema)
 
 
-def open_index(files: Sequence[tuple[object, pa.Buffer]]) -> Columns:
+def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
     """The rows of several index files (INDEX_SCHEMA), one file after the other.
 
     Args:
@@ -227,31 +233,42 @@ def open_index(files: Sequence[tuple[object, pa.Buffer]]) -> Columns:
     Raises:
         ZooError: if one is no index, or claims more rows than it can hold. A damaged page raises when its column is read.
     """
-    opened = [(where, _open(where, content)) for where, content in files]
+    opened = [(where, content, _open(where, content)) for where, content in files]
 
     def read(name: str) -> pa.Array:
         chunks = []
-        for where, file in opened:
+        for where, content, file in opened:
             try:
                 chunks += file.read([name], use_threads=False)[name].chunks
             except UNREADABLE as error:
                 raise unreadable(where, error) from error
+            finally:
+                _forget(content)
         kind = INDEX_SCHEMA.field(name).type
-        return _whole(chunks, pa.dictionary(pa.int32(), kind) if name in REPEATED else kind)
+        values = _whole(chunks, pa.dictionary(pa.int32(), kind) if name in REPEATED else kind)
+        chunks.clear()
+        pa.default_memory_pool().release_unused()  # what pages were decompressed into
+        return values
 
-    return Columns(INDEX_SCHEMA, sum(file.metadata.num_rows for _, file in opened), read)
+    return Columns(INDEX_SCHEMA, sum(file.metadata.num_rows for _, _, file in opened), read)
 
 
-def _open(where: object, content: pa.Buffer) -> pq.ParquetFile:
+def _forget(content: Content) -> None:
+    """Pages of a mapped file need not stay in memory once they are decompressed."""
+    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
+
+
+def _open(where: object, content: Content) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=REPEATED)
         found = pa.schema([_decoded(field) for field in file.schema_arrow])
     except UNREADABLE as error:
         raise unreadable(where, error) from error
     verify_schema(where, found, INDEX_SCHEMA)
-    most = FREE_ROWS + int(content.size / FEWEST_BYTES)
+    most = FREE_ROWS + int(len(content) / FEWEST_BYTES)
     if not 0 <= file.metadata.num_rows <= most:
-        found = f"{file.metadata.num_rows} rows in {content.size} bytes"
+        found = f"{file.metadata.num_rows} rows in {len(content)} bytes"
         raise ZooError(where, expected=f"at most {most} rows", found=found, do="do not trust this index; build or fetch it again")
     return file
 
@@ -276,11 +293,21 @@ def _numbers(values: pa.Array) -> np.ndarray:
     """[N], a view of an Arrow array of numbers, or truth values as numpy's."""
     if values.type == pa.bool_():
         return _numbers(values.cast(pa.uint8())).view(bool)
-    dtype = np.dtype(str(values.type).replace("double", "float64"))
+    dtype = np.dtype(values.type.to_pandas_dtype())
     buffer = values.buffers()[1]
     whole = np.frombuffer(buffer, dtype) if buffer is not None else np.zeros(0, dtype)
     numbers = whole[values.offset : values.offset + len(values)]
     return np.where(_numbers(pc.is_null(values)), dtype.type(0), numbers) if values.null_count else numbers
+
+
+def _narrow(values: pa.Array) -> pa.Array:
+    """Integers in as few bits as they need."""
+    span = pc.min_max(values).as_py()
+    low, high = span["min"] or 0, span["max"] or 0
+    for kind in INTEGERS:
+        if -(2 ** (kind.bit_width - 1)) <= low and high < 2 ** (kind.bit_width - 1):
+            return values.cast(kind)
+    return values
 
 
 def _matrix(values: pa.Array) -> np.ndarray:
@@ -289,8 +316,14 @@ def _matrix(values: pa.Array) -> np.ndarray:
     flat = values.flatten()
     if not values.null_count and not flat.null_count and len(flat) and (lengths == lengths[0]).all():
         return _numbers(flat).reshape(len(values), -1).copy()
+    return _object_array(values)
+
+
+def _object_array(values: pa.Array) -> np.ndarray:
+    """[N] Python objects."""
     objects = np.empty(len(values), object)
-    objects[:] = values.to_pylist()
+    for i, value in enumerate(_objects(values)):
+        objects[i] = value
     return objects
 
 

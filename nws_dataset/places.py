@@ -56,7 +56,7 @@ class Places:
     def of(cls, columns: Columns, rows: Numbers) -> Places:
         """The places of rows that have PLACE_COLUMNS."""
         file, part = columns["file"], np.arange(rows.start, rows.stop) if isinstance(rows, range) else rows
-        offsets, lengths = (columns[name].numbers[part] for name in ("offset", "length"))
+        offsets, lengths = (columns[name].numbers[part].astype(np.int64) for name in ("offset", "length"))
         return cls(file.distinct[:-1], file.codes[part], offsets, lengths, columns, part)
 
     @classmethod

@@ -1,7 +1,9 @@
 """Zoo: the index, filters, every way to the weights, and every kind of damage."""
 
+import contextlib
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -12,11 +14,13 @@ from typing import Any
 import numpy as np
 import pandas
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
 
 from nws_dataset import folder as folder_module
+from nws_dataset import zoo as zoo_module
 from nws_dataset.errors import ZooError
 from nws_dataset.layout import layout_of
 from nws_dataset.manifest import MANIFEST_NAME, Manifest
@@ -24,7 +28,7 @@ from nws_dataset.network import Network
 from nws_dataset.recipe import Architecture
 from nws_dataset.schema import INDEX_SCHEMA
 from nws_dataset.shards import header, write_index
-from nws_dataset.zoo import Rows, Zoo
+from nws_dataset.zoo import READ_COLUMNS, Rows, Zoo
 from zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
 
 INDEX = "index/demo/train.parquet"
@@ -85,8 +89,63 @@ def test_filter_mistakes(zoo: Zoo) -> None:
     for wrong in ("1", 0.5, [1, "b"]):
         with pytest.raises(ZooError, match="column snapshot: expected values of type int64"):
             zoo.filter(snapshot=wrong)
+    for wrong in (float("nan"), 2**63, 10**400, True, "", b"1", object()):
+        with pytest.raises(ZooError, match="column snapshot: expected values of type int64"):
+            zoo.filter(snapshot=wrong)
+    for wrong in (1, b"mnist", [["mnist"]]):
+        with pytest.raises(ZooError, match="column dataset: expected values of type string"):
+            zoo.filter(dataset=wrong)
+    for column, kind in (("test_accuracy", "double"), ("is_final", "bool")):
+        for wrong in ("x", 10**400, [None, "x"], pandas.NA):
+            with pytest.raises(ZooError, match=f"column {column}: expected values of type {kind}"):
+                zoo.filter(**{column: wrong})
     with pytest.raises(ZooError, match="column class_test_accuracy"):
         zoo.filter(class_test_accuracy=[1.0])
+
+
+def test_filters_of_filters_and_of_tables(zoo: Zoo) -> None:
+    """The index, a table, and rows that were chosen before: one and the same filter."""
+    everything = list(zoo.filter())
+    for rows in (zoo.filter(), Rows(zoo.index), zoo.filter()[np.arange(len(everything))]):
+        chosen = rows.filter(subset="demo").filter(snapshot=2.0, validation_accuracy=lambda a: a is not None)
+        assert list(chosen) == [
+            r for r in everything if r["subset"] == "demo" and r["snapshot"] == 2 and r["validation_accuracy"] is not None
+        ]
+        assert list(rows[::-3].filter(snapshot=(1, 2))) == [r for r in everything[::-3] if r["snapshot"] < 3]
+        assert list(rows.filter(class_test_accuracy=lambda a: a[0] > 0.5)) == [r for r in everything if r["class_test_accuracy"][0] > 0.5]
+        sha256 = [everything[5]["sha256"], everything[7]["sha256"]]
+        assert list(rows.filter(sha256=sha256)) == [r for r in everything if r["sha256"] in sha256]
+        assert len(rows.filter(class_test_accuracy=None)) == 0
+
+
+def test_values_that_are_not_finite(tmp_path: Path) -> None:
+    zoo = Zoo(zoo_of_one_shard(tmp_path, test_loss=float("nan"), validation_loss=None, train_loss=float("inf")))
+    assert [len(zoo.filter(**{name: float("nan")})) for name in ("test_loss", "validation_loss", "train_loss")] == [9, 0, 0]
+    assert [len(zoo.filter(**{name: None})) for name in ("test_loss", "validation_loss", "train_loss")] == [0, 9, 0]
+    assert len(zoo.filter(train_loss=float("inf"))) == 9 and len(zoo.filter(test_loss=lambda a: a == a)) == 0
+    assert np.isnan(zoo.filter()["validation_loss"]).all()
+
+
+def test_a_function_is_called_once_for_each_value(zoo: Zoo) -> None:
+    asked: list[Any] = []
+    zoo.filter(dataset=asked.append, snapshot=asked.append, width_fc=asked.append, is_final=asked.append)
+    assert sorted(map(str, asked)) == sorted(map(str, {*zoo.filter()["dataset"]}))  # nothing is left after the first
+    asked.clear()
+    rows = zoo.filter(snapshot=lambda n: asked.append(n) or n > 1, width_fc=lambda n: asked.append(n) or True)
+    assert (asked, len(rows)) == ([1, 2, 3, 16, None], 40)
+
+
+def test_a_filter_reads_the_columns_that_it_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    whole = pq.ParquetFile.read
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda self, names, **kwargs: read.extend(names) or whole(self, names, **kwargs))
+    zoo = Zoo(folder)
+    rows = zoo.filter(dataset="mnist", is_final=True)
+    assert set(read) == {"subset", "model_id", "is_final", "dataset"}
+    zoo.row(rows[0])
+    assert set(read) == {"subset", "model_id", "is_final", "dataset", *READ_COLUMNS}
+    assert len(rows.table) == len(rows) and set(read) == set(INDEX_SCHEMA.names)
+    assert len(read) == len(INDEX_SCHEMA) * len(zoo.manifest.index_files())  # none twice
 
 
 def test_rows_are_a_sequence(zoo: Zoo) -> None:
@@ -103,6 +162,20 @@ def test_rows_are_a_sequence(zoo: Zoo) -> None:
     assert repr(rows) == "Rows(30 snapshots, 10 models, 2 architectures; subsets: demo)"
     assert repr(zoo.filter(subset="none")) == "Rows(0 snapshots, 0 models, 0 architectures; subsets: none)"
     assert list(pickle.loads(pickle.dumps(rows))) == plain
+
+
+def test_rows_by_mask_and_by_numbers(zoo: Zoo) -> None:
+    rows = zoo.filter(subset="demo")
+    plain = rows.table.to_pylist()
+    assert list(rows[rows["test_accuracy"] > 0.5]) == [row for row in plain if row["test_accuracy"] > 0.5]
+    for numbers in ([0, 2], (4, -1, 4), np.array([3, 1], np.uint8), [], np.array([], int), pandas.Series([7, 8])):
+        assert list(rows[numbers]) == [plain[i] for i in numbers]
+    assert list(rows[[False] * 29 + [True]]) == plain[-1:]
+    assert rows[np.int64(3)] == plain[3] and list(rows[[5, 6]][::-1]) == [plain[6], plain[5]]
+    assert pickle.loads(pickle.dumps(rows[[5]]))[0] == plain[5]
+    for wrong in ([30], [-31], [True], np.ones(31, bool), [0.5], ["a"], [[1]], [[1], [1, 2]], None, ("subset", "split"), 1.0):
+        with pytest.raises(ZooError, match=r"^rows: expected .*, a mask of 30 or numbers of rows below 30, found "):
+            rows[wrong]
 
 
 def test_rows_columns(zoo: Zoo) -> None:
@@ -181,6 +254,109 @@ def test_many_files_and_few_maps(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all(np.array_equal(view, many.row(row)) for view, row in zip(views, many.filter(), strict=True))
 
 
+def test_rows_of_every_kind(zoo: Zoo) -> None:
+    rows = zoo.filter(architecture=PLAIN.id)
+    weights = zoo.weights(rows)
+    frame = rows.to_pandas()
+    kinds = {
+        "table": rows.table,
+        "of some columns": rows.select(READ_COLUMNS),
+        "DataFrame": frame,
+        "of numpy": [{name: np.str_(value) if isinstance(value, str) else np.int64(value) for name, value in row.items()}
+                     for row in frame[list(READ_COLUMNS)].to_dict("records")],
+    }  # fmt: skip
+    for kind in kinds.values():
+        assert np.array_equal(zoo.weights(kind), weights)
+        assert all(map(np.array_equal, zoo.arrays(kind), weights))
+        assert np.array_equal(zoo.slices(kind, [3] * len(rows), 7), weights[:, 3:10])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda rows: rows[0], "expected several rows, found one row; read it with zoo.row"),
+        (lambda rows: dict(rows[0]), "found one row"),
+        (lambda rows: "rows", "found str"),
+        (lambda rows: 7, "expected rows, found int"),
+        (lambda rows: [1, 2], "expected a mapping of columns to values, found int"),
+        (lambda rows: rows.table.drop_columns(["offset", "file"]), "found no file, offset"),
+        (lambda rows: rows.to_pandas().drop(columns="sha256"), "found no sha256"),
+        (lambda rows: [{**rows[0], "offset": None}], "column offset of a row: expected a value of type int64, found None"),
+        (lambda rows: [{**rows[0], "offset": 4.5}], "column offset of a row"),
+        (lambda rows: [{**rows[0], "length": True}], "column length of a row"),
+        (lambda rows: [{**rows[0], "offset": 2**70}], "expected rows of the config index, found OverflowError"),
+        (lambda rows: [{**rows[0], "file": "\ud800"}], "expected rows of the config index, found UnicodeEncodeError"),
+        (lambda rows: [{**rows[0], "file": 3}], "column file of a row"),
+        (
+            lambda rows: rows.table.drop_columns("offset").append_column("offset", rows.table["length"].cast("double")),
+            "column offset of rows",
+        ),
+    ],
+)
+def test_what_is_no_row(zoo: Zoo, wrong: Callable[[Rows], Any], message: str) -> None:
+    rows = zoo.filter(architecture=PLAIN.id)[:3]
+    for read in (zoo.arrays, zoo.weights, lambda rows: list(zoo.stacks(rows)), lambda rows: zoo.slices(rows, [0, 0, 0], 5)):
+        with pytest.raises(ZooError, match=message):
+            read(wrong(rows))
+
+
+@pytest.mark.parametrize("starts", [[0, 0], [0.5, 0, 0], ["a", 0, 0], [None] * 3, [2**70, 0, 0], [[0], [0], [0]]])
+def test_what_is_no_start(zoo: Zoo, starts: Any) -> None:
+    with pytest.raises(ZooError, match=r"^slices: expected 3 whole numbers and a length"):
+        zoo.slices(zoo.filter(architecture=PLAIN.id)[:3], starts, 5)
+
+
+def test_stacks_that_are_kept_stay_as_they_are(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo_module, "STACK_BYTES", 5000)  # three rows of PLAIN
+    kept = list(zoo.stacks())
+    views = [weights[0] for _, weights in zoo.stacks()]
+    tensors = [torch.from_numpy(weights) for _, weights in zoo.stacks()]
+    assert len(kept) > 20
+    for (rows, weights), view, tensor in zip(kept, views, tensors, strict=True):
+        expected = zoo.weights(rows)
+        assert np.array_equal(weights, expected) and np.array_equal(view, expected[0]) and np.array_equal(tensor.numpy(), expected)
+    addresses = {weights.ctypes.data for _, weights in zoo.stacks()}
+    assert len(addresses) < len(kept)  # those that nobody keeps lie in the same memory
+
+
+def test_files_are_mapped_without_being_kept_open(folder: Path) -> None:
+    zoo = Zoo(folder)
+    before = open_files(folder)
+    views = [zoo.row(row) for row in zoo.filter()]
+    assert len(views) == 60 and not {name for name in open_files(folder) - before if "snapshots" in name}
+    zoo.slices(zoo.filter(architecture=PLAIN.id), [0] * 30, 5)
+    assert {name for name in open_files(folder) if "snapshots" in name}
+    maps = [name for name in Path("/proc/self/maps").read_text().splitlines() if str(folder) in name]
+    assert maps
+    del zoo, views  # without the garbage collector
+    assert not {name for name in open_files(folder) if "snapshots" in name}
+    assert not [name for name in Path("/proc/self/maps").read_text().splitlines() if str(folder) in name and "snapshots" in name]
+
+
+def open_files(folder: Path) -> set[str]:
+    """The files of a folder that this process has open."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed since
+            found.add(os.readlink(entry))
+    return {name for name in found if str(folder) in name}
+
+
+def test_more_files_than_may_be_open(tmp_path: Path) -> None:
+    """Forty shards where twenty files may be open; slices keep theirs open, as many as there is room for."""
+    paths, shard = [], "snapshots/demo/train-a-{:05d}.parquet"
+    tables = [make_shard(tmp_path, shard.format(i), PLAIN, numbers=[i], snapshots=1)[0] for i in range(40)]
+    paths = [shard.format(i) for i in range(40)]
+    write_index(tmp_path / INDEX, pa.concat_tables(tables))
+    write_manifest(tmp_path, ["demo"], 40, [*paths, INDEX])
+    program = (
+        "import resource, sys; from nws_dataset.zoo import Zoo; zoo = Zoo(sys.argv[1]); rows = zoo.filter(); import os\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) + 10,) * 2)\n"
+        "for _ in range(2): zoo.slices(rows, [0] * 40, 5); zoo.weights(rows); [zoo.row(row) for row in rows]"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=Path(folder_module.__file__).parents[1])
+
+
 def test_pickle(folder: Path) -> None:
     zoo = Zoo(folder, check=True)
     row = zoo.filter()[0]
@@ -190,10 +366,14 @@ def test_pickle(folder: Path) -> None:
     assert np.array_equal(again.row(row), expected)
 
 
-def test_reading_imports_neither_torch_nor_datasets(folder: Path) -> None:
+def test_reading_imports_neither_torch_nor_datasets_nor_pandas(folder: Path) -> None:
     program = (
         "import sys; from nws_dataset.zoo import Zoo; import nws_dataset.load; zoo = Zoo(sys.argv[1])\n"
-        "zoo.weights(zoo.filter(architecture=zoo.filter()[0]['architecture'])); assert not {'torch', 'datasets'} & set(sys.modules)"
+        "rows = zoo.filter(dataset=['mnist', 'svhn'], test_accuracy=lambda a: a > 0, epoch=1)\n"
+        "rows['dataset'], rows[0], list(rows), zoo.index\n"
+        "zoo.arrays(list(rows)), list(zoo.stacks()), zoo.slices(rows, [0] * len(rows), 5)\n"
+        "zoo.weights(zoo.filter(architecture=zoo.filter()[0]['architecture']))\n"
+        "assert not {'torch', 'datasets', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=Path(folder_module.__file__).parents[1])
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,11 +30,14 @@ from nws_dataset.evaluation.report import Table
 from nws_dataset.files import sha256_file
 from nws_dataset.layout import layout_of
 from nws_dataset.manifest import INDEX_PATH, FileEntry, Manifest, SubsetEntry, configs
-from nws_dataset.recipe import NWS_FIXED, SMALL_CNN, Choice, Family, Subset
-from nws_dataset.schema import METADATA_SCHEMA
+from nws_dataset.places import PLACE_COLUMNS
+from nws_dataset.recipe import NUM_CLASSES, NWS_FIXED, NWS_MAIN, SMALL_CNN, Choice, Family, Subset
+from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA
 
 SLICE, SLICES = 5000, 64  # of the meta-classifier's batch
 REPOSITORY = "org/bench"
+MODELS = 16_000  # of the original zoo
+RESULTS = {name: 0.5 for name in METADATA_SCHEMA.names if name.endswith(("_accuracy", "_loss")) and not name.startswith("class")}
 SMALL: Family = {**SMALL_CNN, "dataset": "mnist"}  # 4,970 weights
 FIXED: Family = {**NWS_FIXED, "dataset": Choice(("mnist",))}  # 92,218 weights
 HUB: Family = {**FIXED, "filter_size": 3, "width_fc": 64}  # about 40,000 weights
@@ -63,7 +68,7 @@ def main(hub: Any, quick: bool, report: Path | None) -> None:
     """Measure how fast a zoo is read.
 
     Zoos of random weights are written to a temporary folder (2 GB, with --quick less), read from there and from a Hub on this
-    machine.
+    machine; and the index of a zoo of 320,000 snapshots (with --quick 32,000), whose weights are holes in sparse files.
     """
     part, repetitions = (10, 5) if quick else (1, 15)
     lines: list[Line] = []
@@ -71,6 +76,7 @@ def main(hub: Any, quick: bool, report: Path | None) -> None:
         for name, family, models in (("small", SMALL, 500), ("fixed", FIXED, 100)):
             zoo, files = write_zoo(Path(scratch) / name, family, max(20, models // part)), Path(scratch) / f"{name}-files"
             lines += local_lines(zoo, write_original(zoo, files), repetitions)
+        lines += index_lines(write_large_index(Path(scratch) / "large", MODELS // part), repetitions)
         lines += hub_lines(hub, write_zoo(Path(scratch) / "hub", HUB, max(110, 250 // part), snapshots=20), Path(scratch) / "cache")
     tell("Reading", lines, report)
 
@@ -118,8 +124,7 @@ def write_zoo(folder: Path, family: Family, models: int, snapshots: int = 10) ->
 
 
 def _rows(model: Model, snapshots: int) -> list[dict[str, Any]]:
-    results = {name: 0.5 for name in METADATA_SCHEMA.names if name.endswith(("_accuracy", "_loss")) and not name.startswith("class")}
-    told = [{"epoch": s, "step": s, **results, "converged": True, "diverged": False} for s in range(snapshots)]
+    told = [{"epoch": s, "step": s, **RESULTS, "converged": True, "diverged": False} for s in range(snapshots)]
     return [{**row, "split": "train"} for row in metadata(model, told)]
 
 
@@ -131,6 +136,113 @@ def write_original(zoo: Zoo, folder: Path) -> list[Path]:
         paths.append(folder / f"{i:06d}.bin")
         zoo.row(row).astype(np.float64).tofile(paths[-1])
     return paths
+
+
+def write_large_index(folder: Path, models: int) -> Path:
+    """The index of a zoo as large as the original one: models of the subset main, 20 snapshots each; their weights are not there.
+
+    Args:
+        folder: made.
+        models: of the zoo.
+    """
+    subset, random = Subset("main", models, (NWS_MAIN,)), np.random.default_rng(0)
+    plan = select(subset, 0)
+    rows = [row for model in plan for row in metadata(model, [{"epoch": 0, "step": 0, **RESULTS, "converged": True, "diverged": False}])]
+    table, sizes = pa.Table.from_pylist(rows, METADATA_SCHEMA), {model.id: _value_bytes(model) for model in plan}
+    by_split: dict[str, list[pa.Table]] = {}
+    files = {}
+    for shard, numbers in itertools.groupby(sorted(range(models), key=lambda i: shard_of(plan[i])), key=lambda i: shard_of(plan[i])):
+        chosen = list(numbers)
+        part = pa.concat_tables(
+            [_at_snapshot(table.take(chosen), s, subset.num_snapshots, random) for s in range(1, subset.num_snapshots + 1)]
+        )
+        length, count = sizes[plan[chosen[0]].id], part.num_rows
+        digests = [random.bytes(32).hex() for _ in range(count)]
+        places = [[shard] * count, [4 + i * (length + 4) for i in range(count)], [length] * count, digests]
+        columns = [pa.array(values, INDEX_SCHEMA.field(name).type) for name, values in zip(PLACE_COLUMNS, places, strict=True)]
+        by_split.setdefault(plan[chosen[0]].split, []).append(pa.table([*part.columns, *columns], schema=INDEX_SCHEMA))
+        (folder / shard).parent.mkdir(parents=True, exist_ok=True)
+        with open(folder / shard, "wb") as file:
+            file.truncate(count * (length + 4))
+        files[shard] = FileEntry(count * (length + 4), "")
+    for split, tables in by_split.items():
+        path = INDEX_PATH.format(subset=subset.name, split=split)
+        shards.write_index(folder / path, pa.concat_tables(tables))
+        files[path] = FileEntry((folder / path).stat().st_size, sha256_file(folder / path))
+    Manifest("benchmark", {subset.name: SubsetEntry(0, models)}, files).write(folder)
+    return folder
+
+
+def _value_bytes(model: Model) -> int:
+    architecture = model.recipe.architecture
+    return len(shards.header(architecture)) + 4 * layout_of(architecture).num_weights
+
+
+def _at_snapshot(table: pa.Table, snapshot: int, snapshots: int, random: np.random.Generator) -> pa.Table:
+    """Rows of models at a snapshot, with results of its own."""
+    changed: dict[str, Any] = {"snapshot": snapshot, "num_snapshots": snapshots, "is_final": snapshot == snapshots, "epoch": snapshot}
+    for i, field in enumerate(METADATA_SCHEMA):
+        if field.name in changed:
+            table = table.set_column(i, field, pa.array([changed[field.name]] * len(table), field.type))
+        elif field.name in RESULTS:
+            table = table.set_column(i, field, pa.array(random.random(len(table)), field.type))
+        elif field.name == "class_test_accuracy":
+            table = table.set_column(i, field, pa.array(list(random.random((len(table), NUM_CLASSES))), field.type))
+    return table
+
+
+# The index
+
+
+def index_lines(folder: Path, repetitions: int) -> list[Line]:
+    """What opening a zoo and choosing rows costs: seconds of the processor and memory, each time in a process of its own."""
+    told = [_told_by(folder, what) for what in ("filter", "all") for _ in range(3)]
+    few, every = ({name: float(np.median([t[name] for t in part])) for name in told[0]} for part in (told[:3], told[3:]))
+    zoo = Zoo(folder)
+    rows = zoo.filter()
+    what = f"{len(rows):,} snapshots"
+    random = iter(np.random.default_rng(3).integers(len(rows), size=100_000).tolist())
+    sides: dict[str, Callable[[], object]] = {
+        "value": lambda: zoo.filter(is_final=True, dataset="mnist", optimizer=["adam", "momentum"]),
+        "function": lambda: zoo.filter(test_accuracy=lambda accuracy: accuracy > 0.5),
+        "row": lambda: [rows[next(random)]["model_id"] for _ in range(100)],
+    }
+    times = alternate(sides, repetitions)
+    return [
+        Line("open a zoo and filter by three columns, processor time", what, "s", few["seconds"], 0.4),
+        Line("the same, memory beyond that of the import", what, "MB", few["megabytes"], 80),
+        Line("read all columns, memory beyond that of the import", what, "MB", every["megabytes"], 200),
+        Line("read all columns, processor time", what, "s", every["seconds"]),
+        Line("filter by values of three columns that were read", what, "ms", 1e3 * times["value"], 30),
+        Line("filter by a function of a column with as many values as rows", what, "ms", 1e3 * times["function"]),
+        Line("a row and one of its values", what, "us", 1e4 * times["row"], 50),
+    ]
+
+
+_PROGRAM = """
+import json, sys, time
+from nws_dataset.schema import INDEX_SCHEMA
+from nws_dataset.zoo import Zoo
+
+def peak():  # kB; what getrusage says goes back to before this program
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+before, start = peak(), time.process_time()
+rows = Zoo(sys.argv[1]).filter(is_final=True, dataset="mnist", optimizer=["adam", "momentum"])
+if sys.argv[2] == "all":
+    rows = Zoo(sys.argv[1]).filter()
+    for name in INDEX_SCHEMA.names:
+        rows[name]
+print(json.dumps({"seconds": time.process_time() - start, "megabytes": (peak() - before) / 1e3, "rows": len(rows)}))
+"""
+
+
+def _told_by(folder: Path, what: str) -> dict[str, float]:
+    """What a new process says of itself."""
+    done = subprocess.run([sys.executable, "-c", _PROGRAM, str(folder), what], check=True, capture_output=True, text=True)
+    told: dict[str, float] = json.loads(done.stdout)
+    return told
 
 
 # From a folder
@@ -155,9 +267,9 @@ def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]
 
     whole = alternate({"ours": ours, "memory": lambda: np.copyto(target, source), "files": original}, repetitions)
     return [
-        Line("a random snapshot", network, "ms", 1e3 * one["ours"], 0.1 if source.shape[1] < SLICE else 0.2),
-        Line("a random snapshot, np.fromfile of the original's file / ours", network, "x", one["files"] / one["ours"]),
-        Line("a pass over all rows, speed / that of a memory copy", network, "x", whole["memory"] / whole["ours"], 0.5, at_most=False),
+        Line("a random snapshot", network, "ms", 1e3 * one["ours"], 0.025 if source.shape[1] < SLICE else 0.06),
+        Line("a random snapshot, np.fromfile of the original's file / ours", network, "x", one["files"] / one["ours"], 1.0, at_most=False),
+        Line("a pass over all rows, speed / that of a memory copy", network, "x", whole["memory"] / whole["ours"], 0.7, at_most=False),
         Line("a pass over all rows, np.fromfile of the original's files / ours", network, "x", whole["files"] / whole["ours"]),
         *slice_lines(zoo, files, network, min(SLICE, source.shape[1]), repetitions),
     ]
@@ -167,7 +279,7 @@ def slice_lines(zoo: Zoo, files: Sequence[Path], network: str, length: int, repe
     """A batch of random slices: time, and bytes read."""
     rows, random = zoo.filter(), np.random.default_rng(2)
     numbers = random.integers(len(rows), size=SLICES)
-    chosen = Rows(rows.table.take(numbers))
+    chosen = rows[numbers]
     starts = random.integers(chosen["num_weights"] - length + 1)
 
     def original() -> None:
