@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 import sys
 import threading
@@ -207,7 +208,8 @@ class Zoo:
     index comes whole and of the weights the ranges that are asked for, neighbours in one request; all of it is checked and cached.
 
     Args:
-        path: the folder that nws-build wrote, or "org/name" on the Hub; "nws" is ./nws or else DEFAULT_REPOSITORY.
+        path: the folder that nws-build wrote, or "org/name" on the Hub, if there is no such folder ("./org/name" is always a folder);
+            "nws" is ./nws or else DEFAULT_REPOSITORY.
         revision: branch, tag or commit of a zoo on the Hub.
         token: for a private zoo on the Hub; None is the stored login.
         cache_dir: files from the Hub are kept in its folder `nws`; None is huggingface_hub's home (HF_HOME).
@@ -233,7 +235,8 @@ class Zoo:
         cache_bytes: int = CACHE_BYTES,
         check: bool = False,
     ) -> None:
-        if str(path) == LOCAL_NAME and what_is_at(Path(path) / MANIFEST_NAME) == "nothing" == what_is_at(Path(path) / PENDING):
+        path = os.path.expanduser(path)
+        if path == LOCAL_NAME and what_is_at(Path(path) / MANIFEST_NAME) == "nothing" == what_is_at(Path(path) / PENDING):
             path = DEFAULT_REPOSITORY
         on_hub = is_repository(path)
         if revision is not None and not on_hub:
@@ -241,7 +244,7 @@ class Zoo:
         self.source: Folder | Repository
         if on_hub:
             try:
-                self.source = Repository(str(path), revision=revision, token=token, cache_dir=cache_dir, cache_bytes=cache_bytes)
+                self.source = Repository(path, revision=revision, token=token, cache_dir=cache_dir, cache_bytes=cache_bytes)
             except ZooError as error:
                 raise error.adding(found=f"and no folder {path}") from error
         else:
@@ -514,14 +517,14 @@ class Zoo:
         return torch.from_numpy(self.row(row).copy())
 
 
-def is_repository(path: str | Path) -> bool:
+def is_repository(path: str) -> bool:
     """Whether a path stands for a repository on the Hub: "org/name", unless there is such a folder.
 
     Example:
-        >>> is_repository("nws/nws"), is_repository("./nws"), is_repository(Path("a") / "b")
+        >>> is_repository("nws/nws"), is_repository("./nws"), is_repository("a/b/c")
         (True, False, False)
     """
-    return isinstance(path, str) and bool(REPOSITORY_NAME.fullmatch(path)) and what_is_at(path) == "nothing"
+    return bool(REPOSITORY_NAME.fullmatch(path)) and what_is_at(path) == "nothing"
 
 
 class _Memory:

@@ -390,6 +390,38 @@ def test_not_a_zoo(tmp_path: Path) -> None:
         Zoo(tmp_path, revision="v1")
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["./missing", "../missing/x", "a/b/c", "~/missing", "x" * 5000, "x/" + "x" * 5000, "\ud800", "a\0b", "loop", "loop/x", "file", ""],
+)
+def test_paths_that_are_no_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Nobody is asked on the network, and the line names a folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(zoo_module, "Repository", None)
+    Path("loop").symlink_to("loop")
+    Path("file").write_text("")
+    with pytest.raises(ZooError, match=r"expected (a folder with nws\.json|the (folder|manifest) of a zoo), found ") as raised:
+        Zoo(path)
+    assert "\n" not in str(raised.value) and str(raised.value).isprintable() and len(str(raised.value)) < 2500
+
+
+def test_a_name_that_could_be_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(name: str, **options: Any) -> None:
+        raise ZooError(name, expected="a repository", found="none", do="look again")
+
+    monkeypatch.setattr(zoo_module, "Repository", refuse)
+    with pytest.raises(ZooError, match=r"^a/b: expected a repository, found none, and no folder a/b; look again$"):
+        Zoo("a/b")
+    Path("a").mkdir()
+    Path("a/b").symlink_to(folder)
+    assert Zoo("a/b").path == folder
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Zoo("~/a/b").path == Zoo(Path("a/b")).path == folder
+
+
 def test_truncated_manifest(tmp_path: Path) -> None:
     make_zoo(tmp_path, models=2, snapshots=1)
     path = tmp_path / MANIFEST_NAME

@@ -374,7 +374,7 @@ class Facts:
         return cls(
             **report.facts_of(zoo, called),
             num_models=len(final),
-            num_snapshots=zoo.index.num_rows,
+            num_snapshots=len(zoo.filter()),
             datasets=sorted(set(final["dataset"])),
             architectures=len(set(final["architecture"])),
             splits={split: splits.count(split) for split in dict.fromkeys(splits)},
