@@ -209,7 +209,7 @@ class _Shards:
             self.models[store.shard_of(model)].append(model)
         missing = {model.id for model in todo}
         self.waiting = {path: {model.id for model in members} & missing for path, members in self.models.items()}
-        self.committed = time.monotonic()
+        self.committed, self.written = time.monotonic(), list[str]()
 
     def advance(self, result: Summary | None) -> None:
         """Take note of a finished model; write what has become complete."""
@@ -219,14 +219,17 @@ class _Shards:
             del self.waiting[path]
             if any(store.staged_path(self.folder.out, model).exists() for model in self.models[path]):
                 self.folder.absorb(path, self.models[path])
-                if self.publisher is not None:
-                    self.publisher.offer(self.folder.out / path, path, self.folder.entries[path])
+                self.written.append(path)
         if time.monotonic() - self.committed > COMMIT_SECONDS:
             self.finish()
 
     def finish(self) -> None:
         self.folder.commit()
         self.committed = time.monotonic()
+        while self.written:  # they are in their places now
+            path = self.written.pop(0)
+            if self.publisher is not None:
+                self.publisher.offer(self.folder.out / path, path, self.folder.entries[path])
 
 
 def datasets_of(text: str | None) -> tuple[str, ...] | None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import functools
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from builder.importers import KINDS
-from nws_dataset.command import Command
+from nws_dataset.command import Command, Interrupted
 from nws_dataset.errors import ZooError
 from nws_dataset.recipe import PRESETS
 
 if TYPE_CHECKING:
     from builder.build import Request
     from builder.publish import Publisher
-
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -78,25 +75,30 @@ def main(
     publisher = _publisher(upload, repo_id, private=private, revision=revision, tag=tag)
     if release is not None and dry_run:
         raise ZooError("--dry-run", expected="a preset", found="--import", do="leave one of them out")
+    from builder.store import hold, holds_models  # torch is loaded only when there is something to do
+
+    if dry_run:
+        from builder.build import Request, datasets_of
+
+        _forecast(Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32), device, publisher)
+        return
     try:
-        if release is not None:
-            _import(*release, out, models, publisher)
-        else:
-            from builder.build import Request, build, datasets_of  # torch is loaded only when there is something to do
+        with hold(out):  # until all is done: another build would sweep away what is being drawn or pushed
+            if release is not None:
+                _import(*release, out, models, publisher)
+            else:
+                from builder.build import Request, build, datasets_of
 
-            request = Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32)
-            if dry_run:
-                _forecast(request, device, publisher)
-                return
-            build(request, out, images=images, device=device, publisher=publisher)
-        from builder.gallery import draw
+                request = Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32)
+                build(request, out, images=images, device=device, publisher=publisher)
+            from builder.gallery import draw
 
-        draw(out)
-        if publisher is not None:
-            publisher.push(out)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; finished models are kept in {out}: run the same command to go on", err=True)
-        sys.exit(INTERRUPTED)
+            draw(out)
+            if publisher is not None:
+                publisher.push(out)
+    except KeyboardInterrupt as error:
+        kept = f"finished models are kept in {out}: run the same command to go on" if holds_models(out) else "no model was finished"
+        raise Interrupted(f"interrupted; {kept}") from error
     click.echo(f"{out} is complete: datasets.load_dataset({str(out)!r})")
     if publisher is not None:
         at = f", revision={tag or revision!r}" if tag or revision else ""

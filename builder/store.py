@@ -1,8 +1,9 @@
 """A zoo's folder while it is built: what is there, what is staged, and how models become shards.
 
 A finished model is staged in a snapshots file of its own. When all selected models of a shard are there, the shard is written once, in the
-order of the plan; then the index, the card and nws.json follow, and what was staged goes. Every file appears whole under its name, so a
-build may stop at any moment: the next run reads from the disk what is done.
+order of the plan, to NEXT; index, card and nws.json follow. Then NEXT is renamed to PENDING, which makes it the zoo's state, and its files
+move to their places: readers look into PENDING first, so at every moment they see the old state or the new one. What was staged goes.
+Every file appears whole under its name, so a build may stop at any moment: the next run reads from the disk what is done.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import fcntl
 import json
 import mmap
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,16 +25,17 @@ from builder import card
 from builder.plan import Model
 from builder.train import Trained
 from nws_dataset import shards
-from nws_dataset.errors import ZooError
-from nws_dataset.files import atomic_write, inside, sha256_file
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.files import atomic_write, fsync, inside, read_json, sha256_file, what_is_at
 from nws_dataset.layout import layout_of
-from nws_dataset.manifest import INDEX_PATH, MANIFEST_NAME, SNAPSHOTS_PATH, STAGING, FileEntry, Manifest, SubsetEntry
+from nws_dataset.manifest import INDEX_PATH, MANIFEST_NAME, PENDING, SNAPSHOTS_PATH, STAGING, FileEntry, Manifest, SubsetEntry
 from nws_dataset.recipe import Recipe
 from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 
 GENERATOR_VERSION = "2"  # changes whenever the same plan would give other weights
 CARD_NAME = "README.md"
 LOCAL_NOTE = ".local.json"
+NEXT = f"{STAGING}/next"  # files of the zoo's next state, while they are written
 ORDER = [("snapshot", "ascending"), ("model_id", "ascending")]  # of the rows in a shard
 
 
@@ -101,7 +104,7 @@ class Store:
     """The folder of a zoo, locked against a second builder. Use `open_store`."""
 
     def __init__(self, out: Path) -> None:
-        self.out = out
+        self.out, self.next = out, out / NEXT
         exists = (out / MANIFEST_NAME).exists()
         self.manifest = Manifest.read(out) if exists else Manifest(GENERATOR_VERSION, {}, {})
         self.entries: dict[str, FileEntry] = {}  # of the shards
@@ -112,21 +115,27 @@ class Store:
         """Each shard of a subset with its rows of the index: from the index where that fits the file, else from the file itself."""
         index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *self._read_indexes(subset)])
         listed = {path for path in self.manifest.files if path.startswith(f"snapshots/{subset}/")}
-        found = {path.relative_to(self.out).as_posix() for path in (self.out / "snapshots" / subset).glob("*.parquet")}
+        folders = [(root, root / "snapshots" / subset) for root in (self.out, self.next)]
+        found = {path.relative_to(root).as_posix() for root, folder in folders for path in folder.glob("[!.]*.parquet")}
         for path in sorted(listed | found):
-            file, entry = inside(self.out, path), self.manifest.files.get(path)
+            file, entry = self._file(path), self.manifest.files.get(path)
             if path not in found:
                 raise ZooError(
                     file, expected=f"a shard that {MANIFEST_NAME} lists", found="no file", do="restore it, or build into another folder"
                 )
             rows = index.filter(pc.equal(index["file"], path))
-            if entry is not None and file.stat().st_size == entry.size and len(rows):
+            if entry is not None and file == inside(self.out, path) and file.stat().st_size == entry.size and len(rows):
                 self.entries[path] = entry
                 yield path, rows
-            else:  # a build was stopped between the shard and nws.json
+            else:  # a build was stopped between the shard and the new state
                 table = shards.reindex(file, relative=path)
                 self.entries[path] = _entry(file)
                 yield path, table
+
+    def _file(self, path: str) -> Path:
+        """Where a file of the zoo is: of its next state, else of the present one."""
+        written = inside(self.out, f"{NEXT}/{path}")
+        return written if written.is_file() else inside(self.out, path)
 
     def _read_indexes(self, subset: str) -> Iterator[pa.Table]:
         """The rows of a subset's index files, of those that are as nws.json says; the others are made again from the shards."""
@@ -189,8 +198,8 @@ class Store:
     # What the build does
 
     def absorb(self, path: str, models: list[Model]) -> None:
-        """Write a shard anew with staged models added to those it holds; follow it with `commit`."""
-        sources = [(self.out / path, self.tables[path])] if path in self.tables else []
+        """Write a shard anew with staged models added to those it holds; `commit` puts it in its place."""
+        sources = [(self._file(path), self.tables[path])] if path in self.tables else []
         present = self.models_in(path)
         for model in models:
             if model.id not in present:
@@ -201,31 +210,37 @@ class Store:
         self.put(path, rows.select(METADATA_SCHEMA.names), _values([file for file, _ in sources], rows))
 
     def put(self, path: str, rows: pa.Table, values: Iterable[bytes]) -> None:
-        """Write a shard whole, rows in METADATA_SCHEMA and ORDER with a value each; follow it with `commit`."""
-        self.tables[path] = shards.write_snapshots(self.out / path, rows, values, relative=path)
-        self.entries[path] = _entry(self.out / path)
+        """Write a shard whole, rows in METADATA_SCHEMA and ORDER with a value each; `commit` puts it in its place."""
+        self.tables[path] = shards.write_snapshots(self.next / path, rows, values, relative=path)
+        self.entries[path] = _entry(self.next / path)
 
     def models_in(self, path: str) -> set[str]:
         """The model_ids that a shard holds; none if it is not there."""
         return set(self.tables[path]["model_id"].to_pylist()) if path in self.tables else set()
 
     def commit(self) -> None:
-        """Write index, card and nws.json for the shards that are there, where they differ; then drop what is staged in the shards."""
+        """Make the shards that are there, with index, card and nws.json, the zoo's state; then drop what is staged in the shards."""
         subset, seed, options, image_sets = self._declared
         files = dict(self.entries)
         for (name, split), table in self._indexes():
             path = INDEX_PATH.format(subset=name, split=split)
             if path not in self.indexes or not table.equals(self.indexes[path]):
-                shards.write_index(self.out / path, table)
+                shards.write_index(self.next / path, table)
                 self.indexes[path] = table
-            files[path] = _entry(self.out / path)
+            files[path] = _entry(self._file(path))
         present = {row for path, table in self.tables.items() if _subset_of(path) == subset for row in table["model_id"].to_pylist()}
         entry = SubsetEntry(seed, len(present), options, image_sets)
         manifest = Manifest(GENERATOR_VERSION, dict(sorted({**self.manifest.subsets, subset: entry}.items())), files)
-        _write_changed(self.out / CARD_NAME, card.render(manifest, [table for _, table in sorted(self.tables.items())]))
+        text = card.render(manifest, [table for _, table in sorted(self.tables.items())]).encode()
+        if not (self.out / CARD_NAME).is_file() or (self.out / CARD_NAME).read_bytes() != text:
+            _write(self.next / CARD_NAME, text)
         if manifest != self.manifest:
-            manifest.write(self.out)
+            manifest.write(self.next)
             self.manifest = manifest
+        if self.next.exists():
+            os.replace(self.next, self.out / PENDING)
+            fsync(self.out / STAGING)
+            roll_forward(self.out)
         for identifier in present:
             (self.out / STAGING / "models" / f"{identifier}.parquet").unlink(missing_ok=True)
 
@@ -242,11 +257,27 @@ def _subset_of(shard: str) -> str:
     return shard.split("/")[1]
 
 
-def _write_changed(file: Path, text: str) -> None:
-    """Write a text, unless it is there already."""
-    if not file.exists() or file.read_bytes() != text.encode():
-        with atomic_write(file) as temporary:
-            temporary.write_bytes(text.encode())
+def roll_forward(out: Path) -> None:
+    """Move what is in PENDING to its place, nws.json last: until then readers find it there."""
+    pending = out / PENDING
+    if not pending.exists():
+        return
+    rank = {CARD_NAME: 1, MANIFEST_NAME: 2}
+    found = [path.relative_to(pending) for path in sorted(pending.rglob("*")) if path.is_file()]
+    for path in sorted(found, key=lambda path: rank.get(path.as_posix(), 0)):
+        place = out / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.as_posix() == MANIFEST_NAME:  # all the others must be there after a power cut
+            for folder in {(out / other).parent for other in found}:
+                fsync(folder)
+        os.replace(pending / path, place)
+    fsync(out)
+    shutil.rmtree(pending)
+
+
+def _write(file: Path, content: bytes) -> None:
+    with atomic_write(file) as temporary:
+        temporary.write_bytes(content)
 
 
 def _entry(file: Path) -> FileEntry:
@@ -271,65 +302,148 @@ def _values(files: list[Path], rows: pa.Table) -> Iterator[bytes]:
             content.close()
 
 
+_held: dict[Path, int] = {}  # the folders that this process has locked: how often
+
+
 @contextmanager
-def open_store(out: Path) -> Iterator[Store]:
-    """The store of a folder, made when missing; at the end goes what served the build alone, and a new zoo that got no model.
+def hold(out: Path) -> Iterator[None]:
+    """Lock a zoo's folder, made when missing, against other builders; in the same process it may be locked again.
+
+    At the end goes what served the build alone, and a new zoo that got no model.
 
     Raises:
         ZooError: if the folder cannot be written, is in use by another build, or holds something other than a zoo.
     """
+    out = out.absolute()
+    if out in _held:
+        _held[out] += 1
+        try:
+            yield
+        finally:
+            _held[out] -= 1
+        return
     staging = out / STAGING
-    made = [path for path in (out / CARD_NAME, out / MANIFEST_NAME, out / LOCAL_NOTE, out, *out.parents) if not path.exists()]
     try:
-        if out.exists() and not (out / MANIFEST_NAME).exists() and not (staging / "models").exists() and any(out.iterdir()):
+        names = (CARD_NAME, MANIFEST_NAME, LOCAL_NOTE)
+        made = [path for path in (*(out / name for name in names), out, *out.parents) if what_is_at(path) == "nothing"]
+        if what_is_at(out) == "a folder" and what_is_at(out / MANIFEST_NAME) == what_is_at(staging) == "nothing" and any(out.iterdir()):
             raise ZooError(out, expected="a zoo, or an empty or new folder", found="other files", do="choose another --out")
-        (staging / "models").mkdir(parents=True, exist_ok=True)
-        lock = open(staging / "lock", "w")  # noqa: SIM115 -- held until the build ends
-    except OSError as error:
-        raise ZooError(out, expected="a folder that can be written", found=str(error), do="choose another --out") from error
+        lock = _lock(staging)
+    except (OSError, ValueError, RuntimeError) as error:  # loops of links, names that are too long or no text
+        raise ZooError(out, expected="a folder that can be written", found=reason(error), do="choose another --out") from error
     with lock:
+        _held[out] = 1
+        try:
+            with _disk_told(out):
+                roll_forward(out)  # after a build that was killed
+                _sweep(out)
+                (staging / "models").mkdir(exist_ok=True)
+            try:
+                yield
+            finally:
+                with _disk_told(out):
+                    _sweep(out)
+                    _remove(out, made)
+        finally:
+            del _held[out]
+
+
+@contextmanager
+def _disk_told(out: Path) -> Iterator[None]:
+    """An error of the disk in one line."""
+    try:
+        yield
+    except OSError as error:
+        do = "free space or permit writing, then run again"
+        raise ZooError(error.filename or out, expected="a disk that can be written", found=reason(error), do=do) from error
+
+
+def _lock(staging: Path) -> IO[str]:
+    """The open and locked file that tells other builders of this one."""
+    while True:
+        staging.mkdir(parents=True, exist_ok=True)
+        path = staging / "lock"
+        lock = open(path, "w")  # noqa: SIM115 -- held until the build ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                return lock
+        except FileNotFoundError:
+            pass  # the build that had made the file has ended, and removed it, since it was opened here
         except BlockingIOError:
-            raise ZooError(out, expected="one build at a time", found="another one at work", do="wait for it, or stop it") from None
-        try:
-            _sweep(out)  # after a build that was killed
-            yield Store(out)
-        finally:
-            _sweep(out)
-            if not any((staging / "models").iterdir()):
-                shutil.rmtree(staging)
-                if not (out / "snapshots").exists():
-                    _remove(made)
+            lock.close()
+            raise ZooError(
+                staging.parent, expected="one build at a time", found="another one at work", do="wait for it, or stop it"
+            ) from None
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
 
 
-def _remove(made: list[Path]) -> None:
-    """Remove files and folders that were made in vain."""
-    for path in made:
-        if path.is_file():
-            path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+@contextmanager
+def open_store(out: Path) -> Iterator[Store]:
+    """The store of a folder, which is held as by `hold`.
+
+    Raises:
+        ZooError: as `hold`, or if a file of the zoo is damaged.
+    """
+    with hold(out):
+        yield Store(out)
+
+
+def _remove(out: Path, made: list[Path]) -> None:
+    """Remove what served the build alone; of a new zoo that got no model, all that was made. The lock goes last."""
+    staging = out / STAGING
+    kept = (staging / "models", out / NEXT, out / PENDING)
+    if any(path.is_file() for folder in kept for path in folder.rglob("*")):
+        return
+    if not (out / "snapshots").exists():
+        for path in made:
+            if path.is_file():
+                path.unlink()
+    shutil.rmtree(staging)
+    if not (out / "snapshots").exists():
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def _sweep(out: Path) -> None:
-    """Remove half-written files, and the images for the workers: those of the next build may be others."""
-    for leftover in out.rglob(".*.tmp"):
-        leftover.unlink()
+    """Remove half-written files of a zoo, and the images for the workers: those of the next build may be others."""
+    for folder in (STAGING, "snapshots", "index", "plots"):
+        for leftover in (out / folder).rglob(".*.tmp"):
+            leftover.unlink()
+    for name in (CARD_NAME, MANIFEST_NAME, LOCAL_NOTE):
+        for leftover in out.glob(f".{name}.*.tmp"):
+            leftover.unlink()
     if (out / STAGING / "images").exists():
         shutil.rmtree(out / STAGING / "images")
 
 
+def holds_models(out: Path) -> bool:
+    """Whether a folder has finished models, in shards or staged."""
+    return any(any((out / folder).rglob("[!.]*.parquet")) for folder in (STAGING, "snapshots"))
+
+
 def remember_images(out: Path, images: Path | None) -> None:
     """Note where on this machine the images lie, so that `verify` finds them; the note is no part of the data set."""
-    _write_changed(out / LOCAL_NOTE, json.dumps({"images": images and str(images.resolve())}) + "\n")
+    note = json.dumps({"images": images and str(images.resolve())}) + "\n"
+    if what_is_at(out / LOCAL_NOTE) == "nothing" or (out / LOCAL_NOTE).read_bytes() != note.encode():
+        _write(out / LOCAL_NOTE, note.encode())
 
 
 def remembered_images(out: Path) -> Path | None:
-    """The folder of images that the zoo was last built with on this machine; None if there was none."""
+    """The folder of images that the zoo was last built with on this machine; None if there was none.
+
+    Raises:
+        ZooError: if the note is damaged.
+    """
     note = out / LOCAL_NOTE
-    try:
-        folder = json.loads(note.read_text(encoding="utf-8"))["images"] if note.exists() else None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ZooError(note, expected="where the images lie", found=f"{type(error).__name__}: {error}", do="remove it") from error
+    if what_is_at(note) == "nothing":
+        return None
+    told = read_json(note, "where the images lie")
+    folder = told.get("images", 0) if isinstance(told, dict) else 0
+    if not isinstance(folder, str | None):
+        raise ZooError(note, expected='{"images": the folder where they lie, or null}', found=repr(told), do="remove it")
     return Path(folder) if folder else None

@@ -42,9 +42,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _fsync(temporary)
+            fsync(temporary)
             os.replace(temporary, path)
-            _fsync(path.parent)  # the new name itself must survive a power cut
+            fsync(path.parent)  # the new name itself must survive a power cut
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -58,7 +58,7 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

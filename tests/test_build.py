@@ -26,11 +26,11 @@ from builder import build as build_module
 from builder import workers as workers_module
 from builder.build import Request, build
 from builder.card import PLOTS
-from builder.cli import INTERRUPTED
 from builder.flight import Occupancy
 from builder.gallery import stale
 from builder.progress import Progress
 from nws_dataset import Rows, Zoo
+from nws_dataset.command import Interrupted
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
 from nws_dataset.shards import read_index
@@ -283,7 +283,7 @@ def test_ctrl_c(small: Path, tmp_path: Path, models: int) -> None:
     wait_until(lambda: ready() or process.poll() is not None, "it is at work")
     os.killpg(process.pid, signal.SIGINT)
     stdout, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == INTERRUPTED
+    assert process.returncode == Interrupted.exit_code
     assert stdout == ""
     lines = [line for line in err.splitlines() if not re.match(r"demo: \d+/200 models, ", line)]
     assert lines == [f"interrupted; finished models are kept in {out}: run the same command to go on"]
@@ -330,7 +330,7 @@ def test_one_build_at_a_time(tmp_path: Path) -> None:
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=DEADLINE)
-    assert process.returncode == INTERRUPTED
+    assert process.returncode == Interrupted.exit_code
     assert not marked(mark)
 
 

@@ -1,0 +1,532 @@
+"""Kill what writes, at any operation on a file, and see that nothing is lost: `scripts/torture.py [--cases N] [--seed S] [--minutes M]`.
+
+A case is one of the scenarios, run in a process of its own in which one operation on a file ends in SIGKILL or in an error of the disk.
+Then it is run again without a fault, and what it left must be what an undisturbed run leaves: folders byte by byte, results without
+their seconds.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import dataclasses
+import errno
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from loopback_hub import LoopbackHub  # noqa: E402 -- of the tests
+
+HUB = LoopbackHub()  # closed until the campaign starts
+os.environ.update(HUB.environment())  # huggingface_hub reads it when it is imported
+
+import click  # noqa: E402
+import matplotlib  # noqa: E402
+
+matplotlib.use("Agg")
+
+import datasets  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import torch  # noqa: E402
+from huggingface_hub import HfFileSystem  # noqa: E402
+
+import release_factory  # noqa: E402
+from builder import build as build_module  # noqa: E402
+from builder import gallery, plan, store, workers  # noqa: E402
+from builder.build import Request, build  # noqa: E402
+from builder.importers.release import import_zoo  # noqa: E402
+from builder.publish import Content, Publisher  # noqa: E402
+from nws_dataset import shards  # noqa: E402
+from nws_dataset.command import Command  # noqa: E402
+from nws_dataset.errors import ZooError  # noqa: E402
+from nws_dataset.evaluation import meta_classifier, plots, readers, report  # noqa: E402
+from nws_dataset.evaluation.report import Table  # noqa: E402
+from nws_dataset.schema import METADATA_SCHEMA  # noqa: E402
+from nws_dataset.zoo import Zoo  # noqa: E402
+from zoo_factory import make_zoo  # noqa: E402
+
+REPOSITORY = "org/zoo"
+DEADLINE = 120.0  # seconds that a case may take
+MODELS, GROWN = 6, 10  # of the demo preset
+ERRORS = ("ENOSPC", "EIO", "EMFILE", "EROFS")
+PATHS = ("replace", "rename", "mkdir", "unlink", "remove", "rmdir", "utime", "open", "link")  # of os: operations on a path
+FAULT, MISTAKE = 3, 2  # exit codes
+
+Files = dict[str, bytes]  # what a scenario leaves: name -> content
+
+
+# Faults
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens at one of a process's operations on files below a folder."""
+
+    number: int  # of the operation, from 0
+    kind: str  # "before" or "after": SIGKILL; else the name of an error
+    lasts: bool = False  # whether all later operations fail too
+
+    def __str__(self) -> str:
+        return f"{self.kind}{' from' if self.lasts else ' at'} operation {self.number}"
+
+
+class Faulty:
+    """Makes operations on files below a folder fail, of this process alone.
+
+    Args:
+        folder: of the case.
+        fault: None counts the operations and lets them be.
+    """
+
+    def __init__(self, folder: Path, fault: Fault | None) -> None:
+        self.folder, self.fault, self.count = os.path.abspath(folder), fault, 0
+
+    def __enter__(self) -> Faulty:
+        for name in PATHS:
+            setattr(os, name, self._wrapped(getattr(os, name), lambda path: path))
+        os.fsync = self._wrapped(os.fsync, lambda number: os.readlink(f"/proc/self/fd/{number}"))
+        builtins.open = io.open = self._wrapped(io.open, lambda path: path)  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The process ends with its case."""
+
+    def _wrapped(self, call: Callable[..., Any], path_of: Callable[[Any], Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def wrapped(path: Any, *args: Any, **kwargs: Any) -> Any:
+            place = path if isinstance(path, str | os.PathLike) else path_of(path) if call.__name__ == "fsync" else ""
+            if not os.path.abspath(os.fspath(place)).startswith(self.folder):
+                return call(path, *args, **kwargs)
+            number, self.count = self.count, self.count + 1
+            fault = self.fault
+            due = fault is not None and (number == fault.number or (fault.lasts and number > fault.number))
+            if fault is None or not due:
+                return call(path, *args, **kwargs)
+            if fault.kind == "after":
+                call(path, *args, **kwargs)
+            if fault.kind in ("before", "after"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            code = getattr(errno, fault.kind)
+            raise OSError(code, os.strerror(code), os.fspath(place))
+
+        return wrapped
+
+
+# Scenarios
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Something that writes, and can be run again.
+
+    A further one, of what reads a zoo or writes from it, is one more of these.
+    """
+
+    name: str
+    start: Callable[[Path], object]  # brings the case's folder to where it begins
+    run: Callable[[Path], object]  # what is disturbed
+    left: Callable[[Path], Files]  # what it left
+    disturbed: str = "."  # the folder of the case whose files fail
+    may_fail: bool = True  # whether an error of the disk may end it; else only SIGKILL may
+
+
+def in_folder(name: str) -> Callable[[Path], Files]:
+    """All files of a folder."""
+
+    def left(case: Path) -> Files:
+        folder = case / name
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    return left
+
+
+class Campaign:
+    """The fixtures of all scenarios, made once, undisturbed.
+
+    Args:
+        scratch: an empty folder.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        torch.set_num_threads(1)
+        datasets.disable_progress_bars()
+        self._make_small()
+        self.trained = self._train()
+        for dataset, models in (("mnist", 5), ("svhn_cropped", 4)):
+            release_factory.write_small_cnn(scratch / "small_cnn" / dataset, dataset, models)
+        nets = {split: {n: release_factory.nws_meta(n) for n in numbers} for split, numbers in (("train", (0, 1)), ("test", (4,)))}
+        release_factory.write_nws(scratch / "nws", "main", nets)
+        self.zoo = make_zoo(scratch / "zoo")
+        self.smaller = make_zoo(scratch / "smaller", models=6)
+        self.old = scratch / "old"
+        self.build(scratch / "old", MODELS)
+        self.evaluated = make_zoo(scratch / "evaluated", models=12, snapshots=2)
+        scenarios = (
+            Scenario("build", lambda case: None, lambda case: self.build(case / "out", MODELS), in_folder("out")),
+            Scenario(
+                "grow", lambda case: shutil.copytree(self.old, case / "out"), lambda case: self.build(case / "out", GROWN), in_folder("out")
+            ),
+            Scenario("import small_cnn", lambda case: None, lambda case: self.import_("small_cnn", case / "out"), in_folder("out")),
+            Scenario("import nws", lambda case: None, lambda case: self.import_("nws", case / "out"), in_folder("out")),
+            Scenario("publish", self._copy_zoo, self.publish, self._on_the_hub),
+            Scenario("cache", self._put_zoo, self.read_from_hub, in_folder("read"), disturbed="cache", may_fail=False),
+            Scenario("meta-classifier", lambda case: None, self.evaluate, self._results),
+        )
+        self.scenarios = {scenario.name: scenario for scenario in scenarios}
+
+    def _make_small(self) -> None:
+        """Small shards, pictures and networks: what is tried here is the way to the disk."""
+        plan.SHARD_BYTES = 1_500_000
+        gallery.DPI = 8
+        plots.DPI = 8
+        report.RESAMPLES, readers.TREES = 20, 4
+        slim = {"epochs": 1, "least_steps": 0, "width": 1 / 64, "slices_per_prediction": 2, "slice_length": 500}
+        meta_classifier.SMALL_SETTINGS = dataclasses.replace(readers.SMALL_SETTINGS, **slim)
+        build_module.compiling, build_module.compile_step = contextlib.nullcontext, lambda: None  # type: ignore[assignment]
+        build_module.run_on_processes = self._run_here  # type: ignore[assignment]
+
+    def _train(self) -> dict[str, tuple[pa.Table, list[bytes]]]:
+        """The snapshots of the models of the largest build, trained once: a case only stages them."""
+        trained = {}
+
+        def run(task: workers.Task, models: list[plan.Model], *_: object) -> Iterator[workers.Summary]:
+            for model in models:
+                yield from task.run([model])
+                table = pa.Table.from_batches(shards.read_snapshots(store.staged_path(task.out, model)))
+                trained[model.id] = table.select(METADATA_SCHEMA.names), table["weights"].to_pylist()
+
+        with mock.patch.object(build_module, "run_on_processes", run):
+            build(Request("demo", GROWN, epochs=1), self.scratch / "training", device="cpu")
+        return trained
+
+    def _run_here(self, task: workers.Task, models: list[plan.Model], *_: object) -> Iterator[workers.Summary]:
+        for model in models:
+            file, (rows, values) = store.staged_path(task.out, model), self.trained[model.id]
+            shards.write_snapshots(file, rows, values, relative=file.name)
+            yield workers.Summary(model.id, 1, 0.5, False, 0.1)
+
+    def build(self, out: Path, models: int) -> None:
+        build(Request("demo", models, epochs=1), out, device="cpu")
+        gallery.draw(out)
+
+    def import_(self, kind: str, out: Path) -> None:
+        import_zoo(kind, self.scratch / kind, out)
+        gallery.draw(out)
+
+    def _copy_zoo(self, case: Path) -> None:
+        HUB.reset()
+        shutil.copytree(self.zoo, case / "zoo")
+
+    def publish(self, case: Path) -> None:
+        publisher = Publisher(REPOSITORY)
+        publisher.prepare(Content.of(case / "zoo"))
+        publisher.push(case / "zoo")
+
+    def _on_the_hub(self, case: Path) -> Files:
+        commit = HUB.repos[REPOSITORY].at("main") if REPOSITORY in HUB.repos else None
+        return {path: file.content for path, file in commit.tree.items() if path != ".gitattributes"} if commit else {}
+
+    def _put_zoo(self, case: Path) -> None:
+        HUB.reset()
+        HUB.put(REPOSITORY, self.zoo)
+
+    def read_from_hub(self, case: Path) -> None:
+        """All weights through a small cache, so that something always goes."""
+        zoo = Zoo(REPOSITORY, cache_dir=case / "cache", cache_bytes=60_000)
+        for _ in range(2):
+            digest = hashlib.sha256(b"".join(array.tobytes() for array in zoo.arrays(zoo.filter())))
+        (case / "read").mkdir(exist_ok=True)
+        Path(case / "read" / "digest").write_text(digest.hexdigest())
+
+    def evaluate(self, case: Path) -> None:
+        arguments = [
+            "--out",
+            str(case / "results"),
+            "--experiments",
+            "what",
+            "--properties",
+            "activation,dataset",
+            "--seeds",
+            "1",
+            "--jobs",
+            "1",
+        ]
+        with mock.patch.object(sys, "argv", ["nws-evaluate-meta-classifier"]):
+            meta_classifier.main.main([str(self.evaluated), *arguments], standalone_mode=False)
+
+    def _results(self, case: Path) -> Files:
+        files = {name: content for name, content in in_folder("results")(case).items() if not name.endswith(".tmp")}
+        return {name: _without_seconds(name, content, case) for name, content in files.items() if not name.endswith((".md", ".png"))} | {
+            name: b"" for name in files
+        }
+
+    # One case
+
+    def operations(self, scenario: Scenario, case: Path) -> int:
+        """How many operations on files an undisturbed run has."""
+        case.mkdir()
+        scenario.start(case)
+        told = self._in_process(scenario, case, None)
+        assert told["code"] == 0, f"{scenario.name} undisturbed: {told['text']}"
+        return int(told["count"])
+
+    def case(self, scenario: Scenario, fault: Fault, case: Path, expected: Files) -> str:
+        """Run a scenario with a fault, then without; what was wrong, or nothing."""
+        case.mkdir()
+        scenario.start(case)
+        told = self._in_process(scenario, case, fault)
+        if told["code"] not in ((0, MISTAKE) if scenario.may_fail else (0,)) and told["code"] != -signal.SIGKILL:
+            return f"ended with {told['code']}: {told['text'][-2000:]}"
+        again = self._in_process(scenario, case, None)
+        if again["code"] != 0:
+            return f"cannot go on ({told['text'][-300:]}): {again['text'][-2000:]}"
+        left = scenario.left(case)
+        wrong = sorted(name for name in {*left, *expected} if left.get(name) != expected.get(name))
+        return f"differs in {', '.join(wrong[:5])}" if wrong else ""
+
+    def _in_process(self, scenario: Scenario, case: Path, fault: Fault | None) -> dict[str, Any]:
+        """A run in a process of its own: its exit code, what it printed, its operations."""
+        told = case.with_name(f"{case.name}.told")
+        told.unlink(missing_ok=True)
+        child = os.fork()
+        if not child:
+            os._exit(_run(scenario, case, fault, told))
+        stop = time.monotonic() + DEADLINE
+        while True:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() > stop:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return {"code": "a timeout", "text": "", "count": 0}
+            time.sleep(0.002)
+        count, _, text = told.read_text(encoding="utf-8").partition("\n") if told.exists() else ("0", "", "")
+        return {"code": os.waitstatus_to_exitcode(status), "text": text, "count": count or 0}
+
+
+def _run(scenario: Scenario, case: Path, fault: Fault | None, told: Path) -> int:
+    """What the process of a run does; its exit code."""
+    HfFileSystem.clear_instance_cache()
+    output = os.open(told, os.O_RDWR | os.O_CREAT)
+    for number in (1, 2):
+        os.dup2(output, number)
+    code, text, faulty = 0, "", Faulty(case / scenario.disturbed, fault)
+    write = os.write
+    try:
+        with faulty:
+            scenario.run(case)
+    except (ZooError, click.ClickException) as error:
+        code, text = MISTAKE, error.message if isinstance(error, click.ClickException) else str(error)
+        if "\n" in text.strip():
+            code = FAULT
+    except BaseException:
+        code, text = FAULT, traceback.format_exc()
+    os.ftruncate(output, 0)
+    os.lseek(output, 0, os.SEEK_SET)
+    write(output, f"{faulty.count}\n{text}".encode(errors="replace"))
+    return code
+
+
+def _without_seconds(name: str, content: bytes, case: Path) -> bytes:
+    """Results without how long they took and where they were."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items() if "seconds" not in key and key not in ("command", "date", "time")}
+        return [clean(item) for item in value] if isinstance(value, list) else value
+
+    return json.dumps(clean(json.loads(content))).encode() if name.endswith(".json") else content
+
+
+# Many at once
+
+
+def four_builders(campaign: Campaign, case: Path, expected: Files) -> str:
+    """Four builds of one folder at the same time: one builds, the others say that it does or come later; what was wrong, or nothing."""
+    case.mkdir()
+    scenario = campaign.scenarios["build"]
+    children = []
+    for i in range(4):
+        child = os.fork()
+        if not child:
+            os._exit(_run(scenario, case, None, case / f"told{i}"))
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    texts = [(case / f"told{i}").read_text().partition("\n")[2] for i in range(4)]
+    wrong = [
+        text for code, text in zip(codes, texts, strict=True) if code not in (0, MISTAKE) or (code and "another one at work" not in text)
+    ]
+    if wrong or 0 not in codes:
+        return f"ended with {codes}: {' | '.join(wrong)[-2000:]}"
+    left = scenario.left(case)
+    return "" if left == expected else f"differs in {sorted(n for n in {*left, *expected} if left.get(n) != expected.get(n))[:5]}"
+
+
+def readers_beside_a_build(campaign: Campaign, case: Path, seconds_a_file: float) -> tuple[str, Counter[str]]:
+    """A zoo grows slowly, while it is read with ours and with the stock library; what was wrong, and what was read."""
+    case.mkdir()
+    out = Path(shutil.copytree(campaign.old, case / "out"))
+    child = os.fork()
+    if not child:
+        replace = os.replace
+
+        def slow(*args: Any, **kwargs: Any) -> None:
+            replace(*args, **kwargs)
+            time.sleep(seconds_a_file)
+
+        os.replace = slow
+        os._exit(_run(campaign.scenarios["grow"], case, None, case / "told"))
+    seen: Counter[str] = Counter()
+    wrong = ""
+    while not os.waitpid(child, os.WNOHANG)[0] and not wrong:
+        wrong = _read_once(out, seen) or _read_stock(out, case / "stock", seen)
+    return wrong or _read_once(out, seen) or _read_stock(out, case / "stock", seen), seen
+
+
+def _read_once(out: Path, seen: Counter[str]) -> str:
+    try:
+        zoo = Zoo(out, check=True)
+        rows = zoo.filter()
+        zoo.arrays(rows)
+    except ZooError as error:
+        return f"our reader: {error}"
+    models = len(set(rows["model_id"]))
+    seen[f"ours, {models} models"] += 1
+    return "" if models in (MODELS, GROWN) else f"our reader: {models} models"
+
+
+def _read_stock(out: Path, cache: Path, seen: Counter[str]) -> str:
+    """The stock library, with a new cache each time, may end in an error of its own."""
+    try:
+        loaded = datasets.load_dataset(str(out), "index", cache_dir=str(cache / str(sum(seen.values()))), download_mode="force_redownload")
+    except Exception:  # whatever it raises beside a folder that changes is its own
+        seen["stock, an error"] += 1
+        return ""
+    rows = [(row["model_id"], row["snapshot"]) for part in loaded.values() for row in part.select_columns(["model_id", "snapshot"])]
+    models = len({model for model, _ in rows})
+    seen[f"stock, {models} models"] += 1
+    return (
+        ""
+        if models in (MODELS, GROWN) and len(rows) == len(set(rows))
+        else f"stock: {models} models, {len(rows)} rows, {len(set(rows))} different"
+    )
+
+
+# The campaign
+
+
+def faults_of(scenario: Scenario, operations: int, random_: random.Random) -> Iterator[Fault]:
+    """Faults at operations that are spread over all of a run, without end."""
+    kinds = itertools.cycle(("before", "after", *ERRORS, *ERRORS))
+    while True:
+        numbers = list(range(operations))
+        random_.shuffle(numbers)
+        for number in numbers:
+            kind = next(kinds)
+            yield Fault(number, kind, lasts=kind in ERRORS and random_.random() < 0.5)
+
+
+@dataclass
+class Outcome:
+    """Of the cases of a scenario."""
+
+    cases: int = 0
+    kills: int = 0
+    errors: int = 0
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+
+def run_campaign(
+    campaign: Campaign, cases: int, seed: int, minutes: float, names: list[str], tell: Callable[[str], None]
+) -> dict[str, Outcome]:
+    """The cases, in turn over the scenarios, until they are done or the time is over."""
+    outcomes = {name: Outcome() for name in names}
+    expected, faults = {}, {}
+    for name in names:
+        scenario, folder = campaign.scenarios[name], campaign.scratch / f"undisturbed {name}"
+        operations = campaign.operations(scenario, folder)
+        expected[name] = scenario.left(folder)
+        faults[name] = faults_of(scenario, operations, random.Random(f"{seed} {name}"))
+        tell(f"{name}: {operations} operations, {len(expected[name])} files")
+    start = time.monotonic()
+    for number in range(cases):
+        spent = time.monotonic() - start
+        if spent > 60 * minutes:
+            break
+        name = names[number % len(names)]
+        outcome, fault = outcomes[name], next(faults[name])
+        folder = campaign.scratch / "case"
+        shutil.rmtree(folder, ignore_errors=True)
+        wrong = campaign.case(campaign.scenarios[name], fault, folder, expected[name])
+        outcome.cases += 1
+        outcome.kills += fault.kind in ("before", "after")
+        outcome.errors += fault.kind in ERRORS
+        if wrong:
+            outcome.failures.append(f"{name}, {fault}: {wrong}")
+            tell(outcome.failures[-1])
+        if number % 50 == 49:
+            spent = time.monotonic() - start
+            tell(
+                f"{number + 1} of {cases} cases, {(number + 1) / spent:.1f} a second, {(cases - number - 1) * spent / (number + 1) / 60:.1f} minutes left"
+            )
+    return outcomes
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--cases", default=1000, show_default=True, type=click.IntRange(1), help="Kills and faults in all.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Of the choice of operations.")
+@click.option("--minutes", default=60.0, show_default=True, help="After which no further case begins.")
+@click.option("--scenario", "names", multiple=True, help="Only this one; may be given several times.")
+def main(cases: int, seed: int, minutes: float, names: tuple[str, ...]) -> None:
+    """Kill builds, imports, pushes, readers and evaluations at file operations, or let the disk fail, and run them again."""
+    HUB.start()
+    with tempfile.TemporaryDirectory() as scratch:
+        campaign = Campaign(Path(scratch))
+        unknown = [name for name in names if name not in campaign.scenarios]
+        if unknown:
+            raise ZooError("--scenario", expected=f"one of {', '.join(campaign.scenarios)}", found=unknown[0], do="choose among them")
+        outcomes = run_campaign(campaign, cases, seed, minutes, list(names or campaign.scenarios), functools.partial(click.echo, err=True))
+        rows = [(name, str(o.cases), str(o.kills), str(o.errors), str(o.cases - len(o.failures))) for name, o in outcomes.items()]
+        Table("Killed and run again", ("", "cases", "kills", "errors", "identical"), rows).print()
+        failures = [failure for outcome in outcomes.values() for failure in outcome.failures]
+        if not names or "build" in names:
+            expected = in_folder("out")(campaign.scratch / "undisturbed build") if (campaign.scratch / "undisturbed build").exists() else {}
+            wrong = four_builders(campaign, campaign.scratch / "four", expected)
+            click.echo(f"four builders at once: {wrong or 'identical'}")
+            failures += [wrong] if wrong else []
+        if not names or "grow" in names:
+            for i, pause in enumerate((0.0, 0.02, 0.2)):
+                wrong, seen = readers_beside_a_build(campaign, campaign.scratch / f"beside{i}", pause)
+                click.echo(
+                    f"readers beside a growing build: {wrong or 'no wrong byte'} ({', '.join(f'{n} x {what}' for what, n in sorted(seen.items()))})"
+                )
+                failures += [wrong] if wrong else []
+    HUB.stop()
+    for failure in failures:
+        click.echo(failure, err=True)
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
