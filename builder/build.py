@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from builder.plan import Model, select
 from builder.progress import Progress, compiling
 from builder.store import GENERATOR_VERSION, Store, open_store, remember_images
 from builder.train import least_epochs
-from builder.workers import Summary, Task, run_on_processes
+from builder.workers import Summary, Task, is_script_of_worker, run_on_processes
 from nws_dataset.errors import ZooError
 from nws_dataset.manifest import INDEX_PATH, SubsetEntry
 from nws_dataset.manifest import ImageSet as ImageSource
@@ -109,11 +110,19 @@ def build(
     Raises:
         ZooError: for bad input, a folder or a repository that holds something else, a disk that is full, or a Hub that does not answer.
     """
+    if is_script_of_worker():
+        sys.exit(1)  # the process that started this one says why it cannot go on
     target = resolve_device(device)
     request.check_device(target)
     if images is not None and not images.is_dir():
         raise ZooError(images, expected="a folder", found="a file" if images.exists() else "nothing", do="correct --images")
     plans = request.plan()
+    planned = sum(len(models) for _, models in plans)
+    if request.models is not None and planned < request.models:
+        chosen = f" on {', '.join(request.datasets)}" if request.datasets else ""
+        print(
+            f"--models {request.models}: preset {request.preset} has {planned} models{chosen}, and all of them are built", file=sys.stderr
+        )
     image_sets = {name: load_image_set(name, images) for name in sorted({m.recipe.dataset for _, models in plans for m in models})}
     for _, models in plans:
         _check_images(models, image_sets, request.train_images)

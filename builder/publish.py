@@ -303,8 +303,9 @@ class Publisher:
         thread = self._thread
         if thread is not None:
             thread.join()  # what it sends need not be sent here
-        self.content = Content.of(folder)
-        shards, rest = _files(folder)
+        with self._talking():
+            self.content = Content.of(folder)
+            shards, rest = _files(folder)
         remote = self._look()
         self._check(remote)
         changed = [path for path, file in {**shards, **rest}.items() if not remote.has(path, file)]
@@ -325,7 +326,8 @@ class Publisher:
             changed = [path for path, file in files.items() if (replace or path not in remote.files) and not remote.has(path, file)]
             if not changed:
                 return remote
-            operations = [CommitOperationAdd(path, str(files[path].path)) for path in changed]
+            with self._talking():
+                operations = [CommitOperationAdd(path, str(files[path].path)) for path in changed]
             self._send(operations, progress)
             for operation in operations:
                 found, file = operation.upload_info.sha256.hex(), files[operation.path_in_repo]
@@ -425,6 +427,9 @@ class Publisher:
                 raise ZooError(self.repo_id, expected="a repository that you may write to", found=found, do=do) from None
             do = "run the same command again: what has arrived is not sent twice"
             raise ZooError(f"the Hub ({self.api.endpoint})", expected="an answer", found=found, do=do) from None
+        except OSError as error:
+            do = "permit reading or mend the disk, then run the same command again"
+            raise ZooError(error.filename or self.repo_id, expected="files that can be read", found=reason(error), do=do) from error
 
 
 class _Progress:

@@ -324,9 +324,10 @@ def hold(out: Path) -> Iterator[None]:
         return
     staging = out / STAGING
     try:
-        names = (CARD_NAME, MANIFEST_NAME, LOCAL_NOTE)
-        made = [path for path in (*(out / name for name in names), out, *out.parents) if what_is_at(path) == "nothing"]
-        if what_is_at(out) == "a folder" and what_is_at(out / MANIFEST_NAME) == what_is_at(staging) == "nothing" and any(out.iterdir()):
+        new = what_is_at(out / MANIFEST_NAME) == "nothing"  # what else is there was left by a build that was killed
+        ours = [out / name for name in (CARD_NAME, LOCAL_NOTE, MANIFEST_NAME) if new]
+        made = [*ours, *(path for path in (out, *out.parents) if what_is_at(path) == "nothing")]
+        if new and what_is_at(out) == "a folder" and what_is_at(staging) == "nothing" and any(out.iterdir()):
             raise ZooError(out, expected="a zoo, or an empty or new folder", found="other files", do="choose another --out")
         lock = _lock(staging)
     except (OSError, ValueError, RuntimeError) as error:  # loops of links, names that are too long or no text

@@ -59,6 +59,7 @@ class Task:
     device: str
     tf32: bool = False
     epochs: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # trained so far, by all processes
+    started: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # not 0 once a process has begun
     loaded: dict[tuple[str, int, int], Images] = field(default_factory=dict, compare=False)  # by this process
 
     @property
@@ -160,9 +161,17 @@ def run_on_processes(task: Task, models: list[Model], workers: int | None, occup
                 before = now
                 yield result
     except BrokenProcessPool as error:
+        if not task.started.value:
+            do = 'in a script, call it below `if __name__ == "__main__":`, since each of them imports the script that starts them'
+            raise ZooError("a worker process", expected="to start", found="it ended before", do=do) from error
         raise ZooError("a worker process", expected="to finish its model", found="it was ended (out of memory?)", do="run again") from error
     finally:
         _stop(pool)
+
+
+def is_script_of_worker() -> bool:
+    """Whether this process is a worker that has just begun and imports the script that started it."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def cores() -> int:
@@ -203,6 +212,7 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 def _start_worker(task: Task) -> None:
     global _task
     _task = task
+    task.started.value = 1
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -58,7 +58,7 @@ from builder.publish import Content, Publisher  # noqa: E402
 from nws_dataset import shards  # noqa: E402
 from nws_dataset.command import Command  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
-from nws_dataset.evaluation import meta_classifier, plots, readers, report  # noqa: E402
+from nws_dataset.evaluation import meta_classifier, readers, report  # noqa: E402
 from nws_dataset.evaluation.report import Table  # noqa: E402
 from nws_dataset.schema import METADATA_SCHEMA  # noqa: E402
 from nws_dataset.zoo import Zoo  # noqa: E402
@@ -104,7 +104,7 @@ class Faulty:
         for name in PATHS:
             setattr(os, name, self._wrapped(getattr(os, name), lambda path: path))
         os.fsync = self._wrapped(os.fsync, lambda number: os.readlink(f"/proc/self/fd/{number}"))
-        builtins.open = io.open = self._wrapped(io.open, lambda path: path)  # type: ignore[assignment]
+        builtins.open = io.open = self._wrapped(io.open, lambda path: path)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -198,12 +198,15 @@ class Campaign:
         """Small shards, pictures and networks: what is tried here is the way to the disk."""
         plan.SHARD_BYTES = 1_500_000
         gallery.DPI = 8
-        plots.DPI = 8
         report.RESAMPLES, readers.TREES = 20, 4
-        slim = {"epochs": 1, "least_steps": 0, "width": 1 / 64, "slices_per_prediction": 2, "slice_length": 500}
-        meta_classifier.SMALL_SETTINGS = dataclasses.replace(readers.SMALL_SETTINGS, **slim)
-        build_module.compiling, build_module.compile_step = contextlib.nullcontext, lambda: None  # type: ignore[assignment]
-        build_module.run_on_processes = self._run_here  # type: ignore[assignment]
+        slim = dataclasses.replace(readers.SMALL_SETTINGS, epochs=1, least_steps=0, width=1 / 64, slices_per_prediction=2, slice_length=500)
+        vars(meta_classifier)["SMALL_SETTINGS"] = slim
+        for name, replacement in (
+            ("compiling", contextlib.nullcontext),
+            ("compile_step", lambda: None),
+            ("run_on_processes", self._run_here),
+        ):
+            setattr(build_module, name, replacement)
 
     def _train(self) -> dict[str, tuple[pa.Table, list[bytes]]]:
         """The snapshots of the models of the largest build, trained once: a case only stages them."""
@@ -486,10 +489,8 @@ def run_campaign(
             outcome.failures.append(f"{name}, {fault}: {wrong}")
             tell(outcome.failures[-1])
         if number % 50 == 49:
-            spent = time.monotonic() - start
-            tell(
-                f"{number + 1} of {cases} cases, {(number + 1) / spent:.1f} a second, {(cases - number - 1) * spent / (number + 1) / 60:.1f} minutes left"
-            )
+            rate = (number + 1) / (time.monotonic() - start)
+            tell(f"{number + 1} of {cases} cases, {rate:.1f} a second, {(cases - number - 1) / rate / 60:.1f} minutes left")
     return outcomes
 
 
@@ -518,9 +519,8 @@ def main(cases: int, seed: int, minutes: float, names: tuple[str, ...]) -> None:
         if not names or "grow" in names:
             for i, pause in enumerate((0.0, 0.02, 0.2)):
                 wrong, seen = readers_beside_a_build(campaign, campaign.scratch / f"beside{i}", pause)
-                click.echo(
-                    f"readers beside a growing build: {wrong or 'no wrong byte'} ({', '.join(f'{n} x {what}' for what, n in sorted(seen.items()))})"
-                )
+                told = ", ".join(f"{count} x {what}" for what, count in sorted(seen.items()))
+                click.echo(f"readers beside a growing build: {wrong or 'no wrong byte'} ({told})")
                 failures += [wrong] if wrong else []
     HUB.stop()
     for failure in failures:

@@ -1,0 +1,251 @@
+"""A zoo's folder while it is built: taken up again after any kill, locked for the whole command, never in the way of others."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from builder import build as build_module
+from builder import cli, cpu, gallery, store
+from builder.build import Request, build
+from builder.importers.release import import_zoo
+from builder.store import LOCAL_NOTE, NEXT, hold, remembered_images, roll_forward
+from nws_dataset import Zoo
+from nws_dataset.command import Interrupted
+from nws_dataset.errors import ZooError
+from nws_dataset.manifest import MANIFEST_NAME, PENDING, STAGING
+from zoo_factory import make_zoo
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_file(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+# --- what a kill may leave ---
+
+LEFT: dict[str, Callable[[Path], object]] = {
+    "an empty folder": lambda out: out.mkdir(),
+    "staging": lambda out: (out / STAGING).mkdir(parents=True),
+    "staging and a lock": lambda out: make_file(out / STAGING / "lock"),
+    "staging and a card": lambda out: (make_file(out / STAGING / "lock"), make_file(out / "README.md")),
+    "an empty next state": lambda out: (out / NEXT / "index").mkdir(parents=True),
+    "an empty pending state": lambda out: (out / PENDING / "snapshots").mkdir(parents=True),
+    "half a file": lambda out: make_file(out / NEXT / "snapshots/demo/.train-x-00000.parquet.7-ab.tmp", "half"),
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+def test_what_a_kill_left_is_taken_up_again(tmp_path: Path, left: Callable[[Path], object]) -> None:
+    out = tmp_path / "out"
+    left(out)
+    with hold(out):
+        assert (out / STAGING / "models").is_dir()
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_folders_of_others_are_refused(tmp_path: Path) -> None:
+    make_file(tmp_path / "out" / "thesis.tex")
+    with pytest.raises(ZooError, match="expected a zoo, or an empty or new folder, found other files"), hold(tmp_path / "out"):
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_a_disk_that_is_full_between_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Whichever folder cannot be made: one line, and the next run goes on."""
+    out, real, count = tmp_path / "a/b/out", os.mkdir, iter(range(1000))
+
+    def full(path: object, *args: object) -> None:
+        if next(count) == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", full)
+        try:
+            with hold(out):
+                pass
+        except ZooError as error:
+            assert "No space left" in str(error)
+    with hold(out):
+        pass
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_a_new_state_on_its_way_is_put_in_its_place(tmp_path: Path) -> None:
+    old, new = make_zoo(tmp_path / "old", models=4), make_zoo(tmp_path / "new", models=8)
+    (old / STAGING).mkdir()
+    new.rename(old / PENDING)
+    assert Zoo(old).manifest.subsets["demo"].num_models == 8
+    expected = {row["sha256"] for row in Zoo(old).filter()}
+    with hold(old):
+        assert not (old / PENDING).exists()
+    roll_forward(old)  # there is nothing more to do
+    assert {row["sha256"] for row in Zoo(old, check=True).filter()} == expected
+    assert not (old / STAGING).exists()
+
+
+def test_what_was_committed_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails while the files move: the state stays, and readers see it."""
+    old, new = make_zoo(tmp_path / "old", models=4), make_zoo(tmp_path / "new", models=8)
+    (old / STAGING).mkdir()
+    new.rename(old / PENDING)
+    monkeypatch.setattr(store, "fsync", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error", str(path))))
+    with pytest.raises(ZooError, match="Input/output error"), hold(old):
+        pass
+    assert len(set(Zoo(old, check=True).filter()["model_id"])) == 8
+    monkeypatch.undo()
+    with hold(old):
+        pass
+    assert (old / MANIFEST_NAME).is_file() and not (old / STAGING).exists()
+
+
+# --- the lock ---
+
+
+def test_a_lock_that_was_removed_since_it_was_opened_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first build ends and removes the file that the second has just opened; a third makes it anew and holds it."""
+    out, real, others = tmp_path / "out", fcntl.flock, []
+
+    def overtaken(file: object, operation: int) -> None:
+        path = out / STAGING / "lock"
+        if not others:
+            path.unlink()
+            others.append(open(path, "w"))  # noqa: SIM115 -- closed below
+            real(others[0], operation)
+        real(file, operation)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    with pytest.raises(ZooError, match="one build at a time"), hold(out):
+        pass
+    others[0].close()
+    with hold(out):
+        pass
+
+
+def locked(out: Path) -> bool:
+    with open(out / STAGING / "lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_the_lock_is_held_until_all_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seen = make_zoo(tmp_path / "out"), []
+
+    class Witness:
+        url = "-"
+
+        def push(self, folder: Path) -> None:
+            seen.append(("push", locked(folder)))
+
+    monkeypatch.setattr(build_module, "build", lambda request, out, **options: seen.append(("build", locked(out))))
+    monkeypatch.setattr(gallery, "draw", lambda out: seen.append(("draw", locked(out))))
+    monkeypatch.setattr(cli, "_publisher", lambda *args, **options: Witness())
+    cli.main.main(["--out", str(out), "--models", "1"], standalone_mode=False)
+    assert seen == [("build", True), ("draw", True), ("push", True)]
+    assert not (out / STAGING).exists()
+
+
+def test_temporaries_of_others_are_left_alone(tmp_path: Path) -> None:
+    """An evaluation may write its results into a zoo's folder while it is built."""
+    out = make_zoo(tmp_path / "out")
+    kept = [make_file(out / name) for name in (".method_x.json.5-ab.tmp", "results/.a.png.5-ab.tmp")]
+    swept = [make_file(out / name) for name in (".nws.json.5-ab.tmp", "index/demo/.train.parquet.5-ab.tmp", "plots/.a.png.5-ab.tmp")]
+    with hold(out):
+        pass
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in swept)
+
+
+# --- one line ---
+
+
+@pytest.mark.parametrize("out", ["loop", "loop/out", "x" * 5000, "file", "file/out"])
+def test_folders_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    Path("file").write_text("")
+    with pytest.raises(SystemExit) as raised:
+        cli.main.main(["--out", out, "--models", "1"])
+    told = capsys.readouterr().err
+    assert raised.value.code == 2 and told.count("\n") == 1 and "a folder that can be written" in told
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", '{"images": 5}', '{"images": ["a"]}', "{}", "[" * 100_000, '"\\ud800"'])
+def test_a_note_of_where_images_lie(tmp_path: Path, text: str) -> None:
+    make_file(tmp_path / LOCAL_NOTE, text)
+    with pytest.raises(ZooError, match=r"\.local\.json: expected .*where the") as raised:
+        remembered_images(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_ctrl_c_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staged: bool) -> None:
+    out = tmp_path / "out"
+
+    def interrupted(*_: object, **options: object) -> None:
+        if staged:
+            make_file(out / STAGING / "models/demo-000000.parquet")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module, "build", interrupted)
+    with pytest.raises(Interrupted, match="finished models are kept in" if staged else "^interrupted; no model was finished$"):
+        cli.main.main(["--out", str(out)], standalone_mode=False)
+
+
+def test_more_models_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_module, "_build_subset", lambda *_: None)
+    build(Request("demo", 320), tmp_path / "out", device="cpu")
+    assert capsys.readouterr().err == "--models 320: preset demo has 208 models, and all of them are built\n"
+    build(Request("demo", 208), tmp_path / "out", device="cpu")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard(tmp_path: Path) -> None:
+    script = make_file(
+        tmp_path / "script.py",
+        "import sys\nfrom pathlib import Path\nfrom builder.build import Request, build\n"
+        "build(Request('demo', 1, epochs=1), Path(sys.argv[1]), device='cpu', workers=1)\n",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script, tmp_path / "out"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and 'below `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    assert done.stderr.count("nws_dataset.errors.ZooError") == 1  # the workers say nothing
+
+
+def test_where_nothing_compiled_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")
+    monkeypatch.setattr(cpu.config, "CACHE_DIR", "")
+    monkeypatch.setattr(cpu.tempfile, "tempdir", str(tmp_path))
+    cpu.find_cache()
+    assert (cpu.config.CACHE_DIR, capsys.readouterr().err) == ("", "")
+    monkeypatch.setattr(cpu, "_writable", lambda folder: False)
+    cpu.find_cache()
+    assert Path(cpu.config.CACHE_DIR).parent == tmp_path and os.environ["NUMBA_CACHE_DIR"] == cpu.config.CACHE_DIR
+    assert capsys.readouterr().err.endswith(f"__pycache__ cannot be written: what is compiled is kept in {cpu.config.CACHE_DIR}\n")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    monkeypatched = make_file(tmp_path / "file")
+    assert cpu._writable(tmp_path / "new") and not cpu._writable(monkeypatched / "below")
+
+
+def test_an_import_into_a_folder_with_staging_alone(tmp_path: Path) -> None:
+    (tmp_path / "out" / STAGING).mkdir(parents=True)
+    (tmp_path / "source").mkdir()
+    with pytest.raises(ZooError, match="source"):  # it gets as far as the release
+        import_zoo("small_cnn", tmp_path / "source", tmp_path / "out")
