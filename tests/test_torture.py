@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "torture.py"
-CASES = 35  # five of each scenario
+CASES = 21  # three of each scenario
 
 
 @pytest.mark.slow
@@ -18,7 +18,7 @@ def test_a_short_campaign() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--cases", str(CASES), "--seed", "3"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     rows = re.findall(r"(\d+) │ +(\d+) │ +(\d+) │ +(\d+) │", done.stdout)
-    assert len(rows) == 7 and all(cases == identical == "5" for cases, _, _, identical in rows), done.stdout
+    assert len(rows) == 7 and all(cases == identical == "3" for cases, _, _, identical in rows), done.stdout
     assert sum(int(kills) for _, kills, _, _ in rows) and sum(int(errors) for _, _, errors, _ in rows)
     assert "four builders at once: identical" in done.stdout
     assert len(re.findall("readers beside a growing build: no wrong byte", done.stdout)) == 3
