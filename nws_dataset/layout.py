@@ -11,10 +11,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from nws_dataset.errors import ZooError
 from nws_dataset.recipe import Architecture
 
 Array = TypeVar("Array")  # numpy array or torch tensor: only slicing and reshape are used
 
+MAX_WEIGHTS = 1 << 32  # of a network: what a file asks for must be something that a machine can hold
 OUTPUT = "output"  # name of the output layer
 NORM_SUFFIX = "_norm"  # a layer's batch-norm is named after the layer
 
@@ -94,6 +96,9 @@ class Layout:
 def layout_of(architecture: Architecture) -> Layout:
     """The layout of an architecture's row.
 
+    Raises:
+        ZooError: if it has more than MAX_WEIGHTS.
+
     Example:
         >>> from nws_dataset.recipe import Architecture
         >>> layout = layout_of(Architecture(batch_norm=False))
@@ -127,4 +132,7 @@ def layout_of(architecture: Architecture) -> Layout:
         add_layer(f"dense{i}", units, width, norm=architecture.batch_norm)
         width = units
     add_layer(OUTPUT, architecture.num_outputs, width, norm=False)
+    if specs[-1].stop > MAX_WEIGHTS:
+        found = f"{specs[-1].stop} ({architecture.id})"
+        raise ZooError("an architecture", expected=f"at most {MAX_WEIGHTS} weights", found=found, do="choose fewer layers or units")
     return Layout(tuple(specs))

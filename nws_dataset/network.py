@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from nws_dataset.errors import ZooError
 from nws_dataset.layout import NORM_SUFFIX, OUTPUT, layout_of
 from nws_dataset.recipe import Architecture
 
@@ -29,6 +30,9 @@ class Network(nn.Module):
         activation: one of "relu", "elu", "sigmoid", "tanh".
         dropout: probability that a unit is dropped in training mode.
 
+    Raises:
+        ZooError: if one of the two is not legal.
+
     Example:
         >>> net = Network(Architecture(), "relu").eval()
         >>> net(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
@@ -37,6 +41,10 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ZooError("activation", expected=f"one of {', '.join(ACTIVATIONS)}", found=repr(activation), do="choose one of them")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ZooError("dropout", expected="a probability, 0 to 1", found=repr(dropout), do="choose one")
         self.architecture, self.activation, self.dropout = architecture, activation, dropout
         for layer in layout_of(architecture).layers:
             self._add(layer)
@@ -63,20 +71,32 @@ class Network(nn.Module):
         state = self.state_dict()
         return torch.cat([state[spec.name].reshape(-1) for spec in layout_of(self.architecture).tensors])
 
-    def forward(self, images: torch.Tensor, masks: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, masks: dict[str, torch.Tensor] | None = None, *, scaled: bool = False) -> torch.Tensor:
         """Logits of images.
 
         Args:
-            images: [B, C, H, W], uint8, or floating point in 0..1; scaled to the architecture's pixel range here.
+            images: [B, C, H, W]. Pixels: uint8 0..255, or floating point 0..1, which are scaled to the architecture's range (pixel_min..1)
+                here. With `scaled`: what enters the first convolution, as it is, e.g. a probe of any values.
             masks: layer -> [B, units...], factors of dropout (0 or 1 / (1 - rate)), in place of torch's own draws.
+            scaled: whether `images` are in the network's range already; then they must be floating point.
 
         Returns:
-            [B, 10], before the softmax.
+            [B, num_outputs], before the softmax.
+
+        Raises:
+            ZooError: if images are integers other than uint8, have another shape, or `scaled` ones are no floating point.
+
+        Example:
+            >>> net = Network(Architecture(pixel_min=-1), "tanh").eval()
+            >>> images = torch.rand(2, 3, 32, 32)
+            >>> bool(torch.equal(net(images), net(2 * images - 1, scaled=True)))
+            True
         """
         architecture, low = self.architecture, self.architecture.pixel_min
+        self._check(images, scaled)
         if not images.is_floating_point():
             images = images.to(self.get_parameter(f"{OUTPUT}.bias").dtype) / 255
-        x = images * (1 - low) + low if low else images
+        x = images * (1 - low) + low if low and not scaled else images
         activation = ACTIVATIONS[self.activation]
         for i, pool in enumerate(architecture.pooled, 1):
             x = self.get_submodule(f"conv{i}")(x)
@@ -90,6 +110,16 @@ class Network(nn.Module):
             x = self.get_submodule(f"dense{i}{NORM_SUFFIX}")(x) if architecture.batch_norm else x
             x = self._drop(x, f"dense{i}", masks)
         return self.get_submodule(OUTPUT)(x)
+
+    def _check(self, images: torch.Tensor, scaled: bool) -> None:
+        architecture = self.architecture
+        shape = (architecture.image_channels, architecture.image_size, architecture.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+            expected, found = f"images [B, {', '.join(map(str, shape))}]", str(list(images.shape))
+            raise ZooError(f"a network {architecture.id}", expected=expected, found=found, do="resize or stack them")
+        if not images.is_floating_point() and (scaled or images.dtype != torch.uint8):
+            expected = "floating point" if scaled else "uint8 0..255, or floating point 0..1"
+            raise ZooError(f"a network {architecture.id}", expected=expected, found=str(images.dtype), do="convert them")
 
     def _drop(self, x: torch.Tensor, layer: str, masks: dict[str, torch.Tensor] | None) -> torch.Tensor:
         if not layer.startswith(self.architecture.dropout_place):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nws_dataset.errors import ZooError
+from nws_dataset.files import parse_json
 
 NUM_CLASSES = 10
 NUM_BLOCKS = 3  # convolutional blocks; a block doubles the channels and may end in a max-pool
@@ -37,6 +39,31 @@ LEGAL_VALUES: dict[str, tuple[Any, ...]] = {
     "pixel_min": (-1, 0),
 }
 INITIALIZATIONS_WITH_STD = ("random_normal", "truncated_normal")
+
+
+BOUNDS = {  # of an architecture's numbers: what a file asks for must be a network that a machine can hold
+    "filter_size": (1, 255),
+    "depth_conv": (NUM_BLOCKS, 300),
+    "width_conv": (1, 1 << 16),
+    "width_growth": (1, 64),
+    "stride": (1, 255),
+    "depth_fc": (0, 300),
+    "width_fc": (1, 1 << 24),
+    "image_channels": (1, 255),
+    "image_size": (1, 1 << 16),
+    "num_outputs": (NUM_CLASSES, 1 << 16),
+}
+
+
+def _check_types(value: Any) -> None:
+    """Raise a ZooError if a field of a dataclass has a value of another type; numpy's numbers are no Python numbers."""
+    kinds = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        found, kind = getattr(value, field.name), kinds[field.name]
+        legal = typing.get_args(kind) or (kind,)
+        if not (type(found) in legal or (type(found) is int and float in legal)):
+            expected = " or ".join("None" if k is type(None) else k.__name__ for k in legal)
+            raise ZooError(f"{type(value).__name__}.{field.name}", expected=expected, found=repr(found), do="give such a value")
 
 
 def _check_legal(value: object) -> None:
@@ -80,15 +107,21 @@ class Architecture:
     num_outputs: int = NUM_CLASSES  # units of the output layer; nets of Eilertsen et al.'s own release have twice as many as classes
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_legal(self)
+        for name, (low, high) in BOUNDS.items():
+            found = getattr(self, name)
+            if found is not None and not low <= found <= high:
+                raise ZooError(f"Architecture.{name}", expected=f"{low} to {high}", found=str(found), do="choose a number in between")
         if self.filter_size % 2 == 0:
             raise ZooError("Architecture.filter_size", expected="an odd number", found=str(self.filter_size), do="choose 3, 5, 7, ...")
         if (self.width_fc is None) != (self.depth_fc == 0):
             raise ZooError(
                 "Architecture.width_fc", expected="None without hidden dense layers, else a number", found=str(self.width_fc), do="set both"
             )
-        if self.num_outputs < NUM_CLASSES:
-            raise ZooError("Architecture.num_outputs", expected=f"at least {NUM_CLASSES}", found=str(self.num_outputs), do="choose more")
+        if not all(self.dense_widths):
+            found = f"{self.width_fc}, halved to {', '.join(map(str, self.dense_widths))}"
+            raise ZooError("Architecture.width_fc", expected="a unit in each hidden layer", found=found, do="widen them, or have fewer")
         if self.map_sizes[-1] < 1:
             raise ZooError(
                 "Architecture", expected="an image that survives the convolutions", found=f"{self.image_size} pixels", do="enlarge it"
@@ -155,12 +188,11 @@ class Architecture:
         Raises:
             ZooError: if the text is not that of an architecture.
         """
-        try:
-            return cls(**json.loads(text))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ZooError(
-                "architecture_json", expected="the fields of Architecture", found=text[:80], do=f"rebuild it ({error})"
-            ) from None
+        expected = "the fields of Architecture"
+        told = parse_json(text, "architecture_json", expected)
+        if not isinstance(told, dict) or not told.keys() <= {field.name for field in dataclasses.fields(cls)}:
+            raise ZooError("architecture_json", expected=expected, found=text[:80], do="rebuild it")
+        return cls(**told)
 
 
 @dataclass(frozen=True)
