@@ -330,7 +330,8 @@ class Publisher:
                 operations = [CommitOperationAdd(path, str(files[path].path)) for path in changed]
             self._send(operations, progress)
             for operation in operations:
-                found, file = operation.upload_info.sha256.hex(), files[operation.path_in_repo]
+                with self._talking():  # the file is read only now
+                    found, file = operation.upload_info.sha256.hex(), files[operation.path_in_repo]
                 if found != file.sha256:
                     raise ZooError(file.path, expected=f"sha256 {file.sha256}", found=found, do="build it again")
             made = self._commit(operations, remote)

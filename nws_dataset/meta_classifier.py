@@ -21,7 +21,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from nws_dataset.errors import ZooError
-from nws_dataset.saving import Saved
+from nws_dataset.saving import Saved, array, numbers, strings, whole
 from nws_dataset.slices import ArrayRows, Chosen, Source, check_finite, even_starts, on_device, prefetched
 
 LONG_SLICE = 40_000  # longer slices go through the deeper stack
@@ -35,6 +35,7 @@ DECAY, NUM_DECAYS = 0.95, 50  # the learning rate falls by this factor, so many 
 LARGEST = 1e4  # raw weights are clipped to this size: the larger ones of diverged nets would overflow in a few layers
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
 PREDICTED_AT_ONCE = 256  # slices
+MAX_LENGTH, MAX_WIDTH, MAX_CLASSES, MAX_SLICES = 1 << 32, 1000.0, 10**6, 10**4  # of a saved estimator
 NETWORK = "network_"  # the attribute; its tensors are saved as network_.<name>
 LOSSES = ("absolute_error", "squared_error")  # of a regressor
 Positions = Sequence[float] | np.ndarray
@@ -298,11 +299,38 @@ class DeepMetaEstimator(Saved, BaseEstimator):
     def _restore(self, learned: dict[str, Any]) -> None:
         import torch
 
-        tensors = {name: torch.from_numpy(learned.pop(name)) for name in list(learned) if name.startswith(NETWORK)}
-        super()._restore(learned)
+        known = self._restore_targets(learned)
+        if not (1 <= self.slice_length <= MAX_LENGTH and 0 < self.width <= MAX_WIDTH and 0 <= self.dropout <= 1):
+            raise ValueError(f"expected a network, found slices of {self.slice_length} weights, width {self.width}, dropout {self.dropout}")
+        below = self.linear_below
+        if not (1 <= self.slices_per_prediction <= MAX_SLICES and (below is None or (isinstance(below, int | float) and 0 < below < 1e20))):
+            raise ValueError(f"expected a way to predict, found slices_per_prediction {self.slices_per_prediction}, linear_below {below!r}")
+        with torch.device("meta"):  # shapes alone
+            expected = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout).state_dict()
+        state = {}
+        for name, tensor in expected.items():
+            dtype = np.float32 if tensor.is_floating_point() else np.int64
+            state[name] = torch.from_numpy(array(learned, f"{NETWORK}.{name}", tuple(tensor.shape), dtype))
+        known |= {f"{NETWORK}.{name}" for name in expected}
+        history = learned.get("history_")
+        if not isinstance(history, list) or not all(isinstance(epoch, dict) for epoch in history):
+            raise ValueError("history_: expected what each epoch told")
+        self.history_, self.best_epoch_ = history, whole(learned, "best_epoch_", 0, 1 << 31)
+        known |= {"history_", "best_epoch_"}
+        if "n_features_in_" in learned:
+            self.n_features_in_ = whole(learned, "n_features_in_", 1, MAX_LENGTH)
+        if "feature_names_in_" in learned:
+            self.feature_names_in_ = strings(learned, "feature_names_in_", self.n_features_in_)
+        unknown = sorted(learned.keys() - known - {"n_features_in_", "feature_names_in_"})
+        if unknown:
+            raise ValueError(f"expected what a {type(self).__name__} learns, found {unknown[0]!r}")
         self.network_ = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout)
-        self.network_.load_state_dict({name.removeprefix(f"{NETWORK}."): tensor for name, tensor in tensors.items()})
+        self.network_.load_state_dict(state)
         self.network_.to(self.device).eval()
+
+    def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
+        """Check and take back the classes or the scale; returns the names."""
+        raise NotImplementedError
 
     # What differs between classes and numbers.
 
@@ -380,6 +408,15 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
             raise ZooError("fit", expected="two classes or more", found=str(list(self.classes_)), do="give rows of another class too")
         return lambda labels: np.searchsorted(self.classes_, labels)
 
+    def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
+        classes = learned.get("classes_")
+        if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not 2 <= len(classes) <= MAX_CLASSES:
+            raise ValueError("classes_: expected two or more")
+        if len(set(classes.tolist())) != len(classes):
+            raise ValueError("classes_: expected different ones")
+        self.classes_ = classes
+        return {"classes_"}
+
     def _num_outputs(self) -> int:
         return len(self.classes_)
 
@@ -433,6 +470,10 @@ class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
         y = y.astype(np.float64)
         self.mean_, self.scale_ = float(y.mean()), float(y.std()) or 1.0
         return lambda numbers: ((np.asarray(numbers, np.float64) - self.mean_) / self.scale_).astype(np.float32)
+
+    def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
+        self.mean_, self.scale_ = numbers({"targets": [learned.get("mean_"), learned.get("scale_")]}, "targets", 2)
+        return {"mean_", "scale_"}
 
     def _num_outputs(self) -> int:
         return 1

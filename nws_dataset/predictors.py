@@ -5,6 +5,7 @@ All three minimise the squared error, stop early on networks that they were not 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -17,8 +18,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nws_dataset.errors import ZooError
-from nws_dataset.saving import Saved
+from nws_dataset.saving import Saved, array, numbers, strings, whole
+from nws_dataset.trees import Trees
 
+MAX_FEATURES, MAX_LAYERS = 10**7, 1000  # of a saved predictor
 MIN_ROWS_TO_SPLIT = 20  # with fewer training rows nothing is cut off for early stopping
 
 
@@ -65,6 +68,7 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
     target_range: tuple[float, float] | None
     validation_fraction: float
     random_state: Any
+    _standardized = True  # whether it learns a Standardizer
 
     def fit(self, X: Any, y: Any, X_validation: Any = None, y_validation: Any = None) -> Any:
         """Fit to features and targets.
@@ -135,11 +139,30 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         return learned | ({f"standardizer_.{name}": value for name, value in asdict(standardizer).items()} if standardizer else {})
 
     def _restore(self, learned: dict[str, Any]) -> None:
-        parts = [learned.pop(f"standardizer_.{field.name}", None) for field in fields(Standardizer)]
-        if parts[0] is not None:
-            self.standardizer_ = Standardizer(*parts)
-        low, high = learned.pop("target_range_")
-        super()._restore({**learned, "target_range_": (low, high)})
+        num_features = whole(learned, "n_features_in_", 1, MAX_FEATURES)
+        if "feature_names_in_" in learned:
+            strings(learned, "feature_names_in_", num_features)
+        low, high = numbers(learned, "target_range_", 2)
+        if not low <= high:
+            raise ValueError(f"target_range_: expected a range, found {low} to {high}")
+        if self._standardized:
+            parts = [array(learned, f"standardizer_.{field.name}", (num_features,)) for field in fields(Standardizer)]
+            standardizer = Standardizer(*parts)
+            if not (standardizer.spread * standardizer.scale).all():
+                raise ValueError("standardizer_: expected a spread and a scale that are not 0")
+            self.standardizer_ = standardizer
+        own = self._restore_own(learned, num_features)
+        known = {"n_features_in_", "feature_names_in_", "target_range_", *(f"standardizer_.{field.name}" for field in fields(Standardizer))}
+        unknown = sorted(learned.keys() - known - own)
+        if unknown:
+            raise ValueError(f"expected what a {type(self).__name__} learns, found {unknown[0]!r}")
+        self.n_features_in_, self.target_range_ = num_features, (low, high)
+        if "feature_names_in_" in learned:
+            self.feature_names_in_ = learned["feature_names_in_"]
+
+    def _restore_own(self, learned: dict[str, Any], num_features: int) -> set[str]:
+        """Check and take back what only this kind learns; returns the names."""
+        raise NotImplementedError
 
     def _fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int) -> None:
         raise NotImplementedError
@@ -203,12 +226,20 @@ class LogitLinear(Predictor):
     def _predict(self, X: np.ndarray) -> np.ndarray:
         return expit(self.standardizer_(X) @ self.coef_ + self.intercept_)
 
+    def _restore_own(self, learned: dict[str, Any], num_features: int) -> set[str]:
+        self.coef_ = array(learned, "coef_", (num_features,))
+        (self.intercept_,) = numbers({"intercept_": [learned.get("intercept_")]}, "intercept_", 1)
+        self.n_iter_ = whole(learned, "n_iter_", 1, 1 << 31)
+        return {"coef_", "intercept_", "n_iter_"}
+
 
 FEWEST_BAGGED = 10  # rows that a tree sees at least
 
 
 class GradientBoosting(Predictor):
-    """LightGBM's boosted trees; NaN are taken as they are. Needs the package lightgbm.
+    """LightGBM's boosted trees; NaN are taken as they are. Needs the package lightgbm to be fitted, not to predict.
+
+    What was learned is `trees_`; one that was fitted in this process has LightGBM's own `booster_` too.
 
     Args:
         num_trees: trees at most; growth stops `patience` trees after the best on the validation rows.
@@ -223,6 +254,8 @@ class GradientBoosting(Predictor):
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
         random_state: seed of the split and of the features of a tree.
     """
+
+    _standardized = False
 
     def __init__(
         self,
@@ -278,22 +311,22 @@ class GradientBoosting(Predictor):
         validation = training.create_valid(X_validation, y_validation)
         stop = lightgbm.early_stopping(self.patience, verbose=False)
         self.booster_ = lightgbm.train(parameters, training, self.num_trees, valid_sets=[validation], callbacks=[stop])
+        self.trees_ = Trees.of(self.booster_)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
-        return np.asarray(self.booster_.predict(X, num_threads=self.num_threads))
+        return self.trees_.predict(X)
 
     def _learned(self) -> dict[str, Any]:
         learned = super()._learned()
-        return {"trees.txt": learned.pop("booster_").model_to_string(), **learned}
+        learned.pop("booster_", None)
+        return learned | {f"trees_.{name}": value for name, value in asdict(learned.pop("trees_")).items()}
 
-    def _restore(self, learned: dict[str, Any]) -> None:
-        import lightgbm
-
-        try:
-            self.booster_ = lightgbm.Booster(model_str=learned.pop("trees.txt"))
-        except lightgbm.basic.LightGBMError as error:
-            raise ValueError(str(error)) from error
-        super()._restore(learned)
+    def _restore_own(self, learned: dict[str, Any], num_features: int) -> set[str]:
+        names = {field.name: f"trees_.{field.name}" for field in fields(Trees)}
+        trees = Trees(**{name: learned[key] for name, key in names.items()})
+        trees.check(num_features)
+        self.trees_ = trees
+        return set(names.values())
 
 
 class DenseNet(Predictor):
@@ -393,10 +426,16 @@ class DenseNet(Predictor):
         state = learned.pop("network_").state_dict()
         return learned | {f"network_.{name}": tensor.numpy() for name, tensor in state.items()}
 
-    def _restore(self, learned: dict[str, Any]) -> None:
+    def _restore_own(self, learned: dict[str, Any], num_features: int) -> set[str]:
         import torch
 
-        state = {name: torch.from_numpy(learned.pop(name)) for name in list(learned) if name.startswith("network_.")}
-        super()._restore(learned)
-        self.network_ = self._network(self.n_features_in_).double().eval()
+        if not (0 <= self.num_layers <= MAX_LAYERS and 1 <= self.num_units <= MAX_FEATURES):
+            raise ValueError(f"expected a network, found {self.num_layers} layers of {self.num_units} units")
+        widths = [num_features, *[self.num_units] * self.num_layers, 1]
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):  # a layer, ReLU and dropout
+            shapes |= {f"network_.{3 * i}.weight": (after, before), f"network_.{3 * i}.bias": (after,)}
+        state = {name: torch.from_numpy(array(learned, name, shape)) for name, shape in shapes.items()}  # before any is made
+        self.network_ = self._network(num_features).double().eval()
         self.network_.load_state_dict({name.removeprefix("network_."): tensor for name, tensor in state.items()})
+        return set(shapes)

@@ -1,14 +1,13 @@
-"""Estimators as folders, on disk or on the Hub, without pickle: arrays as safetensors, texts as text, the rest as JSON.
+"""Estimators as folders, on disk or on the Hub, without pickle: arrays as safetensors, the rest as JSON.
 
-    estimator.json       class, parameters (get_params), and what was learned and is neither an array nor a text
+    estimator.json       class, parameters (get_params), what was learned and is no array, and the arrays' SHA-256
     arrays.safetensors   learned arrays of numbers
-    *.txt                learned texts, such as LightGBM's trees
     README.md            the card, in a repository on the Hub
 
 How an estimator takes part: inherit `Saved` before scikit-learn's mixins. What was learned are its attributes that end in `_`. If all of
-them are arrays, numbers, strings, or lists and dicts of such, that is all. Otherwise (a torch module, a Booster) override two methods:
+them are arrays, numbers, strings, or lists and dicts of such, that is all. Otherwise (a torch module, trees) override two methods:
 
-    def _learned(self) -> dict[str, Any]:               # name -> array, number, string, list, dict; x.txt -> a text
+    def _learned(self) -> dict[str, Any]:               # name -> array, number, string, list, dict
         learned = super()._learned()
         network = learned.pop("network_")
         return learned | {f"network_.{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
@@ -16,13 +15,19 @@ them are arrays, numbers, strings, or lists and dicts of such, that is all. Othe
     def _restore(self, learned: dict[str, Any]) -> None:  # the same dict again; sets the attributes
         ...
 
-A parameter that JSON cannot hold (a callback, a random generator) is not saved: the loaded estimator has its default.
+A folder may come from anyone. `_restore` checks names, types, shapes and ranges before it makes anything of their size (`array`, `numbers`,
+`strings` and `whole` help), and raises a ValueError. A parameter that JSON cannot hold (a callback, a random generator) is not saved: the
+loaded estimator has its default.
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
+import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,11 +35,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from nws_dataset.errors import ZooError
-from nws_dataset.files import atomic_write, what_is_at
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.files import atomic_write, read_json, what_is_at
 
-FORMAT = 1
-FACTS, ARRAYS, CARD, TEXT_SUFFIX = "estimator.json", "arrays.safetensors", "README.md", ".txt"
+FORMAT = 2
+FACTS, ARRAYS, CARD = "estimator.json", "arrays.safetensors", "README.md"
 LIBRARY = "nws-dataset"
 PATIENCE_SECONDS = 120.0  # without a byte from the Hub while an estimator is pushed
 STRINGS = "strings"  # how JSON marks an array of strings, or of strings and numbers (labels, names of features)
@@ -69,15 +74,15 @@ class Saved:
 
         check_is_fitted(self)
         folder, learned = Path(folder), self._learned()
-        texts = {name: value for name, value in learned.items() if name.endswith(TEXT_SUFFIX)}
-        arrays = {name: np.ascontiguousarray(value) for name, value in learned.items() if _is_array(value)}
-        rest = {name: _to_json(value) for name, value in learned.items() if name not in {**texts, **arrays}}
+        arrays = {name: np.array(value, order="C") for name, value in learned.items() if _is_array(value)}
+        rest = {name: _to_json(value) for name, value in learned.items() if name not in arrays}
         parameters = {name: _to_json(value) for name, value in self.get_params(deep=False).items() if _is_plain(value)}  # type: ignore[attr-defined]
-        facts = {"format": FORMAT, "class": type(self).__name__, "parameters": parameters, "texts": list(texts), "learned": rest}
-        contents = {**{name: text.encode() for name, text in texts.items()}, ARRAYS: safetensors.save(arrays)}
-        for name, content in {**contents, FACTS: (json.dumps(facts, indent=1) + "\n").encode()}.items():
+        content = safetensors.save(arrays)
+        files = {ARRAYS: hashlib.sha256(content).hexdigest()}
+        facts = {"format": FORMAT, "class": type(self).__name__, "parameters": parameters, "learned": rest, "files": files}
+        for name, data in {ARRAYS: content, FACTS: (json.dumps(facts, indent=1) + "\n").encode()}.items():
             with atomic_write(folder / name) as temporary:
-                temporary.write_bytes(content)
+                temporary.write_bytes(data)
         return folder
 
     @classmethod
@@ -91,19 +96,22 @@ class Saved:
             ZooError: if there is none, it is of another class, or a file is damaged.
         """
         folder = Path(folder)
+        facts = read_json(folder / FACTS, f"a saved {cls.__name__}")
         try:
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            if not isinstance(facts, dict):
+                raise TypeError(f"expected its facts, found {type(facts).__name__}")
             if (facts["format"], facts["class"]) != (FORMAT, cls.__name__):
                 found = f"a {facts['class']} in format {facts['format']}"
-                raise ZooError(folder, expected=f"a {cls.__name__} in format {FORMAT}", found=found, do="load it with its own class")
-            estimator = cls(**{name: _tuples(value) for name, value in facts["parameters"].items()})
+                do = "load it with its own class; if the format is an earlier one, fit and save it again"
+                raise ZooError(folder, expected=f"a {cls.__name__} in format {FORMAT}", found=found, do=do)
+            estimator = cls(**_parameters(cls, facts["parameters"]))
             learned = {name: _from_json(value) for name, value in facts["learned"].items()}
-            learned |= safetensors.load((folder / ARRAYS).read_bytes())
-            learned |= {Path(name).name: (folder / Path(name).name).read_text(encoding="utf-8") for name in facts["texts"]}
-            estimator._restore(learned)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-            found = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ZooError(folder, expected=f"a saved {cls.__name__}", found=found, do="save or fetch it again") from error
+            content = (folder / ARRAYS).read_bytes()
+            if hashlib.sha256(content).hexdigest() != facts["files"][ARRAYS]:
+                raise ValueError(f"{ARRAYS} is not the file that {FACTS} names")
+            estimator._restore(learned | safetensors.load(content))
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+            raise ZooError(folder, expected=f"a saved {cls.__name__}", found=reason(error), do="save or fetch it again") from error
         return estimator
 
     def push_to_hub(self, repo_id: str, *, about: str = "", private: bool = False, token: str | None = None) -> str:
@@ -150,7 +158,7 @@ class Saved:
             return cls.load(repo_id)
         from nws_dataset.remote import download
 
-        with download(str(repo_id), [FACTS, ARRAYS, f"*{TEXT_SUFFIX}"], revision=revision, token=token) as folder:
+        with download(str(repo_id), [FACTS, ARRAYS], revision=revision, token=token) as folder:
             return cls.load(folder)
 
     def card(self, repo_id: str, about: str = "") -> str:
@@ -198,10 +206,80 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    """A learned value as it was, but for tuples, which are lists."""
-    return np.array(value[STRINGS], value["dtype"]) if isinstance(value, dict) and STRINGS in value else value
+    """A learned value as it was, but for tuples, which are lists.
+
+    Raises:
+        ValueError: if it is to be an array of something else than strings and numbers.
+    """
+    if not isinstance(value, dict) or STRINGS not in value:
+        return value
+    listed, kind = value[STRINGS], value["dtype"]
+    plain = isinstance(listed, list) and all(isinstance(item, str | int | float) for item in listed)
+    most = max((len(str(item)) for item in listed), default=0) if plain else 0
+    if not plain or kind not in ("object", f"<U{most}"):
+        raise ValueError(f"expected a list of strings, found one of {kind!r}"[:200])
+    return np.array(listed, kind)
 
 
 def _tuples(value: Any) -> Any:
     """Parameters are immutable: lists are tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _parameters(cls: type, told: Any) -> dict[str, Any]:
+    """Parameters of a class that a file tells of, each of its default's type.
+
+    Raises:
+        ValueError: if one is unknown, or of another type.
+    """
+    known = inspect.signature(cls).parameters
+    found = {name: _tuples(value) for name, value in told.items()}
+    for name, value in found.items():
+        default = known[name].default if name in known else inspect.Parameter.empty
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        same = default is None or value is None or (isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool))
+        if name not in known or not same or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"expected parameters of {cls.__name__}, found {name}={value!r}")
+    return found
+
+
+# What `_restore` takes out of what it is given; each raises a ValueError if it is not there or is something else.
+
+
+def array(learned: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: type = np.float64) -> np.ndarray:
+    """An array of finite numbers."""
+    found = learned.get(name)
+    if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype != dtype:
+        told = f"{list(found.shape)} {found.dtype}" if isinstance(found, np.ndarray) else "none"
+        raise ValueError(f"{name}: expected {list(shape)} {np.dtype(dtype)}, found {told}")
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise ValueError(f"{name}: expected finite numbers")
+    return found
+
+
+def numbers(learned: Mapping[str, Any], name: str, count: int) -> list[float]:
+    """A list of finite numbers."""
+    found = learned.get(name)
+    if not isinstance(found, list) or len(found) != count or not all(_is_number(value) for value in found):
+        raise ValueError(f"{name}: expected {count} numbers, found {found!r}")
+    return found
+
+
+def whole(learned: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    """An integer within bounds."""
+    found = learned.get(name)
+    if type(found) is not int or not low <= found <= high:
+        raise ValueError(f"{name}: expected {low} to {high}, found {found!r}")
+    return found
+
+
+def strings(learned: Mapping[str, Any], name: str, count: int) -> np.ndarray:
+    """An array of strings."""
+    found = learned.get(name)
+    if not isinstance(found, np.ndarray) or found.shape != (count,) or not all(isinstance(value, str) for value in found.tolist()):
+        raise ValueError(f"{name}: expected {count} strings")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

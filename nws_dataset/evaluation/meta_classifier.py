@@ -30,7 +30,7 @@ import numpy as np
 
 from nws_dataset import __version__
 from nws_dataset.command import Command, Interrupted
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
 from nws_dataset.evaluation import report
 from nws_dataset.evaluation.folds import NUM_FOLDS, check_models, describe, is_small
 from nws_dataset.evaluation.properties import PROPERTIES, Task, constant_guess, guesses_from_architecture, tasks_of
@@ -572,4 +572,8 @@ def main(
     tables = [table_of(results, called), places_table(results, called)] if "layers" in experiments else [table_of(results, called)]
     report.conclude(results, folder, tables[0], notes_of(results, settings, seeds), lambda: plots_of(results, called), tables[1:])
     if what_is_at(kept) != "nothing":  # where no property can be told, nothing was kept
-        shutil.rmtree(kept)
+        try:
+            shutil.rmtree(kept)
+        except OSError as error:
+            do = "remove it: the results are written"
+            raise ZooError(kept, expected="a folder that can be removed", found=reason(error), do=do) from error

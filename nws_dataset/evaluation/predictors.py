@@ -93,7 +93,7 @@ def importance_steps(study: Study) -> Iterator[Step]:
 def _importance(study: Study, group: Group) -> list[trials.Record]:
     X, names = study.inputs[LAYERS]
     fold, seed = group.folds(study.seeds[0])[0], study.seeds[0]
-    gain = study.method(group, LAYERS, BOOSTING).fit(X, study.truth, fold, seed).booster_.feature_importance("gain")
+    gain = study.method(group, LAYERS, BOOSTING).fit(X, study.truth, fold, seed).trees_.importance(X.shape[1])
     common = _common(study, "importance", group, LAYERS, BOOSTING, seed, len(fold.training))
     shares = gain / max(gain.sum(), np.finfo(float).tiny)
     return [

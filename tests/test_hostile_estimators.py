@@ -1,0 +1,250 @@
+"""Saved estimators from anyone: refused in one line, or they predict; nothing of a size that they ask for is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pytest
+import torch
+from safetensors import numpy as safetensors
+
+from nws_dataset.errors import ZooError
+from nws_dataset.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
+from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
+from nws_dataset.saving import ARRAYS, FACTS, Saved
+from nws_dataset.trees import Trees
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((60, 6)).astype(np.float32)
+Y = 1 / (1 + np.exp(-X[:, 0]))
+SLIM: dict[str, Any] = {"slice_length": 6, "epochs": 1, "width": 1 / 32, "random_state": 0, "batch_size": 16}
+KINDS: dict[str, Any] = {
+    "linear": LogitLinear(random_state=0),
+    "boosting": GradientBoosting(num_trees=4, num_threads=1, random_state=0),
+    "dense": DenseNet(num_layers=1, num_units=4, max_epochs=2, random_state=0),
+    "classifier": DeepMetaClassifier(**SLIM),
+    "regressor": DeepMetaRegressor(**SLIM),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    for name, estimator in KINDS.items():
+        estimator.fit(X, np.where(Y > 0.5, "adam", "sgd") if name == "classifier" else Y).save(folder / name)
+    return folder
+
+
+def load(kind: str, folder: Path) -> Saved:
+    return type(KINDS[kind]).load(folder)
+
+
+def rewritten(
+    saved: Path, kind: str, folder: Path, *, facts: Callable[[dict[str, Any]], Any] = lambda f: f, arrays: Any = lambda a: a
+) -> Path:
+    """A copy with other facts and arrays, whose digests agree."""
+    shutil.copytree(saved / kind, folder)
+    content = safetensors.save(arrays(safetensors.load((folder / ARRAYS).read_bytes())))
+    (folder / ARRAYS).write_bytes(content)
+    told = json.loads((folder / FACTS).read_text())
+    told["files"] = {ARRAYS: hashlib.sha256(content).hexdigest()}
+    (folder / FACTS).write_text(json.dumps(facts(told)))
+    return folder
+
+
+def refused(kind: str, folder: Path, message: str = "") -> None:
+    with pytest.raises(ZooError, match=message) as raised:
+        load(kind, folder)
+    assert "\n" not in str(raised.value) and str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_loaded_predicts_the_same(saved: Path, kind: str) -> None:
+    expected = KINDS[kind].predict(X)
+    np.testing.assert_array_equal(load(kind, saved / kind).predict(X), expected)  # type: ignore[attr-defined]
+
+
+# --- trees ---
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trees_predict_as_lightgbm_does(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    features, target = random.standard_normal((300, 5)), random.random(300)
+    features[random.random(features.shape) < 0.2] = np.nan
+    features[random.random(features.shape) < 0.2] = 0.0
+    parameters = {
+        "objective": "regression",
+        "verbosity": -1,
+        "num_leaves": 15,
+        "zero_as_missing": seed % 2 == 1,
+        "use_missing": seed < 3,
+        "num_threads": 1,
+    }
+    booster = lightgbm.train(parameters, lightgbm.Dataset(features, target), 30)
+    trees = Trees.of(booster)
+    trees.check(5)
+    probes = np.concatenate([features, [[np.nan] * 5, [0.0] * 5, [-0.0] * 5, [np.inf] * 5, [-np.inf] * 5, [1e-36] * 5, [1e-34] * 5]])
+    np.testing.assert_array_equal(trees.predict(probes), booster.predict(probes))
+    np.testing.assert_allclose(trees.importance(5), booster.feature_importance("gain"), rtol=1e-4)
+    assert trees.predict(np.empty((0, 5))).shape == (0,)
+
+
+def test_trees_of_one_leaf() -> None:
+    parameters = {"objective": "regression", "verbosity": -1, "min_data_in_leaf": 50}
+    booster = lightgbm.train(parameters, lightgbm.Dataset(X[:20].astype(np.float64), Y[:20]), 3)
+    trees = Trees.of(booster)
+    trees.check(6)
+    np.testing.assert_array_equal(trees.predict(X.astype(np.float64)), booster.predict(X.astype(np.float64)))
+
+
+def changed(name: str, place: int, value: float) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    def change(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        arrays[f"trees_.{name}"] = arrays[f"trees_.{name}"].copy()
+        arrays[f"trees_.{name}"][place] = value
+        return arrays
+
+    return change
+
+
+def cut(name: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    return lambda arrays: {**arrays, f"trees_.{name}": arrays[f"trees_.{name}"][:-1]}
+
+
+DAMAGE: dict[str, Any] = {
+    "child 0: endless": changed("left", 0, 0),
+    "child outside": changed("left", 0, 10_000),
+    "leaf outside": changed("right", 0, -10_000),
+    "least leaf": changed("right", 0, -(2**31)),
+    "feature outside": changed("feature", 1, 6),
+    "feature negative": changed("feature", 0, -1),
+    "two leaves": changed("num_leaves", 0, 2),
+    "no leaves": changed("num_leaves", 0, 0),
+    "negative leaves": changed("num_leaves", 0, -5),
+    "huge leaves": changed("num_leaves", 0, 2**31 - 1),
+    "threshold": changed("threshold", 0, np.nan),
+    "value": changed("value", 0, np.inf),
+    "categorical": changed("decision", 0, 1),
+    "unknown decision": changed("decision", 0, 64),
+    "both missing": changed("decision", 0, 12),
+    **{f"short {field.name}": cut(field.name) for field in dataclasses.fields(Trees)},
+    "wrong type": lambda a: {**a, "trees_.left": a["trees_.left"].astype(np.int64)},
+    "a matrix": lambda a: {**a, "trees_.value": a["trees_.value"][None]},
+    "none": lambda a: {name: value for name, value in a.items() if "feature" not in name},
+    "empty": lambda a: {name: value[:0] for name, value in a.items()},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_trees_that_are_none(saved: Path, tmp_path: Path, damage: Any) -> None:
+    folder = rewritten(saved, "boosting", tmp_path / "x", arrays=damage)
+    if "empty" in str(tmp_path):  # no trees at all predict nothing
+        assert (load("boosting", folder).predict(X) == 0).all()  # type: ignore[attr-defined]
+    else:
+        refused("boosting", folder, "a saved GradientBoosting, found (ValueError|KeyError)")
+
+
+def test_a_leaf_that_two_nodes_share(saved: Path, tmp_path: Path) -> None:
+    def share(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        left = arrays["trees_.left"].copy()
+        leaves = np.flatnonzero(left < 0)
+        left[leaves[0]] = left[leaves[1]]
+        return {**arrays, "trees_.left": left}
+
+    refused("boosting", rewritten(saved, "boosting", tmp_path / "x", arrays=share), "each node and leaf once|same tree")
+
+
+# --- facts and arrays ---
+
+WRONG = (None, -1, 0, 1e400, 10**30, "x", [], {}, [1], True, "<U9999999999", {"strings": [1], "dtype": "object"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_facts_of_wrong_types(saved: Path, tmp_path: Path, kind: str) -> None:
+    """Whatever stands in estimator.json: one line, or an estimator that predicts."""
+    told = json.loads((saved / kind / FACTS).read_text())
+    places = [(name,) for name in told] + [(part, name) for part in ("parameters", "learned", "files") for name in told[part]]
+    number = 0
+    for place in places:
+        for wrong in WRONG:
+            number += 1
+
+            def change(facts: dict[str, Any], place: tuple[str, ...] = place, wrong: Any = wrong) -> dict[str, Any]:
+                functools.reduce(lambda part, name: part[name], place[:-1], facts)[place[-1]] = wrong
+                return facts
+
+            folder = rewritten(saved, kind, tmp_path / str(number), facts=change)
+            try:
+                estimator = load(kind, folder)
+                assert len(estimator.predict(X)) == len(X)  # type: ignore[attr-defined]
+            except ZooError as error:
+                assert "\n" not in str(error)
+            except (ValueError, IndexError) as error:  # of predict: parameters that it refuses by name
+                assert place[0] == "parameters", (place, wrong, error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_that_are_missing_or_misshapen(saved: Path, tmp_path: Path, kind: str) -> None:
+    names = list(safetensors.load((saved / kind / ARRAYS).read_bytes()))
+    changes: list[Callable[[np.ndarray], np.ndarray | None]] = [
+        lambda array: None,
+        lambda array: array[None],
+        lambda array: np.concatenate([array.reshape(-1), array.reshape(-1)[:1]]),
+        lambda array: array.astype(np.float16),
+    ]
+    for number, (name, change) in enumerate((name, change) for name in names for change in changes):
+
+        def damage(arrays: dict[str, np.ndarray], name: str = name, change: Any = change) -> dict[str, np.ndarray]:
+            found = change(arrays.pop(name))
+            return arrays if found is None else {**arrays, name: found}
+
+        refused(kind, rewritten(saved, kind, tmp_path / str(number), arrays=damage), "a saved")
+
+
+def test_a_network_of_a_terabyte(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused by the shapes of its arrays, before any of it is made."""
+    monkeypatch.setattr(torch.nn.Module, "double", lambda self: pytest.fail("made"))
+    for kind, parameters in (
+        ("dense", {"num_units": 10**6, "num_layers": 3}),
+        ("dense", {"num_layers": 10**9}),
+        ("classifier", {"slice_length": 10**9}),
+        ("classifier", {"slice_length": 10**18}),
+        ("regressor", {"width": 1000.0}),
+        ("regressor", {"width": 1e300}),
+    ):
+        change: Any = lambda facts, parameters=parameters: {**facts, "parameters": {**facts["parameters"], **parameters}}  # noqa: E731
+        folder = rewritten(saved, kind, tmp_path / f"{kind}{len(list(tmp_path.iterdir()))}", facts=change)
+        refused(kind, folder, "a saved")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_that_were_changed(saved: Path, tmp_path: Path, kind: str) -> None:
+    """The digest tells, before anything is read; with a digest that fits, the format's own reader does."""
+    random, content = np.random.default_rng(1), (saved / kind / ARRAYS).read_bytes()
+    for number in range(30):
+        folder = Path(shutil.copytree(saved / kind, tmp_path / str(number)))
+        damaged = bytearray(content)
+        damaged[random.integers(len(damaged) if number % 2 else 300)] ^= int(random.integers(1, 256))
+        (folder / ARRAYS).write_bytes(damaged[: random.integers(len(damaged))] if number % 3 == 0 else damaged)
+        refused(kind, folder, "is not the file that estimator.json names")
+        told = json.loads((folder / FACTS).read_text())
+        told["files"][ARRAYS] = hashlib.sha256((folder / ARRAYS).read_bytes()).hexdigest()
+        (folder / FACTS).write_text(json.dumps(told))
+        try:
+            load(kind, folder)
+        except ZooError as error:
+            assert "\n" not in str(error)
+
+
+def test_an_earlier_format(saved: Path, tmp_path: Path) -> None:
+    folder = rewritten(saved, "linear", tmp_path / "x", facts=lambda facts: {**facts, "format": 1})
+    refused("linear", folder, "expected a LogitLinear in format 2, found a LogitLinear in format 1; .* fit and save it again")
