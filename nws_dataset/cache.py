@@ -70,15 +70,14 @@ class Cache:
             finally:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
-        except (OSError, ValueError) as error:
+            with self._lock:
+                self._size = self._measure() if self._size is None else self._size + len(value)
+                if self._size > self.limit:
+                    self._drop()
+        except (OSError, ValueError) as error:  # a folder that cannot be listed is one of them
             if not self._told:
                 self._told = True
                 logger.warning("%s cannot be written, so what is fetched is not kept: %s", one_line(self.folder), reason(error))
-            return
-        with self._lock:
-            self._size = self._measure() if self._size is None else self._size + len(value)
-            if self._size > self.limit:
-                self._drop()
 
     def _path(self, digest: str) -> Path:
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):  # it comes from an index, and must not lead out of the folder

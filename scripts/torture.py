@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import functools
 import hashlib
 import io
@@ -46,6 +47,7 @@ matplotlib.use("Agg")
 
 import datasets  # noqa: E402
 import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 from huggingface_hub import HfFileSystem  # noqa: E402
 
@@ -68,7 +70,11 @@ REPOSITORY = "org/zoo"
 DEADLINE = 120.0  # seconds that a case may take
 MODELS, GROWN = 6, 10  # of the demo preset
 ERRORS = ("ENOSPC", "EIO", "EMFILE", "EROFS")
-PATHS = ("replace", "rename", "mkdir", "unlink", "remove", "rmdir", "utime", "open", "link")  # of os: operations on a path
+ON_FILES: dict[Any, tuple[str, ...]] = {  # operations whose first argument is a path, a descriptor or a file
+    os: ("replace", "rename", "mkdir", "unlink", "remove", "rmdir", "utime", "open", "link", "scandir", "listdir", "fsync", "preadv"),
+    fcntl: ("flock",),
+    pa: ("memory_map",),
+}
 FAULT, MISTAKE = 3, 2  # exit codes
 
 Files = dict[str, bytes]  # what a scenario leaves: name -> content
@@ -101,34 +107,73 @@ class Faulty:
         self.folder, self.fault, self.count = os.path.abspath(folder), fault, 0
 
     def __enter__(self) -> Faulty:
-        for name in PATHS:
-            setattr(os, name, self._wrapped(getattr(os, name), lambda path: path))
-        os.fsync = self._wrapped(os.fsync, lambda number: os.readlink(f"/proc/self/fd/{number}"))
-        builtins.open = io.open = self._wrapped(io.open, lambda path: path)
+        for module, names in ON_FILES.items():
+            for name in names:
+                setattr(module, name, self._wrapped(getattr(module, name)))
+        builtins.open = io.open = self._opening(io.open)
+        for name in ("__init__", "write_table", "close"):  # what Arrow itself writes fails as a whole
+            setattr(pq.ParquetWriter, name, self._writing(getattr(pq.ParquetWriter, name)))
         return self
 
     def __exit__(self, *_: object) -> None:
         """The process ends with its case."""
 
-    def _wrapped(self, call: Callable[..., Any], path_of: Callable[[Any], Any]) -> Callable[..., Any]:
+    def _wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
-        def wrapped(path: Any, *args: Any, **kwargs: Any) -> Any:
-            place = path if isinstance(path, str | os.PathLike) else path_of(path) if call.__name__ == "fsync" else ""
-            if not os.path.abspath(os.fspath(place)).startswith(self.folder):
-                return call(path, *args, **kwargs)
-            number, self.count = self.count, self.count + 1
-            fault = self.fault
-            due = fault is not None and (number == fault.number or (fault.lasts and number > fault.number))
-            if fault is None or not due:
-                return call(path, *args, **kwargs)
-            if fault.kind == "after":
-                call(path, *args, **kwargs)
-            if fault.kind in ("before", "after"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            code = getattr(errno, fault.kind)
-            raise OSError(code, os.strerror(code), os.fspath(place))
+        def wrapped(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
+            return self._do(_place(path, kwargs.get("dir_fd") or kwargs.get("src_dir_fd")), lambda: call(path, *args, **kwargs))
 
         return wrapped
+
+    def _opening(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Of `open`: of what it gives, each `write` is an operation too."""
+        wrapped_call = self._wrapped(call)
+
+        @functools.wraps(call)
+        def wrapped(path: Any, *args: Any, **kwargs: Any) -> Any:
+            file, place = wrapped_call(path, *args, **kwargs), _place(path)
+            if file.writable() and self._is_inside(place):
+                write = file.write
+                file.write = lambda content: self._do(place, lambda: write(content))
+            return file
+
+        return wrapped
+
+    def _writing(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def wrapped(writer: Any, *args: Any, **kwargs: Any) -> Any:
+            if call.__name__ == "__init__":
+                writer.place = _place(args[0])
+            return self._do(writer.place, lambda: call(writer, *args, **kwargs))
+
+        return wrapped
+
+    def _is_inside(self, place: str) -> bool:
+        return f"{place}{os.sep}".startswith(f"{self.folder}{os.sep}")
+
+    def _do(self, place: str, call: Callable[[], Any]) -> Any:
+        """An operation at a place, or the fault that is due there."""
+        if not self._is_inside(place):
+            return call()
+        number, self.count = self.count, self.count + 1
+        fault = self.fault
+        if fault is None or not (number == fault.number or (fault.lasts and number > fault.number)):
+            return call()
+        if fault.kind == "after":
+            call()
+        if fault.kind in ("before", "after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        code = getattr(errno, fault.kind)
+        raise OSError(code, os.strerror(code), place)
+
+
+def _place(path: Any, folder: int | None = None) -> str:
+    """Where an operation takes place: of a path, below the folder of a descriptor if there is one, a descriptor or an open file."""
+    number = path.fileno() if hasattr(path, "fileno") else path
+    if isinstance(number, int):
+        return os.readlink(f"/proc/self/fd/{number}")
+    text = os.fsdecode(path)
+    return os.path.abspath(text if folder is None else os.path.join(os.readlink(f"/proc/self/fd/{folder}"), text))
 
 
 # Scenarios
@@ -150,11 +195,14 @@ class Scenario:
 
 
 def in_folder(name: str) -> Callable[[Path], Files]:
-    """All files of a folder."""
+    """All files of a folder, and its folders, as files without content."""
 
     def left(case: Path) -> Files:
         folder = case / name
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+        return {name: path.read_bytes() for name, path in paths.items() if path.is_file()} | {
+            f"{name}/": b"" for name, path in paths.items() if path.is_dir()
+        }
 
     return left
 
@@ -279,9 +327,7 @@ class Campaign:
 
     def _results(self, case: Path) -> Files:
         files = {name: content for name, content in in_folder("results")(case).items() if not name.endswith(".tmp")}
-        return {name: _without_seconds(name, content, case) for name, content in files.items() if not name.endswith((".md", ".png"))} | {
-            name: b"" for name in files
-        }
+        return {name: _without_seconds(content) if name.endswith(".json") else b"" for name, content in files.items()}
 
     # One case
 
@@ -351,15 +397,15 @@ def _run(scenario: Scenario, case: Path, fault: Fault | None, told: Path) -> int
     return code
 
 
-def _without_seconds(name: str, content: bytes, case: Path) -> bytes:
-    """Results without how long they took and where they were."""
+def _without_seconds(content: bytes) -> bytes:
+    """Results without how long they took and how they were asked for."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: clean(item) for key, item in value.items() if "seconds" not in key and key not in ("command", "date", "time")}
         return [clean(item) for item in value] if isinstance(value, list) else value
 
-    return json.dumps(clean(json.loads(content))).encode() if name.endswith(".json") else content
+    return json.dumps(clean(json.loads(content))).encode()
 
 
 # Many at once

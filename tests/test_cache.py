@@ -140,3 +140,17 @@ def test_what_is_no_file(cache: Cache, kind: str) -> None:
     assert cache.get(DIGESTS[0]) is None
     cache.put(DIGESTS[0], VALUES[0])
     assert cache.get(DIGESTS[0]) == (None if kind == "folder" else VALUES[0])
+
+
+def test_a_folder_that_cannot_be_listed(cache: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Out of open files, or removed by another process just then: what was fetched is given all the same."""
+
+    def fail(path: object) -> None:
+        raise OSError(24, "Too many open files", str(path))
+
+    monkeypatch.setattr(os, "scandir", fail)
+    value = b"a" * 100
+    digest = hashlib.sha256(value).hexdigest()
+    cache.put(digest, value)
+    assert cache.get(digest) == value
+    assert [record.getMessage() for record in caplog.records if "Too many open files" in record.getMessage()]

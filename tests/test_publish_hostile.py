@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import dataclasses
+import errno
+import io
 import itertools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -281,3 +285,27 @@ def test_any_nws_json(hub: LoopbackHub, zoo: Path, content: bytes) -> None:
     hub.put(REPO, zoo)
     hub.put(REPO, {"nws.json": content})
     refused(zoo, "expected nws.json of this version's format, found another, or a damaged one;")
+
+
+def test_a_disk_that_fails_at_any_moment(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time that a file of the zoo is opened, one run in which that fails."""
+    really = io.open
+    opened = itertools.count()
+    fails_at = -1
+
+    def open_(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path).startswith(str(zoo)) and next(opened) == fails_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return really(path, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", open_)
+    monkeypatch.setattr(builtins, "open", open_)
+    push(zoo)
+    for fails_at in range(next(opened)):
+        hub.reset()
+        opened = itertools.count()
+        with contextlib.suppress(ZooError):
+            push(zoo)
+        fails_at = -1
+        push(zoo)
+        assert hub.file(REPO, "nws.json") == (zoo / "nws.json").read_bytes()
