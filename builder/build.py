@@ -24,6 +24,7 @@ from builder.store import GENERATOR_VERSION, Store, open_store, remember_images
 from builder.train import least_epochs
 from builder.workers import Summary, Task, is_script_of_worker, run_on_processes
 from nws_dataset.errors import ZooError
+from nws_dataset.files import what_is_at
 from nws_dataset.manifest import INDEX_PATH, SubsetEntry
 from nws_dataset.manifest import ImageSet as ImageSource
 from nws_dataset.recipe import PRESETS, SUBSETS, Choice, Cycle, Subset
@@ -114,8 +115,8 @@ def build(
         sys.exit(1)  # the process that started this one says why it cannot go on
     target = resolve_device(device)
     request.check_device(target)
-    if images is not None and not images.is_dir():
-        raise ZooError(images, expected="a folder", found="a file" if images.exists() else "nothing", do="correct --images")
+    if images is not None and what_is_at(images) != "a folder":
+        raise ZooError(images, expected="a folder", found=what_is_at(images), do="correct --images")
     plans = request.plan()
     planned = sum(len(models) for _, models in plans)
     if request.models is not None and planned < request.models:

@@ -19,6 +19,7 @@ import math
 import os
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from nws_dataset.errors import ZooError
+from nws_dataset.files import what_is_at
 from nws_dataset.recipe import NUM_CLASSES
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels int64 [N]
@@ -44,7 +46,10 @@ NEUTRAL_FOLDERS = ("data", "raw")  # folders that name no image set and may lie 
 IMAGE_FILE = re.compile(r"(train|test)-.*\.parquet|(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 MAX_DEPTH = 3  # folders between --images and the files
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError)  # of a damaged Parquet file
-PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, Image.DecompressionBombError)
+MAX_BYTES = 1 << 31  # of the images of a split
+MAX_PIXELS = 1 << 22  # of an image: the sets that networks of ours see have 96 x 96 at most
+MOST_INFLATED = 1100  # bytes that a byte of a gzip file can become
 BLOCK = 512  # images resized at a time: keeps the int32 intermediates in cache
 DIGITS_TEST = 360  # scikit-learn ships no split: the last 360 of its 1797 digits are our test images
 
@@ -243,9 +248,8 @@ def _hub_rows(split: Any, source: Source) -> Iterator[Row]:
 
 def _find_folder(name: str, directory: Path) -> Path:
     """The one folder at or below `directory` that holds the files of the set."""
-    if not directory.is_dir():
-        found = "a file" if directory.exists() else "nothing"
-        raise ZooError(directory, expected="a folder", found=found, do="correct --images")
+    if what_is_at(directory) != "a folder":
+        raise ZooError(directory, expected="a folder", found=what_is_at(directory), do="correct --images")
     try:
         found_folders = _image_folders(name, directory, inside=False, depth=MAX_DEPTH)
     except OSError as error:
@@ -328,22 +332,27 @@ def _load_idx(folder: Path, prefix: str, source: Source) -> Split:
 def _read_idx(path: Path, rank: int) -> np.ndarray:
     """An idx file of bytes: magic number 0x0800 + rank, `rank` big-endian uint32 lengths, then the bytes."""
     do = "fetch it again"
+    magic, header = struct.pack(">I", 0x0800 + rank), 4 + 4 * rank
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read()
+            data = file.read(header)
+            if data[:4] != magic:
+                raise ZooError(path, expected=f"magic number {magic.hex()}", found=data[:4].hex() or "an empty file", do=do)
+            if len(data) < header:
+                raise ZooError(path, expected=f"a header of {header} bytes", found=f"{len(data)} bytes", do=do)
+            shape = struct.unpack_from(f">{rank}I", data, 4)
+            if 0 in shape:
+                raise ZooError(path, expected="at least one image", found=f"the shape {shape}", do=do)
+            size = header + math.prod(shape)
+            most = min(MAX_BYTES, path.stat().st_size * (MOST_INFLATED if path.suffix == ".gz" else 1))
+            if size > most:
+                raise ZooError(path, expected=f"{size} bytes as its header says", found=f"{most} at most", do=do)
+            data += file.read(size - header + 1)  # no more, whatever it inflates to
     except (OSError, EOFError, zlib.error) as error:
         raise ZooError(path, expected="a whole file", found=_one_line(error), do=do) from error
-    magic, header = struct.pack(">I", 0x0800 + rank), 4 + 4 * rank
-    if data[:4] != magic:
-        raise ZooError(path, expected=f"magic number {magic.hex()}", found=data[:4].hex() or "an empty file", do=do)
-    if len(data) < header:
-        raise ZooError(path, expected=f"a header of {header} bytes", found=f"{len(data)} bytes", do=do)
-    shape = struct.unpack_from(f">{rank}I", data, 4)
-    if 0 in shape:
-        raise ZooError(path, expected="at least one image", found=f"the shape {shape}", do=do)
-    size = header + math.prod(shape)
     if len(data) != size:
-        raise ZooError(path, expected=f"{size} bytes as its header says", found=f"{len(data)}", do=do)
+        found = f"{len(data)}" if len(data) < size else "more"
+        raise ZooError(path, expected=f"{size} bytes as its header says", found=found, do=do)
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()  # writable, as torch wants it
 
 
@@ -409,6 +418,8 @@ def _decode(rows: Iterable[Row], source: Source, where: object) -> Split:
             raise ZooError(row, expected=f"a label 0..{source.classes - 1}", found=str(label), do=do)
         images.append(image)
         labels.append(label)
+        if len(images) * image.nbytes > MAX_BYTES:
+            raise ZooError(row, expected=f"at most {MAX_BYTES} bytes of images in a split", found="more", do="take smaller images")
     if not images:
         raise ZooError(where, expected="at least one image", found="none", do=do)
     return np.stack(images, out=np.empty((len(images), *images[0].shape), np.uint8)), np.array(labels, np.int64)
@@ -420,8 +431,13 @@ def _decode_image(blob: bytes | None, where: object) -> np.ndarray:
     if blob is None:
         raise ZooError(where, expected=expected, found="none", do=do)
     try:
-        with Image.open(io.BytesIO(blob), formats=("PNG", "JPEG")) as image:
-            pixels = np.asarray(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its limit is far above ours
+            with Image.open(io.BytesIO(blob), formats=("PNG", "JPEG")) as image:
+                if math.prod(image.size) > MAX_PIXELS:  # as its header says; nothing is decoded yet
+                    found = f"{image.size[0]} x {image.size[1]} pixels"
+                    raise ZooError(where, expected=f"an image of at most {MAX_PIXELS} pixels", found=found, do=do)
+                pixels = np.asarray(image)
     except PILLOW_ERRORS as error:
         raise ZooError(where, expected=expected, found=_one_line(error), do=do) from error
     if image.mode not in ("L", "RGB"):

@@ -51,7 +51,7 @@ class ImageSet:
 class SubsetEntry:
     """A subset as it is present in the folder."""
 
-    seed: int | None  # None: an imported zoo does not tell it
+    seed: int | None  # of the build; of an imported subset what its splits follow from, None if the release has splits of its own
     num_models: int  # models present, 0 .. num_models - 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what departs from the preset, e.g. epochs; may be null
     image_sets: Mapping[str, ImageSet] = dataclasses.field(default_factory=dict)  # by the recipe's `dataset`

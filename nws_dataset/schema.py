@@ -84,7 +84,7 @@ COLUMNS: dict[str, str] = {
     "subset": "part of the zoo that was drawn from one distribution",
     "split": "train, validation or test; all snapshots of a model are in one split",
     "model_number": "number of the model in its subset, from 0",
-    "seed": "seed of the build; null if an imported zoo does not tell it",
+    "seed": "seed of the build, or of an imported model's training; null if an imported zoo does not tell it",
     "snapshot": "number of the snapshot of its model, 1 to num_snapshots",
     "num_snapshots": "snapshots of each model of the subset",
     "is_final": "whether this is the model's last snapshot",

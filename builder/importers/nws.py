@@ -36,6 +36,7 @@ NUM_OUTPUTS = 20
 DTYPE = np.dtype("<f8")
 KIND_ORDER = ("weight", "bias", "norm_bias", "norm_weight", "norm_mean", "norm_variance")  # of a layer's tensors in the release
 ERROR_COLUMNS = 5  # of error.bin
+MAX_EXPORTS = 10**6  # epochs: trainings have 1,000 at most
 STAT_NUMBERS = 4  # of stat.bin
 DATASETS = {"fashion": "fashion_mnist"}  # the release's name -> ours, where they differ
 CODED = ("optimizer", "activation", "initialization")  # given as places among the family's values; a data set may be, too
@@ -61,7 +62,7 @@ class Net(Original):
         file = self.folder / "stat.bin"
         exports = float(_read(file, STAT_NUMBERS, "numbers of a training")[0])
         subset = SUBSETS[self.part]
-        if not (exports >= subset.num_snapshots and exports.is_integer()):
+        if not (subset.num_snapshots <= exports <= MAX_EXPORTS and exports.is_integer()):
             raise ZooError(file, expected=f"{subset.num_snapshots} or more exported epochs", found=f"{exports:g}", do=REFETCH)
         chosen = chosen_exports(subset, self.recipe.max_epochs, int(exports))
         return [{"epoch": export, **columns} for export, columns in zip(chosen, self._errors(int(exports), chosen), strict=True)]

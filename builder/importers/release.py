@@ -27,11 +27,13 @@ from builder.plan import models_per_shard, recipe_of
 from builder.store import Store, metadata, open_store, shard_of
 from builder.train import CONVERGED_MARGIN
 from nws_dataset import shards
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.files import what_is_at
 from nws_dataset.manifest import SubsetEntry
 from nws_dataset.recipe import SUBSETS, Architecture, Choice, Cycle, Family, LogUniform, Recipe, Uniform
 from nws_dataset.schema import METADATA_SCHEMA, model_id
 
+MAX_TABLE_BYTES = 1 << 24  # of a small table: the split file of 16,000 nets has a tenth of that
 REFETCH = "fetch the release again"  # what helps against a damaged file
 
 
@@ -64,7 +66,7 @@ class Original(ABC):
 
     subset: str
     number: int
-    seed: int | None
+    seed: int | None  # of its training; None if the release does not tell it
     split: str
     recipe: Recipe
     block: int
@@ -96,6 +98,7 @@ class Release:
 
     models: Sequence[Original]
     left_out: Sequence[str]  # how many and why, one sentence each
+    seed: int | None = None  # what its splits follow from; None if it has splits of its own
 
 
 @dataclass
@@ -130,7 +133,7 @@ def import_zoo(kind: str, source: Path, out: Path, models: int | None = None) ->
 
     Example:
         >>> print(import_zoo("small_cnn", Path("smallcnnzoo"), Path("nws")))  # doctest: +SKIP
-        small_cnn_2020: 119988 models, 119988 of them imported now
+        small_cnn_2020: 119985 models, 119985 of them imported now
     """
     from builder.importers import nws, small_cnn  # they build on this module
 
@@ -138,24 +141,24 @@ def import_zoo(kind: str, source: Path, out: Path, models: int | None = None) ->
     assert tuple(readers) == KINDS
     if kind not in readers:
         raise ZooError("--import", expected=f"one of {', '.join(readers)}", found=repr(kind), do="choose one of them")
-    if not source.is_dir():
-        raise ZooError(source, expected="the folder of a release", found="a file" if source.exists() else "nothing", do="correct the path")
+    if what_is_at(source) != "a folder":
+        raise ZooError(source, expected="the folder of a release", found=what_is_at(source), do="correct the path")
     try:
         release = readers[kind](source)
-        lines = _write(release.models[:models], out)
+        lines = _write(release.models[:models], out, release.seed)
     except OSError as error:
         do = "permit it or free space, then run again"
         raise ZooError(error.filename or source, expected="files that can be read and written", found=str(error), do=do) from error
     return "\n".join([*lines, *release.left_out])
 
 
-def _write(models: Sequence[Original], out: Path) -> list[str]:
+def _write(models: Sequence[Original], out: Path, seed: int | None) -> list[str]:
     """Write what is missing of the models; returns a line of what was done for each subset."""
     subsets: dict[str, list[Original]] = defaultdict(list)
     for model in models:
         subsets[model.subset].append(model)
     with open_store(out) as store:
-        parts = [_Part(store, name, members) for name, members in subsets.items()]
+        parts = [_Part(store, name, members, seed) for name, members in subsets.items()]
         for part in parts:  # refused before anything is written
             part.check()
         return [part.write() for part in parts]
@@ -164,9 +167,9 @@ def _write(models: Sequence[Original], out: Path) -> list[str]:
 class _Part:
     """A subset of a release on its way into a zoo."""
 
-    def __init__(self, store: Store, name: str, models: Sequence[Original]) -> None:
+    def __init__(self, store: Store, name: str, models: Sequence[Original], seed: int | None) -> None:
         self.store, self.name = store, name
-        self.entry = SubsetEntry(models[0].seed, 0, {"imported": IMPORTED[name].kind})
+        self.entry = SubsetEntry(seed, 0, {"imported": IMPORTED[name].kind})
         self.shards: dict[str, list[Original]] = defaultdict(list)
         for model in models:
             self.shards[shard_of(model)].append(model)
@@ -300,10 +303,13 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         ZooError: if it cannot be read, or a row lacks one of the columns.
     """
     try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            found = f"{path.stat().st_size} bytes"
+            raise ZooError(path, expected=f"a table of at most {MAX_TABLE_BYTES} bytes", found=found, do=REFETCH)
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ZooError(path, expected="a table that can be read", found=str(error), do=REFETCH) from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise ZooError(path, expected="a table that can be read", found=reason(error), do=REFETCH) from error
     for line, row in enumerate(rows, 2):
         missing = [name for name in columns if row.get(name) is None]
         if missing:

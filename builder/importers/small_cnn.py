@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,14 +25,16 @@ import pyarrow.csv
 from builder.importers import subsets_of
 from builder.importers.release import IMAGE_FACTS, REFETCH, Blocks, Original, Release, number, read_table, told_recipe, whole_number
 from builder.plan import split_of
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.files import what_is_at
 from nws_dataset.layout import Layout, layout_of
 from nws_dataset.recipe import INITIALIZATIONS_WITH_STD, SUBSETS, Recipe
 from nws_dataset.schema import model_id
 from nws_dataset.shards import ROW_DTYPE
 
 ((LIKE, SUBSET),) = subsets_of("small_cnn").items()
-SEED = 42  # of every model
+SEED = 42  # what the splits follow from; imported models keep theirs
+RANDOM_SEED = "config.random_seed"  # of a model's training
 WEIGHTS, LAYOUT, METRICS = FILES = ("weights.npy", "layout.csv", "metrics.csv.gz")
 PLAN = SUBSETS[LIKE]
 (FAMILY,) = PLAN.families
@@ -45,6 +48,14 @@ NUMBERS = {
     "config.dropout": "dropout",
     "config.train_fraction": "train_fraction",
 }
+LEAST_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
+LEAST_ROW_BYTES = 4000  # of the weights
+# What numpy raises for a damaged file: its header is a Python literal.
+NPY_ERRORS = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, SyntaxError, tokenize.TokenError)
+    1000,
+    2000,
+    4000,
+)  # of the metrics, and of the weights: what is inflated beyond is no table of theirs
 RESULTS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
 LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
 
@@ -98,7 +109,7 @@ def read(source: Path) -> Release:
     Raises:
         ZooError: if there is none, a file is missing or damaged, or an image set or a model's epoch is there twice.
     """
-    folders = [folder for folder in (source, *sorted(source.iterdir())) if any((folder / name).exists() for name in FILES)]
+    folders = [folder for folder in (source, *sorted(source.iterdir())) if any(what_is_at(folder / name) != "nothing" for name in FILES)]
     if not folders:
         raise ZooError(source, expected=f"folders with {', '.join(FILES)}", found="none", do="unpack the release, give its folder")
     nets: list[Net] = []
@@ -111,7 +122,7 @@ def read(source: Path) -> Release:
         seen[dataset] = folder
         nets += read_here
         left_out += [f"left out: {incomplete} models on {dataset} without a row for each of the epochs {epochs}"] * bool(incomplete)
-    return Release(sorted(nets, key=lambda net: net.number), left_out)
+    return Release(sorted(nets, key=lambda net: net.number), left_out, SEED)
 
 
 def _read_folder(folder: Path) -> tuple[list[Net], str, list[int], int]:
@@ -120,28 +131,29 @@ def _read_folder(folder: Path) -> tuple[list[Net], str, list[int], int]:
     table = _read_metrics(metrics)
     models, epochs, incomplete = _rows_of_models(metrics, table)
     firsts = np.array([rows[0] for rows in models.values()], np.int64)
-    configs = table.select([*TEXTS, *NUMBERS]).take(firsts).to_pylist()
+    configs = table.select([*TEXTS, *NUMBERS, RANDOM_SEED]).take(firsts).to_pylist()
     recipes = [_recipe_of(f"{metrics} line {first + 2}", config) for first, config in zip(firsts, configs, strict=True)]
     names = sorted({recipe.dataset for recipe in recipes})
     if len(names) != 1:
         raise ZooError(metrics, expected="complete models of one image set", found=", ".join(names) or "none", do=REFETCH)
     layout = layout_of(recipes[0].architecture)
     weights = _open_weights(folder / WEIGHTS, (len(table), layout.num_weights))
+    seeds = [_seed(f"{metrics} line {first + 2}", config[RANDOM_SEED]) for first, config in zip(firsts, configs, strict=True)]
     results = {name: table[name].to_numpy() for name in RESULTS}
     data = DataSet(weights, folder / WEIGHTS, _order(folder / LAYOUT, layout), results, epochs)
-    return list(_number(data, models, recipes)), names[0], epochs, incomplete
+    return list(_number(data, models, recipes, seeds)), names[0], epochs, incomplete
 
 
-def _number(data: DataSet, models: dict[int, np.ndarray], recipes: Sequence[Recipe]) -> Iterator[Net]:
+def _number(data: DataSet, models: dict[int, np.ndarray], recipes: Sequence[Recipe], seeds: Sequence[int]) -> Iterator[Net]:
     """The networks with numbers, splits and shards; an image set has shards of its own, so that it does not wait for another."""
     datasets = FAMILY["dataset"].values
     blocks = Blocks(PLAN.num_snapshots, streams=len(datasets))
-    for (index, rows), recipe in zip(models.items(), recipes, strict=True):
+    for (index, rows), recipe, seed in zip(models.items(), recipes, seeds, strict=True):
         position = datasets.index(recipe.dataset)
         place = index * len(datasets) + position
         split = split_of(model_id(SUBSET, place), SEED)
         block = blocks.next(split, recipe.architecture, position)
-        yield Net(SUBSET, place, SEED, split, recipe, block, data=data, rows=rows)
+        yield Net(SUBSET, place, seed, split, recipe, block, data=data, rows=rows)
 
 
 def _open_weights(file: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -149,30 +161,48 @@ def _open_weights(file: Path, shape: tuple[int, int]) -> np.ndarray:
     expected = f"an array {list(shape)} of float32, a row for each line of {METRICS}"
     try:
         weights = np.lib.format.open_memmap(file, mode="r")  # reads no archive and unpickles nothing
-    except (OSError, ValueError) as error:
-        raise ZooError(file, expected=expected, found=str(error).splitlines()[0], do=REFETCH) from error
+    except NPY_ERRORS as error:
+        raise ZooError(file, expected=expected, found=reason(error), do=REFETCH) from error
     if weights.dtype != ROW_DTYPE or weights.shape != shape:
         raise ZooError(file, expected=expected, found=f"{list(weights.shape)} of {weights.dtype}", do=REFETCH)
     return np.asarray(weights)
 
 
 def _read_metrics(file: Path) -> pa.Table:
-    """The columns of the metrics that we need; a number that is missing is not a number."""
-    types = {"modeldir": pa.string(), "step": pa.float64()}
+    """The columns of the metrics that we need, a number that is missing is not a number."""
+    types = {"modeldir": pa.string(), "step": pa.float64(), RANDOM_SEED: pa.float64()}
     types |= {name: pa.string() for name in TEXTS} | {name: pa.float64() for name in (*NUMBERS, *RESULTS)}
     options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types))
+    batches: list[pa.RecordBatch] = []
+    weights = file.with_name(WEIGHTS)  # of which a row has more bytes than we take for a line
+    most = LEAST_LINES + (weights.stat().st_size // LEAST_ROW_BYTES if weights.is_file() else 0)
     try:
         with pyarrow.csv.open_csv(file, convert_options=options) as reader:
-            return pa.Table.from_batches(reader, reader.schema)
-    except (pa.ArrowException, KeyError, OSError) as error:
-        found = str(error).splitlines()[0]
-        raise ZooError(file, expected=f"a table with the columns {', '.join(types)}", found=found, do=REFETCH) from error
+            for batch in reader:
+                batches.append(batch)
+                rows, size = sum(map(len, batches)), sum(part.nbytes for part in batches)
+                if rows > most or size > LINE_BYTES * most:
+                    raise ZooError(
+                        file, expected=f"at most {most} lines, as many as {WEIGHTS} has rows", found=f"{rows} or more", do=REFETCH
+                    )
+            return pa.Table.from_batches(batches, reader.schema)
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
+        expected = f"a table with the columns {', '.join(types)}"
+        raise ZooError(file, expected=expected, found=reason(error), do=REFETCH) from error
+
+
+def _seed(where: str, told: float) -> int:
+    """The seed of a model's training."""
+    seed = whole_number(where, RANDOM_SEED, repr(told))
+    if not 0 <= seed < 2**63:
+        raise ZooError(where, expected=f"0 to {2**63 - 1} as {RANDOM_SEED}", found=str(seed), do=REFETCH)
+    return seed
 
 
 def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray], list[int], int]:
     """The rows of each complete model by epoch, [S], by the model's place among all; the epochs; and how many are not complete.
 
-    A model is complete that has the epochs that most models have.
+    A model is complete that has the plan's epochs, or, if none has, as many others as most such models have.
     """
     encoded = table["modeldir"].combine_chunks().dictionary_encode()
     model_N, step_N = encoded.indices.to_numpy(), table["step"].to_numpy()
@@ -183,7 +213,15 @@ def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray],
         found = f"step {step_N[row]:g} of {encoded[row]} twice"
         raise ZooError(file, expected="one row a model and step", found=found, do=REFETCH)
     groups = np.split(order, np.flatnonzero(np.diff(model_N[order])) + 1)
-    ((epochs, _),) = Counter(tuple(step_N[rows].tolist()) for rows in groups).most_common(1)
+    counts = Counter(tuple(step_N[rows].tolist()) for rows in groups)
+    planned = tuple(map(float, PLAN.snapshot_epochs or ()))
+    fitting = [epochs for epochs, _ in counts.most_common() if len(epochs) == PLAN.num_snapshots]
+    if not fitting:
+        ((most, number_of),) = counts.most_common(1)
+        expected = f"{PLAN.num_snapshots} rows for each modeldir, of the epochs {', '.join(map(str, PLAN.snapshot_epochs or ()))}"
+        found = f"{number_of} of {len(groups)} with {len(most)}"
+        raise ZooError(file, expected=expected, found=found, do="see that modeldir names a model, not a checkpoint")
+    epochs = planned if planned in counts else fitting[0]
     if not all(step >= 0 and step.is_integer() for step in epochs):
         raise ZooError(file, expected="whole numbers as step", found=str(epochs)[:80], do=REFETCH)
     complete = {model: rows for model, rows in enumerate(groups) if tuple(step_N[rows].tolist()) == epochs}
@@ -237,7 +275,7 @@ def _order(file: Path, layout: Layout) -> np.ndarray:
 def _entry(where: str, row: dict[str, str]) -> Entry:
     """A tensor of layout.csv."""
     kind = row["varname"].split("/")[-1].split(":")[0]
-    shape = tuple(int(size) for size in re.findall(r"\d+", row["shape"]))
+    shape = tuple(int(size) for size in re.findall(r"\d{1,9}", row["shape"]))
     start, stop = (whole_number(where, name, row[name]) for name in ("start_idx", "end_idx"))
     if kind not in ("kernel", "bias") or stop - start != math.prod(shape):
         found = f"{row['varname']}, {start} to {stop}, {row['shape']}"

@@ -1,0 +1,237 @@
+"""Releases and images from anyone: sizes follow from headers that were checked; what inflates beyond is not read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import resource
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import release_factory as factory
+from builder.images import load_image_set
+from builder.importers.release import import_zoo
+from nws_dataset import Zoo
+from nws_dataset.errors import ZooError
+from nws_dataset.manifest import Manifest
+
+MB = 1 << 20
+
+
+def refused(call: Callable[[], object], message: str, megabytes: int = 150) -> None:
+    """A call ends in one line, and takes no more memory than that: it runs in a process of its own with so much room."""
+    child = os.fork()
+    if not child:
+        with open("/proc/self/statm") as status:
+            used = int(status.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * MB, used + megabytes * MB))
+        try:
+            call()
+        except ZooError as error:
+            os._exit(0 if "\n" not in str(error) and message in str(error) else 3)
+        except BaseException:
+            os._exit(4)
+        os._exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# --- images ---
+
+
+def idx(folder: Path, prefix: str, images: bytes, labels: bytes, count: int, size: int = 28) -> None:
+    folder.mkdir(exist_ok=True)
+    header = struct.pack(">IIII", 0x803, count, size, size), struct.pack(">II", 0x801, count)
+    for name, head, content in (("images-idx3", header[0], images), ("labels-idx1", header[1], labels)):
+        with gzip.open(folder / f"{prefix}-{name}-ubyte.gz", "wb", compresslevel=9) as file:
+            file.write(head)
+            for start in range(0, len(content), MB):
+                file.write(content[start : start + MB])
+
+
+def test_an_idx_file_that_inflates_to_a_gigabyte(tmp_path: Path) -> None:
+    """Its header asks for 31 kB."""
+    idx(tmp_path / "mnist", "train", bytes(1000 * MB), bytes(40), 40)
+    refused(lambda: load_image_set("mnist", tmp_path), "expected 31376 bytes as its header says, found more")
+
+
+@pytest.mark.parametrize("count", [2**32 - 1, 10**6])
+def test_an_idx_header_that_asks_for_more_than_there_can_be(tmp_path: Path, count: int) -> None:
+    idx(tmp_path / "mnist", "train", bytes(1000), bytes(40), count)
+    refused(lambda: load_image_set("mnist", tmp_path), "bytes as its header says")
+
+
+def png(width: int, height: int) -> bytes:
+    """A grey image of zeros, by its format alone: nothing of its size is made here."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(width + 1)) for _ in range(height)) + packer.flush()
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
+
+
+def parquet(folder: Path, blobs: list[bytes], labels: list[int]) -> None:
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        images = [{"bytes": blob, "path": None} for blob in blobs]
+        schema = pa.schema([("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
+        pq.write_table(pa.table({"img": images, "label": labels}, schema=schema), folder / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.mark.parametrize(("width", "height"), [(13_000, 13_000), (10_000, 9000), (2049, 2048), (1, 5_000_000)])
+def test_images_of_too_many_pixels(tmp_path: Path, width: int, height: int) -> None:
+    parquet(tmp_path / "cifar10", [png(width, height)], [0])
+    refused(
+        lambda: load_image_set("cifar10", tmp_path), f"expected an image of at most 4194304 pixels, found {width} x {height} pixels", 400
+    )
+
+
+def test_an_idx_name_that_is_a_folder(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(buffer, "PNG")
+    parquet(tmp_path / "cifar10", [buffer.getvalue()] * 10, list(range(10)))
+    (tmp_path / "cifar10/train-images-idx3-ubyte").mkdir()
+    assert load_image_set("cifar10", tmp_path).train_images.shape == (10, 3, 32, 32)
+    (tmp_path / "cifar10/train-00000-of-00001.parquet").unlink()
+    (tmp_path / "cifar10/train-00000-of-00001.parquet").mkdir()
+    with pytest.raises(ZooError, match="a whole Parquet file"):
+        load_image_set("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("path", ["loop", "x" * 5000, "a\0b", "\ud800", "file", "nothing"])
+def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    Path("file").write_text("")
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: load_image_set("mnist", Path(path)),
+        lambda: import_zoo("nws", Path(path), tmp_path / "out"),
+        lambda: import_zoo("small_cnn", Path(path), tmp_path / "out"),
+    )
+    for call in calls:
+        with pytest.raises(ZooError) as raised:
+            call()
+        assert "\n" not in str(raised.value) and str(raised.value).isprintable()
+
+
+# --- the Small CNN Zoo ---
+
+
+def small(folder: Path, models: int = 4, **change: Any) -> Path:
+    return factory.write_small_cnn(folder / "mnist", "mnist", models, **change).parent
+
+
+def test_the_seed_is_that_of_the_lines_and_splits_stay(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    import_zoo("small_cnn", small(tmp_path), out)
+    rows = Zoo(out).filter(is_final=True)
+    assert dict(zip(rows["model_number"].tolist(), rows["seed"].tolist(), strict=True)) == {0: 0, 4: 1, 8: 2, 12: 0}
+    assert Manifest.read(out).subsets["small_cnn_2020"].seed == 42
+
+
+@pytest.mark.parametrize("seed", ["x", "", 1.5, float("nan"), 1e300])
+def test_a_seed_that_is_none(tmp_path: Path, seed: Any) -> None:
+    def change(weights: np.ndarray, lines: list[dict[str, object]]) -> None:
+        for line in lines:
+            line["config.random_seed"] = seed
+
+    with pytest.raises(ZooError) as raised:
+        import_zoo("small_cnn", small(tmp_path, change=change), tmp_path / "out")
+    assert "random_seed" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_modeldir_that_names_checkpoints(tmp_path: Path) -> None:
+    def change(weights: np.ndarray, lines: list[dict[str, object]]) -> None:
+        for line in lines:
+            line["modeldir"] = f"{line['modeldir']}/{line['step']}"
+
+    with pytest.raises(ZooError, match=r"expected 9 rows for each modeldir, .* found 4 of 36 with 1"):
+        import_zoo("small_cnn", small(tmp_path, change=change), tmp_path / "out")
+
+
+def test_the_plan_s_epochs_come_first(tmp_path: Path) -> None:
+    """Three of four models have other epochs; the one with the plan's is the one that is complete."""
+
+    def change(weights: np.ndarray, lines: list[dict[str, object]]) -> None:
+        for line in lines:
+            if not str(line["modeldir"]).endswith("/1"):
+                line["step"] = int(str(line["step"])) + 1
+
+    told = import_zoo("small_cnn", small(tmp_path, change=change), tmp_path / "out")
+    assert told.splitlines()[0] == "small_cnn_2020: 1 models, 1 of them imported now"
+    assert set(Zoo(tmp_path / "out").filter()["epoch"]) == set(factory.SMALL_EPOCHS)
+
+
+def test_metrics_that_inflate_to_a_gigabyte(tmp_path: Path) -> None:
+    source = small(tmp_path)
+    with gzip.open(source / "mnist/metrics.csv.gz") as file:
+        header, line, *_ = file.read().splitlines(keepends=True)
+    with gzip.open(source / "mnist/metrics.csv.gz", "wb") as file:
+        file.write(header)
+        for _ in range(1000):
+            file.write(line * (MB // len(line)))
+    refused(lambda: import_zoo("small_cnn", source, tmp_path / "out"), "lines, as many as weights.npy has rows", 400)
+
+
+HEADERS = {
+    "deep": "(" * 5000,
+    "objects": "{'descr': '|O', 'fortran_order': False, 'shape': (36, 4970), }",
+    "huge": "{'descr': '<f4', 'fortran_order': False, 'shape': (10**12, 4970), }",
+    "large": "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4970), }",
+    "negative": "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4970), }",
+    "code": "{'descr': '<f4', 'fortran_order': False, 'shape': __import__('os'), }",
+    "no dict": "7",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_npy_headers(tmp_path: Path, header: str) -> None:
+    source = small(tmp_path)
+    text = header.encode() + b" " * (-(len(header) + 11) % 64) + b"\n"
+    (source / "mnist/weights.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(1000))
+    refused(lambda: import_zoo("small_cnn", source, tmp_path / "out"), "weights.npy: expected an array [36, 4970] of float32", 400)
+
+
+def test_a_layout_of_a_hundred_megabytes(tmp_path: Path) -> None:
+    source = small(tmp_path)
+    with open(source / "mnist/layout.csv", "wb") as file:
+        file.truncate(100 * MB)
+    refused(lambda: import_zoo("small_cnn", source, tmp_path / "out"), "a table of at most", 300)
+
+
+@pytest.mark.parametrize("shape", ["(" + "9" * 5000 + ")", "\u0663", "(1, 2, 3, 4)" * 100])
+def test_shapes_in_a_layout(tmp_path: Path, shape: str) -> None:
+    source = small(tmp_path)
+    (source / "mnist/layout.csv").write_text(f'varname,start_idx,end_idx,shape\nsequential/conv2d/bias:0,0,16,"{shape}"\n')
+    with pytest.raises(ZooError) as raised:
+        import_zoo("small_cnn", source, tmp_path / "out")
+    assert "\n" not in str(raised.value)
+
+
+# --- the neural weight space ---
+
+
+@pytest.mark.parametrize("exports", [1e300, float("nan"), float("inf"), -1.0, 2.5, 1e9])
+def test_exports_that_are_none(tmp_path: Path, exports: float) -> None:
+    source = factory.write_nws(tmp_path / "nws", "main", {"train": {0: factory.nws_meta(0)}})
+    for stat in source.rglob("stat.bin"):
+        numbers = np.fromfile(stat)
+        numbers[0] = exports
+        numbers.tofile(stat)
+    refused(lambda: import_zoo("nws", source, tmp_path / "out"), "stat.bin: expected 20 or more exported epochs", 300)
