@@ -50,12 +50,7 @@ NUMBERS = {
 }
 LEAST_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
 LEAST_ROW_BYTES = 4000  # of the weights
-# What numpy raises for a damaged file: its header is a Python literal.
-NPY_ERRORS = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, SyntaxError, tokenize.TokenError)
-    1000,
-    2000,
-    4000,
-)  # of the metrics, and of the weights: what is inflated beyond is no table of theirs
+NPY_ERRORS = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, SyntaxError, tokenize.TokenError)  # of numpy
 RESULTS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
 LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
 
