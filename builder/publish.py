@@ -294,7 +294,8 @@ class Publisher:
         with self._lock:
             files = dict(self._offered)
         try:
-            self._bring(files, replace=False)
+            with self._talking():
+                self._bring(files, replace=False)
         except ZooError as error:
             self.console.print(f"not pushed yet, will be tried again: {error}", highlight=False, markup=False, soft_wrap=True)
         else:
@@ -315,9 +316,12 @@ class Publisher:
         thread = self._thread
         if thread is not None:
             thread.join()  # what it sends need not be sent here
-        with self._talking():
-            self.content = Content.of(folder)
-            shards, rest = _files(folder)
+        with self._talking():  # files are read all the way
+            self._push(folder)
+
+    def _push(self, folder: Path) -> None:
+        self.content = Content.of(folder)
+        shards, rest = _files(folder)
         remote = self._look()
         self._check(remote)
         changed = [path for path, file in {**shards, **rest}.items() if not remote.has(path, file)]
@@ -338,12 +342,10 @@ class Publisher:
             changed = [path for path, file in files.items() if (replace or path not in remote.files) and not remote.has(path, file)]
             if not changed:
                 return remote
-            with self._talking():
-                operations = [CommitOperationAdd(path, str(files[path].path)) for path in changed]
+            operations = [CommitOperationAdd(path, str(files[path].path)) for path in changed]
             self._send(operations, progress)
             for operation in operations:
-                with self._talking():  # the file is read only now
-                    found, file = operation.upload_info.sha256.hex(), files[operation.path_in_repo]
+                found, file = operation.upload_info.sha256.hex(), files[operation.path_in_repo]
                 if found != file.sha256:
                     raise ZooError(file.path, expected=f"sha256 {file.sha256}", found=found, do="build it again")
             made = self._commit(operations, remote)
