@@ -80,18 +80,6 @@ class _File:
     size: int  # bytes
     sha256: str
 
-    def blob_id(self) -> str:
-        """The id that git gives to its content.
-
-        Raises:
-            ZooError: if it cannot be read.
-        """
-        try:
-            return blob_id(self.path.read_bytes())
-        except OSError as error:
-            do = "permit reading or mend the disk, then run the same command again"
-            raise ZooError(self.path, expected="a file that can be read", found=reason(error), do=do) from error
-
 
 @dataclass(frozen=True)
 class _Remote:
@@ -108,7 +96,7 @@ class _Remote:
             return False
         if there.sha256:
             return there.sha256 == file.sha256
-        return there.blob_id == file.blob_id() or hashlib.sha256(self.fetch(path)).hexdigest() == file.sha256
+        return there.blob_id == blob_id(file.path.read_bytes()) or hashlib.sha256(self.fetch(path)).hexdigest() == file.sha256
 
 
 class Publisher:
