@@ -55,6 +55,11 @@ BOUNDS = {  # of an architecture's numbers: what a file asks for must be a netwo
 }
 
 
+def _shown(found: object) -> str:
+    """A value for a message; Python refuses to print a number of thousands of digits."""
+    return "a number of more than 64 bits" if isinstance(found, int) and abs(found) >= 2**64 else repr(found)
+
+
 def _check_types(value: Any) -> None:
     """Raise a ZooError if a field of a dataclass has a value of another type; numpy's numbers are no Python numbers."""
     kinds = typing.get_type_hints(type(value))
@@ -63,7 +68,7 @@ def _check_types(value: Any) -> None:
         legal = typing.get_args(kind) or (kind,)
         if not (type(found) in legal or (type(found) is int and float in legal)):
             expected = " or ".join("None" if k is type(None) else k.__name__ for k in legal)
-            raise ZooError(f"{type(value).__name__}.{field.name}", expected=expected, found=repr(found), do="give such a value")
+            raise ZooError(f"{type(value).__name__}.{field.name}", expected=expected, found=_shown(found), do="give such a value")
 
 
 def _check_legal(value: object) -> None:
@@ -72,7 +77,7 @@ def _check_legal(value: object) -> None:
         found = getattr(value, name, legal[0])
         if found not in legal:
             expected = "one of " + ", ".join(map(str, legal))
-            raise ZooError(f"{type(value).__name__}.{name}", expected=expected, found=repr(found), do="choose a legal value")
+            raise ZooError(f"{type(value).__name__}.{name}", expected=expected, found=_shown(found), do="choose a legal value")
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Architecture:
         for name, (low, high) in BOUNDS.items():
             found = getattr(self, name)
             if found is not None and not low <= found <= high:
-                raise ZooError(f"Architecture.{name}", expected=f"{low} to {high}", found=str(found), do="choose a number in between")
+                raise ZooError(f"Architecture.{name}", expected=f"{low} to {high}", found=_shown(found), do="choose a number in between")
         if self.filter_size % 2 == 0:
             raise ZooError("Architecture.filter_size", expected="an odd number", found=str(self.filter_size), do="choose 3, 5, 7, ...")
         if (self.width_fc is None) != (self.depth_fc == 0):
@@ -189,6 +194,8 @@ class Architecture:
             ZooError: if the text is not that of an architecture.
         """
         expected = "the fields of Architecture"
+        if not isinstance(text, str):
+            raise ZooError("architecture_json", expected=expected, found=repr(text)[:80], do="rebuild it")
         told = parse_json(text, "architecture_json", expected)
         if not isinstance(told, dict) or not told.keys() <= {field.name for field in dataclasses.fields(cls)}:
             raise ZooError("architecture_json", expected=expected, found=text[:80], do="rebuild it")

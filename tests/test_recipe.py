@@ -114,3 +114,16 @@ def test_images_that_are_none() -> None:
     for images, scaled in ((torch.zeros(1, 3, 32, 32, dtype=torch.int64), False), (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), True)):
         with pytest.raises(ZooError, match=r"expected (uint8|floating point)"):
             net(images, scaled=scaled)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", ["width_conv", "width_fc", "pixel_min", "batch_norm", "padding"])
+def test_a_number_of_more_digits_than_python_prints(name: str, sign: int) -> None:
+    values: dict[str, Any] = {name: sign * 10**5_000}
+    with pytest.raises(ZooError, match=rf"Architecture\.{name}: expected .* found a number of more than 64 bits"):
+        Architecture(**values)
+
+
+def test_an_architecture_is_told_as_a_text() -> None:
+    with pytest.raises(ZooError, match="architecture_json"):
+        Architecture.from_json(None)  # type: ignore[arg-type]
