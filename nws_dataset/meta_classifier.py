@@ -97,6 +97,37 @@ def _initialize(network: Any) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def _ragged(X: Any) -> list[np.ndarray] | None:
+    """Rows of any lengths, [P_i] float32, given as a list, an object array or a pandas Series of arrays or lists; None for a matrix.
+
+    Raises:
+        ZooError: if there are no rows, or one is not numbers in one dimension.
+    """
+    if isinstance(X, np.ndarray) and X.dtype != object:
+        return None
+    if not isinstance(X, list | tuple) and not (hasattr(X, "dtype") and getattr(X, "ndim", 0) == 1):  # an object array or Series
+        return None
+    rows = list(X)
+    if not rows:
+        raise ZooError("X", expected="rows of weights", found="none", do="give at least one")
+    if (
+        not any(isinstance(row, np.ndarray) for row in rows)
+        and len({len(row) if isinstance(row, list | tuple) else -1 for row in rows}) == 1
+    ):
+        return None  # a matrix as lists, or no rows at all: scikit-learn checks it
+    found = []
+    for i, row in enumerate(rows):
+        try:
+            array = np.asarray(row, np.float32)
+        except (TypeError, ValueError):
+            array = np.empty((0, 0))
+        if array.ndim != 1:
+            told = f"{type(row).__name__} of {getattr(row, 'dtype', 'other things')}"
+            raise ZooError(f"row {i} of X", expected="numbers in one dimension", found=told, do="give each row as [P] float32")
+        found.append(array)
+    return found
+
+
 class DeepMetaEstimator(Saved, BaseEstimator):
     """What the meta-classifier and the meta-regressor share: all but the meaning of the network's outputs. Not for use by itself.
 
@@ -172,6 +203,10 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         """
         import torch
 
+        for name, least in (("batch_size", 2), ("slice_length", 1), ("epochs", 1), ("slices_per_row", 1), ("slices_per_prediction", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:  # batch-norm needs two slices
+                raise ZooError(name, expected=f"a whole number of at least {least}", found=repr(value), do="choose a larger one")
         source, random = self._rows(X, fitting=True), check_random_state(self.random_state)
         y = column_or_1d(y, warn=True)
         groups = np.arange(len(y)) if groups is None else np.asarray(groups)
@@ -281,8 +316,9 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         """What slices are taken from."""
         if hasattr(X, "slices"):
             return X
-        if isinstance(X, (list, tuple)) and all(isinstance(row, np.ndarray) and row.ndim == 1 for row in X):
-            return ArrayRows(X)
+        ragged = _ragged(X)
+        if ragged is not None:
+            return ArrayRows(ragged)
         return ArrayRows(validate_data(self, X, reset=fitting, dtype=np.float32, ensure_all_finite=False))
 
     def _split(self, groups: np.ndarray, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:

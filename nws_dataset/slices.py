@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -37,7 +37,31 @@ class Source(Protocol):
         """Slices of length L of the rows `numbers` [B] from `starts` [B]: [B, L] float32, an array or tensor, zeros behind a row's end."""
 
 
-class ArrayRows:
+class Indexed:
+    """Lets scikit-learn's cross-validation take rows of a source: `source[numbers]` is a source of some rows.
+
+    Example:
+        >>> rows = ArrayRows([np.arange(6, dtype=np.float32), np.ones(2, np.float32), np.ones(3, np.float32)])
+        >>> len(rows), rows[[2, 0]].lengths.tolist()
+        (3, [3, 6])
+    """
+
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(N,): by it scikit-learn knows what can be indexed by an array."""
+        return (len(self),)
+
+    def __getitem__(self, key: Any) -> Chosen:
+        (key, *_) = key if isinstance(key, tuple) else (key,)  # scikit-learn asks for [numbers, ...]
+        return Chosen(cast(Source, self), np.atleast_1d(np.arange(len(self))[key]))
+
+
+class ArrayRows(Indexed):
     """Rows that are arrays: a matrix [N, P], or views of a zoo's files (`zoo.arrays(rows)`). Only slices of them are copied.
 
     Example:
@@ -62,7 +86,7 @@ class ArrayRows:
         return batch_BL
 
 
-class ZooRows:
+class ZooRows(Indexed):
     """Rows of a zoo, of which slices are read when they are needed: from a folder these weights alone, from the Hub through its cache.
 
     Args:
@@ -88,7 +112,7 @@ class ZooRows:
         return batch_BL
 
 
-class RandomUnits:
+class RandomUnits(Indexed):
     """Rows as hidden units that are chosen at random, each time anew: in a random order, and of each tensor the first few units' weights.
 
     A network computes the same whatever the order of its hidden units, but a reader to whom each weight always comes at the same place
@@ -163,7 +187,7 @@ class _Units:
         return np.concatenate(drawn)
 
 
-class Chosen:
+class Chosen(Indexed):
     """Some rows of a source."""
 
     def __init__(self, source: Source, numbers: np.ndarray) -> None:
@@ -173,7 +197,7 @@ class Chosen:
         return self.source.slices(self.numbers[numbers], starts, length)
 
 
-class DeviceRows:
+class DeviceRows(Indexed):
     """All weights of a source as one tensor on a device, where slices are gathered by an index.
 
     Args:

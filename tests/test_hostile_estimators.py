@@ -13,14 +13,17 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+import pandas
 import pytest
 import torch
 from safetensors import numpy as safetensors
+from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from nws_dataset.errors import ZooError
 from nws_dataset.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
 from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
 from nws_dataset.saving import ARRAYS, FACTS, Saved
+from nws_dataset.slices import ArrayRows
 from nws_dataset.trees import Trees
 
 RANDOM = np.random.default_rng(0)
@@ -248,3 +251,64 @@ def test_bytes_that_were_changed(saved: Path, tmp_path: Path, kind: str) -> None
 def test_an_earlier_format(saved: Path, tmp_path: Path) -> None:
     folder = rewritten(saved, "linear", tmp_path / "x", facts=lambda facts: {**facts, "format": 1})
     refused("linear", folder, "expected a LogitLinear in format 2, found a LogitLinear in format 1; .* fit and save it again")
+
+
+# --- what is given to fit and predict ---
+
+
+@pytest.fixture(scope="module")
+def fitted() -> DeepMetaClassifier:
+    return DeepMetaClassifier(**SLIM).fit(X, np.where(Y > 0.5, "adam", "sgd"))
+
+
+def test_rows_of_every_kind(fitted: DeepMetaClassifier) -> None:
+    rows = [np.array(row, np.float32) for row in X[:5]] + [np.ones(9, np.float32)]
+    expected = fitted.predict_proba(rows)
+    objects = np.empty(6, object)
+    objects[:] = rows
+    for given in (
+        objects,
+        pandas.Series(rows),
+        [row.tolist() for row in rows],
+        tuple(rows),
+        [row.astype(np.float64) for row in rows],
+        ArrayRows(rows),
+    ):
+        np.testing.assert_array_equal(fitted.predict_proba(given), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "expected rows of weights, found none"),
+        (np.array([], object), "found none"),
+        ([[1.0, 2.0], ["a", "b", "c"]], "row 1 of X: expected numbers in one dimension"),
+        ([np.ones(6, np.float32), np.ones((2, 3), np.float32)], "row 1 of X"),
+        ([np.ones(6, np.float32), None], "row 1 of X"),
+        ([np.ones(6, np.float32), {}], "row 1 of X"),
+        ([np.ones(6, np.float32), np.full(7, np.nan, np.float32)], "row 1: expected finite weights"),
+    ],
+)
+def test_rows_that_are_none(fitted: DeepMetaClassifier, given: Any, message: str) -> None:
+    with pytest.raises(ZooError, match=message):
+        fitted.predict(given)
+    with pytest.raises(ZooError, match=message):
+        DeepMetaClassifier(**{**SLIM, "batch_size": 2}).fit(given, ["a", "b"][: len(given)])
+
+
+@pytest.mark.parametrize("name", ["batch_size", "slice_length", "epochs", "slices_per_row", "slices_per_prediction"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "x", None, True])
+def test_parameters_that_are_no_counts(name: str, value: Any) -> None:
+    with pytest.raises(ZooError, match=rf"^{name}: expected a whole number"):
+        DeepMetaClassifier(**{**SLIM, name: value}).fit(X, Y > 0.5)
+    with pytest.raises(ZooError, match=r"^batch_size: expected a whole number of at least 2, found 1"):
+        DeepMetaClassifier(**{**SLIM, "batch_size": 1}).fit(X, Y > 0.5)
+
+
+def test_sources_in_cross_validation() -> None:
+    source, labels = ArrayRows(list(X)), np.where(Y > 0.5, "adam", "sgd")
+    scores = cross_val_score(DeepMetaClassifier(**SLIM), source, labels, cv=2)
+    np.testing.assert_array_equal(scores, cross_val_score(DeepMetaClassifier(**SLIM), list(X), labels, cv=2))
+    search = GridSearchCV(DeepMetaClassifier(**SLIM), {"epochs": [1, 2]}, cv=2).fit(source, labels)
+    assert len(search.predict(source)) == len(X)
+    assert len(source[5]) == 1 and len(source[source.lengths > 0][2:4]) == 2
