@@ -110,21 +110,18 @@ def _ragged(X: Any) -> list[np.ndarray] | None:
     rows = list(X)
     if not rows:
         raise ZooError("X", expected="rows of weights", found="none", do="give at least one")
-    if (
-        not any(isinstance(row, np.ndarray) for row in rows)
-        and len({len(row) if isinstance(row, list | tuple) else -1 for row in rows}) == 1
-    ):
-        return None  # a matrix as lists, or no rows at all: scikit-learn checks it
-    found = []
+    lengths = {len(row) if isinstance(row, list | tuple) else None for row in rows}
+    if len(lengths) == 1 and not any(isinstance(row, np.ndarray) for row in rows):
+        return None  # a matrix as lists, or what is no row at all: scikit-learn checks it
+    found: list[np.ndarray] = []
     for i, row in enumerate(rows):
         try:
-            array = np.asarray(row, np.float32)
+            found.append(np.asarray(row, np.float32))
         except (TypeError, ValueError):
-            array = np.empty((0, 0))
-        if array.ndim != 1:
+            found.append(np.empty((0, 0), np.float32))
+        if found[-1].ndim != 1:
             told = f"{type(row).__name__} of {getattr(row, 'dtype', 'other things')}"
             raise ZooError(f"row {i} of X", expected="numbers in one dimension", found=told, do="give each row as [P] float32")
-        found.append(array)
     return found
 
 
