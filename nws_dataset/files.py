@@ -99,6 +99,28 @@ def what_is_at(path: str | Path) -> str:
     return "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "neither a file nor a folder"
 
 
+def read_file(path: str | Path, expected: str, most: int) -> bytes:
+    """The content of a file: of a regular one, since others (pipes, devices) may never end.
+
+    Args:
+        path: of the file.
+        expected: what it should be, for the error.
+        most: bytes at most.
+
+    Raises:
+        ZooError: if it is missing, no regular file, too large, or cannot be read.
+    """
+    try:
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_size <= most:
+            return Path(path).read_bytes()
+    except (OSError, ValueError, MemoryError) as error:
+        raise ZooError(path, expected=expected, found=reason(error), do="fetch or build it again, and permit reading") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ZooError(path, expected=expected, found=what_is_at(path), do="put the file there")
+    raise ZooError(path, expected=f"{expected} of at most {most} bytes", found=f"{found.st_size} bytes", do="fetch or build it again")
+
+
 def read_json(path: str | Path, expected: str) -> Any:
     """The content of a JSON file.
 
@@ -107,17 +129,9 @@ def read_json(path: str | Path, expected: str) -> Any:
         expected: what it should be, for the error.
 
     Raises:
-        ZooError: if it is missing, too large, cannot be read, or is no JSON.
+        ZooError: if it is missing, no regular file, too large, cannot be read, or is no JSON.
     """
-    try:
-        size = os.stat(path).st_size
-        if size > MAX_JSON_BYTES:
-            do = "fetch or build it again"
-            raise ZooError(path, expected=f"{expected} of at most {MAX_JSON_BYTES} bytes", found=f"{size} bytes", do=do)
-        content = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise ZooError(path, expected=expected, found=reason(error), do="fetch or build it again, and permit reading") from error
-    return parse_json(content, path, expected)
+    return parse_json(read_file(path, expected, MAX_JSON_BYTES), path, expected)
 
 
 def parse_json(content: bytes | str, where: object, expected: str) -> Any:

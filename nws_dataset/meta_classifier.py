@@ -21,8 +21,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from nws_dataset.errors import ZooError
-from nws_dataset.saving import Saved, array, numbers, strings, whole
-from nws_dataset.slices import ArrayRows, Chosen, Source, check_finite, even_starts, on_device, prefetched
+from nws_dataset.saving import FACTS, Saved, array, numbers, strings, whole
+from nws_dataset.slices import ArrayRows, Chosen, Source, check_device, check_finite, even_starts, on_device, prefetched
 
 LONG_SLICE = 40_000  # longer slices go through the deeper stack
 # Channels of the convolutions, "pool" for a max-pool of 2, "pool?" for one that only happens while the signal is longer than 50.
@@ -204,6 +204,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:  # batch-norm needs two slices
                 raise ZooError(name, expected=f"a whole number of at least {least}", found=repr(value), do="choose a larger one")
+        check_device("device", self.device, "choose one that is there")
         source, random = self._rows(X, fitting=True), check_random_state(self.random_state)
         y = column_or_1d(y, warn=True)
         groups = np.arange(len(y)) if groups is None else np.asarray(groups)
@@ -332,6 +333,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
     def _restore(self, learned: dict[str, Any]) -> None:
         import torch
 
+        check_device("device", self.device, f'set "device" to "cpu" in {FACTS}')
         known = self._restore_targets(learned)
         if not (1 <= self.slice_length <= MAX_LENGTH and 0 < self.width <= MAX_WIDTH and 0 <= self.dropout <= 1):
             raise ValueError(f"expected a network, found slices of {self.slice_length} weights, width {self.width}, dropout {self.dropout}")

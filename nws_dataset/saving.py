@@ -36,11 +36,12 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import atomic_write, read_json, what_is_at
+from nws_dataset.files import atomic_write, read_file, read_json, what_is_at
 
 FORMAT = 2
 FACTS, ARRAYS, CARD = "estimator.json", "arrays.safetensors", "README.md"
 LIBRARY = "nws-dataset"
+MAX_ARRAYS_BYTES = 1 << 32  # of a saved estimator
 PATIENCE_SECONDS = 120.0  # without a byte from the Hub while an estimator is pushed
 STRINGS = "strings"  # how JSON marks an array of strings, or of strings and numbers (labels, names of features)
 Self = TypeVar("Self", bound="Saved")
@@ -106,7 +107,7 @@ class Saved:
                 raise ZooError(folder, expected=f"a {cls.__name__} in format {FORMAT}", found=found, do=do)
             estimator = cls(**_parameters(cls, facts["parameters"]))
             learned = {name: _from_json(value) for name, value in facts["learned"].items()}
-            content = (folder / ARRAYS).read_bytes()
+            content = read_file(folder / ARRAYS, f"the arrays of a saved {cls.__name__}", MAX_ARRAYS_BYTES)
             if hashlib.sha256(content).hexdigest() != facts["files"][ARRAYS]:
                 raise ValueError(f"{ARRAYS} is not the file that {FACTS} names")
             estimator._restore(learned | safetensors.load(content))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
 from nws_dataset.layout import layout_of
 from nws_dataset.views import permutation_spec
 
@@ -227,6 +227,24 @@ class DeviceRows(Indexed):
         first = ends - torch.from_numpy(self.lengths[numbers] - starts).to(device)
         places_BL = first[:, None] + torch.arange(length, device=device)
         return self._weights[torch.where(places_BL < ends[:, None], places_BL, len(self._weights) - 1)]
+
+
+def check_device(where: object, device: str, do: str) -> None:
+    """Raise a ZooError if torch cannot compute on a device here.
+
+    Args:
+        where: what the error names.
+        device: as torch names it.
+        do: what the error advises.
+    """
+    import torch
+
+    try:
+        if not isinstance(device, str):
+            raise TypeError(f"{device!r} is no text")
+        torch.ones(1, device=device).item()
+    except (AssertionError, ImportError, RuntimeError, TypeError) as error:  # AssertionError, ImportError: torch without it
+        raise ZooError(where, expected="a device of torch on this machine", found=reason(error), do=do) from error
 
 
 def on_device(source: Source, device: str) -> Source:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +252,33 @@ def test_bytes_that_were_changed(saved: Path, tmp_path: Path, kind: str) -> None
 def test_an_earlier_format(saved: Path, tmp_path: Path) -> None:
     folder = rewritten(saved, "linear", tmp_path / "x", facts=lambda facts: {**facts, "format": 1})
     refused("linear", folder, "expected a LogitLinear in format 2, found a LogitLinear in format 1; .* fit and save it again")
+
+
+@pytest.mark.parametrize("name", [ARRAYS, FACTS])
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (os.mkfifo, "found neither a file nor a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "found neither a file nor a folder"),
+        (lambda path: path.mkdir(), "found a folder"),
+        (lambda path: (path.touch(), os.truncate(path, 1 << 40)), "found 1099511627776 bytes"),
+    ],
+    ids=["pipe", "endless", "folder", "terabyte"],
+)
+def test_files_that_are_none(saved: Path, tmp_path: Path, name: str, make: Callable[[Path], Any], found: str) -> None:
+    folder = rewritten(saved, "linear", tmp_path / "x")
+    (folder / name).unlink()
+    make(folder / name)
+    refused("linear", folder, f"{name}: expected .*{found}")
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+@pytest.mark.parametrize("device", ["meta", "hpu", "xpu", "cuda:99", "privateuseone", "nonsense", "", "a\nb"])
+def test_devices_that_are_not_there(saved: Path, tmp_path: Path, kind: str, device: str) -> None:
+    folder = rewritten(saved, kind, tmp_path / "x", facts=lambda f: {**f, "parameters": {**f["parameters"], "device": device}})
+    refused(kind, folder, '^device: expected a device of torch on this machine, .*; set "device" to "cpu" in estimator.json$')
+    with pytest.raises(ZooError, match=r"^device: expected a device of torch"):
+        type(KINDS[kind])(**{**SLIM, "device": device}).fit(X, Y > 0.5)
 
 
 # --- what is given to fit and predict ---

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from nws_dataset.errors import ZooError, one_line, reason
+from nws_dataset.errors import ZooError, one_line
 from nws_dataset.files import atomic_write, what_is_at
 
 if TYPE_CHECKING:
@@ -266,13 +266,9 @@ def check_folder(folder: Path) -> None:
 
 def check_device(device: str) -> None:
     """Raise a ZooError if torch cannot compute on a device here."""
-    import torch
+    from nws_dataset import slices
 
-    try:
-        torch.ones(1, device=device).item()
-    except (AssertionError, RuntimeError) as error:  # AssertionError: of a torch without CUDA
-        do = "leave the option out, or name one that is there"
-        raise ZooError(f"--device {device}", expected="a device of torch on this machine", found=reason(error), do=do) from error
+    slices.check_device(f"--device {device}", device, "leave the option out, or name one that is there")
 
 
 def name_of(zoo: str) -> str:
