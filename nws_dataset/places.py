@@ -30,9 +30,9 @@ class Place(NamedTuple):
 
     def check(self, manifest: Manifest, where: object) -> None:
         """Raise a ZooError unless the place is in a file that nws.json lists. `where` is what has the files."""
-        inside(str(where), self.file)
         entry = manifest.files.get(self.file)
         if entry is None:
+            inside(str(where), self.file)  # an illegal path is told as such
             raise ZooError(where, expected=f"a file that {MANIFEST_NAME} lists", found=self.file, do="build the index again")
         if self.offset < 0 or self.length < 0 or self.offset + self.length > entry.size:
             found = f"bytes {self.offset} to {self.offset + self.length} of {self.file}"
