@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     help="The zoo's folder; building goes on where it stands.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
-@click.option("--tf32", is_flag=True, help="On a GPU: round the factors of products to 10 bits; faster, and other weights.")
+@click.option("--tf32", is_flag=True, help="On a GPU: cut the factors of products to 10 bits, unrounded; faster, and other weights.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built and how long it would take, and build nothing.")
 @click.option("--upload", is_flag=True, help="Push the zoo to the Hub, finished parts while others still train.")
 @click.option("--repo-id", metavar="ORG/NAME", help="With --upload: the repository, made when missing.")

@@ -79,7 +79,7 @@ class Step(Protocol):
 
 
 def make_step(architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32, *, tf32: bool = False) -> Step:
-    """The step for a device; with `tf32` a GPU rounds the factors of products to 10 bits."""
+    """The step for a device; with `tf32` a GPU cuts the factors of products to 10 bits, unrounded."""
     assert architecture.num_outputs == NUM_CLASSES, "only imported networks have more outputs, and those are not trained"
     if device.type == "cpu":
         from builder.cpu.step import CpuStep  # each only where it is needed: compiling takes seconds, Triton needs a GPU

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from builder import batches, update
 from builder.gpu import augment, closing, dense, kernels
-from builder.gpu.pieces import Dropout, Slots
+from builder.gpu.pieces import Dropout, Slots, draw
 from builder.gpu.products import LibraryProducts, Product, Products, Tiles, TritonProducts
 from builder.philox import LANES, Purpose, key_of, lanes16
 from builder.plan import Model
@@ -197,7 +197,8 @@ def test_end_of_a_convolution_and_the_way_back(norm: bool, pool: bool, size: int
         unbiased = plain.transpose(1, 2).flatten(2).var(2)
         close_to(running[:, 3 * channels :], 0.9 * weight[:, 3 * channels :] + 0.1 * unbiased)
     out, top = (bordered(torch.zeros_like(expected), border) for border in (1, 0))
-    dropout = Dropout(index.int(), 1 << 20)
+    dropout = Dropout.of(index.int(), 1 << 20, channels * quarter**2)
+    draw(dropout, slots)
     closing.close(plain, top if pool else plain, out, given, dropout, slots, pool=pool)
     close_to(out, expected.detach())
 
@@ -247,7 +248,9 @@ def test_end_of_a_dense_layer_and_the_way_back(training: bool) -> None:
         expected.append(h * masks[m] if training else h)
     found = weight.clone()
     out, mean, deviation = torch.zeros_like(x.detach()), *torch.zeros(2, 4, units, dtype=F64, device=DEVICE)
-    dropout = Dropout(index.int(), 2 << 20) if training else None
+    dropout = Dropout.of(index.int(), 2 << 20, units) if training else None
+    if dropout is not None:
+        draw(dropout, slots)
     dense.dense_close(x.detach(), out, mean, deviation, found, dropout, slots, training=training)
     close_to(out, torch.stack(expected).detach())
     close_to(found, running)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import os
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +20,7 @@ pytest.importorskip("triton")
 
 from builder import batches
 from builder.bank import Images
+from builder.flight import fly
 from builder.gpu import step as gpu_step
 from builder.gpu.step import GpuStep, State
 from builder.plain import PlainLoop
@@ -163,3 +170,67 @@ def test_evaluation_equals_the_plain_network(name: str, monkeypatch: pytest.Monk
         expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         assert torch.equal(correct[k].cpu(), logits.argmax(1) == labels)
         torch.testing.assert_close(losses[k].cpu(), expected.detach(), rtol=1e-10, atol=1e-12)
+
+
+POOL = 32  # streams that torch hands out in turn
+
+
+class FakeCuda:
+    """What `fly` and `_capture` use of torch.cuda, on a machine without it."""
+
+    def __init__(self) -> None:
+        self.taken = itertools.count()
+        self.current: dict[int, FakeStream] = {}  # of each thread
+        self.shared: list[int] = []  # streams that a capture began on while another lane worked on them
+
+    def current_stream(self, device: object = None) -> FakeStream:
+        return self.current.get(threading.get_ident(), DEFAULT_STREAM)
+
+    @contextlib.contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        before = self.current_stream()
+        self.current[threading.get_ident()] = stream
+        yield
+        self.current[threading.get_ident()] = before
+
+    def begin(self) -> None:
+        me = threading.get_ident()
+        self.shared += [s.number for thread, s in list(self.current.items()) if thread != me and s.number == self.current[me].number]
+
+
+class FakeStream:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def wait_stream(self, other: FakeStream) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+DEFAULT_STREAM = FakeStream(-1)
+
+
+def test_a_capture_never_begins_on_another_lanes_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's streams come round after 32, and lanes keep theirs; what another lane puts on a captured stream goes into the wrong graph."""
+    fake, captured = FakeCuda(), []
+    graph = SimpleNamespace(capture_begin=lambda **_: fake.begin(), capture_end=lambda: captured.append(1))
+    for name, value in {
+        "Stream": lambda device=None: FakeStream(next(fake.taken) % POOL),
+        "stream": fake.stream,
+        "current_stream": fake.current_stream,
+        "default_stream": lambda device=None: DEFAULT_STREAM,
+        "CUDAGraph": lambda: graph,
+        "device": lambda device: contextlib.nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    device = torch.device("cuda")
+
+    def cohort() -> Iterator[int]:
+        gpu_step._capture(lambda: None, device)
+        time.sleep(0.002)  # it trains
+        yield 1
+
+    assert sum(filter(None, fly([cohort] * 60, 8, device))) == len(captured) == 60
+    assert fake.shared == []

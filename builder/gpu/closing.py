@@ -65,9 +65,9 @@ def statistics_kernel(
 
 @triton.jit
 def close_kernel(
-    y, top, out, mean, deviation, weight, index, active, kinds, keys, numbers, epochs, thresholds, keeps,
+    y, top, out, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
     y_model, y_image, top_model, top_image, out_model, out_image, out_channel, out_row, weight_model,
-    images, channels, block,
+    images, channels, groups,
     SIZE: tl.constexpr, OUT_SIZE: tl.constexpr, NORM: tl.constexpr, POOL: tl.constexpr, DROP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """y -> out; `top` gets the window's winners before batch-norm, which the backward pass starts from."""
@@ -94,20 +94,17 @@ def close_kernel(
         tl.store(top + m * top_model + (image * top_image + channel * AREA + inner), best_y, mask=valid)
     x = activate(best_z, tl.load(kinds + m))
     if DROP:
-        source = tl.load(index + m * images + image, mask=valid, other=0)
-        x = drop(
-            x, channel * AREA + inner, source, tl.load(keys + m), tl.load(numbers + m), tl.load(epochs + m), tl.load(thresholds + m),
-            tl.load(keeps + m), block,
-        )  # fmt: skip
+        bits = kept + (m * images + image) * groups
+        x = drop(x, bits, channel * AREA + inner, valid, tl.load(thresholds + m), tl.load(keeps + m))
     target = out + m * out_model + (image * out_image + channel * out_channel + row * out_row + column)
     tl.store(target, x, mask=valid)
 
 
 @triton.jit
 def open_kernel(
-    dout, dz, top, sums, mean, deviation, weight, index, active, kinds, keys, numbers, epochs, thresholds, keeps,
+    dout, dz, top, sums, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
     dout_model, dout_image, dz_model, dz_image, dz_channel, dz_row, top_model, top_image, weight_model,
-    images, channels, block,
+    images, channels, groups,
     OUT_SIZE: tl.constexpr, NORM: tl.constexpr, AVERAGE: tl.constexpr, DROP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Backward through dropout and activation at the winners; with NORM also the sums of dz and of dz times the normalized value.
@@ -131,11 +128,8 @@ def open_kernel(
     else:
         gradient = tl.load(dout + m * dout_model + (image * dout_image + inner), mask=valid, other=0.0)
     if DROP:
-        source = tl.load(index + m * images + image, mask=valid, other=0)
-        gradient = drop(
-            gradient, inner, source, tl.load(keys + m), tl.load(numbers + m), tl.load(epochs + m), tl.load(thresholds + m),
-            tl.load(keeps + m), block,
-        )  # fmt: skip
+        bits = kept + (m * images + image) * groups
+        gradient = drop(gradient, bits, inner, valid, tl.load(thresholds + m), tl.load(keeps + m))
     gradient = gradient * slope(z, tl.load(kinds + m))
     target = dz + m * dz_model + (image * dz_image + channel * dz_channel + row * dz_row + column)
     tl.store(target, gradient, mask=valid)
@@ -249,10 +243,10 @@ def close(
     models, images, channels, size, _ = y.shape
     out_size = out.shape[-1]
     mean, deviation, weight = norm or (y, y, y)  # not read
-    index, block = dropout or (slots.active, 0)
+    kept, groups = (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
     close_kernel[(triton.cdiv(images * out_size**2, BLOCK), channels, models)](
-        y, top, out, mean, deviation, weight, index, *slots,
-        *y.stride()[:2], *top.stride()[:2], *out.stride()[:4], weight.stride(0), images, channels, block,
+        y, top, out, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold, slots.keep,
+        *y.stride()[:2], *top.stride()[:2], *out.stride()[:4], weight.stride(0), images, channels, groups,
         SIZE=size, OUT_SIZE=out_size, NORM=norm is not None, POOL=pool, DROP=dropout is not None, BLOCK=BLOCK,
     )  # fmt: skip
 
@@ -267,10 +261,10 @@ def open_(
     """
     models, images, channels, out_size, _ = dz.shape
     mean, deviation, weight = norm or (top, top, top)  # not read
-    index, block = dropout or (slots.active, 0)
+    kept, groups = (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
     open_kernel[(sum_parts(dz), channels, models)](
-        dout, dz, top, sums, mean, deviation, weight, index, *slots,
-        *dout.stride()[:2], *dz.stride()[:4], *top.stride()[:2], weight.stride(0), images, channels, block,
+        dout, dz, top, sums, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold, slots.keep,
+        *dout.stride()[:2], *dz.stride()[:4], *top.stride()[:2], weight.stride(0), images, channels, groups,
         OUT_SIZE=out_size, NORM=norm is not None, AVERAGE=average, DROP=dropout is not None, BLOCK=BLOCK,
     )  # fmt: skip
 

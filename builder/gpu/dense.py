@@ -18,8 +18,8 @@ EVALUATION_ROWS = 32  # images that a program holds where no statistics are take
 
 @triton.jit
 def dense_close_kernel(
-    x, out, mean, deviation, weight, index, active, kinds, keys, numbers, epochs, thresholds, keeps,
-    x_model, x_image, weight_model, images, units, block,
+    x, out, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
+    x_model, x_image, weight_model, images, units, groups,
     TRAINING: tl.constexpr, DROP: tl.constexpr, IMAGES: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """x -> out [M, B, U], with the same strides. In a row weight, bias, running mean and running variance follow each other."""
@@ -47,18 +47,15 @@ def dense_close_kernel(
     b = tl.load(gain + units, mask=unit < units, other=0.0)
     h = (h - average[None, :]) * scale[None, :] * g[None, :] + b[None, :]
     if DROP:
-        source = tl.load(index + m * images + image, mask=image < images, other=0)
-        h = drop(
-            h, unit[None, :], source[:, None], tl.load(keys + m), tl.load(numbers + m), tl.load(epochs + m), tl.load(thresholds + m),
-            tl.load(keeps + m), block,
-        )  # fmt: skip
+        bits = kept + (m * images + image[:, None]) * groups
+        h = drop(h, bits, unit[None, :], valid, tl.load(thresholds + m), tl.load(keeps + m))
     tl.store(out + place, h, mask=valid)
 
 
 @triton.jit
 def dense_open_kernel(
-    dout, x, dx, mean, deviation, weight, gradient, index, active, kinds, keys, numbers, epochs, thresholds, keeps,
-    x_model, x_image, weight_model, gradient_model, images, units, block,
+    dout, x, dx, mean, deviation, weight, gradient, kept, active, kinds, thresholds, keeps,
+    x_model, x_image, weight_model, gradient_model, images, units, groups,
     DROP: tl.constexpr, IMAGES: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """Backward of `dense_close_kernel`: dout -> dx and the gradients of batch-norm's weight and bias; all maps have x's strides."""
@@ -71,11 +68,8 @@ def dense_open_kernel(
     place = m * x_model + image[:, None] * x_image + unit[None, :]
     step = tl.load(dout + place, mask=valid, other=0.0)
     if DROP:
-        source = tl.load(index + m * images + image, mask=image < images, other=0)
-        step = drop(
-            step, unit[None, :], source[:, None], tl.load(keys + m), tl.load(numbers + m), tl.load(epochs + m),
-            tl.load(thresholds + m), tl.load(keeps + m), block,
-        )  # fmt: skip
+        bits = kept + (m * images + image[:, None]) * groups
+        step = drop(step, bits, unit[None, :], valid, tl.load(thresholds + m), tl.load(keeps + m))
     before = tl.load(x + place, mask=valid, other=0.0)
     kind = tl.load(kinds + m)
     average = tl.load(mean + m * units + unit, mask=unit < units, other=0.0)
@@ -104,9 +98,10 @@ def dense_close(
     """
     models, images, units = x.shape
     blocks = _blocks(images if training else EVALUATION_ROWS, units)
-    index, block = dropout or (slots.active, 0)
+    kept, groups = (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
     dense_close_kernel[(triton.cdiv(units, blocks["UNITS"]), models, triton.cdiv(images, blocks["IMAGES"]))](
-        x, out, mean, deviation, weight, index, *slots, x.stride(0), x.stride(1), weight.stride(0), images, units, block,
+        x, out, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold, slots.keep,
+        x.stride(0), x.stride(1), weight.stride(0), images, units, groups,
         TRAINING=training, DROP=dropout is not None, **blocks,
     )  # fmt: skip
 
@@ -118,10 +113,10 @@ def dense_open(
     """dout -> dx, both as x; the gradients of batch-norm's weights and biases in gradient [M, 2 U..]."""
     models, images, units = x.shape
     blocks = _blocks(images, units)
-    index, block = dropout or (slots.active, 0)
+    kept, groups = (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
     dense_open_kernel[(triton.cdiv(units, blocks["UNITS"]), models)](
-        dout, x, dx, mean, deviation, weight, gradient, index, *slots,
-        x.stride(0), x.stride(1), weight.stride(0), gradient.stride(0), images, units, block,
+        dout, x, dx, mean, deviation, weight, gradient, kept, slots.active, slots.activation, slots.threshold, slots.keep,
+        x.stride(0), x.stride(1), weight.stride(0), gradient.stride(0), images, units, groups,
         DROP=dropout is not None, **blocks,
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ Axes: M slots, B images, C channels, S height = width, U units, T parts of a sum
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ import triton
 
 from builder import batches
 from builder.gpu import closing, dense, kernels
-from builder.gpu.pieces import Dropout, Slots
+from builder.gpu.pieces import Dropout, Slots, draw
 from builder.gpu.products import Product, Products, products_of
 from nws_dataset.layout import NORM_SUFFIX, layout_of
 from nws_dataset.network import BATCH_NORM_EPSILON
@@ -101,7 +102,8 @@ class Layers:
         dropped = batches.dropped_layers(self.architecture)
         for layer in self.layers:
             if layer.product.layer in dropped:
-                layer.dropout = Dropout(index, places.index(layer.product.layer) * batches.DROPOUT_LAYER_BLOCKS)
+                block = places.index(layer.product.layer) * batches.DROPOUT_LAYER_BLOCKS
+                layer.dropout = Dropout.of(index, block, math.prod(dropped[layer.product.layer]))
             if layer.is_conv and layer.norm is not None:
                 parts = triton.cdiv(self.images * layer.product.out_size**2, self.products.moment_pixels)
                 layer.moments = layer.mean.new_empty(*layer.mean.shape, parts, 2)
@@ -125,6 +127,8 @@ class Layers:
             if layer.product is self._head and self.average is not None:
                 kernels.average(self._last_conv.out, self.average, self.slots.active)
             self.products.forward(layer.product, source, rows, layer.y, layer.moments, self.slots.active)
+            if layer.dropout is not None:
+                draw(layer.dropout, self.slots)
             if layer.is_conv:
                 self._close_conv(layer, rows)
             elif layer.out is not layer.y:

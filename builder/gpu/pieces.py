@@ -21,6 +21,7 @@ SIGMOID = tl.constexpr(ACTIVATION_NUMBERS["sigmoid"])
 EPSILON = tl.constexpr(BATCH_NORM_EPSILON)
 MOMENTUM = tl.constexpr(BATCH_NORM_MOMENTUM)
 LANES_OF_WORDS = tl.constexpr(LANES)
+DRAWN_GROUPS = 512  # groups of units that a program of `draw` takes
 DROPOUT_PURPOSE = tl.constexpr(int(Purpose.DROPOUT) << 24)
 
 
@@ -43,10 +44,16 @@ class Slots(NamedTuple):
 
 
 class Dropout(NamedTuple):
-    """Which of the random numbers a layer's dropout takes."""
+    """A layer's dropout: which random numbers it takes, and which units of a step's images they keep."""
 
+    kept: torch.Tensor  # [M, B, groups] uint8: a bit of each unit; eight share a block of Philox's counter, so one draw is enough
     places: torch.Tensor  # [M, B] int32: the images' places in their data sets
     block: int  # the layer's first block of the counter
+
+    @classmethod
+    def of(cls, places: torch.Tensor, block: int, units: int) -> Dropout:
+        """For a layer of so many units an image."""
+        return cls(torch.empty(*places.shape, triton.cdiv(units, LANES), dtype=torch.uint8, device=places.device), places, block)
 
 
 @triton.jit
@@ -90,15 +97,43 @@ def slope(x, kind):
 
 
 @triton.jit
-def drop(x, unit, image, key, number, epoch, threshold, keep, block):
-    """x with dropout; `unit` and `image` (its place in the data set) broadcast against x."""
+def _kept(word, threshold):
+    """The bits of the two units whose random numbers lie in a word."""
+    low, high = (word & 0xFFFF).to(tl.int32), (word >> 16).to(tl.int32)
+    return (low >= threshold).to(tl.int32) | (high >= threshold).to(tl.int32) << 1
+
+
+@triton.jit
+def draw_kernel(kept, places, active, keys, numbers, epochs, thresholds, images, groups, block, BLOCK: tl.constexpr):
+    """The bits of BLOCK groups of eight units."""
+    m = tl.program_id(1).to(tl.int64)
+    threshold = tl.load(thresholds + m).to(tl.int32)
+    if (tl.load(active + m) == 0) | (threshold == 0):
+        return
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    valid = at < images * groups
+    place = tl.load(places + m * images + at // groups, mask=valid, other=0)
+    epoch, number = tl.load(epochs + m).to(tl.int32), tl.load(numbers + m).to(tl.int32)
+    w0, w1, w2, w3 = tl.philox(tl.load(keys + m), place, epoch, number, block + at % groups + DROPOUT_PURPOSE)
+    bits = _kept(w0, threshold) | _kept(w1, threshold) << 2 | _kept(w2, threshold) << 4 | _kept(w3, threshold) << 6
+    tl.store(kept + m * images * groups + at, bits.to(tl.uint8), mask=valid)
+
+
+def draw(dropout: Dropout, slots: Slots) -> None:
+    """Draw which units of a layer stay in this step."""
+    models, images, groups = dropout.kept.shape
+    draw_kernel[(triton.cdiv(images * groups, DRAWN_GROUPS), models)](
+        dropout.kept, dropout.places, slots.active, slots.key, slots.number, slots.epoch, slots.threshold,
+        images, groups, dropout.block, BLOCK=DRAWN_GROUPS,
+    )  # fmt: skip
+
+
+@triton.jit
+def drop(x, kept, unit, valid, threshold, keep):
+    """x with dropout; `kept` points to the bits of x's images, and `unit` is x's place in an image."""
     if threshold > 0:
-        counter = block + unit // LANES_OF_WORDS + DROPOUT_PURPOSE
-        w0, w1, w2, w3 = tl.philox(key, image, epoch.to(tl.int32), number.to(tl.int32), counter)
-        lane = unit % LANES_OF_WORDS
-        word = tl.where(lane < 4, tl.where(lane < 2, w0, w1), tl.where(lane < 6, w2, w3))
-        bits = tl.where(lane % 2 == 0, word & 0xFFFF, word >> 16).to(tl.int32)
-        x = tl.where(bits >= threshold.to(tl.int32), x * keep, 0.0)
+        bits = tl.load(kept + unit // LANES_OF_WORDS, mask=valid, other=0).to(tl.int32)
+        x = tl.where((bits >> unit % LANES_OF_WORDS) & 1 == 1, x * keep, 0.0)
     return x
 
 

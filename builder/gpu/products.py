@@ -25,6 +25,7 @@ from builder.gpu.pieces import places
 from nws_dataset.layout import OUTPUT, layout_of
 from nws_dataset.recipe import Architecture
 
+LEAST_TAPS = 16  # of a tile of the weight gradient
 PART_PIXELS = 2048  # pixels that one program of the weight gradient sums over
 
 
@@ -320,6 +321,7 @@ class TritonProducts:
         else:
             parts, offset = gradients.new_empty(len(gradients), num_parts, product.weights), 0
         blocks = self._blocks(product.outputs, "TAPS", "PIXELS")
+        blocks["TAPS"] = min(blocks["TAPS"], max(LEAST_TAPS, triton.next_power_of_2(product.taps)))
         tap_blocks = triton.cdiv(product.taps, blocks["TAPS"]) * triton.cdiv(product.outputs, blocks["CHANNELS"])
         weight_gradient_kernel[(tap_blocks, num_parts, len(dy))](
             x, dy, parts[:, :, offset:], active,

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 
-from builder import philox, update
+from builder import batches, philox, update
 from builder.gpu import augment, kernels
 from builder.gpu.layers import Layers
 from builder.gpu.pieces import Slots
 from builder.gpu.products import LibraryProducts, Products, TritonProducts
 from builder.step import ACTIVATION_NUMBERS, Segment
 from nws_dataset.layout import layout_of
-from nws_dataset.recipe import Architecture
+from nws_dataset.recipe import Architecture, Recipe
 
 ORDER_IMAGES = 1 << 16  # images of a slot whose places lie on the device at once
 EVALUATION_IMAGES = 8192  # images of all networks in one forward pass, about
@@ -38,7 +38,7 @@ class GpuStep:
         architecture: of all the models.
         device: where the rows are.
         dtype: of the rows.
-        tf32: whether products may round their factors to 10 bits, for speed.
+        tf32: whether products cut their factors to 10 bits, for speed; what is cut off is lost, not rounded.
         convolution: "triton", or "grouped" for the libraries' products.
     """
 
@@ -107,7 +107,8 @@ class Run:
         self.rates = torch.zeros(self.chunk, models, dtype=dtype, device=device)
         self.counter = torch.zeros(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(models, dtype=dtype, device=device)
-        self.gradients = torch.zeros_like(rows)  # stays 0 at the running statistics, which no gradient reaches
+        self.gradients = torch.zeros(models, rows.stride(0), dtype=dtype, device=device)[:, : rows.shape[1]]  # as aligned as the rows;
+        # stays 0 at the running statistics, which no gradient reaches
         self.labels = torch.zeros(models, batch, dtype=torch.int64, device=device)
         self.index = torch.zeros(models, batch, dtype=torch.int32, device=device)
         self.kernels = _kernels(architecture).to(device, dtype)
@@ -130,38 +131,45 @@ class Run:
     def train(self, segments: Mapping[int, Segment]) -> torch.Tensor:
         """See `builder.step.Step`."""
         steps = next(iter(segments.values())).steps
+        places = list(segments)
         self._fill(segments)
-        all_rates = {m: segment.rates() for m, segment in segments.items()}
+        orders = torch.stack([segment.order for segment in segments.values()]).int()
+        rates = torch.zeros(steps, self.rates.shape[1], dtype=torch.float64)
+        rates[:, places] = torch.tensor([segment.rates() for segment in segments.values()], dtype=torch.float64).T
+        there = torch.tensor(places, device=self.order.device)
         for start in range(0, steps, self.chunk):
             count = min(self.chunk, steps - start)
-            rates = torch.zeros(count, self.rates.shape[1], dtype=torch.float64)
-            for m, segment in segments.items():
-                self.order[m, : count * self.batch].copy_(segment.order[start * self.batch : (start + count) * self.batch])
-                rates[:, m] = torch.tensor(all_rates[m][start : start + count], dtype=torch.float64)
-            self.rates[:count].copy_(rates)
+            self.order[there, : count * self.batch] = orders[:, start * self.batch : (start + count) * self.batch]
+            self.rates[:count].copy_(rates[start : start + count])
             self.counter.zero_()
             for _ in range(count):
                 self.step() if self.graph is None else self.graph.replay()
-        return self.losses[list(segments)]
+        return self.losses[there]
 
     def _fill(self, segments: Mapping[int, Segment]) -> None:
-        """The tables of a call, put together on the host."""
+        """The tables of a call: put together on the host, and a copy each, since segments can be a few steps short."""
         integers, numbers = (torch.zeros_like(x, device="cpu") for x in (self.integers, self.numbers))
-        for m, segment in segments.items():
-            model, recipe = segment.model, segment.model.recipe
-            low, high = philox.key_of(model.seed, model.subset)
-            key = (high << 32 | low) - (high >> 31 << 64)  # as a signed number
-            integers[:, m] = torch.tensor(
-                [
-                    *(1, ACTIVATION_NUMBERS[recipe.activation], key, model.number, segment.epoch, round(recipe.dropout * (1 << 16))),
-                    *(recipe.augmentation, segment.images.train_images.data_ptr(), segment.images.train_labels.data_ptr()),
-                ]
-            )
-            coefficients = update.COEFFICIENTS[recipe.optimizer]
-            numbers[:, m] = torch.tensor([1 / (1 - recipe.dropout), recipe.l2, *coefficients], dtype=torch.float64)
+        integers[:, list(segments)] = torch.tensor([_integers(segment) for segment in segments.values()]).T
+        numbers[:, list(segments)] = torch.tensor([_numbers(s.model.recipe) for s in segments.values()], dtype=torch.float64).T.to(numbers)
         self.integers.copy_(integers)
         self.numbers.copy_(numbers)
         self.losses.zero_()
+
+
+def _integers(segment: Segment) -> list[int]:
+    """A slot's column of `Run.integers`."""
+    model, recipe, images = segment.model, segment.model.recipe, segment.images
+    low, high = philox.key_of(model.seed, model.subset)
+    key = (high << 32 | low) - (high >> 31 << 64)  # as a signed number
+    return [
+        *(1, ACTIVATION_NUMBERS[recipe.activation], key, model.number, segment.epoch, batches.dropout_threshold(recipe.dropout)),
+        *(int(recipe.augmentation), images.train_images.data_ptr(), images.train_labels.data_ptr()),
+    ]
+
+
+def _numbers(recipe: Recipe) -> list[float]:
+    """A slot's column of `Run.numbers`."""
+    return [1 / (1 - recipe.dropout), recipe.l2, *update.COEFFICIENTS[recipe.optimizer]]
 
 
 def _kernels(architecture: Architecture) -> torch.Tensor:
@@ -178,11 +186,17 @@ def _capture(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAG
     if device.type != "cuda":
         return None
     with _capturing, torch.cuda.device(device):
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        stream.wait_stream(torch.cuda.current_stream())
+        own, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+        # A lane captures on its own stream: torch's new streams come round after 32, so one could be another lane's. Not by
+        # torch.cuda.graph, which waits for all lanes' work.
+        stream = torch.cuda.Stream() if own == torch.cuda.default_stream() else own
+        stream.wait_stream(own)
         with torch.cuda.stream(stream):
             step()
-        stream.synchronize()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            step()
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                step()
+            finally:
+                graph.capture_end()
+        own.wait_stream(stream)
         return graph
