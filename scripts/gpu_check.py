@@ -194,8 +194,8 @@ def candidates(timer: Timer, product: Any, models: int, batch: int) -> dict[str,
     from builder.gpu.products import LibraryProducts, Tiles, TritonProducts
 
     ways: dict[str, Any] = {"grouped": LibraryProducts(), "grouped tf32": LibraryProducts(tf32=True)}
-    shapes = [Tiles(), Tiles(128, 32)]
-    more = [Tiles(256, 16), Tiles(64, 32), Tiles(64, 16, warps=2), Tiles(256, 32, warps=8), Tiles(128, 16, stages=3)]
+    shapes = [Tiles(), Tiles(128, 16, warps=4)]
+    more = [Tiles(128, 16), Tiles(512, 16, warps=4), Tiles(256, 16, warps=4), Tiles(256, 32, warps=4), Tiles(256, 16, stages=3)]
     for precision in ("ieee", "tf32x3", "tf32"):
         for tiles in shapes if timer.quick or precision != "ieee" else shapes + more:
             ways[f"triton {precision} {tiles.rows}x{tiles.inner} w{tiles.warps} s{tiles.stages}"] = TritonProducts(precision, tiles)

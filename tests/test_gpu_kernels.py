@@ -127,7 +127,7 @@ def test_weight_gradient_of_many_pixels_is_summed_in_parts() -> None:
     product = Product("conv1", 0, 1, 24, 2, kernel=3, pad=1)
     x, towards = noise(2, 5, 1, 24, 24), noise(2, 5, 2, 24, 24, seed=1)  # 2880 pixels
     found = torch.zeros(2, product.weights, dtype=F64, device=DEVICE)
-    products = TritonProducts(tiles=Tiles(rows=16, inner=512))
+    products = TritonProducts(tiles=Tiles(rows=32, inner=512))
     products.weight_gradient(product, bordered(x, 1), bordered(towards, 1), found, torch.ones(2, dtype=torch.int64, device=DEVICE))
     for m in range(2):
         expected = torch.nn.grad.conv2d_weight(x[m], (2, 1, 3, 3), towards[m], padding=1)

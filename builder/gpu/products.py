@@ -25,7 +25,7 @@ from builder.gpu.pieces import places
 from nws_dataset.layout import OUTPUT, layout_of
 from nws_dataset.recipe import Architecture
 
-LEAST_TAPS = 16  # of a tile of the weight gradient
+LEAST_ROWS = 16  # of a tile
 PART_PIXELS = 2048  # pixels that one program of the weight gradient sums over
 
 
@@ -90,10 +90,10 @@ def products_of(architecture: Architecture) -> list[Product]:
 class Tiles(NamedTuple):
     """Sizes of the block that one program computes."""
 
-    rows: int = 128  # pixels; in the weight gradient taps
+    rows: int = 256  # pixels; in the weight gradient half as many taps; fewer where the layer has no more
     inner: int = 16  # what is summed over in one go: taps; in the weight gradient pixels
     channels: int = 32  # at most; never more than the next power of 2 of the layer's
-    warps: int = 4
+    warps: int = 2
     stages: int = 2
 
 
@@ -294,8 +294,8 @@ class TritonProducts:
         self, product: Product, x: torch.Tensor, rows: torch.Tensor, y: torch.Tensor, moments: torch.Tensor | None, active: torch.Tensor
     ) -> None:
         pixels = y.shape[1] * product.out_size**2
-        blocks = self._blocks(product.outputs)
-        grid = (triton.cdiv(pixels, self.tiles.rows), triton.cdiv(product.outputs, blocks["CHANNELS"]), len(y))
+        blocks = self._blocks(product.outputs, self._rows(pixels))
+        grid = (triton.cdiv(pixels, blocks["PIXELS"]), triton.cdiv(product.outputs, blocks["CHANNELS"]), len(y))
         forward_kernel[grid](
             x, rows, y, y if moments is None else moments, active,
             *x.stride()[:4], *y.stride()[:3], rows.stride(0), product.offset, pixels, product.taps, product.outputs, product.out_size,
@@ -304,8 +304,8 @@ class TritonProducts:
 
     def input_gradient(self, product: Product, dy: torch.Tensor, rows: torch.Tensor, dx: torch.Tensor, active: torch.Tensor) -> None:
         images, side = dx.shape[1], triton.cdiv(product.size, product.stride)
-        blocks = self._blocks(product.inputs)
-        pixel_blocks = product.stride**2 * triton.cdiv(images * side**2, self.tiles.rows)
+        blocks = self._blocks(product.inputs, self._rows(images * side**2))
+        pixel_blocks = product.stride**2 * triton.cdiv(images * side**2, blocks["PIXELS"])
         input_gradient_kernel[(pixel_blocks, triton.cdiv(product.inputs, blocks["CHANNELS"]), len(dx))](
             dy, rows, dx, active,
             *dy.stride()[:4], *dx.stride()[:3], rows.stride(0), product.offset,
@@ -320,8 +320,7 @@ class TritonProducts:
             parts, offset = gradients[:, None], product.offset
         else:
             parts, offset = gradients.new_empty(len(gradients), num_parts, product.weights), 0
-        blocks = self._blocks(product.outputs, "TAPS", "PIXELS")
-        blocks["TAPS"] = min(blocks["TAPS"], max(LEAST_TAPS, triton.next_power_of_2(product.taps)))
+        blocks = self._blocks(product.outputs, self._taps(product.taps), "TAPS", "PIXELS")
         tap_blocks = triton.cdiv(product.taps, blocks["TAPS"]) * triton.cdiv(product.outputs, blocks["CHANNELS"])
         weight_gradient_kernel[(tap_blocks, num_parts, len(dy))](
             x, dy, parts[:, :, offset:], active,
@@ -334,10 +333,22 @@ class TritonProducts:
                 BLOCK=1024,
             )  # fmt: skip
 
-    def _blocks(self, channels: int, rows: str = "PIXELS", inner: str = "TAPS") -> dict[str, Any]:
+    def _rows(self, count: int, most: int | None = None) -> int:
+        """Rows of a tile: `most` (None: the tiles'), fewer where there are no more."""
+        return min(most or self.tiles.rows, max(LEAST_ROWS, triton.next_power_of_2(count)))
+
+    def _taps(self, taps: int) -> int:
+        """Taps of a tile of the weight gradient: fewer where the layer has no more, or where a quarter less is computed in vain."""
+        most = self._rows(taps, self.tiles.rows // 2)
+        half = max(LEAST_ROWS, most // 2)
+        return half if triton.cdiv(taps, half) * half <= 0.75 * triton.cdiv(taps, most) * most else most
+
+    def _blocks(self, channels: int, count: int, rows: str = "PIXELS", inner: str = "TAPS") -> dict[str, Any]:
+        """Sizes of a tile of so many rows for a layer of so many channels."""
         width = min(self.tiles.channels, max(8, triton.next_power_of_2(channels)))
-        blocks = {rows: self.tiles.rows, inner: self.tiles.inner, "CHANNELS": width}
-        return {**blocks, "PRECISION": self.precision, "num_warps": self.tiles.warps, "num_stages": self.tiles.stages}
+        warps = max(1, self.tiles.warps * count // self.tiles.rows)
+        blocks = {rows: count, inner: self.tiles.inner, "CHANNELS": width}
+        return {**blocks, "PRECISION": self.precision, "num_warps": warps, "num_stages": self.tiles.stages}
 
 
 # Libraries
