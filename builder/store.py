@@ -8,11 +8,14 @@ Every file appears whole under its name, so a build may stop at any moment: the 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import json
 import mmap
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +38,10 @@ from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 GENERATOR_VERSION = "2"  # changes whenever the same plan would give other weights
 CARD_NAME = "README.md"
 LOCAL_NOTE = ".local.json"
+OF_A_ZOO = (CARD_NAME, LOCAL_NOTE, MANIFEST_NAME)  # files of a zoo that stand beside its folders
+FOLDERS = ("snapshots", "index", "plots")  # of a zoo
+LOCK = "lock"  # file in STAGING that the builder at work has locked
+LOCK_ATTEMPTS = 100  # at a lock that builds which end remove at the same time
 NEXT = f"{STAGING}/next"  # files of the zoo's next state, while they are written
 ORDER = [("snapshot", "ascending"), ("model_id", "ascending")]  # of the rows in a shard
 
@@ -302,51 +309,73 @@ def _values(files: list[Path], rows: pa.Table) -> Iterator[bytes]:
             content.close()
 
 
-_held: dict[Path, int] = {}  # the folders that this process has locked: how often
+class _Held(threading.local):
+    """The folders that this thread has locked."""
+
+    def __init__(self) -> None:
+        self.folders: set[tuple[int, str]] = set()  # with the process's number: a fork of it has locked none
+
+
+_held = _Held()
 
 
 @contextmanager
 def hold(out: Path) -> Iterator[None]:
-    """Lock a zoo's folder, made when missing, against other builders; in the same process it may be locked again.
+    """Lock a zoo's folder, made when missing, against other builders; within the block the same thread may lock it again.
 
     At the end goes what served the build alone, and a new zoo that got no model.
 
     Raises:
-        ZooError: if the folder cannot be written, is in use by another build, or holds something other than a zoo.
+        ZooError: if the folder cannot be written, is in use by another build, holds something other than a zoo, or has links in places
+            where a build writes.
     """
-    out = out.absolute()
-    if out in _held:
-        _held[out] += 1
-        try:
-            yield
-        finally:
-            _held[out] -= 1
-        return
-    staging = out / STAGING
+    cannot = functools.partial(ZooError, out, expected="a folder that can be written", do="choose another --out")
     try:
-        new = what_is_at(out / MANIFEST_NAME) == "nothing"  # what else is there was left by a build that was killed
-        ours = [out / name for name in (CARD_NAME, LOCAL_NOTE, MANIFEST_NAME) if new]
-        made = [*ours, *(path for path in (out, *out.parents) if what_is_at(path) == "nothing")]
-        if new and what_is_at(out) == "a folder" and what_is_at(staging) == "nothing" and any(out.iterdir()):
+        this = os.getpid(), os.path.realpath(out)
+    except (OSError, ValueError) as error:
+        raise cannot(found=reason(error)) from error
+    if this in _held.folders:
+        yield
+        return
+    try:
+        made = [path for path in (out.absolute(), *out.absolute().parents) if what_is_at(path) == "nothing"]
+        if _is_other(out):
             raise ZooError(out, expected="a zoo, or an empty or new folder", found="other files", do="choose another --out")
-        lock = _lock(staging)
+        _refuse_links(out)
+        lock = _lock(out)
     except (OSError, ValueError, RuntimeError) as error:  # loops of links, names that are too long or no text
-        raise ZooError(out, expected="a folder that can be written", found=reason(error), do="choose another --out") from error
+        raise cannot(found=reason(error)) from error
     with lock:
-        _held[out] = 1
+        _held.folders.add(this)
         try:
+            new = [out / name for name in OF_A_ZOO if what_is_at(out / MANIFEST_NAME) == "nothing"]
             with _disk_told(out):
                 roll_forward(out)  # after a build that was killed
                 _sweep(out)
-                (staging / "models").mkdir(exist_ok=True)
+                (out / STAGING / "models").mkdir(exist_ok=True)
             try:
                 yield
             finally:
                 with _disk_told(out):
                     _sweep(out)
-                    _remove(out, made)
+                    _remove(out, new, made)
         finally:
-            del _held[out]
+            _held.folders.discard(this)
+
+
+def _is_other(out: Path) -> bool:
+    """Whether a folder holds something other than a zoo. A build that was killed may have left its staging folder alone."""
+    places = (MANIFEST_NAME, STAGING)
+    return what_is_at(out) == "a folder" and all(what_is_at(out / name) == "nothing" for name in places) and any(out.iterdir())
+
+
+def _refuse_links(out: Path) -> None:
+    """Raise a ZooError if a folder in which a build writes or clears away is a link: what a stranger made could lead it anywhere."""
+    for top in (STAGING, *FOLDERS):
+        for folder, folders, files in os.walk(out / top):
+            for name in ("", *folders, *(files if top == STAGING else ())):
+                if os.path.islink(path := os.path.join(folder, name).rstrip("/")):
+                    raise ZooError(path, expected="no link here, where a build writes", found=f"one to {os.readlink(path)}", do="remove it")
 
 
 @contextmanager
@@ -359,12 +388,17 @@ def _disk_told(out: Path) -> Iterator[None]:
         raise ZooError(error.filename or out, expected="a disk that can be written", found=reason(error), do=do) from error
 
 
-def _lock(staging: Path) -> IO[str]:
+def _lock(out: Path) -> IO[bytes]:
     """The open and locked file that tells other builders of this one."""
-    while True:
-        staging.mkdir(parents=True, exist_ok=True)
-        path = staging / "lock"
-        lock = open(path, "w")  # noqa: SIM115 -- held until the build ends
+    path = out / STAGING / LOCK
+    for last in (*[False] * LOCK_ATTEMPTS, True):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb")  # noqa: SIM115 -- held until the build ends
+        except FileNotFoundError:  # a build that ended has removed the folder in between
+            if last:
+                raise
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
@@ -373,13 +407,12 @@ def _lock(staging: Path) -> IO[str]:
             pass  # the build that had made the file has ended, and removed it, since it was opened here
         except BlockingIOError:
             lock.close()
-            raise ZooError(
-                staging.parent, expected="one build at a time", found="another one at work", do="wait for it, or stop it"
-            ) from None
+            break
         except BaseException:
             lock.close()
             raise
         lock.close()
+    raise ZooError(out, expected="one build at a time", found="another one at work", do="wait for it, or stop it")
 
 
 @contextmanager
@@ -393,29 +426,30 @@ def open_store(out: Path) -> Iterator[Store]:
         yield Store(out)
 
 
-def _remove(out: Path, made: list[Path]) -> None:
-    """Remove what served the build alone; of a new zoo that got no model, all that was made. The lock goes last."""
+def _remove(out: Path, new: list[Path], made: list[Path]) -> None:
+    """Remove what served the build alone; of a zoo that got no model, all that is `new` and the folders that were made."""
     staging = out / STAGING
     kept = (staging / "models", out / NEXT, out / PENDING)
     if any(path.is_file() for folder in kept for path in folder.rglob("*")):
         return
-    if not (out / "snapshots").exists():
-        for path in made:
-            if path.is_file():
-                path.unlink()
-    shutil.rmtree(staging)
-    if not (out / "snapshots").exists():
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+    empty = not (out / "snapshots").exists()
+    for path in new if empty else ():
+        path.unlink(missing_ok=True)
+    for path in staging.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (staging / LOCK).unlink()  # last: from here on another build may lock a file of its own, in folders that then are not empty
+    for path in (staging, *(made if empty else ())):
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _sweep(out: Path) -> None:
     """Remove half-written files of a zoo, and the images for the workers: those of the next build may be others."""
-    for folder in (STAGING, "snapshots", "index", "plots"):
+    for folder in (STAGING, *FOLDERS):
         for leftover in (out / folder).rglob(".*.tmp"):
             leftover.unlink()
-    for name in (CARD_NAME, MANIFEST_NAME, LOCAL_NOTE):
+    for name in OF_A_ZOO:
         for leftover in out.glob(f".{name}.*.tmp"):
             leftover.unlink()
     if (out / STAGING / "images").exists():

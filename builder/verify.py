@@ -30,6 +30,7 @@ from nws_dataset.schema import METADATA_SCHEMA
 
 PLAIN_TOLERANCE = 3 / 10_000  # share of the test images that the plain network may classify otherwise (float32 ties)
 ROUNDING = 2e-3  # of an accuracy or a loss that another device took
+DEVICES = ("cpu", "cuda")  # that nws-build trains on
 EVALUATION_BLOCK = 500  # images a pass of the plain network
 
 
@@ -135,7 +136,7 @@ class Verifier:
                 )
         expected = {row["model_id"]: row["num_snapshots"] for row in self.rows}
         for identifier, numbers in snapshots.items():
-            if sorted(numbers) != list(range(1, expected[identifier] + 1)):
+            if len(numbers) != expected[identifier] or sorted(numbers) != list(range(1, len(numbers) + 1)):
                 found = f"{len(numbers)}: {sorted(numbers)[:30]}"
                 raise ZooError(identifier, expected=f"snapshots 1 to {expected[identifier]}", found=found, do="build it again")
         per_subset = Counter(row["subset"] for row in self.rows if row["is_final"])
@@ -234,9 +235,23 @@ class Verifier:
                 continue
             numbers = self.rows.filter(subset=name)["model_number"]
             last = int(numbers.max()) if len(numbers) else -1
-            for model in select(SUBSETS[name], entry.seed, models=last + 1, epochs=entry.options["epochs"]):
+            for model in select(SUBSETS[name], entry.seed, models=last + 1, epochs=self._options(name)["epochs"]):
                 models[model.id] = model
         return models
+
+    def _options(self, subset: str) -> Mapping[str, Any]:
+        """What a subset was built with."""
+        options = self.zoo.manifest.subsets[subset].options
+        legal = {
+            "device": options.get("device") in DEVICES,
+            "tf32": isinstance(options.get("tf32"), bool),
+            **{name: name in options and _is_limit(options[name]) for name in ("epochs", "train_images")},
+        }
+        for name, is_legal in legal.items():
+            if not is_legal:
+                where, found = self.folder / manifest.MANIFEST_NAME, repr(options.get(name, "none"))
+                raise ZooError(where, expected=f"option {name} of subset {subset} as nws-build writes it", found=found, do="build it again")
+        return options
 
     def model(self, row: Mapping[str, Any]) -> Model:
         """The plan's model of a row."""
@@ -247,7 +262,11 @@ class Verifier:
     @functools.cache  # noqa: B019 -- lives as long as the program
     def _image_set(self, name: str, subset: str) -> ImageSet:
         images = load_image_set(name, self.images)
-        expected = self.zoo.manifest.subsets[subset].image_sets[name].sha256
+        recorded = self.zoo.manifest.subsets[subset].image_sets.get(name)
+        if recorded is None:
+            where = self.folder / manifest.MANIFEST_NAME
+            raise ZooError(where, expected=f"image set {name} among those of subset {subset}", found="none", do="fetch or build it again")
+        expected = recorded.sha256
         if images.sha256 != expected:
             raise ZooError(
                 f"image set {name}", expected=f"sha256 {expected}", found=images.sha256, do="give --images DIR with the images of the build"
@@ -255,7 +274,7 @@ class Verifier:
         return images
 
     def _built_on(self, row: Mapping[str, Any]) -> torch.device:
-        return torch.device(self.zoo.manifest.subsets[row["subset"]].options["device"])
+        return torch.device(self._options(row["subset"])["device"])
 
     def _device(self, row: Mapping[str, Any]) -> torch.device:
         """The device that the row's subset was built on, or the CPU where there is none such."""
@@ -263,8 +282,7 @@ class Verifier:
 
     def _step(self, row: Mapping[str, Any]) -> Step:
         """The step that trained a row's subset, on the device that is there."""
-        tf32 = self.zoo.manifest.subsets[row["subset"]].options["tf32"]
-        return make_step(self.zoo.architecture(row), self._device(row), tf32=tf32)
+        return make_step(self.zoo.architecture(row), self._device(row), tf32=self._options(row["subset"])["tf32"])
 
     def _evaluated(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a row's accuracies and losses, by the builder's evaluation."""
@@ -284,7 +302,7 @@ class Verifier:
     @functools.cache  # noqa: B019
     def _bank(self, dataset: str, subset: str, architecture_json: str, device: torch.device) -> Images:
         architecture = self.zoo.architecture({"architecture_json": architecture_json})
-        limit = self.zoo.manifest.subsets[subset].options["train_images"]
+        limit = self._options(subset)["train_images"]
         return bank_of({dataset: self._image_set(dataset, subset)}, architecture, device, limit)[dataset]
 
     @torch.no_grad()
@@ -303,6 +321,11 @@ def _without_state(told: dict[str, Any]) -> dict[str, Any]:
         else infos
     )
     return {**told, "dataset_info": kept}
+
+
+def _is_limit(value: object) -> bool:
+    """Whether a value can be that of an option that limits something: a count, or None for no limit."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
 
 
 def _same(recorded: Any, found: Any, *, exact: bool) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nws_dataset.errors import ZooError, one_line
+from nws_dataset.errors import ZooError, one_line, reason
 
 
 class Mistake(click.ClickException):
@@ -29,6 +29,7 @@ class Command(click.Command):
     """A click command that prints a mistake as one line, without a traceback: `@click.command(cls=Command)`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _check_folder()
         for arg in args:
             _check_text(arg)
         try:
@@ -45,6 +46,14 @@ class Command(click.Command):
             raise Mistake(str(error)) from error
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted") from error
+
+
+def _check_folder() -> None:
+    """The current folder is there; paths are taken from it."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise Mistake(str(ZooError("the current folder", expected="one that exists", found=reason(error), do="change to one"))) from error
 
 
 def _check_text(arg: str) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,105 @@ def test_the_lock_is_held_until_all_is_done(tmp_path: Path, monkeypatch: pytest.
     cli.main.main(["--out", str(out), "--models", "1"], standalone_mode=False)
     assert seen == [("build", True), ("draw", True), ("push", True)]
     assert not (out / STAGING).exists()
+
+
+def refused(out: Path) -> bool:
+    """Whether a second builder is told that one is at work."""
+    try:
+        with hold(out):
+            return False
+    except ZooError as error:
+        return "one build at a time" in str(error)
+
+
+def in_thread(action: Callable[[Path], bool], out: Path) -> bool:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(action, out).result()
+
+
+def in_fork(action: Callable[[Path], bool], out: Path) -> bool:
+    child = os.fork()
+    if child == 0:
+        os._exit(not action(out))
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("beside", [in_thread, in_fork])
+def test_a_folder_is_locked_against_threads_and_forks_too(tmp_path: Path, beside: Callable[[Callable[[Path], bool], Path], bool]) -> None:
+    out, link = tmp_path / "out", tmp_path / "link"
+    link.symlink_to(out)
+    with hold(out):
+        assert beside(refused, out) and beside(refused, link)
+        with hold(link):  # the same builder by another name
+            assert beside(refused, out)
+        assert beside(refused, out)
+    assert not out.exists()
+
+
+def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a build clears away what served it alone, another one must not begin."""
+    out, seen = tmp_path / "out", []
+
+    def watched(action: Callable[..., None]) -> Callable[..., None]:
+        def act(path: Path, *args: object, **kwargs: object) -> None:
+            seen.append(in_thread(refused, out))
+            action(path, *args, **kwargs)
+
+        return act
+
+    with hold(out):
+        make_file(out / STAGING / "images" / "demo" / "digits")
+        monkeypatch.setattr(store.shutil, "rmtree", watched(store.shutil.rmtree))
+        monkeypatch.setattr(store.Path, "unlink", watched(store.Path.unlink))
+    assert seen and all(seen)
+    assert not out.exists()
+
+
+def test_a_build_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that is to hold the lock is removed before the lock can be made; what the new build makes stays."""
+    out, unlink, held = tmp_path / "out", store.Path.unlink, []
+    mkdir = store.Path.mkdir
+
+    def removed_at_once(path: Path, *args: object, **kwargs: object) -> None:
+        mkdir(path, *args, **kwargs)
+        if path.name == STAGING and not held:
+            held.append(path)
+            path.rmdir()
+
+    monkeypatch.setattr(store.Path, "mkdir", removed_at_once)
+    with hold(out):
+        assert held
+    monkeypatch.undo()
+    held.clear()
+
+    def then_another(path: Path, **kwargs: object) -> None:
+        unlink(path, **kwargs)
+        if path.name == store.LOCK and not held:
+            held.append(store._lock(out))
+
+    with hold(out):
+        monkeypatch.setattr(store.Path, "unlink", then_another)
+    assert refused(out)
+    monkeypatch.undo()
+    held.pop().close()
+    assert not refused(out)
+
+
+@pytest.mark.parametrize("where", [STAGING, "snapshots", "plots", f"{STAGING}/lock", f"{STAGING}/models", f"{STAGING}/next/snapshots",
+                                   f"{STAGING}/models/demo-1.parquet", f"{PENDING}/snapshots", "snapshots/demo", "index"])  # fmt: skip
+def test_a_build_never_follows_a_link_out_of_its_folder(tmp_path: Path, where: str) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    make_zoo(out)
+    precious = make_file(elsewhere / "models" / ".a.tmp", "precious")
+    kept = make_file(elsewhere / "lock", "precious")
+    link = out / where
+    if link.is_dir():
+        link.rename(tmp_path / "aside")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(kept if where.endswith(("lock", ".parquet")) else elsewhere)
+    with pytest.raises(ZooError, match="expected no link here, where a build writes, found one to"), hold(out):
+        pass
+    assert precious.read_text() == kept.read_text() == "precious"
 
 
 def test_temporaries_of_others_are_left_alone(tmp_path: Path) -> None:

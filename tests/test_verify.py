@@ -299,3 +299,41 @@ def test_what_counts_as_the_same(exact: bool) -> None:
         assert _same(*near, exact=exact) != exact
     for other in ((0.5, 0.6), ([0.5, None], [0.5, 0.5]), ([0.5], [0.5, 0.5]), ("a", "b"), (0.5, None)):
         assert not _same(*other, exact=exact)
+
+
+# What nws.json says of the build
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 0}, {"epochs": "2"}, {"epochs": True}, {"device": "tpu"}, {"device": ["cpu"]}, {"tf32": None}, {"train_images": -1}, {}],
+)
+def test_options_that_no_build_writes(zoo: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]) -> None:
+    manifest = Manifest.read(zoo)
+    options = manifest.subsets["demo"].options
+    assert isinstance(options, dict)
+    options.update(change)
+    if not change:
+        options.clear()
+    manifest.write(zoo)
+    line = complaint(capsys, zoo, "--reevaluate", 1)
+    assert "nws.json: expected option" in line and "of subset demo as nws-build writes it" in line
+
+
+def test_image_sets_that_are_not_listed(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = Manifest.read(zoo)
+    image_sets = manifest.subsets["demo"].image_sets
+    assert isinstance(image_sets, dict)
+    image_sets.clear()
+    manifest.write(zoo)
+    reseal(zoo)
+    assert "expected image set digits among those of subset demo, found none" in complaint(capsys, zoo, "--reevaluate", 1)
+
+
+def test_a_number_of_snapshots_that_no_memory_holds(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(row: Row, _: np.ndarray) -> None:
+        row["num_snapshots"] = 1 << 30
+        row["snapshot"] = 1 << 30 if row["is_final"] else row["snapshot"]
+
+    forge(zoo, change)
+    assert "expected snapshots 1 to 1073741824" in complaint(capsys, zoo)
