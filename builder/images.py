@@ -21,11 +21,11 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from nws_dataset.errors import ZooError
-from nws_dataset.files import what_is_at
+from nws_dataset.files import check_file, what_is_at
 from nws_dataset.recipe import NUM_CLASSES
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels int64 [N]
@@ -47,8 +47,12 @@ IMAGE_FILE = re.compile(r"(train|test)-.*\.parquet|(train|t10k)-(images|labels)[
 MAX_DEPTH = 3  # folders between --images and the files
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError)  # of a damaged Parquet file
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, Image.DecompressionBombError)
-MAX_BYTES = 1 << 31  # of the images of a split
+MAX_BYTES = 1 << 28  # of the images of a split: those of svhn have 225 MB
+MAX_IMAGES = 1 << 20  # of a split
+MAX_ENCODED = 1 << 24  # bytes of an encoded image
 MAX_PIXELS = 1 << 22  # of an image: the sets that networks of ours see have 96 x 96 at most
+CODECS = ("UNCOMPRESSED", "SNAPPY")  # of Parquet files of images; the others inflate a few bytes to gigabytes
+PARQUET_ROWS = 1000  # read at a time
 MOST_INFLATED = 1100  # bytes that a byte of a gzip file can become
 BLOCK = 512  # images resized at a time: keeps the int32 intermediates in cache
 DIGITS_TEST = 360  # scikit-learn ships no split: the last 360 of its 1797 digits are our test images
@@ -334,15 +338,15 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
     do = "fetch it again"
     magic, header = struct.pack(">I", 0x0800 + rank), 4 + 4 * rank
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with _open(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             data = file.read(header)
             if data[:4] != magic:
                 raise ZooError(path, expected=f"magic number {magic.hex()}", found=data[:4].hex() or "an empty file", do=do)
             if len(data) < header:
                 raise ZooError(path, expected=f"a header of {header} bytes", found=f"{len(data)} bytes", do=do)
             shape = struct.unpack_from(f">{rank}I", data, 4)
-            if 0 in shape:
-                raise ZooError(path, expected="at least one image", found=f"the shape {shape}", do=do)
+            if not 0 < shape[0] <= MAX_IMAGES or 0 in shape:
+                raise ZooError(path, expected=f"1 to {MAX_IMAGES} images", found=f"the shape {shape}", do=do)
             size = header + math.prod(shape)
             most = min(MAX_BYTES, path.stat().st_size * (MOST_INFLATED if path.suffix == ".gz" else 1))
             if size > most:
@@ -373,10 +377,14 @@ def _load_parquet(folder: Path, split: str, source: Source) -> Split:
 def _parquet_rows(path: Path, source: Source) -> Iterator[Row]:
     """The rows of one Parquet file, images still encoded."""
     try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(file.schema_arrow, source, path)
-            columns = [f"{source.column}.bytes", "label"]
-            yield from _rows(file.iter_batches(batch_size=1000, columns=columns), source, path)
+        columns = [f"{source.column}.bytes", "label"]
+        # As a dictionary, so that a value which many rows share is there once.
+        with _open(path) as raw:
+            metadata = pq.read_metadata(raw)
+            _check_columns(metadata.schema.to_arrow_schema(), source, path)
+            _check_sizes(metadata, columns, path)
+            file = pq.ParquetFile(raw, metadata=metadata, read_dictionary=columns[:1])
+            yield from _rows(file.iter_batches(batch_size=PARQUET_ROWS, columns=columns), source, path)
     except ARROW_ERRORS as error:
         raise ZooError(path, expected="a whole Parquet file", found=_one_line(error), do="fetch it again") from error
 
@@ -394,14 +402,46 @@ def _check_columns(schema: pa.Schema, source: Source, where: object) -> None:
         raise ZooError(where, expected=expected, found=" ".join(found.split()), do=do)
 
 
+def _check_sizes(metadata: pq.FileMetaData, columns: Collection[str], where: object) -> None:
+    """Raise a ZooError unless the columns' memory stays in proportion to the file."""
+    if metadata.num_rows > MAX_IMAGES:
+        do = "take the files of the Hub's repository"
+        raise ZooError(where, expected=f"at most {MAX_IMAGES} images", found=str(metadata.num_rows), do=do)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    codecs = {chunk.compression for chunk in chunks if chunk.path_in_schema in columns} - {*CODECS}
+    if codecs:
+        expected, do = "images that Parquet stores as they are or by Snappy", "write the file again with compression='snappy'"
+        raise ZooError(where, expected=expected, found=", ".join(sorted(codecs)), do=do)
+
+
+def _open(path: Path) -> IO[bytes]:
+    """An input file, opened."""
+    check_file(path)
+    return path.open("rb")
+
+
 def _rows(batches: Iterable[pa.RecordBatch], source: Source, where: object) -> Iterator[Row]:
     """Where each row stands, its encoded image, its label."""
     number = 0
     for batch in batches:
-        blobs = pc.struct_field(batch.column(source.column), "bytes").to_pylist()
+        blobs = pc.struct_field(batch.column(source.column), "bytes")
         for blob, label in zip(blobs, batch.column("label").to_pylist(), strict=True):
-            yield f"{where} row {number}", blob, label
+            row = f"{where} row {number}"
+            yield row, _encoded(blob, row), label
             number += 1
+
+
+def _encoded(blob: pa.Scalar, where: object) -> bytes | None:
+    """An encoded image."""
+    value = blob.value if isinstance(blob, pa.DictionaryScalar) else blob
+    if not value.is_valid:
+        return None
+    content = value.as_buffer()
+    if content.size > MAX_ENCODED:
+        do = "take smaller images"
+        raise ZooError(where, expected=f"an encoded image of at most {MAX_ENCODED} bytes", found=f"{content.size}", do=do)
+    return bytes(content.to_pybytes())
 
 
 def _decode(rows: Iterable[Row], source: Source, where: object) -> Split:
@@ -422,7 +462,11 @@ def _decode(rows: Iterable[Row], source: Source, where: object) -> Split:
             raise ZooError(row, expected=f"at most {MAX_BYTES} bytes of images in a split", found="more", do="take smaller images")
     if not images:
         raise ZooError(where, expected="at least one image", found="none", do=do)
-    return np.stack(images, out=np.empty((len(images), *images[0].shape), np.uint8)), np.array(labels, np.int64)
+    whole = np.empty((len(images), *images[0].shape), np.uint8)
+    for place in range(len(images)):
+        whole[place] = images[place]
+        images[place] = whole[place]  # the image of its own goes at once
+    return whole, np.array(labels, np.int64)
 
 
 def _decode_image(blob: bytes | None, where: object) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -75,6 +76,7 @@ def sha256_file(path: str | Path) -> str:
     """
     digest = hashlib.sha256()
     try:
+        check_file(path)
         with open(path, "rb") as file:
             for chunk in iter(functools.partial(file.read, CHUNK_BYTES), b""):
                 digest.update(chunk)
@@ -97,6 +99,13 @@ def what_is_at(path: str | Path) -> str:
     except (OSError, ValueError) as error:  # loops of links, names that are too long or no text
         return reason(error)
     return "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "neither a file nor a folder"
+
+
+def check_file(path: str | Path) -> None:
+    """Raise an OSError unless there is a regular file: others (pipes, devices) may never end, or wait to be written to."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, what_is_at(path), str(path))
 
 
 def read_file(path: str | Path, expected: str, most: int) -> bytes:

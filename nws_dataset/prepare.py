@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nws_dataset.errors import ZooError
+from nws_dataset.files import read_file
 from nws_dataset.folder import Folder
 from nws_dataset.manifest import INDEX_CONFIG, Manifest, state
 from nws_dataset.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
@@ -81,7 +82,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
     def _tables(self, file: str) -> Iterator[pa.Table]:
         path = self.manifest.locate(self.folder, file)
         if self.config.name == INDEX_CONFIG:
-            content = memoryview(path.read_bytes())
+            content = memoryview(read_file(path, "an index file", self.manifest.files[file].size))
             check_value(content, self.manifest.files[file].sha256, path)
             yield read_index(path, content)
         else:

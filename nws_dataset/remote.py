@@ -18,7 +18,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, validate_repo_id
 
 from nws_dataset.errors import ZooError, one_line, reason
-from nws_dataset.files import atomic_write, inside, what_is_at
+from nws_dataset.files import atomic_write, check_file, inside, what_is_at
 from nws_dataset.http import COMMIT, FAILURES, MOST, NONSENSE, OFFLINE, REFUSED, TRIES, BadAnswer, Result, ask, told
 
 MAX_NAME = 200  # letters of a revision or a file's name
@@ -199,7 +199,9 @@ class Kept:
     def commit(self, revision: str) -> str | None:
         """The commit that a revision had last; None if that is not known."""
         try:
-            found = (self.folder / "revisions" / _file_name(revision)).read_text(encoding="ascii")
+            path = self.folder / "revisions" / _file_name(revision)
+            check_file(path)
+            found = path.read_text(encoding="ascii")
         except (OSError, ValueError):
             found = revision
         return next(filter(COMMIT.fullmatch, (revision, found)), None)

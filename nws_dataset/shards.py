@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nws_dataset.errors import ZooError
-from nws_dataset.files import atomic_write
+from nws_dataset.files import atomic_write, check_file
 from nws_dataset.layout import layout_of
 from nws_dataset.recipe import Architecture
 from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SNAPSHOTS_SCHEMA
@@ -176,6 +176,7 @@ def _find_values(path: Path, lengths: Sequence[int], digests: Sequence[str]) -> 
     digest decides: what is returned has been read back.
     """
     offsets: list[int] = []
+    check_file(path)
     footer = pq.read_metadata(path)
     column = SNAPSHOTS_SCHEMA.names.index("weights")
     # Parquet numbers leaf columns, Arrow top-level ones; they agree as long as a list has one leaf.
@@ -222,6 +223,7 @@ def read_snapshots(path: str | Path, columns: Sequence[str] | None = None) -> It
         ZooError: if the file is missing, cut short, altered, or not of this schema.
     """
     try:
+        check_file(path)
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             verify_schema(path, file.schema_arrow, SNAPSHOTS_SCHEMA)
             for group in range(file.num_row_groups):
@@ -286,6 +288,8 @@ def read_index(path: str | Path, content: memoryview | None = None) -> pa.Table:
         ZooError: if the file is missing, cut short, altered, or not of this schema.
     """
     try:
+        if content is None:
+            check_file(path)
         source = path if content is None else pa.BufferReader(content)
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             verify_schema(path, file.schema_arrow, INDEX_SCHEMA)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import os
 import resource
+import signal
 import struct
 import zlib
 from collections.abc import Callable
@@ -19,19 +21,24 @@ import pytest
 from PIL import Image
 
 import release_factory as factory
+from builder import images
 from builder.images import load_image_set
 from builder.importers.release import import_zoo
 from nws_dataset import Zoo
 from nws_dataset.errors import ZooError
 from nws_dataset.manifest import Manifest
+from zoo_factory import make_zoo
 
 MB = 1 << 20
+UNREAD = ("README.md", "meta.csv")  # files of a zoo and a release that are not opened
+SECONDS = 60  # in which a call must end
 
 
 def refused(call: Callable[[], object], message: str, megabytes: int = 150) -> None:
     """A call ends in one line, and takes no more memory than that: it runs in a process of its own with so much room."""
     child = os.fork()
     if not child:
+        signal.alarm(SECONDS)
         with open("/proc/self/statm") as status:
             used = int(status.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * MB, used + megabytes * MB))
@@ -67,7 +74,7 @@ def test_an_idx_file_that_inflates_to_a_gigabyte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [2**32 - 1, 10**6])
 def test_an_idx_header_that_asks_for_more_than_there_can_be(tmp_path: Path, count: int) -> None:
     idx(tmp_path / "mnist", "train", bytes(1000), bytes(40), count)
-    refused(lambda: load_image_set("mnist", tmp_path), "bytes as its header says")
+    refused(lambda: load_image_set("mnist", tmp_path), "ubyte.gz: expected ")
 
 
 def png(width: int, height: int) -> bytes:
@@ -86,12 +93,12 @@ def png(width: int, height: int) -> bytes:
     )
 
 
-def parquet(folder: Path, blobs: list[bytes], labels: list[int]) -> None:
-    folder.mkdir(exist_ok=True)
+def parquet(folder: Path, blobs: list[bytes], labels: list[int], **options: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         images = [{"bytes": blob, "path": None} for blob in blobs]
         schema = pa.schema([("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
-        pq.write_table(pa.table({"img": images, "label": labels}, schema=schema), folder / f"{split}-00000-of-00001.parquet")
+        pq.write_table(pa.table({"img": images, "label": labels}, schema=schema), folder / f"{split}-00000-of-00001.parquet", **options)
 
 
 @pytest.mark.parametrize(("width", "height"), [(13_000, 13_000), (10_000, 9000), (2049, 2048), (1, 5_000_000)])
@@ -100,6 +107,27 @@ def test_images_of_too_many_pixels(tmp_path: Path, width: int, height: int) -> N
     refused(
         lambda: load_image_set("cifar10", tmp_path), f"expected an image of at most 4194304 pixels, found {width} x {height} pixels", 400
     )
+
+
+def test_a_value_of_a_parquet_file_that_inflates(tmp_path: Path) -> None:
+    parquet(tmp_path / "cifar10", [bytes(200 * MB)], [0], compression="zstd")
+    refused(lambda: load_image_set("cifar10", tmp_path), "expected images that Parquet stores as they are or by Snappy, found ZSTD")
+    parquet(tmp_path / "cifar10", [bytes(17 * MB)], [0])
+    refused(lambda: load_image_set("cifar10", tmp_path), "row 0: expected an encoded image of at most 16777216 bytes, found 17825792")
+
+
+def test_a_value_that_the_rows_of_a_parquet_file_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two kilobytes or less: many rows of a dictionary's one value, whether what counts is its length or its pixels."""
+    parquet(tmp_path / "cifar10", [png(32, 32) + bytes(MB)] * 500, [row % 10 for row in range(500)])
+
+    def load() -> None:
+        raise ZooError("images", expected="none", found=str(load_image_set("cifar10", tmp_path).train_images.shape), do="-")
+
+    refused(load, "(500, 1, 32, 32)", 300)
+    parquet(tmp_path / "cifar10", [png(2048, 2048)] * 100, [row % 10 for row in range(100)])
+    refused(lambda: load_image_set("cifar10", tmp_path), "expected at most 268435456 bytes of images in a split", 500)
+    monkeypatch.setattr(images, "MAX_IMAGES", 99)
+    refused(lambda: load_image_set("cifar10", tmp_path), "expected at most 99 images, found 100")
 
 
 def test_an_idx_name_that_is_a_folder(tmp_path: Path) -> None:
@@ -128,6 +156,40 @@ def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         with pytest.raises(ZooError) as raised:
             call()
         assert "\n" not in str(raised.value) and str(raised.value).isprintable()
+
+
+def test_pipes_in_place_of_files(tmp_path: Path) -> None:
+    """Whatever is opened, a pipe that nobody writes to is told and not waited for."""
+
+    def set_of_images(folder: Path) -> Path:
+        parquet(folder / "cifar10", [png(32, 32)] * 10, list(range(10)))
+        return folder
+
+    def released(folder: Path) -> Path:
+        return factory.write_nws(folder / "nws", "main", {"train": {0: factory.nws_meta(0)}, "test": {1: factory.nws_meta(1)}})
+
+    def read(folder: Path) -> None:
+        zoo = Zoo(folder)
+        rows = zoo.filter()
+        for row in rows:
+            zoo.row(row)
+        zoo.weights(rows)
+
+    kinds: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
+        "images": (set_of_images, lambda folder: load_image_set("cifar10", folder)),
+        "small_cnn": (small, lambda folder: import_zoo("small_cnn", folder, tmp_path / "out")),
+        "nws": (released, lambda folder: import_zoo("nws", folder, tmp_path / "out")),
+        "zoo": (make_zoo, read),
+    }
+    for kind, (make, call) in kinds.items():
+        made = make(tmp_path / kind)
+        for path in sorted(path for path in made.rglob("*") if path.is_file() and path.name not in UNREAD):
+            content = path.read_bytes()
+            path.unlink()
+            os.mkfifo(path)
+            refused(functools.partial(call, made), "", 1000)
+            path.unlink()
+            path.write_bytes(content)
 
 
 # --- the Small CNN Zoo ---

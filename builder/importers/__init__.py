@@ -35,7 +35,7 @@ _SMALL_CNN_LICENCE = "CC BY 4.0"
 _SMALL_CNN_NOTES = (
     "The release has no split; models are split as everywhere here, by a hash of model_id and the seed.",
     "Losses are the release's, which add l2 * sum(w^2) over the kernels to the cross-entropy.",
-    "Steps are counted from the epoch and the number of training images; all models were trained with one seed.",
+    "Steps are counted from the epoch and the number of training images; seeds are the release's config.random_seed.",
     "Models without a row for each of the snapshots' epochs are left out.",
 )
 

@@ -28,7 +28,7 @@ from builder.store import Store, metadata, open_store, shard_of
 from builder.train import CONVERGED_MARGIN
 from nws_dataset import shards
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import what_is_at
+from nws_dataset.files import check_file, what_is_at
 from nws_dataset.manifest import SubsetEntry
 from nws_dataset.recipe import SUBSETS, Architecture, Choice, Cycle, Family, LogUniform, Recipe, Uniform
 from nws_dataset.schema import METADATA_SCHEMA, model_id
@@ -303,6 +303,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         ZooError: if it cannot be read, or a row lacks one of the columns.
     """
     try:
+        check_file(path)
         if path.stat().st_size > MAX_TABLE_BYTES:
             found = f"{path.stat().st_size} bytes"
             raise ZooError(path, expected=f"a table of at most {MAX_TABLE_BYTES} bytes", found=found, do=REFETCH)

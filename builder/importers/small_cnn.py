@@ -26,7 +26,7 @@ from builder.importers import subsets_of
 from builder.importers.release import IMAGE_FACTS, REFETCH, Blocks, Original, Release, number, read_table, told_recipe, whole_number
 from builder.plan import split_of
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import what_is_at
+from nws_dataset.files import check_file, what_is_at
 from nws_dataset.layout import Layout, layout_of
 from nws_dataset.recipe import INITIALIZATIONS_WITH_STD, SUBSETS, Recipe
 from nws_dataset.schema import model_id
@@ -116,6 +116,8 @@ def read(source: Path) -> Release:
             raise ZooError(folder, expected=f"networks of another image set than {seen[dataset]}", found=dataset, do="remove one of them")
         seen[dataset] = folder
         nets += read_here
+        planned = [*(PLAN.snapshot_epochs or ())]
+        left_out += [f"models on {dataset} are of the epochs {epochs}, not of the plan's {planned}"] * (epochs != planned)
         left_out += [f"left out: {incomplete} models on {dataset} without a row for each of the epochs {epochs}"] * bool(incomplete)
     return Release(sorted(nets, key=lambda net: net.number), left_out, SEED)
 
@@ -155,6 +157,7 @@ def _open_weights(file: Path, shape: tuple[int, int]) -> np.ndarray:
     """The weights, mapped: [N, P] float32."""
     expected = f"an array {list(shape)} of float32, a row for each line of {METRICS}"
     try:
+        check_file(file)
         weights = np.lib.format.open_memmap(file, mode="r")  # reads no archive and unpickles nothing
     except NPY_ERRORS as error:
         raise ZooError(file, expected=expected, found=reason(error), do=REFETCH) from error
@@ -172,6 +175,7 @@ def _read_metrics(file: Path) -> pa.Table:
     weights = file.with_name(WEIGHTS)  # of which a row has more bytes than we take for a line
     most = LEAST_LINES + (weights.stat().st_size // LEAST_ROW_BYTES if weights.is_file() else 0)
     try:
+        check_file(file)
         with pyarrow.csv.open_csv(file, convert_options=options) as reader:
             for batch in reader:
                 batches.append(batch)
