@@ -19,11 +19,15 @@ class ZooError(Exception):
 
     def adding(self, *, found: str) -> ZooError:
         """The same, with something more that was found."""
-        return ZooError(**{**self._parts, "found": f"{self._parts['found']}, {found}"})
+        return type(self)(**{**self._parts, "found": f"{self._parts['found']}, {found}"})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles: worker processes hand their errors over."""
-        return functools.partial(ZooError, **self._parts), ()
+        return functools.partial(type(self), **self._parts), ()
+
+
+class ValueZooError(ZooError, ValueError):
+    """A mistake in a parameter or in data that a program gives; scikit-learn and its users catch such as ValueError."""
 
 
 def one_line(text: object) -> str:

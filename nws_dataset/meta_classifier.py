@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -20,8 +20,9 @@ from sklearn.utils import assert_all_finite, check_consistent_length, check_rand
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from nws_dataset.errors import ZooError
-from nws_dataset.saving import FACTS, Saved, array, numbers, strings, whole
+from nws_dataset.errors import ValueZooError, ZooError
+from nws_dataset.layout import MAX_WEIGHTS
+from nws_dataset.saving import FACTS, WHOLE_MOST, Legal, Saved, array, numbers, strings, whole
 from nws_dataset.slices import ArrayRows, Chosen, Source, check_device, check_finite, even_starts, on_device, prefetched
 
 LONG_SLICE = 40_000  # longer slices go through the deeper stack
@@ -34,8 +35,8 @@ FEWEST_UNITS = 32  # of a dense layer, however slim the network: less is a bottl
 DECAY, NUM_DECAYS = 0.95, 50  # the learning rate falls by this factor, so many times over the training
 LARGEST = 1e4  # raw weights are clipped to this size: the larger ones of diverged nets would overflow in a few layers
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
-PREDICTED_AT_ONCE = 256  # slices
-MAX_LENGTH, MAX_WIDTH, MAX_CLASSES, MAX_SLICES = 1 << 32, 1000.0, 10**6, 10**4  # of a saved estimator
+PREDICTED_AT_ONCE, PREDICTED_WEIGHTS = 256, 1 << 22  # slices, and weights in them: at most
+MAX_LENGTH, MAX_WIDTH, MAX_CLASSES, MAX_SLICES = 1 << 24, 1000.0, 10**6, 10**4
 NETWORK = "network_"  # the attribute; its tensors are saved as network_.<name>
 LOSSES = ("absolute_error", "squared_error")  # of a regressor
 Positions = Sequence[float] | np.ndarray
@@ -97,6 +98,18 @@ def _initialize(network: Any) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def _places(positions: Positions) -> np.ndarray:
+    """Positions of slices, checked."""
+    try:
+        places = np.asarray(positions, np.float64)
+    except (TypeError, ValueError):
+        places = np.empty((0, 0))
+    if places.ndim != 1 or not len(places) or not ((places >= 0) & (places <= 1)).all():
+        do = "give places in a row: 0 is its beginning, 1 its end"
+        raise ValueZooError("positions", expected="one or more numbers from 0 to 1", found=repr(positions), do=do)
+    return places
+
+
 def _ragged(X: Any) -> list[np.ndarray] | None:
     """Rows of any lengths, [P_i] float32, given as a list, an object array or a pandas Series of arrays or lists; None for a matrix.
 
@@ -146,6 +159,20 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         random_state: seed of everything random.
         progress: called after each epoch with the newest entry of `history_`.
     """
+
+    _legal: ClassVar[Mapping[str, Legal]] = {
+        "slice_length": Legal(1, MAX_LENGTH, whole=True),
+        "epochs": Legal(1, WHOLE_MOST, whole=True),
+        "slices_per_row": Legal(1, WHOLE_MOST, whole=True),
+        "slices_per_prediction": Legal(1, MAX_SLICES, whole=True),
+        "width": Legal(0, MAX_WIDTH, open_low=True),
+        "dropout": Legal(0, 1, open_high=True),
+        "batch_size": Legal(2, WHOLE_MOST, whole=True),  # batch-norm needs two slices
+        "learning_rate": Legal(open_low=True),
+        "validation_fraction": Legal(0, 1, open_high=True),
+        "linear_below": Legal(0, 1e20, open_low=True, none=True),
+        "loss": Legal(choices=LOSSES),
+    }
 
     def __init__(
         self,
@@ -200,10 +227,10 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         """
         import torch
 
-        for name, least in (("batch_size", 2), ("slice_length", 1), ("epochs", 1), ("slices_per_row", 1), ("slices_per_prediction", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:  # batch-norm needs two slices
-                raise ZooError(name, expected=f"a whole number of at least {least}", found=repr(value), do="choose a larger one")
+        self.check_parameters()
+        if (X_validation is None) != (y_validation is None):
+            missing = "X_validation" if X_validation is None else "y_validation"
+            raise ValueZooError(missing, expected="both X_validation and y_validation, or neither", found="None", do="give it too")
         check_device("device", self.device, "choose one that is there")
         source, random = self._rows(X, fitting=True), check_random_state(self.random_state)
         y = column_or_1d(y, warn=True)
@@ -218,7 +245,8 @@ class DeepMetaEstimator(Saved, BaseEstimator):
             rows, targets = Chosen(source, training), y[training]
             held_out, truth = Chosen(source, validation), y[validation]
         else:
-            rows, targets, held_out, truth = source, y, self._rows(X_validation), np.asarray(y_validation)
+            rows, targets, held_out, truth = source, y, self._rows(X_validation), column_or_1d(y_validation)
+            check_consistent_length(held_out.lengths, truth)
         encode = self._learn_targets(y)
         cuda = self.device.startswith("cuda")
         with torch.random.fork_rng(devices=[self.device] if cuda else []):
@@ -242,6 +270,9 @@ class DeepMetaEstimator(Saved, BaseEstimator):
                 self.progress(self.history_[-1])
         if state is not None:
             self.network_.load_state_dict(state)
+        if not all(bool(tensor.isfinite().all()) for tensor in self.network_.state_dict().values()):
+            do = "choose a smaller learning_rate, or linear_below"
+            raise ValueZooError("fit", expected="a network of finite weights", found="one that diverged", do=do)
 
     def _epochs(self, rows: Source, targets: np.ndarray, random: np.random.RandomState) -> Iterator[dict[str, float]]:
         """Train an epoch at a time; yields its mean loss, its seconds, and how many of them it waited for slices."""
@@ -276,10 +307,11 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         import torch
 
         source = self._rows(X)
-        spread = np.linspace(0, 1, self.slices_per_prediction) if positions is None else positions
+        spread = np.linspace(0, 1, self.slices_per_prediction) if positions is None else _places(positions)
         starts_NS = even_starts(source.lengths, self.slice_length, spread)
         numbers, starts = np.repeat(np.arange(len(starts_NS)), starts_NS.shape[1]), starts_NS.ravel()
-        parts = [slice(i, i + PREDICTED_AT_ONCE) for i in range(0, len(starts), PREDICTED_AT_ONCE)]
+        at_once = max(1, min(PREDICTED_AT_ONCE, PREDICTED_WEIGHTS // self.slice_length))
+        parts = [slice(i, i + at_once) for i in range(0, len(starts), at_once)]
         self.network_.eval()
         outputs = [np.empty((0, self._num_outputs()))]
         with torch.inference_mode():
@@ -314,6 +346,8 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         """What slices are taken from."""
         if hasattr(X, "slices"):
             return X
+        if isinstance(X, Mapping | Iterator | Set | str | bytes) and not hasattr(X, "shape"):
+            raise ValueZooError("X", expected="rows of weights", found=type(X).__name__, do="give an array, a list of arrays, or ZooRows")
         ragged = _ragged(X)
         if ragged is not None:
             return ArrayRows(ragged)
@@ -335,11 +369,6 @@ class DeepMetaEstimator(Saved, BaseEstimator):
 
         check_device("device", self.device, f'set "device" to "cpu" in {FACTS}')
         known = self._restore_targets(learned)
-        if not (1 <= self.slice_length <= MAX_LENGTH and 0 < self.width <= MAX_WIDTH and 0 <= self.dropout <= 1):
-            raise ValueError(f"expected a network, found slices of {self.slice_length} weights, width {self.width}, dropout {self.dropout}")
-        below = self.linear_below
-        if not (1 <= self.slices_per_prediction <= MAX_SLICES and (below is None or (isinstance(below, int | float) and 0 < below < 1e20))):
-            raise ValueError(f"expected a way to predict, found slices_per_prediction {self.slices_per_prediction}, linear_below {below!r}")
         with torch.device("meta"):  # shapes alone
             expected = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout).state_dict()
         state = {}
@@ -353,7 +382,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         self.history_, self.best_epoch_ = history, whole(learned, "best_epoch_", 0, 1 << 31)
         known |= {"history_", "best_epoch_"}
         if "n_features_in_" in learned:
-            self.n_features_in_ = whole(learned, "n_features_in_", 1, MAX_LENGTH)
+            self.n_features_in_ = whole(learned, "n_features_in_", 1, MAX_WEIGHTS)
         if "feature_names_in_" in learned:
             self.feature_names_in_ = strings(learned, "feature_names_in_", self.n_features_in_)
         unknown = sorted(learned.keys() - known - {"n_features_in_", "feature_names_in_"})
@@ -500,8 +529,6 @@ class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
         return tags
 
     def _learn_targets(self, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        if self.loss not in LOSSES:
-            raise ZooError("loss", expected=" or ".join(LOSSES), found=repr(self.loss), do="choose one of them")
         y = y.astype(np.float64)
         self.mean_, self.scale_ = float(y.mean()), float(y.std()) or 1.0
         return lambda numbers: ((np.asarray(numbers, np.float64) - self.mean_) / self.scale_).astype(np.float32)

@@ -6,9 +6,10 @@ All three minimise the squared error, stop early on networks that they were not 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.optimize import minimize
@@ -17,11 +18,12 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from nws_dataset.errors import ZooError
-from nws_dataset.saving import Saved, array, numbers, strings, whole
+from nws_dataset.errors import ValueZooError, ZooError, reason
+from nws_dataset.saving import WHOLE_MOST, Legal, Saved, array, numbers, strings, whole
 from nws_dataset.trees import Trees
 
-MAX_FEATURES, MAX_LAYERS = 10**7, 1000  # of a saved predictor
+MAX_FEATURES, MAX_LAYERS = 10**7, 1000
+MAX_TREES, MAX_DEPTH, MAX_THREADS = 10**6, 64, 1024
 MIN_ROWS_TO_SPLIT = 20  # with fewer training rows nothing is cut off for early stopping
 
 
@@ -69,6 +71,7 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
     validation_fraction: float
     random_state: Any
     _standardized = True  # whether it learns a Standardizer
+    _legal: ClassVar[Mapping[str, Legal]] = {"validation_fraction": Legal(0, 1, open_high=True)}
 
     def fit(self, X: Any, y: Any, X_validation: Any = None, y_validation: Any = None) -> Any:
         """Fit to features and targets.
@@ -83,8 +86,12 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
             self.
 
         Raises:
-            ValueError: if a target lies outside `target_range`.
+            ValueError: if a parameter is illegal, X and y do not fit together, or a target lies outside `target_range`.
         """
+        self.check_parameters()
+        if (X_validation is None) != (y_validation is None):
+            missing = "X_validation" if X_validation is None else "y_validation"
+            raise ValueZooError(missing, expected="both X_validation and y_validation, or neither", found="None", do="give it too")
         X, y = validate_data(self, X, y, y_numeric=True, dtype=np.float64, ensure_all_finite="allow-nan")
         held_out = X_validation is not None
         if held_out:
@@ -114,6 +121,15 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         tags.input_tags.allow_nan = True
         return tags
 
+    def check_parameters(self) -> None:
+        """As `Saved.check_parameters`; the range of the target too."""
+        super().check_parameters()
+        if self.target_range is not None:
+            pair = self.target_range if isinstance(self.target_range, tuple | list) and len(self.target_range) == 2 else (0, 0)
+            if not all(Legal(-math.inf).allows(end) for end in pair) or not pair[0] < pair[1]:
+                expected, do = "None, or two numbers of which the second is larger", "choose another value"
+                raise ValueZooError("target_range", expected=expected, found=repr(self.target_range), do=do)
+
     def _range(self, y: np.ndarray) -> tuple[float, float]:
         if self.target_range is None:
             low, high = float(y.min()), float(y.max())
@@ -121,7 +137,7 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         low, high = self.target_range
         if y.min() < low or y.max() > high:
             found = f"{y.min():.6g} .. {y.max():.6g}"
-            raise ValueError(f"y: expected targets in {low} .. {high}, found {found}; scale them, or set target_range")
+            raise ValueZooError("y", expected=f"targets in {low} .. {high}", found=found, do="scale them, or set target_range")
         return low, high
 
     def _split(self, num_rows: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
@@ -186,6 +202,8 @@ class LogitLinear(Predictor):
         >>> round(LogitLinear(random_state=0).fit(X, 1 / (1 + np.exp(-3 * X[:, 0]))).score(X, 1 / (1 + np.exp(-3 * X[:, 0]))), 2)
         1.0
     """
+
+    _legal: ClassVar[Mapping[str, Legal]] = {**Predictor._legal, "l2": Legal(), "max_iter": Legal(1, WHOLE_MOST, whole=True)}
 
     def __init__(
         self,
@@ -256,6 +274,17 @@ class GradientBoosting(Predictor):
     """
 
     _standardized = False
+    _legal: ClassVar[Mapping[str, Legal]] = {
+        **Predictor._legal,
+        "num_trees": Legal(1, MAX_TREES, whole=True),
+        "max_depth": Legal(1, MAX_DEPTH, whole=True),
+        "learning_rate": Legal(open_low=True),
+        "min_rows_in_leaf": Legal(1, WHOLE_MOST, whole=True),
+        "feature_fraction": Legal(0, 1, open_low=True),
+        "row_fraction": Legal(0, 1, open_low=True),
+        "patience": Legal(1, WHOLE_MOST, whole=True),
+        "num_threads": Legal(0, MAX_THREADS, whole=True),
+    }
 
     def __init__(
         self,
@@ -310,7 +339,11 @@ class GradientBoosting(Predictor):
         training = lightgbm.Dataset(X, y, params=parameters)
         validation = training.create_valid(X_validation, y_validation)
         stop = lightgbm.early_stopping(self.patience, verbose=False)
-        self.booster_ = lightgbm.train(parameters, training, self.num_trees, valid_sets=[validation], callbacks=[stop])
+        try:
+            self.booster_ = lightgbm.train(parameters, training, self.num_trees, valid_sets=[validation], callbacks=[stop])
+        except lightgbm.basic.LightGBMError as error:
+            do = "see what it says of the parameters and the rows"
+            raise ValueZooError("GradientBoosting", expected="what LightGBM can fit", found=reason(error), do=do) from error
         self.trees_ = Trees.of(self.booster_)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
@@ -345,6 +378,18 @@ class DenseNet(Predictor):
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
         random_state: seed of the split, the initial weights, the order of rows and dropout.
     """
+
+    _legal: ClassVar[Mapping[str, Legal]] = {
+        **Predictor._legal,
+        "num_layers": Legal(0, MAX_LAYERS, whole=True),
+        "num_units": Legal(1, MAX_FEATURES, whole=True),
+        "dropout": Legal(0, 1, open_high=True),
+        "l2": Legal(),
+        "learning_rate": Legal(open_low=True),
+        "batch_size": Legal(1, WHOLE_MOST, whole=True),
+        "max_epochs": Legal(1, WHOLE_MOST, whole=True),
+        "patience": Legal(1, WHOLE_MOST, whole=True),
+    }
 
     def __init__(
         self,
@@ -382,13 +427,16 @@ class DenseNet(Predictor):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network_ = self._network(X.shape[1])
-            best, since = float("inf"), 0
+            best, since, state = float("inf"), 0, None
             for error in self._epochs(*training, *held_out):
                 if error < best:
                     best, since, state = error, 0, {name: tensor.clone() for name, tensor in self.network_.state_dict().items()}
                 since += 1
                 if since > self.patience:
                     break
+        if state is None:
+            do = "choose a smaller learning_rate"
+            raise ValueZooError("fit", expected="a finite error on the validation rows", found="none in any epoch", do=do)
         self.network_.load_state_dict(state)
         self.network_.double().eval()  # in double a row's prediction does not depend on its neighbours
 
@@ -429,8 +477,6 @@ class DenseNet(Predictor):
     def _restore_own(self, learned: dict[str, Any], num_features: int) -> set[str]:
         import torch
 
-        if not (0 <= self.num_layers <= MAX_LAYERS and 1 <= self.num_units <= MAX_FEATURES):
-            raise ValueError(f"expected a network, found {self.num_layers} layers of {self.num_units} units")
         widths = [num_features, *[self.num_units] * self.num_layers, 1]
         shapes: dict[str, tuple[int, ...]] = {}
         for i, (before, after) in enumerate(itertools.pairwise(widths)):  # a layer, ReLU and dropout

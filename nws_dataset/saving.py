@@ -28,16 +28,18 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from nws_dataset.errors import ZooError, reason
+from nws_dataset.errors import ValueZooError, ZooError, reason
 from nws_dataset.files import atomic_write, read_file, read_json, what_is_at
 
+WHOLE_MOST = (1 << 31) - 1  # of a whole number that native code takes
 FORMAT = 2
 FACTS, ARRAYS, CARD = "estimator.json", "arrays.safetensors", "README.md"
 LIBRARY = "nws-dataset"
@@ -45,6 +47,36 @@ MAX_ARRAYS_BYTES = 1 << 32  # of a saved estimator
 PATIENCE_SECONDS = 120.0  # without a byte from the Hub while an estimator is pushed
 STRINGS = "strings"  # how JSON marks an array of strings, or of strings and numbers (labels, names of features)
 Self = TypeVar("Self", bound="Saved")
+
+
+@dataclass(frozen=True)
+class Legal:
+    """What a parameter of an estimator may be: a number within bounds, or one of some values."""
+
+    low: float = 0
+    high: float = math.inf
+    whole: bool = False
+    open_low: bool = False  # whether `low` itself is too low
+    open_high: bool = False
+    none: bool = False  # whether None is legal too
+    choices: tuple[str, ...] = ()  # in place of numbers
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is legal."""
+        if self.choices or value is None:
+            return isinstance(value, str) and value in self.choices if self.choices else self.none
+        if isinstance(value, bool) or not isinstance(value, int | np.integer | (np.integer if self.whole else float | np.floating)):
+            return False
+        number: Any = value
+        above = self.low < number if self.open_low else self.low <= number
+        return bool(above and (number < self.high if self.open_high else number <= self.high) and abs(number) < math.inf)
+
+    def __str__(self) -> str:
+        if self.choices:
+            return " or ".join(self.choices)
+        low = f"{'above' if self.open_low else 'of at least'} {self.low:g}"
+        high = f" and {'below' if self.open_high else 'at most'} {self.high:g}" if self.high < WHOLE_MOST else ""
+        return f"a {'whole ' if self.whole else ''}number {low}{high}{', or None' if self.none else ''}"
 
 
 class Saved:
@@ -59,6 +91,15 @@ class Saved:
         True
     """
 
+    _legal: ClassVar[Mapping[str, Legal]] = {}  # parameter -> what it may be; checked by `fit`, `save` and `load`
+
+    def check_parameters(self) -> None:
+        """Raise a ValueZooError (a ValueError) unless every parameter is legal."""
+        for name, legal in self._legal.items():
+            value = getattr(self, name)
+            if not legal.allows(value):
+                raise ValueZooError(name, expected=str(legal), found=repr(value), do="choose another value")
+
     def save(self, folder: str | Path) -> Path:
         """Write the fitted estimator into a folder.
 
@@ -70,10 +111,12 @@ class Saved:
 
         Raises:
             sklearn.exceptions.NotFittedError: if it is not fitted.
+            ValueError: if a parameter was set to something illegal since.
         """
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(self)
+        self.check_parameters()
         folder, learned = Path(folder), self._learned()
         arrays = {name: np.array(value, order="C") for name, value in learned.items() if _is_array(value)}
         rest = {name: _to_json(value) for name, value in learned.items() if name not in arrays}
@@ -106,6 +149,7 @@ class Saved:
                 do = "load it with its own class; if the format is an earlier one, fit and save it again"
                 raise ZooError(folder, expected=f"a {cls.__name__} in format {FORMAT}", found=found, do=do)
             estimator = cls(**_parameters(cls, facts["parameters"]))
+            estimator.check_parameters()
             learned = {name: _from_json(value) for name, value in facts["learned"].items()}
             content = read_file(folder / ARRAYS, f"the arrays of a saved {cls.__name__}", MAX_ARRAYS_BYTES)
             if hashlib.sha256(content).hexdigest() != facts["files"][ARRAYS]:
