@@ -16,7 +16,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ValueZooError, ZooError, reason
 from nws_dataset.layout import OUTPUT, Layout, layout_of
 from nws_dataset.recipe import LEGAL_VALUES, Architecture, Recipe
 
@@ -60,12 +60,14 @@ def statistics(rows: np.ndarray, layout: Layout, *, layers: Collection[str] | No
             "layers", expected="layers of " + ", ".join(layout.layers), found=", ".join(missing), do="name layers of this architecture"
         )
     specs = [spec for spec in layout.tensors if layers is None or spec.layer in layers]
-    _check_rows(rows, layout)
+    rows = _checked(rows, layout)
     features = np.empty((len(rows), len(specs), len(STATISTICS)))
     for start in range(0, len(rows), BLOCK):
         for i, spec in enumerate(specs):
             features[start : start + BLOCK, i] = _describe(rows[start : start + BLOCK, spec.offset : spec.stop], spec.name)
-    return features.reshape(len(rows), -1), [f"{spec.name}.{statistic}" for spec in specs for statistic in STATISTICS]
+    return features.reshape(len(rows), len(specs) * len(STATISTICS)), [
+        f"{spec.name}.{statistic}" for spec in specs for statistic in STATISTICS
+    ]
 
 
 def whole_vector_statistics(rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -85,6 +87,7 @@ def whole_vector_statistics(rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
         >>> dict(zip(names, features[0].round(2).tolist()))
         {'row.min': 0.0, 'row.q25': 1.0, 'row.median': 2.0, 'row.q75': 3.0, 'row.max': 4.0, 'row.mean': 2.0, 'row.std': 1.41}
     """
+    rows = _checked(rows)
     blocks = [_describe(rows[start : start + BLOCK], "row") for start in range(0, len(rows), BLOCK)]
     return np.concatenate([np.empty((0, len(STATISTICS))), *blocks]), [f"row.{statistic}" for statistic in STATISTICS]
 
@@ -109,7 +112,7 @@ def norms(rows: np.ndarray, layout: Layout) -> Features:
         >>> dict(zip(names, features[0].round(2).tolist()))["output.weight.spectral"]  # of ones [10, 64]: sqrt(640)
         25.3
     """
-    _check_rows(rows, layout)
+    rows = _checked(rows, layout)
     columns: dict[str, np.ndarray] = {}
     for spec in layout.tensors:
         values = rows[:, spec.offset : spec.stop].astype(np.float64)
@@ -117,7 +120,7 @@ def norms(rows: np.ndarray, layout: Layout) -> Features:
         columns[f"{spec.name}.l1"] = np.abs(values).sum(axis=1)
         columns[f"{spec.name}.l2"] = np.sqrt(np.einsum("np,np->n", values, values))
         if spec.kind == "weight":
-            columns[f"{spec.name}.spectral"] = _spectral(values.reshape(len(rows), spec.shape[0], -1))
+            columns[f"{spec.name}.spectral"] = _spectral(values.reshape(len(rows), spec.shape[0], spec.size // spec.shape[0]))
     return np.column_stack(list(columns.values())), list(columns)
 
 
@@ -177,11 +180,16 @@ def _neighbours(values: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, 
     return found[0], found[1]
 
 
-def _check_rows(rows: np.ndarray, layout: Layout) -> None:
-    """Raise a ZooError for rows of another layout."""
-    if rows.ndim != 2 or rows.shape[1] != layout.num_weights:
-        found = str(list(rows.shape))
-        raise ZooError("rows", expected=f"[N, {layout.num_weights}]", found=found, do="give rows of this layout's architecture")
+def _checked(rows: Any, layout: Layout | None = None) -> np.ndarray:
+    """Rows of a layout (None: of any) as an array [N, P] of real numbers."""
+    try:
+        found = np.asarray(rows)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU
+        raise ValueZooError("rows", expected="an array [N, P] of numbers", found=reason(error), do="give one as numpy has it") from error
+    if found.dtype.kind not in "fiu" or found.ndim != 2 or found.shape[1] != (layout.num_weights if layout else max(1, found.shape[1])):
+        expected, told = f"numbers [N, {layout.num_weights if layout else 'P'}]", f"{list(found.shape)} of {found.dtype}"
+        raise ValueZooError("rows", expected=expected, found=told, do="give rows of this layout's architecture")
+    return found
 
 
 def _check_finite(values: np.ndarray, name: str) -> None:

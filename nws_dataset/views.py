@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ValueZooError, ZooError
 from nws_dataset.layout import OUTPUT, Array, TensorSpec, layout_of
 from nws_dataset.recipe import LEGAL_VALUES, Architecture
 
@@ -445,8 +445,8 @@ def _edge_places(architecture: Architecture, kernel_size: int | None) -> np.ndar
     kernels = [kernel.reshape(*kernel.shape[:2], *(kernel.shape[2:] or (1, 1))) for kernel in kernels]
     smallest = max(kernel.shape[-1] for kernel in kernels) | 1  # odd: so that the middle of an odd kernel is the middle of the square
     side = smallest if kernel_size is None else kernel_size
-    if side < smallest or side % 2 == 0:
-        raise ZooError("kernel_size", expected=f"an odd number of at least {smallest}", found=str(side), do="choose such a number")
+    if not isinstance(side, int | np.integer) or side < smallest or side % 2 == 0:
+        raise ZooError("kernel_size", expected=f"an odd number of at least {smallest}", found=repr(side), do="choose such a number")
     edges = []
     for kernel in kernels:
         before, after = (side - kernel.shape[-1]) // 2, (side - kernel.shape[-1] + 1) // 2
@@ -458,8 +458,8 @@ def _edge_places(architecture: Architecture, kernel_size: int | None) -> np.ndar
 @functools.lru_cache(CACHED)
 def _token_places(architecture: Architecture, size: int) -> np.ndarray:
     """[T, size]"""
-    if size < 1:
-        raise ZooError("size", expected="at least 1", found=str(size), do="say how many numbers a token holds")
+    if not isinstance(size, int | np.integer) or size < 1:
+        raise ZooError("size", expected="at least 1", found=repr(size), do="say how many numbers a token holds")
     places, num_weights = _places(architecture), layout_of(architecture).num_weights
     tokens = []
     for weight, *vectors in _layers(architecture):
@@ -469,7 +469,9 @@ def _token_places(architecture: Architecture, size: int) -> np.ndarray:
 
 
 def _check(name: str, array: Any, *shape: int) -> None:
-    """Raise a ZooError unless an array ends in these axes."""
+    """Raise a ZooError unless there is an array or tensor that ends in these axes."""
+    if not hasattr(array, "shape"):
+        raise ValueZooError(name, expected="an array or a tensor", found=type(array).__name__, do="give one")
     if tuple(array.shape[-len(shape) :]) != shape:
         expected = f"[..., {', '.join(map(str, shape))}]"
         raise ZooError(name, expected=expected, found=str(list(array.shape)), do="give what belongs to this architecture")

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nws_dataset import DeepMetaClassifier, DeepMetaRegressor, DenseNet, GradientBoosting, LogitLinear
+from nws_dataset import DeepMetaClassifier, DeepMetaRegressor, DenseNet, GradientBoosting, LogitLinear, statistics, views
 from nws_dataset.errors import ValueZooError, ZooError
+from nws_dataset.layout import layout_of
+from nws_dataset.recipe import Architecture
 from nws_dataset.saving import FACTS, Legal, Saved
 from nws_dataset.slices import ArrayRows
 
@@ -159,3 +161,39 @@ def test_what_lightgbm_says_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(lightgbm, "train", fail)
     refused(lambda: GradientBoosting(num_trees=2).fit(X, Y), "GradientBoosting")
+
+
+ARCHITECTURE = Architecture(filter_size=3, depth_conv=3, width_conv=4, depth_fc=3, width_fc=8)
+NO_ROWS = [None, "rows", 1, [1, 2], [[1.0], [1.0, 2.0]], {}, np.zeros(8), np.zeros((3, 7)), np.full((1, 8), "a"), np.zeros((2, 8), object)]
+
+
+@pytest.mark.parametrize("rows", NO_ROWS, ids=lambda rows: f"{type(rows).__name__} {getattr(rows, 'shape', '')}")
+def test_rows_of_features_and_views(rows: Any) -> None:
+    layout = layout_of(ARCHITECTURE)
+    if isinstance(rows, np.ndarray) and rows.shape[-1] == 8:
+        rows = np.repeat(rows, layout.num_weights, axis=-1)[..., : layout.num_weights]
+    for describe in (statistics.statistics, statistics.norms):
+        refused(lambda describe=describe: describe(rows, layout), "rows")
+    if not (isinstance(rows, np.ndarray) and rows.dtype.kind == "f" and rows.ndim == 2):
+        refused(lambda: statistics.whole_vector_statistics(rows), "rows")
+    if not isinstance(rows, np.ndarray):
+        for view in (views.LayerTuples, views.Graph, views.Tokens):
+            refused(lambda view=view: view.from_rows(ARCHITECTURE, rows), "rows")
+        refused(lambda: views.permute(ARCHITECTURE, rows, {}), "rows")
+
+
+def test_no_rows_have_no_features() -> None:
+    layout = layout_of(ARCHITECTURE)
+    for describe in (statistics.statistics, statistics.norms):
+        found, names = describe(np.zeros((0, layout.num_weights), np.float32), layout)
+        assert found.shape == (0, len(names))
+
+
+@pytest.mark.parametrize("size", [0, -1, "9", 2.5, None])
+def test_sizes_of_views(size: Any) -> None:
+    rows = np.zeros((1, layout_of(ARCHITECTURE).num_weights), np.float32)
+    with pytest.raises(ZooError, match="size: expected at least 1"):
+        views.Tokens.from_rows(ARCHITECTURE, rows, size=size)
+    if size is not None:
+        with pytest.raises(ZooError, match="kernel_size: expected an odd number of at least"):
+            views.Graph.from_rows(ARCHITECTURE, rows, kernel_size=size)
