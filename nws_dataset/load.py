@@ -84,6 +84,8 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
     if name not in names:
         raise ZooError(zoo.name, expected=f"one of {', '.join(names)}", found=repr(name), do="choose one of them")
     if not isinstance(source, Folder):
+        if kwargs.get("filters") is not None:
+            kwargs.setdefault("verification_mode", "no_checks")  # the card counts the rows without filters
         where = {"path": source.repo_id, "revision": source.revision, "token": source.token}
         return datasets.load_dataset(**where, name=name, split=split, cache_dir=cache_dir, **kwargs)
     from nws_dataset.prepare import FolderBuilder

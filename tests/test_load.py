@@ -236,6 +236,14 @@ def test_local_name(folder: Path, tmp_path: Path, load: Callable[..., Any], monk
     assert len(load("nws", split="test")) == 3
 
 
+def test_filters_give_some_of_the_rows_that_the_card_counts(tmp_path: Path, load: Callable[..., Any], hub: LoopbackHub) -> None:
+    folder, filters = make_zoo(tmp_path / "nws"), [("is_final", "==", True)]
+    hub.put("org/nws", folder)
+    told = {"split": "train", "filters": filters, "cache_dir": str(tmp_path / "cache")}
+    stock = datasets.load_dataset(str(folder), **told, verification_mode="no_checks")
+    assert stock["is_final"][:] == load("org/nws", split="train", filters=filters)["is_final"][:] == [True] * len(stock)
+
+
 def test_mistakes(tmp_path: Path, load: Callable[..., Any]) -> None:
     with pytest.raises(ZooError, match="not a zoo"):
         load(tmp_path)
