@@ -239,7 +239,7 @@ class Store:
         entry = SubsetEntry(seed, len(present), options, image_sets)
         manifest = Manifest(GENERATOR_VERSION, dict(sorted({**self.manifest.subsets, subset: entry}.items())), files)
         text = card.render(manifest, [table for _, table in sorted(self.tables.items())]).encode()
-        if not (self.out / CARD_NAME).is_file() or (self.out / CARD_NAME).read_bytes() != text:
+        if not _holds(self.out / CARD_NAME, text):
             _write(self.next / CARD_NAME, text)
         if manifest != self.manifest:
             manifest.write(self.next)
@@ -271,6 +271,8 @@ def roll_forward(out: Path) -> None:
         return
     rank = {CARD_NAME: 1, MANIFEST_NAME: 2}
     found = [path.relative_to(pending) for path in sorted(pending.rglob("*")) if path.is_file()]
+    for path in found:
+        inside(out, path.as_posix())  # a stranger's folder may hold links
     for path in sorted(found, key=lambda path: rank.get(path.as_posix(), 0)):
         place = out / path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -280,6 +282,11 @@ def roll_forward(out: Path) -> None:
         os.replace(pending / path, place)
     fsync(out)
     shutil.rmtree(pending)
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    """Whether a file is there already with this content."""
+    return what_is_at(file) == "a file" and file.stat().st_size == len(content) and file.read_bytes() == content
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -309,14 +316,7 @@ def _values(files: list[Path], rows: pa.Table) -> Iterator[bytes]:
             content.close()
 
 
-class _Held(threading.local):
-    """The folders that this thread has locked."""
-
-    def __init__(self) -> None:
-        self.folders: set[tuple[int, str]] = set()  # with the process's number: a fork of it has locked none
-
-
-_held = _Held()
+_held: set[tuple[int, int, str]] = set()  # who has locked what: (process, thread, folder); a fork, or another thread, has not
 
 
 @contextmanager
@@ -326,27 +326,27 @@ def hold(out: Path) -> Iterator[None]:
     At the end goes what served the build alone, and a new zoo that got no model.
 
     Raises:
-        ZooError: if the folder cannot be written, is in use by another build, holds something other than a zoo, or has links in places
-            where a build writes.
+        ZooError: if the folder cannot be written, is in use by another build, holds something other than a zoo, or has links or devices
+            in places where a build writes.
     """
     cannot = functools.partial(ZooError, out, expected="a folder that can be written", do="choose another --out")
     try:
-        this = os.getpid(), os.path.realpath(out)
+        this = os.getpid(), threading.get_ident(), os.path.realpath(out)
     except (OSError, ValueError) as error:
         raise cannot(found=reason(error)) from error
-    if this in _held.folders:
+    if this in _held:
         yield
         return
     try:
         made = [path for path in (out.absolute(), *out.absolute().parents) if what_is_at(path) == "nothing"]
         if _is_other(out):
             raise ZooError(out, expected="a zoo, or an empty or new folder", found="other files", do="choose another --out")
-        _refuse_links(out)
+        _refuse_what_leads_elsewhere(out)
         lock = _lock(out)
     except (OSError, ValueError, RuntimeError) as error:  # loops of links, names that are too long or no text
         raise cannot(found=reason(error)) from error
     with lock:
-        _held.folders.add(this)
+        _held.add(this)
         try:
             new = [out / name for name in OF_A_ZOO if what_is_at(out / MANIFEST_NAME) == "nothing"]
             with _disk_told(out):
@@ -356,26 +356,36 @@ def hold(out: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                with _disk_told(out):
-                    _sweep(out)
-                    _remove(out, new, made)
+                if os.getpid() == this[0]:  # else a fork leaves, and the build goes on
+                    with _disk_told(out):
+                        _sweep(out)
+                        _remove(out, new, made)
         finally:
-            _held.folders.discard(this)
+            _held.discard(this)
 
 
 def _is_other(out: Path) -> bool:
-    """Whether a folder holds something other than a zoo. A build that was killed may have left its staging folder alone."""
-    places = (MANIFEST_NAME, STAGING)
-    return what_is_at(out) == "a folder" and all(what_is_at(out / name) == "nothing" for name in places) and any(out.iterdir())
+    """Whether a folder holds something other than a zoo, or than what a build that was killed left of one."""
+    if what_is_at(out) != "a folder" or what_is_at(out / PENDING / MANIFEST_NAME) == "a file":
+        return False
+    names = set(os.listdir(out))  # at one moment: builds come and go
+    of_builds = {STAGING, *OF_A_ZOO, *FOLDERS}
+    half_written = {name for name in names if name.startswith(".") and name.endswith(".tmp")}
+    return bool(names) and MANIFEST_NAME not in names and (STAGING not in names or not names <= of_builds | half_written)
 
 
-def _refuse_links(out: Path) -> None:
-    """Raise a ZooError if a folder in which a build writes or clears away is a link: what a stranger made could lead it anywhere."""
-    for top in (STAGING, *FOLDERS):
-        for folder, folders, files in os.walk(out / top):
-            for name in ("", *folders, *(files if top == STAGING else ())):
-                if os.path.islink(path := os.path.join(folder, name).rstrip("/")):
-                    raise ZooError(path, expected="no link here, where a build writes", found=f"one to {os.readlink(path)}", do="remove it")
+def _refuse_what_leads_elsewhere(out: Path) -> None:
+    """Raise a ZooError if where a build writes or clears away there is a link or a device: what a stranger made could lead it anywhere."""
+    for top in (out / STAGING, *(out / name for name in FOLDERS)):
+        for folder, folders, files in os.walk(top):
+            for path in (Path(folder), *(Path(folder, name) for name in (*folders, *files))):
+                if path.is_symlink():
+                    found = f"a link to {os.readlink(path)}"
+                elif what_is_at(path) in ("a folder", "a file", "nothing"):  # what another build had there may have gone
+                    continue
+                else:
+                    found = what_is_at(path)
+                raise ZooError(path, expected="a file or folder of a zoo, where a build writes", found=found, do="remove it")
 
 
 @contextmanager
@@ -395,7 +405,7 @@ def _lock(out: Path) -> IO[bytes]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb")  # noqa: SIM115 -- held until the build ends
-        except FileNotFoundError:  # a build that ended has removed the folder in between
+        except (FileNotFoundError, FileExistsError):  # a build that ended has removed the folder in between
             if last:
                 raise
             continue
@@ -464,7 +474,7 @@ def holds_models(out: Path) -> bool:
 def remember_images(out: Path, images: Path | None) -> None:
     """Note where on this machine the images lie, so that `verify` finds them; the note is no part of the data set."""
     note = json.dumps({"images": images and str(images.resolve())}) + "\n"
-    if what_is_at(out / LOCAL_NOTE) == "nothing" or (out / LOCAL_NOTE).read_bytes() != note.encode():
+    if not _holds(out / LOCAL_NOTE, note.encode()):
         _write(out / LOCAL_NOTE, note.encode())
 
 

@@ -17,7 +17,7 @@ from builder import build as build_module
 from builder import cli, cpu, gallery, store
 from builder.build import Request, build
 from builder.importers.release import import_zoo
-from builder.store import LOCAL_NOTE, NEXT, hold, remembered_images, roll_forward
+from builder.store import CARD_NAME, LOCAL_NOTE, NEXT, hold, remember_images, remembered_images, roll_forward
 from nws_dataset import Zoo
 from nws_dataset.command import Interrupted
 from nws_dataset.errors import ZooError
@@ -60,6 +60,15 @@ def test_folders_of_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ZooError, match="expected a zoo, or an empty or new folder, found other files"), hold(tmp_path / "out"):
         pass
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_a_project_of_others_with_a_staging_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("README.md", "thesis.tex", f"{STAGING}/thesis.aux"):
+        make_file(out / name, "precious")
+    with pytest.raises(ZooError, match="found other files"), hold(out):
+        pass
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*")} == {"README.md", "thesis.tex", STAGING, f"{STAGING}/thesis.aux"}
 
 
 @pytest.mark.parametrize("number", range(12))
@@ -194,6 +203,36 @@ def test_a_folder_is_locked_against_threads_and_forks_too(tmp_path: Path, beside
     assert not out.exists()
 
 
+@pytest.mark.parametrize("leave", [SystemExit, RuntimeError, None])
+def test_a_fork_that_leaves_the_block_clears_nothing_away(tmp_path: Path, leave: type[BaseException] | None) -> None:
+    out = tmp_path / "out"
+    builder = os.getpid()
+    try:
+        with hold(out):
+            staged = make_file(out / STAGING / "images/demo/digits.npy")
+            child = os.fork()
+            if child == 0:
+                if leave:
+                    raise leave
+            else:
+                assert os.waitpid(child, 0)[1] == 0
+                assert staged.exists() and in_fork(refused, out)
+    finally:
+        if os.getpid() != builder:
+            os._exit(0)
+    assert not out.exists()
+
+
+def test_a_block_that_is_left_in_another_thread(tmp_path: Path) -> None:
+    held = hold(tmp_path / "out")
+    held.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(held.__exit__, None, None, None).result()
+    other = store._lock(tmp_path / "out")
+    assert refused(tmp_path / "out")
+    other.close()
+
+
 def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a build clears away what served it alone, another one must not begin."""
     out, seen = tmp_path / "out", []
@@ -214,9 +253,9 @@ def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_build_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder that is to hold the lock is removed before the lock can be made; what the new build makes stays."""
+    """The folder that is to hold the lock is removed before the lock can be made, or found; what the new build makes stays."""
     out, unlink, held = tmp_path / "out", store.Path.unlink, []
-    mkdir = store.Path.mkdir
+    mkdir, is_dir = store.Path.mkdir, store.Path.is_dir
 
     def removed_at_once(path: Path, *args: object, **kwargs: object) -> None:
         mkdir(path, *args, **kwargs)
@@ -225,6 +264,19 @@ def test_a_build_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pyte
             path.rmdir()
 
     monkeypatch.setattr(store.Path, "mkdir", removed_at_once)
+    with hold(out):
+        assert held
+    monkeypatch.undo()
+    held.clear()
+
+    def removed_when_found(path: Path) -> bool:
+        if path.name == STAGING and not held:
+            held.append(path)
+            path.rmdir()
+        return is_dir(path)
+
+    (out / STAGING).mkdir(parents=True)
+    monkeypatch.setattr(store.Path, "is_dir", removed_when_found)
     with hold(out):
         assert held
     monkeypatch.undo()
@@ -244,7 +296,8 @@ def test_a_build_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("where", [STAGING, "snapshots", "plots", f"{STAGING}/lock", f"{STAGING}/models", f"{STAGING}/next/snapshots",
-                                   f"{STAGING}/models/demo-1.parquet", f"{PENDING}/snapshots", "snapshots/demo", "index"])  # fmt: skip
+                                   f"{STAGING}/models/demo-1.parquet", f"{PENDING}/snapshots", "snapshots/demo", "index",
+                                   "plots/a.png", f"{NEXT}/snapshots/demo/a.parquet", f"{STAGING}/images/.a.tmp"])  # fmt: skip
 def test_a_build_never_follows_a_link_out_of_its_folder(tmp_path: Path, where: str) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     make_zoo(out)
@@ -254,10 +307,51 @@ def test_a_build_never_follows_a_link_out_of_its_folder(tmp_path: Path, where: s
     if link.is_dir():
         link.rename(tmp_path / "aside")
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(kept if where.endswith(("lock", ".parquet")) else elsewhere)
-    with pytest.raises(ZooError, match="expected no link here, where a build writes, found one to"), hold(out):
+    link.symlink_to(kept if where.endswith(("lock", ".parquet", ".png")) else elsewhere)
+    with pytest.raises(ZooError, match="where a build writes, found a link to") as raised, hold(out):
         pass
+    assert str(raised.value).startswith(f"{link}: expected ")
     assert precious.read_text() == kept.read_text() == "precious"
+
+
+@pytest.mark.parametrize("where", [f"{STAGING}/lock", f"{STAGING}/models/demo-000000.parquet", f"{NEXT}/snapshots/demo/train-x.parquet"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, where: str) -> None:
+    out = make_zoo(tmp_path / "out")
+    (out / where).parent.mkdir(parents=True)
+    os.mkfifo(out / where)
+    with pytest.raises(ZooError, match="where a build writes, found neither a file nor a folder; remove it"), hold(out):
+        pass
+
+
+@pytest.mark.parametrize("link", ["elsewhere", "deep/elsewhere", ".profile"])
+def test_a_new_state_does_not_move_out_of_the_folder(tmp_path: Path, link: str) -> None:
+    out, elsewhere = make_zoo(tmp_path / "out"), tmp_path / "home"
+    precious = make_file(elsewhere / ".profile", "precious")
+    (out / link).parent.mkdir(exist_ok=True)
+    (out / link).symlink_to(precious if link == ".profile" else elsewhere)
+    make_file(out / PENDING / (link if link == ".profile" else f"{link}/.profile"), "a stranger's")
+    with pytest.raises(ZooError, match=r"expected a file inside this folder, found .* a link to"), hold(out):
+        pass
+    assert precious.read_text() == "precious" and len(list(elsewhere.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", [LOCAL_NOTE, CARD_NAME])
+def test_what_is_written_is_never_read_from_a_pipe(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert not store._holds(tmp_path / name, b"")
+    (tmp_path / name).unlink()
+    remember_images(tmp_path, None)
+    remember_images(tmp_path, None)
+    assert remembered_images(tmp_path) is None
+
+
+def test_a_note_is_not_written_through_a_link(tmp_path: Path) -> None:
+    precious = make_file(tmp_path / "precious", "precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / LOCAL_NOTE).symlink_to(precious)
+    remember_images(out, tmp_path)
+    assert precious.read_text() == "precious" and remembered_images(out) == tmp_path
 
 
 def test_temporaries_of_others_are_left_alone(tmp_path: Path) -> None:
