@@ -32,7 +32,7 @@ from builder.progress import LINE_SECONDS
 from builder.store import CARD_NAME
 from nws_dataset import __version__
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import MAX_JSON_BYTES, parse_json, sha256_file
+from nws_dataset.files import MAX_JSON_BYTES, inside, parse_json, sha256_file, what_is_at
 from nws_dataset.http import FAILURES, NONSENSE, PAUSES, Client
 from nws_dataset.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
 from nws_dataset.remote import MEMORY_BYTES, Listed, Remote, blob_id
@@ -462,10 +462,18 @@ def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
     manifest = Manifest.read(folder)
     listed = {path: _File(manifest.locate(folder, path), entry.size, entry.sha256) for path, entry in manifest.files.items()}
     index = set(manifest.index_files())
-    beside = [folder / MANIFEST_NAME, folder / CARD_NAME, *sorted(folder.glob("plots/[!.]*.png"))]
-    rest = {path.relative_to(folder).as_posix(): _File(path, path.stat().st_size, sha256_file(path)) for path in beside}
+    plots = sorted(path.relative_to(folder).as_posix() for path in folder.glob("plots/[!.]*.png"))
+    rest = {path: _beside(folder, path) for path in (MANIFEST_NAME, CARD_NAME, *plots)}
     shards = {path: file for path, file in listed.items() if path not in index}
     return shards, {**{path: listed[path] for path in index}, **rest}
+
+
+def _beside(folder: Path, path: str) -> _File:
+    """A file that nws.json does not list. A link must not carry out what is no part of the data set."""
+    file = inside(folder, path)
+    if what_is_at(file) != "a file":
+        raise ZooError(folder / path, expected="a file", found=what_is_at(file), do="remove it, and build again")
+    return _File(file, file.stat().st_size, sha256_file(file))
 
 
 def _told(images: ImageSet) -> str:

@@ -309,3 +309,18 @@ def test_a_disk_that_fails_at_any_moment(hub: LoopbackHub, zoo: Path, monkeypatc
         fails_at = -1
         push(zoo)
         assert hub.file(REPO, "nws.json") == (zoo / "nws.json").read_bytes()
+
+
+@pytest.mark.parametrize("path", ["plots/accuracy.png", "README.md", "nws.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_file_of_the_zoo_is_not_sent(hub: LoopbackHub, tmp_path: Path, path: str, kind: str) -> None:
+    """A zoo that a stranger made may hold links to what is private."""
+    folder, private = make_zoo(tmp_path / "nws", models=2), tmp_path / "private"
+    private.write_bytes((folder / path).read_bytes() if (folder / path).exists() else b"private")
+    (folder / path).unlink(missing_ok=True)
+    (folder / path).parent.mkdir(exist_ok=True)
+    make = {"link": lambda at: at.symlink_to(private), "pipe": os.mkfifo, "folder": os.mkdir}[kind]
+    make(folder / path)
+    refused(folder)
+    trees = [commit.tree for repo in hub.repos.values() for commit in repo.commits.values()]
+    assert not any(path in tree for tree in trees)
