@@ -24,12 +24,12 @@ import torch
 import release_factory as factory
 from builder import card, plan
 from builder.build import Request, build
+from builder.checks import Verifier
 from builder.cli import main as nws_build
 from builder.importers import IMPORTED, KINDS, subsets_of
 from builder.importers.release import IMAGE_FACTS, import_zoo
 from builder.store import NEXT, Store
 from builder.train import CONVERGED_MARGIN
-from builder.verify import Verifier
 from builder.verify import main as verify
 from loopback_hub import LoopbackHub
 from nws_dataset import Rows, Zoo

@@ -45,8 +45,9 @@ def test_import_direction(package: str) -> None:
         ("nws_dataset.statistics", ("torch", "datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
         ("nws_dataset.network", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
         ("builder.train", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
-        ("builder.verify", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
-        ("builder.cli", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
+        ("builder.checks", ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
+        ("builder.verify", ("torch", "datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
+        ("builder.cli", ("torch", "datasets", "sklearn", "lightgbm", "matplotlib", "pandas")),
     ],
 )
 def test_imports_without(module: str, blocked: tuple[str, ...]) -> None:

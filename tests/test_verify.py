@@ -15,7 +15,8 @@ import pytest
 
 from builder.build import Request, build
 from builder.card import render
-from builder.verify import _same, main
+from builder.checks import _same
+from builder.verify import main
 from nws_dataset import Rows, Zoo
 from nws_dataset.files import sha256_file
 from nws_dataset.manifest import FileEntry, Manifest
