@@ -27,7 +27,7 @@ from builder.card import PLOTS
 from builder.images import PILLOW_ERRORS
 from nws_dataset import Rows, Zoo
 from nws_dataset.evaluation.plots import CYCLE, GREY, MARKERS, STYLE, TICKS
-from nws_dataset.files import atomic_write
+from nws_dataset.files import atomic_write, what_is_at
 from nws_dataset.manifest import Manifest
 from nws_dataset.recipe import LEGAL_VALUES
 
@@ -90,6 +90,8 @@ def _digest(manifest: Manifest) -> str:
 
 def _drawn_from(path: Path) -> str | None:
     """The digest that a plot carries; None if it is missing or damaged."""
+    if what_is_at(path) != "a file":  # a pipe would be waited for
+        return None
     try:
         with Image.open(path, formats=["PNG"]) as image:
             digest = image.info.get(DIGEST)

@@ -356,7 +356,7 @@ def hold(out: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                if os.getpid() == this[0]:  # else a fork leaves, and the build goes on
+                if os.getpid() == this[0] and _is_at(lock, out):  # else a fork leaves, or somebody removed it, and another build is at work
                     with _disk_told(out):
                         _sweep(out)
                         _remove(out, new, made)
@@ -377,7 +377,7 @@ def _is_other(out: Path) -> bool:
 def _refuse_what_leads_elsewhere(out: Path) -> None:
     """Raise a ZooError if where a build writes or clears away there is a link or a device: what a stranger made could lead it anywhere."""
     for top in (out / STAGING, *(out / name for name in FOLDERS)):
-        for folder, folders, files in os.walk(top):
+        for folder, folders, files in os.walk(top, onerror=_unless_gone):
             for path in (Path(folder), *(Path(folder, name) for name in (*folders, *files))):
                 if path.is_symlink():
                     found = f"a link to {os.readlink(path)}"
@@ -386,6 +386,12 @@ def _refuse_what_leads_elsewhere(out: Path) -> None:
                 else:
                     found = what_is_at(path)
                 raise ZooError(path, expected="a file or folder of a zoo, where a build writes", found=found, do="remove it")
+
+
+def _unless_gone(error: OSError) -> None:
+    """What cannot be listed cannot be checked."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 @contextmanager
@@ -411,10 +417,8 @@ def _lock(out: Path) -> IO[bytes]:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+            if _is_at(lock, out):
                 return lock
-        except FileNotFoundError:
-            pass  # the build that had made the file has ended, and removed it, since it was opened here
         except BlockingIOError:
             lock.close()
             break
@@ -423,6 +427,14 @@ def _lock(out: Path) -> IO[bytes]:
             raise
         lock.close()
     raise ZooError(out, expected="one build at a time", found="another one at work", do="wait for it, or stop it")
+
+
+def _is_at(lock: IO[bytes], out: Path) -> bool:
+    """Whether a lock is the folder's: the build that had made the file may have ended, and removed it, since it was opened here."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), os.stat(out / STAGING / LOCK))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -231,6 +232,41 @@ def test_a_block_that_is_left_in_another_thread(tmp_path: Path) -> None:
     other = store._lock(tmp_path / "out")
     assert refused(tmp_path / "out")
     other.close()
+
+
+def test_a_lock_that_somebody_removed_is_not_given_back(tmp_path: Path) -> None:
+    """The next build's lock and files stay."""
+    out = tmp_path / "out"
+    with hold(out):
+        shutil.rmtree(out / STAGING)
+        other = store._lock(out)
+        staged = make_file(out / STAGING / "images/demo/digits.npy")
+    assert staged.exists() and refused(out)
+    other.close()
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold links: a path through it would be followed."""
+    out, really = make_zoo(tmp_path / "out"), os.scandir
+
+    def closed(folder: str | os.PathLike[str]) -> object:
+        if Path(folder) == out / "snapshots":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return really(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ZooError, match="expected a folder that can be written, found PermissionError"), hold(out):
+        pass
+    assert not (out / STAGING).exists()
+
+
+@pytest.mark.parametrize("name", ["snapshots", STAGING, f"{STAGING}/models", f"{STAGING}/commit", "plots"])
+def test_a_file_in_place_of_a_folder(tmp_path: Path, name: str) -> None:
+    out = make_file(tmp_path / "out" / MANIFEST_NAME).parent
+    make_file(out / name)
+    with pytest.raises(ZooError, match=r"expected a (folder|disk) that can be written, found"), hold(out):
+        pass
+    assert (out / name).is_file()
 
 
 def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -285,6 +286,14 @@ def test_other_images(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_note_that_cannot_be_read(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (zoo / ".local.json").write_text("{")
     assert f"{zoo / '.local.json'}: expected where the images lie" in complaint(capsys, zoo)
+
+
+@pytest.mark.parametrize("name", ["plots/accuracy.png", "README.md", "index/demo/train.parquet", "snapshots/demo/x.parquet", ".local.json"])
+def test_a_pipe_is_not_waited_for(zoo: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (zoo / name).parent.mkdir(exist_ok=True)
+    (zoo / name).unlink(missing_ok=True)
+    os.mkfifo(zoo / name)
+    assert str(zoo / name) in complaint(capsys, zoo)
 
 
 def test_no_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
