@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ class Verifier:
 
     def __init__(self, folder: Path, images: Path | None = None) -> None:
         self.folder = folder
-        self.zoo = Zoo(folder, check=True)
+        self.zoo = Zoo(os.path.join(os.curdir, folder), check=True)  # a folder, also where org/name could be a repository
         self.rows = Rows(self.zoo.index)
         self.images = images or remembered_images(folder)
 

@@ -8,6 +8,7 @@ Letters of axes: M models, S snapshots of a model, E epochs, P weights.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def draw(folder: Path) -> list[Path]:
     names = stale(folder)
     if not names:
         return []
-    zoo, written = Zoo(folder), []
+    zoo, written = Zoo(os.path.join(os.curdir, folder)), []  # a folder whatever its name
     for name in names:
         with matplotlib.rc_context(STYLE):
             figure = FIGURES[name](zoo)

@@ -59,6 +59,13 @@ def test_pictures_that_a_card_can_show(drawn: Path) -> None:
     assert sorted(path.name for path in (drawn / "plots").iterdir()) == sorted(Path(name).name for name in PLOTS)
 
 
+def test_a_folder_whatever_its_name(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(zoo.parent)
+    shutil.rmtree(zoo / "plots")
+    zoo.rename("~")
+    assert gallery.draw(Path("~")) == [Path("~") / name for name in PLOTS]
+
+
 def test_nothing_is_drawn_twice(zoo: Path) -> None:
     times = [(zoo / name).stat().st_mtime_ns for name in PLOTS]
     assert gallery.stale(zoo) == []

@@ -300,6 +300,19 @@ def test_no_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path}: expected a folder with nws.json, found none" in complaint(capsys, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["nws", "org/nws", "~/nws", "~"])
+def test_a_folder_that_is_not_there_is_not_asked_for_on_the_hub(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert complaint(capsys, name).startswith(f"Error: {tmp_path / name}: expected a folder with nws.json, found nothing;")
+
+
+def test_a_folder_that_is_named_from_here(zoo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(zoo.parent)
+    assert verify(capsys, "nws")[1].endswith("nws is whole\n")
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_what_counts_as_the_same(exact: bool) -> None:
     """On another device than the builder's, numbers may differ by rounding; nothing else may."""
