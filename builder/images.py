@@ -11,6 +11,7 @@ Axes: N images, C channels (1 grey, 3 colour), H height, W width.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -21,11 +22,11 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +34,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from builder.parquet import Cost, cost_of, open_parquet
 from nws_dataset.errors import ZooError
-from nws_dataset.files import check_file, what_is_at
+from nws_dataset.files import open_file, what_is_at
 from nws_dataset.recipe import NUM_CLASSES
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels int64 [N]
@@ -47,12 +49,10 @@ IMAGE_FILE = re.compile(r"(train|test)-.*\.parquet|(train|t10k)-(images|labels)[
 MAX_DEPTH = 3  # folders between --images and the files
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError)  # of a damaged Parquet file
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, Image.DecompressionBombError)
-MAX_BYTES = 1 << 28  # of the images of a split: those of svhn have 225 MB
-MAX_IMAGES = 1 << 20  # of a split
+MAX_BYTES = 1 << 28  # of the images of a split, and of what they are decoded from: those of svhn have 225 MB
+MAX_IMAGES = 1 << 18  # of a split: svhn has 73,257
 MAX_ENCODED = 1 << 24  # bytes of an encoded image
 MAX_PIXELS = 1 << 22  # of an image: the sets that networks of ours see have 96 x 96 at most
-CODECS = ("UNCOMPRESSED", "SNAPPY")  # of Parquet files of images; the others inflate a few bytes to gigabytes
-PARQUET_ROWS = 1000  # read at a time
 MOST_INFLATED = 1100  # bytes that a byte of a gzip file can become
 BLOCK = 512  # images resized at a time: keeps the int32 intermediates in cache
 DIGITS_TEST = 360  # scikit-learn ships no split: the last 360 of its 1797 digits are our test images
@@ -240,13 +240,14 @@ def _load_hub(name: str) -> tuple[Split, Split]:
     except Exception as error:  # half a dozen libraries below raise their own kinds
         do = "connect, or give --images DIR, a folder with its files"
         raise ZooError(source.hub, expected="the data set on the Hub", found=_one_line(error), do=do) from error
-    return _decode(_hub_rows(train, source), source, source.hub), _decode(_hub_rows(test, source), source, source.hub)
+    first, second = (_decode(_hub_rows(split, source), len(split), source, source.hub) for split in (train, test))
+    return first, second
 
 
 def _hub_rows(split: Any, source: Source) -> Iterator[Row]:
     """The rows of a `datasets.Dataset`, images still encoded."""
     _check_columns(split.features.arrow_schema, source, source.hub)
-    tables = split.with_format("arrow").iter(batch_size=1000)
+    tables = split.with_format("arrow").iter(batch_size=100)
     yield from _rows((batch for table in tables for batch in table.to_batches()), source, f"{source.hub} {split.split}")
 
 
@@ -338,7 +339,7 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
     do = "fetch it again"
     magic, header = struct.pack(">I", 0x0800 + rank), 4 + 4 * rank
     try:
-        with _open(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
+        with open_file(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             data = file.read(header)
             if data[:4] != magic:
                 raise ZooError(path, expected=f"magic number {magic.hex()}", found=data[:4].hex() or "an empty file", do=do)
@@ -371,22 +372,36 @@ def _load_parquet(folder: Path, split: str, source: Source) -> Split:
         if total and int(total[1]) != len(paths):
             found = f"{len(paths)} {split} files"
             raise ZooError(path, expected=f"{int(total[1])} as its name says", found=found, do="fetch the whole split")
-    return _decode((row for path in paths for row in _parquet_rows(path, source)), source, paths[0])
+    rows = encoded = 0
+    for path in paths:
+        with _parquet(path, source) as (_, cost):
+            rows, encoded = rows + cost.rows, encoded + cost.num_bytes
+        if encoded > MAX_BYTES:
+            expected, do = f"at most {MAX_BYTES} bytes of encoded images in a split", "take smaller images"
+            raise ZooError(path, expected=expected, found=f"{encoded} or more", do=do)
+    return _decode((row for path in paths for row in _parquet_rows(path, source)), rows, source, paths[0])
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, source: Source) -> Iterator[tuple[pq.ParquetFile, Cost]]:
+    """A Parquet file of images, opened, and what reading it costs; a failure of Arrow is one line."""
+    try:
+        with open_file(path) as file, open_parquet(file) as opened:
+            _check_columns(opened.schema_arrow, source, path)
+            yield opened, cost_of(file, opened, _leaves(source))
+    except ARROW_ERRORS as error:
+        raise ZooError(path, expected="a whole Parquet file", found=_one_line(error), do="fetch it again") from error
+
+
+def _leaves(source: Source) -> list[str]:
+    """The columns of a Parquet file that are read."""
+    return [f"{source.column}.bytes", "label"]
 
 
 def _parquet_rows(path: Path, source: Source) -> Iterator[Row]:
     """The rows of one Parquet file, images still encoded."""
-    try:
-        columns = [f"{source.column}.bytes", "label"]
-        # As a dictionary, so that a value which many rows share is there once.
-        with _open(path) as raw:
-            metadata = pq.read_metadata(raw)
-            _check_columns(metadata.schema.to_arrow_schema(), source, path)
-            _check_sizes(metadata, columns, path)
-            file = pq.ParquetFile(raw, metadata=metadata, read_dictionary=columns[:1])
-            yield from _rows(file.iter_batches(batch_size=PARQUET_ROWS, columns=columns), source, path)
-    except ARROW_ERRORS as error:
-        raise ZooError(path, expected="a whole Parquet file", found=_one_line(error), do="fetch it again") from error
+    with _parquet(path, source) as (file, cost):
+        yield from _rows(file.iter_batches(cost.batch_rows, columns=_leaves(source), use_threads=False), source, path)
 
 
 def _check_columns(schema: pa.Schema, source: Source, where: object) -> None:
@@ -402,71 +417,44 @@ def _check_columns(schema: pa.Schema, source: Source, where: object) -> None:
         raise ZooError(where, expected=expected, found=" ".join(found.split()), do=do)
 
 
-def _check_sizes(metadata: pq.FileMetaData, columns: Collection[str], where: object) -> None:
-    """Raise a ZooError unless the columns' memory stays in proportion to the file."""
-    if metadata.num_rows > MAX_IMAGES:
-        do = "take the files of the Hub's repository"
-        raise ZooError(where, expected=f"at most {MAX_IMAGES} images", found=str(metadata.num_rows), do=do)
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    codecs = {chunk.compression for chunk in chunks if chunk.path_in_schema in columns} - {*CODECS}
-    if codecs:
-        expected, do = "images that Parquet stores as they are or by Snappy", "write the file again with compression='snappy'"
-        raise ZooError(where, expected=expected, found=", ".join(sorted(codecs)), do=do)
-
-
-def _open(path: Path) -> IO[bytes]:
-    """An input file, opened."""
-    check_file(path)
-    return path.open("rb")
-
-
 def _rows(batches: Iterable[pa.RecordBatch], source: Source, where: object) -> Iterator[Row]:
     """Where each row stands, its encoded image, its label."""
     number = 0
     for batch in batches:
         blobs = pc.struct_field(batch.column(source.column), "bytes")
         for blob, label in zip(blobs, batch.column("label").to_pylist(), strict=True):
-            row = f"{where} row {number}"
-            yield row, _encoded(blob, row), label
+            yield f"{where} row {number}", blob.as_py(), label
             number += 1
 
 
-def _encoded(blob: pa.Scalar, where: object) -> bytes | None:
-    """An encoded image."""
-    value = blob.value if isinstance(blob, pa.DictionaryScalar) else blob
-    if not value.is_valid:
-        return None
-    content = value.as_buffer()
-    if content.size > MAX_ENCODED:
-        do = "take smaller images"
-        raise ZooError(where, expected=f"an encoded image of at most {MAX_ENCODED} bytes", found=f"{content.size}", do=do)
-    return bytes(content.to_pybytes())
-
-
-def _decode(rows: Iterable[Row], source: Source, where: object) -> Split:
-    """Decode the images of a split, all of one size."""
-    images: list[np.ndarray] = []
-    labels: list[int] = []
+def _decode(rows: Iterable[Row], count: int, source: Source, where: object) -> Split:
+    """Decode the images of a split, all of one size; `count` is how many rows there should be."""
     do = "fetch the file again"
+    if not 0 < count <= MAX_IMAGES:
+        found = "none" if count == 0 else str(count)
+        raise ZooError(where, expected="at least one image" if count == 0 else f"1 to {MAX_IMAGES} images", found=found, do=do)
+    images, labels = np.empty(0, np.uint8), np.empty(count, np.int64)
+    done = 0
     for row, blob, label in rows:
         image = _decode_image(blob, row)
-        if images and image.shape != images[0].shape:
-            expected, found = (" x ".join(map(str, shape)) for shape in (images[0].shape, image.shape))
+        if done == 0:
+            if count * image.nbytes > MAX_BYTES:
+                expected, found = f"at most {MAX_BYTES} bytes of images in a split", f"{count} of {image.nbytes} bytes"
+                raise ZooError(row, expected=expected, found=found, do="take smaller images")
+            images = np.empty((count, *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
+            expected, found = (" x ".join(map(str, shape)) for shape in (images.shape[1:], image.shape))
             raise ZooError(row, expected=f"an image of {expected} as before", found=found, do=do)
         if label is None or not 0 <= label < source.classes:
             raise ZooError(row, expected=f"a label 0..{source.classes - 1}", found=str(label), do=do)
-        images.append(image)
-        labels.append(label)
-        if len(images) * image.nbytes > MAX_BYTES:
-            raise ZooError(row, expected=f"at most {MAX_BYTES} bytes of images in a split", found="more", do="take smaller images")
-    if not images:
-        raise ZooError(where, expected="at least one image", found="none", do=do)
-    whole = np.empty((len(images), *images[0].shape), np.uint8)
-    for place in range(len(images)):
-        whole[place] = images[place]
-        images[place] = whole[place]  # the image of its own goes at once
-    return whole, np.array(labels, np.int64)
+        if done == count:
+            break
+        images[done], labels[done] = image, label
+        done += 1
+    else:
+        if done == count:
+            return images, labels
+    raise ZooError(where, expected=f"{count} images, as its footers say", found=f"{done}" if done < count else "more", do=do)
 
 
 def _decode_image(blob: bytes | None, where: object) -> np.ndarray:
@@ -474,6 +462,9 @@ def _decode_image(blob: bytes | None, where: object) -> np.ndarray:
     expected, do = "an 8-bit grey or RGB image as PNG or JPEG", "fetch the file again"
     if blob is None:
         raise ZooError(where, expected=expected, found="none", do=do)
+    if len(blob) > MAX_ENCODED:
+        found = f"{len(blob)}"
+        raise ZooError(where, expected=f"an encoded image of at most {MAX_ENCODED} bytes", found=found, do="take smaller images")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its limit is far above ours

@@ -12,7 +12,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from nws_dataset.errors import ZooError, reason
 
@@ -76,8 +76,7 @@ def sha256_file(path: str | Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        check_file(path)
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             for chunk in iter(functools.partial(file.read, CHUNK_BYTES), b""):
                 digest.update(chunk)
     except OSError as error:
@@ -108,6 +107,38 @@ def check_file(path: str | Path) -> None:
         raise OSError(errno.EINVAL, what_is_at(path), str(path))
 
 
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading; what else may be at a path (pipes, sockets, devices) can wait for ever, or never end.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: if it is missing, no regular file, or cannot be read.
+
+    Example:
+        >>> open_file("/dev/null")
+        Traceback (most recent call last):
+        OSError: [Errno 22] neither a file nor a folder: '/dev/null'
+    """
+    return os.fdopen(open_descriptor(path), "rb")
+
+
+def open_descriptor(path: str | Path) -> int:
+    """The same as `open_file`, as the system's number of the open file."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "neither a file nor a folder", str(path))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def read_file(path: str | Path, expected: str, most: int) -> bytes:
     """The content of a file: of a regular one, since others (pipes, devices) may never end.
 
@@ -122,7 +153,8 @@ def read_file(path: str | Path, expected: str, most: int) -> bytes:
     try:
         found = os.stat(path)
         if stat.S_ISREG(found.st_mode) and found.st_size <= most:
-            return Path(path).read_bytes()
+            with open_file(path) as file:
+                return file.read()
     except (OSError, ValueError, MemoryError) as error:
         raise ZooError(path, expected=expected, found=reason(error), do="fetch or build it again, and permit reading") from error
     if not stat.S_ISREG(found.st_mode):

@@ -249,4 +249,4 @@ def state(manifest: Manifest) -> str:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 63  # of which Arrow and numpy can count

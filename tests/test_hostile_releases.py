@@ -24,6 +24,7 @@ import release_factory as factory
 from builder import images
 from builder.images import load_image_set
 from builder.importers.release import import_zoo
+from builder.parquet import _pages
 from nws_dataset import Zoo
 from nws_dataset.errors import ZooError
 from nws_dataset.manifest import Manifest
@@ -109,25 +110,152 @@ def test_images_of_too_many_pixels(tmp_path: Path, width: int, height: int) -> N
     )
 
 
-def test_a_value_of_a_parquet_file_that_inflates(tmp_path: Path) -> None:
-    parquet(tmp_path / "cifar10", [bytes(200 * MB)], [0], compression="zstd")
-    refused(lambda: load_image_set("cifar10", tmp_path), "expected images that Parquet stores as they are or by Snappy, found ZSTD")
-    parquet(tmp_path / "cifar10", [bytes(17 * MB)], [0])
+@pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip"])
+def test_a_value_of_a_parquet_file_that_inflates(tmp_path: Path, compression: str) -> None:
+    parquet(tmp_path / "cifar10", [bytes(200 * MB)], [0], compression=compression)
+    refused(lambda: load_image_set("cifar10", tmp_path), "a page of 209715204 bytes, more than 33554432")
+    parquet(tmp_path / "cifar10", [bytes(17 * MB)], [0], compression=compression)
     refused(lambda: load_image_set("cifar10", tmp_path), "row 0: expected an encoded image of at most 16777216 bytes, found 17825792")
+
+
+def shape_of(folder: Path) -> None:
+    raise ZooError("images", expected="none", found=str(load_image_set("cifar10", folder).train_images.shape), do="-")
 
 
 def test_a_value_that_the_rows_of_a_parquet_file_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two kilobytes or less: many rows of a dictionary's one value, whether what counts is its length or its pixels."""
-    parquet(tmp_path / "cifar10", [png(32, 32) + bytes(MB)] * 500, [row % 10 for row in range(500)])
-
-    def load() -> None:
-        raise ZooError("images", expected="none", found=str(load_image_set("cifar10", tmp_path).train_images.shape), do="-")
-
-    refused(load, "(500, 1, 32, 32)", 300)
+    parquet(tmp_path / "cifar10", [png(32, 32) + bytes(MB * 9 // 10)] * 1500, [row % 10 for row in range(1500)], compression="zstd")
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.parquet")) < 10_000
+    refused(lambda: shape_of(tmp_path), "(1500, 1, 32, 32)", 300)
     parquet(tmp_path / "cifar10", [png(2048, 2048)] * 100, [row % 10 for row in range(100)])
-    refused(lambda: load_image_set("cifar10", tmp_path), "expected at most 268435456 bytes of images in a split", 500)
+    refused(lambda: load_image_set("cifar10", tmp_path), "expected at most 268435456 bytes of images in a split", 300)
     monkeypatch.setattr(images, "MAX_IMAGES", 99)
-    refused(lambda: load_image_set("cifar10", tmp_path), "expected at most 99 images, found 100")
+    refused(lambda: load_image_set("cifar10", tmp_path), "expected 1 to 99 images, found 100")
+
+
+def test_values_of_a_parquet_file_that_share_their_beginning(tmp_path: Path) -> None:
+    """In an encoding where a value of a megabyte is the one before it and a few bytes."""
+    encodings = {"img.bytes": "DELTA_BYTE_ARRAY", "img.path": "PLAIN", "label": "PLAIN"}
+    blobs = [png(32, 32) + bytes(MB) + str(row).encode() for row in range(100)]
+    parquet(tmp_path / "cifar10", blobs, [row % 10 for row in range(100)], use_dictionary=False, column_encoding=encodings)
+    refused(lambda: load_image_set("cifar10", tmp_path), "a page in encoding 7, neither plain nor by a dictionary")
+
+
+def test_pages_of_a_parquet_file_that_are_more_than_a_split(tmp_path: Path) -> None:
+    """Each of them is small enough, and inflates from nothing."""
+    parquet(tmp_path / "cifar10", [bytes(8 * MB)] * 40, [0] * 40, compression="zstd", row_group_size=1, use_dictionary=False)
+    refused(lambda: load_image_set("cifar10", tmp_path), "expected at most 268435456 bytes of encoded images in a split, found 335")
+
+
+def test_a_column_of_a_parquet_file_that_is_not_read(tmp_path: Path) -> None:
+    """The path of each image is as long as it likes: nobody reads it."""
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    schema = pa.schema([("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
+    table = pa.table({"img": [{"bytes": png(32, 32), "path": "x" * 200 * MB}] * 10, "label": range(10)}, schema=schema)
+    for split in ("train", "test"):
+        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet", compression="zstd")
+    del table
+    refused(lambda: shape_of(tmp_path), "(10, 1, 32, 32)")
+
+
+@pytest.mark.parametrize("names", [["bytes", "bytes"], ["bytes"]])
+def test_a_column_of_a_parquet_file_that_is_there_twice(tmp_path: Path, names: list[str]) -> None:
+    """A sibling of one name, or a column whose own name looks like the way to it."""
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    blobs = pa.array([png(32, 32)] * 10, pa.binary())
+    images_, labels = pa.StructArray.from_arrays([blobs] * len(names), names), pa.array(range(10))
+    columns, titles = ([images_, labels], ["img", "label"]) if len(names) > 1 else ([images_, labels, blobs], ["img", "label", "img.bytes"])
+    for split in ("train", "test"):
+        pq.write_table(pa.Table.from_arrays(columns, titles), folder / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(ZooError, match=r"img\.bytes is not there once"):
+        load_image_set("cifar10", tmp_path)
+
+
+def varint(value: int) -> bytes:
+    return bytes([value & 127 | 128]) + varint(value >> 7) if value > 127 else bytes([value])
+
+
+def number_in_thrift(value: int) -> bytes:
+    return varint(value * 2 if value >= 0 else -value * 2 - 1)
+
+
+def page_header(size: int, compressed: int, encoding: int = 0) -> bytes:
+    data_page = b"\x15" + number_in_thrift(10) + b"".join(b"\x15" + number_in_thrift(kind) for kind in (encoding, 3, 3)) + b"\0"
+    return (
+        b"\x15"
+        + number_in_thrift(0)
+        + b"\x15"
+        + number_in_thrift(size)
+        + b"\x15"
+        + number_in_thrift(compressed)
+        + b"\x2c"
+        + data_page
+        + b"\0"
+    )
+
+
+GOOD = page_header(100, 4)
+PAGES = {
+    "not there": (b"", "cut short"),
+    "cut short": (GOOD[:-3], "cut short"),
+    "huge": (page_header(2**31 - 1, 4) + bytes(4), "a page of 2147483647 bytes, more than 33554432"),
+    "32 bits too many": (page_header(2**32 + 100, 4) + bytes(4), "a page of 4294967396 bytes"),
+    "negative": (page_header(-1, 4) + bytes(4), "a page without a size"),
+    "beyond the column": (page_header(100, 10**6), "a page of 1000000 bytes"),
+    "compressed to less than nothing": (page_header(100, -4), "a page of -4 bytes"),
+    "delta": (page_header(100, 4, 7) + bytes(4), "a page in encoding 7"),
+    "second size": (GOOD[:-1] + b"\x05\x04" + number_in_thrift(2**31 - 1) + b"\0" + bytes(4), "field 2 of a page's header twice"),
+    "second size by overflow": (GOOD[:-1] + b"\x05" + number_in_thrift(2**16 + 2) + number_in_thrift(2**31 - 1) + b"\0", "field 65538"),
+    "deep": (b"\x1c" * 60_000, "nested too deeply"),
+    "deep lists": (b"\x19" * 60_000, "nested too deeply"),
+    "long number": (b"\x15" + b"\xff" * 100, "a number of more than 64 bits"),
+    "map": (b"\x1b\x01\x55\x02\x02\0", "type 11"),
+    "no struct": (b"\xff" * 60_000, "type 15"),
+    "endless list": (b"\x19\xf5" + b"\xff" * 9 + b"\x01", "cut short"),
+    "long text": (b"\x18" + b"\xff" * 5 + b"\x01", "cut short"),
+}
+
+
+@pytest.mark.parametrize(("page", "message"), PAGES.values(), ids=PAGES)
+def test_headers_of_pages(page: bytes, message: str) -> None:
+    """Whatever Arrow would make of them."""
+    with pytest.raises(ValueError, match=message):
+        list(_pages(io.BytesIO(page), 0, max(1, len(page))))
+
+
+def test_headers_of_good_pages() -> None:
+    content = GOOD + bytes(4) + page_header(7, 9, encoding=8) + bytes(9)
+    assert list(_pages(io.BytesIO(content), 0, len(content))) == [100, 9]
+
+
+@pytest.mark.parametrize(
+    "options", [{"data_page_version": "2.0"}, {"compression": "none"}, {"write_page_checksum": True}, {"version": "1.0"}]
+)
+def test_parquet_files_of_all_kinds_are_read(tmp_path: Path, options: dict[str, Any]) -> None:
+    blobs = [png(32, 32) + bytes([row]) for row in range(100)]
+    parquet(tmp_path / "cifar10", blobs, [row % 10 for row in range(100)], row_group_size=30, data_page_size=100, **options)
+    with pytest.raises(ZooError, match=r"found \(100, 1, 32, 32\)"):
+        shape_of(tmp_path)
+
+
+@pytest.mark.parametrize("footer", [2**32 - 1, 10**6, 0, 3])
+def test_footers_of_a_parquet_file(tmp_path: Path, footer: int) -> None:
+    """Of a size that it has not, and garbage."""
+    parquet(tmp_path / "cifar10", [png(32, 32)] * 10, list(range(10)))
+    path = tmp_path / "cifar10/train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-8] + struct.pack("<I", footer) + b"PAR1")
+    refused(lambda: load_image_set("cifar10", tmp_path), "expected a whole Parquet file")
+
+
+def test_a_footer_of_a_gigabyte(tmp_path: Path) -> None:
+    parquet(tmp_path / "cifar10", [png(32, 32)] * 10, list(range(10)))
+    with open(tmp_path / "cifar10/train-00000-of-00001.parquet", "r+b") as file:
+        file.truncate(1000 * MB)
+        file.seek(0, 2)
+        file.write(struct.pack("<I", 999 * MB) + b"PAR1")
+    refused(lambda: load_image_set("cifar10", tmp_path), "a footer of 1047527424 bytes, more than 8388608")
 
 
 def test_an_idx_name_that_is_a_folder(tmp_path: Path) -> None:

@@ -1,0 +1,185 @@
+"""What a Parquet file from anyone may cost: told by its footer and its page headers, before Arrow allocates anything.
+
+Arrow believes a page's header and makes room for as many bytes as it names, at a ratio of 16,000 with zstd; and a value that a dictionary
+has once becomes as many copies as there are rows. So the headers are read here first, and rows are taken so few at a time that none of
+them can be too large.
+
+A page's header is a struct in Thrift's compact protocol:
+https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import pyarrow.parquet as pq
+
+MAGIC = b"PAR1"
+MAX_FOOTER_BYTES = 1 << 23  # a file of 500 row groups has a tenth of that
+MAX_ROW_GROUPS = 1 << 14  # and lists in the footer have no more entries
+MAX_PAGE_BYTES = 1 << 25  # inflated: Arrow's writer ends one after 1 MB, but looks every 1,024 values only
+MAX_HEADER_BYTES = 1 << 16  # of a page
+BATCH_BYTES = 1 << 26  # of the rows that are decoded at a time
+BATCH_ROWS = 1000
+BUFFER_BYTES = 1 << 20  # of a column that is read at a time
+PAGE_SIZE, PAGE_COMPRESSED = 2, 3  # fields of a page's header, and those of a page of its kind, where its encoding stands
+ENCODINGS = {5: 2, 7: 2, 8: 4}  # data page, dictionary page, data page of version 2
+PLAIN = {0, 2, 8}  # plain, and both names of the dictionary's: a value is no longer than its page, with others it can be
+TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)  # types of Thrift
+MAX_DEPTH, MAX_FIELD = 8, 100
+
+Struct = dict[int, "int | Struct | None"]  # field -> value; only integers and structs are kept
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of reading some columns of a file."""
+
+    rows: int
+    num_bytes: int  # inflated
+    batch_rows: int  # at a time, so that they have BATCH_BYTES at most
+
+
+def open_parquet(file: BinaryIO) -> pq.ParquetFile:
+    """Open a Parquet file whose footer is small enough; a column is read a piece at a time.
+
+    Raises:
+        ValueError: if the file is no Parquet file, or its footer is too large.
+        pyarrow.ArrowException, OSError: if it cannot be read.
+    """
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 8))
+    tail = file.read(8)
+    footer = int.from_bytes(tail[:4], "little")
+    if len(tail) < 8 or tail[4:] != MAGIC or footer > size - 8:
+        raise ValueError("its end is not that of a Parquet file")
+    if footer > MAX_FOOTER_BYTES:
+        raise ValueError(f"a footer of {footer} bytes, more than {MAX_FOOTER_BYTES}")
+    return pq.ParquetFile(
+        file, buffer_size=BUFFER_BYTES, thrift_container_size_limit=MAX_ROW_GROUPS, thrift_string_size_limit=MAX_FOOTER_BYTES
+    )
+
+
+def cost_of(file: BinaryIO, opened: pq.ParquetFile, columns: Sequence[str]) -> Cost:
+    """What reading some columns may cost, by the headers of all of their pages.
+
+    Args:
+        file: the file.
+        opened: the same, by `open_parquet`; no rows were read yet.
+        columns: paths of leaf columns, plain or by a dictionary: other encodings make long values of nothing.
+
+    Raises:
+        ValueError: if a column is not there once, a header is not whole or contradicts the footer, or a page is too large.
+        OSError: if the file cannot be read.
+    """
+    names = [opened.schema.column(number).path for number in range(len(opened.schema))]
+    for column in columns:
+        if names.count(column) != 1 or any(name.startswith(f"{column}.") for name in names):
+            raise ValueError(f"column {column} is not there once")
+    places = [names.index(column) for column in columns]
+    size, total, largest = file.seek(0, 2), 0, 1
+    for group in range(opened.metadata.num_row_groups):
+        for place in places:
+            columns_here = opened.metadata.row_group(group)
+            if columns_here.num_columns != len(names):
+                raise ValueError(f"row group {group} has {columns_here.num_columns} columns of {len(names)}")
+            chunk = columns_here.column(place)
+            if not chunk.num_values:  # Arrow reads no page of it, and writes none
+                continue
+            start = chunk.data_page_offset
+            if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < start:
+                start = chunk.dictionary_page_offset
+            stop = start + chunk.total_compressed_size
+            if not 0 <= start <= stop <= size:
+                raise ValueError(f"row group {group} has bytes {start} to {stop} of {size}")
+            for page in _pages(file, start, stop):
+                total, largest = total + page, max(largest, page)
+    return Cost(opened.metadata.num_rows, total, max(1, min(BATCH_ROWS, BATCH_BYTES // largest)))
+
+
+def _pages(file: BinaryIO, start: int, stop: int) -> Iterator[int]:
+    """The inflated size of each page in file[start:stop]."""
+    while start < stop:
+        file.seek(start)
+        header = _Header(file.read(min(MAX_HEADER_BYTES, stop - start)))
+        fields = header.struct()
+        size, compressed = fields.get(PAGE_SIZE), fields.get(PAGE_COMPRESSED)
+        if not isinstance(size, int) or not isinstance(compressed, int) or size < 0:
+            raise ValueError(f"a page without a size at byte {start}")
+        if size > MAX_PAGE_BYTES:
+            raise ValueError(f"a page of {size} bytes, more than {MAX_PAGE_BYTES}")
+        if not 0 <= compressed <= stop - start - header.position:
+            raise ValueError(f"a page of {compressed} bytes at byte {start}, of a column that ends at {stop}")
+        for kind, encoding in ENCODINGS.items():
+            told = fields.get(kind)
+            if isinstance(told, dict) and told.get(encoding) not in PLAIN:
+                raise ValueError(f"a page in encoding {told.get(encoding)}, neither plain nor by a dictionary")
+        start += header.position + compressed
+        yield max(size, compressed)
+
+
+class _Header:
+    """Reads a struct of Thrift's compact protocol; what is not whole, or told twice, is a ValueError."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.position = data, 0
+
+    def struct(self, depth: int = 0) -> Struct:
+        """Its integers and structs by number of their field."""
+        fields: Struct = {}
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._integer()
+            if number in fields or not 0 < number < MAX_FIELD:  # Arrow takes the last, and the lowest 16 bits
+                raise ValueError(f"field {number} of a page's header twice, or none that there is")
+            fields[number] = self._value(head & 15, depth)
+        return fields
+
+    def _value(self, kind: int, depth: int, *, in_list: bool = False) -> int | Struct | None:
+        """A value of a type; None for one that nothing needs."""
+        if depth > MAX_DEPTH:
+            raise ValueError("a page's header that is nested too deeply")
+        if kind in (TRUE, FALSE):
+            self._take(int(in_list))
+        elif kind == BYTE:
+            self._take(1)
+        elif kind in (I16, I32, I64):
+            return self._integer()
+        elif kind == DOUBLE:
+            self._take(8)
+        elif kind == BINARY:
+            self._take(self._varint())
+        elif kind in (LIST, SET):
+            head = self._byte()
+            for _ in range(head >> 4 if head >> 4 < 15 else self._varint()):
+                self._value(head & 15, depth + 1, in_list=True)
+        elif kind == STRUCT:
+            return self.struct(depth + 1)
+        else:  # a page's header has no maps
+            raise ValueError(f"type {kind} in a page's header")
+        return None
+
+    def _byte(self) -> int:
+        return self._take(1)[0]
+
+    def _take(self, count: int) -> bytes:
+        taken = self.data[self.position : self.position + count]
+        if len(taken) < count:
+            raise ValueError("a page's header that is cut short")
+        self.position += count
+        return taken
+
+    def _varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ValueError("a number of more than 64 bits in a page's header")
+
+    def _integer(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
