@@ -101,7 +101,7 @@ def what_is_at(path: str | Path) -> str:
 
 
 def check_file(path: str | Path) -> None:
-    """Raise an OSError unless there is a regular file: others (pipes, devices) may never end, or wait to be written to."""
+    """Raise an OSError unless there is a regular file, before something opens it that takes a path only; see `open_file`."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, what_is_at(path), str(path))

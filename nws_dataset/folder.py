@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import CHUNK_BYTES, check_file
+from nws_dataset.files import CHUNK_BYTES, check_file, open_descriptor, open_file
 from nws_dataset.index import Columns, open_index
 from nws_dataset.manifest import MANIFEST_NAME, PENDING, Manifest
 from nws_dataset.places import Deliver, Place, Places
@@ -221,8 +221,7 @@ class Folder:
         path, expected = self.manifest.locate(self.path, file), self.manifest.files[file].sha256
         digest = hashlib.sha256()
         try:
-            check_file(path)
-            with open(path, "rb") as opened:
+            with open_file(path) as opened:
                 for chunk in iter(functools.partial(opened.read, CHUNK_BYTES), b""):
                     digest.update(chunk)
                 content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
@@ -316,8 +315,7 @@ class _OpenFile:
     """A file's descriptor, closed when it is no longer in use. The system is told that reads are random, and reads nothing ahead."""
 
     def __init__(self, path: Path) -> None:
-        check_file(path)
-        self.number = os.open(path, os.O_RDONLY)
+        self.number = open_descriptor(path)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.number, 0, 0, os.POSIX_FADV_RANDOM)
 

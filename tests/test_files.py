@@ -3,12 +3,13 @@
 import errno
 import hashlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from nws_dataset.errors import ZooError
-from nws_dataset.files import CHUNK_BYTES, atomic_write, inside, sha256_file
+from nws_dataset.files import CHUNK_BYTES, atomic_write, inside, open_file, read_file, sha256_file
 
 
 def test_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -85,3 +86,26 @@ def test_links_may_stay_inside_but_not_leave(tmp_path: Path) -> None:
     for relative in ("far", "up/secret"):
         with pytest.raises(ZooError, match="inside this folder"):
             inside(root, relative)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither waited for nor read without end."""
+    monkeypatch.chdir(tmp_path)  # the name of a socket has 107 letters at most
+    path = Path("it")
+    with socket.socket(socket.AF_UNIX) as listener:
+        make = {"pipe": os.mkfifo, "socket": listener.bind, "device": lambda name: os.symlink("/dev/zero", name), "folder": os.mkdir}
+        make[kind](str(path))
+    open_files = len(os.listdir("/dev/fd"))
+    with pytest.raises(OSError, match="it"):
+        open_file(path)
+    assert len(os.listdir("/dev/fd")) == open_files
+    for call in (sha256_file, lambda path: read_file(path, "a file", 100)):
+        with pytest.raises(ZooError, match="it: expected a file"):
+            call(path)
+
+
+def test_a_regular_file_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "it").write_bytes(b"abc")
+    with open_file(tmp_path / "it") as file:
+        assert file.read() == b"abc"

@@ -414,7 +414,41 @@ def test_shapes_in_a_layout(tmp_path: Path, shape: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["train_accuracy", "test_accuracy"])
+@pytest.mark.parametrize("value", [-0.5, 1.5, 97.0, 1e300])
+def test_accuracies_that_are_none(tmp_path: Path, name: str, value: float) -> None:
+    def change(weights: np.ndarray, lines: list[dict[str, object]]) -> None:
+        lines[3][name] = value
+
+    with pytest.raises(ZooError, match=rf"line 5: expected 0 to 1 as {name}, found "):
+        import_zoo("small_cnn", small(tmp_path, change=change), tmp_path / "out")
+
+
+STEPS = (1e300, 2.0**62, 2.0**63, 1e15, -1.0, float("inf"))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_epochs_that_are_none(tmp_path: Path, step: float) -> None:
+    def change(weights: np.ndarray, lines: list[dict[str, object]]) -> None:
+        for line in lines:
+            line["step"] = step if line["step"] == 86 else line["step"]
+
+    with pytest.raises(ZooError, match="expected whole numbers up to 1000000 as step"):
+        import_zoo("small_cnn", small(tmp_path, change=change), tmp_path / "out")
+
+
 # --- the neural weight space ---
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_steps_that_are_none(tmp_path: Path, step: float) -> None:
+    source = factory.write_nws(tmp_path / "nws", "main", {"train": {0: factory.nws_meta(0)}})
+    for error in source.rglob("error.bin"):
+        numbers = np.fromfile(error).reshape(-1, 5)
+        numbers[:, 0] = step
+        numbers.tofile(error)
+    with pytest.raises(ZooError, match=r"error\.bin: expected a whole step and errors in percent"):
+        import_zoo("nws", source, tmp_path / "out")
 
 
 @pytest.mark.parametrize("exports", [1e300, float("nan"), float("inf"), -1.0, 2.5, 1e9])

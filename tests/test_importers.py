@@ -421,7 +421,8 @@ def test_other_epochs(tmp_path: Path) -> None:
             line["step"] = 10 * int(str(line["step"]))
 
     source = factory.write_small_cnn(tmp_path / "mnist", "mnist", 2, change)
-    import_zoo("small_cnn", source, tmp_path / "out")
+    told = import_zoo("small_cnn", source, tmp_path / "out").splitlines()
+    assert told[1].startswith("models on mnist are of the epochs [0, 10, 20, 30, 200, 400, 600, 800, 860], not of the plan's [0, 1, ")
     assert set(Zoo(tmp_path / "out").filter()["epoch"]) == {0, 10, 20, 30, 200, 400, 600, 800, 860}
 
 
@@ -571,7 +572,7 @@ SMALL_DAMAGE: dict[str, tuple[Damage, str]] = {
     "an epoch twice": (config(2, "step", 0), r"expected one row a model and step, found step 0 of mnist/0 twice"),
     "no whole step": (
         lambda s: factory.write_small_cnn(s, "mnist", 1, lambda w, lines: lines[3].update(step=2.5)),
-        r"expected whole numbers as step",
+        r"expected whole numbers up to 1000000 as step",
     ),
     "text as a loss": (config(4, "test_loss", "low"), r"metrics.csv.gz: expected a table"),
     "no start": (config(0, "train_accuracy", "nan"), r"weights.npy row 0: expected finite weights and results of the initial network"),

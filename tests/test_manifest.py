@@ -76,7 +76,15 @@ def test_other_format_version(tmp_path: Path, version: object) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"files": []}, {"subsets": None}, {"files": {"a": 3}}, {"files": {"a": {"size": 3}}}, {"surplus": 1}, {"subsets": {"a": {"seed": 1}}}],
+    [
+        {"files": []},
+        {"subsets": None},
+        {"files": {"a": 3}},
+        {"files": {"a": {"size": 3}}},
+        {"files": {"a": {"size": 2**63, "sha256": ""}}},
+        {"surplus": 1},
+        {"subsets": {"a": {"seed": 1}}},
+    ],
 )
 def test_wrong_structure(tmp_path: Path, change: dict) -> None:
     (tmp_path / MANIFEST_NAME).write_text(json.dumps({**json.loads(GOLDEN), **change}))

@@ -22,7 +22,18 @@ from typing import Any
 import numpy as np
 
 from builder.importers import subsets_of
-from builder.importers.release import REFETCH, Blocks, Original, Release, number, read_table, told_recipe, whole_number
+from builder.importers.release import (
+    MAX_EPOCHS,
+    MAX_STEPS,
+    REFETCH,
+    Blocks,
+    Original,
+    Release,
+    number,
+    read_table,
+    told_recipe,
+    whole_number,
+)
 from builder.train import chosen_exports
 from nws_dataset.errors import ZooError
 from nws_dataset.files import inside
@@ -36,7 +47,6 @@ NUM_OUTPUTS = 20
 DTYPE = np.dtype("<f8")
 KIND_ORDER = ("weight", "bias", "norm_bias", "norm_weight", "norm_mean", "norm_variance")  # of a layer's tensors in the release
 ERROR_COLUMNS = 5  # of error.bin
-MAX_EXPORTS = 10**6  # epochs: trainings have 1,000 at most
 STAT_NUMBERS = 4  # of stat.bin
 DATASETS = {"fashion": "fashion_mnist"}  # the release's name -> ours, where they differ
 CODED = ("optimizer", "activation", "initialization")  # given as places among the family's values; a data set may be, too
@@ -62,7 +72,7 @@ class Net(Original):
         file = self.folder / "stat.bin"
         exports = float(_read(file, STAT_NUMBERS, "numbers of a training")[0])
         subset = SUBSETS[self.part]
-        if not (subset.num_snapshots <= exports <= MAX_EXPORTS and exports.is_integer()):
+        if not (subset.num_snapshots <= exports <= MAX_EPOCHS and exports.is_integer()):
             raise ZooError(file, expected=f"{subset.num_snapshots} or more exported epochs", found=f"{exports:g}", do=REFETCH)
         chosen = chosen_exports(subset, self.recipe.max_epochs, int(exports))
         return [{"epoch": export, **columns} for export, columns in zip(chosen, self._errors(int(exports), chosen), strict=True)]
@@ -72,7 +82,7 @@ class Net(Original):
         file = self.folder / "error.bin"
         errors = _read(file, exports * ERROR_COLUMNS, f"errors of {exports} epochs").reshape(exports, ERROR_COLUMNS)
         for step, train, validation, test, _ in errors[chosen].tolist():
-            if not float(step).is_integer() or any(error < 0 or error > 100 for error in (train, validation, test)):
+            if not (0 <= step <= MAX_STEPS and step.is_integer() and all(0 <= error <= 100 for error in (train, validation, test))):
                 found = f"step {step:g}, errors {train:g}, {validation:g}, {test:g}"
                 raise ZooError(file, expected="a whole step and errors in percent", found=found, do=REFETCH)
             accuracies = {"train_accuracy": train, "validation_accuracy": validation, "test_accuracy": test}

@@ -34,6 +34,7 @@ from nws_dataset.recipe import SUBSETS, Architecture, Choice, Cycle, Family, Log
 from nws_dataset.schema import METADATA_SCHEMA, model_id
 
 MAX_TABLE_BYTES = 1 << 24  # of a small table: the split file of 16,000 nets has a tenth of that
+MAX_EPOCHS, MAX_STEPS = 10**6, 10**12  # of a training: they have 1,000 epochs at most
 REFETCH = "fetch the release again"  # what helps against a damaged file
 
 

@@ -23,7 +23,18 @@ import pyarrow as pa
 import pyarrow.csv
 
 from builder.importers import subsets_of
-from builder.importers.release import IMAGE_FACTS, REFETCH, Blocks, Original, Release, number, read_table, told_recipe, whole_number
+from builder.importers.release import (
+    IMAGE_FACTS,
+    MAX_EPOCHS,
+    REFETCH,
+    Blocks,
+    Original,
+    Release,
+    number,
+    read_table,
+    told_recipe,
+    whole_number,
+)
 from builder.plan import split_of
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import check_file, what_is_at
@@ -51,6 +62,7 @@ NUMBERS = {
 LEAST_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
 LEAST_ROW_BYTES = 4000  # of the weights
 NPY_ERRORS = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, SyntaxError, tokenize.TokenError)  # of numpy
+ROUNDING = 1e-6  # of accuracies in float32
 RESULTS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
 LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
 
@@ -137,6 +149,11 @@ def _read_folder(folder: Path) -> tuple[list[Net], str, list[int], int]:
     weights = _open_weights(folder / WEIGHTS, (len(table), layout.num_weights))
     seeds = [_seed(f"{metrics} line {first + 2}", config[RANDOM_SEED]) for first, config in zip(firsts, configs, strict=True)]
     results = {name: table[name].to_numpy() for name in RESULTS}
+    for name in (name for name in RESULTS if name.endswith("accuracy")):
+        wrong = np.flatnonzero(np.abs(results[name] - 0.5) > 0.5 + ROUNDING)  # one that is not a number is no wrong one
+        if len(wrong):
+            expected, found = f"0 to 1 as {name}", f"{results[name][wrong[0]]:g}"
+            raise ZooError(f"{metrics} line {wrong[0] + 2}", expected=expected, found=found, do=REFETCH)
     data = DataSet(weights, folder / WEIGHTS, _order(folder / LAYOUT, layout), results, epochs)
     return list(_number(data, models, recipes, seeds)), names[0], epochs, incomplete
 
@@ -221,8 +238,8 @@ def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray],
         found = f"{number_of} of {len(groups)} with {len(most)}"
         raise ZooError(file, expected=expected, found=found, do="see that modeldir names a model, not a checkpoint")
     epochs = planned if planned in counts else fitting[0]
-    if not all(step >= 0 and step.is_integer() for step in epochs):
-        raise ZooError(file, expected="whole numbers as step", found=str(epochs)[:80], do=REFETCH)
+    if not all(0 <= step <= MAX_EPOCHS and step.is_integer() for step in epochs):
+        raise ZooError(file, expected=f"whole numbers up to {MAX_EPOCHS} as step", found=str(epochs)[:80], do=REFETCH)
     complete = {model: rows for model, rows in enumerate(groups) if tuple(step_N[rows].tolist()) == epochs}
     return complete, [int(step) for step in epochs], len(groups) - len(complete)
 
