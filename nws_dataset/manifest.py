@@ -121,6 +121,7 @@ class Manifest:
             subsets[name] = SubsetEntry(**{**entry, "image_sets": image_sets})
         manifest = cls(**{**data, "files": files, "subsets": subsets})
         manifest._check()
+        json.dumps({**data, "files": None}, ensure_ascii=False).encode()  # a ValueError for half a character: these texts stand in the card
         return manifest
 
     def _check(self) -> None:
@@ -133,6 +134,8 @@ class Manifest:
                 raise ValueError(f"the subset's name {name!r}")
             if not _is_count(subset.num_models) or not isinstance(subset.options, dict) or not isinstance(subset.seed, int | None):
                 raise ValueError(f"seed, num_models or options of {name}")
+            if not all(isinstance(value, str | float | int | None) for value in subset.options.values()):
+                raise ValueError(f"options of {name}: not each a text, number, truth value or null")
             for image_set in subset.image_sets.values():
                 if not isinstance(image_set.source, str) or not isinstance(image_set.sha256, str):
                     raise ValueError(f"image_sets of {name}")

@@ -92,6 +92,27 @@ def test_wrong_structure(tmp_path: Path, change: dict) -> None:
         Manifest.read(tmp_path)
 
 
+HALF = "\\ud800"  # of a character, as JSON writes it
+
+
+@pytest.mark.parametrize("old", ['"1.0"', '"ylecun/mnist"', '"cd"', "null", '"epochs"', '"mnist": {'])
+def test_half_a_character(tmp_path: Path, old: str) -> None:
+    """The card, which holds these texts, could not be written."""
+    assert old in GOLDEN
+    (tmp_path / MANIFEST_NAME).write_text(GOLDEN.replace(old, f'"{HALF}": {{' if old.endswith("{") else f'"{HALF}"', 1))
+    with pytest.raises(ZooError, match="the manifest of a zoo") as raised:
+        Manifest.read(tmp_path)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "[" * 500 + "]" * 500])
+def test_options_that_are_no_single_values(tmp_path: Path, value: str) -> None:
+    """Deep ones would be too deep for what writes them."""
+    (tmp_path / MANIFEST_NAME).write_text(GOLDEN.replace("null", value, 1))
+    with pytest.raises(ZooError, match="options of fixed"):
+        Manifest.read(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["[]", "3", "null", "{}", "\xff"])
 def test_not_a_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST_NAME).write_text(text, encoding="latin-1")
