@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import struct
 import sys
 import tempfile
@@ -370,6 +371,77 @@ def _error(call: Callable[[], object]) -> ZooError | None:
     return None
 
 
+PARQUET = "cifar10/{}-00000-of-00001.parquet"
+
+
+def damage_parquet(folder: Path, random: Random) -> None:
+    """Images written otherwise: in values that inflate or are shared, other types, codecs and encodings; then bytes damaged, or not."""
+    path = folder / PARQUET.format(random.choice(["train", "test"]))
+    blobs = pq.read_table(path)["img"].to_pylist()
+    long = bytes(int(random.choice([0, 0, 1, 1000, 10**6, 2 * 10**7, 4 * 10**7])))
+    blobs = [{**blob, "bytes": blob["bytes"] + long} for blob in blobs[: 2 if len(long) > 10**6 else 10]]
+    if random.random() < 0.2 and len(long) <= 1000:
+        blobs *= int(random.choice([10, 1000, 20_000]))
+    labels: list[Any] = [row % 10 for row in range(len(blobs))]
+    column: Any = pa.array(blobs, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    if random.random() < 0.1:
+        labels[random.integers(len(labels))] = random.choice([None, -1, 10, 2**62])
+    if random.random() < 0.1:
+        column = (pa.array([[blob] for blob in blobs]), column.field(0), pa.array([{"bytes": [1]}] * len(blobs)))[random.integers(3)]
+    options: dict[str, Any] = {
+        "compression": str(random.choice(["none", "snappy", "zstd", "gzip", "brotli", "lz4"])),
+        "row_group_size": int(random.choice([1, 3, 10**6])) if len(blobs) < 1000 else 10**6,
+        "data_page_version": str(random.choice(["1.0", "2.0"])),
+        "use_dictionary": bool(random.integers(2)),
+    }
+    if not options["use_dictionary"] and random.random() < 0.3 and "bytes" in str(column.type) and pa.types.is_struct(column.type):
+        options["column_encoding"] = {"img.bytes": str(random.choice(["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"]))}
+    with contextlib.suppress(pa.ArrowException, OSError):  # what Arrow does not write so
+        pq.write_table(pa.table({"img": column, "label": pa.array(labels, pa.int64())}), path, **options)
+    content, kind = path.read_bytes(), random.integers(4)
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    if kind == 1:
+        path.write_bytes(damaged(content, random))
+    elif kind == 2:  # the first page's header
+        path.write_bytes(content[:4] + damaged(content[4:44], random) + content[44:])
+    elif kind == 3:
+        path.write_bytes(content[:footer] + damaged(content[footer:-8], random) + content[-8:])
+
+
+def make_all(folder: Path) -> None:
+    """Something good of each kind that is read from a folder."""
+    for name in FOLDERS:
+        (folder / name).mkdir()
+        FORMATS[name].make(folder / name)
+
+
+def damage_kind(folder: Path, random: Random) -> None:
+    """Something else in the place of a file or folder: what is waited for, has no end, or leads in a circle."""
+    name = FOLDERS[random.integers(len(FOLDERS))]
+    for other in set(FOLDERS) - {name}:
+        shutil.rmtree(folder / other)
+    paths = sorted((folder / name).rglob("*"))
+    path = paths[random.integers(len(paths))]
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    kind = random.integers(5)
+    if kind == 0:
+        os.mkfifo(path)
+    elif kind == 1:
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    elif kind == 2:
+        path.symlink_to(random.choice(["/dev/zero", "/dev/null", "/dev/tty"]))
+    elif kind == 3:
+        path.symlink_to(path.name)
+    else:
+        path.mkdir()
+
+
+def use_all(folder: Path) -> None:
+    for name in FOLDERS:
+        if (folder / name).exists():
+            FORMATS[name].use(folder / name)
+
+
 def put_on_hub(folder: Path) -> None:
     make_zoo(folder / "zoo", models=4, snapshots=1)
 
@@ -440,9 +512,12 @@ FORMATS = {
         Format("estimators", make_estimators, damage_estimator, use_estimator),
         Format("results", make_results, damage_json("results.json"), use_results),
         Format("images", make_images, damage_any_file, use_images),
+        Format("Parquet images", make_images, damage_parquet, use_images),
+        Format("no regular files", make_all, damage_kind, use_all),
         Format("answers of a Hub", put_on_hub, damage_hub, use_hub),
     )
 }  # fmt: skip
+FOLDERS = ("nws.json", "small_cnn", "nws", "estimators", "results", "images")  # formats of "no regular files"
 
 
 # The harness

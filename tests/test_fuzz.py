@@ -17,5 +17,5 @@ def test_a_thousand_mutated_inputs() -> None:
     done = subprocess.run([sys.executable, program, "--cases", str(CASES), "--seed", "7"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
     rows = [line.rsplit(maxsplit=6) for line in done.stdout.splitlines()[1:]]
-    assert len(rows) == 11 and all(int(cases) == int(refused) + int(accepted) for _, cases, refused, accepted, *_ in rows), done.stdout
+    assert len(rows) == 13 and all(int(cases) == int(refused) + int(accepted) for _, cases, refused, accepted, *_ in rows), done.stdout
     assert sum(int(refused) for _, _, refused, *_ in rows) > CASES // 2, done.stdout
