@@ -356,8 +356,8 @@ def hold(out: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                if os.getpid() == this[0] and _is_at(lock, out):  # else a fork leaves, or somebody removed it, and another build is at work
-                    with _disk_told(out):
+                with _disk_told(out):
+                    if os.getpid() == this[0] and _is_at(lock, out):  # else a fork leaves, or somebody removed it, and another build began
                         _sweep(out)
                         _remove(out, new, made)
         finally:

@@ -245,6 +245,20 @@ def test_a_lock_that_somebody_removed_is_not_given_back(tmp_path: Path) -> None:
     other.close()
 
 
+def test_a_disk_that_fails_when_the_lock_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, really = tmp_path / "out", os.stat
+
+    def failing(path: object, **options: object) -> os.stat_result:
+        if str(path).endswith("lock"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return really(path, **options)  # type: ignore[arg-type]
+
+    with pytest.raises(ZooError, match="expected a disk that can be written, found OSError"), hold(out):
+        monkeypatch.setattr(os, "stat", failing)
+    monkeypatch.undo()
+    assert not refused(out)
+
+
 def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may hold links: a path through it would be followed."""
     out, really = make_zoo(tmp_path / "out"), os.scandir
