@@ -4,7 +4,7 @@ Arrow believes a page's header and makes room for as many bytes as it names, at 
 has once becomes as many copies as there are rows. So the headers are read here first, and rows are taken so few at a time that none of
 them can be too large.
 
-A page's header is a struct in Thrift's compact protocol:
+Footer and header are structs in Thrift's compact protocol:
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
 MAX_FOOTER_BYTES = 1 << 23  # a file of 500 row groups has a tenth of that
-MAX_ROW_GROUPS = 1 << 14  # and lists in the footer have no more entries
+MAX_ENTRIES = 1 << 17  # of all lists in the footer: Arrow takes 700 bytes for what may be three there
 MAX_PAGE_BYTES = 1 << 25  # inflated: Arrow's writer ends one after 1 MB, but looks every 1,024 values only
 MAX_HEADER_BYTES = 1 << 16  # of a page
 BATCH_BYTES = 1 << 26  # of the rows that are decoded at a time
@@ -28,7 +28,7 @@ PAGE_SIZE, PAGE_COMPRESSED = 2, 3  # fields of a page's header, and those of a p
 ENCODINGS = {5: 2, 7: 2, 8: 4}  # data page, dictionary page, data page of version 2
 PLAIN = {0, 2, 8}  # plain, and both names of the dictionary's: a value is no longer than its page, with others it can be
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)  # types of Thrift
-MAX_DEPTH, MAX_FIELD = 8, 100
+MAX_DEPTH, MAX_FIELD = 12, 100
 
 Struct = dict[int, "int | Struct | None"]  # field -> value; only integers and structs are kept
 
@@ -57,9 +57,9 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
         raise ValueError("its end is not that of a Parquet file")
     if footer > MAX_FOOTER_BYTES:
         raise ValueError(f"a footer of {footer} bytes, more than {MAX_FOOTER_BYTES}")
-    return pq.ParquetFile(
-        file, buffer_size=BUFFER_BYTES, thrift_container_size_limit=MAX_ROW_GROUPS, thrift_string_size_limit=MAX_FOOTER_BYTES
-    )
+    file.seek(size - 8 - footer)
+    _Thrift(file.read(footer)).struct()
+    return pq.ParquetFile(file, buffer_size=BUFFER_BYTES)
 
 
 def cost_of(file: BinaryIO, opened: pq.ParquetFile, columns: Sequence[str]) -> Cost:
@@ -103,7 +103,7 @@ def _pages(file: BinaryIO, start: int, stop: int) -> Iterator[int]:
     """The inflated size of each page in file[start:stop]."""
     while start < stop:
         file.seek(start)
-        header = _Header(file.read(min(MAX_HEADER_BYTES, stop - start)))
+        header = _Thrift(file.read(min(MAX_HEADER_BYTES, stop - start)))
         fields = header.struct()
         size, compressed = fields.get(PAGE_SIZE), fields.get(PAGE_COMPRESSED)
         if not isinstance(size, int) or not isinstance(compressed, int) or size < 0:
@@ -120,11 +120,11 @@ def _pages(file: BinaryIO, start: int, stop: int) -> Iterator[int]:
         yield max(size, compressed)
 
 
-class _Header:
+class _Thrift:
     """Reads a struct of Thrift's compact protocol; what is not whole, or told twice, is a ValueError."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.position = data, 0
+        self.data, self.position, self.entries = data, 0, 0
 
     def struct(self, depth: int = 0) -> Struct:
         """Its integers and structs by number of their field."""
@@ -133,14 +133,14 @@ class _Header:
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._integer()
             if number in fields or not 0 < number < MAX_FIELD:  # Arrow takes the last, and the lowest 16 bits
-                raise ValueError(f"field {number} of a page's header twice, or none that there is")
+                raise ValueError(f"field {number} of a header twice, or none that there is")
             fields[number] = self._value(head & 15, depth)
         return fields
 
     def _value(self, kind: int, depth: int, *, in_list: bool = False) -> int | Struct | None:
         """A value of a type; None for one that nothing needs."""
         if depth > MAX_DEPTH:
-            raise ValueError("a page's header that is nested too deeply")
+            raise ValueError("a header that is nested too deeply")
         if kind in (TRUE, FALSE):
             self._take(int(in_list))
         elif kind == BYTE:
@@ -153,12 +153,16 @@ class _Header:
             self._take(self._varint())
         elif kind in (LIST, SET):
             head = self._byte()
-            for _ in range(head >> 4 if head >> 4 < 15 else self._varint()):
+            count = head >> 4 if head >> 4 < 15 else self._varint()
+            self.entries += count
+            if self.entries > MAX_ENTRIES:
+                raise ValueError(f"lists of {self.entries} entries in a header, more than {MAX_ENTRIES}")
+            for _ in range(count):
                 self._value(head & 15, depth + 1, in_list=True)
         elif kind == STRUCT:
             return self.struct(depth + 1)
-        else:  # a page's header has no maps
-            raise ValueError(f"type {kind} in a page's header")
+        else:  # neither a footer nor a page's header has maps
+            raise ValueError(f"type {kind} in a header")
         return None
 
     def _byte(self) -> int:
@@ -167,7 +171,7 @@ class _Header:
     def _take(self, count: int) -> bytes:
         taken = self.data[self.position : self.position + count]
         if len(taken) < count:
-            raise ValueError("a page's header that is cut short")
+            raise ValueError("a header that is cut short")
         self.position += count
         return taken
 
@@ -178,7 +182,7 @@ class _Header:
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-        raise ValueError("a number of more than 64 bits in a page's header")
+        raise ValueError("a number of more than 64 bits in a header")
 
     def _integer(self) -> int:
         value = self._varint()

@@ -206,14 +206,15 @@ PAGES = {
     "beyond the column": (page_header(100, 10**6), "a page of 1000000 bytes"),
     "compressed to less than nothing": (page_header(100, -4), "a page of -4 bytes"),
     "delta": (page_header(100, 4, 7) + bytes(4), "a page in encoding 7"),
-    "second size": (GOOD[:-1] + b"\x05\x04" + number_in_thrift(2**31 - 1) + b"\0" + bytes(4), "field 2 of a page's header twice"),
+    "second size": (GOOD[:-1] + b"\x05\x04" + number_in_thrift(2**31 - 1) + b"\0" + bytes(4), "field 2 of a header twice"),
     "second size by overflow": (GOOD[:-1] + b"\x05" + number_in_thrift(2**16 + 2) + number_in_thrift(2**31 - 1) + b"\0", "field 65538"),
     "deep": (b"\x1c" * 60_000, "nested too deeply"),
     "deep lists": (b"\x19" * 60_000, "nested too deeply"),
     "long number": (b"\x15" + b"\xff" * 100, "a number of more than 64 bits"),
     "map": (b"\x1b\x01\x55\x02\x02\0", "type 11"),
     "no struct": (b"\xff" * 60_000, "type 15"),
-    "endless list": (b"\x19\xf5" + b"\xff" * 9 + b"\x01", "cut short"),
+    "endless list": (b"\x19\xf5" + b"\xff" * 9 + b"\x01", "entries in a header, more than 131072"),
+    "cut list": (b"\x19\xf5" + varint(1000), "cut short"),
     "long text": (b"\x18" + b"\xff" * 5 + b"\x01", "cut short"),
 }
 
@@ -247,6 +248,15 @@ def test_footers_of_a_parquet_file(tmp_path: Path, footer: int) -> None:
     path = tmp_path / "cifar10/train-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:-8] + struct.pack("<I", footer) + b"PAR1")
     refused(lambda: load_image_set("cifar10", tmp_path), "expected a whole Parquet file")
+
+
+def test_a_footer_of_many_small_parts(tmp_path: Path) -> None:
+    """Two million columns of three bytes each, of which Arrow makes gigabytes."""
+    parquet(tmp_path / "cifar10", [png(32, 32)] * 10, list(range(10)))
+    columns = b"\x19\xfc" + varint(15_000) + b"\x26\x00\x00" * 15_000 + b"\x00"
+    footer = b"\x49\xfc" + varint(150) + columns * 150 + b"\x00"
+    (tmp_path / "cifar10/train-00000-of-00001.parquet").write_bytes(b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1")
+    refused(lambda: load_image_set("cifar10", tmp_path), "entries in a header, more than 131072")
 
 
 def test_a_footer_of_a_gigabyte(tmp_path: Path) -> None:
