@@ -239,16 +239,20 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
         chunks = []
         for where, content, file in opened:
             try:
-                chunks += file.read([name], use_threads=False)[name].chunks
+                values = file.read([name], use_threads=False)[name]
             except UNREADABLE as error:
                 raise unreadable(where, error) from error
             finally:
                 _forget(content)
+            if len(values) != file.metadata.num_rows:  # Arrow takes a column's own number of values for its rows
+                found = f"{len(values)} of {name}"
+                raise ZooError(where, expected=f"{file.metadata.num_rows} values a column", found=found, do="fetch or build it again")
+            chunks += values.chunks
         kind = INDEX_SCHEMA.field(name).type
-        values = _whole(chunks, pa.dictionary(pa.int32(), kind) if name in REPEATED else kind)
+        whole = _whole(chunks, pa.dictionary(pa.int32(), kind) if name in REPEATED else kind)
         chunks.clear()
         pa.default_memory_pool().release_unused()  # what pages were decompressed into
-        return values
+        return whole
 
     return Columns(INDEX_SCHEMA, sum(file.metadata.num_rows for _, _, file in opened), read)
 

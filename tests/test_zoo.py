@@ -446,6 +446,22 @@ def test_index_missing_or_cut_short(tmp_path: Path) -> None:
         Zoo(tmp_path).filter()
 
 
+def test_an_index_with_more_rows_than_values(tmp_path: Path) -> None:
+    """Its footer alone says one more; nws.json agrees with it."""
+    path = zoo_of_one_shard(tmp_path) / INDEX
+    told = json.loads((tmp_path / MANIFEST_NAME).read_text())
+    content, rows = path.read_bytes(), len(Zoo(tmp_path).filter())
+    field = bytes([0x16, 2 * rows, 0x19])  # Thrift's number of rows, before the list of row groups
+    assert content.count(field) == 1
+    content = content.replace(field, bytes([0x16, 2 * rows + 2, 0x19]))
+    path.write_bytes(content)
+    told["files"][INDEX] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(told))
+    for read in (lambda zoo: list(zoo.filter()), lambda zoo: zoo.filter(is_final=True), lambda zoo: zoo.filter()["test_loss"]):
+        with pytest.raises(ZooError, match=rf"train\.parquet: expected {rows + 1} values a column, found {rows} of "):
+            read(Zoo(tmp_path))
+
+
 def test_shard_missing_or_cut_short(tmp_path: Path) -> None:
     zoo = Zoo(zoo_of_one_shard(tmp_path))
     row = zoo.filter()[0]
