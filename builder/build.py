@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import sys
 import time
@@ -138,7 +139,7 @@ def build(
                 folder.declare(subset.name, entries[subset.name])
                 remember_images(out, images)
                 _build_subset(folder, request, subset, models, image_sets, target, workers, publisher)
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise ZooError(
             "--device cuda", expected="a GPU with enough free memory", found=str(error).split(". ")[0], do="free it, then run again"
         ) from error
@@ -149,10 +150,15 @@ def build(
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device of "auto", "cpu" or "cuda"."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ZooError("--device", expected="a GPU that torch can use", found="none", do="use --device cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    """The torch device of "auto", "cpu" or "cuda". A GPU trains by Triton, which comes with torch for CUDA on Linux alone."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    missing = "a GPU that torch can use" if not torch.cuda.is_available() else "" if importlib.util.find_spec("triton") else "Triton"
+    if missing and name == "cuda":
+        raise ZooError("--device", expected=missing, found="none", do="use --device cpu")
+    if missing:
+        print("training on the CPU: there is a GPU, but not the package triton, by which it would train", file=sys.stderr)
+    return torch.device("cpu" if missing else "cuda")
 
 
 def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit: int | None) -> None:

@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 
 from builder import build as build_module
 from builder import workers as workers_module
-from builder.build import Request, build
+from builder.build import Request, build, resolve_device
 from builder.card import PLOTS
 from builder.flight import Occupancy
 from builder.gallery import stale
@@ -476,3 +477,26 @@ def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         "demo: 6/10 models, 2.0 a minute, 0:02:00 left, mean test accuracy 0.600, 1 diverged",
         "demo: 6 models, 2 trained in 60 s, mean test accuracy 0.600, 1 diverged, 75 % busy",
     ]
+
+
+# Where to train
+
+
+@pytest.mark.parametrize(
+    ("gpu", "triton", "asked", "device"),
+    [
+        (False, True, "auto", "cpu"), (True, True, "auto", "cuda"), (True, False, "auto", "cpu"), (True, True, "cpu", "cpu"),
+        (True, True, "cuda", "cuda"), (False, True, "cuda", "a GPU that torch can use"), (True, False, "cuda", "Triton"),
+    ],
+)  # fmt: skip
+def test_devices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpu: bool, triton: bool, asked: str, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(build_module.importlib.util, "find_spec", lambda name: object() if triton else None)
+    if device in ("cpu", "cuda"):
+        assert resolve_device(asked).type == device
+        assert ("not the package triton" in capsys.readouterr().err) == (gpu and not triton)
+    else:
+        with pytest.raises(ZooError, match=f"--device: expected {device}, found none; use --device cpu"):
+            resolve_device(asked)
