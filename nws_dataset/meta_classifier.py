@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, ClassVar
@@ -20,10 +21,23 @@ from sklearn.utils import assert_all_finite, check_consistent_length, check_rand
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from nws_dataset.errors import ValueZooError, ZooError
+from nws_dataset.errors import ValueZooError, ZooError, reason
 from nws_dataset.layout import MAX_WEIGHTS
-from nws_dataset.saving import FACTS, WHOLE_MOST, Legal, Saved, array, numbers, strings, whole
-from nws_dataset.slices import ArrayRows, Chosen, Source, check_device, check_finite, even_starts, on_device, prefetched
+from nws_dataset.saving import (
+    FACTS,
+    WHOLE_MOST,
+    Legal,
+    Saved,
+    array,
+    check_both,
+    check_numeric,
+    check_size,
+    numbers,
+    strings,
+    whole,
+)
+from nws_dataset.saving import LARGEST as LARGEST_NUMBER
+from nws_dataset.slices import BYTES, ArrayRows, Chosen, Source, check_device, check_finite, even_starts, on_device, prefetched
 
 LONG_SLICE = 40_000  # longer slices go through the deeper stack
 # Channels of the convolutions, "pool" for a max-pool of 2, "pool?" for one that only happens while the signal is longer than 50.
@@ -36,6 +50,7 @@ DECAY, NUM_DECAYS = 0.95, 50  # the learning rate falls by this factor, so many 
 LARGEST = 1e4  # raw weights are clipped to this size: the larger ones of diverged nets would overflow in a few layers
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
 PREDICTED_AT_ONCE, PREDICTED_WEIGHTS = 256, 1 << 22  # slices, and weights in them: at most
+LARGEST_RATIO = 1e37  # of a weight to linear_below: asinh of more is infinite in float32
 MAX_LENGTH, MAX_WIDTH, MAX_CLASSES, MAX_SLICES = 1 << 24, 1000.0, 10**6, 10**4
 NETWORK = "network_"  # the attribute; its tensors are saved as network_.<name>
 LOSSES = ("absolute_error", "squared_error")  # of a regressor
@@ -66,6 +81,7 @@ def build_network(slice_length: int, num_outputs: int, width: float = 1.0, dropo
     from torch import nn
 
     # A signal is an image of height 1: in two dimensions there is the channels-last format, up to four times as fast on a CPU.
+    slice_length = int(slice_length)  # torch takes no integers of numpy
     layers: list[nn.Module] = [nn.Unflatten(1, (1, 1, slice_length))]
     channels, length = 1, slice_length
     for item in DEEP_STACK if slice_length > LONG_SLICE else SHALLOW_STACK:
@@ -129,8 +145,9 @@ def _ragged(X: Any) -> list[np.ndarray] | None:
     found: list[np.ndarray] = []
     for i, row in enumerate(rows):
         try:
-            found.append(np.asarray(row, np.float32))
-        except (TypeError, ValueError):
+            given = np.asarray(row)
+            found.append(np.empty((0, 0), np.float32) if given.dtype.kind == "c" else given.astype(np.float32, copy=False))
+        except (RuntimeError, TypeError, ValueError):  # RuntimeError: tensors of torch that learn
             found.append(np.empty((0, 0), np.float32))
         if found[-1].ndim != 1:
             told = f"{type(row).__name__} of {getattr(row, 'dtype', 'other things')}"
@@ -170,7 +187,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         "batch_size": Legal(2, WHOLE_MOST, whole=True),  # batch-norm needs two slices
         "learning_rate": Legal(open_low=True),
         "validation_fraction": Legal(0, 1, open_high=True),
-        "linear_below": Legal(0, 1e20, open_low=True, none=True),
+        "linear_below": Legal(1e-30, 1e20, none=True),
         "loss": Legal(choices=LOSSES),
     }
 
@@ -207,6 +224,12 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         self.random_state = random_state
         self.progress = progress
 
+    def check_parameters(self) -> None:
+        """As `Saved.check_parameters`; what is called after an epoch too."""
+        super().check_parameters()
+        if self.progress is not None and not callable(self.progress):
+            raise ValueZooError("progress", expected="a function, or None", found=repr(self.progress), do="choose another value")
+
     def fit(self, X: Any, y: Any, groups: Any = None, X_validation: Any = None, y_validation: Any = None) -> Any:
         """Train on rows.
 
@@ -228,16 +251,14 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         import torch
 
         self.check_parameters()
-        if (X_validation is None) != (y_validation is None):
-            missing = "X_validation" if X_validation is None else "y_validation"
-            raise ValueZooError(missing, expected="both X_validation and y_validation, or neither", found="None", do="give it too")
+        check_both(X_validation, y_validation)
         check_device("device", self.device, "choose one that is there")
         source, random = self._rows(X, fitting=True), check_random_state(self.random_state)
-        y = column_or_1d(y, warn=True)
-        groups = np.arange(len(y)) if groups is None else np.asarray(groups)
+        y = self._targets("y", y)
+        groups = np.arange(len(y)) if groups is None else column_or_1d(groups)
         check_consistent_length(source.lengths, y, groups)
-        if y.dtype.kind == "f":
-            assert_all_finite(y, input_name="y")
+        if not (groups == groups).all():
+            raise ValueZooError("groups", expected="the model of each row", found="NaN", do="give every row one")
         rows: Source
         held_out: Source
         if X_validation is None:
@@ -245,11 +266,14 @@ class DeepMetaEstimator(Saved, BaseEstimator):
             rows, targets = Chosen(source, training), y[training]
             held_out, truth = Chosen(source, validation), y[validation]
         else:
-            rows, targets, held_out, truth = source, y, self._rows(X_validation), column_or_1d(y_validation)
+            rows, targets, held_out, truth = source, y, self._rows(X_validation), self._targets("y_validation", y_validation)
             check_consistent_length(held_out.lengths, truth)
         encode = self._learn_targets(y)
         cuda = self.device.startswith("cuda")
         with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            with torch.device("meta"):  # shapes alone
+                state = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout).state_dict()
+            check_size("slice_length, width", sum(tensor.numel() for tensor in state.values()), BYTES)
             torch.manual_seed(int(random.randint(2**31 - 1)))
             self.network_ = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout).to(self.device)
             self._train(on_device(rows, self.device) if cuda else rows, encode(targets), held_out, truth, random)
@@ -281,12 +305,13 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         if len(targets) < 2:
             raise ZooError("fit", expected="two training rows or more", found=str(len(targets)), do="give more rows")
         optimizer = torch.optim.Adam(self.network_.parameters(), self.learning_rate, fused=True)
-        steps = max(1, len(targets) * self.slices_per_row // self.batch_size)  # a partial last batch is dropped
+        batch_size, per_row = int(self.batch_size), int(self.slices_per_row)  # those of numpy overflow
+        steps = max(1, len(targets) * per_row // batch_size)  # a partial last batch is dropped
         for epoch in range(self.epochs):
             self.network_.train()
-            order = random.permutation(np.repeat(np.arange(len(targets)), self.slices_per_row))
+            order = random.permutation(np.repeat(np.arange(len(targets)), per_row))
             starts = random.randint(0, np.maximum(0, rows.lengths[order] - self.slice_length) + 1)
-            parts = [slice(i * self.batch_size, (i + 1) * self.batch_size) for i in range(steps)]
+            parts = [slice(i * batch_size, (i + 1) * batch_size) for i in range(steps)]
             batches = prefetched(functools.partial(self._batch, rows, targets, order, starts), parts)
             total, waited, started = torch.zeros((), device=self.device), 0.0, time.perf_counter()
             for i in range(steps):
@@ -294,7 +319,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
                 slices_BL, target = next(batches)
                 waited += time.perf_counter() - asked
                 for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate * DECAY ** int(NUM_DECAYS * (epoch * steps + i) / (self.epochs * steps))
+                    group["lr"] = self.learning_rate * DECAY ** int(NUM_DECAYS * (epoch * steps + i) / (int(self.epochs) * steps))
                 loss = self._loss(self._network(slices_BL), target)
                 optimizer.zero_grad()
                 loss.backward()
@@ -310,7 +335,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         spread = np.linspace(0, 1, self.slices_per_prediction) if positions is None else _places(positions)
         starts_NS = even_starts(source.lengths, self.slice_length, spread)
         numbers, starts = np.repeat(np.arange(len(starts_NS)), starts_NS.shape[1]), starts_NS.ravel()
-        at_once = max(1, min(PREDICTED_AT_ONCE, PREDICTED_WEIGHTS // self.slice_length))
+        at_once = max(1, min(PREDICTED_AT_ONCE, PREDICTED_WEIGHTS // (int(self.slice_length) * max(1, math.ceil(self.width)))))
         parts = [slice(i, i + at_once) for i in range(0, len(starts), at_once)]
         self.network_.eval()
         outputs = [np.empty((0, self._num_outputs()))]
@@ -323,8 +348,9 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         """The network's outputs [B, C] for weights."""
         import torch
 
-        squashed = slices_BL.clamp(-LARGEST, LARGEST) if self.linear_below is None else torch.asinh(slices_BL / self.linear_below)
-        return self.network_(squashed)
+        if self.linear_below is None:
+            return self.network_(slices_BL.clamp(-LARGEST, LARGEST))
+        return self.network_(torch.asinh((slices_BL / self.linear_below).clamp_(-LARGEST_RATIO, LARGEST_RATIO)))
 
     def _input(self, source: Source, numbers: np.ndarray, starts: np.ndarray) -> Any:
         """Slices [B, L] on the device."""
@@ -343,7 +369,14 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         return self._input(rows, order[part], starts[part]), torch.from_numpy(targets[order[part]]).to(self.device)
 
     def _rows(self, X: Any, fitting: bool = False) -> Source:
-        """What slices are taken from."""
+        """What slices are taken from: a row at least."""
+        with np.errstate(over="ignore"):  # float64 that float32 does not hold: rows that are not finite, which are refused by name
+            source = self._source(X, fitting)
+        if not len(source.lengths):
+            raise ValueZooError("X", expected="rows of weights", found="none", do="give at least one")
+        return source
+
+    def _source(self, X: Any, fitting: bool) -> Source:
         if hasattr(X, "slices"):
             return X
         if isinstance(X, Mapping | Iterator | Set | str | bytes) and not hasattr(X, "shape"):
@@ -355,7 +388,12 @@ class DeepMetaEstimator(Saved, BaseEstimator):
 
     def _split(self, groups: np.ndarray, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         """Places of the training and the validation rows."""
-        names = np.unique(groups)
+        try:
+            names = np.unique(groups)
+        except TypeError as error:
+            raise ValueZooError(
+                "groups", expected="names of one kind", found=reason(error), do="make all of them texts, or numbers"
+            ) from error
         held_out = np.isin(groups, random.permutation(names)[: round(len(names) * self.validation_fraction)])
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
@@ -395,6 +433,13 @@ class DeepMetaEstimator(Saved, BaseEstimator):
     def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
         """Check and take back the classes or the scale; returns the names."""
         raise NotImplementedError
+
+    def _targets(self, name: str, y: Any) -> np.ndarray:
+        """Targets, checked."""
+        y = column_or_1d(y, warn=True)
+        if y.dtype.kind == "f":
+            assert_all_finite(y, input_name=name)
+        return y
 
     # What differs between classes and numbers.
 
@@ -466,8 +511,14 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
         return tags
 
     def _learn_targets(self, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        check_classification_targets(y)
-        self.classes_ = np.unique(y)
+        try:
+            check_classification_targets(y)
+            self.classes_ = np.unique(y)
+        except TypeError as error:  # of several kinds, which have no order, or of bytes
+            raise ValueZooError("y", expected="labels that are texts or whole numbers", found=reason(error), do="convert them") from error
+        if not all(isinstance(label, str | int | float) for label in self.classes_.tolist()):
+            found = f"labels of {self.classes_.dtype}"
+            raise ValueZooError("y", expected="labels that are texts or whole numbers", found=found, do="convert them")
         if len(self.classes_) < 2:
             raise ZooError("fit", expected="two classes or more", found=str(list(self.classes_)), do="give rows of another class too")
         return lambda labels: np.searchsorted(self.classes_, labels)
@@ -528,8 +579,19 @@ class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
         tags.regressor_tags.poor_score = True  # as the classifier's
         return tags
 
+    def _targets(self, name: str, y: Any) -> np.ndarray:
+        check_numeric(name, y)
+        y = column_or_1d(y, warn=True)
+        try:
+            numbers = super()._targets(name, y.astype(np.float64))
+        except TypeError as error:
+            raise ValueZooError(name, expected="numbers", found=reason(error), do="convert them") from error
+        if len(numbers) and np.abs(numbers).max() > LARGEST_NUMBER:
+            expected = f"numbers of at most {LARGEST_NUMBER}"
+            raise ValueZooError(name, expected=expected, found=str(np.abs(numbers).max()), do="scale them, or give logarithms")
+        return numbers
+
     def _learn_targets(self, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        y = y.astype(np.float64)
         self.mean_, self.scale_ = float(y.mean()), float(y.std()) or 1.0
         return lambda numbers: ((np.asarray(numbers, np.float64) - self.mean_) / self.scale_).astype(np.float32)
 

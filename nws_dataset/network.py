@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ValueZooError, ZooError
 from nws_dataset.layout import NORM_SUFFIX, OUTPUT, layout_of
 from nws_dataset.recipe import Architecture
 
@@ -41,7 +41,7 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise ZooError("activation", expected=f"one of {', '.join(ACTIVATIONS)}", found=repr(activation), do="choose one of them")
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ZooError("dropout", expected="a probability, 0 to 1", found=repr(dropout), do="choose one")
@@ -62,7 +62,13 @@ class Network(nn.Module):
             self.add_module(layer + NORM_SUFFIX, norm(units, BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM))
 
     def load_row(self, row: torch.Tensor) -> Network:
-        """Take the weights of a row [P]; returns self."""
+        """Take the weights of a row [P]; returns self. What is no such row is refused by a ValueZooError."""
+        shape = (layout_of(self.architecture).num_weights,)
+        if not isinstance(row, torch.Tensor) or row.shape != shape or not row.is_floating_point():
+            found = f"{list(row.shape)} {row.dtype}" if isinstance(row, torch.Tensor) else type(row).__name__
+            raise ValueZooError(
+                "row", expected=f"a tensor {list(shape)} of floating point", found=found, do="give a row of this architecture"
+            )
         self.load_state_dict(layout_of(self.architecture).views(row), strict=True)
         return self
 
@@ -114,6 +120,8 @@ class Network(nn.Module):
     def _check(self, images: torch.Tensor, scaled: bool) -> None:
         architecture = self.architecture
         shape = (architecture.image_channels, architecture.image_size, architecture.image_size)
+        if not isinstance(images, torch.Tensor):
+            raise ValueZooError("images", expected="a tensor of torch", found=type(images).__name__, do="convert them")
         if images.ndim != 4 or tuple(images.shape[1:]) != shape:
             expected, found = f"images [B, {', '.join(map(str, shape))}]", str(list(images.shape))
             raise ZooError(f"a network {architecture.id}", expected=expected, found=found, do="resize or stack them")

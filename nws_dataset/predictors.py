@@ -15,15 +15,16 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nws_dataset.errors import ValueZooError, ZooError, reason
-from nws_dataset.saving import WHOLE_MOST, Legal, Saved, array, numbers, strings, whole
+from nws_dataset.saving import LARGEST, WHOLE_MOST, Legal, Saved, array, check_both, check_numeric, check_size, numbers, strings, whole
 from nws_dataset.trees import Trees
 
 MAX_FEATURES, MAX_LAYERS = 10**7, 1000
 MAX_TREES, MAX_DEPTH, MAX_THREADS = 10**6, 64, 1024
+LARGEST_FEATURE = 1e150  # larger ones are cut: their differences and ratios stay finite
 MIN_ROWS_TO_SPLIT = 20  # with fewer training rows nothing is cut off for early stopping
 
 
@@ -44,12 +45,14 @@ class Standardizer:
 
     @classmethod
     def fit(cls, X: np.ndarray) -> Standardizer:
-        X = X.copy()
+        X = X.clip(-LARGEST_FEATURE, LARGEST_FEATURE)
         X[:, np.isnan(X).all(axis=0)] = 0.0  # a feature that no training row has
         median = np.nanmedian(X, axis=0)
         X = np.where(np.isnan(X), median, X)
         spread = np.subtract(*np.quantile(X, (0.75, 0.25), axis=0))
-        spread = np.where(spread > 1e-12 * np.abs(median), spread, 1.0)  # mostly one value, as one-hot features have
+        spread = np.where(
+            spread > np.maximum(1e-12 * np.abs(median), 1 / LARGEST_FEATURE), spread, 1.0
+        )  # mostly one value, as one-hot features have
         Z = np.arcsinh((X - median) / spread)
         low, high = np.quantile(Z, (0.01, 0.99), axis=0)
         Z = Z.clip(low, high)
@@ -57,6 +60,7 @@ class Standardizer:
         return cls(median, spread, low, high, Z.mean(axis=0), np.where(scale > 1e-12, scale, 1.0))
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
+        X = X.clip(-LARGEST_FEATURE, LARGEST_FEATURE)
         Z = np.arcsinh((np.where(np.isnan(X), self.median, X) - self.median) / self.spread)
         return (Z.clip(self.low, self.high) - self.mean) / self.scale
 
@@ -89,15 +93,18 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
             ValueError: if a parameter is illegal, X and y do not fit together, or a target lies outside `target_range`.
         """
         self.check_parameters()
-        if (X_validation is None) != (y_validation is None):
-            missing = "X_validation" if X_validation is None else "y_validation"
-            raise ValueZooError(missing, expected="both X_validation and y_validation, or neither", found="None", do="give it too")
+        check_both(X_validation, y_validation)
+        for name, targets in {"y": y, "y_validation": y_validation}.items():
+            check_numeric(name, targets)
         X, y = validate_data(self, X, y, y_numeric=True, dtype=np.float64, ensure_all_finite="allow-nan")
         held_out = X_validation is not None
         if held_out:
             X_validation, y_validation = validate_data(
                 self, X_validation, y_validation, reset=False, y_numeric=True, dtype=np.float64, ensure_all_finite="allow-nan"
             )
+        for name, targets in {"y": y, "y_validation": y_validation}.items():
+            if targets is not None:
+                assert_all_finite(targets, input_name=name)  # None among objects is NaN only now
         self.target_range_ = self._range(np.concatenate([y, y_validation]) if held_out else y)
         low, high = self.target_range_
         random = check_random_state(self.random_state)
@@ -126,18 +133,18 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         super().check_parameters()
         if self.target_range is not None:
             pair = self.target_range if isinstance(self.target_range, tuple | list) and len(self.target_range) == 2 else (0, 0)
-            if not all(Legal(-math.inf).allows(end) for end in pair) or not pair[0] < pair[1]:
+            if not all(Legal(-LARGEST).allows(end) for end in pair) or not pair[0] < pair[1]:
                 expected, do = "None, or two numbers of which the second is larger", "choose another value"
                 raise ValueZooError("target_range", expected=expected, found=repr(self.target_range), do=do)
 
     def _range(self, y: np.ndarray) -> tuple[float, float]:
-        if self.target_range is None:
-            low, high = float(y.min()), float(y.max())
-            return low, high if high > low else low + 1.0
-        low, high = self.target_range
+        low, high = (-LARGEST, LARGEST) if self.target_range is None else map(float, self.target_range)
         if y.min() < low or y.max() > high:
             found = f"{y.min():.6g} .. {y.max():.6g}"
             raise ValueZooError("y", expected=f"targets in {low} .. {high}", found=found, do="scale them, or set target_range")
+        if self.target_range is None:
+            low, high = float(y.min()), float(y.max())
+            return low, high if high > low else low + max(1.0, 1e-6 * abs(low))
         return low, high
 
     def _split(self, num_rows: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +152,7 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         everything = np.arange(num_rows)
         if num_rows < MIN_ROWS_TO_SPLIT or self.validation_fraction == 0:
             return everything, everything
-        count = max(1, round(num_rows * self.validation_fraction))
+        count = min(num_rows - 1, max(1, round(num_rows * self.validation_fraction)))
         validation = np.sort(random.permutation(num_rows)[:count])
         return np.setdiff1d(everything, validation), validation
 
@@ -325,7 +332,7 @@ class GradientBoosting(Predictor):
             "metric": "l2",
             "learning_rate": self.learning_rate,
             "max_depth": self.max_depth,
-            "num_leaves": min(31, 2**self.max_depth),
+            "num_leaves": min(31, 2 ** int(self.max_depth)),
             "min_data_in_leaf": max(1, min(self.min_rows_in_leaf, len(X) // 10)),
             "feature_fraction": self.feature_fraction,
             "bagging_fraction": min(1.0, max(self.row_fraction, FEWEST_BAGGED / len(X))),
@@ -338,7 +345,7 @@ class GradientBoosting(Predictor):
         }
         training = lightgbm.Dataset(X, y, params=parameters)
         validation = training.create_valid(X_validation, y_validation)
-        stop = lightgbm.early_stopping(self.patience, verbose=False)
+        stop = lightgbm.early_stopping(int(self.patience), verbose=False)
         try:
             self.booster_ = lightgbm.train(parameters, training, self.num_trees, valid_sets=[validation], callbacks=[stop])
         except lightgbm.basic.LightGBMError as error:
@@ -421,6 +428,8 @@ class DenseNet(Predictor):
     def _fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int) -> None:
         import torch
 
+        shapes = self._shapes(X.shape[1]).values()
+        check_size("num_units, num_layers", sum(map(math.prod, shapes)), 8)
         self.standardizer_ = Standardizer.fit(X)
         held_out = torch.from_numpy(self.standardizer_(X_validation)).float(), torch.from_numpy(y_validation).float()
         training = torch.from_numpy(self.standardizer_(X)).float(), torch.from_numpy(y).float()
@@ -440,6 +449,14 @@ class DenseNet(Predictor):
         self.network_.load_state_dict(state)
         self.network_.double().eval()  # in double a row's prediction does not depend on its neighbours
 
+    def _shapes(self, num_features: int) -> dict[str, tuple[int, ...]]:
+        """Saved tensor -> its shape."""
+        widths = [num_features, *[int(self.num_units)] * int(self.num_layers), 1]
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):  # a layer, ReLU and dropout
+            shapes |= {f"network_.{3 * i}.weight": (after, before), f"network_.{3 * i}.bias": (after,)}
+        return shapes
+
     def _network(self, num_features: int) -> Any:
         from torch import nn
 
@@ -455,7 +472,7 @@ class DenseNet(Predictor):
         optimizer = torch.optim.AdamW(self.network_.parameters(), self.learning_rate, weight_decay=self.l2)
         for _ in range(self.max_epochs):
             self.network_.train()
-            for batch in torch.randperm(len(X)).split(self.batch_size):
+            for batch in torch.randperm(len(X)).split(int(self.batch_size)):
                 optimizer.zero_grad()
                 torch.mean((self.network_(X[batch]) - y[batch]) ** 2).backward()
                 optimizer.step()
@@ -477,10 +494,7 @@ class DenseNet(Predictor):
     def _restore_own(self, learned: dict[str, Any], num_features: int) -> set[str]:
         import torch
 
-        widths = [num_features, *[self.num_units] * self.num_layers, 1]
-        shapes: dict[str, tuple[int, ...]] = {}
-        for i, (before, after) in enumerate(itertools.pairwise(widths)):  # a layer, ReLU and dropout
-            shapes |= {f"network_.{3 * i}.weight": (after, before), f"network_.{3 * i}.bias": (after,)}
+        shapes = self._shapes(num_features)
         state = {name: torch.from_numpy(array(learned, name, shape)) for name, shape in shapes.items()}  # before any is made
         self.network_ = self._network(num_features).double().eval()
         self.network_.load_state_dict({name.removeprefix("network_."): tensor for name, tensor in state.items()})

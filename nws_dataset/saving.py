@@ -40,6 +40,7 @@ from nws_dataset.errors import ValueZooError, ZooError, reason
 from nws_dataset.files import atomic_write, read_file, read_json, what_is_at
 
 WHOLE_MOST = (1 << 31) - 1  # of a whole number that native code takes
+LARGEST = 1e30  # of any other number: its products with ordinary ones fit into float32
 FORMAT = 2
 FACTS, ARRAYS, CARD = "estimator.json", "arrays.safetensors", "README.md"
 LIBRARY = "nws-dataset"
@@ -54,7 +55,7 @@ class Legal:
     """What a parameter of an estimator may be: a number within bounds, or one of some values."""
 
     low: float = 0
-    high: float = math.inf
+    high: float = LARGEST
     whole: bool = False
     open_low: bool = False  # whether `low` itself is too low
     open_high: bool = False
@@ -69,13 +70,13 @@ class Legal:
             return False
         number: Any = value
         above = self.low < number if self.open_low else self.low <= number
-        return bool(above and (number < self.high if self.open_high else number <= self.high) and abs(number) < math.inf)
+        return bool(above and (number < self.high if self.open_high else number <= self.high))
 
     def __str__(self) -> str:
         if self.choices:
             return " or ".join(self.choices)
         low = f"{'above' if self.open_low else 'of at least'} {self.low:g}"
-        high = f" and {'below' if self.open_high else 'at most'} {self.high:g}" if self.high < WHOLE_MOST else ""
+        high = f" and {'below' if self.open_high else 'at most'} {self.high:g}" if not self.whole or self.high < WHOLE_MOST else ""
         return f"a {'whole ' if self.whole else ''}number {low}{high}{', or None' if self.none else ''}"
 
 
@@ -111,7 +112,7 @@ class Saved:
 
         Raises:
             sklearn.exceptions.NotFittedError: if it is not fitted.
-            ValueError: if a parameter was set to something illegal since.
+            ValueError: if a parameter was set to something illegal since, or what was learned is not finite.
         """
         from sklearn.utils.validation import check_is_fitted
 
@@ -119,12 +120,15 @@ class Saved:
         self.check_parameters()
         folder, learned = Path(folder), self._learned()
         arrays = {name: np.array(value, order="C") for name, value in learned.items() if _is_array(value)}
-        rest = {name: _to_json(value) for name, value in learned.items() if name not in arrays}
-        parameters = {name: _to_json(value) for name, value in self.get_params(deep=False).items() if _is_plain(value)}  # type: ignore[attr-defined]
+        for name, value in arrays.items():
+            if np.isnan(value).any():
+                raise ValueZooError(name, expected="numbers", found="NaN", do="fit it again, e.g. with a smaller learning rate")
+        rest = {name: value for name, value in learned.items() if name not in arrays}
+        parameters = {name: value for name, value in self.get_params(deep=False).items() if _is_plain(value)}  # type: ignore[attr-defined]
         content = safetensors.save(arrays)
         files = {ARRAYS: hashlib.sha256(content).hexdigest()}
         facts = {"format": FORMAT, "class": type(self).__name__, "parameters": parameters, "learned": rest, "files": files}
-        for name, data in {ARRAYS: content, FACTS: (json.dumps(facts, indent=1) + "\n").encode()}.items():
+        for name, data in {ARRAYS: content, FACTS: (json.dumps(facts, indent=1, default=_to_json) + "\n").encode()}.items():
             with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(data)
         return folder
@@ -240,14 +244,16 @@ def _is_plain(value: Any) -> bool:
     """Whether JSON holds it."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str, np.generic))
+    return value is None or isinstance(value, (bool, int, float, str, np.bool_, np.integer, np.floating))
 
 
 def _to_json(value: Any) -> Any:
-    """A learned value or parameter as JSON holds it."""
+    """What is numpy's, wherever it stands in a learned value or parameter, as JSON holds it."""
     if isinstance(value, np.ndarray):
         return {STRINGS: value.tolist(), "dtype": str(value.dtype)}
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        return value.item()
+    raise TypeError(f"expected arrays, numbers and texts, found {type(value).__name__}")
 
 
 def _from_json(value: Any) -> Any:
@@ -328,3 +334,31 @@ def strings(learned: Mapping[str, Any], name: str, count: int) -> np.ndarray:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# What both `fit`s check.
+
+
+def check_numeric(name: str, y: Any) -> None:
+    """Raise a ValueZooError for texts or dates, of which numpy makes numbers without a word or fails with a word of its own."""
+    kind = np.asarray(y).dtype
+    if kind.kind in "SUMmV":
+        raise ValueZooError(name, expected="numbers", found=f"an array of {kind}", do="convert them")
+
+
+def check_both(X_validation: Any, y_validation: Any) -> None:
+    """Raise a ValueZooError if one of them is given alone."""
+    if (X_validation is None) != (y_validation is None):
+        missing = "X_validation" if X_validation is None else "y_validation"
+        raise ValueZooError(missing, expected="both X_validation and y_validation, or neither", found="None", do="give it too")
+
+
+def check_size(where: str, num_weights: int, num_bytes: int) -> None:
+    """Raise a ValueZooError if a network would be larger than a file that `load` takes, before any of it is made."""
+    if num_weights * num_bytes > MAX_ARRAYS_BYTES:
+        raise ValueZooError(
+            where,
+            expected=f"a network of at most {MAX_ARRAYS_BYTES // num_bytes} weights",
+            found=str(num_weights),
+            do="choose a smaller one",
+        )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from nws_dataset.errors import ZooError, reason
+from nws_dataset.errors import ValueZooError, ZooError, reason
 from nws_dataset.layout import layout_of
 from nws_dataset.views import permutation_spec
 
@@ -135,8 +135,17 @@ class RandomUnits(Indexed):
     fixed = False
 
     def __init__(self, rows: Sequence[np.ndarray], architectures: Sequence[Architecture], length: int, seed: int) -> None:
+        if not isinstance(length, int | np.integer) or not 1 <= length < 1 << 31:
+            raise ValueZooError("length", expected="a whole number of at least 1", found=repr(length), do="choose how many weights it has")
+        if len(rows) != len(architectures):
+            found = f"{len(rows)} rows and {len(architectures)} architectures"
+            raise ValueZooError("rows", expected="an architecture of each", found=found, do="give one to each row")
+        for i, (row, architecture) in enumerate(zip(rows, architectures, strict=True)):
+            if row.shape != (layout_of(architecture).num_weights,):
+                expected = f"[{layout_of(architecture).num_weights}] weights"
+                raise ValueZooError(f"row {i}", expected=expected, found=str(list(row.shape)), do="give whole rows of these architectures")
         self.rows, self.random = rows, np.random.default_rng(seed)
-        self._units = [_Units.of(architecture, length) for architecture in architectures]
+        self._units = [_Units.of(architecture, int(length)) for architecture in architectures]
         self.lengths = np.array([min(length, units.num_weights) for units in self._units], dtype=np.intp)
 
     def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:

@@ -115,7 +115,7 @@ def inverse_permutations(permutations: Permutations) -> dict[str, np.ndarray]:
         >>> inverse_permutations({"dense1": [2, 0, 1]})
         {'dense1': array([1, 2, 0])}
     """
-    return {layer: np.argsort(permutation) for layer, permutation in permutations.items()}
+    return {layer: np.argsort(_permutation(layer, permutation)) for layer, permutation in permutations.items()}
 
 
 def compose_permutations(first: Permutations, second: Permutations) -> dict[str, Any]:
@@ -125,7 +125,11 @@ def compose_permutations(first: Permutations, second: Permutations) -> dict[str,
         >>> compose_permutations({"dense1": [2, 0, 1]}, {"dense1": [1, 0, 2]})
         {'dense1': array([0, 2, 1])}
     """
-    both = {layer: np.asarray(first[layer])[second[layer]] for layer in first if layer in second}
+    both = {
+        layer: _permutation(layer, first[layer])[_permutation(layer, second[layer], len(first[layer]))]
+        for layer in first
+        if layer in second
+    }
     return {**first, **second, **both}
 
 
@@ -168,10 +172,20 @@ def _order(layer: str, permutation: Any, sizes: Mapping[str, int]) -> np.ndarray
     if layer not in sizes:
         expected = f"some of the hidden layers {', '.join(sizes)}"
         raise ZooError("permutations", expected=expected, found=repr(layer), do="leave it out: inputs and outputs keep their order")
-    order = np.asarray(permutation)
-    if not np.issubdtype(order.dtype, np.integer) or not np.array_equal(np.sort(order), np.arange(sizes[layer])):
-        expected = f"each of 0 .. {sizes[layer] - 1} once"
-        raise ZooError(f"permutations[{layer!r}]", expected=expected, found=str(order.tolist())[:80], do="give a permutation of its units")
+    return _permutation(layer, permutation, sizes[layer])
+
+
+def _permutation(layer: str, permutation: Any, size: int | None = None) -> np.ndarray:
+    """[O] integers, a permutation of so many units (None: of as many as there are)."""
+    try:
+        order = np.asarray(permutation)
+    except (RuntimeError, TypeError, ValueError):  # ragged lists, tensors on a GPU
+        order = np.empty(0)
+    if size is None:
+        size = order.size
+    if order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), np.arange(size)):
+        expected = f"each of 0 .. {size - 1} once"
+        raise ZooError(f"permutations[{layer!r}]", expected=expected, found=str(permutation)[:80], do="give a permutation of its units")
     return order
 
 
