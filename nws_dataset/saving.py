@@ -16,7 +16,8 @@ them are arrays, numbers, strings, or lists and dicts of such, that is all. Othe
         ...
 
 A folder may come from anyone. `_restore` checks names, types, shapes and ranges before it makes anything of their size (`array`, `numbers`,
-`strings` and `whole` help), and raises a ValueError. A parameter that JSON cannot hold (a callback, a random generator) is not saved: the
+`strings` and `whole` help), and raises a ValueError. `_legal` says what each parameter may be; `fit` begins with `check_parameters()`,
+`save` and `load` call it themselves. A parameter that JSON cannot hold (a callback, a random generator) is not saved: the
 loaded estimator has its default.
 """
 
