@@ -329,7 +329,7 @@ def test_what_counts_as_the_same(exact: bool) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 0}, {"epochs": "2"}, {"epochs": True}, {"device": "tpu"}, {"device": ["cpu"]}, {"tf32": None}, {"train_images": -1}, {}],
+    [{"epochs": 0}, {"epochs": "2"}, {"epochs": True}, {"device": "tpu"}, {"device": None}, {"tf32": None}, {"train_images": -1}, {}],
 )
 def test_options_that_no_build_writes(zoo: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]) -> None:
     manifest = Manifest.read(zoo)
