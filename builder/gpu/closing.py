@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from builder.gpu.pieces import EPSILON, Dropout, Slots, activate, affine, drop, move_running, places, slope, winner
+from builder.gpu.pieces import EPSILON, Dropout, Slots, activate, affine, bits_of, drop, move_running, places, slope, winner
 
 BLOCK = 1024  # numbers that a program works on
 MOMENT_PIXELS = 4096  # pixels in a part of `moments`
@@ -243,7 +243,7 @@ def close(
     models, images, channels, size, _ = y.shape
     out_size = out.shape[-1]
     mean, deviation, weight = norm or (y, y, y)  # not read
-    kept, groups = (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
+    kept, groups = bits_of(dropout, slots)
     close_kernel[(triton.cdiv(images * out_size**2, BLOCK), channels, models)](
         y, top, out, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold, slots.keep,
         *y.stride()[:2], *top.stride()[:2], *out.stride()[:4], weight.stride(0), images, channels, groups,
@@ -261,7 +261,7 @@ def open_(
     """
     models, images, channels, out_size, _ = dz.shape
     mean, deviation, weight = norm or (top, top, top)  # not read
-    kept, groups = (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
+    kept, groups = bits_of(dropout, slots)
     open_kernel[(sum_parts(dz), channels, models)](
         dout, dz, top, sums, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold, slots.keep,
         *dout.stride()[:2], *dz.stride()[:4], *top.stride()[:2], weight.stride(0), images, channels, groups,

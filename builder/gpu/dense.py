@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from builder.gpu.pieces import EPSILON, Dropout, Slots, activate, drop, move_running, slope
+from builder.gpu.pieces import EPSILON, Dropout, Slots, activate, bits_of, drop, move_running, slope
 
 TILE = 2048  # numbers that a program holds
 EVALUATION_ROWS = 32  # images that a program holds where no statistics are taken
@@ -98,7 +98,7 @@ def dense_close(
     """
     models, images, units = x.shape
     blocks = _blocks(images if training else EVALUATION_ROWS, units)
-    kept, groups = (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
+    kept, groups = bits_of(dropout, slots)
     dense_close_kernel[(triton.cdiv(units, blocks["UNITS"]), models, triton.cdiv(images, blocks["IMAGES"]))](
         x, out, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold, slots.keep,
         x.stride(0), x.stride(1), weight.stride(0), images, units, groups,
@@ -113,7 +113,7 @@ def dense_open(
     """dout -> dx, both as x; the gradients of batch-norm's weights and biases in gradient [M, 2 U..]."""
     models, images, units = x.shape
     blocks = _blocks(images, units)
-    kept, groups = (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
+    kept, groups = bits_of(dropout, slots)
     dense_open_kernel[(triton.cdiv(units, blocks["UNITS"]), models)](
         dout, x, dx, mean, deviation, weight, gradient, kept, slots.active, slots.activation, slots.threshold, slots.keep,
         x.stride(0), x.stride(1), weight.stride(0), gradient.stride(0), images, units, groups,

@@ -128,6 +128,11 @@ def draw(dropout: Dropout, slots: Slots) -> None:
     )  # fmt: skip
 
 
+def bits_of(dropout: Dropout | None, slots: Slots) -> tuple[torch.Tensor, int]:
+    """A dropout's bits and groups an image, as kernels take them; of none, what is not read."""
+    return (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
+
+
 @triton.jit
 def drop(x, kept, unit, valid, threshold, keep):
     """x with dropout; `kept` points to the bits of x's images, and `unit` is x's place in an image."""
