@@ -9,7 +9,7 @@ Axes: M slots, K rows, B images, C channels, H W pixels, P weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -28,15 +28,27 @@ class Segment:
 
     model: Model
     images: Images  # its data set, on the device
-    order: torch.Tensor  # [n * batch] int64: places in the training images, in the order of the steps
+    epoch_order: torch.Tensor  # int64: the whole epoch's places in the training images; the same tensor in all its segments
     batch: int  # images in a step
     epoch: int  # which the random numbers and the learning rate belong to
     step: int  # steps that the model has taken before
+    start: int = 0  # steps of this epoch among them
+    count: int | None = None  # how many steps these are; None: all that are left of the epoch
 
     @property
     def steps(self) -> int:
         """n, how many steps these are."""
-        return len(self.order) // self.batch
+        return len(self.epoch_order) // self.batch - self.start if self.count is None else self.count
+
+    @property
+    def order(self) -> torch.Tensor:
+        """[n * batch] int64: these steps' places in the training images."""
+        return self.epoch_order[self.start * self.batch : (self.start + self.steps) * self.batch]
+
+    @property
+    def whole(self) -> Segment:
+        """All steps of the epoch."""
+        return replace(self, step=self.step - self.start, start=0, count=None)
 
     def rates(self) -> list[float]:
         """[n], the factor of each step."""

@@ -103,7 +103,7 @@ class Slot:
     epoch: int = 0
     step: int = 0
     order: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # images of this epoch
-    position: int = 0  # images of `order` already seen
+    taken: int = 0  # steps of this epoch
     loss_sum: float = 0.0  # of this epoch; not finite once a loss was not
     exports: list[Export] = field(default_factory=list)
     diverged: bool = False
@@ -116,7 +116,7 @@ class Slot:
     @property
     def steps_left(self) -> int:
         """Steps to the epoch's end; a partial last batch is dropped."""
-        return (len(self.order) - self.position) // self.batch
+        return len(self.order) // self.batch - self.taken
 
     @property
     def accuracies(self) -> list[float]:
@@ -234,12 +234,11 @@ class Cohort:
             slot = self._slot(m)
             slot.loss_sum += loss
             slot.step += steps
-            slot.position += steps * slot.batch
+            slot.taken += steps
 
     @staticmethod
     def _segment(slot: Slot, steps: int) -> Segment:
-        order = slot.order[slot.position : slot.position + steps * slot.batch]
-        return Segment(slot.model, slot.images, order, slot.batch, slot.epoch, slot.step)
+        return Segment(slot.model, slot.images, slot.order, slot.batch, slot.epoch, slot.step, slot.taken, steps)
 
     # Epochs
 
@@ -267,7 +266,7 @@ class Cohort:
         if slot.epoch >= recipe.max_epochs or (recipe.early_stopping and should_stop(slot.accuracies)):
             return self._finish(m)
         slot.order = batches.epoch_order(slot.model, slot.parts, slot.images.train_labels, slot.epoch)
-        slot.position, slot.loss_sum = 0, 0.0
+        slot.taken, slot.loss_sum = 0, 0.0
         return None
 
     def _validate(self, m: int) -> tuple[float | None, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import os
@@ -22,12 +23,13 @@ from builder import batches
 from builder.bank import Images
 from builder.flight import fly
 from builder.gpu import step as gpu_step
-from builder.gpu.step import GpuStep, State
+from builder.gpu.step import GpuStep, Run, State
 from builder.plain import PlainLoop
 from builder.plan import Model
 from builder.step import Segment
+from builder.train import Cohort
 from nws_dataset.network import Network
-from nws_dataset.recipe import Architecture
+from nws_dataset.recipe import SUBSETS, Architecture
 from training_cases import ARCHITECTURES, CPU, NWS, SMALL_CNN, images_for, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
@@ -64,8 +66,9 @@ class Bench:
         self.models = models
         self.loops = [PlainLoop(model, images_of(model)) for model in models]
         self.places = [m for m in range(len(models) + 1) if m != empty]
-        self.orders = [batches.epoch_order(m, loop.parts, loop.images.train_labels, 0) for m, loop in zip(models, self.loops, strict=True)]
         self.images = [on_device(loop.images) for loop in self.loops]
+        orders = [batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0) for loop in self.loops]
+        self.orders = [order.to(DEVICE) for order in orders]
         self.batches = [loop.epoch(0) for loop in self.loops]
         weights = len(self.loops[0].row)
         buffers = torch.full((3, len(models) + 1, weights + PADDING), 0.5, dtype=torch.float64, device=DEVICE)
@@ -78,9 +81,8 @@ class Bench:
                 x[m] = value.to(DEVICE)
 
     def segments(self, start: int, steps: int) -> dict[int, Segment]:
-        here = slice(start * BATCH, (start + steps) * BATCH)
         return {
-            m: Segment(model, images, order[here].to(DEVICE), BATCH, 0, start)
+            m: Segment(model, images, order, BATCH, 0, start, start, steps)
             for m, model, images, order in zip(self.places, self.models, self.images, self.orders, strict=True)
         }
 
@@ -119,13 +121,44 @@ def test_steps_with_the_libraries_products_equal_the_plain_loop() -> None:
     bench.check(1e-9)
 
 
-def test_a_long_segment_is_taken_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_step, "ORDER_IMAGES", 2 * BATCH)
-    bench = Bench(mixed_models(SMALL_CNN, 1))
-    bench.copy_plain_state()
-    losses = GpuStep(SMALL_CNN, DEVICE, torch.float64).train(bench.state, bench.segments(0, 3))
-    assert losses.tolist() == pytest.approx(bench.plain_steps(3), rel=1e-9)
-    bench.check(1e-9)
+def test_each_slot_takes_its_own_epochs_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of different lengths, slots that are refilled or stay empty, batches of two sizes: what a step finds in the tables."""
+    taken: dict[int, list[list[tuple[int, list[int], float]]]] = {}  # of each model, epoch by epoch
+
+    def noted(run: Run) -> None:
+        for m in run.places:
+            number, epoch, counter = int(run.slots.number[m]), int(run.slots.epoch[m]), int(run.taken[m])
+            epochs = taken.setdefault(number, [])
+            epochs += [[] for _ in range(epoch + 1 - len(epochs))]
+            places = (ctypes.c_int64 * run.batch).from_address(int(run.sources[2, m]) + 8 * run.batch * counter)
+            rate = ctypes.c_double.from_address(int(run.rates[m]) + 8 * counter)
+            epochs[epoch].append((counter, list(places), rate.value))
+        assert run.slots.active.nonzero().flatten().tolist() == sorted(run.places)
+        run.taken.add_(run.slots.active)
+
+    monkeypatch.setattr(Run, "step", noted)
+    nothing = lambda self, rows, *given: torch.zeros(2, len(rows), len(given[-1]), dtype=torch.bool)  # noqa: E731 -- neither correct nor a loss
+    monkeypatch.setattr(GpuStep, "evaluate", nothing)
+    models = [
+        make_model(SMALL_CNN, n, optimizer=("adam", "sgd")[n % 2], batch_size=20, train_fraction=(1.0, 0.55, 0.3, 0.8)[n % 4],
+                   balanced=False, max_epochs=3 + n % 2)
+        for n in range(7)
+    ]  # fmt: skip
+    images = images_for(SMALL_CNN)["digits"]
+    step = GpuStep(SMALL_CNN, CPU, torch.float64)
+    cohort = Cohort(SUBSETS["demo"], SMALL_CNN, {"digits": images}, device=CPU, slots=3, dtype=torch.float64, step=step)
+    cohort.stacked = True
+    assert len(list(cohort.train(models))) == len(models)
+    assert len(step._runs) == 2  # 16 images, and the batch size where an epoch holds more
+    for model in models:
+        before = 0
+        for epoch in range(model.recipe.max_epochs):
+            order = batches.epoch_order(model, batches.split_images(model, images.train_labels), images.train_labels, epoch)
+            batch = min(20, len(order))
+            segment = Segment(model, images, order, batch, epoch, before)
+            expected = zip(range(segment.steps), order[: segment.steps * batch].view(-1, batch).tolist(), segment.rates(), strict=True)
+            assert taken[model.number][epoch] == list(expected)
+            before += segment.steps
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the interpreter

@@ -33,12 +33,23 @@ class Side(Protocol):
 
 
 class Ours:
-    """The project's step as a cohort calls it: segments as long as an epoch allows."""
+    """The project's step as a cohort calls it: segments end where an epoch ends.
 
-    def __init__(self, case: Case, bank: Bank, device: torch.device, *, tf32: bool = False) -> None:
-        self.cohort, self.models = case.models, len(case.models)
+    Args:
+        case: gives the models.
+        bank: their image sets.
+        device: where to train.
+        tf32: whether a GPU cuts the factors of products.
+        apart: the models' epochs end one after the other, so many steps apart; 0: all at once, and an epoch is one segment.
+    """
+
+    def __init__(self, case: Case, bank: Bank, device: torch.device, *, tf32: bool = False, apart: int = 0) -> None:
+        self.cohort, self.models, self.apart = case.models, len(case.models), apart
         self.images = [bank[model.recipe.dataset] for model in self.cohort]
         self.orders = [order_of(model, images) for model, images in zip(self.cohort, self.images, strict=True)]  # [steps, B] each
+        self.length = apart * self.models or min(len(order) for order in self.orders)
+        rounds = [-(-self.length // len(order)) for order in self.orders]
+        self.flat = [order.repeat(n, 1)[: self.length].flatten() for n, order in zip(rounds, self.orders, strict=True)]
         self.step = make_step(case.model.recipe.architecture, device, tf32=tf32)
         rows = torch.stack([torch.from_numpy(initial_row(model)) for model in self.cohort])
         stride = -(-rows.shape[1] // ALIGNMENT) * ALIGNMENT
@@ -47,23 +58,18 @@ class Ours:
         self.state[0].copy_(rows)
         for second, model in zip(self.state[2], self.cohort, strict=True):
             second.fill_(update.SECOND_START[model.recipe.optimizer])
-        self.epoch = self.position = self.taken = 0
+        self.taken = 0
 
     def run(self, steps: int) -> None:
-        length = min(len(order) for order in self.orders)
         while steps:
-            count = min(steps, length - self.position)
-            self.step.train(self.state, dict(enumerate(self._segments(count))))
-            steps, self.taken, self.position = steps - count, self.taken + count, self.position + count
-            if self.position == length:
-                self.epoch, self.position = self.epoch + 1, 0
+            count = min(steps, *(self.length - (self.taken + m * self.apart) % self.length for m in range(self.models)))
+            self.step.train(self.state, {m: self._segment(m, count) for m in range(self.models)})
+            steps, self.taken = steps - count, self.taken + count
 
-    def _segments(self, count: int) -> list[Segment]:
-        part = slice(self.position, self.position + count)
-        return [
-            Segment(model, images, order[part].flatten(), order.shape[1], self.epoch, self.taken)
-            for model, images, order in zip(self.cohort, self.images, self.orders, strict=True)
-        ]
+    def _segment(self, m: int, count: int) -> Segment:
+        step = self.taken + m * self.apart
+        epoch, start = divmod(step, self.length)
+        return Segment(self.cohort[m], self.images[m], self.flat[m], self.orders[m].shape[1], epoch, step, start, count)
 
 
 class Evaluation:

@@ -111,8 +111,8 @@ def _warp_places(pixel, key, index, epoch, number, size, like):
 
 @triton.jit
 def load_kernel(
-    addresses, label_addresses, order, step, index, labels, x, table, augmented, active, keys, numbers, epochs,
-    order_model, x_model, x_image, x_channel, x_row, images, size, low,
+    addresses, label_addresses, order_addresses, step, index, labels, x, table, augmented, active, keys, numbers, epochs,
+    x_model, x_image, x_channel, x_row, images, size, low,
     CHANNELS: tl.constexpr, AREA: tl.constexpr,
 ):  # fmt: skip
     """One image of one model's batch, its place in the data set and its label."""
@@ -120,7 +120,8 @@ def load_kernel(
     if tl.load(active + m) == 0:
         return
     like: tl.constexpr = x.dtype.element_ty
-    place = tl.load(order + m * order_model + tl.load(step) * images + b)
+    order = tl.load(order_addresses + m).to(tl.pointer_type(tl.int64))
+    place = tl.load(order + tl.load(step + m) * images + b).to(tl.int32)
     tl.store(index + m * images + b, place)
     tl.store(labels + m * images + b, tl.load(tl.load(label_addresses + m).to(tl.pointer_type(tl.int64)) + place))
     area, pixel = size * size, tl.arange(0, AREA)
@@ -151,15 +152,15 @@ def load_kernel(
 
 
 def load(
-    sources: torch.Tensor, order: torch.Tensor, step: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    augmented: torch.Tensor, slots: Slots, low: int,
+    sources: torch.Tensor, step: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], augmented: torch.Tensor,
+    slots: Slots, low: int,
 ) -> None:  # fmt: skip
     """The batches of all models.
 
     Args:
-        sources: [2, M] int64: addresses of each model's images [N, C, S, S] uint8 and labels [N] int64.
-        order: [M, n B] int32: places in the images, in the order of the steps.
-        step: [1]: which step of the order it is.
+        sources: [3, M] int64: addresses of each model's images [N, C, S, S] uint8, labels [N] int64, and order [n B] int64, the places
+            in the images of n steps.
+        step: [M] int64: which step of the order it is.
         batch: where the results go: images [M, B, C, S, S], labels [M, B] int64, places [M, B] int32.
         augmented: [M].
         slots: the models.
@@ -168,7 +169,7 @@ def load(
     x, labels, index = batch
     models, images, channels, size, _ = x.shape
     load_kernel[(images, models)](
-        sources[0], sources[1], order, step, index, labels, x, batches.normal_table(x.device), augmented, slots.active, slots.key,
-        slots.number, slots.epoch, order.stride(0), *x.stride()[:4], images, size, low,
+        *sources, step, index, labels, x, batches.normal_table(x.device), augmented, slots.active, slots.key,
+        slots.number, slots.epoch, *x.stride()[:4], images, size, low,
         CHANNELS=channels, AREA=triton.next_power_of_2(size**2),
     )  # fmt: skip

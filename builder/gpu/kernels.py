@@ -62,10 +62,10 @@ def cross_entropy_kernel(
 
 @triton.jit
 def update_kernel(
-    rows, gradients, first, second, kernels, rates, step, l2, coefficients, active,
+    rows, gradients, first, second, kernels, rate_addresses, step, l2, coefficients, active,
     row_stride, gradient_stride, num_weights, models, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`builder.update.rule` on a block of a row, with L2 on the kernels; coefficients [6, M], rates [steps, M]."""
+    """`builder.update.rule` on a block of a row, with L2 on the kernels; coefficients [6, M]."""
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -77,7 +77,7 @@ def update_kernel(
     c = coefficients + m
     a = tl.load(c) * tl.load(first + at, mask=valid, other=0.0) + tl.load(c + models) * gradient
     b = tl.load(c + 2 * models) * tl.load(second + at, mask=valid, other=1.0) + tl.load(c + 3 * models) * (gradient * gradient)
-    rate = tl.load(rates + tl.load(step) * models + m)
+    rate = tl.load(tl.load(rate_addresses + m).to(tl.pointer_type(rows.dtype.element_ty)) + tl.load(step + m))
     row = row - rate * a / (tl.sqrt(b + tl.load(c + 4 * models)) + tl.load(c + 5 * models))
     tl.store(rows + at, row, mask=valid)
     tl.store(first + at, a, mask=valid)
@@ -107,7 +107,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, dlogits: torch.Ten
 
 
 def update(
-    state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gradients: torch.Tensor, kernels: torch.Tensor, rates: torch.Tensor,
+    state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gradients: torch.Tensor, kernels: torch.Tensor, rate_addresses: torch.Tensor,
     step: torch.Tensor, l2: torch.Tensor, coefficients: torch.Tensor, active: torch.Tensor,
 ) -> None:  # fmt: skip
     """Rows, first and second moments, [M, P] of the same strides, move on.
@@ -116,14 +116,14 @@ def update(
         state: the three.
         gradients: [M, P], without L2.
         kernels: [P], 1 at the weights that L2 pulls at, else 0.
-        rates: [steps, M], from `builder.update.step_size`.
-        step: [1], the row of rates.
+        rate_addresses: [M] int64: of each model's rates, from `builder.update.step_size`, in the rows' dtype.
+        step: [M] int64: which of the rates it is.
         l2: [M].
         coefficients: [6, M], the fields of `builder.update.Coefficients`.
         active: [M].
     """
     rows, first, second = state
     update_kernel[(triton.cdiv(rows.shape[1], BLOCK), len(rows))](
-        rows, gradients, first, second, kernels, rates, step, l2, coefficients, active,
+        rows, gradients, first, second, kernels, rate_addresses, step, l2, coefficients, active,
         rows.stride(0), gradients.stride(0), rows.shape[1], len(rows), BLOCK=BLOCK,
     )  # fmt: skip

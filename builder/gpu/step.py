@@ -1,7 +1,7 @@
 """The step of a cohort on a GPU: all slots together, captured in a CUDA graph; on a CPU the same kernels run in Triton's interpreter.
 
-Nothing in a step asks the device for an answer: what its models differ in, their orders and their rates lie in tables on the device, and
-a counter there says which step it is.
+Nothing in a step asks the device for an answer: what its models differ in, their epochs' orders and rates lie on the device, and counters
+there say which step it is. So a call that only goes on costs the host three operations beside the steps.
 
 Axes: M slots, K rows, B images, C channels, H W pixels, P weights.
 """
@@ -23,7 +23,6 @@ from builder.step import ACTIVATION_NUMBERS, Segment
 from nws_dataset.layout import layout_of
 from nws_dataset.recipe import Architecture, Recipe
 
-ORDER_IMAGES = 1 << 16  # images of a slot whose places lie on the device at once
 EVALUATION_IMAGES = 8192  # images of all networks in one forward pass, about
 
 State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -99,13 +98,15 @@ class Run:
         rows = state[0]
         models, device, dtype = len(rows), rows.device, rows.dtype
         self.architecture, self.state, self.batch = architecture, state, batch
-        self.chunk = max(1, ORDER_IMAGES // batch)  # steps whose orders and rates lie on the device at once
-        self.integers = torch.zeros(9, models, dtype=torch.int64, device=device)
+        self.integers = torch.zeros(12, models, dtype=torch.int64, device=device)
         self.numbers = torch.zeros(2 + len(update.Coefficients._fields), models, dtype=dtype, device=device)
+        self.on_host = [torch.zeros_like(table, device="cpu") for table in (self.integers, self.numbers)]  # as they were last filled
         self.slots = Slots.of(self.integers[:6], self.numbers[0])
-        self.order = torch.zeros(models, self.chunk * batch, dtype=torch.int32, device=device)
-        self.rates = torch.zeros(self.chunk, models, dtype=dtype, device=device)
-        self.counter = torch.zeros(1, dtype=torch.int64, device=device)
+        self.augmented, self.sources, self.rates = self.integers[6], self.integers[7:10], self.integers[10]
+        self.taken = self.integers[11]  # steps of its epoch that each slot has taken: a step counts here
+        self.epochs: dict[int, _Epoch] = {}  # that slots are in
+        self.places: list[int] = []  # of the active slots
+        self.there = torch.zeros(0, dtype=torch.int64, device=device)  # the same
         self.losses = torch.zeros(models, dtype=dtype, device=device)
         self.gradients = torch.zeros(models, rows.stride(0), dtype=dtype, device=device)[:, : rows.shape[1]]  # as aligned as the rows;
         # stays 0 at the running statistics, which no gradient reaches
@@ -121,50 +122,73 @@ class Run:
         """A step of every active slot."""
         active = self.slots.active
         batch = self.images, self.labels, self.index
-        augment.load(self.integers[7:], self.order, self.counter, batch, self.integers[6], self.slots, self.architecture.pixel_min)
+        augment.load(self.sources, self.taken, batch, self.augmented, self.slots, self.architecture.pixel_min)
         logits = self.layers.forward(self.state[0], self.images)
         kernels.cross_entropy(logits, self.labels, self.layers.dlogits, self.losses, active)
         self.layers.backward(self.state[0], self.images, self.gradients)
-        kernels.update(self.state, self.gradients, self.kernels, self.rates, self.counter, self.numbers[1], self.numbers[2:], active)
-        self.counter.add_(1)
+        kernels.update(self.state, self.gradients, self.kernels, self.rates, self.taken, self.numbers[1], self.numbers[2:], active)
+        self.taken.add_(active)
 
     def train(self, segments: Mapping[int, Segment]) -> torch.Tensor:
         """See `builder.step.Step`."""
-        steps = next(iter(segments.values())).steps
-        places = list(segments)
-        self._fill(segments)
-        orders = torch.stack([segment.order for segment in segments.values()]).int()
-        rates = torch.zeros(steps, self.rates.shape[1], dtype=torch.float64)
-        rates[:, places] = torch.tensor([segment.rates() for segment in segments.values()], dtype=torch.float64).T
-        there = torch.tensor(places, device=self.order.device)
-        for start in range(0, steps, self.chunk):
-            count = min(self.chunk, steps - start)
-            self.order[there, : count * self.batch] = orders[:, start * self.batch : (start + count) * self.batch]
-            self.rates[:count].copy_(rates[start : start + count])
-            self.counter.zero_()
-            for _ in range(count):
-                self.step() if self.graph is None else self.graph.replay()
-        return self.losses[there]
-
-    def _fill(self, segments: Mapping[int, Segment]) -> None:
-        """The tables of a call: put together on the host, and a copy each, since segments can be a few steps short."""
-        integers, numbers = (torch.zeros_like(x, device="cpu") for x in (self.integers, self.numbers))
-        integers[:, list(segments)] = torch.tensor([_integers(segment) for segment in segments.values()]).T
-        numbers[:, list(segments)] = torch.tensor([_numbers(s.model.recipe) for s in segments.values()], dtype=torch.float64).T.to(numbers)
-        self.integers.copy_(integers)
-        self.numbers.copy_(numbers)
+        starting = [m for m, segment in segments.items() if m not in self.epochs or not self.epochs[m].goes_on(segment)]
+        if starting or list(segments) != self.places:
+            self._fill(segments, starting)
         self.losses.zero_()
+        steps = next(iter(segments.values())).steps
+        for _ in range(steps):
+            self.step() if self.graph is None else self.graph.replay()
+        for m in segments:
+            self.epochs[m].taken += steps
+        return self.losses[self.there]
+
+    def _fill(self, segments: Mapping[int, Segment], starting: list[int]) -> None:
+        """Bring the tables to what these segments need; in those of the starting slots all is new.
+
+        Put together on the host, and a copy each, since segments can be a few steps short.
+        """
+        self.places = list(segments)
+        self.there = torch.tensor(self.places, device=self.integers.device)
+        integers, numbers = (table.numpy() for table in self.on_host)
+        for m in starting:
+            epoch = self.epochs[m] = _Epoch(segments[m], self.numbers)
+            integers[1:11, m], numbers[:, m] = epoch.integers(), _numbers(segments[m].model.recipe)
+        integers[0] = 0
+        for m, segment in segments.items():
+            integers[0, m], integers[11, m] = 1, segment.start
+        self.integers.copy_(self.on_host[0])
+        self.numbers.copy_(self.on_host[1])
 
 
-def _integers(segment: Segment) -> list[int]:
-    """A slot's column of `Run.integers`."""
-    model, recipe, images = segment.model, segment.model.recipe, segment.images
-    low, high = philox.key_of(model.seed, model.subset)
-    key = (high << 32 | low) - (high >> 31 << 64)  # as a signed number
-    return [
-        *(1, ACTIVATION_NUMBERS[recipe.activation], key, model.number, segment.epoch, batches.dropout_threshold(recipe.dropout)),
-        *(int(recipe.augmentation), images.train_images.data_ptr(), images.train_labels.data_ptr()),
-    ]
+class _Epoch:
+    """An epoch of a slot's model, whose order and rates lie on the device while the slot is in it.
+
+    Args:
+        segment: the first of its steps that are taken here.
+        like: a tensor of the rows' dtype on their device.
+    """
+
+    def __init__(self, segment: Segment, like: torch.Tensor) -> None:
+        self.segment, self.taken = segment, segment.start
+        self.order = segment.epoch_order.contiguous()
+        self.rates = like.new_tensor(segment.whole.rates())
+
+    def goes_on(self, segment: Segment) -> bool:
+        """Whether a segment's steps are the next ones of this epoch."""
+        own = self.segment
+        same = segment.model is own.model and segment.images is own.images and segment.epoch_order is own.epoch_order
+        return same and (segment.epoch, segment.start) == (own.epoch, self.taken)
+
+    def integers(self) -> list[int]:
+        """A slot's column of `Run.integers`, but for whether it is active and how many steps it has taken."""
+        segment, recipe = self.segment, self.segment.model.recipe
+        low, high = philox.key_of(segment.model.seed, segment.model.subset)
+        key = (high << 32 | low) - (high >> 31 << 64)  # as a signed number
+        addressed = segment.images.train_images, segment.images.train_labels, self.order, self.rates
+        return [
+            *(ACTIVATION_NUMBERS[recipe.activation], key, segment.model.number, segment.epoch, batches.dropout_threshold(recipe.dropout)),
+            *(int(recipe.augmentation), *(x.data_ptr() for x in addressed)),
+        ]
 
 
 def _numbers(recipe: Recipe) -> list[float]:
