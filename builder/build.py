@@ -21,6 +21,7 @@ from builder.flight import Occupancy
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
 from builder.progress import Progress, compiling
+from builder.room import out_of_memory
 from builder.store import GENERATOR_VERSION, Store, open_store, remember_images
 from builder.train import least_epochs
 from builder.workers import Summary, Task, is_script_of_worker, run_on_processes
@@ -139,9 +140,13 @@ def build(
                 folder.declare(subset.name, entries[subset.name])
                 remember_images(out, images)
                 _build_subset(folder, request, subset, models, image_sets, target, workers, publisher)
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        short = out_of_memory(error)
+        if short is None:
+            raise
+        found = str(short).splitlines()[0].split(". ")[0]
         raise ZooError(
-            "--device cuda", expected="a GPU with enough free memory", found=str(error).split(". ")[0], do="free it, then run again"
+            "--device cuda", expected="a GPU with room for one model", found=found, do="free its memory, then run again"
         ) from error
     except OSError as error:
         raise ZooError(

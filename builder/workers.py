@@ -26,6 +26,7 @@ from builder import bank, store
 from builder.bank import Images
 from builder.flight import HEARTBEAT_SECONDS, Occupancy, fly
 from builder.plan import Model
+from builder.room import Room, Stopped
 from builder.step import make_step
 from builder.train import Cohort, Trained
 from nws_dataset.errors import ZooError
@@ -67,7 +68,7 @@ class Task:
         return self.out / STAGING / "images" / self.subset.name
 
     def run(
-        self, models: list[Model], slots: int = 1, *, occupancy: Occupancy | None = None, stopped: threading.Event | None = None
+        self, models: list[Model], slots: int = 1, *, occupancy: Occupancy | None = None, room: Room | None = None
     ) -> Generator[Summary, None, None]:
         """Train models of one cohort and stage each.
 
@@ -75,24 +76,37 @@ class Task:
             models: of one cohort.
             slots: how many train together.
             occupancy: takes note of the slots' use.
-            stopped: once set, the training ends at a model's next epoch.
+            room: in a GPU's memory; once its `stopped` is set, the training ends at a model's next epoch.
         """
+        start, stopped = time.monotonic(), None if room is None else room.stopped
+        train = partial(self._train, occupancy=occupancy, stopped=stopped)
+        for trained in train(models, slots) if room is None else room.fit(models, slots, train):
+            store.stage(self.out, trained)
+            yield summary(trained, time.monotonic() - start)
+
+    def _train(self, models: list[Model], slots: int, *, occupancy: Occupancy | None, stopped: threading.Event | None) -> Iterator[Trained]:
+        in_vain = 0  # epochs of models that did not finish
 
         def on_epoch() -> None:
-            self._count_epoch()
+            nonlocal in_vain
+            in_vain += 1
+            self._count_epochs(1)
             if stopped is not None and stopped.is_set():
                 raise Stopped
 
         architecture, device = models[0].recipe.architecture, torch.device(self.device)
         images = {name: self._load(name, architecture, device) for name in {model.recipe.dataset for model in models}}
-        spool, start = self.out / STAGING, time.monotonic()
+        spool = self.out / STAGING
         step = make_step(architecture, device, tf32=self.tf32)
         cohort = Cohort(
             self.subset, architecture, images, device=device, slots=slots, spool=spool, on_epoch=on_epoch, step=step, occupancy=occupancy
         )
-        for trained in cohort.train(models):
-            store.stage(self.out, trained)
-            yield summary(trained, time.monotonic() - start)
+        try:
+            for trained in cohort.train(models):
+                in_vain -= trained.epochs
+                yield trained
+        finally:
+            self._count_epochs(-in_vain)
 
     def _load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
         """An image set, once for all cohorts with such an input: on a GPU they share the copy there."""
@@ -102,25 +116,22 @@ class Task:
                 self.loaded[key] = bank.load(dataset, architecture, device, self.images)
             return self.loaded[key]
 
-    def _count_epoch(self) -> None:
+    def _count_epochs(self, number: int) -> None:
         with self.epochs.get_lock():
-            self.epochs.value += 1
+            self.epochs.value += number
 
     def run_cohorts(self, models: list[Model], occupancy: Occupancy) -> Generator[Summary | None, None, None]:
         """Train models on a GPU, several cohorts at a time."""
         cohorts: dict[Any, list[Model]] = defaultdict(list)
         for model in models:
             cohorts[model.cohort].append(model)
-        stopped = threading.Event()
+        lanes, stopped = min(GPU_LANES, len(cohorts)), threading.Event()
+        room = Room(lanes, stopped)
         jobs = [
-            partial(self.run, members, slots_of(len(members)), occupancy=occupancy, stopped=stopped)
+            partial(self.run, members, slots_of(len(members)), occupancy=occupancy, room=room)
             for members in sorted(cohorts.values(), key=len, reverse=True)  # the longest first: a long one at the end would fly alone
         ]
-        yield from fly(jobs, min(GPU_LANES, len(jobs)), torch.device(self.device), stopped)
-
-
-class Stopped(Exception):
-    """Ends a cohort whose results nobody waits for any more."""
+        yield from fly(jobs, lanes, torch.device(self.device), stopped)
 
 
 def slots_of(models: int) -> int:

@@ -1,0 +1,216 @@
+"""Memory is short on a GPU: lanes, then slots are halved, said, and the rows are the same; a stand-in for the memory counts slots."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from builder import bank, store, workers
+from builder import build as build_module
+from builder.cpu.step import CpuStep
+from builder.flight import Occupancy, fly
+from builder.images import load_image_set
+from builder.plan import Model
+from builder.room import Room, Stopped, out_of_memory
+from builder.step import Segment
+from builder.train import Trained
+from builder.workers import Task
+from nws_dataset.errors import ZooError
+from nws_dataset.recipe import SUBSETS, Architecture
+from training_cases import CPU, SMALL_CNN, make_model
+
+DEMO = SUBSETS["demo"]
+BATCHES = 10, 12, 14, 16  # a cohort of each
+
+
+def models_of(batch: int) -> list[Model]:
+    return [make_model(SMALL_CNN, 10 * batch + n, batch_size=batch, max_epochs=1 + n % 2, early_stopping=False) for n in range(8)]
+
+
+ALL = [model for batch in BATCHES for model in models_of(batch)]
+
+
+class Memory:
+    """Has room for so many slots of all cohorts together, and notes what was started."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots, self.steps = slots, weakref.WeakSet[Step]()
+        self.lock, self.begun = threading.Lock(), Counter[int]()
+
+    def take(self, step: Step, slots: int) -> None:
+        with self.lock:
+            step.slots = slots
+            self.steps.add(step)
+            used = sum(other.slots for other in self.steps)
+        if used > self.slots:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 80 GiB.")
+
+
+class Step(CpuStep):
+    """Needs the memory as long as it is there."""
+
+    def __init__(self, memory: Memory, architecture: Architecture) -> None:
+        super().__init__(architecture)
+        self.memory, self.slots = memory, 0
+
+    def train(self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]) -> torch.Tensor:
+        with self.memory.lock:
+            self.memory.begun.update(s.model.number for s in segments.values() if s.step == 0)
+        self.memory.take(self, len(state[0]))
+        return super().train(state, segments)
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[Memory, dict[str, bytes], Task]]:
+    """Trains ALL in lanes with a memory for so many slots; the memory, what was staged, and the task."""
+
+    def run(slots: int) -> tuple[Memory, dict[str, bytes], Task]:
+        memory, out = Memory(slots), tmp_path / str(slots)
+        monkeypatch.setattr(workers, "make_step", lambda architecture, device, **options: Step(memory, architecture))
+        task = Task(out, DEMO, "cpu")
+        bank.save(load_image_set("digits"), SMALL_CNN, 60, task.images)
+        found = [summary.model_id for summary in task.run_cohorts(ALL, Occupancy()) if summary is not None]
+        assert sorted(found) == sorted(model.id for model in ALL)
+        return memory, {model.id: store.staged_path(out, model).read_bytes() for model in ALL}, task
+
+    return run
+
+
+def test_lanes_then_slots_are_halved_and_the_rows_are_the_same(
+    build: Callable[[int], tuple[Memory, dict[str, bytes], Task]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four cohorts of four slots: memory for all, for two of them, for one, and for two slots or one of it."""
+    _, plenty, task = build(16)
+    epochs = task.epochs.value
+    assert epochs == sum(model.recipe.max_epochs for model in ALL)
+    assert capsys.readouterr().err == ""
+    lanes = "the GPU's memory is short: {} cohorts train at a time, not {}\n"
+    slots = f"the GPU's memory is short: {{}} models of {SMALL_CNN.id} train at a time, not {{}}\n"
+    for room in (8, 4, 2, 1):
+        memory, found, task = build(room)
+        assert found == plenty
+        assert task.epochs.value == epochs  # those of models that began again do not count twice
+        told = capsys.readouterr().err
+        assert told.startswith(tuple(lanes.format(running // 2, running) for running in (4, 3, 2)))
+        assert told.count("cohorts train at a time") <= 3
+        for now, before in ((2, 4), (1, 2)):
+            assert (slots.format(now, before) in told) == (room < before)
+        begun = max(memory.begun.values())
+        assert begun <= 2 + told.count("\n")  # a failure trains those again that it interrupted, and no others
+
+
+def test_a_model_that_fits_nowhere_ends_the_build(build: Callable[[int], tuple[Memory, dict[str, bytes], Task]]) -> None:
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        build(0)
+
+
+def test_a_build_says_so_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_step(*given: object, **options: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 80 GiB.")
+
+    monkeypatch.setattr(workers, "make_step", no_step)
+    monkeypatch.setattr(build_module, "run_on_processes", lambda task, todo, workers, occupancy: task.run_cohorts(todo, occupancy))
+    with pytest.raises(ZooError, match="^--device cuda: expected a GPU with room for one model, found CUDA out of memory; free its memory"):
+        build_module.build(build_module.Request("demo", 1, epochs=1), tmp_path / "nws", device="cpu")
+
+
+def cohort_of(*numbers: int) -> list[Model]:
+    return [make_model(SMALL_CNN, number) for number in numbers]
+
+
+def trained(model: Model) -> Trained:
+    return Trained(model, torch.zeros(1, 1).numpy(), [], 1)
+
+
+def test_finished_models_are_not_trained_again() -> None:
+    calls = []
+
+    def train(models: list[Model], slots: int) -> Iterator[Trained]:
+        calls.append(([model.number for model in models], slots))
+        yield trained(models[-1])
+        if slots > 1:
+            raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+        yield from map(trained, models[:-1])
+
+    room = Room(8, threading.Event())
+    assert [t.model.number for t in room.fit(cohort_of(0, 1, 2, 3), 4, train)] == [3, 2, 1, 0]
+    assert calls == [([0, 1, 2, 3], 4), ([0, 1, 2], 2), ([0, 1], 1)]
+    assert room.lanes == 8 and room.running == 0
+
+
+def test_failures_at_once_halve_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Four cohorts meet and fail together; then two at a time train, and never more."""
+    meeting, room = threading.Barrier(4, timeout=60), Room(4, threading.Event())
+    lock, tried, at_work, most = threading.Lock(), set[int](), set[int](), list[int]()
+
+    def train(models: list[Model], slots: int) -> Iterator[Trained]:
+        number = models[0].number
+        if number not in tried:
+            tried.add(number)
+            meeting.wait()
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        with lock:
+            at_work.add(number)
+            most.append(len(at_work))
+        yield trained(models[0])
+        with lock:
+            at_work.remove(number)
+
+    jobs = [lambda n=n: room.fit(cohort_of(n), 1, train) for n in range(4)]
+    assert sorted(t.model.number for t in fly(jobs, 4, CPU) if t is not None) == [0, 1, 2, 3]
+    assert room.lanes == 2 and max(most) <= 2
+    assert capsys.readouterr().err == "the GPU's memory is short: 2 cohorts train at a time, not 4\n"
+
+
+def test_other_errors_pass() -> None:
+    def train(models: list[Model], slots: int) -> Iterator[Trained]:
+        yield trained(models[0])
+        raise RuntimeError("an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        list(Room(2, threading.Event()).fit(cohort_of(0, 1), 2, train))
+
+
+def test_who_waits_for_a_place_ends_with_the_flight() -> None:
+    stopped = threading.Event()
+    room = Room(1, stopped)
+    first = room.fit(cohort_of(0, 1), 1, lambda models, slots: map(trained, models))
+    next(first)
+    failed: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            list(room.fit(cohort_of(2), 1, lambda models, slots: map(trained, models)))
+        except Stopped as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    stopped.set()
+    first.close()  # type: ignore[attr-defined] -- a generator
+    thread.join(timeout=60)
+    assert len(failed) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_what_says_that_memory_is_short(error: RuntimeError) -> None:
+    assert out_of_memory(error) is error
+    after = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    after.__context__ = error
+    assert out_of_memory(after) is error
+    assert out_of_memory(RuntimeError("CUDA error: unspecified launch failure")) is None
+    assert out_of_memory(MemoryError("out of memory")) is None  # the host's
