@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 
 from builder import bank, batches, store
 from builder.cpu.step import compile_step
+from builder.devices import BACKENDS, lacking
 from builder.flight import Occupancy
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
@@ -49,10 +49,13 @@ class Request:
     train_images: int | None = None  # the first so many training images
     seed: int = 0
     tf32: bool = False  # whether a GPU may round the factors of products to 10 bits
+    backend: str = "fast"  # what trains: one of BACKENDS
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ZooError("--preset", expected=f"one of {', '.join(PRESETS)}", found=self.preset, do="choose one of them")
+        if self.backend not in BACKENDS:
+            raise ZooError("--backend", expected=f"one of {', '.join(BACKENDS)}", found=self.backend, do="choose one of them")
         for name in ("models", "epochs", "train_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -77,12 +80,13 @@ class Request:
 
     def check_device(self, device: torch.device) -> None:
         """Raise a ZooError if the device cannot do what is asked."""
-        if self.tf32 and device.type == "cpu":
-            raise ZooError("--tf32", expected="a GPU", found="a CPU", do="leave it out")
+        if self.tf32 and (device.type == "cpu" or self.backend == "torch"):
+            found = "a CPU" if device.type == "cpu" else "plain torch, which trains in float32"
+            raise ZooError("--tf32", expected="a GPU and the fast backend", found=found, do="leave it out")
 
     def options(self, device: torch.device) -> dict[str, Any]:
         """What the weights follow from besides preset and seed, for nws.json and the card."""
-        return {"device": device.type, "epochs": self.epochs, "tf32": self.tf32, "train_images": self.train_images}
+        return {"backend": self.backend, "device": device.type, "epochs": self.epochs, "tf32": self.tf32, "train_images": self.train_images}
 
 
 def image_sets_of(subset: Subset) -> list[str]:
@@ -106,7 +110,7 @@ def build(
         request: what shall be there.
         out: the zoo's folder, made when missing.
         images: folder with image files; None: from the Hub, or scikit-learn's digits.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", or one of DEVICES.
         workers: processes on a CPU; None: one a core.
         publisher: pushes finished shards to the Hub while others still train; its `push` remains to be called. None: all stays here.
 
@@ -115,7 +119,7 @@ def build(
     """
     if is_script_of_worker():
         sys.exit(1)  # the process that started this one says why it cannot go on
-    target = resolve_device(device)
+    target = resolve_device(device, request.backend)
     request.check_device(target)
     if images is not None and what_is_at(images) != "a folder":
         raise ZooError(images, expected="a folder", found=what_is_at(images), do="correct --images")
@@ -154,16 +158,16 @@ def build(
         ) from error
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device of "auto", "cpu" or "cuda". A GPU trains by Triton, which comes with torch for CUDA on Linux alone."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    missing = "a GPU that torch can use" if not torch.cuda.is_available() else "" if importlib.util.find_spec("triton") else "Triton"
-    if missing and name == "cuda":
-        raise ZooError("--device", expected=missing, found="none", do="use --device cpu")
-    if missing:
-        print("training on the CPU: there is a GPU, but not the package triton, by which it would train", file=sys.stderr)
-    return torch.device("cpu" if missing else "cuda")
+def resolve_device(name: str, backend: str = "fast") -> torch.device:
+    """The torch device that one of DEVICES names, or "auto": a GPU by which the backend can train, else the CPU."""
+    if name == "auto":
+        name = next(device for device in ("cuda", "mps", "cpu") if not lacking(device, backend))
+        if name == "cpu" and lacking("cuda", backend) == "Triton":
+            print("training on the CPU: there is a GPU, but not the package triton, by which it would train", file=sys.stderr)
+    elif needed := lacking(name, backend):
+        do = "use --device cpu" if lacking(name, "torch") else "use --device cpu, or --backend torch, which is slower"
+        raise ZooError(f"--device {name}", expected=needed, found="none", do=do)
+    return torch.device(name)
 
 
 def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit: int | None) -> None:
@@ -202,14 +206,14 @@ def _build_subset(
     publisher: Publisher | None,
 ) -> None:
     todo = folder.missing(models)
-    task = Task(folder.out, subset, str(device), request.tf32)
+    task = Task(folder.out, subset, str(device), request.tf32, request.backend)
     for model in todo:
         bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, task.images)
     shards = _Shards(folder, models, todo, publisher)
     occupancy, epochs = Occupancy(), least_epochs(models[0].recipe)
     progress = Progress(subset.name, total=len(models), done=len(models) - len(todo), first_epochs=epochs, occupancy=occupancy)
     on_cpu = device.type == "cpu"
-    if todo and on_cpu:
+    if todo and on_cpu and request.backend == "fast":
         with compiling():
             compile_step()
     trained = run_on_processes(task, todo, workers, occupancy) if on_cpu else task.run_cohorts(todo, occupancy)

@@ -25,15 +25,15 @@ from builder.forecast import drawn_images, epoch_flops, evaluated_images, forwar
 from builder.initial import initial_row
 from builder.plan import Model
 from builder.progress import compiling
-from builder.step import make_step
+from builder.step import Step, make_step
 from builder.train import TRAIN_EVALUATION_IMAGES, evaluate_rows, least_epochs, one_thread
-from builder.workers import GPU_LANES, cores, slots_of
+from builder.workers import cores, lanes_of, slots_of
 from nws_dataset.recipe import NUM_CLASSES, Architecture
 
 STRATA = 6  # groups of models of which each has its own speed
 SECONDS = 0.3  # of one measurement, at least
 IMAGES = 16_384  # random ones that are trained on: more than caches hold
-EVALUATED_IMAGES = {"cpu": 256, "cuda": TRAIN_EVALUATION_IMAGES}  # a core takes 64 at a time, a GPU thousands
+EVALUATED_IMAGES = {"cpu": 256, "cuda": TRAIN_EVALUATION_IMAGES, "mps": TRAIN_EVALUATION_IMAGES}  # a core takes 64 at a time, a GPU more
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,28 @@ class Calibration:
         return Seconds(training + ordering, evaluated * pace.evaluation)
 
 
-def calibrate(models: Sequence[Model], train_images: int | None, device: torch.device, *, tf32: bool = False) -> Calibration:
+def calibrate(
+    models: Sequence[Model], train_images: int | None, device: torch.device, *, backend: str = "fast", tf32: bool = False
+) -> Calibration:
     """Measure for a few seconds how fast a device trains and evaluates models; random pixels stand in for the images.
 
     Args:
         models: of one subset.
         train_images: of `--train-images`.
         device: where the build would train.
+        backend: by which it would train.
         tf32: of `--tf32`.
     """
-    if device.type == "cpu":
+    if device.type == "cpu" and backend == "fast":
         with compiling():
             compile_step()
-        workers = min(cores(), len(models))
-    else:
-        workers = min(GPU_LANES, len({model.cohort for model in models}))
+    workers = min(cores(), len(models)) if device.type == "cpu" else min(lanes_of(backend), len({model.cohort for model in models}))
+    at_once = workers if backend == "fast" else 1  # torch's Python would wait for itself in threads
+    step_of = functools.partial(make_step, device=device, backend=backend, tf32=tf32)
     paces: dict[int, Pace] = {}
     with one_thread(device):
         for stratum in strata(models, train_images):
-            pace = _pace(stratum, models, device, workers, tf32)
+            pace = _pace(stratum, models, device, at_once, step_of)
             paces |= dict.fromkeys((model.number for model in stratum), pace)
         order, split = _host_seconds(models[len(models) // 2], device)
     return Calibration(device, workers, paces, order, split)
@@ -117,11 +120,13 @@ def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model
 # Measurements
 
 
-def _pace(stratum: Sequence[Model], models: Sequence[Model], device: torch.device, workers: int, tf32: bool) -> Pace:
+def _pace(
+    stratum: Sequence[Model], models: Sequence[Model], device: torch.device, workers: int, step_of: Callable[[Architecture], Step]
+) -> Pace:
     """The speed of a stratum's middle model, on a GPU of its cohort; without and with augmentation if the stratum has both."""
     middle = stratum[len(stratum) // 2]
     cohort = [middle]
-    if device.type == "cuda":
+    if device.type != "cpu":
         members = [model for model in models if model.cohort == middle.cohort]
         cohort = members[: slots_of(len(members))]
     images = _random_images(middle.recipe.architecture, device, gray=middle.recipe.dataset not in COLOUR)
@@ -129,9 +134,9 @@ def _pace(stratum: Sequence[Model], models: Sequence[Model], device: torch.devic
     training = {}
     for augmentation in sorted({model.recipe.augmentation for model in stratum}):
         case = Case(middle.subset, tuple(_on_all_images(model, augmentation) for model in cohort))
-        seconds = seconds_a_step([Ours(case, bank, device, tf32=tf32) for _ in range(workers)], device)
+        seconds = seconds_a_step([Ours(case, bank, device, step_of(middle.recipe.architecture)) for _ in range(workers)], device)
         training[augmentation] = seconds / (case.step_flops * len(cohort))
-    seconds = seconds_a_step([_Evaluation(middle, images, device, tf32) for _ in range(workers)], device)
+    seconds = seconds_a_step([_Evaluation(middle, images, device, step_of(middle.recipe.architecture)) for _ in range(workers)], device)
     return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(middle.recipe.architecture)))
 
 
@@ -153,9 +158,8 @@ class _Evaluation:
 
     models = 1
 
-    def __init__(self, model: Model, images: Images, device: torch.device, tf32: bool) -> None:
-        self.model, self.images = model, images
-        self.step = make_step(model.recipe.architecture, device, tf32=tf32)
+    def __init__(self, model: Model, images: Images, device: torch.device, step: Step) -> None:
+        self.model, self.images, self.step = model, images, step
         self.row = torch.from_numpy(initial_row(model)).to(device)[None]
         self.index = torch.arange(EVALUATED_IMAGES[device.type], device=device)
 
@@ -192,10 +196,12 @@ def _host_seconds(model: Model, device: torch.device) -> tuple[float, float]:
 
 
 def _elapsed(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds of an action; on a GPU in a stream of its own, as lanes have them."""
+    """Seconds of an action; on CUDA in a stream of its own, as lanes have them."""
     with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
         start = time.perf_counter()
         action()
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
+        elif device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter() - start

@@ -16,6 +16,7 @@ import yaml
 
 from builder import batches
 from builder.bank import Images, bank_of
+from builder.devices import BACKENDS, DEVICES, lacking
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
 from builder.step import Step, make_step
@@ -29,7 +30,6 @@ from nws_dataset.schema import METADATA_SCHEMA
 
 PLAIN_TOLERANCE = 3 / 10_000  # share of the test images that the plain network may classify otherwise (float32 ties)
 ROUNDING = 2e-3  # of an accuracy or a loss that another device took
-DEVICES = ("cpu", "cuda")  # that nws-build trains on
 EVALUATION_BLOCK = 500  # images a pass of the plain network
 
 
@@ -187,6 +187,9 @@ class Verifier:
         chosen = spread(self._trained_here("--retrain"), count)
         for final in chosen:
             model, device = self.model(final), self._device(final)
+            if self._options(final["subset"])["backend"] == "torch" and self._built_on(final).type != "cpu":
+                expected, found = "models whose bits do not depend on their neighbours", f"{model.id}, trained by torch on a GPU"
+                raise ZooError("--retrain", expected=expected, found=found, do="leave it out")
             if device != self._built_on(final):
                 raise ZooError(
                     "--retrain",
@@ -240,8 +243,9 @@ class Verifier:
 
     def _options(self, subset: str) -> Mapping[str, Any]:
         """What a subset was built with."""
-        options = self.zoo.manifest.subsets[subset].options
+        options = self.zoo.manifest.subsets[subset].settings
         legal = {
+            "backend": options["backend"] in BACKENDS,
             "device": options.get("device") in DEVICES,
             "tf32": isinstance(options.get("tf32"), bool),
             **{name: name in options and _is_limit(options[name]) for name in ("epochs", "train_images")},
@@ -277,11 +281,13 @@ class Verifier:
 
     def _device(self, row: Mapping[str, Any]) -> torch.device:
         """The device that the row's subset was built on, or the CPU where there is none such."""
-        return self._built_on(row) if torch.cuda.is_available() else torch.device("cpu")
+        options = self._options(row["subset"])
+        return torch.device("cpu" if lacking(options["device"], options["backend"]) else options["device"])
 
     def _step(self, row: Mapping[str, Any]) -> Step:
         """The step that trained a row's subset, on the device that is there."""
-        return make_step(self.zoo.architecture(row), self._device(row), tf32=self._options(row["subset"])["tf32"])
+        options = self._options(row["subset"])
+        return make_step(self.zoo.architecture(row), self._device(row), backend=options["backend"], tf32=options["tf32"])
 
     def _evaluated(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a row's accuracies and losses, by the builder's evaluation."""
@@ -324,7 +330,7 @@ def _without_state(told: dict[str, Any]) -> dict[str, Any]:
 
 def _is_limit(value: object) -> bool:
     """Whether a value can be that of an option that limits something: a count, or None for no limit."""
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+    return value is None or (manifest.is_count(value) and value != 0)
 
 
 def _same(recorded: Any, found: Any, *, exact: bool) -> bool:

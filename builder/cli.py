@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from builder.devices import BACKENDS, DEVICES
 from builder.importers import KINDS
 from nws_dataset.command import Command, Interrupted
 from nws_dataset.errors import ZooError
@@ -40,7 +41,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="The zoo's folder; building goes on where it stands.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
+@click.option("--device", type=click.Choice(["auto", *DEVICES]), default="auto", show_default=True, help="Where to train.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="By what: auto is fast; torch trains on any device, slower.",
+)
 @click.option("--tf32", is_flag=True, help="On a GPU: cut the factors of products to 10 bits, unrounded; faster, and other weights.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built and how long it would take, and build nothing.")
 @click.option("--upload", is_flag=True, help="Push the zoo to the Hub, finished parts while others still train.")
@@ -59,6 +67,7 @@ def main(
     seed: int,
     out: Path,
     device: str,
+    backend: str,
     tf32: bool,
     dry_run: bool,
     upload: bool,
@@ -77,20 +86,23 @@ def main(
         raise ZooError("--dry-run", expected="a preset", found="--import", do="leave one of them out")
     from builder.store import hold, holds_models  # torch is loaded only when there is something to do
 
-    if dry_run:
+    def request() -> Request:
         from builder.build import Request, datasets_of
 
-        _forecast(Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32), device, publisher)
+        by = "fast" if backend == "auto" else backend
+        return Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32, by)
+
+    if dry_run:
+        _forecast(request(), device, publisher)
         return
     try:
         with hold(out):  # until all is done: another build would sweep away what is being drawn or pushed
             if release is not None:
                 _import(*release, out, models, publisher)
             else:
-                from builder.build import Request, build, datasets_of
+                from builder.build import build
 
-                request = Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32)
-                build(request, out, images=images, device=device, publisher=publisher)
+                build(request(), out, images=images, device=device, publisher=publisher)
             from builder.gallery import draw
 
             draw(out)
@@ -111,9 +123,9 @@ def _forecast(request: Request, device: str, publisher: Publisher | None) -> Non
     from builder.calibration import calibrate
     from builder.forecast import forecast
 
-    target = resolve_device(device)
+    target = resolve_device(device, request.backend)
     request.check_device(target)
-    click.echo(forecast(request, functools.partial(calibrate, device=target, tf32=request.tf32)))
+    click.echo(forecast(request, functools.partial(calibrate, device=target, backend=request.backend, tf32=request.tf32)))
     if publisher is not None:
         click.echo(f"Then it would push the folder to: {publisher}.")
 

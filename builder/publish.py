@@ -220,8 +220,8 @@ class Publisher:
 
     def _compare(self, subset: str, here: SubsetEntry, there: SubsetEntry) -> None:
         """Raise a ZooError if a subset was built with something else than the one on the Hub."""
-        for option, value in {"seed": here.seed, **here.options}.items():
-            found = {"seed": there.seed, **there.options}.get(option)
+        for option, value in here.settings.items():
+            found = there.settings.get(option)
             if found != value:
                 raise self._refusal(f"{option} of subset {subset} {value}", str(found))
         for name, images in here.image_sets.items():

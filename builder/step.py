@@ -1,7 +1,7 @@
 """What a device does for a cohort: steps of training and evaluations, of models that share an architecture.
 
-Two things implement `Step`: `builder.cpu.step.CpuStep` keeps one model's whole step in a core's cache; `builder.gpu.step.GpuStep` takes
-the steps of all models of a cohort together.
+Three things implement `Step`: `builder.cpu.step.CpuStep` keeps one model's whole step in a core's cache; `builder.gpu.step.GpuStep` takes
+the steps of all models of a cohort together; `builder.torch_step.TorchStep` is plain torch, for devices that neither is made for.
 
 Axes: M slots, K rows, B images, C channels, H W pixels, P weights.
 """
@@ -58,7 +58,10 @@ class Segment:
 
 
 class Step(Protocol):
-    """Trains and evaluates models of one architecture. A model's numbers do not depend on what it is trained beside."""
+    """Trains and evaluates models of one architecture.
+
+    A model's numbers do not depend on what it is trained beside, but for the rounding of plain torch on a GPU.
+    """
 
     def train(self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]) -> torch.Tensor:
         """Take the steps of some slots, in place.
@@ -85,14 +88,20 @@ class Step(Protocol):
             labels: [B] int64.
 
         Returns:
-            Whether each image is classified correctly, [K, B] bool, and its cross-entropy, [K, B].
+            Whether each image is classified correctly, [K, B] bool, and its cross-entropy, [K, B], which may be on the host.
         """
         ...
 
 
-def make_step(architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32, *, tf32: bool = False) -> Step:
-    """The step for a device; with `tf32` a GPU cuts the factors of products to 10 bits, unrounded."""
+def make_step(
+    architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32, *, backend: str = "fast", tf32: bool = False
+) -> Step:
+    """The step of a backend for a device; with `tf32` a fast one on a GPU cuts the factors of products to 10 bits, unrounded."""
     assert architecture.num_outputs == NUM_CLASSES, "only imported networks have more outputs, and those are not trained"
+    if backend == "torch":
+        from builder.torch_step import TorchStep
+
+        return TorchStep(architecture, device, dtype)
     if device.type == "cpu":
         from builder.cpu.step import CpuStep  # each only where it is needed: compiling takes seconds, Triton needs a GPU
 

@@ -166,8 +166,8 @@ class Store:
                 self._refuse(name, found, asked)
         present = self._begun(subset)
         if present:
-            for option, value in {"seed": entry.seed, **entry.options}.items():
-                recorded = {"seed": present.seed, **present.options}.get(option)
+            for option, value in entry.settings.items():
+                recorded = present.settings.get(option)
                 if recorded != value:
                     self._refuse(f"{option} of subset {subset}", recorded, value)
             for name, images in entry.image_sets.items():

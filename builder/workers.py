@@ -59,6 +59,7 @@ class Task:
     subset: Subset
     device: str
     tf32: bool = False
+    backend: str = "fast"
     epochs: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # trained so far, by all processes
     started: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # not 0 once a process has begun
     loaded: dict[tuple[str, int, int], Images] = field(default_factory=dict, compare=False)  # by this process
@@ -97,7 +98,7 @@ class Task:
         architecture, device = models[0].recipe.architecture, torch.device(self.device)
         images = {name: self._load(name, architecture, device) for name in {model.recipe.dataset for model in models}}
         spool = self.out / STAGING
-        step = make_step(architecture, device, tf32=self.tf32)
+        step = make_step(architecture, device, backend=self.backend, tf32=self.tf32)
         cohort = Cohort(
             self.subset, architecture, images, device=device, slots=slots, spool=spool, on_epoch=on_epoch, step=step, occupancy=occupancy
         )
@@ -125,7 +126,7 @@ class Task:
         cohorts: dict[Any, list[Model]] = defaultdict(list)
         for model in models:
             cohorts[model.cohort].append(model)
-        lanes, stopped = min(GPU_LANES, len(cohorts)), threading.Event()
+        lanes, stopped = min(lanes_of(self.backend), len(cohorts)), threading.Event()
         room = Room(lanes, stopped)
         jobs = [
             partial(self.run, members, slots_of(len(members)), occupancy=occupancy, room=room)
@@ -137,6 +138,11 @@ class Task:
 def slots_of(models: int) -> int:
     """Slots on a GPU of a cohort of so many models."""
     return min(GPU_SLOTS, -(-models // MODELS_A_SLOT))
+
+
+def lanes_of(backend: str) -> int:
+    """Cohorts that are in flight on a GPU: torch's kernels are launched by Python, which one lane keeps busy."""
+    return GPU_LANES if backend == "fast" else 1
 
 
 def summary(trained: Trained, seconds: float) -> Summary:

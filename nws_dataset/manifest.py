@@ -28,6 +28,7 @@ PENDING = f"{STAGING}/commit"  # a complete new state on its way into the folder
 SUBSET_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)  # it stands in paths and patterns
 PLACEHOLDER = re.compile(r"\{([a-z]+)(?::0?\d{1,2}d)?\}")  # of a path template
 MAX_TEMPLATE = 200  # letters
+EARLIER_OPTIONS = {"backend": "fast"}  # of subsets that were built before nws.json said so
 INDEX_CONFIG = "index"  # the config that the Hub and `load_dataset` take by default
 
 
@@ -55,6 +56,11 @@ class SubsetEntry:
     num_models: int  # models present, 0 .. num_models - 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what departs from the preset, e.g. epochs; may be null
     image_sets: Mapping[str, ImageSet] = dataclasses.field(default_factory=dict)  # by the recipe's `dataset`
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The seed and the options of a build, those too that its version did not write down."""
+        return {"seed": self.seed, **EARLIER_OPTIONS, **self.options}
 
 
 @dataclass(frozen=True)
@@ -127,12 +133,12 @@ class Manifest:
     def _check(self) -> None:
         """Raise a ValueError unless the values have their types and the templates name what they must."""
         for path, entry in self.files.items():
-            if not _is_count(entry.size) or not isinstance(entry.sha256, str):
+            if not is_count(entry.size) or not isinstance(entry.sha256, str):
                 raise ValueError(f"size or sha256 of {path}")
         for name, subset in self.subsets.items():
             if not SUBSET_NAME.fullmatch(name):
                 raise ValueError(f"the subset's name {name!r}")
-            if not _is_count(subset.num_models) or not isinstance(subset.options, dict) or not isinstance(subset.seed, int | None):
+            if not is_count(subset.num_models) or not isinstance(subset.options, dict) or not isinstance(subset.seed, int | None):
                 raise ValueError(f"seed, num_models or options of {name}")
             if not all(isinstance(value, str | float | int | None) for value in subset.options.values()):
                 raise ValueError(f"options of {name}: not each a text, number, truth value or null")
@@ -251,5 +257,6 @@ def state(manifest: Manifest) -> str:
     return f"{MANIFEST_NAME} sha256 {manifest.digest}"
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63  # of which Arrow and numpy can count
+def is_count(value: Any) -> bool:
+    """Whether a value of nws.json is a whole number from 0 that Arrow and numpy can count to."""
+    return type(value) is int and 0 <= value < 1 << 63

@@ -123,7 +123,9 @@ def test_options(refused: Callable[..., str], arguments: list[str], told: str, d
     [
         (["--images", "nowhere"], "nowhere: expected a folder, found nothing; correct --images"),
         (["--images", __file__], f"{__file__}: expected a folder, found a file; correct --images"),
-        (["--tf32", "--device", "cpu"], "--tf32: expected a GPU, found a CPU; leave it out"),
+        (["--tf32", "--device", "cpu"], "--tf32: expected a GPU and the fast backend, found a CPU; leave it out"),
+        (["--backend", "torch", "--tf32"], "--tf32: expected a GPU and the fast backend, found "),
+        (["--device", "mps"], "--device mps: expected a fast step for it, found none; use --device cpu"),
         (["--train-images", "15"], "expected training images of 10 classes, found "),
     ],
 )
@@ -138,7 +140,8 @@ def test_options_about_images(refused: Callable[..., str], arguments: list[str],
     [
         (["--models", "0"], "Error: Invalid value for '--models': 0 is not in the range x>=1."),
         (["--epochs", "x"], "Error: Invalid value for '--epochs': 'x' is not a valid integer range."),
-        (["--device", "tpu"], "Error: Invalid value for '--device': 'tpu' is not one of 'auto', 'cpu', 'cuda'."),
+        (["--device", "tpu"], "Error: Invalid value for '--device': 'tpu' is not one of 'auto', 'cpu', 'cuda', 'mps'."),
+        (["--backend", "jax"], "Error: Invalid value for '--backend': 'jax' is not one of 'auto', 'fast', 'torch'."),
         (["--bogus"], "Error: No such option"),
     ],
 )
@@ -148,7 +151,7 @@ def test_options_that_click_refuses(refused: Callable[..., str], arguments: list
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(refused: Callable[..., str]) -> None:
-    assert refused(nws_build, "--device", "cuda") == "Error: --device: expected a GPU that torch can use, found none; use --device cpu"
+    assert refused(nws_build, "--device", "cuda") == "Error: --device cuda: expected a GPU that torch can use, found none; use --device cpu"
 
 
 # Images

@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 
 from builder import build as build_module
+from builder import devices
 from builder import workers as workers_module
 from builder.build import Request, build, resolve_device
 from builder.card import PLOTS
@@ -245,6 +246,19 @@ def test_what_follows_from_the_shards_is_made_again(small: Path, tmp_path: Path,
     assert content(out) == content(small)
 
 
+def test_a_zoo_that_does_not_say_which_backend_built_it(small: Path, tmp_path: Path) -> None:
+    """As before there was a choice: it goes on by the fast step."""
+    out = tmp_path / "nws"
+    shutil.copytree(small, out)
+    told = (out / "nws.json").read_text()
+    (out / "nws.json").write_text(told.replace('        "backend": "fast",\n', ""))
+    assert (out / "nws.json").read_text() != told and "backend" not in Zoo(out).manifest.subsets["demo"].options
+    with pytest.raises(ZooError, match=rf"^{out}: expected backend of subset demo torch, found fast in nws.json; use another --out"):
+        build(Request("demo", 4, epochs=2, backend="torch"), out, device="cpu")
+    build(Request("demo", 4, epochs=2), out, device="cpu")
+    assert content(out) == content(small)
+
+
 def test_threads_and_processes_do_not_matter(small: Path, tmp_path: Path) -> None:
     build(Request("demo", 4, epochs=2), tmp_path / "nws", device="cpu", workers=1)
     assert content(tmp_path / "nws") == content(small)
@@ -378,15 +392,16 @@ def test_two_subsets_in_one_folder(images: Path, tmp_path: Path) -> None:
     assert content(first) == content(second)
     entries = Zoo(first).manifest.subsets
     assert {name: dict(entry.options) for name, entry in entries.items()} == {
-        "demo": {"device": "cpu", "epochs": 1, "tf32": False, "train_images": None},
-        "fixed": {"device": "cpu", "epochs": 1, "tf32": False, "train_images": 30},
+        "demo": {"backend": "fast", "device": "cpu", "epochs": 1, "tf32": False, "train_images": None},
+        "fixed": {"backend": "fast", "device": "cpu", "epochs": 1, "tf32": False, "train_images": 30},
     }
 
 
 def test_caps_are_recorded(tmp_path: Path) -> None:
     out = tmp_path / "nws"
     build(Request("demo", 2, epochs=1, train_images=200), out, device="cpu", workers=1)
-    assert Zoo(out).manifest.subsets["demo"].options == {"device": "cpu", "epochs": 1, "tf32": False, "train_images": 200}
+    recorded = {"backend": "fast", "device": "cpu", "epochs": 1, "tf32": False, "train_images": 200}
+    assert Zoo(out).manifest.subsets["demo"].options == recorded
     card = (out / "README.md").read_text()
     assert "**Departs from the preset: epochs capped at 1.**" in card
     assert "**Departs from the preset: train_images capped at 200.**" in card
@@ -483,20 +498,29 @@ def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("gpu", "triton", "asked", "device"),
+    ("gpus", "triton", "asked", "backend", "told"),
     [
-        (False, True, "auto", "cpu"), (True, True, "auto", "cuda"), (True, False, "auto", "cpu"), (True, True, "cpu", "cpu"),
-        (True, True, "cuda", "cuda"), (False, True, "cuda", "a GPU that torch can use"), (True, False, "cuda", "Triton"),
+        ("", True, "auto", "fast", "cpu"), ("cuda", True, "auto", "fast", "cuda"), ("cuda", False, "auto", "fast", "cpu"),
+        ("mps", True, "auto", "fast", "cpu"), ("cuda", True, "cpu", "fast", "cpu"), ("cuda", True, "cuda", "fast", "cuda"),
+        ("", True, "cuda", "fast", "a GPU that torch can use, found none; use --device cpu"),
+        ("cuda", False, "cuda", "fast", "Triton, found none; use --device cpu, or --backend torch, which is slower"),
+        ("mps", True, "mps", "fast", "a fast step for it, found none; use --device cpu, or --backend torch, which is slower"),
+        ("", True, "mps", "fast", "a fast step for it, found none; use --device cpu"),
+        ("", True, "auto", "torch", "cpu"), ("cuda", False, "auto", "torch", "cuda"), ("mps", False, "auto", "torch", "mps"),
+        ("cuda", False, "cuda", "torch", "cuda"), ("mps", False, "mps", "torch", "mps"), ("cuda", True, "cpu", "torch", "cpu"),
+        ("cuda", True, "mps", "torch", "a GPU that torch can use, found none; use --device cpu"),
     ],
 )  # fmt: skip
 def test_devices(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpu: bool, triton: bool, asked: str, device: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpus: str, triton: bool, asked: str, backend: str, told: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(build_module.importlib.util, "find_spec", lambda name: object() if triton else None)
-    if device in ("cpu", "cuda"):
-        assert resolve_device(asked).type == device
-        assert ("not the package triton" in capsys.readouterr().err) == (gpu and not triton)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: gpus == "mps")
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: object() if triton else None)
+    if told in devices.DEVICES:
+        assert resolve_device(asked, backend).type == told
+        without_triton = (gpus, triton, asked, backend) == ("cuda", False, "auto", "fast")
+        assert ("not the package triton" in capsys.readouterr().err) == without_triton
     else:
-        with pytest.raises(ZooError, match=f"--device: expected {device}, found none; use --device cpu"):
-            resolve_device(asked)
+        with pytest.raises(ZooError, match=f"^--device {asked}: expected {told}$"):
+            resolve_device(asked, backend)

@@ -329,7 +329,17 @@ def test_what_counts_as_the_same(exact: bool) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 0}, {"epochs": "2"}, {"epochs": True}, {"device": "tpu"}, {"device": None}, {"tf32": None}, {"train_images": -1}, {}],
+    [
+        {"epochs": 0},
+        {"epochs": "2"},
+        {"epochs": True},
+        {"device": "tpu"},
+        {"device": None},
+        {"tf32": None},
+        {"train_images": -1},
+        {"backend": "jax"},
+        {},
+    ],
 )
 def test_options_that_no_build_writes(zoo: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]) -> None:
     manifest = Manifest.read(zoo)
@@ -341,6 +351,17 @@ def test_options_that_no_build_writes(zoo: Path, capsys: pytest.CaptureFixture[s
     manifest.write(zoo)
     line = complaint(capsys, zoo, "--reevaluate", 1)
     assert "nws.json: expected option" in line and "of subset demo as nws-build writes it" in line
+
+
+def test_what_torch_trained_on_a_gpu_does_not_repeat_to_the_bit(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = Manifest.read(zoo)
+    options = manifest.subsets["demo"].options
+    assert isinstance(options, dict)
+    options.update(backend="torch", device="mps")
+    manifest.write(zoo)
+    line = complaint(capsys, zoo, "--retrain", 1)
+    assert "--retrain: expected models whose bits do not depend on their neighbours, found demo-" in line
+    assert line.endswith(", trained by torch on a GPU; leave it out")
 
 
 def test_image_sets_that_are_not_listed(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:

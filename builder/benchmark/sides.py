@@ -14,7 +14,7 @@ from builder.bank import Bank
 from builder.benchmark.pytorch import Careful, Graphs, Plain, Vmapped
 from builder.benchmark.workloads import Case, order_of
 from builder.initial import initial_row
-from builder.step import Segment, make_step
+from builder.step import Segment, Step, make_step
 from builder.train import ALIGNMENT
 
 EVALUATED_IMAGES = 1000
@@ -39,18 +39,18 @@ class Ours:
         case: gives the models.
         bank: their image sets.
         device: where to train.
-        tf32: whether a GPU cuts the factors of products.
+        step: what trains; None: the fast step.
         apart: the models' epochs end one after the other, so many steps apart; 0: all at once, and an epoch is one segment.
     """
 
-    def __init__(self, case: Case, bank: Bank, device: torch.device, *, tf32: bool = False, apart: int = 0) -> None:
+    def __init__(self, case: Case, bank: Bank, device: torch.device, step: Step | None = None, *, apart: int = 0) -> None:
         self.cohort, self.models, self.apart = case.models, len(case.models), apart
         self.images = [bank[model.recipe.dataset] for model in self.cohort]
         self.orders = [order_of(model, images) for model, images in zip(self.cohort, self.images, strict=True)]  # [steps, B] each
         self.length = apart * self.models or min(len(order) for order in self.orders)
         rounds = [-(-self.length // len(order)) for order in self.orders]
         self.flat = [order.repeat(n, 1)[: self.length].flatten() for n, order in zip(rounds, self.orders, strict=True)]
-        self.step = make_step(case.model.recipe.architecture, device, tf32=tf32)
+        self.step = step or make_step(case.model.recipe.architecture, device)
         rows = torch.stack([torch.from_numpy(initial_row(model)) for model in self.cohort])
         stride = -(-rows.shape[1] // ALIGNMENT) * ALIGNMENT
         buffers = torch.zeros(3, self.models, stride, device=device)

@@ -11,8 +11,6 @@ map ends; the others are contiguous in their last three axes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +20,7 @@ import triton.language as tl
 
 from builder.gpu import closing
 from builder.gpu.pieces import places
+from builder.torch_step import library_precision
 from nws_dataset.layout import OUTPUT, layout_of
 from nws_dataset.recipe import Architecture
 
@@ -370,7 +369,7 @@ class LibraryProducts:
         self, product: Product, x: torch.Tensor, rows: torch.Tensor, y: torch.Tensor, moments: torch.Tensor | None, active: torch.Tensor
     ) -> None:
         weight, bias = product.weight(rows), product.bias(rows)
-        with self._precision():
+        with library_precision(self.tf32, fastest=True):
             if product.size == 1:
                 torch.baddbmm(bias[:, None], x[..., 0, 0], weight.transpose(1, 2), out=y[..., 0, 0])
             else:
@@ -383,7 +382,7 @@ class LibraryProducts:
     def input_gradient(self, product: Product, dy: torch.Tensor, rows: torch.Tensor, dx: torch.Tensor, active: torch.Tensor) -> None:
         weight = product.weight(rows)
         if product.size == 1:
-            with self._precision():
+            with library_precision(self.tf32, fastest=True):
                 torch.bmm(dy[..., 0, 0], weight, out=dx[..., 0, 0])
             return
         found = self._backward(product, dy, dx, weight, [True, False, False])[0]
@@ -392,7 +391,7 @@ class LibraryProducts:
     def weight_gradient(self, product: Product, x: torch.Tensor, dy: torch.Tensor, gradients: torch.Tensor, active: torch.Tensor) -> None:
         weight, bias = product.weight(gradients), product.bias(gradients)
         if product.size == 1:
-            with self._precision():
+            with library_precision(self.tf32, fastest=True):
                 weight.copy_(torch.bmm(dy[..., 0, 0].transpose(1, 2), x[..., 0, 0]))
             bias.copy_(dy.sum((1, 3, 4)))
             return
@@ -405,7 +404,7 @@ class LibraryProducts:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         maps, towards = (t.transpose(0, 1).flatten(1, 2) for t in (x, dy))
         kernels = self._kernels(product, weight)
-        with self._precision():
+        with library_precision(self.tf32, fastest=True):
             return torch.ops.aten.convolution_backward(
                 towards, maps, kernels, [kernels.shape[0]], *self._geometry(product), len(dy), wanted
             )  # fmt: skip
@@ -417,13 +416,3 @@ class LibraryProducts:
     @staticmethod
     def _geometry(product: Product) -> tuple[list[int], list[int], list[int], bool, list[int]]:
         return [product.stride] * 2, [product.pad] * 2, [1, 1], False, [0, 0]
-
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=self.tf32):
-            matmul.allow_tf32 = self.tf32
-            try:
-                yield
-            finally:
-                matmul.allow_tf32 = before
