@@ -23,10 +23,21 @@ class Images:
     test_labels: torch.Tensor
     gray: bool  # the channels of every image are equal
 
+    @classmethod
+    def on(cls, device: torch.device, arrays: Mapping[str, np.ndarray], *, gray: bool) -> Images:
+        """The arrays of ARRAYS on a device."""
+        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        return cls(**{key: x.to(device if key.endswith("images") else labels_on(device)) for key, x in tensors.items()}, gray=gray)
+
     @property
     def majority_rate(self) -> float:
         """Share of the commonest class among the test images: the accuracy of a constant answer."""
         return int(torch.bincount(self.test_labels).max()) / len(self.test_labels)
+
+
+def labels_on(device: torch.device) -> torch.device:
+    """Where a device's labels lie, and with them orders and random words: what has 64 bits is not left to Apple's GPUs."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 Bank = Mapping[str, Images]  # data set -> its images
@@ -46,7 +57,7 @@ def bank_of(image_sets: Mapping[str, ImageSet], architecture: Architecture, devi
     bank = {}
     for name, images in image_sets.items():
         arrays = prepared(images, architecture, train_images)
-        bank[name] = Images(**{key: torch.from_numpy(arrays[key]).to(device) for key in ARRAYS}, gray=images.train_images.shape[1] == 1)
+        bank[name] = Images.on(device, arrays, gray=images.train_images.shape[1] == 1)
     return bank
 
 
@@ -75,8 +86,8 @@ def load(dataset: str, architecture: Architecture, device: torch.device, folder:
     """The images that `save` wrote; on the CPU all processes share one copy of the pixels."""
     source = _folder(folder, dataset, architecture)
     # Mode "c" maps the file copy-on-write, which torch takes for writable memory; nothing here writes.
-    arrays = {key: torch.from_numpy(np.load(source / f"{key}.npy", mmap_mode="c")).to(device) for key in ARRAYS}
-    return Images(**arrays, gray=bool(np.load(source / "gray.npy")))
+    arrays = {key: np.load(source / f"{key}.npy", mmap_mode="c") for key in ARRAYS}
+    return Images.on(device, arrays, gray=bool(np.load(source / "gray.npy")))
 
 
 def _folder(folder: Path, dataset: str, architecture: Architecture) -> Path:

@@ -123,9 +123,10 @@ def augment(model: Model, images: torch.Tensor, index: torch.Tensor, epoch: int,
         epoch: of the training.
         gray: whether the channels of each image are equal; the noise still differs.
     """
-    d = Distortion(*(part[:, None, None, None] for part in distortions(model, index, epoch, images.shape[-1], images.dtype)))
+    drawn = distortions(model, index, epoch, images.shape[-1], images.dtype)
+    d = Distortion(*(part.to(images.device)[:, None, None, None] for part in drawn))
     x = _recolour(_warp(images[:, :1] if gray else images, d), d)
-    noise = _normals(model, index, epoch, math.prod(images.shape[1:])).to(images.dtype).view(images.shape)
+    noise = _normals(model, index, epoch, math.prod(images.shape[1:])).to(images).view(images.shape)
     return (x + noise * d.deviation).clamp_(0, 1)
 
 

@@ -149,9 +149,7 @@ def build(
         if short is None:
             raise
         found = str(short).splitlines()[0].split(". ")[0]
-        raise ZooError(
-            "--device cuda", expected="a GPU with room for one model", found=found, do="free its memory, then run again"
-        ) from error
+        raise ZooError("--device", expected="a GPU with room for one model", found=found, do="free its memory, then run again") from error
     except OSError as error:
         raise ZooError(
             error.filename or out, expected="a disk that can be written", found=str(error), do="free space, then run again"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from builder.bank import Images
+from builder.bank import Images, labels_on
 from builder.batches import epoch_order, split_images
 from builder.benchmark.sides import Ours, Side
 from builder.benchmark.workloads import COLOUR, Case
@@ -143,7 +143,7 @@ def _pace(
 def _random_images(architecture: Architecture, device: torch.device, *, gray: bool) -> Images:
     shape = IMAGES, architecture.image_channels, architecture.image_size, architecture.image_size
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8)).to(device)
-    labels = torch.arange(IMAGES, device=device) % NUM_CLASSES
+    labels = torch.arange(IMAGES, device=labels_on(device)) % NUM_CLASSES
     return Images(pixels, labels, pixels, labels, gray=gray)
 
 
@@ -161,7 +161,7 @@ class _Evaluation:
     def __init__(self, model: Model, images: Images, device: torch.device, step: Step) -> None:
         self.model, self.images, self.step = model, images, step
         self.row = torch.from_numpy(initial_row(model)).to(device)[None]
-        self.index = torch.arange(EVALUATED_IMAGES[device.type], device=device)
+        self.index = torch.arange(EVALUATED_IMAGES[device.type], device=labels_on(device))
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
@@ -186,7 +186,7 @@ def seconds_a_step(sides: Sequence[Side], device: torch.device) -> float:
 
 def _host_seconds(model: Model, device: torch.device) -> tuple[float, float]:
     """Seconds that each image takes in the making of an epoch's order, and in the choice of the validation images."""
-    labels = torch.arange(IMAGES, device=device) % NUM_CLASSES
+    labels = torch.arange(IMAGES, device=labels_on(device)) % NUM_CLASSES
     model = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, train_fraction=1.0))
     parts = split_images(model, labels)
     order = functools.partial(epoch_order, model, parts, labels, 0)

@@ -88,7 +88,7 @@ class Step(Protocol):
             labels: [B] int64.
 
         Returns:
-            Whether each image is classified correctly, [K, B] bool, and its cross-entropy, [K, B], which may be on the host.
+            Whether each image is classified correctly, [K, B] bool, and its cross-entropy, [K, B]; both may be on the host.
         """
         ...
 

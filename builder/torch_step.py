@@ -34,7 +34,7 @@ State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class TorchStep:
     """`builder.step.Step` for models of one architecture by `nws_dataset.network.Network`; models with the same activation are stacked.
 
-    No tensor here has more precision than the rows: Apple's GPUs have no float64. What needs it is computed on the host.
+    No number on the device has more precision than the rows: Apple's GPUs have no float64. What needs it is computed on the host.
 
     Args:
         architecture: of all the models.
@@ -111,8 +111,8 @@ class TorchStep:
                 images.append(batches.training_images(model, segment.images, index, epoch, self.dtype))
                 labels.append(segment.images.train_labels[index])
                 masks.append(batches.dropout_masks(model, index, epoch, self.dtype))
-            factors = {layer: torch.stack([mask[layer] for mask in masks]) for layer in masks[0]}
-            stacked = torch.stack(images), torch.stack(labels)
+            factors = {layer: torch.stack([mask[layer] for mask in masks]).to(self.device) for layer in masks[0]}
+            stacked = torch.stack(images), torch.stack(labels).to(self.device)
             for start in range(0, len(orders[0]), size):
                 here = slice(start, start + size)
                 yield stacked[0][:, here], stacked[1][:, here], {layer: factor[:, here] for layer, factor in factors.items()}
@@ -124,17 +124,17 @@ class TorchStep:
     def evaluate(
         self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `builder.step.Step`; one network after the other, so that its numbers do not depend on the others. Losses are on the host."""
+        """See `builder.step.Step`; one network after the other, so that its numbers do not depend on the others. Answers on the host."""
         network = _network(self.architecture, activation).eval()
-        blocks = list(zip(images.split(EVALUATION_IMAGES), labels.split(EVALUATION_IMAGES), strict=True))
+        blocks, expected = images.split(EVALUATION_IMAGES), labels.to(self.device)
         correct, losses = [], []
         with library_precision():
             for row in rows:
                 weights = self.layout.views(row)
-                logits = torch.cat([functional_call(network, weights, (block.to(self.dtype).div_(255),)) for block, _ in blocks])
-                correct.append(logits.argmax(1) == labels)
-                losses.append(F.cross_entropy(logits, labels, reduction="none"))
-        return torch.stack(correct), torch.stack(losses).cpu()
+                logits = torch.cat([functional_call(network, weights, (block.to(self.dtype).div_(255),)) for block in blocks])
+                correct.append(logits.argmax(1) == expected)
+                losses.append(F.cross_entropy(logits, expected, reduction="none"))
+        return torch.stack(correct).cpu(), torch.stack(losses).cpu()
 
 
 def _network(architecture: Architecture, activation: str) -> Network:

@@ -494,7 +494,12 @@ def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     ]
 
 
-# Where to train
+# Where to train, and by what
+
+
+def test_an_unknown_backend() -> None:
+    with pytest.raises(ZooError, match="^--backend: expected one of fast, torch, found jax; choose one of them$"):
+        Request("demo", backend="jax")
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,26 @@ def test_a_subset_that_was_imported(zoo: Zoo, name: str) -> None:
         assert word not in text, word
 
 
+@pytest.mark.parametrize(
+    ("options", "told", "where"),
+    [
+        ({"device": "cpu", "tf32": False}, "", "on CPUs."),
+        ({"backend": "fast", "device": "cpu", "tf32": False}, "", "on CPUs."),
+        (
+            {"device": "cuda", "tf32": True},
+            "Trained on a GPU with TF32 products: the same seed gives other last bits on a CPU.",
+            "on a GPU.",
+        ),
+        ({"backend": "torch", "device": "mps"}, "other last bits by the fast step, and beside other models.", "on a GPU, by plain torch."),
+    ],
+)
+def test_what_trained_it(zoo: Zoo, options: dict[str, Any], told: str, where: str) -> None:
+    entry = dataclasses.replace(zoo.manifest.subsets["demo"], options=options)
+    text = render(dataclasses.replace(zoo.manifest, subsets={"demo": entry}), [zoo.index])
+    assert f"- `demo` was trained {where}\n" in text
+    assert told in text if told else "other last bits" not in text
+
+
 def test_composition(zoo: Zoo) -> None:
     text = (zoo.path / "README.md").read_text()
     final = zoo.filter(is_final=True)

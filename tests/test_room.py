@@ -116,7 +116,7 @@ def test_a_build_says_so_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(workers, "make_step", no_step)
     monkeypatch.setattr(build_module, "run_on_processes", lambda task, todo, workers, occupancy: task.run_cohorts(todo, occupancy))
-    with pytest.raises(ZooError, match=r"^--device cuda: expected a GPU with room for one model, found CUDA out of memory"):
+    with pytest.raises(ZooError, match=r"^--device: expected a GPU with room for one model, found CUDA out of memory"):
         build_module.build(build_module.Request("demo", 1, epochs=1), tmp_path / "nws", device="cpu")
 
 

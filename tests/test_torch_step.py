@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from builder import batches, philox, torch_step
+from builder import bank, batches, philox, torch_step
 from builder import build as build_module
 from builder import workers as workers_module
 from builder.bank import Images
@@ -38,8 +38,7 @@ State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def on_device(images: Images) -> Images:
-    arrays = {f.name: getattr(images, f.name) for f in dataclasses.fields(images)}
-    return Images(**{name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in arrays.items()})
+    return Images.on(DEVICE, {name: getattr(images, name).numpy() for name in bank.ARRAYS}, gray=images.gray)
 
 
 def state_of(loops: list[PlainLoop], dtype: torch.dtype = torch.float64) -> State:
@@ -54,10 +53,9 @@ def segments_of(loops: list[PlainLoop], steps: int) -> dict[int, Segment]:
     """The next steps of each."""
     segments = {}
     for m, loop in enumerate(loops, 1):
-        order = batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0)
-        batch = loop.model.recipe.batch_size
-        here = order[loop.steps * batch : (loop.steps + steps) * batch].to(DEVICE)
-        segments[m] = Segment(loop.model, on_device(loop.images), here, batch, 0, loop.steps)
+        images = on_device(loop.images)
+        order = batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0).to(images.train_labels.device)
+        segments[m] = Segment(loop.model, images, order, loop.model.recipe.batch_size, 0, loop.steps, loop.steps, steps)
     return segments
 
 
@@ -84,7 +82,8 @@ def test_a_step_of_every_combination_equals_the_plain_loop(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_segment_of_steps_equals_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In several stacks of an activation, with images for two steps made ready at a time."""
+    """In several stacks of an activation, with images for two steps made ready at a time, and the labels where Apple's GPUs have them."""
+    monkeypatch.setattr(bank, "labels_on", lambda device: CPU)
     monkeypatch.setattr(torch_step, "STACKED", 2)
     monkeypatch.setattr(torch_step, "PREPARED_IMAGES", 32)
     kinds = itertools.product(("adam", "momentum"), ("elu", "tanh", "elu"))
@@ -104,7 +103,7 @@ def test_evaluation_equals_the_plain_network_and_is_that_of_a_row_alone(name: st
     start = loop.row
     for batch in loop.epoch(0):
         loop.step(*batch)
-    rows, pixels, labels = torch.stack([start, loop.row]).to(DEVICE), images.test_images.to(DEVICE), images.test_labels.to(DEVICE)
+    rows, pixels, labels = torch.stack([start, loop.row]).to(DEVICE), images.test_images.to(DEVICE), images.test_labels
     for dtype in (torch.float64, torch.float32):
         step = make_step(architecture, DEVICE, dtype, backend="torch")
         correct, losses = step.evaluate(rows.to(dtype), "elu", pixels, labels)
@@ -201,10 +200,10 @@ def test_nothing_on_the_device_is_float64(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(batches, "words", words)
     images = images_for(NWS, 200)["digits"]
     loops = [PlainLoop(make_model(NWS, n, augmentation=n > 0, optimizer=o), images, torch.float32) for n, o in enumerate(("adam", "sgd"))]
-    step, state = make_step(NWS, CPU, backend="torch"), state_of(loops, torch.float32)
+    step, state = make_step(NWS, DEVICE, backend="torch"), state_of(loops, torch.float32)
     with NoDouble():
         assert step.train(state, segments_of(loops, 2)).isfinite().all()
-        step.evaluate(state[0][1:], "relu", images.test_images, images.test_labels)
+        step.evaluate(state[0][1:], "relu", images.test_images.to(DEVICE), images.test_labels)
         with pytest.raises(AssertionError, match="to_copy"):
             state[0].double()
 
