@@ -498,7 +498,7 @@ def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 def test_an_unknown_backend() -> None:
-    with pytest.raises(ZooError, match="^--backend: expected one of fast, torch, found jax; choose one of them$"):
+    with pytest.raises(ZooError, match=r"^--backend: expected one of fast, torch, found jax; choose one of them$"):
         Request("demo", backend="jax")
 
 
