@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 import pytest
@@ -36,27 +38,37 @@ def test_exponential_at_the_ends() -> None:
     assert out1[2] == -1 and out[5] == out[6] == 1 and out1[5] == 0
 
 
-_tile = v.make_tile(5)
-_zeros, _filled, _totals = _tile.zeros, _tile.filled, _tile.totals
+def _sums(lanes: int) -> Callable[..., None]:
+    tile, totals = v.make_tile(5, lanes), v.make_totals(5 * v.CHANNELS)
+    zeros, outer, spill, taken = tile.zeros, tile.outer, tile.spill, tile.taken
+
+    @numba.njit
+    def sums(x, rows, taps, out):
+        for lane in range(0, v.LANES, lanes):
+            spill(outer(zeros(x), x, rows, lane, lane, taps), out, lane, 5 * v.LANES)
+            spill(taken(out, lane, 5 * v.LANES), out, lane, 5 * v.LANES)
+        totals(out)
+
+    return sums
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_totals_of_a_tile(lanes: int) -> None:
+    x = np.random.default_rng(0).normal(size=9 * v.LANES)
+    rows, taps = tuple(v.LANES * i for i in range(4)), tuple(v.LANES * (4 + i) for i in range(5))
+    out = np.empty(5 * v.CHANNELS * v.LANES)
+    _sums(lanes)(x, rows, taps, out)
+    lines = x.reshape(9, v.LANES)
+    np.testing.assert_allclose(out[:20].reshape(4, 5), lines[:4] @ lines[4:].T, rtol=1e-12)
 
 
 @numba.njit
-def _tile_totals(x, ramp, rows, taps, out):
-    acc = _tile_outer(_zeros(x), x, rows, 0, 0, taps)
-    _totals(acc, out, 0)
-    return v.total(v.load(ramp, 0))
+def _total(x):
+    return v.total(v.load(x, 0))
 
 
-_tile_outer = _tile.outer
-
-
-def test_totals_of_a_tile() -> None:
-    x = np.random.default_rng(0).normal(size=9 * v.LANES)
-    rows, taps = tuple(v.LANES * i for i in range(4)), tuple(v.LANES * (4 + i) for i in range(5))
-    out = np.empty(32)
-    assert _tile_totals(x, np.arange(v.LANES, dtype=float), rows, taps, out) == 120
-    lines = x.reshape(9, v.LANES)
-    np.testing.assert_allclose(out[:20].reshape(4, 5), lines[:4] @ lines[4:].T, rtol=1e-12)
+def test_total_of_a_vector() -> None:
+    assert _total(np.arange(v.LANES, dtype=float)) == 120
 
 
 @numba.njit

@@ -18,7 +18,7 @@ import torch
 from numba.extending import overload
 
 from builder import update
-from builder.cpu.tables import GRADIENT_TAPS, NO_NORM, NORM_AFTER, NORM_BEFORE, POOL_TILE
+from builder.cpu.tables import GRADIENT_TAPS, NO_NORM, NORM_AFTER, NORM_BEFORE, POOL_TILE, TILES
 from builder.cpu.vectors import (
     CHANNELS,
     LANES,
@@ -42,10 +42,13 @@ from builder.cpu.vectors import (
     lookup,
     low_half,
     make_tile,
+    make_totals,
     maximum,
     minimum,
+    part_of,
     pixels,
     raw,
+    registers,
     sample,
     store,
     total,
@@ -58,7 +61,7 @@ from nws_dataset.network import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
 RELU, ELU, SIGMOID = (ACTIVATION_NUMBERS[name] for name in ("relu", "elu", "sigmoid"))
 ALL_LANES = np.uint16(0xFFFF)
-SCRATCH = 6 * CHANNELS * LANES  # numbers of the largest tile
+SCRATCH = max(*TILES, GRADIENT_TAPS) * CHANNELS * LANES  # numbers of the largest tile
 NOISE_BLOCK, DROPOUT_BLOCK = int(Purpose.NOISE) << 24, int(Purpose.DROPOUT) << 24
 u64 = np.uint64  # an index that is not negative
 
@@ -196,7 +199,8 @@ def finish(work: Any, net: Any, L: Any, v: Any, place: int, kept: int) -> None:
 
 
 def _make_forward(count: int) -> Any:
-    tile = make_tile(count)
+    part, lanes = part_of(count)
+    tile = make_tile(part, lanes)
     offsets, filled, multiply, put, spill = tile.offsets, tile.filled, tile.multiply, tile.put, tile.spill
 
     @jit
@@ -205,24 +209,28 @@ def _make_forward(count: int) -> Any:
         x, tab, row = work.x, work.offsets, net.row
         relu = L.hidden and L.norm == NO_NORM and net.activation == RELU and not (L.drops and net.dropping)
         direct = relu or not L.hidden or L.norm == NORM_BEFORE
-        least = fill(x, 0.0 if relu else -np.inf)
+        least = 0.0 if relu else -np.inf
         to, to_group, to_channel = (L.z, L.z_group, L.z_channel) if L.norm else (L.y, L.y_group, L.y_channel)
         for r in range(L.rounds):
             for q in range(0, L.units, CHANNELS):
                 rows, biases = channels(L.weight, q, L.units, L.taps), channels(L.bias, q, L.units, 1)
                 outputs = channels(to + r * to_group, q, L.units, to_channel)
                 for i in range(0, L.tiled, count):
-                    bases = offsets(tab, L.tile_x + i, L.x + r * L.x_group)
-                    acc = filled(row, biases)
                     first, stop = entry(tab, L.tile_first + i // count), entry(tab, L.tile_stop + i // count)
-                    for start in range(0, L.taps, L.run):
-                        for t in range(start + first, start + stop):
-                            barrier()
-                            acc = multiply(acc, x, bases, entry(tab, L.tap_x + t), row, rows, t)
+                    for p in range(0, count, part):
+                        for lane in range(0, LANES, lanes):
+                            bases = offsets(tab, L.tile_x + i + p, L.x + r * L.x_group + lane)
+                            acc = filled(row, biases)
+                            for start in range(0, L.taps, L.run):
+                                for t in range(start + first, start + stop):
+                                    barrier()
+                                    acc = multiply(acc, x, bases, entry(tab, L.tap_x + t), row, rows, t)
+                            if direct:
+                                put(acc, x, offsets(tab, L.tile_out + i + p, lane), outputs, least)
+                            else:
+                                spill(acc, work.scratch, p * LANES + lane, count * LANES)
                     if direct:
-                        put(acc, x, offsets(tab, L.tile_out + i, 0), outputs, least)
                         continue
-                    spill(acc, work.scratch, 0)
                     for c in range(CHANNELS):
                         channel = min(q + c, L.units - 1)
                         place, kept = to + r * to_group + channel * to_channel, L.kept + r * L.kept_group + channel * L.kept_channel
@@ -234,7 +242,8 @@ def _make_forward(count: int) -> Any:
 
 
 _forward1, _forward2, _forward4, _forward6 = (_make_forward(count) for count in (1, 2, 4, 6))
-_window = make_tile(POOL_TILE)
+_WINDOW_PART, _WINDOW_LANES = part_of(POOL_TILE)
+_window = make_tile(_WINDOW_PART, _WINDOW_LANES)
 _window_offsets, _window_filled, _window_multiply, _window_spill = _window.offsets, _window.filled, _window.multiply, _window.spill
 
 
@@ -246,14 +255,16 @@ def forward_pooled(work: Any, net: Any, L: Any) -> None:
         for q in range(0, L.units, CHANNELS):
             rows, biases = channels(L.weight, q, L.units, L.taps), channels(L.bias, q, L.units, 1)
             for i in range(0, L.tiled, POOL_TILE):
-                bases = _window_offsets(tab, L.tile_x + i, L.x + r * L.x_group)
-                acc = _window_filled(row, biases)
                 first, stop = entry(tab, L.tile_first + i // POOL_TILE), entry(tab, L.tile_stop + i // POOL_TILE)
-                for start in range(0, L.taps, L.run):
-                    for t in range(start + first, start + stop):
-                        barrier()
-                        acc = _window_multiply(acc, x, bases, entry(tab, L.tap_x + t), row, rows, t)
-                _window_spill(acc, work.scratch, 0)
+                for p in range(0, POOL_TILE, _WINDOW_PART):
+                    for lane in range(0, LANES, _WINDOW_LANES):
+                        bases = _window_offsets(tab, L.tile_x + i + p, L.x + r * L.x_group + lane)
+                        acc = _window_filled(row, biases)
+                        for start in range(0, L.taps, L.run):
+                            for t in range(start + first, start + stop):
+                                barrier()
+                                acc = _window_multiply(acc, x, bases, entry(tab, L.tap_x + t), row, rows, t)
+                        _window_spill(acc, work.scratch, p * LANES + lane, POOL_TILE * LANES)
                 for c in range(min(CHANNELS, L.units - q)):
                     k, channel, s = c * POOL_TILE * LANES, q + c, work.scratch
                     chosen = L.chosen + r * L.chosen_group + channel * L.chosen_channel + entry(tab, L.tile_chosen + i)
@@ -449,7 +460,8 @@ def hand_back(work: Any, net: Any, L: Any, g: Any, d: int, y: int, chosen: int, 
 
 
 def _make_backward(count: int) -> Any:
-    tile = make_tile(count)
+    part, lanes = part_of(count)
+    tile = make_tile(part, lanes)
     offsets, zeros, multiply, spill = tile.offsets, tile.zeros, tile.multiply, tile.spill
 
     @jit
@@ -461,14 +473,16 @@ def _make_backward(count: int) -> Any:
             for q in range(0, L.inputs, CHANNELS):
                 rows = channels(L.weight, q, L.inputs, L.kernel)
                 for i in range(0, K.tiled, count):
-                    bases = offsets(tab, K.tile_d + i, L.d + r * L.d_group)
-                    acc = zeros(x)
                     first, stop = entry(tab, K.tile_first + i // count), entry(tab, K.tile_stop + i // count)
-                    for start in range(0, K.runs * K.run, K.run):
-                        for t in range(start + first, start + stop):
-                            barrier()
-                            acc = multiply(acc, x, bases, entry(tab, K.tap_d + t), row, rows, entry(tab, K.tap_weight + t))
-                    spill(acc, work.scratch, 0)
+                    for p in range(0, count, part):
+                        for lane in range(0, LANES, lanes):
+                            bases = offsets(tab, K.tile_d + i + p, L.d + r * L.d_group + lane)
+                            acc = zeros(x)
+                            for start in range(0, K.runs * K.run, K.run):
+                                for t in range(start + first, start + stop):
+                                    barrier()
+                                    acc = multiply(acc, x, bases, entry(tab, K.tap_d + t), row, rows, entry(tab, K.tap_weight + t))
+                            spill(acc, work.scratch, p * LANES + lane, count * LANES)
                     for c in range(CHANNELS):
                         channel = min(q + c, L.inputs - 1)
                         d = to + r * to_group + entry(tab, L.to_d + channel)
@@ -519,23 +533,36 @@ def average_backward(work: Any, net: Any, L: Any) -> None:
                 hand_back(work, net, L, slope, places[0], places[1], bits[0], bits[1])
 
 
+# Pixels of which one part of the lanes is summed after the other, so that the first-level cache holds them; all, where there is one part.
+SHARED_PIXELS = 48 if registers().lanes < LANES else 1 << 30
+
+
 def _make_weight_gradient(count: int) -> Any:
-    tile = make_tile(count)
-    offsets, zeros, outer, totals = tile.offsets, tile.zeros, tile.outer, tile.totals
+    lanes = registers().lanes
+    tile, totals = make_tile(count, lanes), make_totals(count * CHANNELS)
+    offsets, zeros, outer, spill, taken = tile.offsets, tile.zeros, tile.outer, tile.spill, tile.taken
 
     @jit
     def weight_gradient(work: Any, net: Any, L: Any, q: int, t: int, first: int, stop: int) -> None:
         """The gradient of `count` taps of four channels: a sum over the pixels of some groups, kept in registers."""
         x, tab = work.x, work.offsets
-        taps, rows = offsets(tab, L.tap_x + t, 0), channels(L.d, q, L.units, L.d_channel)
-        acc, seen, end = zeros(x), L.summed, 0
+        taps, seen, end = offsets(tab, L.tap_x + t, 0), L.summed, 0
         for p in range(count):
             seen, end = min(seen, entry(tab, L.tap_first + t + p)), max(end, entry(tab, L.tap_stop + t + p))
-        for g in range(first, stop):
-            for i in range(seen, end):
-                barrier()
-                acc = outer(acc, x, rows, g * L.d_group + entry(tab, L.sum_d + i), L.x + g * L.x_group + entry(tab, L.sum_x + i), taps)
-        totals(acc, work.scratch, 0)
+        for lane in range(0, LANES, lanes):
+            spill(zeros(x), work.scratch, lane, count * LANES)
+        together = max(1, SHARED_PIXELS // L.summed)
+        for group in range(first, stop, together):
+            for begin in range(seen, end, SHARED_PIXELS):
+                for lane in range(0, LANES, lanes):
+                    rows, acc = channels(L.d + lane, q, L.units, L.d_channel), taken(work.scratch, lane, count * LANES)
+                    for g in range(group, min(group + together, stop)):
+                        d, inputs = g * L.d_group, g * L.x_group + L.x + lane
+                        for i in range(begin, min(begin + SHARED_PIXELS, end)):
+                            barrier()
+                            acc = outer(acc, x, rows, d + entry(tab, L.sum_d + i), inputs + entry(tab, L.sum_x + i), taps)
+                    spill(acc, work.scratch, lane, count * LANES)
+        totals(work.scratch)
         for c in range(min(CHANNELS, L.units - q)):
             for p in range(min(count, L.taps - t)):
                 net.gradient[u64(L.weight + (q + c) * L.taps + t + p)] += work.scratch[u64(c * count + p)]
@@ -543,7 +570,8 @@ def _make_weight_gradient(count: int) -> Any:
     return weight_gradient
 
 
-_weight_gradient2, _weight_gradient5 = (_make_weight_gradient(count) for count in (2, GRADIENT_TAPS))
+TAPS = GRADIENT_TAPS if registers().count >= 32 else 3
+_weight_gradient, _weight_gradient2 = _make_weight_gradient(TAPS), _make_weight_gradient(2)
 
 
 @jit
@@ -553,8 +581,8 @@ def weight_gradients(work: Any, net: Any, L: Any) -> None:
         for q in range(0, L.units, CHANNELS):
             t = 0
             while t + 2 < L.taps:
-                _weight_gradient5(work, net, L, q, t, first, stop)
-                t += GRADIENT_TAPS
+                _weight_gradient(work, net, L, q, t, first, stop)
+                t += TAPS
             if t < L.taps:
                 _weight_gradient2(work, net, L, q, t, first, stop)
 

@@ -1,20 +1,24 @@
-"""Vectors of 16 lanes for Numba, and tiles of them that stay in registers.
+"""Vectors of 16 lanes for Numba, and tiles that stay in registers.
 
 Numba knows no vector type, and its loops over lanes reach a fraction of a core's rate; these are thin wrappers of LLVM's instructions. LLVM
-takes a vector apart where a processor's registers are shorter (two for AVX2, four for NEON). A lane is an image wherever this is used.
+takes a vector apart where a processor's registers are shorter (two for AVX2, four for NEON); a tile is made to fit them, a part of the lanes
+at a time. A lane's numbers are the same either way. A lane is an image wherever this is used.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, overload, register_model
 
 from builder import philox
@@ -32,28 +36,28 @@ inline = numba.njit(error_model="numpy", cache=True, nogil=True, forceinline=Tru
 
 
 class Vector(types.Type):
-    """Numba's type of a vector; `dtype` is that of a lane."""
+    """Numba's type of a vector; `dtype` is that of a lane. Only tiles have other vectors than those of LANES lanes."""
 
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = dtype
-        super().__init__(name=f"Vector({dtype})")
+    def __init__(self, dtype: Any, lanes: int = LANES) -> None:
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
-        super().__init__(manager, vector, _vector(vector.dtype))
+        super().__init__(manager, vector, _vector(vector.dtype, vector.lanes))
 
 
 # Pieces of LLVM code: b is the builder, `data` the address of an array's first element.
 
 
-def _vector(dtype: Any) -> ir.VectorType:
-    return ir.VectorType(_IR[dtype], LANES)
+def _vector(dtype: Any, lanes: int = LANES) -> ir.VectorType:
+    return ir.VectorType(_IR[dtype], lanes)
 
 
 def _constant(vector: ir.VectorType, value: Any) -> ir.Constant:
-    return ir.Constant(vector, [value] * LANES)
+    return ir.Constant(vector, [value] * vector.count)
 
 
 def _data(context: Any, b: Any, array: Any, value: Any) -> Any:
@@ -66,29 +70,28 @@ def _address(b: Any, data: Any, index: Any, element: Any, target: Any) -> Any:
     return b.bitcast(b.gep(data, [index], source_etype=element), ir.PointerType(target))
 
 
-def _load(b: Any, data: Any, index: Any, dtype: Any) -> Any:
-    element = _IR[dtype]
-    return b.load(_address(b, data, index, element, _vector(dtype)), align=dtype.bitwidth // 8, typ=_vector(dtype))
+def _load(b: Any, data: Any, index: Any, dtype: Any, lanes: int = LANES) -> Any:
+    vector = _vector(dtype, lanes)
+    return b.load(_address(b, data, index, _IR[dtype], vector), align=dtype.bitwidth // 8, typ=vector)
 
 
 def _store(b: Any, data: Any, index: Any, dtype: Any, value: Any) -> None:
-    b.store(value, _address(b, data, index, _IR[dtype], _vector(dtype)), align=dtype.bitwidth // 8)
+    b.store(value, _address(b, data, index, _IR[dtype], value.type), align=dtype.bitwidth // 8)
 
 
 def _element(b: Any, data: Any, index: Any, element: Any) -> Any:
     return b.load(_address(b, data, index, element, element), typ=element)
 
 
-def _splat(b: Any, scalar: Any) -> Any:
-    vector = ir.VectorType(scalar.type, LANES)
-    undefined = ir.Constant(vector, ir.Undefined)
-    return b.shuffle_vector(b.insert_element(undefined, scalar, _I32(0)), undefined, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+def _splat(b: Any, scalar: Any, lanes: int = LANES) -> Any:
+    undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
+    return b.shuffle_vector(b.insert_element(undefined, scalar, _I32(0)), undefined, _constant(ir.VectorType(_I32, lanes), 0))
 
 
 def _call(b: Any, name: str, *values: Any) -> Any:
     """LLVM's overloaded intrinsic `name`, for the type of the first value."""
     vector = values[0].type
-    suffix = f".v{LANES}f{64 if isinstance(vector.element, ir.DoubleType) else 32}"
+    suffix = f".v{vector.count}f{64 if isinstance(vector.element, ir.DoubleType) else 32}"
     function = cgutils.get_or_insert_function(b.module, ir.FunctionType(vector, [v.type for v in values]), name + suffix)
     return b.call(function, values)
 
@@ -450,7 +453,7 @@ def lookup(typing: Any, table: Any, x: Any) -> Any:
     return Vector(table.dtype)(table, x), emit
 
 
-# Tiles: a tuple of vectors, one for each of `pixels_` pixels and CHANNELS output channels, accumulated in registers
+# Tiles: a tuple of vectors, one for each of some pixels (or taps) and CHANNELS output channels, accumulated in registers
 
 
 @intrinsic
@@ -481,6 +484,45 @@ def channels(typing: Any, start: Any, first: Any, count: Any, stride: Any) -> An
     return _OFFSETS(start, first, count, stride), emit
 
 
+class Registers(NamedTuple):
+    """A processor's registers for vectors."""
+
+    lanes: int  # float32 numbers of one
+    count: int
+
+
+@functools.cache
+def registers() -> Registers:
+    """Those of the processor that Numba compiles for: what LLVM adds two vectors of LANES lanes with there."""
+    codegen = cpu_target.target_context.codegen()
+    module = ir.Module()
+    vector = ir.VectorType(_IR[types.float32], LANES)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [vector.as_pointer()]), "add")
+    b = ir.IRBuilder(function.append_basic_block())
+    held = b.load(function.args[0])
+    b.store(b.fadd(held, held), function.args[0])
+    b.ret_void()
+    target = llvm.Target.from_default_triple()
+    _, processor, features = codegen.magic_tuple()
+    assembly = target.create_target_machine(cpu=processor, features=features).emit_assembly(llvm.parse_assembly(str(module)))
+    if "zmm" in assembly:
+        return Registers(16, 32)
+    if "ymm" in assembly:
+        return Registers(8, 16)
+    return Registers(4, 16 if target.name.startswith("x86") else 32)
+
+
+def part_of(pixels: int) -> tuple[int, int]:
+    """The pixels, and the lanes of each, that are accumulated at a time for a tile of so many pixels: what fills the registers best.
+
+    Accumulators, inputs and a weight must fit.
+    """
+    lanes, count = registers()
+    room = (count - 1) // (CHANNELS + 1)
+    parts = [(p, n) for p in range(1, pixels + 1) for n in (lanes, 2 * lanes, 4 * lanes) if pixels % p == 0 and n <= LANES]
+    return max(((p, n) for p, n in parts if p * n // lanes <= room), key=lambda part: (part[0] * part[1], part[0]))
+
+
 class Tile(NamedTuple):
     """Operations on a tile of a number of pixels (or taps); the vector of pixel p and channel q is number q * pixels + p."""
 
@@ -491,16 +533,16 @@ class Tile(NamedTuple):
     outer: Any
     put: Any
     spill: Any
-    totals: Any
+    taken: Any
 
 
-def make_tile(count: int) -> Tile:
-    """The operations for `count` pixels or taps."""
+def make_tile(count: int, lanes: int) -> Tile:
+    """The operations for `count` pixels or taps, `lanes` images of each."""
     size = count * CHANNELS
     places = types.UniTuple(types.int64, count)
 
     def tile_of(dtype: Any) -> Any:
-        return types.UniTuple(Vector(dtype), size)
+        return types.UniTuple(Vector(dtype, lanes), size)
 
     @intrinsic
     def offsets(typing: Any, table: Any, first: Any, start: Any) -> Any:
@@ -517,7 +559,7 @@ def make_tile(count: int) -> Tile:
     @intrinsic
     def zeros(typing: Any, like: Any) -> Any:
         """A tile of zeros in the type of an array."""
-        zero = _constant(_vector(like.dtype), 0.0)
+        zero = _constant(_vector(like.dtype, lanes), 0.0)
         return tile_of(like.dtype)(like), lambda context, b, signature, values: cgutils.pack_array(b, [zero] * size)
 
     @intrinsic
@@ -526,7 +568,7 @@ def make_tile(count: int) -> Tile:
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
             data = _data(context, b, signature.args[0], values[0])
-            found = [_splat(b, _element(b, data, place, _IR[array.dtype])) for place in cgutils.unpack_tuple(b, values[1])]
+            found = [_splat(b, _element(b, data, place, _IR[array.dtype]), lanes) for place in cgutils.unpack_tuple(b, values[1])]
             return cgutils.pack_array(b, [vector for vector in found for _ in range(count)])
 
         return tile_of(array.dtype)(array, places_), emit
@@ -539,9 +581,9 @@ def make_tile(count: int) -> Tile:
             held, bases_, rows_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 5))
             data, weight = (_data(context, b, signature.args[i], values[i]) for i in (1, 4))
             offset_, place_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 6))
-            inputs = [_load(b, data, b.add(base, offset_), x.dtype) for base in bases_]
+            inputs = [_load(b, data, b.add(base, offset_), x.dtype, lanes) for base in bases_]
             for q, row in enumerate(rows_):
-                factor = _splat(b, _element(b, weight, b.add(row, place_), _IR[x.dtype]))
+                factor = _splat(b, _element(b, weight, b.add(row, place_), _IR[x.dtype]), lanes)
                 for p in range(count):
                     held[q * count + p] = _fma(b, inputs[p], factor, held[q * count + p])
             return cgutils.pack_array(b, held)
@@ -556,54 +598,74 @@ def make_tile(count: int) -> Tile:
             held, rows_, taps_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 5))
             data = _data(context, b, signature.args[1], values[1])
             change_, start_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 4))
-            changes = [_load(b, data, b.add(row, change_), x.dtype) for row in rows_]
-            for p, tap in enumerate(taps_):
-                value = _load(b, data, b.add(start_, tap), x.dtype)
-                for q in range(CHANNELS):
-                    held[q * count + p] = _fma(b, changes[q], value, held[q * count + p])
+            inputs = [_load(b, data, b.add(start_, tap), x.dtype, lanes) for tap in taps_]
+            for q, row in enumerate(rows_):
+                gradient = _load(b, data, b.add(row, change_), x.dtype, lanes)
+                for p in range(count):
+                    held[q * count + p] = _fma(b, inputs[p], gradient, held[q * count + p])
             return cgutils.pack_array(b, held)
 
         return tile(tile, x, rows, change, start, taps), emit
 
     @intrinsic
     def put(typing: Any, tile: Any, x: Any, places_: Any, rows: Any, least: Any) -> Any:
-        """x[places_[p] + rows[q]] = the larger of tile[p, q] and `least`; NaN stays NaN."""
+        """x[places_[p] + rows[q]] = the larger of tile[p, q] and the number `least`; NaN stays NaN."""
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
             held, found, rows_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 3))
             data = _data(context, b, signature.args[1], values[1])
+            least_ = _splat(b, context.cast(b, values[4], signature.args[4], x.dtype), lanes)
             for q, row in enumerate(rows_):
                 for p, place in enumerate(found):
-                    _store(b, data, b.add(place, row), x.dtype, _maximum(b, values[4], held[q * count + p]))
+                    _store(b, data, b.add(place, row), x.dtype, _maximum(b, least_, held[q * count + p]))
             return context.get_dummy_value()
 
         return types.void(tile, x, places_, rows, least), emit
 
     @intrinsic
-    def spill(typing: Any, tile: Any, x: Any, start: Any) -> Any:
-        """x[start + (q * count + p) * 16] = tile[p, q]."""
+    def spill(typing: Any, tile: Any, x: Any, start: Any, stride: Any) -> Any:
+        """x[start + q * stride + p * LANES] = tile[p, q]."""
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
             data = _data(context, b, signature.args[1], values[1])
-            start_ = context.cast(b, values[2], signature.args[2], types.int64)
+            start_, stride_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (2, 3))
             for k, vector in enumerate(cgutils.unpack_tuple(b, values[0])):
-                _store(b, data, b.add(start_, _I64(k * LANES)), x.dtype, vector)
+                place = b.add(start_, b.mul(stride_, _I64(k // count)))
+                _store(b, data, b.add(place, _I64(k % count * LANES)), x.dtype, vector)
             return context.get_dummy_value()
 
-        return types.void(tile, x, start), emit
+        return types.void(tile, x, start, stride), emit
 
     @intrinsic
-    def totals(typing: Any, tile: Any, x: Any, start: Any) -> Any:
-        """x[start + k] = the sum of the lanes of the tile's vector k; x is written up to the next multiple of 16."""
+    def taken(typing: Any, x: Any, start: Any, stride: Any) -> Any:
+        """The tile that was spilled there."""
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
-            data = _data(context, b, signature.args[1], values[1])
-            start_ = context.cast(b, values[2], signature.args[2], types.int64)
-            vectors = list(cgutils.unpack_tuple(b, values[0]))
-            for k in range(0, size, LANES):
-                _store(b, data, b.add(start_, _I64(k)), x.dtype, _totals(b, vectors[k : k + LANES]))
+            data = _data(context, b, signature.args[0], values[0])
+            start_, stride_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (1, 2))
+            starts = [b.add(start_, b.mul(stride_, _I64(q))) for q in range(CHANNELS)]
+            held = [_load(b, data, b.add(at, _I64(p * LANES)), x.dtype, lanes) for at in starts for p in range(count)]
+            return cgutils.pack_array(b, held)
+
+        return tile_of(x.dtype)(x, start, stride), emit
+
+    return Tile(offsets, zeros, filled, multiply, outer, put, spill, taken)
+
+
+def make_totals(count: int) -> Any:
+    """The sums over the lanes of `count` vectors."""
+
+    @intrinsic
+    def totals(typing: Any, x: Any) -> Any:
+        """x[k] = the sum of x[16 * k : 16 * k + 16]; x is written up to the next multiple of 16."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            data = _data(context, b, signature.args[0], values[0])
+            for first in range(0, count, LANES):  # written below what is still to be read
+                vectors = [_load(b, data, _I64(k * LANES), x.dtype) for k in range(first, min(first + LANES, count))]
+                _store(b, data, _I64(first), x.dtype, _totals(b, vectors))
             return context.get_dummy_value()
 
-        return types.void(tile, x, start), emit
+        return types.void(x), emit
 
-    return Tile(offsets, zeros, filled, multiply, outer, put, spill, totals)
+    return totals
