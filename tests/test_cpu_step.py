@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,24 +173,6 @@ def test_evaluation_equals_the_plain_network(name: str, dtype: torch.dtype) -> N
         assert torch.equal(correct[k][sure], (logits.argmax(1) == images.test_labels)[sure]) and sure.float().mean() > 0.95
         tight = dtype == torch.float64
         torch.testing.assert_close(losses[k].double(), expected, rtol=1e-10 if tight else 1e-5, atol=1e-12 if tight else 1e-5)
-
-
-def digests() -> list[str]:
-    """Of the rows of four models of each architecture."""
-    from test_train import mixed, run
-
-    trained = [model for architecture in ARCHITECTURES.values() for model in run(mixed(architecture, 4)).values()]
-    return [hashlib.sha256(model.rows.tobytes()).hexdigest() for model in trained]
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86-64 processors")
-def test_rows_are_bit_identical_with_shorter_vectors(tmp_path: Path) -> None:
-    """A processor with vectors of 8 lanes takes other instructions to the same bits."""
-    processor = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+bmi,+bmi2", "NUMBA_CACHE_DIR": str(tmp_path)}
-    environment = {**os.environ, **processor, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, "-c", "from test_cpu_step import digests; print(*digests())"]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert told.split() == (found := digests()) and len(set(found)) == 12
 
 
 def test_kernels_of_other_sources_are_dropped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

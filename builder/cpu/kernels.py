@@ -36,6 +36,7 @@ from builder.cpu.vectors import (
     greater,
     high_half,
     inline,
+    inputs_of_tile,
     jit,
     keep,
     load,
@@ -570,7 +571,7 @@ def _make_weight_gradient(count: int) -> Any:
     return weight_gradient
 
 
-TAPS = GRADIENT_TAPS if registers().count >= 32 else 3
+TAPS = min(GRADIENT_TAPS, inputs_of_tile())
 _weight_gradient, _weight_gradient2 = _make_weight_gradient(TAPS), _make_weight_gradient(2)
 
 

@@ -488,39 +488,43 @@ class Registers(NamedTuple):
     """A processor's registers for vectors."""
 
     lanes: int  # float32 numbers of one
-    count: int
+    count: int  # that a tile may fill
 
 
-@functools.cache
-def registers() -> Registers:
-    """Those of the processor that Numba compiles for: what LLVM adds two vectors of LANES lanes with there."""
-    codegen = cpu_target.target_context.codegen()
-    module = ir.Module()
-    vector = ir.VectorType(_IR[types.float32], LANES)
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [vector.as_pointer()]), "add")
-    b = ir.IRBuilder(function.append_basic_block())
-    held = b.load(function.args[0])
-    b.store(b.fadd(held, held), function.args[0])
-    b.ret_void()
-    target = llvm.Target.from_default_triple()
-    _, processor, features = codegen.magic_tuple()
+def registers_of(target: llvm.Target, processor: str, features: str) -> Registers:
+    """Those of a processor: what LLVM adds two vectors of LANES lanes with there."""
+    module, vector = ir.Module(), _vector(types.float32)
+    b = ir.IRBuilder(ir.Function(module, ir.FunctionType(vector, [vector, vector]), "add").append_basic_block())
+    b.ret(b.fadd(*b.function.args))
     assembly = target.create_target_machine(cpu=processor, features=features).emit_assembly(llvm.parse_assembly(str(module)))
     if "zmm" in assembly:
         return Registers(16, 32)
     if "ymm" in assembly:
         return Registers(8, 16)
-    return Registers(4, 16 if target.name.startswith("x86") else 32)
+    return Registers(4, 16 if target.name.startswith("x86") else 24)  # of NEON's 32: LLVM moves sums about when a tile fills more
+
+
+@functools.cache
+def registers() -> Registers:
+    """Those of the processor that Numba compiles for."""
+    triple, processor, features = cpu_target.target_context.codegen().magic_tuple()
+    return registers_of(llvm.Target.from_triple(triple), processor, features)
+
+
+def inputs_of_tile() -> int:
+    """Registers of inputs for which there is room beside CHANNELS times as many sums and a weight."""
+    return (registers().count - 1) // (CHANNELS + 1)
 
 
 def part_of(pixels: int) -> tuple[int, int]:
-    """The pixels, and the lanes of each, that are accumulated at a time for a tile of so many pixels: what fills the registers best.
+    """The pixels, and the lanes of each, that are summed at a time for a tile of so many pixels: as many as the registers take.
 
-    Accumulators, inputs and a weight must fit.
+    Example:
+        The 16 registers of 8 lanes of AVX2 take half the lanes of 3 pixels, 12 sums and a weight: 4 parts make a tile of 6 pixels.
     """
-    lanes, count = registers()
-    room = (count - 1) // (CHANNELS + 1)
-    parts = [(p, n) for p in range(1, pixels + 1) for n in (lanes, 2 * lanes, 4 * lanes) if pixels % p == 0 and n <= LANES]
-    return max(((p, n) for p, n in parts if p * n // lanes <= room), key=lambda part: (part[0] * part[1], part[0]))
+    lanes, most = registers().lanes, inputs_of_tile()
+    parts = [(p, n) for p in range(1, pixels + 1) for n in (4, 8, 16) if pixels % p == 0 and n >= lanes and p * n <= most * lanes]
+    return max(parts, key=lambda part: (part[0] * part[1], part[0]))
 
 
 class Tile(NamedTuple):
