@@ -143,7 +143,7 @@ def test_parts_fit_the_registers(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     for pixels in TILES:
         part, lanes = part_of(pixels)
         held = part * lanes // those.lanes
-        assert pixels % part == 0 == LANES % lanes and held * (CHANNELS + 1) < those.count
+        assert pixels % part == 0 == LANES % lanes and held * (CHANNELS + 1) < those.number
         assert held * CHANNELS >= 8 or (part, lanes) == (pixels, LANES)  # fewer sums than that wait for each other
 
 

@@ -1,8 +1,8 @@
 """Vectors of 16 lanes for Numba, and tiles that stay in registers.
 
-Numba knows no vector type, and its loops over lanes reach a fraction of a core's rate; these are thin wrappers of LLVM's instructions. LLVM
-takes a vector apart where a processor's registers are shorter (two for AVX2, four for NEON); a tile is made to fit them, a part of the lanes
-at a time. A lane's numbers are the same either way. A lane is an image wherever this is used.
+Numba knows no vector type, and its loops over lanes reach a fraction of a core's rate; these are thin wrappers of LLVM's instructions.
+LLVM takes a vector apart where a processor's registers are shorter (two for AVX2, four for NEON); a tile is made to fit them, some of the
+lanes at a time. A lane's numbers are the same either way. A lane is an image wherever this is used.
 """
 
 from __future__ import annotations
@@ -488,7 +488,7 @@ class Registers(NamedTuple):
     """A processor's registers for vectors."""
 
     lanes: int  # float32 numbers of one
-    count: int  # that a tile may fill
+    number: int  # that a tile may fill
 
 
 def registers_of(target: llvm.Target, processor: str, features: str) -> Registers:
@@ -513,7 +513,7 @@ def registers() -> Registers:
 
 def inputs_of_tile() -> int:
     """Registers of inputs for which there is room beside CHANNELS times as many sums and a weight."""
-    return (registers().count - 1) // (CHANNELS + 1)
+    return (registers().number - 1) // (CHANNELS + 1)
 
 
 def part_of(pixels: int) -> tuple[int, int]:
