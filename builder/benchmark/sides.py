@@ -1,4 +1,4 @@
-"""The sides that are timed: this project's step and its evaluation, the peers, and a matrix product that tells the machine's peak."""
+"""The sides that are timed: this project's step and its evaluation, the peers, and what tells the machine's peak."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from builder import update
 from builder.bank import Bank
 from builder.benchmark.pytorch import Careful, Graphs, Plain, Vmapped
 from builder.benchmark.workloads import Case, order_of
+from builder.cpu import kernels
 from builder.initial import initial_row
 from builder.step import Segment, Step, make_step
 from builder.train import ALIGNMENT
 
 EVALUATED_IMAGES = 1000
-MATRIX_SIZE = {"cpu": 1536, "cuda": 8192}
+PEAK_ROUNDS = 10_000  # of a tile's multiply-adds, which are a step of the peak on a CPU
+MATRIX_SIZE = 8192  # of the products that are a step of the peak on a GPU
 GRAPHS = 1, 4, 8  # models at a time that the careful side tries on a GPU; its best counts
 
 
@@ -92,18 +94,24 @@ class Evaluation:
             self.spool.write(self.row.cpu().numpy().tobytes())
 
 
-class MatrixProduct:
-    """The largest rate at which the device multiplies and adds in float32: one product of square matrices is a step."""
+class Peak:
+    """The largest rate at which the device multiplies and adds in float32: tiles in a core's registers, or a GPU's product of matrices."""
 
     models = 1
 
     def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
-        size = MATRIX_SIZE[device.type]
-        self.a, self.b, self.out = torch.rand(3, size, size, device=device)
+        self.on_gpu = device.type == "cuda"
+        if self.on_gpu:
+            self.a, self.b, self.out = torch.rand(3, MATRIX_SIZE, MATRIX_SIZE, device=device)
+        else:
+            self.x = torch.zeros(kernels.SCRATCH).numpy()
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            torch.mm(self.a, self.b, out=self.out)
+            if self.on_gpu:
+                torch.mm(self.a, self.b, out=self.out)
+            else:
+                kernels.multiply_add(self.x, PEAK_ROUNDS)
 
 
 SIDES: dict[str, Callable[[Case, Bank, torch.device], Side]] = {
@@ -112,7 +120,7 @@ SIDES: dict[str, Callable[[Case, Bank, torch.device], Side]] = {
     "vmap": Vmapped,
     "ours": Ours,
     "evaluation": Evaluation,
-    "peak": MatrixProduct,
+    "peak": Peak,
     **{f"careful x{count}": functools.partial(Graphs, models=count) for count in GRAPHS},
 }
 
@@ -120,5 +128,5 @@ SIDES: dict[str, Callable[[Case, Bank, torch.device], Side]] = {
 def flops_of(side: str, case: Case, device: torch.device) -> int:
     """FLOPs of one step of one model of a side."""
     if side == "peak":
-        return 2 * MATRIX_SIZE[device.type] ** 3
+        return 2 * MATRIX_SIZE**3 if device.type == "cuda" else 2 * kernels.TILE_SUMS * PEAK_ROUNDS
     return EVALUATED_IMAGES * case.forward_flops if side == "evaluation" else case.step_flops

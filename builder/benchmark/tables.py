@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from builder.benchmark.results import Line, Results
 from builder.benchmark.sides import EVALUATED_IMAGES
 from builder.benchmark.timing import Measured
@@ -12,8 +14,8 @@ MET = {None: "", True: "yes", False: "no"}
 
 
 def tables(results: Results) -> list[Table]:
-    """A table of rates for each place where sides were timed, and the summary."""
-    return [*(_rates(results, where) for where in results.places), _summary(results)]
+    """A table of rates for each place where sides were timed, the networks that a peer trains faster, if any, and the summary."""
+    return [*(_rates(results, where) for where in results.places), *_slower(results), _summary(results)]
 
 
 def _rates(results: Results, where: str) -> Table:
@@ -41,6 +43,17 @@ def _rate(results: Results, measured: Measured, where: str, side: str) -> str:
 def _recipe(model: Model) -> str:
     recipe = model.recipe
     return f"{recipe.batch_size} {recipe.optimizer} {recipe.activation}" + " augmented" * recipe.augmentation
+
+
+def _slower(results: Results) -> Iterator[Table]:
+    """Nothing if there is no such network. A peer near the peak leaves nothing to gain; ours far from it waits for memory."""
+    rows = []
+    for where, peer, measured in results.slower():
+        rates = [results.flop_rate(measured, where, side) for side in ("ours", peer)]
+        model, shares = measured.case.model, [f"{rate / results.peak(where):.2f}" for rate in rates]
+        rows.append((where, peer, model.recipe.architecture.id, _recipe(model), f"{rates[0] / rates[1]:.2f}", *shares))
+    if rows:
+        yield Table("Slower than a peer", ("where", "peer", "network", "recipe", "ours / peer", "ours of peak", "peer of peak"), rows)
 
 
 def _summary(results: Results) -> Table:

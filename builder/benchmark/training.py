@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import torch
+from llvmlite.binding import get_host_cpu_name
 
 from builder.benchmark.pytorch import VMAPPED
 from builder.benchmark.results import Results
@@ -20,6 +21,7 @@ from builder.benchmark.tables import tables
 from builder.benchmark.timing import Crew, Here, Measured, Team, measure, peak_memory
 from builder.benchmark.workloads import Case, cases, write_images
 from builder.build import resolve_device
+from builder.cpu.vectors import registers
 from builder.workers import GPU_SLOTS, cores
 from nws_dataset.command import Command
 from nws_dataset.errors import ZooError
@@ -104,8 +106,10 @@ def _measure(case: Case, here: Here, crew: Crew | None, effort: Effort) -> Measu
 def _about(device: torch.device, effort: Effort, directory: Path | None, measured: list[Measured], crew: Crew | None) -> dict[str, Any]:
     """What there is to know of the run besides the rates."""
     about: dict[str, Any] = {
-        "processor": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "processor": torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} {get_host_cpu_name()}",
         "cores": cores(),
+        "vectors of ours": f"{32 * registers().lanes} bits",
+        "vectors of torch": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "images": "real" if directory else "scikit-learn's digits in place of every image set",
         "repetitions": effort.repetitions,

@@ -870,3 +870,23 @@ def evaluate(work: Any, net: Any, pictures: Any, correct: Any, losses: Any) -> N
                 s += math.exp(x[y + k * L.y_channel] - largest)
             correct[start + i] = best == label
             losses[start + i] = math.log(s) + largest - x[y + label * L.y_channel]
+
+
+# The rate that the processor could reach
+
+
+_part, _lanes = part_of(max(TILES))
+TILE_SUMS = _part * _lanes * CHANNELS  # of the largest part of a tile
+_peak = make_tile(_part, _lanes)
+_peak_offsets, _peak_zeros, _peak_multiply, _peak_spill = _peak.offsets, _peak.zeros, _peak.multiply, _peak.spill
+
+
+@jit
+def multiply_add(x: Any, rounds: int) -> None:
+    """TILE_SUMS multiply-adds a round, of x[:16] and x[0], in the first-level cache; the sums go to x [SCRATCH]."""
+    places = _peak_offsets(np.zeros(_part, np.int32), 0, 0)
+    rows, acc = channels(0, 0, CHANNELS, 0), _peak_zeros(x)
+    for _ in range(rounds):
+        barrier()
+        acc = _peak_multiply(acc, x, places, 0, x, rows, 0)
+    _peak_spill(acc, x, 0, _part * LANES)
