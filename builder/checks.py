@@ -314,7 +314,7 @@ class Verifier:
     def _plain_correct(self, row: Mapping[str, Any], images: Images) -> int:
         network = self.zoo.network(row).to(images.test_images.device)
         blocks = zip(images.test_images.split(EVALUATION_BLOCK), images.test_labels.split(EVALUATION_BLOCK), strict=True)
-        return sum(int((network(x).argmax(1) == y).sum()) for x, y in blocks)
+        return sum(int((network(x).argmax(1) == y.to(x.device)).sum()) for x, y in blocks)
 
 
 def _without_state(told: dict[str, Any]) -> dict[str, Any]:
