@@ -174,14 +174,14 @@ def seconds_a_step(sides: Sequence[Side], device: torch.device) -> float:
         for side in sides:
             side.run(1)  # compiles
         torch.cuda.synchronize()
-    steps = 1
+    steps, counts = 1, False  # what is called first is slower
     with ThreadPoolExecutor(len(sides)) as pool:
         while True:
             runs = [functools.partial(side.run, steps) for side in sides]
             elapsed = statistics.fmean(pool.map(_elapsed, runs, itertools.repeat(device)))
-            if elapsed >= SECONDS:
+            if counts and elapsed >= SECONDS:
                 return elapsed / steps
-            steps = math.ceil(1.2 * steps * SECONDS / elapsed)  # a bit more, so that the next run is the last
+            steps, counts = math.ceil(1.2 * steps * SECONDS / elapsed), True  # a bit more, so that the next run is the last
 
 
 def _host_seconds(model: Model, device: torch.device) -> tuple[float, float]:

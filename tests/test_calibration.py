@@ -113,6 +113,18 @@ def test_sides_run_together_and_long_enough(monkeypatch: pytest.MonkeyPatch) -> 
     assert sides[0].steps == sides[1].steps == [1, 36]
 
 
+def test_a_slow_first_step_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain torch takes a second to begin."""
+    side = FakeSide(threading.Barrier(1))
+
+    def elapsed(action: Callable[[], object], device: torch.device) -> float:
+        action()
+        return 0.01 * side.steps[-1] + (len(side.steps) == 1)
+
+    monkeypatch.setattr(calibration, "_elapsed", elapsed)
+    assert seconds_a_step([side], CPU) == pytest.approx(0.01)
+
+
 def test_a_small_model_is_measured_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "SECONDS", 0.001)
     monkeypatch.setattr(calibration, "IMAGES", 300)
