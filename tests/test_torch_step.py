@@ -211,6 +211,7 @@ def test_nothing_on_the_device_is_float64(monkeypatch: pytest.MonkeyPatch) -> No
 # Zoos
 
 
+@pytest.mark.slow
 def test_a_zoo_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Interrupted and continued it ends in the same bytes; nothing else continues it; it says what built it, and training repeats."""
     monkeypatch.setattr(workers_module, "cores", lambda: 1)
