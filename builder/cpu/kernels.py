@@ -535,7 +535,7 @@ def average_backward(work: Any, net: Any, L: Any) -> None:
 
 
 # Pixels of which one part of the lanes is summed after the other, so that the first-level cache holds them; all, where there is one part.
-SHARED_PIXELS = 48 if registers().lanes < LANES else 1 << 30
+SHARED_PIXELS = 64 if registers().lanes < LANES else 1 << 30
 
 
 def _make_weight_gradient(count: int) -> Any:
