@@ -141,8 +141,10 @@ def _told_time(models: Sequence[Model], train_images: int | None, calibration: C
     """How long the models train at the least, and what more epochs of those would add that may train longer."""
     least = [calibration.seconds(model, train_images, least_epochs(model.recipe)) for model in models]
     evaluation = sum(seconds.evaluation for seconds in least) / sum(seconds.total for seconds in least)
-    whole = told_duration(makespan([seconds.total for seconds in least], calibration.workers))
-    told = f"{whole} on {calibration.place} (trainings of {_told_epochs(models)}), of that evaluation {100 * evaluation:.0f} %"
+    whole = makespan([seconds.total for seconds in least], calibration.workers)
+    pace = f"{told_number(60 * len(models) / whole)} models a minute"
+    place = f"{calibration.place} (trainings of {_told_epochs(models)})"
+    told = f"{told_duration(whole)} on {place}, {pace}, of that evaluation {100 * evaluation:.0f} %"
     further = [
         calibration.seconds(model, train_images, least_epochs(model.recipe) + 1).total - seconds.total
         for model, seconds in zip(models, least, strict=True)
@@ -177,6 +179,16 @@ def told_duration(seconds: float) -> str:
     if hours >= 10:
         return f"{seconds / 3600:,.0f} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def told_number(value: float) -> str:
+    """Three digits, or all those before the point.
+
+    Example:
+        >>> told_number(0.1234), told_number(12.34), told_number(12345.6)
+        ('0.123', '12.3', '12,346')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _told_epochs(models: Sequence[Model]) -> str:

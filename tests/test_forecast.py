@@ -31,6 +31,7 @@ from builder.forecast import (
     forward_flops,
     makespan,
     told_duration,
+    told_number,
 )
 from builder.images import load_image_set
 from builder.plan import Model, select
@@ -226,9 +227,10 @@ def test_time_of_a_capped_build() -> None:
     request = Request("fixed", 3, ("stl10",), epochs=5)
     ((_, models),) = request.plan()
     seconds = [made_up(models, None).seconds(model, None, 5) for model in models]
-    whole = told_duration(makespan([s.total for s in seconds], 2))
+    end = makespan([s.total for s in seconds], 2)
     share = round(100 * sum(s.evaluation for s in seconds) / sum(s.total for s in seconds))
-    assert time_line(request) == f"  time           {whole} on 2 CPU processes (trainings of 5 epochs), of that evaluation {share} %"
+    told = f"{told_duration(end)} on 2 CPU processes (trainings of 5 epochs), {told_number(180 / end)} models a minute"
+    assert time_line(request) == f"  time           {told}, of that evaluation {share} %"
     assert " on 1 CPU process (" in time_line(Request("fixed", 1))
 
 

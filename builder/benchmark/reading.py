@@ -21,7 +21,8 @@ import click
 import numpy as np
 import pyarrow as pa
 
-from builder.benchmark.tables import MET, number
+from builder.benchmark.tables import MET
+from builder.forecast import told_number
 from builder.plan import Model, select
 from builder.store import metadata, shard_of
 from nws_dataset import Rows, Zoo, shards
@@ -86,7 +87,7 @@ def tell(title: str, lines: list[Line], report: Path | None) -> None:
     if report is not None:
         report.write_text(json.dumps([{**asdict(line), "met": line.met} for line in lines], indent=1) + "\n", encoding="utf-8")
     columns = ("", "network", "measured", "target", "met")
-    rows = [(line.what, line.network, f"{number(line.value)} {line.unit}", _target(line), MET[line.met]) for line in lines]
+    rows = [(line.what, line.network, f"{told_number(line.value)} {line.unit}", _target(line), MET[line.met]) for line in lines]
     Table(title, columns, rows).print()
 
 

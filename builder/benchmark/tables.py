@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from builder.benchmark.results import Line, Results
 from builder.benchmark.sides import EVALUATED_IMAGES
 from builder.benchmark.timing import Measured
+from builder.forecast import told_number
 from builder.plan import Model
 from nws_dataset.evaluation.report import Table
 
@@ -37,7 +38,7 @@ def _rates(results: Results, where: str) -> Table:
 def _rate(results: Results, measured: Measured, where: str, side: str) -> str:
     if side not in measured.rates[where]:
         return "-"
-    return f"{number(measured.rate(where, side))} ({number(results.flop_rate(measured, where, side) / 1e9)})"
+    return f"{told_number(measured.rate(where, side))} ({told_number(results.flop_rate(measured, where, side) / 1e9)})"
 
 
 def _recipe(model: Model) -> str:
@@ -57,19 +58,9 @@ def _slower(results: Results) -> Iterator[Table]:
 
 
 def _summary(results: Results) -> Table:
-    rows = [(line.name, number(line.value), _target(line), MET[line.met]) for line in results.summary()]
+    rows = [(line.name, told_number(line.value), _target(line), MET[line.met]) for line in results.summary()]
     return Table("Summary", ("", "measured", "target", "met"), rows)
 
 
 def _target(line: Line) -> str:
     return "" if line.target is None else f"{'<' if line.at_most else '>='} {line.target:g}"
-
-
-def number(value: float) -> str:
-    """Three digits, or all those before the point.
-
-    Example:
-        >>> number(0.1234), number(12.34), number(12345.6)
-        ('0.123', '12.3', '12,346')
-    """
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
