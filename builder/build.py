@@ -6,9 +6,9 @@ import itertools
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +133,10 @@ def build(
     image_sets = {name: load_image_set(name, images) for name in sorted({m.recipe.dataset for _, models in plans for m in models})}
     for _, models in plans:
         _check_images(models, image_sets, request.train_images)
+    target = trusted_device(target, request, auto=device == "auto")
     entries = {subset.name: _declaration(request, target, models, image_sets) for subset, models in plans}
     try:
-        with open_store(out) as folder:
+        with _memory_needed(), open_store(out) as folder:
             for name, entry in entries.items():  # refused before anything is trained or written
                 folder.check(name, entry)
             if publisher is not None:
@@ -144,12 +145,6 @@ def build(
                 folder.declare(subset.name, entries[subset.name])
                 remember_images(out, images)
                 _build_subset(folder, request, subset, models, image_sets, target, workers, publisher)
-    except RuntimeError as error:
-        short = out_of_memory(error)
-        if short is None:
-            raise
-        found = str(short).splitlines()[0].split(". ")[0]
-        raise ZooError("--device", expected="a GPU with room for one model", found=found, do="free its memory, then run again") from error
     except OSError as error:
         raise ZooError(
             error.filename or out, expected="a disk that can be written", found=str(error), do="free space, then run again"
@@ -166,6 +161,36 @@ def resolve_device(name: str, backend: str = "fast") -> torch.device:
         do = "use --device cpu" if lacking(name, "torch") else "use --device cpu, or --backend torch, which is slower"
         raise ZooError(f"--device {name}", expected=needed, found="none", do=do)
     return torch.device(name)
+
+
+def trusted_device(device: torch.device, request: Request, *, auto: bool) -> torch.device:
+    """The device, after the check of a GPU's kernels on the plan's first architecture; where that fails, for "auto" the CPU."""
+    if device.type == "cuda" and request.backend == "fast":
+        from builder.gpu import startup  # needs Triton
+
+        _, (model, *_) = replace(request, models=1).plan()[0]
+        with _memory_needed():
+            if not auto:
+                startup.require(model, device, tf32=request.tf32)
+            elif (found := startup.problem(model, device, tf32=request.tf32)) is not None:
+                print(f"training on the CPU: the check of the GPU found {found}", file=sys.stderr)
+                device = torch.device("cpu")
+                request.check_device(device)
+    return device
+
+
+@contextmanager
+def _memory_needed() -> Iterator[None]:
+    """Raise a ZooError where a GPU's memory is too short for what is done here."""
+    try:
+        yield
+    except RuntimeError as error:
+        short = out_of_memory(error)
+        if short is None:
+            raise
+        found = str(short).splitlines()[0].split(". ")[0]
+        do = "free its memory, then run again"
+        raise ZooError("--device", expected="a GPU with room for one model", found=found, do=do) from error
 
 
 def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit: int | None) -> None:

@@ -119,12 +119,13 @@ def main(
 
 def _forecast(request: Request, device: str, publisher: Publisher | None) -> None:
     """Say what would be built, how long it would take, and where it would go."""
-    from builder.build import resolve_device
+    from builder.build import resolve_device, trusted_device
     from builder.calibration import calibrate
     from builder.forecast import forecast
 
     target = resolve_device(device, request.backend)
     request.check_device(target)
+    target = trusted_device(target, request, auto=device == "auto")
     click.echo(forecast(request, functools.partial(calibrate, device=target, backend=request.backend, tf32=request.tf32)))
     if publisher is not None:
         click.echo(f"Then it would push the folder to: {publisher}.")

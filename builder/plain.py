@@ -20,7 +20,7 @@ class PlainLoop:
 
     Args:
         model: what to train.
-        images: its image set, in the architecture's channels and size.
+        images: its image set, in the architecture's channels and size; the loop runs where they lie.
         dtype: of the weights.
     """
 
@@ -29,8 +29,9 @@ class PlainLoop:
         recipe = model.recipe
         self.layout = layout_of(recipe.architecture)
         self.parts = batches.split_images(model, images.train_labels)
-        self.network = Network(recipe.architecture, recipe.activation, recipe.dropout).to(dtype)
-        self.row = torch.from_numpy(initial_row(model)).to(dtype)
+        self.device = images.train_labels.device
+        self.network = Network(recipe.architecture, recipe.activation, recipe.dropout).to(self.device, dtype)
+        self.row = torch.from_numpy(initial_row(model)).to(self.device, dtype)
         self.first = torch.zeros_like(self.row)
         self.second = torch.full_like(self.row, update.SECOND_START[recipe.optimizer])
         self.steps = 0
@@ -43,7 +44,8 @@ class PlainLoop:
         kernels = [network.get_parameter(spec.name) for spec in self.layout.tensors if spec.kind == "weight"]
         (loss + recipe.l2 * torch.stack([kernel.square().sum() for kernel in kernels]).sum()).backward()
         gradients = [
-            network.get_parameter(s.name).grad if s.trained else torch.zeros(s.shape, dtype=self.dtype) for s in self.layout.tensors
+            network.get_parameter(s.name).grad if s.trained else torch.zeros(s.shape, dtype=self.dtype, device=self.device)
+            for s in self.layout.tensors
         ]
         gradient = torch.cat([g.reshape(-1) for g in gradients if g is not None])
         self.row = network.row()  # the running statistics have moved
@@ -53,7 +55,7 @@ class PlainLoop:
             gradient[None],
             self.first[None],
             self.second[None],
-            torch.tensor([[rate]], dtype=self.dtype),
+            torch.tensor([[rate]], dtype=self.dtype, device=self.device),
         )
         return loss.item()
 

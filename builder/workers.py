@@ -96,6 +96,10 @@ class Task:
                 raise Stopped
 
         architecture, device = models[0].recipe.architecture, torch.device(self.device)
+        if device.type == "cuda" and self.backend == "fast":
+            from builder.gpu.startup import require  # needs Triton
+
+            require(models[0], device, tf32=self.tf32)
         images = {name: self._load(name, architecture, device) for name in {model.recipe.dataset for model in models}}
         spool = self.out / STAGING
         step = make_step(architecture, device, backend=self.backend, tf32=self.tf32)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from builder import batches, philox, update
+from builder import batches, philox, sources, update
 from builder.bank import Images
 from builder.cpu import kernels, tables, vectors
 from builder.cpu.tables import Tables, tables_of
@@ -42,13 +40,13 @@ SOURCES = (vectors, tables, kernels, update, philox, network)  # what the compil
 def drop_stale_kernels() -> None:
     """Delete what Numba compiled from other sources: it looks only at the file that a function stands in, not at what that imports."""
     folder = Path(kernels.train.stats.cache_path)
-    digest = hashlib.sha256(b"".join(Path(inspect.getfile(module)).read_bytes() for module in SOURCES)).digest()
+    digest = sources.digest(SOURCES)
     mark = folder / "sources.sha256"
-    if not mark.exists() or mark.read_bytes() != digest:
+    if not mark.exists() or mark.read_text(encoding="ascii", errors="replace") != digest:
         for compiled in folder.glob("kernels.*.nb[ic]"):
             compiled.unlink(missing_ok=True)
         with atomic_write(mark) as temporary:
-            temporary.write_bytes(digest)
+            temporary.write_text(digest, encoding="ascii")
 
 
 class CpuStep:

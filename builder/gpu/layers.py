@@ -123,7 +123,7 @@ class Layers:
 
     def forward(self, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """x [M, B, C, S, S], which may have stride 0 over the models -> logits [M, B, 10]; in training the running statistics move on."""
-        for layer, source in zip(self.layers, self._inputs(x), strict=True):
+        for layer, source in zip(self.layers, self.inputs(x), strict=True):
             if layer.product is self._head and self.average is not None:
                 kernels.average(self._last_conv.out, self.average, self.slots.active)
             self.products.forward(layer.product, source, rows, layer.y, layer.moments, self.slots.active)
@@ -144,7 +144,7 @@ class Layers:
         """The first product after the convolutions."""
         return next(layer.product for layer in self.layers if not layer.is_conv)
 
-    def _inputs(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def inputs(self, x: torch.Tensor) -> list[torch.Tensor]:
         """What each product reads."""
         inputs = [x, *(layer.out for layer in self.layers[:-1])]
         head = self.layers.index(next(layer for layer in self.layers if not layer.is_conv))
@@ -181,7 +181,7 @@ class Layers:
 
     def backward(self, rows: torch.Tensor, x: torch.Tensor, gradients: torch.Tensor) -> None:
         """From the gradient in `dlogits` to those of all weights, [M, P]; `x` is what `forward` read."""
-        inputs = self._inputs(x)
+        inputs = self.inputs(x)
         for i in reversed(range(len(self.layers))):
             layer = self.layers[i]
             found = layer.gradient
