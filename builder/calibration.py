@@ -21,7 +21,7 @@ from builder.batches import epoch_order, split_images
 from builder.benchmark.sides import Ours, Side
 from builder.benchmark.workloads import COLOUR, Case
 from builder.cpu.step import compile_step
-from builder.forecast import drawn_images, epoch_flops, evaluated_images, forward_flops
+from builder.forecast import drawn_images, epoch_flops, epoch_steps, evaluated_images, forward_flops
 from builder.initial import initial_row
 from builder.plan import Model
 from builder.progress import compiling
@@ -31,6 +31,7 @@ from builder.workers import cores, lanes_of, slots_of
 from nws_dataset.recipe import NUM_CLASSES, Architecture
 
 STRATA = 6  # groups of models of which each has its own speed
+SEGMENTS = 20_000  # of a cohort on a GPU whose lengths are averaged, at most
 SECONDS = 0.3  # of one measurement, at least
 IMAGES = 16_384  # random ones that are trained on: more than caches hold
 EVALUATED_IMAGES = {"cpu": 256, "cuda": TRAIN_EVALUATION_IMAGES, "mps": TRAIN_EVALUATION_IMAGES}  # a core takes 64 at a time, a GPU more
@@ -102,7 +103,7 @@ def calibrate(
     paces: dict[int, Pace] = {}
     with one_thread(device):
         for stratum in strata(models, train_images):
-            pace = _pace(stratum, models, device, at_once, step_of)
+            pace = _pace(stratum, models, train_images, device, at_once, step_of)
             paces |= dict.fromkeys((model.number for model in stratum), pace)
         order, split = _host_seconds(models[len(models) // 2], device)
     return Calibration(device, workers, paces, order, split)
@@ -117,27 +118,67 @@ def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model
     return [[model for _, model in group] for _, group in itertools.groupby(zip(places, ordered, strict=True), key=lambda pair: pair[0])]
 
 
+def mean_segment(models: Sequence[Model], slots: int, train_images: int | None) -> float:
+    """Steps from an end of an epoch to the next one, on average, while models train together as a cohort on a GPU does.
+
+    Models that stop by their accuracy are taken to train one to two times their least epochs: they do not stop at once, and so the next
+    ones in their slots do not begin at once.
+
+    Args:
+        models: of the cohort, in the order in which they train.
+        slots: how many train together.
+        train_images: of `--train-images`.
+    """
+    waiting = iter([(epoch_steps(model, train_images), _some_epochs(model)) for model in models])
+    training = [[length, length, epochs] for length, epochs in itertools.islice(waiting, slots)]  # steps left, of an epoch, epochs left
+    steps = segments = 0
+    while training and segments < SEGMENTS:
+        count = min(left for left, _, _ in training)
+        steps, segments = steps + count, segments + 1
+        for slot in training:
+            slot[0] -= count
+            if slot[0] == 0:
+                _, length, epochs = slot
+                length, epochs = (length, epochs - 1) if epochs > 1 else next(waiting, (0, 0))
+                slot[:] = length, length, epochs
+        training = [slot for slot in training if slot[2]]
+    return steps / segments
+
+
+def _some_epochs(model: Model) -> int:
+    least = least_epochs(model.recipe)
+    return min(model.recipe.max_epochs, least + model.number % least)
+
+
 # Measurements
 
 
 def _pace(
-    stratum: Sequence[Model], models: Sequence[Model], device: torch.device, workers: int, step_of: Callable[[Architecture], Step]
+    stratum: Sequence[Model],
+    models: Sequence[Model],
+    train_images: int | None,
+    device: torch.device,
+    workers: int,
+    step_of: Callable[[Architecture], Step],
 ) -> Pace:
-    """The speed of a stratum's middle model, on a GPU of its cohort; without and with augmentation if the stratum has both."""
+    """The speed of a stratum's middle model, on a GPU of its cohort, with segments as short as it has; without and with augmentation if
+    the stratum has both."""
     middle = stratum[len(stratum) // 2]
-    cohort = [middle]
+    cohort, apart = [middle], 0
     if device.type != "cpu":
         members = [model for model in models if model.cohort == middle.cohort]
         cohort = members[: slots_of(len(members))]
-    images = _random_images(middle.recipe.architecture, device, gray=middle.recipe.dataset not in COLOUR)
+        apart = max(1, round(mean_segment(members, len(cohort), train_images)))
+    architecture = middle.recipe.architecture
+    images = _random_images(architecture, device, gray=middle.recipe.dataset not in COLOUR)
     bank = {model.recipe.dataset: images for model in cohort}
     training = {}
     for augmentation in sorted({model.recipe.augmentation for model in stratum}):
         case = Case(middle.subset, tuple(_on_all_images(model, augmentation) for model in cohort))
-        seconds = seconds_a_step([Ours(case, bank, device, step_of(middle.recipe.architecture)) for _ in range(workers)], device)
+        seconds = seconds_a_step([Ours(case, bank, device, step_of(architecture), apart=apart) for _ in range(workers)], device)
         training[augmentation] = seconds / (case.step_flops * len(cohort))
-    seconds = seconds_a_step([_Evaluation(middle, images, device, step_of(middle.recipe.architecture)) for _ in range(workers)], device)
-    return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(middle.recipe.architecture)))
+    seconds = seconds_a_step([_Evaluation(middle, images, device, step_of(architecture)) for _ in range(workers)], device)
+    return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(architecture)))
 
 
 def _random_images(architecture: Architecture, device: torch.device, *, gray: bool) -> Images:

@@ -68,13 +68,22 @@ def drawn_images(model: Model, train_images: int | None) -> float:
 
 
 def epoch_images(model: Model, train_images: int | None) -> float:
-    """Images of one epoch of training, about: whole batches, and with balancing as many of each class as the smallest class has."""
+    """Images of one epoch of training, about: whole batches."""
+    images = _epoch_images(model, train_images)
+    batch = min(model.recipe.batch_size, images)
+    return images // batch * batch
+
+
+def epoch_steps(model: Model, train_images: int | None) -> int:
+    """Steps of one epoch of training, about."""
+    return max(1, int(_epoch_images(model, train_images) // model.recipe.batch_size))
+
+
+def _epoch_images(model: Model, train_images: int | None) -> float:
+    """Of which batches are made; with balancing as many of each class as the smallest class has."""
     recipe = model.recipe
     images = drawn_images(model, train_images) * (1 - recipe.validation_fraction)
-    if recipe.balanced:
-        images *= NUM_CLASSES * SMALLEST_CLASS[recipe.dataset] / TRAIN_IMAGES[recipe.dataset]
-    batch = min(recipe.batch_size, images)
-    return images // batch * batch
+    return images * NUM_CLASSES * SMALLEST_CLASS[recipe.dataset] / TRAIN_IMAGES[recipe.dataset] if recipe.balanced else images
 
 
 def epoch_flops(model: Model, train_images: int | None) -> float:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
 
 from builder import calibration
 from builder.benchmark.sides import Ours, Side
+from builder.benchmark.workloads import Case
 from builder.calibration import STRATA, Calibration, Pace, calibrate, seconds_a_step, strata
 from builder.forecast import epoch_flops, epoch_images, evaluated_images, forward_flops
 from builder.plan import Model, select
-from builder.train import least_epochs
+from builder.step import Segment
+from builder.train import Cohort, least_epochs
+from builder.workers import slots_of
 from nws_dataset.recipe import SUBSETS
-from training_cases import CPU, NWS, make_model
+from training_cases import CPU, NWS, images_for, make_model
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,64 @@ def test_only_what_is_needed_is_measured(measured: list[Sequence[Side]]) -> None
     training, _ = (sides[0] for sides in measured)
     assert isinstance(training, Ours)
     assert training.cohort[0].recipe.augmentation and len(training.orders[0]) == 600 * 9 // 10 // 64  # not a tenth of the images
+
+
+class IdleStep:
+    """Notes how long segments are, and does nothing."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+
+    def train(self, state: object, segments: Mapping[int, Segment]) -> torch.Tensor:
+        (length,) = {segment.steps for segment in segments.values()}
+        self.lengths.append(length)
+        return torch.zeros(len(segments))
+
+    def evaluate(
+        self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(rows), len(labels), dtype=torch.bool), torch.zeros(len(rows), len(labels))
+
+
+@pytest.mark.parametrize(("count", "slots"), [(11, 4), (3, 3), (2, 1)])
+def test_segments_are_as_long_as_a_cohorts(count: int, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [
+        make_model(NWS, n, batch_size=5, train_fraction=(1.0, 0.5, 0.7)[n % 3], validation_fraction=0.1, balanced=False,
+                   max_epochs=2 + n % 2, early_stopping=False)
+        for n in range(count)
+    ]  # fmt: skip
+    step = IdleStep()
+    cohort = Cohort(SUBSETS["demo"], NWS, images_for(NWS, 200), device=CPU, slots=slots, step=step)
+    cohort.stacked = True
+    assert len(list(cohort.train(models))) == count
+    assert calibration.mean_segment(models, slots, 200) == sum(step.lengths) / len(step.lengths)
+    assert len(set(step.lengths)) > 2 or slots == 1
+    monkeypatch.setattr(calibration, "SEGMENTS", 2)
+    assert calibration.mean_segment(models, slots, 200) == sum(step.lengths[:2]) / 2
+
+
+def test_segments_of_the_presets_are_short() -> None:
+    """With 64 slots some slot's epoch ends every few steps; `main`'s few slots have longer segments."""
+    fixed = [model for model in select(SUBSETS["fixed"], 0, models=8000) if model.recipe.batch_size == 128]
+    assert calibration.mean_segment(fixed, 64, None) == pytest.approx(6.4, abs=1.5)
+    cohorts = Counter(model.cohort for model in select(SUBSETS["main"], 0, models=4000))
+    cohort = cohorts.most_common(1)[0][0]
+    main = [model for model in select(SUBSETS["main"], 0, models=4000) if model.cohort == cohort]
+    assert 20 < calibration.mean_segment(main, slots_of(len(main)), None) < 800
+
+
+def test_the_models_epochs_end_one_after_the_other() -> None:
+    models = tuple(make_model(NWS, number, batch_size=20) for number in range(3))
+    step = IdleStep()
+    taken: list[list[tuple[int, int, int]]] = []
+    monkey = step.train
+    step.train = lambda state, segments: (  # type: ignore[method-assign]
+        taken.append([(s.epoch, s.start, s.step) for s in segments.values()]) or monkey(state, segments)
+    )
+    Ours(Case("main", models), images_for(NWS), CPU, step, apart=4).run(14)
+    assert step.lengths == [4, 4, 4, 2]
+    assert taken[:2] == [[(0, 0, 0), (0, 4, 4), (0, 8, 8)], [(0, 4, 4), (0, 8, 8), (1, 0, 12)]]
+    assert taken[3] == [(1, 0, 12), (1, 4, 16), (1, 8, 20)]
 
 
 class FakeSide:
