@@ -6,7 +6,7 @@ import itertools
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from nws_dataset.manifest import ImageSet as ImageSource
 from nws_dataset.recipe import PRESETS, SUBSETS, Choice, Cycle, Subset
 
 if TYPE_CHECKING:
+    from builder.cluster import Cluster
     from builder.publish import Content, Publisher
 
 COMMIT_SECONDS = 60.0  # finished shards enter nws.json at least this far apart, and at the end
@@ -102,6 +103,7 @@ def build(
     images: Path | None = None,
     device: str = "auto",
     workers: int | None = None,
+    ray: str | None = None,
     publisher: Publisher | None = None,
 ) -> None:
     """Train what is missing in a folder and write it.
@@ -112,6 +114,7 @@ def build(
         images: folder with image files; None: from the Hub, or scikit-learn's digits.
         device: "auto", or one of DEVICES.
         workers: processes on a CPU; None: one a core.
+        ray: "local", "auto" or HOST:PORT of a Ray cluster whose nodes train; None: this machine does, without Ray.
         publisher: pushes finished shards to the Hub while others still train; its `push` remains to be called. None: all stays here.
 
     Raises:
@@ -119,7 +122,32 @@ def build(
     """
     if is_script_of_worker():
         sys.exit(1)  # the process that started this one says why it cannot go on
-    target = resolve_device(device, request.backend)
+    with joined(ray) as cluster:
+        _build(request, out, images, device, workers, cluster, publisher)
+
+
+@contextmanager
+def joined(ray: str | None) -> Iterator[Cluster | None]:
+    """The cluster that `--ray` names, until the block ends; None without one."""
+    if ray is None:
+        yield None
+    else:
+        from builder.cluster import connected  # Ray is in an extra of its own
+
+        with connected(ray) as cluster:
+            yield cluster
+
+
+def _build(
+    request: Request,
+    out: Path,
+    images: Path | None,
+    device: str,
+    workers: int | None,
+    cluster: Cluster | None,
+    publisher: Publisher | None,
+) -> None:
+    target = resolve_device(device, request.backend) if cluster is None else cluster.resolve_device(device)
     request.check_device(target)
     if images is not None and what_is_at(images) != "a folder":
         raise ZooError(images, expected="a folder", found=what_is_at(images), do="correct --images")
@@ -133,7 +161,8 @@ def build(
     image_sets = {name: load_image_set(name, images) for name in sorted({m.recipe.dataset for _, models in plans for m in models})}
     for _, models in plans:
         _check_images(models, image_sets, request.train_images)
-    target = trusted_device(target, request, auto=device == "auto")
+    if cluster is None:
+        target = trusted_device(target, request, auto=device == "auto")
     entries = {subset.name: _declaration(request, target, models, image_sets) for subset, models in plans}
     try:
         with _memory_needed(), open_store(out) as folder:
@@ -144,7 +173,7 @@ def build(
             for subset, models in plans:
                 folder.declare(subset.name, entries[subset.name])
                 remember_images(out, images)
-                _build_subset(folder, request, subset, models, image_sets, target, workers, publisher)
+                _build_subset(folder, request, subset, models, image_sets, target, workers, cluster, publisher)
     except OSError as error:
         raise ZooError(
             error.filename or out, expected="a disk that can be written", found=str(error), do="free space, then run again"
@@ -226,25 +255,50 @@ def _build_subset(
     image_sets: Mapping[str, ImageSet],
     device: torch.device,
     workers: int | None,
+    cluster: Cluster | None,
     publisher: Publisher | None,
 ) -> None:
     todo = folder.missing(models)
-    task = Task(folder.out, subset, str(device), request.tf32, request.backend)
-    for model in todo:
-        bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, task.images)
+    task = Task(subset, str(device), request.tf32, request.backend, out=folder.out)
     shards = _Shards(folder, models, todo, publisher)
     occupancy, epochs = Occupancy(), least_epochs(models[0].recipe)
-    progress = Progress(subset.name, total=len(models), done=len(models) - len(todo), first_epochs=epochs, occupancy=occupancy)
-    on_cpu = device.type == "cpu"
-    if todo and on_cpu and request.backend == "fast":
-        with compiling():
-            compile_step()
-    trained = run_on_processes(task, todo, workers, occupancy) if on_cpu else task.run_cohorts(todo, occupancy)
+    if cluster is not None:
+        trained = cluster.train(task, todo, image_sets, request.train_images, occupancy)
+    else:
+        trained = _train_here(task, request, todo, image_sets, device, workers, occupancy)
+    progress = Progress(
+        subset.name,
+        total=len(models),
+        done=len(models) - len(todo),
+        first_epochs=epochs,
+        occupancy=occupancy,
+        nodes=None if cluster is None else lambda: len(cluster.places(device)),
+    )
     with progress, closing(trained):
         for result in itertools.chain([None], trained):  # the first None: shards whose models were all staged before
             progress.advance(result, task.epochs.value)
             shards.advance(result)
     shards.finish()
+
+
+def _train_here(
+    task: Task,
+    request: Request,
+    todo: list[Model],
+    image_sets: Mapping[str, ImageSet],
+    device: torch.device,
+    workers: int | None,
+    occupancy: Occupancy,
+) -> Generator[Summary | None, None, None]:
+    """Train models on this machine."""
+    for model in todo:
+        bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, task.images)
+    if device.type != "cpu":
+        return task.run_cohorts(todo, occupancy)
+    if todo and request.backend == "fast":
+        with compiling():
+            compile_step()
+    return run_on_processes(task, todo, workers, occupancy)
 
 
 class _Shards:

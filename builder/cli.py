@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="By what: auto is fast; torch trains on any device, slower.",
 )
+@click.option("--ray", metavar="HOST:PORT|auto|local", help="Train on all nodes of a Ray cluster; local starts one here.")
 @click.option("--tf32", is_flag=True, help="On a GPU: cut the factors of products to 10 bits, unrounded; faster, and other weights.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built and how long it would take, and build nothing.")
 @click.option("--upload", is_flag=True, help="Push the zoo to the Hub, finished parts while others still train.")
@@ -68,6 +69,7 @@ def main(
     out: Path,
     device: str,
     backend: str,
+    ray: str | None,
     tf32: bool,
     dry_run: bool,
     upload: bool,
@@ -84,6 +86,8 @@ def main(
     publisher = _publisher(upload, repo_id, private=private, revision=revision, tag=tag)
     if release is not None and dry_run:
         raise ZooError("--dry-run", expected="a preset", found="--import", do="leave one of them out")
+    if release is not None and ray is not None:
+        raise ZooError("--ray", expected="a preset", found="--import", do="leave one of them out")
     from builder.store import hold, holds_models  # torch is loaded only when there is something to do
 
     def request() -> Request:
@@ -102,7 +106,7 @@ def main(
             else:
                 from builder.build import build
 
-                build(request(), out, images=images, device=device, publisher=publisher)
+                build(request(), out, images=images, device=device, ray=ray, publisher=publisher)
             from builder.gallery import draw
 
             draw(out)

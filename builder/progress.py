@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,15 @@ class Progress:
         done: models that were there before.
         first_epochs: what a model is taken to train until one has finished.
         occupancy: how busy the places for training are.
+        nodes: says how many nodes of a cluster train now; None: this machine does.
     """
 
-    def __init__(self, name: str, *, total: int, done: int, first_epochs: int, occupancy: Occupancy) -> None:
+    def __init__(
+        self, name: str, *, total: int, done: int, first_epochs: int, occupancy: Occupancy, nodes: Callable[[], int] | None = None
+    ) -> None:
         self.name, self.total, self.done, self.before = name, total, done, done
         self.first_epochs, self.epochs, self.rate = first_epochs, 0, 0.0
-        self.occupancy = occupancy
+        self.occupancy, self.nodes = occupancy, nodes
         self.accuracy_sum, self.diverged = 0.0, 0
         self.console = Console(stderr=True)
         self.start = self.line = time.monotonic()
@@ -78,7 +82,11 @@ class Progress:
     def _state(self, in_flight: float) -> str:
         left = int(max(0.0, self.total - self.done - in_flight) / self.rate) if self.rate else None
         told = "" if left is None else f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        return f"{60 * self.rate:.1f} a minute{told}{self._accuracy()}"
+        return f"{60 * self.rate:.1f} a minute{self._place()}{told}{self._accuracy()}"
+
+    def _place(self) -> str:
+        count = None if self.nodes is None else self.nodes()
+        return "" if count is None else f" on {count} node{'s' * (count != 1)}"
 
     def _busy(self) -> str:
         return f", {100 * self.occupancy.share:.0f} % busy" * (self.done > self.before)

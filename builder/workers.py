@@ -52,26 +52,35 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a worker needs to know to train any model of a subset; it reads images from, and stages models in, the folder."""
+class Training:
+    """Trains models of a subset on a device; a subclass knows where images come from and where trained models go."""
 
-    out: Path
     subset: Subset
     device: str
     tf32: bool = False
     backend: str = "fast"
-    epochs: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # trained so far, by all processes
-    started: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # not 0 once a process has begun
-    loaded: dict[tuple[str, int, int], Images] = field(default_factory=dict, compare=False)  # by this process
+    loaded: dict[tuple[str, int, int], Images] = field(default_factory=dict, compare=False, kw_only=True)  # by this process
 
     @property
-    def images(self) -> Path:
-        return self.out / STAGING / "images" / self.subset.name
+    def spool(self) -> Path | None:
+        """Folder for the exports of models in training; None: a temporary one."""
+        return None
+
+    def load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+        """An image set for an architecture's input, on the device."""
+        raise NotImplementedError
+
+    def deliver(self, trained: Trained, seconds: float) -> Any:
+        """Hand on a model whose cohort began so many seconds ago; what is returned is what `run` yields."""
+        raise NotImplementedError
+
+    def count_epochs(self, number: int) -> None:
+        """Take note that models have trained so many epochs more; of what was in vain, so many fewer."""
 
     def run(
         self, models: list[Model], slots: int = 1, *, occupancy: Occupancy | None = None, room: Room | None = None
-    ) -> Generator[Summary, None, None]:
-        """Train models of one cohort and stage each.
+    ) -> Generator[Any, None, None]:
+        """Train models of one cohort and deliver each.
 
         Args:
             models: of one cohort.
@@ -82,8 +91,7 @@ class Task:
         start, stopped = time.monotonic(), None if room is None else room.stopped
         train = partial(self._train, occupancy=occupancy, stopped=stopped)
         for trained in train(models, slots) if room is None else room.fit(models, slots, train):
-            store.stage(self.out, trained)
-            yield summary(trained, time.monotonic() - start)
+            yield self.deliver(trained, time.monotonic() - start)
 
     def _train(self, models: list[Model], slots: int, *, occupancy: Occupancy | None, stopped: threading.Event | None) -> Iterator[Trained]:
         in_vain = 0  # epochs of models that did not finish
@@ -91,7 +99,7 @@ class Task:
         def on_epoch() -> None:
             nonlocal in_vain
             in_vain += 1
-            self._count_epochs(1)
+            self.count_epochs(1)
             if stopped is not None and stopped.is_set():
                 raise Stopped
 
@@ -100,32 +108,35 @@ class Task:
             from builder.gpu.startup import require  # needs Triton
 
             require(models[0], device, tf32=self.tf32)
-        images = {name: self._load(name, architecture, device) for name in {model.recipe.dataset for model in models}}
-        spool = self.out / STAGING
+        images = {name: self._loaded(name, architecture, device) for name in {model.recipe.dataset for model in models}}
         step = make_step(architecture, device, backend=self.backend, tf32=self.tf32)
         cohort = Cohort(
-            self.subset, architecture, images, device=device, slots=slots, spool=spool, on_epoch=on_epoch, step=step, occupancy=occupancy
+            self.subset,
+            architecture,
+            images,
+            device=device,
+            slots=slots,
+            spool=self.spool,
+            on_epoch=on_epoch,
+            step=step,
+            occupancy=occupancy,
         )
         try:
             for trained in cohort.train(models):
                 in_vain -= trained.epochs
                 yield trained
         finally:
-            self._count_epochs(-in_vain)
+            self.count_epochs(-in_vain)
 
-    def _load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+    def _loaded(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
         """An image set, once for all cohorts with such an input: on a GPU they share the copy there."""
         key = dataset, architecture.image_channels, architecture.image_size
         with _loading:
             if key not in self.loaded:
-                self.loaded[key] = bank.load(dataset, architecture, device, self.images)
+                self.loaded[key] = self.load(dataset, architecture, device)
             return self.loaded[key]
 
-    def _count_epochs(self, number: int) -> None:
-        with self.epochs.get_lock():
-            self.epochs.value += number
-
-    def run_cohorts(self, models: list[Model], occupancy: Occupancy) -> Generator[Summary | None, None, None]:
+    def run_cohorts(self, models: list[Model], occupancy: Occupancy) -> Generator[Any, None, None]:
         """Train models on a GPU, several cohorts at a time."""
         cohorts: dict[Any, list[Model]] = defaultdict(list)
         for model in models:
@@ -137,6 +148,34 @@ class Task:
             for members in sorted(cohorts.values(), key=len, reverse=True)  # the longest first: a long one at the end would fly alone
         ]
         yield from fly(jobs, lanes, torch.device(self.device), stopped)
+
+
+@dataclass(frozen=True)
+class Task(Training):
+    """Training on this machine: any process of it reads images from, and stages models in, the folder."""
+
+    out: Path = field(kw_only=True)
+    epochs: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # trained so far, by all processes
+    started: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # not 0 once a process has begun
+
+    @property
+    def images(self) -> Path:
+        return self.out / STAGING / "images" / self.subset.name
+
+    @property
+    def spool(self) -> Path:
+        return self.out / STAGING
+
+    def load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+        return bank.load(dataset, architecture, device, self.images)
+
+    def deliver(self, trained: Trained, seconds: float) -> Summary:
+        store.stage(self.out, trained)
+        return summary(trained, seconds)
+
+    def count_epochs(self, number: int) -> None:
+        with self.epochs.get_lock():
+            self.epochs.value += number
 
 
 def slots_of(models: int) -> int:

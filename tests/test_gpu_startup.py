@@ -259,4 +259,4 @@ def test_cuda_is_refused(faulty_gpu: None, tmp_path: Path) -> None:
 
 def test_a_later_architecture_is_checked_before_it_trains(faulty_gpu: None, tmp_path: Path) -> None:
     with pytest.raises(ZooError, match=f"found the loss off by 1 with {NWS.id}; use --device cpu or --backend torch in another folder"):
-        list(Task(tmp_path, SUBSETS["demo"], "cuda").run([make_model(NWS)]))
+        list(Task(SUBSETS["demo"], "cuda", out=tmp_path).run([make_model(NWS)]))

@@ -1,0 +1,339 @@
+"""Trains on the nodes of a Ray cluster: a core takes a model at a time, a GPU a block of models.
+
+The process that builds is Ray's driver. It puts images into Ray's object store, from where each node fetches them once; the rows of a
+trained model come back the same way, and the driver stages them. Nodes need no folder of the driver's and may come and go: what a lost one
+was at, Ray has another one do again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import importlib
+import logging
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import builder
+import nws_dataset
+from builder import bank, store
+from builder.bank import Images
+from builder.devices import lacking
+from builder.flight import HEARTBEAT_SECONDS, Occupancy
+from builder.images import ImageSet
+from builder.plan import Model
+from builder.train import Trained, num_snapshots
+from builder.workers import GPU_LANES, GPU_SLOTS, Summary, Task, Training, cores, summary
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.layout import layout_of
+from nws_dataset.recipe import Architecture, Subset
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ImportError as missing:
+    raise ZooError("--ray", expected="the package ray", found="none", do="pip install 'nws-dataset[cluster]'") from missing
+
+CONNECTION_SECONDS = 20.0  # that a cluster has to answer
+WAITING_BYTES = 2_000_000_000  # of rows that may wait for the driver; more only where that would leave a core or GPU without a model
+WAITING_MODELS = 8  # of a block that may wait; then its GPU does, until the driver has taken one
+ATTEMPTS = 20  # after the first, at a block whose worker is lost
+INSTALL = "install there what is installed here"
+
+Input = tuple[str, int, int]  # image set, channels, size
+
+PROBE = """
+import logging, sys, ray
+try:
+    ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""  # in a process of its own: for what does not answer, Ray waits for minutes
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Cluster]:
+    """A cluster, until the block ends.
+
+    Args:
+        address: "local" starts Ray on this machine; "auto" joins the one that this machine is a node of, HOST:PORT the one with this head.
+
+    Raises:
+        ZooError: if there is no such cluster, it does not answer, or has another version of Ray or Python.
+    """
+    if ray.is_initialized():
+        raise ZooError("--ray", expected="a process without a connection to Ray", found="one", do="call ray.shutdown() before")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a build tells nobody of itself
+    options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cores()} if address == "local" else {}
+    if address != "local":
+        _probe(address)
+    with redirect_stdout(sys.stderr):  # Ray prints what becomes of nodes
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        try:
+            yield Cluster()
+        finally:
+            ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Raise a ZooError if no cluster of this version answers at an address."""
+    if address != "auto" and not re.fullmatch(r"[^\s/]+:\d+", address):
+        raise ZooError("--ray", expected="local, auto or HOST:PORT", found=address, do="give the address that `ray start --head` printed")
+    command = [sys.executable, "-c", PROBE, address]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=CONNECTION_SECONDS)
+        found = ended.stderr.strip() if ended.returncode else ""
+    except subprocess.TimeoutExpired:
+        found = f"no answer within {CONNECTION_SECONDS:.0f} s"
+    if found:
+        expected = "a Ray cluster of this version that this machine is a node of"
+        raise ZooError(
+            f"--ray {address}", expected=expected, found=found, do="use its Ray, Python and RAY_AUTH_MODE, and run `ray start` here too"
+        )
+
+
+# The driver
+
+
+class Cluster:
+    """The cluster that this process is connected to. Use `connected`."""
+
+    def __init__(self) -> None:
+        self._images: dict[Input, ray.ObjectRef] = {}
+        self._nodes, self._looked = list[dict[str, Any]](), -math.inf
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are there now, as `ray.nodes` describes them, or were a heartbeat ago."""
+        if time.monotonic() - self._looked > HEARTBEAT_SECONDS:
+            self._nodes, self._looked = [node for node in ray.nodes() if node["Alive"]], time.monotonic()
+        return self._nodes
+
+    def places(self, device: torch.device) -> list[int]:
+        """Cores, or GPUs, of each node that has some."""
+        kind = "CPU" if device.type == "cpu" else "GPU"
+        return [places for node in self.nodes() if (places := int(node["Resources"].get(kind, 0)))]
+
+    def resolve_device(self, name: str) -> torch.device:
+        """The torch device of "auto", "cpu" or "cuda" on the nodes; "auto" is a GPU where there is one."""
+        on_gpu = bool(self.places(torch.device("cuda")))
+        if name not in ("auto", "cpu", "cuda"):
+            raise ZooError("--device", expected="cpu or cuda beside --ray", found=name, do="choose one of them")
+        if name == "cuda" and not on_gpu:
+            raise ZooError("--device", expected="a node with a GPU", found="none", do="start one, or use --device cpu")
+        return torch.device("cpu" if name == "cpu" or not on_gpu else "cuda")
+
+    def train(
+        self, task: Task, models: Sequence[Model], image_sets: Mapping[str, ImageSet], train_images: int | None, occupancy: Occupancy
+    ) -> Generator[Summary | None, None, None]:
+        """Train models on the nodes and stage each here.
+
+        Args:
+            task: what to train, and the folder where models are staged.
+            models: of its subset.
+            image_sets: by name.
+            train_images: of `--train-images`.
+            occupancy: takes note of the use of cores, or GPUs.
+
+        Yields:
+            Summaries as models finish, and None at every heartbeat without one.
+        """
+        device, before, waiting = torch.device(task.device), time.monotonic(), 0
+        queue = deque(blocks(task.subset, models, device, sum(self.places(device))))
+        running: dict[Any, Block] = {}  # by the stream of its results
+        training = ray.put(OnNode(task.subset, task.device, task.tf32, task.backend, needs=versions(task.device, task.backend)))
+        remote = ray.remote(_train).options(
+            num_cpus=1 if device.type == "cpu" else 0,
+            num_gpus=0 if device.type == "cpu" else 1,
+            num_returns="streaming",
+            max_retries=ATTEMPTS,
+            _generator_backpressure_num_objects=WAITING_MODELS,
+        )
+        while queue or running:
+            while queue and (waiting + queue[0].waiting <= WAITING_BYTES or len(running) < sum(self.places(device))):
+                block = queue.popleft()
+                members = list(block.models.values())
+                inputs = {input_of(model): self._image_ref(model, image_sets, train_images) for model in members}
+                stream = remote.remote(training, members, list(inputs), *inputs.values())
+                running[stream] = block
+                waiting += block.waiting
+            ready, _ = ray.wait(list(running), num_returns=len(running), timeout=HEARTBEAT_SECONDS)
+            if not ready:
+                yield None
+            for stream in ready:
+                block, result = running[stream], _next(stream)
+                if result is not None and block.models.pop(result.trained.model.id, None) is not None:
+                    store.stage(task.out, result.trained)
+                    now = time.monotonic()
+                    occupancy.add(result.seconds, max(1, sum(self.places(device))) * (now - before))
+                    before = now
+                    yield summary(result.trained, result.seconds)
+                if result is None or not block.models:
+                    del running[stream]
+                    waiting -= block.waiting
+                    if block.models:  # Ray counts results: after a loss they may have come in another order, and some twice
+                        queue.appendleft(block)
+
+    def _image_ref(self, model: Model, image_sets: Mapping[str, ImageSet], train_images: int | None) -> ray.ObjectRef:
+        """Where a model's images are in the object store."""
+        key = input_of(model)
+        if key not in self._images:
+            images = image_sets[model.recipe.dataset]
+            arrays = bank.prepared(images, model.recipe.architecture, train_images)
+            self._images[key] = ray.put({**arrays, "gray": images.train_images.shape[1] == 1})
+        return self._images[key]
+
+
+@dataclass
+class Block:
+    """What a core or a GPU takes at a time."""
+
+    models: dict[str, Model]  # by id, those whose rows have not come back
+    waiting: int  # bytes of rows that may wait for the driver
+
+
+def blocks(subset: Subset, models: Sequence[Model], device: torch.device, places: int) -> Iterator[Block]:
+    """Models one by one for a CPU; for a GPU as many as fill its lanes, whole cohorts as far as that goes, but work for all GPUs."""
+    size = 1
+    if device.type != "cpu":
+        size = min(GPU_LANES * GPU_SLOTS, math.ceil(len(models) / max(1, places)))
+        order = {cohort: place for place, cohort in enumerate(dict.fromkeys(model.cohort for model in models))}
+        models = sorted(models, key=lambda model: order[model.cohort])
+    for start in range(0, len(models), size):
+        members = models[start : start + size]
+        largest = max(num_snapshots(subset, m.recipe.max_epochs) * 4 * layout_of(m.recipe.architecture).num_weights for m in members)
+        yield Block({model.id: model for model in members}, min(len(members), WAITING_MODELS) * largest)
+
+
+def input_of(model: Model) -> Input:
+    """What decides how a model's images look."""
+    architecture = model.recipe.architecture
+    return model.recipe.dataset, architecture.image_channels, architecture.image_size
+
+
+def _next(stream: Any) -> Result | None:
+    """The next result of a block that has one, None at its end; what a node raised is raised here."""
+    try:
+        reference = next(stream, None)
+        return None if reference is None else ray.get(reference)
+    except RayTaskError as error:
+        if lacking := re.search(r"No module named '[^']+'", str(error.cause)):  # a task of ours could not begin there
+            node = re.search(r"ip=([^),\s]+)", str(error))
+            where = f"node {node[1]}" if node else "a node"
+            raise ZooError(where, expected="the package nws-dataset[cluster]", found=lacking[0], do=INSTALL) from error
+        raise error.cause from error
+    except RayError as error:
+        raise ZooError("a worker on a node", expected="to finish its models", found=reason(error), do="see why, then run again") from error
+
+
+# A node
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model on its way to the driver."""
+
+    trained: Trained
+    seconds: float  # since its worker began, or finished the one before
+
+
+@dataclass(frozen=True)
+class OnNode(Training):
+    """Training on a node of a cluster: images are those of the object store, trained models go back by it."""
+
+    needs: Mapping[str, str] = field(kw_only=True)  # the driver's `versions`
+    arrays: Mapping[Input, Mapping[str, np.ndarray]] = field(default_factory=dict, kw_only=True)
+
+    def load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+        arrays = self.arrays[dataset, architecture.image_channels, architecture.image_size]
+        with warnings.catch_warnings():  # nothing here writes
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            return Images.on(device, {key: arrays[key] for key in bank.ARRAYS}, gray=bool(arrays["gray"]))
+
+    def deliver(self, trained: Trained, seconds: float) -> Trained:
+        return trained
+
+
+def _train(training: OnNode, models: list[Model], inputs: list[Input], *arrays: Mapping[str, Any]) -> Iterator[Result]:
+    """Train a block on the node that this is called on.
+
+    Args:
+        training: without images.
+        models: of the block.
+        inputs: of the models.
+        arrays: the images of each input.
+    """
+    _prepare(training.device, training.backend, tuple(training.needs.items()))
+    training, before = replace(training, arrays=dict(zip(inputs, arrays, strict=True))), time.monotonic()
+    try:
+        for trained in training.run(models) if training.device == "cpu" else training.run_cohorts(models, Occupancy()):
+            if trained is not None:
+                now = time.monotonic()
+                yield Result(trained, now - before)
+                before = time.monotonic()
+    except ZooError as error:
+        raise error.adding(found=f"on {_this_node()}") from error
+    except OSError as error:
+        do = "free space there, then run again"
+        raise ZooError(_this_node(), expected="a disk for temporary files", found=reason(error), do=do) from error
+
+
+@functools.cache
+def _prepare(device: str, backend: str, needs: tuple[tuple[str, str], ...]) -> None:
+    """See that this node trains the same rows as the driver's machine would, and have Numba compile, one process of a node at a time."""
+    found = versions(device, backend)
+    differing = [name for name, version in needs if found[name] != version]
+    if differing:
+        here, there = (", ".join(f"{name} {of[name]}" for name in differing) for of in (found, dict(needs)))
+        raise ZooError(_this_node(), expected=there, found=here, do=INSTALL)
+    if needed := lacking(device, backend):
+        raise ZooError(_this_node(), expected=needed, found="none", do="use --device cpu, or --backend torch, or stop that node")
+    if "numba" in found:
+        from builder.cpu.step import compile_step
+
+        path = Path(tempfile.gettempdir()) / f"nws-compile-{os.getuid()}.lock"
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            compile_step()
+
+
+def versions(device: str, backend: str = "fast") -> dict[str, str]:
+    """What rows follow from on a machine, beside the plan: version and sources of this package, versions of libraries."""
+    found = {"nws-dataset": f"{nws_dataset.__version__} ({_sources()[:12]})"}
+    for name in ("numpy", "torch", "numba") if (device, backend) == ("cpu", "fast") else ("numpy", "torch"):
+        try:
+            found[name] = importlib.import_module(name).__version__.partition("+")[0]
+        except ImportError:
+            found[name] = "missing"
+    return found
+
+
+@functools.cache
+def _sources() -> str:
+    """A digest of all our modules."""
+    digest = hashlib.sha256()
+    for package in (builder, nws_dataset):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _this_node() -> str:
+    return f"node {platform.node()}"
