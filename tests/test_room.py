@@ -73,7 +73,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tu
     def run(slots: int) -> tuple[Memory, dict[str, bytes], Task]:
         memory, out = Memory(slots), tmp_path / str(slots)
         monkeypatch.setattr(workers, "make_step", lambda architecture, device, **options: Step(memory, architecture))
-        task = Task(out, DEMO, "cpu")
+        task = Task(DEMO, "cpu", out=out)
         bank.save(load_image_set("digits"), SMALL_CNN, 60, task.images)
         found = [summary.model_id for summary in task.run_cohorts(ALL, Occupancy()) if summary is not None]
         assert sorted(found) == sorted(model.id for model in ALL)
