@@ -20,7 +20,7 @@ from builder.devices import BACKENDS, lacking
 from builder.flight import Occupancy
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
-from builder.progress import Progress, compiling
+from builder.progress import Progress, checking, compiling
 from builder.room import out_of_memory
 from builder.store import GENERATOR_VERSION, Store, open_store, remember_images
 from builder.train import least_epochs
@@ -198,13 +198,14 @@ def trusted_device(device: torch.device, request: Request, *, auto: bool) -> tor
         from builder.gpu import startup  # needs Triton
 
         _, (model, *_) = replace(request, models=1).plan()[0]
-        with _memory_needed():
-            if not auto:
-                startup.require(model, device, tf32=request.tf32)
-            elif (found := startup.problem(model, device, tf32=request.tf32)) is not None:
-                print(f"training on the CPU: the check of the GPU found {found}", file=sys.stderr)
-                device = torch.device("cpu")
-                request.check_device(device)
+        with _memory_needed(), checking():
+            found = startup.problem(model, device, tf32=request.tf32)
+        if found is not None and not auto:
+            raise startup.refusal(device, found)
+        if found is not None:
+            print(f"training on the CPU: the check of the GPU found {found}", file=sys.stderr)
+            device = torch.device("cpu")
+            request.check_device(device)
     return device
 
 

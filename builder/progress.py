@@ -24,6 +24,11 @@ def compiling() -> Status:
     return Console(stderr=True).status("Compiling the training step, once on a machine (half a minute) ...")
 
 
+def checking() -> Status:
+    """What a terminal shows while a GPU's kernels are compared with the plain network."""
+    return Console(stderr=True).status("Checking the GPU's kernels, once for a card and what it runs (compiling takes a while) ...")
+
+
 class Progress:
     """Shows how far a build is.
 

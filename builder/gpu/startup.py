@@ -68,8 +68,13 @@ def require(model: Model, device: torch.device, *, tf32: bool = False) -> None:
     """Raise a ZooError if there is a problem."""
     found = problem(model, device, tf32=tf32)
     if found is not None:
-        do = "use --device cpu or --backend torch in another folder, and report it"
-        raise ZooError(f"--device {device.type}", expected="kernels that agree with the plain network", found=found, do=do)
+        raise refusal(device, found)
+
+
+def refusal(device: torch.device, found: str) -> ZooError:
+    """What a build says that stops because of a problem."""
+    do = "use --device cpu or --backend torch in another folder, and report it"
+    return ZooError(f"--device {device.type}", expected="kernels that agree with the plain network", found=found, do=do)
 
 
 def checked(model: Model, device: torch.device, *, tf32: bool = False, lanes: bool = True) -> str | None:

@@ -28,7 +28,7 @@ from nws_dataset.recipe import NUM_CLASSES, Architecture, Recipe
 GRADIENT_TOLERANCE = 1e-4
 TIE_TOLERANCE = 2e-3  # of each model: a max-pool tie, or a unit near a kink, that falls the other way moves a whole gradient
 TF32_TOLERANCES = 0.3, 3.0  # the same two where products cut their factors: of five layers with ReLU a gradient was off by 0.6
-UPDATE_TOLERANCE = 1e-4  # of each number, given the gradient
+UPDATE_TOLERANCE = 1e-5  # of each number, given the gradient, beside the largest number in its sum
 
 LEAST_LOOKS, MOST_LOOKS = 2, 8  # steps that are compared; of each model the best counts, since ties fall elsewhere in each
 EMPTY = 1  # the slot without a model
@@ -134,17 +134,23 @@ class TinyCohort:
 
     def _gradient(self, m: int) -> torch.Tensor:
         """[P] float64, with L2."""
+        return self.run.gradients[m].double() + self._l2(m)
+
+    def _l2(self, m: int) -> torch.Tensor:
+        """[P] float64, its part of the gradient."""
         model = self.models[self.places.index(m)]
-        return self.run.gradients[m].double() + 2 * model.recipe.l2 * self.run.kernels.double() * self.start[0][m].double()
+        return 2 * model.recipe.l2 * self.run.kernels.double() * self.start[0][m].double()
 
     def _update_error(self, m: int) -> float:
         """The largest, of a row or its moments, against `builder.update.rule` with the gradient that was found."""
         recipe = self.models[self.places.index(m)].recipe
         rate = update.step_size(recipe.optimizer, recipe.learning_rate, int(self.run.taken[m]))
         row, first, second = (x[m].double() for x in self.start)
-        gradient, coefficients = self._gradient(m), update.COEFFICIENTS[recipe.optimizer]
-        exact = update.rule(row, gradient, first, second, rate, coefficients)
-        scales = update.rule(-row.abs(), gradient.abs(), first.abs(), second, rate, coefficients)  # the sums without what cancels
+        gradient, l2, coefficients = self.run.gradients[m].double(), self._l2(m), update.COEFFICIENTS[recipe.optimizer]
+        exact = update.rule(row, gradient + l2, first, second, rate, coefficients)
+        scales = update.rule(
+            -row.abs(), gradient.abs() + l2.abs(), first.abs(), second, rate, coefficients
+        )  # sums in which nothing cancels
         errors = [(x[m] - new).abs() / scale.abs().clamp(min=1e-30) for x, new, scale in zip(self.state, exact, scales, strict=True)]
         return float(torch.stack(errors)[:, self.trained].nan_to_num(nan=float("inf")).max())
 
