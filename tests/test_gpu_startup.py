@@ -27,7 +27,7 @@ from builder.gpu.products import TritonProducts
 from builder.gpu.step import GpuStep
 from builder.gpu.tiny import TinyCohort, differs
 from builder.workers import Task
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
 from nws_dataset.recipe import SUBSETS, Architecture
 from training_cases import CPU, make_model
 
@@ -154,7 +154,7 @@ def test_a_kernel_that_the_device_refuses_is_a_problem(error: Exception, monkeyp
 
     monkeypatch.setattr(augment, "load", refused)
     found = startup.checked(make_model(SMALL_CNN, batch_size=BATCH), DEVICE)
-    assert found is not None and found.startswith(f"{type(error).__name__} with {SMALL_CNN.id}: ") and "\n" not in found
+    assert found == f"{reason(error)}, with {SMALL_CNN.id}"
     error = torch.cuda.OutOfMemoryError("CUDA out of memory.")
     with pytest.raises(torch.cuda.OutOfMemoryError):
         startup.checked(make_model(SMALL_CNN, batch_size=BATCH), DEVICE)

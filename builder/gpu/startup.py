@@ -30,7 +30,7 @@ from builder.plan import Model
 from builder.room import out_of_memory
 from builder.step import Segment
 from nws_dataset import network
-from nws_dataset.errors import ZooError, one_line
+from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import atomic_write
 from nws_dataset.recipe import Architecture
 
@@ -86,7 +86,7 @@ def checked(model: Model, device: torch.device, *, tf32: bool = False, lanes: bo
     except (RuntimeError, TritonError) as error:  # of a kernel that does not compile, or that the device refuses
         if out_of_memory(error) is not None:
             raise
-        return f"{type(error).__name__} with {architecture.id}: {one_line(error)}"
+        return f"{reason(error)}, with {architecture.id}"
 
 
 # Two lanes
