@@ -111,10 +111,8 @@ class TinyCohort:
                 yield spec.name, _error(*(row[spec.offset : spec.stop] for row in (self.state[0][m], loop.row)))
         yield "the gradient", _error(self._gradient(m), loop.gradient)
         yield "the update, by kernels.update,", self._update_error(m)
-        yield (
-            "a slot without a model",
-            float(any((x[EMPTY] != start[EMPTY]).any() for x, start in zip(self.state, self.start, strict=True))),
-        )
+        touched = any((x[EMPTY] != start[EMPTY]).any() for x, start in zip(self.state, self.start, strict=True))
+        yield "a slot without a model", float(touched)
 
     def _clues(self, m: int, loop: NotingLoop) -> Iterator[tuple[str, float]]:
         """From the last layer to the first."""
@@ -122,15 +120,13 @@ class TinyCohort:
         for layer in reversed(self.run.layers.layers):
             name = layer.product.layer
             assert layer.gradient is not None
-            yield (
-                f"the gradient in the product of {name}, by products.input_gradient or closing.open_,",
-                _error(layer.gradient.dy[m], loop.towards[name]),
-            )
+            error = _error(layer.gradient.dy[m], loop.towards[name])
+            yield f"the gradient in the product of {name}, by products.input_gradient or closing.open_,", error
             for spec in self.layout.tensors:
                 if spec.trained and spec.layer == name:
-                    exact = loop.gradient[spec.offset : spec.stop]
-                    error = gradient[spec.offset : spec.stop] - exact
-                    yield f"the gradient of {spec.name}", float(error.norm()) / max(float(exact.norm()), 1e-3 * whole)
+                    found, exact = (row[spec.offset : spec.stop] for row in (gradient, loop.gradient))
+                    scale = max(float(exact.norm()), 1e-3 * whole)  # a bias before batch-norm has a gradient of rounding alone
+                    yield f"the gradient of {spec.name}", float((found - exact).norm()) / scale
 
     def _gradient(self, m: int) -> torch.Tensor:
         """[P] float64, with L2."""
@@ -148,9 +144,8 @@ class TinyCohort:
         row, first, second = (x[m].double() for x in self.start)
         gradient, l2, coefficients = self.run.gradients[m].double(), self._l2(m), update.COEFFICIENTS[recipe.optimizer]
         exact = update.rule(row, gradient + l2, first, second, rate, coefficients)
-        scales = update.rule(
-            -row.abs(), gradient.abs() + l2.abs(), first.abs(), second, rate, coefficients
-        )  # sums in which nothing cancels
+        # The same sums without what cancels in them.
+        scales = update.rule(-row.abs(), gradient.abs() + l2.abs(), first.abs(), second, rate, coefficients)
         errors = [(x[m] - new).abs() / scale.abs().clamp(min=1e-30) for x, new, scale in zip(self.state, exact, scales, strict=True)]
         return float(torch.stack(errors)[:, self.trained].nan_to_num(nan=float("inf")).max())
 
@@ -174,7 +169,8 @@ class TinyCohort:
             with torch.no_grad():
                 logits = plain_network.load_row(self.state[0][m].double()).eval()(pixels)
             first, second = logits.topk(2).values.unbind(1)
-            wrong = (correct[0] != (logits.argmax(1) == labels)) & (first - second > TIE_TOLERANCE * first.abs())
+            clear = first - second > self.tolerances[1] * logits.abs().amax(1)
+            wrong = clear & (correct[0] != (logits.argmax(1) == labels))
             exact = F.cross_entropy(logits, labels, reduction="none")
             errors.append(float("inf") if wrong.any() else _error(losses[0], exact))
         return self._told("the evaluation, by GpuStep.evaluate,", errors) if differs(errors, self.tolerances) else None
