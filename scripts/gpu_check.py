@@ -119,7 +119,7 @@ def run_tests(timer: Timer) -> Report:
     """The tests of kernels and step, on this GPU; without pytest only `gradients` checks."""
     if importlib.util.find_spec("pytest") is None:
         return {"passed": None, "summary": "pytest is not installed: only the gradients are checked"}
-    slow = [] if timer.quick else ["tests/test_gpu_step.py"]  # compiling takes most of the time
+    slow = [] if timer.quick else ["tests/test_gpu_step.py", "tests/test_gpu_startup.py"]  # compiling takes most of the time
     files = ["tests/test_gpu_kernels.py", "tests/test_torch_step.py", *slow]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

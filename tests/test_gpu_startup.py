@@ -224,6 +224,21 @@ def test_a_cache_that_cannot_be_written_is_said(
     assert capsys.readouterr().err.startswith(f"the GPU's check will be made again: {tmp_path / 'file' / 'nws'}")
 
 
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert startup.Remembered(CPU).path == tmp_path / "home" / ".cache" / "nws" / "gpu-check-cpu.json"
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(startup.Path, "home", homeless)
+    monkeypatch.setattr(startup.tempfile, "gettempdir", lambda: str(tmp_path))
+    startup.Remembered(CPU).add("it")
+    assert startup.Remembered(CPU).passed == ["it"]
+    assert (tmp_path / f"nws-{os.getuid()}" / "gpu-check-cpu.json").exists()
+
+
 def test_a_problem_is_not_remembered(checks: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(startup, "checked", lambda *given, **options: "the loss off by 1")
     for _ in range(2):

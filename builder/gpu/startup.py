@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,8 +141,7 @@ class Remembered:
             "triton": triton.__version__,
             "sources": sources.digest(SOURCES),
         }
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.path = cache / "nws" / f"gpu-check-{re.sub('[^A-Za-z0-9]+', '-', gpu)}.json"
+        self.path = _cache() / f"gpu-check-{re.sub('[^A-Za-z0-9]+', '-', gpu)}.json"
 
     @property
     def passed(self) -> list[str]:
@@ -159,3 +159,11 @@ class Remembered:
                 temporary.write_text(json.dumps({**self.identity, "passed": passed}, indent=1) + "\n", encoding="utf-8")
         except ZooError as error:
             print(f"the GPU's check will be made again: {error}", file=sys.stderr)
+
+
+def _cache() -> Path:
+    """The user's folder for what may be lost; of a user without a home, one beside other temporary files."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nws"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"nws-{os.getuid()}"
