@@ -27,6 +27,7 @@ from builder.gpu import augment, closing, dense, kernels, layers, pieces, produc
 from builder.gpu import step as gpu_step
 from builder.gpu.step import GpuStep, Run
 from builder.gpu.tiny import EMPTY, TinyCohort, copy_of, noise_images, start_of, tiny_models
+from builder.initial import initial_row
 from builder.plan import Model
 from builder.room import out_of_memory
 from builder.step import Segment
@@ -97,7 +98,8 @@ def lanes_difference(architecture: Architecture, batch: int, device: torch.devic
     """Whether two lanes that capture and train side by side get the bits that one alone gets, after more streams than torch has."""
     models, images = tiny_models(architecture, batch), noise_images(architecture, 2 * batch, device)
     places = [m for m in range(len(models) + 1) if m != EMPTY]
-    start, step = start_of(models, device), GpuStep(architecture, device, tf32=tf32)
+    rows = [torch.from_numpy(initial_row(model)) for model in models]
+    start, step = start_of(models, rows, device), GpuStep(architecture, device, tf32=tf32)
     order = torch.arange(batch, device=device)
 
     def trained() -> torch.Tensor:

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from builder import batches, update
 from builder.bank import Images
 from builder.gpu.step import GpuStep, Run, State
-from builder.initial import initial_row
 from builder.plain import PlainLoop
 from builder.plan import Model
 from builder.step import Segment
@@ -62,7 +61,7 @@ class TinyCohort:
         self.orders = [batches.epoch_order(model, loop.parts, labels, 0) for model, loop in zip(self.models, self.loops, strict=True)]
         self.steps = [loop.epoch(0) for loop in self.loops]
         self.trained = torch.cat([torch.full((spec.size,), spec.trained) for spec in self.layout.tensors]).to(device)
-        self.start = start_of(self.models, device)
+        self.start = start_of(self.models, [loop.row for loop in self.loops], device)
         self.step = GpuStep(architecture, device, tf32=tf32)
         self.state = copy_of(self.start)
         self.run = Run(architecture, self.step.products, self.state, batch)
@@ -187,6 +186,7 @@ class NotingLoop(PlainLoop):
 
     def __init__(self, model: Model, images: Images) -> None:
         super().__init__(model, images)
+        self.start = self.row
         self.entering, self.leaving, self.towards = (dict[str, torch.Tensor]() for _ in range(3))  # layer -> what, of its product
         for layer in self.layout.layers:
             self.network.get_submodule(layer).register_forward_hook(lambda _, given, out, layer=layer: self._note(layer, given[0], out))
@@ -196,7 +196,7 @@ class NotingLoop(PlainLoop):
         out.register_hook(lambda gradient: self.towards.__setitem__(layer, gradient))
 
     def restart(self) -> None:
-        self.row = torch.from_numpy(initial_row(self.model)).to(self.row)
+        self.row = self.start
         self.first.zero_()
 
     @property
@@ -231,9 +231,9 @@ def noise_images(architecture: Architecture, count: int, device: torch.device) -
     return Images(pixels, labels, pixels, labels, gray=False)
 
 
-def start_of(models: Sequence[Model], device: torch.device) -> State:
+def start_of(models: Sequence[Model], initial: Sequence[torch.Tensor], device: torch.device) -> State:
     """Initial rows and random moments, [M, P] each, and a slot without a model at EMPTY; second moments that do not move are 1."""
-    layout, rows = layout_of(models[0].recipe.architecture), [torch.from_numpy(initial_row(model)) for model in models]
+    layout, rows = layout_of(models[0].recipe.architecture), list(initial)
     rows.insert(EMPTY, torch.full_like(rows[0], 0.5))
     generator = torch.Generator().manual_seed(0)
     size = len(rows), layout.num_weights
