@@ -139,12 +139,27 @@ def test_rounding_and_ties_are_no_difference() -> None:
     assert all(differs([rounding] * k + [float("nan")] + [rounding] * (3 - k)) for k in range(4))
 
 
-def test_of_each_model_the_best_look_counts() -> None:
+def test_of_each_model_the_best_gradient_counts_and_the_worst_of_all_else() -> None:
     cohort = SimpleNamespace(models=[0, 1])
     errors: dict[str, list[float]] = {}
     for k, error in ((0, 0.5), (1, float("nan")), (0, 0.1), (1, 0.2), (0, 0.3)):
-        TinyCohort._keep(cohort, errors, "the gradient", k, error)  # type: ignore[arg-type]
-    assert errors == {"the gradient": [0.1, 0.2]}
+        for worst in (False, True):
+            TinyCohort._keep(cohort, errors, str(worst), k, error, worst=worst)  # type: ignore[arg-type]
+    assert errors == {"False": [0.1, 0.2], "True": [0.5, float("inf")]}
+
+
+def test_a_counter_that_stands_still_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step is right, and the second takes its images again."""
+    monkeypatch.setattr(tiny, "MOST_LOOKS", 2)
+    original = kernels.update
+
+    def stand_still(*given: Any) -> None:
+        original(*given)
+        given[4].sub_(1)
+
+    monkeypatch.setattr(kernels, "update", stand_still)
+    found = TinyCohort(SMALL_CNN, BATCH, DEVICE).difference()
+    assert found is not None and found.startswith("the batch, by augment.load, that enters conv1 off by ")
 
 
 @pytest.mark.parametrize("error", [OutOfResources(300_000, 232_448, "shared memory"), RuntimeError("CUDA error: misaligned address\nmore")])

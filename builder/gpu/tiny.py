@@ -29,7 +29,8 @@ TIE_TOLERANCE = 2e-3  # of each model: a max-pool tie, or a unit near a kink, th
 TF32_TOLERANCES = 0.3, 3.0  # the same two where products cut their factors: of five layers with ReLU a gradient was off by 0.6
 UPDATE_TOLERANCE = 1e-5  # of each number, given the gradient, beside the largest number in its sum
 
-LEAST_LOOKS, MOST_LOOKS = 2, 8  # steps that are compared; of each model the best counts, since ties fall elsewhere in each
+LEAST_LOOKS, MOST_LOOKS = 2, 8  # steps that are compared; of each model the best gradient counts, since ties fall elsewhere in each
+GRADIENT = "the gradient"
 EMPTY = 1  # the slot without a model
 EVALUATED_IMAGES = 256
 
@@ -65,8 +66,8 @@ class TinyCohort:
         self.step = GpuStep(architecture, device, tf32=tf32)
         self.state = copy_of(self.start)
         self.run = Run(architecture, self.step.products, self.state, batch)
-        self.errors: dict[str, list[float]] = {}  # the best of each model so far, in the order of the step
-        self.clues: dict[str, list[float]] = {}  # the same, of what a wrong gradient is looked for in
+        self.errors: dict[str, list[float]] = {}  # of each model so far, in the order of the step: the worst, but the best gradient
+        self.clues: dict[str, list[float]] = {}  # the best, of what a wrong gradient is looked for in
 
     def difference(self) -> str | None:
         """What differs after some steps, or in the evaluation; None: nothing."""
@@ -88,13 +89,14 @@ class TinyCohort:
             loop.restart()
             loss = loop.step(*next(self.steps[k]))
             for name, error in self._errors(m, loop, float(losses[k]), loss):
-                self._keep(self.errors, name, k, error)
+                self._keep(self.errors, name, k, error, worst=name != GRADIENT)
             for name, error in self._clues(m, loop):
-                self._keep(self.clues, name, k, error)
+                self._keep(self.clues, name, k, error, worst=False)
 
-    def _keep(self, errors: dict[str, list[float]], name: str, k: int, error: float) -> None:
-        best = errors.setdefault(name, [float("inf")] * len(self.models))
-        best[k] = min(best[k], error)  # NaN is never less
+    def _keep(self, errors: dict[str, list[float]], name: str, k: int, error: float, *, worst: bool) -> None:
+        error = error if error == error else float("inf")
+        kept = errors.setdefault(name, [0.0 if worst else float("inf")] * len(self.models))
+        kept[k] = max(kept[k], error) if worst else min(kept[k], error)
 
     def _errors(self, m: int, loop: NotingLoop, found_loss: float, loss: float) -> Iterator[tuple[str, float]]:
         """What of a model is compared, in the order in which a step computes it."""
@@ -108,8 +110,8 @@ class TinyCohort:
         for spec in self.layout.tensors:
             if not spec.trained:
                 yield spec.name, _error(*(row[spec.offset : spec.stop] for row in (self.state[0][m], loop.row)))
-        yield "the gradient", _error(self._gradient(m), loop.gradient)
-        yield "the update, by kernels.update,", self._update_error(m)
+        yield GRADIENT, _error(self._gradient(m), loop.gradient)
+        yield "the update, by kernels.update,", self._update_error(m, loop)
         touched = any((x[EMPTY] != start[EMPTY]).any() for x, start in zip(self.state, self.start, strict=True))
         yield "a slot without a model", float(touched)
 
@@ -136,10 +138,10 @@ class TinyCohort:
         model = self.models[self.places.index(m)]
         return 2 * model.recipe.l2 * self.run.kernels.double() * self.start[0][m].double()
 
-    def _update_error(self, m: int) -> float:
+    def _update_error(self, m: int, loop: NotingLoop) -> float:
         """The largest, of a row or its moments, against `builder.update.rule` with the gradient that was found."""
-        recipe = self.models[self.places.index(m)].recipe
-        rate = update.step_size(recipe.optimizer, recipe.learning_rate, int(self.run.taken[m]))
+        recipe = loop.model.recipe
+        rate = update.step_size(recipe.optimizer, recipe.learning_rate, loop.steps)
         row, first, second = (x[m].double() for x in self.start)
         gradient, l2, coefficients = self.run.gradients[m].double(), self._l2(m), update.COEFFICIENTS[recipe.optimizer]
         exact = update.rule(row, gradient + l2, first, second, rate, coefficients)
@@ -153,7 +155,7 @@ class TinyCohort:
         for name, errors in self.errors.items():
             exact = (UPDATE_TOLERANCE, UPDATE_TOLERANCE) if name.startswith("the update") else self.tolerances
             if differs(errors, exact):
-                if name == "the gradient":
+                if name == GRADIENT:
                     name, errors = next(((n, e) for n, e in self.clues.items() if differs(e, exact)), (name, errors))
                 return self._told(name, errors)
         return None
@@ -171,11 +173,12 @@ class TinyCohort:
             clear = first - second > self.tolerances[1] * logits.abs().amax(1)
             wrong = clear & (correct[0] != (logits.argmax(1) == labels))
             exact = F.cross_entropy(logits, labels, reduction="none")
-            errors.append(float("inf") if wrong.any() else _error(losses[0], exact))
+            error = _error(losses[0], exact)
+            errors.append(float("inf") if wrong.any() or error != error else error)
         return self._told("the evaluation, by GpuStep.evaluate,", errors) if differs(errors, self.tolerances) else None
 
     def _told(self, name: str, errors: list[float]) -> str:
-        worst = max(range(len(errors)), key=lambda k: errors[k] if errors[k] == errors[k] else float("inf"))
+        worst = max(range(len(errors)), key=errors.__getitem__)
         r = self.models[worst].recipe
         recipe = f"{r.optimizer}, {r.activation}, dropout {r.dropout}, L2 {r.l2}, {'with' if r.augmentation else 'without'} augmentation"
         return f"{name} off by {errors[worst]:.1e} with {self.architecture.id}, batch size {self.batch}, {recipe}"
