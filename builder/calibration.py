@@ -66,11 +66,14 @@ class Calibration:
     paces: Mapping[int, Pace]  # of each model, by its number
     order: float  # seconds that an image takes each time an epoch is put in order
     split: float  # seconds that an image takes when the validation images are chosen
+    nodes: int | None = None  # of a cluster; None: this machine
 
     @property
     def place(self) -> str:
         """Where it trains, in words."""
-        return f"{self.workers} CPU process{'es' * (self.workers > 1)}" if self.device.type == "cpu" else "a GPU"
+        on_nodes = "" if self.nodes is None else f" on {self.nodes} node{'s' * (self.nodes > 1)}"
+        on_gpu = "a GPU" if self.nodes is None else "all GPUs"
+        return (f"{self.workers} CPU process{'es' * (self.workers > 1)}" if self.device.type == "cpu" else on_gpu) + on_nodes
 
     def seconds(self, model: Model, train_images: int | None, epochs: int) -> Seconds:
         """What a model takes that trains for so many epochs, `--train-images` given."""
@@ -83,7 +86,13 @@ class Calibration:
 
 
 def calibrate(
-    models: Sequence[Model], train_images: int | None, device: torch.device, *, backend: str = "fast", tf32: bool = False
+    models: Sequence[Model],
+    train_images: int | None,
+    device: torch.device,
+    *,
+    backend: str = "fast",
+    tf32: bool = False,
+    processes: int | None = None,
 ) -> Calibration:
     """Measure for a few seconds how fast a device trains and evaluates models; random pixels stand in for the images.
 
@@ -93,11 +102,14 @@ def calibrate(
         device: where the build would train.
         backend: by which it would train.
         tf32: of `--tf32`.
+        processes: that would train on a CPU; None: one a core.
     """
     if device.type == "cpu" and backend == "fast":
         with compiling():
             compile_step()
-    workers = min(cores(), len(models)) if device.type == "cpu" else min(lanes_of(backend), len({model.cohort for model in models}))
+    workers = (
+        min(processes or cores(), len(models)) if device.type == "cpu" else min(lanes_of(backend), len({model.cohort for model in models}))
+    )
     at_once = workers if backend == "fast" else 1  # torch's Python would wait for itself in threads
     step_of = functools.partial(make_step, device=device, backend=backend, tf32=tf32)
     paces: dict[int, Pace] = {}
@@ -107,6 +119,24 @@ def calibrate(
             paces |= dict.fromkeys((model.number for model in stratum), pace)
         order, split = _host_seconds(models[len(models) // 2], device)
     return Calibration(device, workers, paces, order, split)
+
+
+def together(calibrations: Sequence[Calibration]) -> Calibration:
+    """That of a cluster of such nodes: its workers, all taken to be equally fast, get as much done as theirs."""
+    workers, (first, *_) = [each.workers for each in calibrations], calibrations
+
+    def mean(seconds: Sequence[float]) -> float:
+        return sum(workers) / sum(count / each for count, each in zip(workers, seconds, strict=True))
+
+    paces = {
+        number: Pace(
+            {augmented: mean([each.paces[number].training[augmented] for each in calibrations]) for augmented in pace.training},
+            mean([each.paces[number].evaluation for each in calibrations]),
+        )
+        for number, pace in first.paces.items()
+    }
+    order, split = mean([each.order for each in calibrations]), mean([each.split for each in calibrations])
+    return Calibration(first.device, sum(workers), paces, order, split, nodes=len(calibrations))
 
 
 def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model]]:

@@ -97,7 +97,7 @@ def main(
         return Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32, by)
 
     if dry_run:
-        _forecast(request(), device, publisher)
+        _forecast(request(), device, ray, publisher)
         return
     try:
         with hold(out):  # until all is done: another build would sweep away what is being drawn or pushed
@@ -121,16 +121,20 @@ def main(
         click.echo(f"{publisher.url} is complete: datasets.load_dataset({repo_id!r}{at})")
 
 
-def _forecast(request: Request, device: str, publisher: Publisher | None) -> None:
+def _forecast(request: Request, device: str, ray: str | None, publisher: Publisher | None) -> None:
     """Say what would be built, how long it would take, and where it would go."""
-    from builder.build import resolve_device, trusted_device
+    from builder.build import joined, resolve_device, trusted_device
     from builder.calibration import calibrate
     from builder.forecast import forecast
 
-    target = resolve_device(device, request.backend)
-    request.check_device(target)
-    target = trusted_device(target, request, auto=device == "auto")
-    click.echo(forecast(request, functools.partial(calibrate, device=target, backend=request.backend, tf32=request.tf32)))
+    with joined(ray) as cluster:
+        target = resolve_device(device, request.backend) if cluster is None else cluster.resolve_device(device)
+        request.check_device(target)
+        if cluster is None:
+            target = trusted_device(target, request, auto=device == "auto")
+        measure = calibrate if cluster is None else cluster.calibrate
+        text = forecast(request, functools.partial(measure, device=target, backend=request.backend, tf32=request.tf32))
+    click.echo(text)
     if publisher is not None:
         click.echo(f"Then it would push the folder to: {publisher}.")
 

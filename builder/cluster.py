@@ -35,6 +35,7 @@ import builder
 import nws_dataset
 from builder import bank, store
 from builder.bank import Images
+from builder.calibration import Calibration, calibrate, together
 from builder.devices import lacking
 from builder.flight import HEARTBEAT_SECONDS, Occupancy
 from builder.images import ImageSet
@@ -48,10 +49,12 @@ from nws_dataset.recipe import Architecture, Subset
 try:
     import ray
     from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as missing:
     raise ZooError("--ray", expected="the package ray", found="none", do="pip install 'nws-dataset[cluster]'") from missing
 
 CONNECTION_SECONDS = 20.0  # that a cluster has to answer
+CALIBRATION_SECONDS = 300.0  # that nodes have to become free, compile and measure
 WAITING_BYTES = 2_000_000_000  # of rows that may wait for the driver; more only where that would leave a core or GPU without a model
 WAITING_MODELS = 8  # of a block that may wait; then its GPU does, until the driver has taken one
 ATTEMPTS = 20  # after the first, at a block whose worker is lost
@@ -125,10 +128,10 @@ class Cluster:
             self._nodes, self._looked = [node for node in ray.nodes() if node["Alive"]], time.monotonic()
         return self._nodes
 
-    def places(self, device: torch.device) -> list[int]:
-        """Cores, or GPUs, of each node that has some."""
+    def places(self, device: torch.device) -> dict[str, int]:
+        """The nodes that have cores, or GPUs, and how many."""
         kind = "CPU" if device.type == "cpu" else "GPU"
-        return [places for node in self.nodes() if (places := int(node["Resources"].get(kind, 0)))]
+        return {node["NodeID"]: places for node in self.nodes() if (places := int(node["Resources"].get(kind, 0)))}
 
     def resolve_device(self, name: str) -> torch.device:
         """The torch device of "auto", "cpu" or "cuda" on the nodes; "auto" is a GPU where there is one."""
@@ -155,7 +158,7 @@ class Cluster:
             Summaries as models finish, and None at every heartbeat without one.
         """
         device, before, waiting = torch.device(task.device), time.monotonic(), 0
-        queue = deque(blocks(task.subset, models, device, sum(self.places(device))))
+        queue = deque(blocks(task.subset, models, device, sum(self.places(device).values())))
         running: dict[Any, Block] = {}  # by the stream of its results
         training = ray.put(OnNode(task.subset, task.device, task.tf32, task.backend, needs=versions(task.device, task.backend)))
         remote = ray.remote(_train).options(
@@ -166,7 +169,7 @@ class Cluster:
             _generator_backpressure_num_objects=WAITING_MODELS,
         )
         while queue or running:
-            while queue and (waiting + queue[0].waiting <= WAITING_BYTES or len(running) < sum(self.places(device))):
+            while queue and (waiting + queue[0].waiting <= WAITING_BYTES or len(running) < sum(self.places(device).values())):
                 block = queue.popleft()
                 members = list(block.models.values())
                 inputs = {input_of(model): self._image_ref(model, image_sets, train_images) for model in members}
@@ -181,7 +184,7 @@ class Cluster:
                 if result is not None and block.models.pop(result.trained.model.id, None) is not None:
                     store.stage(task.out, result.trained)
                     now = time.monotonic()
-                    occupancy.add(result.seconds, max(1, sum(self.places(device))) * (now - before))
+                    occupancy.add(result.seconds, max(1, sum(self.places(device).values())) * (now - before))
                     before = now
                     yield summary(result.trained, result.seconds)
                 if result is None or not block.models:
@@ -189,6 +192,26 @@ class Cluster:
                     waiting -= block.waiting
                     if block.models:  # Ray counts results: after a loss they may have come in another order, and some twice
                         queue.appendleft(block)
+
+    def calibrate(
+        self, models: Sequence[Model], train_images: int | None, device: torch.device, *, backend: str = "fast", tf32: bool = False
+    ) -> Calibration:
+        """`builder.calibration.calibrate` on all nodes that are there now, each with all of its cores, or with one of its GPUs."""
+        needs, measured = versions(device.type, backend), []
+        for node, places in self.places(device).items():
+            remote = ray.remote(_calibrate).options(
+                num_cpus=places if device.type == "cpu" else 0,
+                num_gpus=0 if device.type == "cpu" else 1,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            )
+            measured.append(remote.remote(needs, places, models, train_images, device.type, backend, tf32))
+        if not measured:
+            raise ZooError("--ray", expected="nodes with cores or GPUs to train on", found="none", do="start some by `ray start`")
+        _, late = ray.wait(measured, num_returns=len(measured), timeout=CALIBRATION_SECONDS)
+        if late:
+            found = f"{len(late)} of {len(measured)} that had not measured after {CALIBRATION_SECONDS:.0f} s"
+            raise ZooError("--dry-run --ray", expected="nodes with nothing else to do", found=found, do="wait until they are free")
+        return together([_taken(reference) for reference in measured])
 
     def _image_ref(self, model: Model, image_sets: Mapping[str, ImageSet], train_images: int | None) -> ray.ObjectRef:
         """Where a model's images are in the object store."""
@@ -228,15 +251,20 @@ def input_of(model: Model) -> Input:
 
 
 def _next(stream: Any) -> Result | None:
-    """The next result of a block that has one, None at its end; what a node raised is raised here."""
+    """The next result of a block that has one, None at its end."""
+    reference = next(stream, None)
+    return None if reference is None else _taken(reference)
+
+
+def _taken(reference: Any) -> Any:
+    """What a task returned; what it raised is raised here."""
     try:
-        reference = next(stream, None)
-        return None if reference is None else ray.get(reference)
+        return ray.get(reference)
     except RayTaskError as error:
-        if lacking := re.search(r"No module named '[^']+'", str(error.cause)):  # a task of ours could not begin there
+        if missing := re.search(r"No module named '[^']+'", str(error.cause)):  # a task of ours could not begin there
             node = re.search(r"ip=([^),\s]+)", str(error))
             where = f"node {node[1]}" if node else "a node"
-            raise ZooError(where, expected="the package nws-dataset[cluster]", found=lacking[0], do=INSTALL) from error
+            raise ZooError(where, expected="the package nws-dataset[cluster]", found=missing[0], do=INSTALL) from error
         raise error.cause from error
     except RayError as error:
         raise ZooError("a worker on a node", expected="to finish its models", found=reason(error), do="see why, then run again") from error
@@ -292,6 +320,15 @@ def _train(training: OnNode, models: list[Model], inputs: list[Input], *arrays: 
     except OSError as error:
         do = "free space there, then run again"
         raise ZooError(_this_node(), expected="a disk for temporary files", found=reason(error), do=do) from error
+
+
+def _calibrate(
+    needs: Mapping[str, str], places: int, models: Sequence[Model], train_images: int | None, device: str, backend: str, tf32: bool
+) -> Calibration:
+    """That of this node, of which so many cores or GPUs are the cluster's."""
+    _prepare(device, backend, tuple(needs.items()))
+    found = calibrate(models, train_images, torch.device(device), backend=backend, tf32=tf32, processes=places)
+    return found if device == "cpu" else replace(found, workers=places * found.workers)
 
 
 @functools.cache

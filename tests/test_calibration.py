@@ -13,7 +13,7 @@ import torch
 from builder import calibration
 from builder.benchmark.sides import Ours, Side
 from builder.benchmark.workloads import Case
-from builder.calibration import STRATA, Calibration, Pace, calibrate, seconds_a_step, strata
+from builder.calibration import STRATA, Calibration, Pace, calibrate, seconds_a_step, strata, together
 from builder.forecast import epoch_flops, epoch_images, evaluated_images, forward_flops
 from builder.plan import Model, select
 from builder.step import Segment
@@ -195,3 +195,12 @@ def test_a_small_model_is_measured_for_real(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(found.seconds(model, None, 3).training > found.seconds(model, None, 2).training > 0 for model in models)
     assert all(found.seconds(model, None, 2).evaluation > 0 for model in models)
     assert found.order > 0 and found.split > 0
+
+
+def test_nodes_together_do_what_each_does() -> None:
+    slow = Calibration(CPU, 2, {7: Pace({False: 4.0}, 1.0), 8: Pace({True: 1.0}, 2.0)}, order=1.0, split=2.0)
+    fast = Calibration(CPU, 6, {7: Pace({False: 1.0}, 1.0), 8: Pace({True: 1.0}, 1.0)}, order=1.0, split=1.0)
+    found = together([slow, fast])
+    assert found.paces == {7: Pace({False: 8 / (2 / 4 + 6 / 1)}, 1.0), 8: Pace({True: 1.0}, 8 / (2 / 2 + 6))}
+    assert (found.order, found.split, found.workers) == (1.0, 8 / (2 / 2 + 6), 8)
+    assert (found.place, together([fast]).place) == ("8 CPU processes on 2 nodes", "6 CPU processes on 1 node")

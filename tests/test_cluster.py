@@ -25,6 +25,7 @@ from ray.cluster_utils import Cluster as Nodes
 from builder import bank
 from builder import cluster as cluster_module
 from builder.build import Request, build
+from builder.cli import main
 from builder.cluster import OnNode, blocks, connected, input_of, versions
 from builder.flight import Occupancy
 from builder.images import load_image_set
@@ -203,6 +204,23 @@ def test_progress_counts_nodes(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert [line.split(" a minute ")[1][:10] for line in capsys.readouterr().err.splitlines()] == ["on 3 nodes", "on 1 node,"]
 
 
+@pytest.mark.slow
+def test_dry_run(nodes: Nodes, add_node: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    add_node()
+    command = ["--models", "2", "--epochs", "1", "--device", "cpu", "--ray", nodes.address, "--dry-run"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(cluster_module, "CALIBRATION_SECONDS", 0.01)
+        main(command)
+    expected = "Error: --dry-run --ray: expected nodes with nothing else to do, found 1 of 1 that had not measured after 0 s; "
+    assert (ended.value.code, capsys.readouterr().err[: len(expected)]) == (2, expected)
+    add_node()
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    out, err = capsys.readouterr()
+    assert (ended.value.code, err) == (0, "")
+    assert " on 2 CPU processes on 2 nodes (trainings of 1 epochs)" in out
+
+
 # What is refused
 
 
@@ -226,6 +244,13 @@ def test_a_device_that_no_node_has(nodes: Nodes, tmp_path: Path) -> None:
     assert refusal(nodes.address, tmp_path, device="cuda").startswith("--device: expected a node with a GPU, found none; ")
     with connected("auto") as cluster:
         assert cluster.resolve_device("auto") == CPU
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a node's GPU might be a real one")
+def test_a_node_that_only_claims_to_have_a_gpu(nodes: Nodes, add_node: Callable[..., Any], tmp_path: Path) -> None:
+    add_node(num_gpus=1)
+    message = refusal(nodes.address, tmp_path)
+    assert message.startswith("node ") and ": expected a GPU that torch can use, found none; use --device cpu, or " in message
 
 
 @pytest.mark.slow

@@ -1,0 +1,129 @@
+"""Measure how training grows with the nodes of a Ray cluster, beside plain processes: `scripts/bench_cluster.py [--quick]`.
+
+Nodes of one core each run on this machine. One node, two nodes, one process and two take turns; a rate counts the steps of models that
+finish while all of them work, after each has compiled and finished one. What is told are medians.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import ray
+import torch
+from ray.cluster_utils import Cluster as Nodes
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from builder import bank
+from builder.build import Request
+from builder.cluster import Cluster, connected
+from builder.cpu.step import compile_step
+from builder.flight import Occupancy
+from builder.forecast import epoch_steps
+from builder.images import load_image_set
+from builder.plan import Model
+from builder.workers import Summary, Task, run_on_processes
+from nws_dataset.command import Command
+from nws_dataset.recipe import SUBSETS
+
+EPOCHS = 20
+CPU = torch.device("cpu")
+
+
+def equal_models(count: int) -> list[Model]:
+    """Models of a recipe whose training is equally long for all."""
+    ((_, (model, *_)),) = Request("demo", 1, epochs=EPOCHS).plan()
+    recipe = dataclasses.replace(model.recipe, early_stopping=False)
+    return [dataclasses.replace(model, number=number, recipe=recipe) for number in range(count)]
+
+
+def rate(trained: Iterator[Summary | None], places: int, models: int) -> float:
+    """Models a second, from when each place has finished one until they run out of models."""
+    with closing(trained):  # type: ignore[type-var]
+        ends = [time.perf_counter() for result in trained if result is not None]
+    first, last = places - 1, models - places
+    return (last - first) / (ends[last] - ends[first])
+
+
+@contextmanager
+def occupied(cluster: Cluster) -> Iterator[None]:
+    """One core of the cluster is taken by something else."""
+    node = next(iter(cluster.places(CPU)))
+    remote: Any = ray.remote(_Holder)  # Ray's types know no methods of actors
+    holder = remote.options(num_cpus=1, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+    ray.get(holder.ready.remote())
+    yield
+    ray.kill(holder)
+    while ray.available_resources().get("CPU", 0) < sum(cluster.places(CPU).values()):
+        time.sleep(0.1)
+
+
+class _Holder:
+    def ready(self) -> None:
+        pass
+
+
+@click.command(cls=Command)
+@click.option("--quick", is_flag=True, help="Fewer models and turns.")
+def main(quick: bool) -> None:
+    """Measure how training grows with the nodes of a Ray cluster, beside plain processes."""
+    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+    a_place, turns = (6, 3) if quick else (12, 7)
+    image_set = load_image_set("digits")
+    compile_step()
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            nodes.add_node(num_cpus=1)
+        with tempfile.TemporaryDirectory() as folder, connected(nodes.address) as cluster:
+            number = itertools.count()
+
+            def measure(places: int, start: Callable[[Task, list[Model]], Iterator[Summary | None]]) -> float:
+                models = equal_models(a_place * places)
+                task = Task(SUBSETS["demo"], "cpu", out=Path(folder) / str(next(number)))
+                bank.save(image_set, models[0].recipe.architecture, None, task.images)
+                return rate(start(task, models), places, len(models))
+
+            def on_nodes(places: int) -> float:
+                return measure(places, lambda task, models: cluster.train(task, models, {"digits": image_set}, None, Occupancy()))
+
+            def on_one_node() -> float:
+                with occupied(cluster):
+                    return on_nodes(1)
+
+            def in_processes(places: int) -> float:
+                return measure(places, lambda task, models: run_on_processes(task, models, places, Occupancy()))
+
+            sides: dict[str, Callable[[], float]] = {
+                "one node": on_one_node,
+                "two nodes": lambda: on_nodes(2),
+                "one process": lambda: in_processes(1),
+                "two processes": lambda: in_processes(2),
+            }
+            rates: dict[str, list[float]] = {name: [] for name in sides}
+            for _ in range(turns):
+                for name, side in sides.items():
+                    rates[name].append(side())
+    finally:
+        nodes.shutdown()
+    steps = EPOCHS * epoch_steps(equal_models(1)[0], None)
+    for name, found in rates.items():
+        click.echo(
+            f"{name:<14} {steps * statistics.median(found):8,.0f} model-steps a second ({', '.join(f'{steps * r:,.0f}' for r in found)})"
+        )
+    for two, one in (("two nodes", "one node"), ("two processes", "one process")):
+        ratios = [b / a for a, b in zip(rates[one], rates[two], strict=True)]
+        click.echo(f"{two} / {one}: {statistics.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})")
+
+
+if __name__ == "__main__":
+    main()
