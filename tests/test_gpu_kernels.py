@@ -286,16 +286,16 @@ def test_batch_equals_that_of_builder_batches(dataset: str) -> None:
         pixels = torch.randint(0, 256, pixels.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8).to(DEVICE)
     models = [make_model(architecture, n, augmentation=n > 0) for n in range(3)]
     labels = [images.train_labels.to(DEVICE), *(images.train_labels.flip(0).to(DEVICE) for _ in range(2))]
-    order = torch.arange(24, dtype=torch.int32, device=DEVICE).view(3, 8).flip(1)
-    slots, step = slots_of(models, epoch=2), torch.ones(1, dtype=torch.int64, device=DEVICE)
+    order = torch.arange(24, device=DEVICE).view(3, 8).flip(1)
+    slots, step = slots_of(models, epoch=2), torch.ones(3, dtype=torch.int64, device=DEVICE)
     x = bordered(torch.zeros(3, 4, channels, 12, 12, dtype=F64, device=DEVICE), 1)
     found = torch.zeros(3, 4, dtype=torch.int64, device=DEVICE)
     index = torch.zeros(3, 4, dtype=torch.int32, device=DEVICE)
-    sources = torch.tensor([[pixels.data_ptr()] * 3, [x.data_ptr() for x in labels]], device=DEVICE)
+    sources = torch.tensor([[x.data_ptr() for x in arrays] for arrays in ([pixels] * 3, labels, order)], device=DEVICE)
     augmented = torch.tensor([0, 1, 1], device=DEVICE)
-    augment.load(sources, order, step, (x, found, index), augmented, slots, -1)
+    augment.load(sources, step, (x, found, index), augmented, slots, -1)
     for m, model in enumerate(models):
-        places = order[m, 4:].long()
+        places = order[m, 4:]
         expected = pixels[places].to(F64) / 255
         if model.recipe.augmentation:
             expected = batches.augment(model, expected, places, 2, gray=dataset != "colour")
@@ -323,15 +323,14 @@ def test_update_equals_the_rule() -> None:
     state = [x.clone() for x in (rows, first, second)]
     is_kernel = (torch.arange(weights, device=DEVICE) % 2).to(F64)
     l2 = torch.tensor([0.0, 1e-2, 1e-3, 0.1], dtype=F64, device=DEVICE)
-    rates = noise(3, models, seed=2).abs_()
+    rates = noise(models, 3, seed=2).abs_()
     coefficients = torch.tensor([update.COEFFICIENTS[name] for name in names], dtype=F64, device=DEVICE).T.contiguous()
-    step = torch.full((1,), 2, dtype=torch.int64, device=DEVICE)
-    kernels.update(
-        (rows, first, second), gradients, is_kernel, rates, step, l2, coefficients, torch.ones(models, dtype=torch.int64, device=DEVICE)
-    )
+    rate_addresses = torch.tensor([of_model.data_ptr() for of_model in rates], device=DEVICE)
+    step, active = torch.full((models,), 2, device=DEVICE), torch.ones(models, dtype=torch.int64, device=DEVICE)
+    kernels.update((rows, first, second), gradients, is_kernel, rate_addresses, step, l2, coefficients, active)
     for m, name in enumerate(names):
         gradient = gradients[m] + 2 * l2[m] * is_kernel * state[0][m]
-        expected = update.rule(state[0][m], gradient, state[1][m], state[2][m], rates[2, m], update.COEFFICIENTS[name])
+        expected = update.rule(state[0][m], gradient, state[1][m], state[2][m], rates[m, 2], update.COEFFICIENTS[name])
         for found, value in zip((rows[m], first[m], second[m]), expected, strict=True):
             close_to(found, value)
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from builder import batches
-from builder.gpu.pieces import Slots
+from builder.gpu.pieces import Slots, kernel
 from builder.philox import LANES, Purpose
 
 _SHIFT = tl.constexpr(batches.SHIFT)
@@ -109,7 +109,7 @@ def _warp_places(pixel, key, index, epoch, number, size, like):
     return ((to_x + 1.0) * side - 1.0) * 0.5, ((to_y + 1.0) * side - 1.0) * 0.5
 
 
-@triton.jit
+@kernel(aligned="x_model x_image")
 def load_kernel(
     addresses, label_addresses, order_addresses, step, index, labels, x, table, augmented, active, keys, numbers, epochs,
     x_model, x_image, x_channel, x_row, images, size, low,

@@ -15,16 +15,17 @@ import torch
 import triton
 import triton.language as tl
 
-from builder.gpu.pieces import EPSILON, Dropout, Slots, activate, affine, bits_of, drop, move_running, places, slope, winner
+from builder.gpu.pieces import EPSILON, Dropout, Slots, activate, affine, bits_of, drop, kernel, move_running, places, slope, winner
 
 BLOCK = 1024  # numbers that a program works on
 MOMENT_PIXELS = 4096  # pixels in a part of `moments`
+LEAST_PARTS = 256
 
 
 # Batch-norm's statistics
 
 
-@triton.jit
+@kernel(aligned="y y_model y_image")
 def moments_kernel(y, moments, active, y_model, y_image, num_pixels, channels, area, BLOCK: tl.constexpr):
     """Mean, and sum of squared distances from it, of BLOCK pixels of a channel."""
     m = tl.program_id(2).to(tl.int64)
@@ -41,7 +42,7 @@ def moments_kernel(y, moments, active, y_model, y_image, num_pixels, channels, a
     tl.store(part + 1, tl.sum(distance * distance))
 
 
-@triton.jit
+@kernel()
 def statistics_kernel(
     moments, mean, deviation, running, active, running_model, num_pixels, channels, parts, PIXELS: tl.constexpr, PARTS: tl.constexpr
 ):
@@ -63,7 +64,7 @@ def statistics_kernel(
     move_running(running + m * running_model + channel, channels, average, square / (num_pixels - 1), True)
 
 
-@triton.jit
+@kernel(aligned="y top y_model y_image top_model top_image out_model out_image")
 def close_kernel(
     y, top, out, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
     y_model, y_image, top_model, top_image, out_model, out_image, out_channel, out_row, weight_model,
@@ -100,7 +101,7 @@ def close_kernel(
     tl.store(target, x, mask=valid)
 
 
-@triton.jit
+@kernel(aligned="dout top dout_model dout_image dz_model dz_image top_model top_image")
 def open_kernel(
     dout, dz, top, sums, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
     dout_model, dout_image, dz_model, dz_image, dz_channel, dz_row, top_model, top_image, weight_model,
@@ -142,7 +143,7 @@ def open_kernel(
         tl.store(part + 1, tl.sum(gradient * normal))
 
 
-@triton.jit
+@kernel()
 def norm_gradient_kernel(sums, totals, gradient, active, gradient_model, channels, parts, PARTS: tl.constexpr):
     """The sums of a channel's parts -> totals [M, C, 2] and the gradients of batch-norm's weight and bias."""
     m = tl.program_id(1).to(tl.int64)
@@ -160,7 +161,7 @@ def norm_gradient_kernel(sums, totals, gradient, active, gradient_model, channel
     tl.store(target + channels, bias)
 
 
-@triton.jit
+@kernel(aligned="dz y dz_model dz_image y_model y_image dy_model dy_image")
 def spread_kernel(
     dz, y, dy, mean, deviation, weight, totals, active,
     dz_model, dz_image, y_model, y_image, dy_model, dy_image, dy_channel, dy_row, weight_model, images, channels,
@@ -224,8 +225,13 @@ def statistics(
     models, channels, count, _ = parts.shape
     statistics_kernel[(channels, models)](
         parts, mean, deviation, running, active, running.stride(0), pixels, channels, count,
-        PIXELS=of_part, PARTS=triton.next_power_of_2(count),
+        PIXELS=of_part, PARTS=_parts(count),
     )  # fmt: skip
+
+
+def _parts(count: int) -> int:
+    """Parts that one program takes in at once: a thread each at least, so that small layers share a kernel."""
+    return max(LEAST_PARTS, triton.next_power_of_2(count))
 
 
 class Norm(NamedTuple):
@@ -277,9 +283,7 @@ def sum_parts(dz: torch.Tensor) -> int:
 def norm_gradient(sums: torch.Tensor, totals: torch.Tensor, gradient: torch.Tensor, active: torch.Tensor) -> None:
     """Sums [M, C, T, 2] -> totals [M, C, 2], and the gradients of batch-norm's weight and bias in gradient [M, 2 C..]."""
     models, channels, count, _ = sums.shape
-    norm_gradient_kernel[(channels, models)](
-        sums, totals, gradient, active, gradient.stride(0), channels, count, PARTS=triton.next_power_of_2(count)
-    )
+    norm_gradient_kernel[(channels, models)](sums, totals, gradient, active, gradient.stride(0), channels, count, PARTS=_parts(count))
 
 
 def spread(

@@ -10,13 +10,13 @@ import torch
 import triton
 import triton.language as tl
 
-from builder.gpu.pieces import EPSILON, Dropout, Slots, activate, bits_of, drop, move_running, slope
+from builder.gpu.pieces import EPSILON, Dropout, Slots, activate, bits_of, drop, kernel, move_running, slope
 
 TILE = 2048  # numbers that a program holds
 EVALUATION_ROWS = 32  # images that a program holds where no statistics are taken
 
 
-@triton.jit
+@kernel(aligned="x out x_model x_image")
 def dense_close_kernel(
     x, out, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
     x_model, x_image, weight_model, images, units, groups,
@@ -52,7 +52,7 @@ def dense_close_kernel(
     tl.store(out + place, h, mask=valid)
 
 
-@triton.jit
+@kernel(aligned="dout x dx x_model x_image")
 def dense_open_kernel(
     dout, x, dx, mean, deviation, weight, gradient, kept, active, kinds, thresholds, keeps,
     x_model, x_image, weight_model, gradient_model, images, units, groups,

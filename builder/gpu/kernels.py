@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from builder.gpu.pieces import kernel
 from nws_dataset.recipe import NUM_CLASSES
 
 _CLASSES = tl.constexpr(NUM_CLASSES)
@@ -19,7 +20,7 @@ BLOCK = 1024  # numbers that a program works on
 TILE = 2048  # numbers of a batch that a program holds at once
 
 
-@triton.jit
+@kernel(aligned="x x_model x_image")
 def average_kernel(
     x, out, active, x_model, x_image, out_model, out_image, images, channels, area, IMAGES: tl.constexpr, AREA: tl.constexpr
 ):
@@ -35,7 +36,7 @@ def average_kernel(
     tl.store(out + m * out_model + image * out_image + channel, tl.sum(numbers, 1) / area, mask=image < images)
 
 
-@triton.jit
+@kernel(aligned="logits dlogits logits_model logits_image")
 def cross_entropy_kernel(
     logits, labels, dlogits, losses, active, logits_model, logits_image, images, IMAGES: tl.constexpr, CLASSES: tl.constexpr
 ):
@@ -60,7 +61,7 @@ def cross_entropy_kernel(
     tl.store(losses + m, tl.load(losses + m) + tl.sum(total) / images)
 
 
-@triton.jit
+@kernel(aligned="rows gradients first second kernels row_stride gradient_stride")
 def update_kernel(
     rows, gradients, first, second, kernels, rate_addresses, step, l2, coefficients, active,
     row_stride, gradient_stride, num_weights, models, BLOCK: tl.constexpr,
@@ -100,9 +101,8 @@ def average(x: torch.Tensor, out: torch.Tensor, active: torch.Tensor) -> None:
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, dlogits: torch.Tensor, losses: torch.Tensor, active: torch.Tensor) -> None:
     """Adds the mean cross-entropies of logits [M, B, 10] to losses [M]; their gradient goes to dlogits, of the same strides."""
     models, images, _ = logits.shape
-    rows = min(triton.next_power_of_2(images), TILE // CLASSES)
     cross_entropy_kernel[(models,)](
-        logits, labels, dlogits, losses, active, logits.stride(0), logits.stride(1), images, IMAGES=rows, CLASSES=CLASSES
+        logits, labels, dlogits, losses, active, logits.stride(0), logits.stride(1), images, IMAGES=TILE // CLASSES, CLASSES=CLASSES
     )
 
 

@@ -13,7 +13,7 @@ import triton
 
 from builder import batches
 from builder.gpu import closing, dense, kernels
-from builder.gpu.pieces import Dropout, Slots, draw
+from builder.gpu.pieces import Dropout, Slots, aligned, draw
 from builder.gpu.products import Product, Products, products_of
 from nws_dataset.layout import NORM_SUFFIX, layout_of
 from nws_dataset.network import BATCH_NORM_EPSILON
@@ -71,13 +71,13 @@ class Layers:
 
     def map(self, channels: int, size: int, border: int = 0, models: int | None = None) -> torch.Tensor:
         """Memory for a map [M, B, C, S, S], in which the models of an image stand together as grouped convolutions want them."""
-        keep = self.slots.keep
-        models = models or len(keep)
-        if border == 0 or not self.products.bordered:
-            return torch.empty(self.images, models, channels, size, size, dtype=keep.dtype, device=keep.device).transpose(0, 1)
+        keep, models = self.slots.keep, models or len(self.slots.keep)
+        border = border if self.products.bordered else 0
         side = size + 2 * border
-        whole = torch.zeros(self.images, models, channels, side, side, dtype=keep.dtype, device=keep.device)
-        return whole[..., border:-border, border:-border].transpose(0, 1)
+        room = aligned(channels * side**2) if self.products.bordered else channels * side**2
+        whole = (torch.zeros if border else torch.empty)(self.images * models * room, dtype=keep.dtype, device=keep.device)
+        strides = room, models * room, side**2, side, 1
+        return whole.as_strided((models, self.images, channels, size, size), strides, border * (side + 1))
 
     def _layer(self, i: int, product: Product) -> Layer:
         architecture, layout = self.architecture, layout_of(self.architecture)

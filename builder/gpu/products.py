@@ -19,12 +19,12 @@ import triton
 import triton.language as tl
 
 from builder.gpu import closing
-from builder.gpu.pieces import places
+from builder.gpu.pieces import aligned, kernel, places
 from builder.torch_step import library_precision
 from nws_dataset.layout import OUTPUT, layout_of
 from nws_dataset.recipe import Architecture
 
-LEAST_ROWS = 16  # of a tile
+LEAST_PIXELS, LEAST_TAPS = 32, 16  # of a tile
 PART_PIXELS = 2048  # pixels that one program of the weight gradient sums over
 
 
@@ -126,7 +126,7 @@ class Products(Protocol):
 # Triton
 
 
-@triton.jit
+@kernel(aligned="y x_model x_image y_model y_image", ones="x_channel x_row y_channel out_size")
 def forward_kernel(
     x, rows, y, moments, active,
     x_model, x_image, x_channel, x_row, y_model, y_image, y_channel, row_stride, offset,
@@ -173,7 +173,7 @@ def forward_kernel(
         tl.store(part + 1, tl.sum(distance * distance, 0), mask=channel < outputs)
 
 
-@triton.jit
+@kernel(aligned="dx dy_model dy_image dx_model dx_image", ones="dy_channel dy_row dx_channel size")
 def input_gradient_kernel(
     dy, rows, dx, active,
     dy_model, dy_image, dy_channel, dy_row, dx_model, dx_image, dx_channel, row_stride, offset,
@@ -224,7 +224,7 @@ def input_gradient_kernel(
     tl.store(target, sums, mask=valid[:, None] & (channel < inputs)[None, :])
 
 
-@triton.jit
+@kernel(aligned="parts x_model x_image dy_model dy_image part_model part_stride", ones="x_channel x_row dy_channel dy_row")
 def weight_gradient_kernel(
     x, dy, parts, active,
     x_model, x_image, x_channel, x_row, dy_model, dy_image, dy_channel, dy_row, part_model, part_stride,
@@ -262,7 +262,7 @@ def weight_gradient_kernel(
         tl.store(target + outputs * num_taps + channel, tl.sum(biases, 1), mask=channel < outputs)
 
 
-@triton.jit
+@kernel(aligned="parts part_model part_stride")
 def sum_parts_kernel(parts, gradients, active, part_model, part_stride, row_stride, offset, count, num_parts, BLOCK: tl.constexpr):
     """The parts of the weight gradient, added one after the other."""
     m = tl.program_id(1).to(tl.int64)
@@ -271,7 +271,7 @@ def sum_parts_kernel(parts, gradients, active, part_model, part_stride, row_stri
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
     for part in range(num_parts):
-        total += tl.load(parts + m * part_model + part * part_stride + place, mask=place < count, other=0.0)
+        total += tl.load(parts + m * part_model + part * part_stride + place, mask=place < part_stride, other=0.0)  # wide, as 16 divides it
     tl.store(gradients + m * row_stride + offset + place, total, mask=place < count)
 
 
@@ -316,30 +316,30 @@ class TritonProducts:
         pixels = dy.shape[1] * product.out_size**2
         num_parts = triton.cdiv(pixels, PART_PIXELS)
         if num_parts == 1:
-            parts, offset = gradients[:, None], product.offset
+            parts, stride, offset = gradients[:, None], 0, product.offset
         else:
-            parts, offset = gradients.new_empty(len(gradients), num_parts, product.weights), 0
+            parts, stride, offset = gradients.new_empty(len(gradients), num_parts, aligned(product.weights)), aligned(product.weights), 0
         blocks = self._blocks(product.outputs, self._taps(product.taps), "TAPS", "PIXELS")
         tap_blocks = triton.cdiv(product.taps, blocks["TAPS"]) * triton.cdiv(product.outputs, blocks["CHANNELS"])
         weight_gradient_kernel[(tap_blocks, num_parts, len(dy))](
             x, dy, parts[:, :, offset:], active,
-            *x.stride()[:4], *dy.stride()[:4], parts.stride(0), parts.stride(1), pixels, product.taps, product.outputs,
+            *x.stride()[:4], *dy.stride()[:4], parts.stride(0), stride, pixels, product.taps, product.outputs,
             OUT_SIZE=product.out_size, KERNEL=product.kernel, STRIDE=product.stride, PAD=product.pad, PART=PART_PIXELS, **blocks,
         )  # fmt: skip
         if num_parts > 1:
             sum_parts_kernel[(triton.cdiv(product.weights, 1024), len(dy))](
-                parts, gradients, active, parts.stride(0), parts.stride(1), gradients.stride(0), product.offset, product.weights, num_parts,
+                parts, gradients, active, parts.stride(0), stride, gradients.stride(0), product.offset, product.weights, num_parts,
                 BLOCK=1024,
             )  # fmt: skip
 
-    def _rows(self, count: int, most: int | None = None) -> int:
-        """Rows of a tile: `most` (None: the tiles'), fewer where there are no more."""
-        return min(most or self.tiles.rows, max(LEAST_ROWS, triton.next_power_of_2(count)))
+    def _rows(self, pixels: int) -> int:
+        """Pixels of a tile: fewer than usual where there are no more."""
+        return min(self.tiles.rows, max(LEAST_PIXELS, triton.next_power_of_2(pixels)))
 
     def _taps(self, taps: int) -> int:
         """Taps of a tile of the weight gradient: fewer where the layer has no more, or where a quarter less is computed in vain."""
-        most = self._rows(taps, self.tiles.rows // 2)
-        half = max(LEAST_ROWS, most // 2)
+        most = min(self.tiles.rows // 2, max(LEAST_TAPS, triton.next_power_of_2(taps)))
+        half = max(LEAST_TAPS, most // 2)
         return half if triton.cdiv(taps, half) * half <= 0.75 * triton.cdiv(taps, most) * most else most
 
     def _blocks(self, channels: int, count: int, rows: str = "PIXELS", inner: str = "TAPS") -> dict[str, Any]:

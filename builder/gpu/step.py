@@ -67,13 +67,13 @@ class GpuStep:
         self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `builder.step.Step`."""
-        block = min(len(images), max(1, EVALUATION_IMAGES // len(rows)))
         low, size = self.architecture.pixel_min, self.architecture.image_size
         integers = torch.ones(6, len(rows), dtype=torch.int64, device=self.device)
         slots = Slots.of(integers, torch.ones(len(rows), dtype=self.dtype, device=self.device))
         slots.activation.fill_(ACTIVATION_NUMBERS[activation])
         correct, losses = [], []
-        for part, target in zip(images.split(block), labels.split(block), strict=True):
+        count = evaluation_parts(len(rows), len(images))
+        for part, target in zip(images.tensor_split(count), labels.tensor_split(count), strict=True):
             layers = Layers(self.architecture, self.products, slots, len(part), None)
             x = layers.map(self.architecture.image_channels, size, self.architecture.pad, models=1)
             x[0] = part.to(self.dtype).div_(255).mul_(1 - low).add_(low)
@@ -82,6 +82,11 @@ class GpuStep:
             correct.append(logits.argmax(-1) == expected)
             losses.append(F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="none").view(expected.shape))
         return torch.cat(correct, 1), torch.cat(losses, 1)
+
+
+def evaluation_parts(rows: int, images: int) -> int:
+    """In how many parts so many rows see so many images; the parts are of nearly one size, as a small one would need kernels of its own."""
+    return -(-images // max(1, EVALUATION_IMAGES // rows))
 
 
 class Run:
