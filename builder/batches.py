@@ -56,6 +56,13 @@ class Parts:
     validation: torch.Tensor  # [v] int64, may be empty
 
 
+def part_sizes(train_fraction: float, validation_fraction: float, images: int) -> tuple[int, int]:
+    """How many training and validation images a recipe with these fractions takes from so many."""
+    count = max(1, round(images * train_fraction))
+    held_out = round(count * validation_fraction)
+    return count - held_out, held_out
+
+
 def split_images(model: Model, labels: torch.Tensor) -> Parts:
     """The model's training and validation images.
 
@@ -67,9 +74,8 @@ def split_images(model: Model, labels: torch.Tensor) -> Parts:
         ZooError: if a class would be missing among the training images, or the batch would hold fewer than two.
     """
     recipe = model.recipe
-    count = max(1, round(len(labels) * recipe.train_fraction))
-    index = torch.arange(count, device=labels.device)
-    held_out = round(count * recipe.validation_fraction)
+    trained, held_out = part_sizes(recipe.train_fraction, recipe.validation_fraction, len(labels))
+    index = torch.arange(trained + held_out, device=labels.device)
     drawn = words(model, Purpose.VALIDATION, index=index)
     order = torch.argsort(philox.key64(drawn[0], drawn[1]), stable=True)
     train = order[held_out:].sort().values

@@ -295,6 +295,8 @@ def _train_here(
     for model in todo:
         bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, task.images)
     if device.type != "cpu":
+        if todo and device.type == "cuda" and request.backend == "fast":
+            task.compile_kernels(todo)
         return task.run_cohorts(todo, occupancy)
     if todo and request.backend == "fast":
         with compiling():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, track
 from rich.progress import Progress as RichProgress
 from rich.status import Status
 
@@ -27,6 +27,20 @@ def compiling() -> Status:
 def checking() -> Status:
     """What a terminal shows while a GPU's kernels are compared with the plain network."""
     return Console(stderr=True).status("Checking the GPU's kernels, once for a card and what it runs (compiling takes a while) ...")
+
+
+def finding_kernels() -> Status:
+    """What a terminal shows while it is found out what a GPU will launch."""
+    return Console(stderr=True).status("Finding out which kernels the GPU needs ...")
+
+
+def compiling_kernels(compiled: Iterable[Any], total: int) -> Iterable[Any]:
+    """Shows how many kernels of a GPU have been compiled: a bar on a terminal, a line elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        told = f"Compiling {total} kernels for the GPU, those that are not there from an earlier build ..."
+        console.print(told, highlight=False, soft_wrap=True)
+    return track(compiled, "Compiling kernels", total, console=console, transient=True, disable=not console.is_terminal)
 
 
 class Progress:

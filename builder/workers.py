@@ -6,11 +6,12 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from builder import bank, store
 from builder.bank import Images
 from builder.flight import HEARTBEAT_SECONDS, Occupancy, fly
 from builder.plan import Model
+from builder.progress import compiling_kernels, finding_kernels
 from builder.room import Room, Stopped
 from builder.step import make_step
 from builder.train import Cohort, Trained
@@ -148,6 +150,32 @@ class Training:
             for members in sorted(cohorts.values(), key=len, reverse=True)  # the longest first: a long one at the end would fly alone
         ]
         yield from fly(jobs, lanes, torch.device(self.device), stopped)
+
+    def compile_kernels(self, models: list[Model]) -> None:
+        """Compile what `run_cohorts` will launch for some models on a GPU, on all cores.
+
+        The launches find it on disk, and compile what they do not find; so what goes wrong here costs time alone, and is said.
+        """
+        from builder.gpu import warmup  # only here: it needs Triton
+
+        inputs, device = {model.recipe.dataset: model.recipe.architecture for model in models}, torch.device(self.device)
+        images = {name: self._loaded(name, architecture, device) for name, architecture in inputs.items()}
+        counts = {name: (len(found.train_labels), len(found.test_labels)) for name, found in images.items()}
+        pool = ProcessPoolExecutor(cores(), CONTEXT, initializer=_start_compiler, initargs=(warmup.target(),))
+        resource_tracker.ensure_running()
+        try:
+            with finding_kernels():
+                with _interrupts_held():
+                    recorded = [pool.submit(warmup.record, work) for work in warmup.work_of(models, counts, tf32=self.tf32)]
+                variants = dict.fromkeys(itertools.chain.from_iterable(future.result() for future in recorded))
+            with _interrupts_held():
+                compiled = [pool.submit(warmup.compile_variant, variant) for variant in variants]
+            for future in compiling_kernels(as_completed(compiled), len(compiled)):
+                future.result()
+        except Exception as error:  # of any kind: Triton's inner parts differ from version to version
+            print(f"kernels are compiled one by one, as the GPU needs them ({type(error).__name__}: {error})", file=sys.stderr)
+        finally:
+            _stop(pool)
 
 
 @dataclass(frozen=True)
@@ -275,6 +303,14 @@ def _start_worker(task: Task) -> None:
     task.started.value = 1
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _start_compiler(target: Any) -> None:
+    from builder.gpu import warmup
+
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    warmup.pretend(target)
 
 
 def _end_with_parent() -> None:
