@@ -30,6 +30,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a process that a 
 PAUSE_SECONDS = 0.01  # at most, where huggingface_hub waits before it tries again
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked gpu_compile run only where `-m` names them."""
+    if "gpu_compile" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("gpu_compile")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Tiny networks gain nothing from more threads, and lose much where other processes compete for the cores."""
