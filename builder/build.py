@@ -24,7 +24,7 @@ from builder.progress import Progress, checking, compiling
 from builder.room import out_of_memory
 from builder.store import GENERATOR_VERSION, Store, open_store, remember_images
 from builder.train import least_epochs
-from builder.workers import Summary, Task, is_script_of_worker, run_on_processes
+from builder.workers import Summary, Task, compile_before, is_script_of_worker, run_on_processes
 from nws_dataset.errors import ZooError
 from nws_dataset.files import what_is_at
 from nws_dataset.manifest import INDEX_PATH, SubsetEntry
@@ -198,6 +198,8 @@ def trusted_device(device: torch.device, request: Request, *, auto: bool) -> tor
         from builder.gpu import startup  # needs Triton
 
         _, (model, *_) = replace(request, models=1).plan()[0]
+        if not startup.passed(model, device, tf32=request.tf32):
+            compile_before([startup.work_of(model, tf32=request.tf32)])
         with _memory_needed(), checking():
             found = startup.problem(model, device, tf32=request.tf32)
         if found is not None and not auto:

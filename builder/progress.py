@@ -26,7 +26,7 @@ def compiling() -> Status:
 
 def checking() -> Status:
     """What a terminal shows while a GPU's kernels are compared with the plain network."""
-    return Console(stderr=True).status("Checking the GPU's kernels, once for a card and what it runs (compiling takes a while) ...")
+    return Console(stderr=True).status("Checking the GPU's kernels, once for a card and what it runs ...")
 
 
 def finding_kernels() -> Status:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from functools import partial
 from multiprocessing import parent_process, resource_tracker
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,6 +34,9 @@ from builder.train import Cohort, Trained
 from nws_dataset.errors import ZooError
 from nws_dataset.manifest import STAGING
 from nws_dataset.recipe import Architecture, Subset
+
+if TYPE_CHECKING:
+    from builder.gpu.warmup import Work
 
 CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
 GPU_SLOTS = 64  # models of a cohort that train together on a GPU
@@ -152,30 +155,13 @@ class Training:
         yield from fly(jobs, lanes, torch.device(self.device), stopped)
 
     def compile_kernels(self, models: list[Model]) -> None:
-        """Compile what `run_cohorts` will launch for some models on a GPU, on all cores.
-
-        The launches find it on disk, and compile what they do not find; so what goes wrong here costs time alone, and is said.
-        """
+        """Compile what `run_cohorts` will launch for some models on a GPU."""
         from builder.gpu import warmup  # only here: it needs Triton
 
         inputs, device = {model.recipe.dataset: model.recipe.architecture for model in models}, torch.device(self.device)
         images = {name: self._loaded(name, architecture, device) for name, architecture in inputs.items()}
         counts = {name: (len(found.train_labels), len(found.test_labels)) for name, found in images.items()}
-        pool = ProcessPoolExecutor(cores(), CONTEXT, initializer=_start_compiler, initargs=(warmup.target(),))
-        resource_tracker.ensure_running()
-        try:
-            with finding_kernels():
-                with _interrupts_held():
-                    recorded = [pool.submit(warmup.record, work) for work in warmup.work_of(models, counts, tf32=self.tf32)]
-                variants = dict.fromkeys(itertools.chain.from_iterable(future.result() for future in recorded))
-            with _interrupts_held():
-                compiled = [pool.submit(warmup.compile_variant, variant) for variant in variants]
-            for future in compiling_kernels(as_completed(compiled), len(compiled)):
-                future.result()
-        except Exception as error:  # of any kind: Triton's inner parts differ from version to version
-            print(f"kernels are compiled one by one, as the GPU needs them ({type(error).__name__}: {error})", file=sys.stderr)
-        finally:
-            _stop(pool)
+        compile_before(warmup.work_of(models, counts, tf32=self.tf32))
 
 
 @dataclass(frozen=True)
@@ -204,6 +190,30 @@ class Task(Training):
     def count_epochs(self, number: int) -> None:
         with self.epochs.get_lock():
             self.epochs.value += number
+
+
+def compile_before(work: Iterable[Work]) -> None:
+    """Compile what some work will launch on a GPU, on all cores.
+
+    The launches find it on disk, and compile what they do not find; so what goes wrong here costs time alone, and is said.
+    """
+    from builder.gpu import warmup  # only here: it needs Triton
+
+    pool = ProcessPoolExecutor(cores(), CONTEXT, initializer=_start_compiler, initargs=(warmup.target(),))
+    resource_tracker.ensure_running()
+    try:
+        with finding_kernels():
+            with _interrupts_held():
+                recorded = [pool.submit(warmup.record, part) for part in work]
+            variants = dict.fromkeys(itertools.chain.from_iterable(future.result() for future in recorded))
+        with _interrupts_held():
+            compiled = [pool.submit(warmup.compile_variant, variant) for variant in variants]
+        for future in compiling_kernels(as_completed(compiled), len(compiled)):
+            future.result()
+    except Exception as error:  # of any kind: Triton's inner parts differ from version to version
+        print(f"kernels are compiled one by one, as the GPU needs them ({type(error).__name__}: {error})", file=sys.stderr)
+    finally:
+        _stop(pool)
 
 
 def slots_of(models: int) -> int:

@@ -86,6 +86,12 @@ def record(subset: str, capability: int) -> Recorded:
     return recorded
 
 
+def variants(work: Work, capability: int) -> set[Variant]:
+    """What some work launches."""
+    pretend(capability)
+    return set(warmup.record(work))
+
+
 def reach(x: torch.Tensor) -> int:
     """How far the numbers of a model, or of all where there is no axis M, lie apart: kernels count this in 32 bits."""
     sizes, strides = (x.shape[1:], x.stride()[1:]) if x.ndim > 1 else (x.shape, x.stride())

@@ -5,6 +5,7 @@ Recording and compiling are done in processes without TRITON_INTERPRET, in which
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,9 +23,10 @@ from triton.backends.compiler import GPUTarget
 
 import gpu_recording
 from builder import bank
-from builder.gpu import warmup
+from builder.gpu import startup, warmup
 from builder.gpu.warmup import Variant
 from builder.images import load_image_set
+from builder.plan import select
 from builder.workers import CONTEXT, Task, cores
 from gpu_recording import Recorded
 from nws_dataset.recipe import SUBSETS
@@ -76,6 +78,16 @@ def test_what_a_subset_launches(subset: str, pool: ProcessPoolExecutor) -> None:
     assert all(map(gpu_recording.is_fused, found.variants))
     assert all(size <= most for size, most in zip(found.grid, GRID, strict=True))
     assert found.offset < OFFSET
+
+
+def test_the_check_before_training_has_no_kernels_of_its_own(pool: ProcessPoolExecutor) -> None:
+    """It checks those that train."""
+    firsts = {model.recipe.architecture: model for model in select(SUBSETS["demo"], 0, models=12)}
+    for model in firsts.values():
+        cohort = [dataclasses.replace(model, number=n) for n in range(14)]
+        (work,) = warmup.work_of(cohort, {model.recipe.dataset: (60_000, 10_000)})
+        check, train = (pool.submit(gpu_recording.variants, part, 90) for part in (startup.work_of(model), work))
+        assert check.result() <= train.result()
 
 
 @pytest.mark.slow

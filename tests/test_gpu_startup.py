@@ -225,6 +225,7 @@ def test_what_passed_is_remembered_until_something_changes(
         change()
         startup.require(make_model(NWS), CPU)
         assert checks == [(NWS.id, True)]
+        assert startup.passed(make_model(NWS), CPU) and not startup.passed(make_model(SMALL_CNN), CPU)
         assert json.loads(path.read_text())["passed"] == [NWS.id, startup.LANES]
 
 
@@ -269,6 +270,8 @@ def test_a_problem_is_not_remembered(checks: list[tuple[str, bool]], monkeypatch
 def faulty_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a GPU with Triton, and its check finds something."""
     monkeypatch.setattr(build_module, "lacking", lambda device, backend: "" if device in ("cpu", "cuda") else "a GPU that torch can use")
+    monkeypatch.setattr(build_module, "compile_before", lambda work: None)
+    monkeypatch.setattr(startup, "passed", lambda model, device, tf32: False)
     monkeypatch.setattr(startup, "problem", lambda model, device, tf32: f"the loss off by 1 with {model.recipe.architecture.id}")
 
 

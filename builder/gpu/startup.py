@@ -26,7 +26,8 @@ from builder.flight import fly
 from builder.gpu import augment, closing, dense, kernels, layers, pieces, products, tiny
 from builder.gpu import step as gpu_step
 from builder.gpu.step import GpuStep, Run
-from builder.gpu.tiny import EMPTY, TinyCohort, copy_of, noise_images, start_of, tiny_models
+from builder.gpu.tiny import EMPTY, EVALUATED_IMAGES, MOST_LOOKS, TinyCohort, copy_of, noise_images, start_of, tiny_models
+from builder.gpu.warmup import Work
 from builder.initial import initial_row
 from builder.plan import Model
 from builder.room import out_of_memory
@@ -55,7 +56,7 @@ def problem(model: Model, device: torch.device, *, tf32: bool = False) -> str | 
         device: a GPU.
         tf32: whether products cut their factors.
     """
-    name = model.recipe.architecture.id + " tf32" * tf32
+    name = _name(model, tf32)
     with _locks.setdefault(name, threading.Lock()):
         remembered = Remembered(device)
         if name in remembered.passed:
@@ -64,6 +65,22 @@ def problem(model: Model, device: torch.device, *, tf32: bool = False) -> str | 
         if found is None:
             remembered.add(name, LANES)
         return found
+
+
+def passed(model: Model, device: torch.device, *, tf32: bool = False) -> bool:
+    """Whether a model's architecture was checked before, and nothing was wrong."""
+    return _name(model, tf32) in Remembered(device).passed
+
+
+def work_of(model: Model, *, tf32: bool = False) -> Work:
+    """What the check of a model's architecture has the device do: what the first cohort has, with fewer models."""
+    architecture, batch = model.recipe.architecture, model.recipe.batch_size
+    slots, images = len(tiny_models(architecture, batch)) + 1, min(EVALUATED_IMAGES, MOST_LOOKS * batch)
+    return Work(architecture, frozenset({(slots, batch)}), frozenset({(1, images)}), tf32)
+
+
+def _name(model: Model, tf32: bool) -> str:
+    return model.recipe.architecture.id + " tf32" * tf32
 
 
 def require(model: Model, device: torch.device, *, tf32: bool = False) -> None:
