@@ -168,30 +168,34 @@ class Cluster:
             max_retries=ATTEMPTS,
             _generator_backpressure_num_objects=WAITING_MODELS,
         )
-        while queue or running:
-            while queue and (waiting + queue[0].waiting <= WAITING_BYTES or len(running) < sum(self.places(device).values())):
-                block = queue.popleft()
-                members = list(block.models.values())
-                inputs = {input_of(model): self._image_ref(model, image_sets, train_images) for model in members}
-                stream = remote.remote(training, members, list(inputs), *inputs.values())
-                running[stream] = block
-                waiting += block.waiting
-            ready, _ = ray.wait(list(running), num_returns=len(running), timeout=HEARTBEAT_SECONDS)
-            if not ready:
-                yield None
-            for stream in ready:
-                block, result = running[stream], _next(stream)
-                if result is not None and block.models.pop(result.trained.model.id, None) is not None:
-                    store.stage(task.out, result.trained)
-                    now = time.monotonic()
-                    occupancy.add(result.seconds, max(1, sum(self.places(device).values())) * (now - before))
-                    before = now
-                    yield summary(result.trained, result.seconds)
-                if result is None or not block.models:
-                    del running[stream]
-                    waiting -= block.waiting
-                    if block.models:  # Ray counts results: after a loss they may have come in another order, and some twice
-                        queue.appendleft(block)
+        try:
+            while queue or running:
+                while queue and (waiting + queue[0].waiting <= WAITING_BYTES or len(running) < sum(self.places(device).values())):
+                    block = queue.popleft()
+                    members = list(block.models.values())
+                    inputs = {input_of(model): self._image_ref(model, image_sets, train_images) for model in members}
+                    stream = remote.remote(training, members, list(inputs), *inputs.values())
+                    running[stream] = block
+                    waiting += block.waiting
+                ready, _ = ray.wait(list(running), num_returns=len(running), timeout=HEARTBEAT_SECONDS)
+                if not ready:
+                    yield None
+                for stream in ready:
+                    block, result = running[stream], _next(stream)
+                    if result is not None and block.models.pop(result.trained.model.id, None) is not None:
+                        store.stage(task.out, result.trained)
+                        now = time.monotonic()
+                        occupancy.add(result.seconds, max(1, sum(self.places(device).values())) * (now - before))
+                        before = now
+                        yield summary(result.trained, result.seconds)
+                    if result is None or not block.models:
+                        del running[stream]
+                        waiting -= block.waiting
+                        if block.models:  # Ray counts results: after a loss they may have come in another order, and some twice
+                            queue.appendleft(block)
+        finally:
+            for stream in running:  # else Ray may complain of each
+                ray.cancel(stream)
 
     def calibrate(
         self, models: Sequence[Model], train_images: int | None, device: torch.device, *, backend: str = "fast", tf32: bool = False
