@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -88,7 +89,10 @@ def connected(address: str) -> Iterator[Cluster]:
     if address != "local":
         _probe(address)
     with redirect_stdout(sys.stderr):  # Ray prints what becomes of nodes
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _no_cluster(address, reason(error)) from error
         try:
             yield Cluster()
         finally:
@@ -97,19 +101,30 @@ def connected(address: str) -> Iterator[Cluster]:
 
 def _probe(address: str) -> None:
     """Raise a ZooError if no cluster of this version answers at an address."""
-    if address != "auto" and not re.fullmatch(r"[^\s/]+:\d+", address):
-        raise ZooError("--ray", expected="local, auto or HOST:PORT", found=address, do="give the address that `ray start --head` printed")
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not re.fullmatch(r"[^\s/:]+:\d{1,5}", address):
+            raise ZooError("--ray", expected="local, auto or HOST:PORT", found=address, do="give the address that `ray start` told")
+        try:
+            socket.create_connection((host, int(port)), CONNECTION_SECONDS).close()
+        except OSError as error:  # no such host, or nobody listens there
+            raise _no_cluster(address, reason(error)) from error
     command = [sys.executable, "-c", PROBE, address]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=CONNECTION_SECONDS)
-        found = ended.stderr.strip() if ended.returncode else ""
-    except subprocess.TimeoutExpired:
-        found = f"no answer within {CONNECTION_SECONDS:.0f} s"
-    if found:
-        expected = "a Ray cluster of this version that this machine is a node of"
-        raise ZooError(
-            f"--ray {address}", expected=expected, found=found, do="use its Ray, Python and RAY_AUTH_MODE, and run `ray start` here too"
-        )
+    except subprocess.TimeoutExpired as error:
+        raise _no_cluster(address, f"no answer within {CONNECTION_SECONDS:.0f} s") from error
+    if ended.returncode:
+        raise _no_cluster(address, ended.stderr.strip())
+
+
+def _no_cluster(address: str, found: str) -> ZooError:
+    if address == "local":
+        return ZooError("--ray local", expected="a machine where Ray starts", found=found, do="mend that, or leave --ray out")
+    expected = "a Ray cluster of this version that this machine is a node of"
+    return ZooError(
+        f"--ray {address}", expected=expected, found=found, do="use its Ray, Python and RAY_AUTH_MODE, and run `ray start` here too"
+    )
 
 
 # The driver
@@ -271,7 +286,8 @@ def _taken(reference: Any) -> Any:
             raise ZooError(where, expected="the package nws-dataset[cluster]", found=missing[0], do=INSTALL) from error
         raise error.cause from error
     except RayError as error:
-        raise ZooError("a worker on a node", expected="to finish its models", found=reason(error), do="see why, then run again") from error
+        do = "look into the logs of its node, then run again"
+        raise ZooError("a worker on a node", expected="to finish its models", found=reason(error), do=do) from error
 
 
 # A node

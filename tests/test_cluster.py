@@ -21,6 +21,7 @@ pytest.importorskip("ray")
 
 import ray
 from ray.cluster_utils import Cluster as Nodes
+from ray.exceptions import WorkerCrashedError
 
 from builder import bank
 from builder import cluster as cluster_module
@@ -226,10 +227,11 @@ def test_dry_run(nodes: Nodes, add_node: Callable[..., Any], monkeypatch: pytest
 
 def test_addresses_where_no_cluster_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "CONNECTION_SECONDS", 4.0)
+    expected = "expected a Ray cluster of this version that this machine is a node of"
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        expected = "expected a Ray cluster of this version that this machine is a node of"
         assert refusal(address, tmp_path).startswith(f"--ray {address}: {expected}, found no answer within 4 s; ")
+    assert refusal(address, tmp_path).startswith(f"--ray {address}: {expected}, found ConnectionRefusedError: ")
     for wrong in ("ray://127.0.0.1:10001", "head", ""):
         assert refusal(wrong, tmp_path).startswith(f"--ray: expected local, auto or HOST:PORT, found {wrong}; ")
 
@@ -244,6 +246,15 @@ def test_a_device_that_no_node_has(nodes: Nodes, tmp_path: Path) -> None:
     assert refusal(nodes.address, tmp_path, device="cuda").startswith("--device: expected a node with a GPU, found none; ")
     with connected("auto") as cluster:
         assert cluster.resolve_device("auto") == CPU
+
+
+def test_a_worker_that_is_lost_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(reference: object) -> None:
+        raise WorkerCrashedError
+
+    monkeypatch.setattr(ray, "get", lost)
+    with pytest.raises(ZooError, match=r"^a worker on a node: expected to finish its models, found WorkerCrashedError: "):
+        cluster_module._taken(None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a node's GPU might be a real one")
