@@ -53,6 +53,7 @@ def nodes() -> Iterator[Nodes]:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else it depends on whether this machine's user has a token
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setattr(cluster_module, "CONNECTION_SECONDS", DEADLINE)
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
         cluster = Nodes(initialize_head=True, head_node_args=head)
         yield cluster
