@@ -22,6 +22,7 @@ from builder.cpu.tables import GRADIENT_TAPS, NO_NORM, NORM_AFTER, NORM_BEFORE, 
 from builder.cpu.vectors import (
     CHANNELS,
     LANES,
+    Tile,
     at_least,
     barrier,
     channels,
@@ -199,10 +200,28 @@ def finish(work: Any, net: Any, L: Any, v: Any, place: int, kept: int) -> None:
     store(work.x, place, v)
 
 
+def _make_sums(tile: Tile) -> Any:
+    offsets, filled, multiply = tile.offsets, tile.filled, tile.multiply
+
+    @inline
+    def sums(work: Any, row: Any, L: Any, place: int, start: int, q: int, first: int, stop: int) -> Any:
+        """Bias + sum over taps of input * weight, of four channels; the pixels' places are in the table at `place`."""
+        x, tab = work.x, work.offsets
+        rows, bases = channels(L.weight, q, L.units, L.taps), offsets(tab, place, start)
+        acc = filled(row, channels(L.bias, q, L.units, 1))
+        for run in range(0, L.taps, L.run):
+            for t in range(run + first, run + stop):
+                barrier()
+                acc = multiply(acc, x, bases, entry(tab, L.tap_x + t), row, rows, t)
+        return acc
+
+    return sums
+
+
 def _make_forward(count: int) -> Any:
     part, lanes = part_of(count)
     tile = make_tile(part, lanes)
-    offsets, filled, multiply, put, spill = tile.offsets, tile.filled, tile.multiply, tile.put, tile.spill
+    sums, offsets, put, spill = _make_sums(tile), tile.offsets, tile.put, tile.spill
 
     @jit
     def forward(work: Any, net: Any, L: Any) -> None:
@@ -214,18 +233,12 @@ def _make_forward(count: int) -> Any:
         to, to_group, to_channel = (L.z, L.z_group, L.z_channel) if L.norm else (L.y, L.y_group, L.y_channel)
         for r in range(L.rounds):
             for q in range(0, L.units, CHANNELS):
-                rows, biases = channels(L.weight, q, L.units, L.taps), channels(L.bias, q, L.units, 1)
                 outputs = channels(to + r * to_group, q, L.units, to_channel)
                 for i in range(0, L.tiled, count):
                     first, stop = entry(tab, L.tile_first + i // count), entry(tab, L.tile_stop + i // count)
                     for p in range(0, count, part):
                         for lane in range(0, LANES, lanes):
-                            bases = offsets(tab, L.tile_x + i + p, L.x + r * L.x_group + lane)
-                            acc = filled(row, biases)
-                            for start in range(0, L.taps, L.run):
-                                for t in range(start + first, start + stop):
-                                    barrier()
-                                    acc = multiply(acc, x, bases, entry(tab, L.tap_x + t), row, rows, t)
+                            acc = sums(work, row, L, L.tile_x + i + p, L.x + r * L.x_group + lane, q, first, stop)
                             if direct:
                                 put(acc, x, offsets(tab, L.tile_out + i + p, lane), outputs, least)
                             else:
@@ -245,26 +258,20 @@ def _make_forward(count: int) -> Any:
 _forward1, _forward2, _forward4, _forward6 = (_make_forward(count) for count in (1, 2, 4, 6))
 _WINDOW_PART, _WINDOW_LANES = part_of(POOL_TILE)
 _window = make_tile(_WINDOW_PART, _WINDOW_LANES)
-_window_offsets, _window_filled, _window_multiply, _window_spill = _window.offsets, _window.filled, _window.multiply, _window.spill
+_window_sums, _window_spill = _make_sums(_window), _window.spill
 
 
 @jit
 def forward_pooled(work: Any, net: Any, L: Any) -> None:
     """The linear part with max-pooling, without batch-norm: a tile's four pixels are a window."""
-    x, tab, row = work.x, work.offsets, net.row
+    tab, row = work.offsets, net.row
     for r in range(L.rounds):
         for q in range(0, L.units, CHANNELS):
-            rows, biases = channels(L.weight, q, L.units, L.taps), channels(L.bias, q, L.units, 1)
             for i in range(0, L.tiled, POOL_TILE):
                 first, stop = entry(tab, L.tile_first + i // POOL_TILE), entry(tab, L.tile_stop + i // POOL_TILE)
                 for p in range(0, POOL_TILE, _WINDOW_PART):
                     for lane in range(0, LANES, _WINDOW_LANES):
-                        bases = _window_offsets(tab, L.tile_x + i + p, L.x + r * L.x_group + lane)
-                        acc = _window_filled(row, biases)
-                        for start in range(0, L.taps, L.run):
-                            for t in range(start + first, start + stop):
-                                barrier()
-                                acc = _window_multiply(acc, x, bases, entry(tab, L.tap_x + t), row, rows, t)
+                        acc = _window_sums(work, row, L, L.tile_x + i + p, L.x + r * L.x_group + lane, q, first, stop)
                         _window_spill(acc, work.scratch, p * LANES + lane, POOL_TILE * LANES)
                 for c in range(min(CHANNELS, L.units - q)):
                     k, channel, s = c * POOL_TILE * LANES, q + c, work.scratch
