@@ -50,7 +50,7 @@ def rate(trained: Iterator[Summary | None], places: int, models: int) -> float:
     """Models a second, from when each place has finished one until they run out of models."""
     with closing(trained):  # type: ignore[type-var]
         ends = [time.perf_counter() for result in trained if result is not None]
-    first, last = places - 1, models - places
+    first, last = places - 1, models - 1  # equal models end in step: at the end of the last, each place has trained equally many
     return (last - first) / (ends[last] - ends[first])
 
 
@@ -120,7 +120,7 @@ def main(quick: bool) -> None:
         click.echo(
             f"{name:<14} {steps * statistics.median(found):8,.0f} model-steps a second ({', '.join(f'{steps * r:,.0f}' for r in found)})"
         )
-    for two, one in (("two nodes", "one node"), ("two processes", "one process")):
+    for two, one in (("two nodes", "one node"), ("two processes", "one process"), ("two nodes", "two processes")):
         ratios = [b / a for a, b in zip(rates[one], rates[two], strict=True)]
         click.echo(f"{two} / {one}: {statistics.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})")
 
