@@ -20,7 +20,6 @@ from builder.bank import Images, labels_on
 from builder.batches import epoch_order, split_images
 from builder.benchmark.sides import Ours, Side
 from builder.benchmark.workloads import COLOUR, Case
-from builder.cpu.step import compile_step
 from builder.forecast import drawn_images, epoch_flops, epoch_steps, evaluated_images, forward_flops
 from builder.initial import initial_row
 from builder.plan import Model
@@ -105,6 +104,8 @@ def calibrate(
         processes: that would train on a CPU; None: one a core.
     """
     if device.type == "cpu" and backend == "fast":
+        from builder.cpu.step import compile_step  # a node without Numba imports this module, and says so itself
+
         with compiling():
             compile_step()
     workers = (

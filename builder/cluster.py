@@ -192,7 +192,9 @@ class Cluster:
                     stream = remote.remote(training, members, list(inputs), *inputs.values())
                     running[stream] = block
                     waiting += block.waiting
-                ready, _ = ray.wait(list(running), num_returns=len(running), timeout=HEARTBEAT_SECONDS)
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=HEARTBEAT_SECONDS)
+                if ready:  # and what else is there by now
+                    ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
                 if not ready:
                     yield None
                 for stream in ready:

@@ -248,7 +248,7 @@ def test_a_zoo_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_a_dry_run_by_torch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from builder import calibration
 
-    monkeypatch.setattr(calibration, "compile_step", None)
+    monkeypatch.setattr("builder.cpu.step.compile_step", None)
     monkeypatch.setattr(calibration, "SECONDS", 0.001)
     monkeypatch.setattr(calibration, "IMAGES", 300)
     nws_build(["--models", "2", "--epochs", "1", "--device", "cpu", "--backend", "torch", "--dry-run"], standalone_mode=False)
