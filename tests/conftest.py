@@ -24,6 +24,9 @@ for variable in [name for name in os.environ if name.startswith(("HF_", "HUGGING
     del os.environ[variable]
 os.environ.update(HUB.environment())
 
+if not torch.cuda.is_available():  # Triton looks when it decorates a kernel, whichever test module imports it first
+    os.environ["TRITON_INTERPRET"] = "1"
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a process that a shell started in the background: children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
