@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 if torch.cuda.is_available():
     pytest.skip("kernels are compiled where there is a GPU", allow_module_level=True)
-os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 pytest.importorskip("triton")
 
 import triton

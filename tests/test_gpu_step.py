@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import dataclasses
 import itertools
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 pytest.importorskip("triton")
 
 from builder import batches
