@@ -99,20 +99,18 @@ class Peak:
     models = 1
 
     def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
-        if self.on_gpu:
-            self.a, self.b, self.out = torch.rand(3, MATRIX_SIZE, MATRIX_SIZE, device=device)
+        self.step: Callable[[], object]
+        if device.type == "cuda":
+            a, b, out = torch.rand(3, MATRIX_SIZE, MATRIX_SIZE, device=device)
+            self.step = functools.partial(torch.mm, a, b, out=out)
         else:
             from builder.cpu import kernels  # a GPU needs no Numba
 
-            self.multiply_add = functools.partial(kernels.multiply_add, torch.zeros(kernels.SCRATCH).numpy(), PEAK_ROUNDS)
+            self.step = functools.partial(kernels.multiply_add, torch.zeros(kernels.SCRATCH).numpy(), PEAK_ROUNDS)
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            if self.on_gpu:
-                torch.mm(self.a, self.b, out=self.out)
-            else:
-                self.multiply_add()
+            self.step()
 
 
 SIDES: dict[str, Callable[[Case, Bank, torch.device], Side]] = {
