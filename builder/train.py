@@ -41,6 +41,11 @@ BELOW_AVERAGE_IN_ALL = 30
 UNCHANGED_IN_A_ROW = 30
 
 
+def aligned(numbers: int) -> int:
+    """Room for so many numbers, such that what follows is as aligned as they are."""
+    return -(-numbers // ALIGNMENT) * ALIGNMENT
+
+
 def should_stop(accuracies: Sequence[float]) -> bool:
     """The stopping rule, on the validation accuracies at the epochs' starts (the first is that of the initialization).
 
@@ -165,8 +170,7 @@ class Cohort:
         self.subset, self.architecture, self.bank, self.device, self.dtype = subset, architecture, bank, device, dtype
         self.spool, self.on_epoch, self.occupancy = spool, on_epoch, occupancy or Occupancy()
         self.num_weights = layout_of(architecture).num_weights
-        stride = -(-self.num_weights // ALIGNMENT) * ALIGNMENT
-        buffers = torch.zeros(3, slots, stride, dtype=dtype, device=device)
+        buffers = torch.zeros(3, slots, aligned(self.num_weights), dtype=dtype, device=device)
         self.rows, self.first, self.second = buffers[:, :, : self.num_weights]  # [M, P] each
         self.slots: list[Slot | None] = [None] * slots
         self.step = step or make_step(architecture, device, dtype)

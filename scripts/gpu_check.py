@@ -34,7 +34,7 @@ from builder.initial import initial_row
 from builder.plain import PlainLoop
 from builder.plan import Model, select
 from builder.step import Segment
-from builder.train import Cohort
+from builder.train import Cohort, aligned
 from builder.update import SECOND_START
 from nws_dataset.command import Command
 from nws_dataset.errors import ZooError
@@ -296,8 +296,8 @@ def many_models(architecture: Architecture, models: int, batch: int) -> tuple[An
         make_model(architecture, n, optimizer="adam", activation=ACTIVATIONS[n % 4], augmentation=n % 2 == 0, batch_size=batch)
         for n in range(models)
     ]
-    stride = -(-layout_of(architecture).num_weights // 16) * 16
-    rows, first, second = torch.zeros(3, models, stride, device=CUDA)[:, :, : layout_of(architecture).num_weights]
+    weights = layout_of(architecture).num_weights
+    rows, first, second = torch.zeros(3, models, aligned(weights), device=CUDA)[:, :, :weights]
     rows.copy_(torch.stack([torch.from_numpy(initial_row(model)) for model in chosen]))
     images = digits(architecture, CUDA)
     order = torch.randint(len(images.train_labels), (STEPS * batch,), device=CUDA)

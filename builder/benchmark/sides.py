@@ -15,7 +15,7 @@ from builder.benchmark.pytorch import Careful, Graphs, Plain, Vmapped
 from builder.benchmark.workloads import Case, order_of
 from builder.initial import initial_row
 from builder.step import Segment, Step, make_step
-from builder.train import ALIGNMENT
+from builder.train import aligned
 
 EVALUATED_IMAGES = 1000
 PEAK_ROUNDS = 10_000  # of a tile's multiply-adds, which are a step of the peak on a CPU
@@ -53,8 +53,7 @@ class Ours:
         self.flat = [order.repeat(n, 1)[: self.length].flatten() for n, order in zip(rounds, self.orders, strict=True)]
         self.step = step or make_step(case.model.recipe.architecture, device)
         rows = torch.stack([torch.from_numpy(initial_row(model)) for model in self.cohort])
-        stride = -(-rows.shape[1] // ALIGNMENT) * ALIGNMENT
-        buffers = torch.zeros(3, self.models, stride, device=device)
+        buffers = torch.zeros(3, self.models, aligned(rows.shape[1]), device=device)
         self.state = buffers[0, :, : rows.shape[1]], buffers[1, :, : rows.shape[1]], buffers[2, :, : rows.shape[1]]
         self.state[0].copy_(rows)
         for second, model in zip(self.state[2], self.cohort, strict=True):

@@ -13,8 +13,9 @@ import triton
 
 from builder import batches
 from builder.gpu import closing, dense, kernels
-from builder.gpu.pieces import Dropout, Slots, aligned, draw
+from builder.gpu.pieces import Dropout, Slots, draw
 from builder.gpu.products import Product, Products, products_of
+from builder.train import aligned
 from nws_dataset.layout import NORM_SUFFIX, layout_of
 from nws_dataset.network import BATCH_NORM_EPSILON
 from nws_dataset.recipe import Architecture

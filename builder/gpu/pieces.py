@@ -16,7 +16,6 @@ import triton.language as tl
 
 from builder.philox import LANES, Purpose
 from builder.step import ACTIVATION_NUMBERS
-from builder.train import ALIGNMENT
 from nws_dataset.network import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
 RELU = tl.constexpr(ACTIVATION_NUMBERS["relu"])
@@ -58,11 +57,6 @@ class Dropout(NamedTuple):
     def of(cls, places: torch.Tensor, block: int, units: int) -> Dropout:
         """For a layer of so many units an image."""
         return cls(torch.empty(*places.shape, triton.cdiv(units, LANES), dtype=torch.uint8, device=places.device), places, block)
-
-
-def aligned(numbers: int) -> int:
-    """Room for so many numbers, such that what follows is as aligned as they are."""
-    return triton.cdiv(numbers, ALIGNMENT) * ALIGNMENT
 
 
 def kernel(*, aligned: str = "", ones: str = "") -> Callable[[Callable[..., None]], Any]:

@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 
 from builder.gpu import closing
-from builder.gpu.pieces import aligned, kernel, places
+from builder.gpu.pieces import kernel, places
 from builder.torch_step import library_precision
+from builder.train import aligned
 from nws_dataset.layout import OUTPUT, layout_of
 from nws_dataset.recipe import Architecture
 

@@ -18,7 +18,7 @@ from builder.gpu.step import GpuStep, Run, State
 from builder.plain import PlainLoop
 from builder.plan import Model
 from builder.step import Segment
-from builder.train import ALIGNMENT
+from builder.train import aligned
 from nws_dataset.layout import layout_of
 from nws_dataset.network import Network
 from nws_dataset.recipe import NUM_CLASSES, Architecture, Recipe
@@ -243,7 +243,7 @@ def start_of(models: Sequence[Model], initial: Sequence[torch.Tensor], device: t
     first, second = 1e-2 * torch.randn(size, generator=generator), 1e-6 * (0.5 + torch.rand(size, generator=generator))
     second[[k + (k >= EMPTY) for k, model in enumerate(models) if not update.COEFFICIENTS[model.recipe.optimizer].second_gain]] = 1
     first *= torch.cat([torch.full((spec.size,), float(spec.trained)) for spec in layout.tensors])
-    buffers = torch.zeros(3, len(rows), -(-layout.num_weights // ALIGNMENT) * ALIGNMENT, device=device)[:, :, : layout.num_weights]
+    buffers = torch.zeros(3, len(rows), aligned(layout.num_weights), device=device)[:, :, : layout.num_weights]
     for buffer, x in zip(buffers, (torch.stack(rows), first, second), strict=True):
         buffer.copy_(x)
     return buffers[0], buffers[1], buffers[2]

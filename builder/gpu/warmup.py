@@ -20,10 +20,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from builder import batches
-from builder.gpu.pieces import aligned
 from builder.gpu.step import GpuStep, Run, evaluation_parts
 from builder.plan import Model
-from builder.train import TRAIN_EVALUATION_IMAGES, num_snapshots
+from builder.train import TRAIN_EVALUATION_IMAGES, aligned, num_snapshots
 from builder.workers import slots_of
 from nws_dataset.layout import layout_of
 from nws_dataset.recipe import SUBSETS, Architecture
