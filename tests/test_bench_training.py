@@ -26,10 +26,9 @@ from builder.cpu import kernels
 from builder.forecast import forward_flops
 from builder.plain import PlainLoop
 from builder.plan import Model, select
-from builder.step import Segment
 from nws_dataset.errors import ZooError
 from nws_dataset.recipe import NWS_MAIN, SUBSETS
-from training_cases import CPU, NWS, SMALL_CNN, images_for, make_model
+from training_cases import CPU, NWS, SMALL_CNN, IdleStep, images_for, make_model
 
 ROUNDING = 1e-4  # of a gradient in float32, whose largest numbers are near 1
 FLOP_RATE = 1e12  # of the made-up results
@@ -181,30 +180,14 @@ def test_no_shift_of_colours_changes_nothing() -> None:
 # This project's side
 
 
-class FakeStep:
-    """A `Step` that notes its segments."""
-
-    def __init__(self) -> None:
-        self.calls: list[dict[int, Segment]] = []
-
-    def train(self, state: tuple[torch.Tensor, ...], segments: dict[int, Segment]) -> torch.Tensor:
-        self.calls.append(segments)
-        return torch.zeros(len(segments))
-
-    def evaluate(
-        self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros(len(rows), len(labels), dtype=torch.bool), torch.zeros(len(rows), len(labels))
-
-
 @pytest.fixture
-def fake_step(monkeypatch: pytest.MonkeyPatch) -> FakeStep:
-    step = FakeStep()
+def fake_step(monkeypatch: pytest.MonkeyPatch) -> IdleStep:
+    step = IdleStep()
     monkeypatch.setattr(sides, "make_step", lambda architecture, device, tf32=False: step)
     return step
 
 
-def test_ours_goes_through_epochs(fake_step: FakeStep) -> None:
+def test_ours_goes_through_epochs(fake_step: IdleStep) -> None:
     models = tuple(make_model(NWS, number, optimizer=optimizer, batch_size=4) for number, optimizer in enumerate(("adam", "rmsprop")))
     ours = Ours(Case("main", models), images_for(NWS), CPU)
     assert ours.models == 2 and [second[0].item() for second in ours.state[2]] == [0, 1]
@@ -219,7 +202,7 @@ def test_ours_goes_through_epochs(fake_step: FakeStep) -> None:
         assert torch.equal(torch.cat([call[m].order for call in fake_step.calls[:2]]), ours.orders[m][:length].flatten())
 
 
-def test_evaluation_exports(fake_step: FakeStep) -> None:
+def test_evaluation_exports(fake_step: IdleStep) -> None:
     case, bank = a_case()
     evaluation = Evaluation(case, bank, CPU)
     evaluation.run(3)

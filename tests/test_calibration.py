@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -16,11 +16,10 @@ from builder.benchmark.workloads import Case
 from builder.calibration import STRATA, Calibration, Pace, calibrate, seconds_a_step, strata, together
 from builder.forecast import epoch_flops, epoch_images, evaluated_images, forward_flops
 from builder.plan import Model, select
-from builder.step import Segment
 from builder.train import Cohort, least_epochs
 from builder.workers import slots_of
 from nws_dataset.recipe import SUBSETS
-from training_cases import CPU, NWS, images_for, make_model
+from training_cases import CPU, NWS, IdleStep, images_for, make_model
 
 
 @pytest.fixture(scope="module")
@@ -91,21 +90,9 @@ def test_only_what_is_needed_is_measured(measured: list[Sequence[Side]]) -> None
     assert training.cohort[0].recipe.augmentation and len(training.orders[0]) == 600 * 9 // 10 // 64  # not a tenth of the images
 
 
-class IdleStep:
-    """Notes how long segments are, and does nothing."""
-
-    def __init__(self) -> None:
-        self.lengths: list[int] = []
-
-    def train(self, state: object, segments: Mapping[int, Segment]) -> torch.Tensor:
-        (length,) = {segment.steps for segment in segments.values()}
-        self.lengths.append(length)
-        return torch.zeros(len(segments))
-
-    def evaluate(
-        self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros(len(rows), len(labels), dtype=torch.bool), torch.zeros(len(rows), len(labels))
+def lengths_of(step: IdleStep) -> list[int]:
+    """Steps of each call; those of its segments are equal."""
+    return [length for call in step.calls for (length,) in [{segment.steps for segment in call.values()}]]
 
 
 @pytest.mark.parametrize(("count", "slots"), [(11, 4), (3, 3), (2, 1)])
@@ -119,10 +106,11 @@ def test_segments_are_as_long_as_a_cohorts(count: int, slots: int, monkeypatch: 
     cohort = Cohort(SUBSETS["demo"], NWS, images_for(NWS, 200), device=CPU, slots=slots, step=step)
     cohort.stacked = True
     assert len(list(cohort.train(models))) == count
-    assert calibration.mean_segment(models, slots, 200) == sum(step.lengths) / len(step.lengths)
-    assert len(set(step.lengths)) > 2 or slots == 1
+    lengths = lengths_of(step)
+    assert calibration.mean_segment(models, slots, 200) == sum(lengths) / len(lengths)
+    assert len(set(lengths)) > 2 or slots == 1
     monkeypatch.setattr(calibration, "SEGMENTS", 2)
-    assert calibration.mean_segment(models, slots, 200) == sum(step.lengths[:2]) / 2
+    assert calibration.mean_segment(models, slots, 200) == sum(lengths[:2]) / 2
 
 
 def test_segments_of_the_presets_are_short() -> None:
@@ -144,7 +132,7 @@ def test_the_models_epochs_end_one_after_the_other() -> None:
         taken.append([(s.epoch, s.start, s.step) for s in segments.values()]) or monkey(state, segments)
     )
     Ours(Case("main", models), images_for(NWS), CPU, step, apart=4).run(14)
-    assert step.lengths == [4, 4, 4, 2]
+    assert lengths_of(step) == [4, 4, 4, 2]
     assert taken[:2] == [[(0, 0, 0), (0, 4, 4), (0, 8, 8)], [(0, 4, 4), (0, 8, 8), (1, 0, 12)]]
     assert taken[3] == [(1, 0, 12), (1, 4, 16), (1, 8, 20)]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Mapping
 
 import torch
 
 from builder.bank import Images, bank_of
 from builder.images import load_image_set
 from builder.plan import Model
+from builder.step import Segment
 from nws_dataset.recipe import INITIALIZATIONS_WITH_STD, LEGAL_VALUES, Architecture, Recipe
 
 CPU = torch.device("cpu")
@@ -81,3 +83,19 @@ def every_combination(architecture: Architecture) -> list[Model]:
         )
         for number, (optimizer, activation, initialization) in enumerate(kinds)
     ]
+
+
+class IdleStep:
+    """A `Step` that notes its segments, and does nothing."""
+
+    def __init__(self) -> None:
+        self.calls: list[Mapping[int, Segment]] = []
+
+    def train(self, state: tuple[torch.Tensor, ...], segments: Mapping[int, Segment]) -> torch.Tensor:
+        self.calls.append(segments)
+        return torch.zeros(len(segments))
+
+    def evaluate(
+        self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(rows), len(labels), dtype=torch.bool), torch.zeros(len(rows), len(labels))
