@@ -1,4 +1,6 @@
-"""The images of a cohort on its device: uint8, in the architecture's channels and size; a batch is an index gather."""
+"""The images of a cohort on its device: uint8, in the architecture's channels and size; a batch is an index
+gather.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ class Images:
     def on(cls, device: torch.device, arrays: Mapping[str, np.ndarray], *, gray: bool) -> Images:
         """The arrays of ARRAYS on a device."""
         tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
-        return cls(**{key: x.to(device if key.endswith("images") else labels_on(device)) for key, x in tensors.items()}, gray=gray)
+        return cls(
+            **{
+                key: x.to(device if key.endswith("images") else labels_on(device))
+                for key, x in tensors.items()
+            },
+            gray=gray,
+        )
 
     @property
     def majority_rate(self) -> float:
@@ -36,7 +44,9 @@ class Images:
 
 
 def labels_on(device: torch.device) -> torch.device:
-    """Where a device's labels lie, and with them orders and random words: what has 64 bits is not left to Apple's GPUs."""
+    """Where a device's labels lie, and with them orders and random words: what has 64 bits is not left to
+    Apple's GPUs.
+    """
     return torch.device("cpu") if device.type == "mps" else device
 
 
@@ -45,7 +55,12 @@ Bank = Mapping[str, Images]  # data set -> its images
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-def bank_of(image_sets: Mapping[str, ImageSet], architecture: Architecture, device: torch.device, train_images: int | None = None) -> Bank:
+def bank_of(
+    image_sets: Mapping[str, ImageSet],
+    architecture: Architecture,
+    device: torch.device,
+    train_images: int | None = None,
+) -> Bank:
     """Image sets prepared for an architecture's input, on a device.
 
     Args:
@@ -61,7 +76,9 @@ def bank_of(image_sets: Mapping[str, ImageSet], architecture: Architecture, devi
     return bank
 
 
-def prepared(images: ImageSet, architecture: Architecture, train_images: int | None = None) -> dict[str, np.ndarray]:
+def prepared(
+    images: ImageSet, architecture: Architecture, train_images: int | None = None
+) -> dict[str, np.ndarray]:
     """The four arrays of `Images` for an architecture's input."""
     channels, size = architecture.image_channels, architecture.image_size
     return {

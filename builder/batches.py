@@ -1,6 +1,7 @@
 """What a model sees at every step: its images, their order, their augmentation, and which units are dropped.
 
-Everything here is a pure function of the model, the epoch and the image, so a batch does not depend on how many are prepared at once.
+Everything here is a pure function of the model, the epoch and the image, so a batch does not depend on how
+many are prepared at once.
 
 Axes: N images of a data set, B images prepared together, C channels, H W pixels, U units of a layer.
 """
@@ -36,7 +37,9 @@ SATURATION = (0.3, 1.5)
 NOISE = 0.03  # largest standard deviation
 
 
-def words(model: Model, purpose: Purpose, *, index: torch.Tensor, epoch: int = 0, block: Any = 0) -> tuple[torch.Tensor, ...]:
+def words(
+    model: Model, purpose: Purpose, *, index: torch.Tensor, epoch: int = 0, block: Any = 0
+) -> tuple[torch.Tensor, ...]:
     """`philox.draw` on an index tensor's device; on the host through numpy, which is twice as fast there."""
     key = philox.key_of(model.seed, model.subset)
     on_host = index.device.type == "cpu"
@@ -71,7 +74,8 @@ def split_images(model: Model, labels: torch.Tensor) -> Parts:
         labels: [N] int64, of the training images.
 
     Raises:
-        ZooError: if a class would be missing among the training images, or the batch would hold fewer than two.
+        ZooError: if a class would be missing among the training images, or the batch would hold fewer than
+            two.
     """
     recipe = model.recipe
     trained, held_out = part_sizes(recipe.train_fraction, recipe.validation_fraction, len(labels))
@@ -113,14 +117,21 @@ def epoch_order(model: Model, parts: Parts, labels: torch.Tensor, epoch: int) ->
 # What is done to them
 
 
-def training_images(model: Model, images: Images, index: torch.Tensor, epoch: int, dtype: torch.dtype) -> torch.Tensor:
-    """Training images as the model sees them in an epoch: [n, C, H, W] in 0 .. 1, augmented if the recipe says so."""
+def training_images(
+    model: Model, images: Images, index: torch.Tensor, epoch: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Training images as the model sees them in an epoch: [n, C, H, W] in 0 .. 1, augmented if the recipe
+    says so.
+    """
     x = images.train_images[index].to(dtype).div_(255)
     return augment(model, x, index, epoch, gray=images.gray) if model.recipe.augmentation else x
 
 
-def augment(model: Model, images: torch.Tensor, index: torch.Tensor, epoch: int, *, gray: bool = False) -> torch.Tensor:
-    """Augmented copies of images: shift, rotation, zoom, shear; brightness, contrast, hue, saturation; noise; clipped to 0 .. 1.
+def augment(
+    model: Model, images: torch.Tensor, index: torch.Tensor, epoch: int, *, gray: bool = False
+) -> torch.Tensor:
+    """Augmented copies of images: shift, rotation, zoom, shear; brightness, contrast, hue, saturation; noise;
+    clipped to 0 .. 1.
 
     Args:
         model: whose random numbers to use.
@@ -139,7 +150,8 @@ def augment(model: Model, images: torch.Tensor, index: torch.Tensor, epoch: int,
 class Distortion(NamedTuple):
     """What augmentation does to each image, [B] each."""
 
-    across_x: torch.Tensor  # where output (x, y) looks in the input: across_x * x + down_x * y + shift_x, coordinates from -1 to 1
+    # where output (x, y) looks in the input: across_x * x + down_x * y + shift_x, coordinates from -1 to 1
+    across_x: torch.Tensor
     down_x: torch.Tensor
     shift_x: torch.Tensor
     across_y: torch.Tensor
@@ -153,9 +165,13 @@ class Distortion(NamedTuple):
 
 
 def distortions(model: Model, index: torch.Tensor, epoch: int, size: int, dtype: torch.dtype) -> Distortion:
-    """The draws of images of `size` pixels: shift, rotation, zoom, shear; brightness, contrast, hue, saturation; noise."""
+    """The draws of images of `size` pixels: shift, rotation, zoom, shear; brightness, contrast, hue,
+    saturation; noise.
+    """
     draws = [words(model, Purpose.AUGMENT, index=index, epoch=epoch, block=block) for block in range(3)]
-    return _distortion(torch.stack([word for group in draws for word in group]).to(dtype).add(0.5).mul(2.0**-32), size)
+    return _distortion(
+        torch.stack([word for group in draws for word in group]).to(dtype).add(0.5).mul(2.0**-32), size
+    )
 
 
 def _distortion(u: torch.Tensor, size: int) -> Distortion:
@@ -196,7 +212,9 @@ def _recolour(x: torch.Tensor, d: Distortion) -> torch.Tensor:
 
 
 def _recolour_hsv(x: torch.Tensor, turn: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Turn the hue by `turn` of the colour wheel and scale the saturation by `factor`, both [B, 1, 1]; x: [B, 3, H, W] in 0 .. 1."""
+    """Turn the hue by `turn` of the colour wheel and scale the saturation by `factor`, both [B, 1, 1]; x: [B,
+    3, H, W] in 0 .. 1.
+    """
     red, green, blue = x.unbind(1)
     value = x.amax(1)
     chroma = value - x.amin(1)
@@ -221,7 +239,9 @@ def _normals(model: Model, index: torch.Tensor, epoch: int, count: int) -> torch
     return normal_table(index.device)[lanes]
 
 
-def _lanes(model: Model, purpose: Purpose, index: torch.Tensor, epoch: int, first_block: int, count: int) -> torch.Tensor:
+def _lanes(
+    model: Model, purpose: Purpose, index: torch.Tensor, epoch: int, first_block: int, count: int
+) -> torch.Tensor:
     """[B, count] numbers of 16 bits for each image."""
     blocks = first_block + torch.arange(-(-count // philox.LANES), device=index.device)
     drawn = words(model, purpose, index=index[:, None], epoch=epoch, block=blocks)
@@ -238,8 +258,13 @@ def dropped_layers(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Layer -> shape of its output for one image, for the layers that dropout closes."""
     if architecture.dropout_place == "dense":
         return {f"dense{i}": (units,) for i, units in enumerate(architecture.dense_widths, 1)}
-    sizes = [size // 2 if pool else size for size, pool in zip(architecture.map_sizes, architecture.pooled, strict=False)]
-    return {f"conv{i}": (c, s, s) for i, (c, s) in enumerate(zip(architecture.conv_widths, sizes, strict=True), 1)}
+    sizes = [
+        size // 2 if pool else size
+        for size, pool in zip(architecture.map_sizes, architecture.pooled, strict=False)
+    ]
+    return {
+        f"conv{i}": (c, s, s) for i, (c, s) in enumerate(zip(architecture.conv_widths, sizes, strict=True), 1)
+    }
 
 
 def dropout_threshold(rate: float) -> int:
@@ -247,7 +272,9 @@ def dropout_threshold(rate: float) -> int:
     return round(rate * (1 << 16))
 
 
-def dropout_masks(model: Model, index: torch.Tensor, epoch: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def dropout_masks(
+    model: Model, index: torch.Tensor, epoch: int, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """Factors of dropout: layer -> [B, units...], 0 where a unit is dropped, else 1 / (1 - rate).
 
     The rate is taken to 16 bits.
@@ -256,7 +283,9 @@ def dropout_masks(model: Model, index: torch.Tensor, epoch: int, dtype: torch.dt
     layers = layout_of(architecture).layers
     masks = {}
     for layer, shape in dropped_layers(architecture).items():
-        lanes = _lanes(model, Purpose.DROPOUT, index, epoch, layers.index(layer) * DROPOUT_LAYER_BLOCKS, math.prod(shape))
+        lanes = _lanes(
+            model, Purpose.DROPOUT, index, epoch, layers.index(layer) * DROPOUT_LAYER_BLOCKS, math.prod(shape)
+        )
         kept = lanes >= dropout_threshold(rate)
         masks[layer] = kept.to(dtype).mul_(1 / (1 - rate)).view(len(index), *shape)
     return masks

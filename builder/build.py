@@ -54,19 +54,38 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
-            raise ZooError("--preset", expected=f"one of {', '.join(PRESETS)}", found=self.preset, do="choose one of them")
+            raise ZooError(
+                "--preset",
+                expected=f"one of {', '.join(PRESETS)}",
+                found=self.preset,
+                do="choose one of them",
+            )
         if self.backend not in BACKENDS:
-            raise ZooError("--backend", expected=f"one of {', '.join(BACKENDS)}", found=self.backend, do="choose one of them")
+            raise ZooError(
+                "--backend",
+                expected=f"one of {', '.join(BACKENDS)}",
+                found=self.backend,
+                do="choose one of them",
+            )
         for name in ("models", "epochs", "train_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ZooError(f"--{name.replace('_', '-')}", expected="at least 1", found=str(value), do="choose more")
+                raise ZooError(
+                    f"--{name.replace('_', '-')}", expected="at least 1", found=str(value), do="choose more"
+                )
         if not -SEEDS <= self.seed < SEEDS:
-            raise ZooError("--seed", expected="an integer of 64 bits", found=str(self.seed), do="choose a smaller one")
-        drawn = list(dict.fromkeys(name for subset in PRESETS[self.preset] for name in image_sets_of(SUBSETS[subset])))
+            raise ZooError(
+                "--seed", expected="an integer of 64 bits", found=str(self.seed), do="choose a smaller one"
+            )
+        drawn = list(
+            dict.fromkeys(name for subset in PRESETS[self.preset] for name in image_sets_of(SUBSETS[subset]))
+        )
         wrong = [name for name in self.datasets or () if name not in drawn]
         if wrong or self.datasets == ():
-            expected, found = f"image sets that preset {self.preset} draws ({', '.join(drawn)})", ", ".join(wrong) or "none"
+            expected, found = (
+                f"image sets that preset {self.preset} draws ({', '.join(drawn)})",
+                ", ".join(wrong) or "none",
+            )
             raise ZooError("--datasets", expected=expected, found=found, do="choose among them")
 
     def plan(self) -> list[tuple[Subset, list[Model]]]:
@@ -87,7 +106,13 @@ class Request:
 
     def options(self, device: torch.device) -> dict[str, Any]:
         """What the weights follow from besides preset and seed, for nws.json and the card."""
-        return {"backend": self.backend, "device": device.type, "epochs": self.epochs, "tf32": self.tf32, "train_images": self.train_images}
+        return {
+            "backend": self.backend,
+            "device": device.type,
+            "epochs": self.epochs,
+            "tf32": self.tf32,
+            "train_images": self.train_images,
+        }
 
 
 def image_sets_of(subset: Subset) -> list[str]:
@@ -114,11 +139,14 @@ def build(
         images: folder with image files; None: from the Hub, or scikit-learn's digits.
         device: "auto", or one of DEVICES.
         workers: processes on a CPU; None: one a core.
-        ray: "local", "auto" or HOST:PORT of a Ray cluster whose nodes train; None: this machine does, without Ray.
-        publisher: pushes finished shards to the Hub while others still train; its `push` remains to be called. None: all stays here.
+        ray: "local", "auto" or HOST:PORT of a Ray cluster whose nodes train; None: this machine does, without
+            Ray.
+        publisher: pushes finished shards to the Hub while others still train; its `push` remains to be
+            called. None: all stays here.
 
     Raises:
-        ZooError: for bad input, a folder or a repository that holds something else, a disk that is full, or a Hub that does not answer.
+        ZooError: for bad input, a folder or a repository that holds something else, a disk that is full, or a
+            Hub that does not answer.
     """
     if is_script_of_worker():
         sys.exit(1)  # the process that started this one says why it cannot go on
@@ -156,9 +184,14 @@ def _build(
     if request.models is not None and planned < request.models:
         chosen = f" on {', '.join(request.datasets)}" if request.datasets else ""
         print(
-            f"--models {request.models}: preset {request.preset} has {planned} models{chosen}, and all of them are built", file=sys.stderr
+            f"--models {request.models}: preset {request.preset} has {planned} models{chosen}, and all of "
+            "them are built",
+            file=sys.stderr,
         )
-    image_sets = {name: load_image_set(name, images) for name in sorted({m.recipe.dataset for _, models in plans for m in models})}
+    image_sets = {
+        name: load_image_set(name, images)
+        for name in sorted({m.recipe.dataset for _, models in plans for m in models})
+    }
     for _, models in plans:
         _check_images(models, image_sets, request.train_images)
     if cluster is None:
@@ -173,27 +206,43 @@ def _build(
             for subset, models in plans:
                 folder.declare(subset.name, entries[subset.name])
                 remember_images(out, images)
-                _build_subset(folder, request, subset, models, image_sets, target, workers, cluster, publisher)
+                _build_subset(
+                    folder, request, subset, models, image_sets, target, workers, cluster, publisher
+                )
     except OSError as error:
         raise ZooError(
-            error.filename or out, expected="a disk that can be written", found=str(error), do="free space, then run again"
+            error.filename or out,
+            expected="a disk that can be written",
+            found=str(error),
+            do="free space, then run again",
         ) from error
 
 
 def resolve_device(name: str, backend: str = "fast") -> torch.device:
-    """The torch device that one of DEVICES names, or "auto": a GPU by which the backend can train, else the CPU."""
+    """The torch device that one of DEVICES names, or "auto": a GPU by which the backend can train, else the
+    CPU.
+    """
     if name == "auto":
         name = next(device for device in ("cuda", "mps", "cpu") if not lacking(device, backend))
         if name == "cpu" and lacking("cuda", backend) == "Triton":
-            print("training on the CPU: there is a GPU, but not the package triton, by which it would train", file=sys.stderr)
+            print(
+                "training on the CPU: there is a GPU, but not the package triton, by which it would train",
+                file=sys.stderr,
+            )
     elif needed := lacking(name, backend):
-        do = "use --device cpu" if lacking(name, "torch") else "use --device cpu, or --backend torch, which is slower"
+        do = (
+            "use --device cpu"
+            if lacking(name, "torch")
+            else ("use --device cpu, or --backend torch, which is slower")
+        )
         raise ZooError(f"--device {name}", expected=needed, found="none", do=do)
     return torch.device(name)
 
 
 def trusted_device(device: torch.device, request: Request, *, auto: bool) -> torch.device:
-    """The device, after the check of a GPU's kernels on the plan's first architecture; where that fails, for "auto" the CPU."""
+    """The device, after the check of a GPU's kernels on the plan's first architecture; where that fails, for
+    "auto" the CPU.
+    """
     if device.type == "cuda" and request.backend == "fast":
         from builder.gpu import startup  # needs Triton
 
@@ -226,28 +275,38 @@ def _memory_needed() -> Iterator[None]:
 
 
 def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit: int | None) -> None:
-    """Raise a ZooError if the images that are used are too few for a model; whole image sets are enough for all."""
+    """Raise a ZooError if the images that are used are too few for a model; whole image sets are enough for
+    all.
+    """
     for model in models if limit is not None else ():
         batches.split_images(model, torch.from_numpy(image_sets[model.recipe.dataset].train_labels[:limit]))
 
 
-def _declaration(request: Request, device: torch.device, models: list[Model], image_sets: Mapping[str, ImageSet]) -> SubsetEntry:
+def _declaration(
+    request: Request, device: torch.device, models: list[Model], image_sets: Mapping[str, ImageSet]
+) -> SubsetEntry:
     """What nws.json says a subset is built with."""
     used = {name: image_sets[name] for name in sorted({model.recipe.dataset for model in models})}
     sources = {name: ImageSource(images.source, images.sha256) for name, images in used.items()}
     return SubsetEntry(request.seed, 0, request.options(device), sources)
 
 
-def _content(folder: Store, entries: Mapping[str, SubsetEntry], plans: list[tuple[Subset, list[Model]]]) -> Content:
+def _content(
+    folder: Store, entries: Mapping[str, SubsetEntry], plans: list[tuple[Subset, list[Model]]]
+) -> Content:
     """What a folder will hold."""
     from builder.publish import Content
 
     chosen = [model for _, models in plans for model in models]
-    models = {model.id for model in chosen} | {name for table in folder.tables.values() for name in table["model_id"].to_pylist()}
+    models = {model.id for model in chosen} | {
+        name for table in folder.tables.values() for name in table["model_id"].to_pylist()
+    }
     shards = {store.shard_of(model) for model in chosen} | folder.tables.keys()
     index = {INDEX_PATH.format(subset=model.subset, split=model.split) for model in chosen}
     files = {*folder.manifest.files, *shards, *index}
-    return Content(GENERATOR_VERSION, {**folder.manifest.subsets, **entries}, frozenset(files), frozenset(models))
+    return Content(
+        GENERATOR_VERSION, {**folder.manifest.subsets, **entries}, frozenset(files), frozenset(models)
+    )
 
 
 def _build_subset(
@@ -278,7 +337,8 @@ def _build_subset(
         nodes=None if cluster is None else lambda: len(cluster.places(device)),
     )
     with progress, closing(trained):
-        for result in itertools.chain([None], trained):  # the first None: shards whose models were all staged before
+        # the first None: shards whose models were all staged before
+        for result in itertools.chain([None], trained):
             progress.advance(result, task.epochs.value)
             shards.advance(result)
     shards.finish()
@@ -295,7 +355,9 @@ def _train_here(
 ) -> Generator[Summary | None, None, None]:
     """Train models on this machine."""
     for model in todo:
-        bank.save(image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, task.images)
+        bank.save(
+            image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, task.images
+        )
     if device.type != "cpu":
         if todo and device.type == "cuda" and request.backend == "fast":
             task.compile_kernels(todo)
@@ -309,13 +371,17 @@ def _train_here(
 class _Shards:
     """Watches which shards have all their models, and has them written and published."""
 
-    def __init__(self, folder: Store, models: list[Model], todo: list[Model], publisher: Publisher | None) -> None:
+    def __init__(
+        self, folder: Store, models: list[Model], todo: list[Model], publisher: Publisher | None
+    ) -> None:
         self.folder, self.publisher, self.by_id = folder, publisher, {model.id: model for model in models}
         self.models: dict[str, list[Model]] = defaultdict(list)
         for model in models:
             self.models[store.shard_of(model)].append(model)
         missing = {model.id for model in todo}
-        self.waiting = {path: {model.id for model in members} & missing for path, members in self.models.items()}
+        self.waiting = {
+            path: {model.id for model in members} & missing for path, members in self.models.items()
+        }
         self.committed, self.written = time.monotonic(), list[str]()
 
     def advance(self, result: Summary | None) -> None:
@@ -341,4 +407,8 @@ class _Shards:
 
 def datasets_of(text: str | None) -> tuple[str, ...] | None:
     """A comma-separated list of image sets; None for none given."""
-    return None if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    return (
+        None
+        if text is None
+        else tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    )

@@ -1,4 +1,6 @@
-"""Measures on the device how fast it does a build's work, so that a dry run can say how long the build will take."""
+"""Measures on the device how fast it does a build's work, so that a dry run can say how long the build will
+take.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ STRATA = 6  # groups of models of which each has its own speed
 SEGMENTS = 20_000  # of a cohort on a GPU whose lengths are averaged, at most
 SECONDS = 0.3  # of one measurement, at least
 IMAGES = 16_384  # random ones that are trained on: more than caches hold
-EVALUATED_IMAGES = {"cpu": 256, "cuda": TRAIN_EVALUATION_IMAGES, "mps": TRAIN_EVALUATION_IMAGES}  # a core takes 64 at a time, a GPU more
+# a core takes 64 at a time, a GPU more
+EVALUATED_IMAGES = {"cpu": 256, "cuda": TRAIN_EVALUATION_IMAGES, "mps": TRAIN_EVALUATION_IMAGES}
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ class Calibration:
         """Where it trains, in words."""
         on_nodes = "" if self.nodes is None else f" on {self.nodes} node{'s' * (self.nodes > 1)}"
         on_gpu = "a GPU" if self.nodes is None else "all GPUs"
-        return (f"{self.workers} CPU process{'es' * (self.workers > 1)}" if self.device.type == "cpu" else on_gpu) + on_nodes
+        return (
+            f"{self.workers} CPU process{'es' * (self.workers > 1)}" if self.device.type == "cpu" else on_gpu
+        ) + on_nodes
 
     def seconds(self, model: Model, train_images: int | None, epochs: int) -> Seconds:
         """What a model takes that trains for so many epochs, `--train-images` given."""
@@ -93,7 +98,8 @@ def calibrate(
     tf32: bool = False,
     processes: int | None = None,
 ) -> Calibration:
-    """Measure for a few seconds how fast a device trains and evaluates models; random pixels stand in for the images.
+    """Measure for a few seconds how fast a device trains and evaluates models; random pixels stand in for the
+    images.
 
     Args:
         models: of one subset.
@@ -104,12 +110,15 @@ def calibrate(
         processes: that would train on a CPU; None: one a core.
     """
     if device.type == "cpu" and backend == "fast":
-        from builder.cpu.step import compile_step  # a node without Numba imports this module, and says so itself
+        # a node without Numba imports this module, and says so itself
+        from builder.cpu.step import compile_step
 
         with compiling():
             compile_step()
     workers = (
-        min(processes or cores(), len(models)) if device.type == "cpu" else min(lanes_of(backend), len({model.cohort for model in models}))
+        min(processes or cores(), len(models))
+        if device.type == "cpu"
+        else min(lanes_of(backend), len({model.cohort for model in models}))
     )
     at_once = workers if backend == "fast" else 1  # torch's Python would wait for itself in threads
     step_of = functools.partial(make_step, device=device, backend=backend, tf32=tf32)
@@ -123,7 +132,9 @@ def calibrate(
 
 
 def together(calibrations: Sequence[Calibration]) -> Calibration:
-    """That of a cluster of such nodes: its workers, all taken to be equally fast, get as much done as theirs."""
+    """That of a cluster of such nodes: its workers, all taken to be equally fast, get as much done as
+    theirs.
+    """
     workers, (first, *_) = [each.workers for each in calibrations], calibrations
 
     def mean(seconds: Sequence[float]) -> float:
@@ -131,7 +142,10 @@ def together(calibrations: Sequence[Calibration]) -> Calibration:
 
     paces = {
         number: Pace(
-            {augmented: mean([each.paces[number].training[augmented] for each in calibrations]) for augmented in pace.training},
+            {
+                augmented: mean([each.paces[number].training[augmented] for each in calibrations])
+                for augmented in pace.training
+            },
             mean([each.paces[number].evaluation for each in calibrations]),
         )
         for number, pace in first.paces.items()
@@ -141,19 +155,28 @@ def together(calibrations: Sequence[Calibration]) -> Calibration:
 
 
 def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model]]:
-    """Models by what an image costs, then by batch size, cut into at most STRATA groups of about equally many FLOPs."""
-    ordered = sorted(models, key=lambda model: (forward_flops(model.recipe.architecture), model.recipe.batch_size, model.number))
+    """Models by what an image costs, then by batch size, cut into at most STRATA groups of about equally many
+    FLOPs.
+    """
+    ordered = sorted(
+        models,
+        key=lambda model: (forward_flops(model.recipe.architecture), model.recipe.batch_size, model.number),
+    )
     flops = [least_epochs(model.recipe) * epoch_flops(model, train_images) for model in ordered]
     ends = list(itertools.accumulate(flops))
     places = [int(STRATA * (end - own / 2) / ends[-1]) for own, end in zip(flops, ends, strict=True)]
-    return [[model for _, model in group] for _, group in itertools.groupby(zip(places, ordered, strict=True), key=lambda pair: pair[0])]
+    return [
+        [model for _, model in group]
+        for _, group in itertools.groupby(zip(places, ordered, strict=True), key=lambda pair: pair[0])
+    ]
 
 
 def mean_segment(models: Sequence[Model], slots: int, train_images: int | None) -> float:
-    """Steps from an end of an epoch to the next one, on average, while models train together as a cohort on a GPU does.
+    """Steps from an end of an epoch to the next one, on average, while models train together as a cohort on a
+    GPU does.
 
-    Models that stop by their accuracy are taken to train one to two times their least epochs: they do not stop at once, and so the next
-    ones in their slots do not begin at once.
+    Models that stop by their accuracy are taken to train one to two times their least epochs: they do not
+    stop at once, and so the next ones in their slots do not begin at once.
 
     Args:
         models: of the cohort, in the order in which they train.
@@ -161,7 +184,8 @@ def mean_segment(models: Sequence[Model], slots: int, train_images: int | None) 
         train_images: of `--train-images`.
     """
     waiting = iter([(epoch_steps(model, train_images), _some_epochs(model)) for model in models])
-    training = [[length, length, epochs] for length, epochs in itertools.islice(waiting, slots)]  # steps left, of an epoch, epochs left
+    # steps left, of an epoch, epochs left
+    training = [[length, length, epochs] for length, epochs in itertools.islice(waiting, slots)]
     steps = segments = 0
     while training and segments < SEGMENTS:
         count = min(left for left, _, _ in training)
@@ -192,8 +216,8 @@ def _pace(
     workers: int,
     step_of: Callable[[Architecture], Step],
 ) -> Pace:
-    """The speed of a stratum's middle model, on a GPU of its cohort, with segments as short as it has; without and with augmentation if
-    the stratum has both."""
+    """The speed of a stratum's middle model, on a GPU of its cohort, with segments as short as it has;
+    without and with augmentation if the stratum has both."""
     middle = stratum[len(stratum) // 2]
     cohort, apart = [middle], 0
     if device.type != "cpu":
@@ -206,9 +230,13 @@ def _pace(
     training = {}
     for augmentation in sorted({model.recipe.augmentation for model in stratum}):
         case = Case(middle.subset, tuple(_on_all_images(model, augmentation) for model in cohort))
-        seconds = seconds_a_step([Ours(case, bank, device, step_of(architecture), apart=apart) for _ in range(workers)], device)
+        seconds = seconds_a_step(
+            [Ours(case, bank, device, step_of(architecture), apart=apart) for _ in range(workers)], device
+        )
         training[augmentation] = seconds / (case.step_flops * len(cohort))
-    seconds = seconds_a_step([_Evaluation(middle, images, device, step_of(architecture)) for _ in range(workers)], device)
+    seconds = seconds_a_step(
+        [_Evaluation(middle, images, device, step_of(architecture)) for _ in range(workers)], device
+    )
     return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(architecture)))
 
 
@@ -253,11 +281,14 @@ def seconds_a_step(sides: Sequence[Side], device: torch.device) -> float:
             elapsed = statistics.fmean(pool.map(_elapsed, runs, itertools.repeat(device)))
             if counts and elapsed >= SECONDS:
                 return elapsed / steps
-            steps, counts = math.ceil(1.2 * steps * SECONDS / elapsed), True  # a bit more, so that the next run is the last
+            # a bit more, so that the next run is the last
+            steps, counts = math.ceil(1.2 * steps * SECONDS / elapsed), True
 
 
 def _host_seconds(model: Model, device: torch.device) -> tuple[float, float]:
-    """Seconds that each image takes in the making of an epoch's order, and in the choice of the validation images."""
+    """Seconds that each image takes in the making of an epoch's order, and in the choice of the validation
+    images.
+    """
     labels = torch.arange(IMAGES, device=labels_on(device)) % NUM_CLASSES
     model = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, train_fraction=1.0))
     parts = split_images(model, labels)

@@ -17,9 +17,12 @@ from nws_dataset.schema import COLUMNS, INDEX_SCHEMA, SPLITS
 
 TEMPLATE = "dataset.md.j2"
 PLOTS = {
-    "plots/accuracy.png": "For every data set, how many final networks have which test accuracy, and the mean test accuracy over epochs",
-    "plots/weights.png": "Root mean square of the weights of three layers, after training against before it, by initialization",
-    "plots/trajectories.png": "Distance of the weights of three layers from their start, over epochs, coloured by final test accuracy",
+    "plots/accuracy.png": "For every data set, how many final networks have which test accuracy, and the "
+    "mean test accuracy over epochs",
+    "plots/weights.png": "Root mean square of the weights of three layers, after training against before "
+    "it, by initialization",
+    "plots/trajectories.png": "Distance of the weights of three layers from their start, over epochs, "
+    "coloured by final test accuracy",
 }  # path in the zoo -> its alternative text; `builder.gallery` draws them
 IMAGE_TERMS = {
     "mnist": "no explicit licence of its authors; copies are given as CC BY-SA 3.0 or as MIT",
@@ -27,7 +30,8 @@ IMAGE_TERMS = {
     "kmnist": "CC BY-SA 4.0",
     "cifar10": "no explicit licence",
     "svhn": "for non-commercial use only",
-    "stl10": "no explicit licence; its images come from ImageNet, whose terms allow non-commercial research and education",
+    "stl10": "no explicit licence; its images come from ImageNet, whose terms allow non-commercial "
+    "research and education",
     "digits": "CC BY 4.0 (UCI's optical recognition of handwritten digits, as it comes with scikit-learn)",
 }  # a recipe's `dataset` -> the terms that its authors give
 MANY_ARCHITECTURES = 12  # beyond so many, a card counts them and does not list them
@@ -43,7 +47,11 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
     index = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
     loader = jinja2.PackageLoader("cards", "")
     environment = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.get_template(TEMPLATE).render(
         front_matter=yaml.safe_dump(_front_matter(manifest, index), sort_keys=False),
@@ -64,9 +72,16 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
 def _front_matter(manifest: Manifest, index: pa.Table) -> dict[str, Any]:
     """What the Hub and `datasets` read: the card's YAML."""
     return {
-        "license": "apache-2.0" if manifest.subsets.keys() <= SUBSETS.keys() else ["apache-2.0", "unknown"],  # of imported subsets
+        # of imported subsets
+        "license": "apache-2.0" if manifest.subsets.keys() <= SUBSETS.keys() else ["apache-2.0", "unknown"],
         "pretty_name": "Neural weight space",
-        "tags": ["weight-space-learning", "model-zoo", "neural-network-weights", "training-dynamics", "safetensors"],
+        "tags": [
+            "weight-space-learning",
+            "model-zoo",
+            "neural-network-weights",
+            "training-dynamics",
+            "safetensors",
+        ],
         "task_categories": ["other"],
         "annotations_creators": ["machine-generated"],
         "source_datasets": ["original"],
@@ -89,7 +104,9 @@ def _size_category(rows: int) -> str:
 
 
 def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
-    """What a subset holds: counts and accuracies of its final networks, over all and by data set; its architectures and size."""
+    """What a subset holds: counts and accuracies of its final networks, over all and by data set; its
+    architectures and size.
+    """
     rows = index.filter(pc.field("subset") == subset)
     final = rows.filter(pc.field("is_final"))
     lengths, weights = (pc.min_max(final[column]).as_py() for column in ("num_snapshots", "num_weights"))
@@ -97,7 +114,9 @@ def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
         **_accuracies(final),
         "snapshots": len(rows),
         "by_split": {split: pc.sum(pc.equal(final["split"], split)).as_py() or 0 for split in SPLITS},
-        "by_dataset": {name: _accuracies(final.filter(pc.field("dataset") == name)) for name in _counts(final, "dataset")},
+        "by_dataset": {
+            name: _accuracies(final.filter(pc.field("dataset") == name)) for name in _counts(final, "dataset")
+        },
         "architectures": _counts(final, "architecture"),
         "num_snapshots": _range(lengths),
         "num_weights": _range(weights),
@@ -134,14 +153,19 @@ def _recipe_table(subset: str) -> list[tuple[str, str]]:
     """(field, values) of a subset's distribution; families that draw differently are told apart by "or"."""
     families = list(SUBSETS[subset].families)
     fields = dict.fromkeys(field for family in families for field in family)
-    told = {field: dict.fromkeys(_tell(family[field]) for family in families if field in family) for field in fields}
+    told = {
+        field: dict.fromkeys(_tell(family[field]) for family in families if field in family)
+        for field in fields
+    }
     return [(field.replace(",", ", "), " or ".join(values)) for field, values in told.items()]
 
 
 def _tell(distribution: object) -> str:
     match distribution:
         case Choice(values) | Cycle(values):
-            return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+            return ", ".join(
+                str(value).lower() if isinstance(value, bool) else str(value) for value in values
+            )
         case Uniform(low, high):
             return f"uniform {low:g} .. {high:g}"
         case LogUniform(low, high):

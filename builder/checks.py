@@ -1,4 +1,6 @@
-"""Re-reads a zoo and says whether it is what its index claims: bytes, shapes, counts, splits, accuracies, and that training repeats."""
+"""Re-reads a zoo and says whether it is what its index claims: bytes, shapes, counts, splits, accuracies, and
+that training repeats.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,16 @@ from nws_dataset.files import sha256_file
 from nws_dataset.recipe import SUBSETS
 from nws_dataset.schema import METADATA_SCHEMA
 
-PLAIN_TOLERANCE = 3 / 10_000  # share of the test images that the plain network may classify otherwise (float32 ties)
+# share of the test images that the plain network may classify otherwise (float32 ties)
+PLAIN_TOLERANCE = 3 / 10_000
 ROUNDING = 2e-3  # of an accuracy or a loss that another device took
 EVALUATION_BLOCK = 500  # images a pass of the plain network
 
 
 class Verifier:
-    """The checks of one zoo. Each returns what it has checked, and raises a ZooError at the first thing that is wrong.
+    """The checks of one zoo.
+
+    Each returns what it has checked, and raises a ZooError at the first thing that is wrong.
 
     Args:
         folder: of the zoo.
@@ -43,21 +48,35 @@ class Verifier:
 
     def __init__(self, folder: Path, images: Path | None = None) -> None:
         self.folder = folder
-        self.zoo = Zoo(os.path.join(os.curdir, folder), check=True)  # a folder, also where org/name could be a repository
+        # a folder, also where org/name could be a repository
+        self.zoo = Zoo(os.path.join(os.curdir, folder), check=True)
         self.rows = Rows(self.zoo.index)
         self.images = images or remembered_images(folder)
 
     def files(self) -> str:
         """Size and sha256 of every file, and none beside them: a card's patterns would take it in."""
-        lying = {path.relative_to(self.folder).as_posix() for name in ("index", "snapshots") for path in (self.folder / name).rglob("*")}
-        strange = sorted(name for name in lying - self.zoo.manifest.files.keys() if not (self.folder / name).is_dir())
+        lying = {
+            path.relative_to(self.folder).as_posix()
+            for name in ("index", "snapshots")
+            for path in (self.folder / name).rglob("*")
+        }
+        strange = sorted(
+            name for name in lying - self.zoo.manifest.files.keys() if not (self.folder / name).is_dir()
+        )
         if strange:
-            raise ZooError(self.folder / strange[0], expected="files that nws.json lists", found="another", do="build again, or remove it")
+            raise ZooError(
+                self.folder / strange[0],
+                expected="files that nws.json lists",
+                found="another",
+                do="build again, or remove it",
+            )
         for relative, entry in self.zoo.manifest.files.items():
             path = self.zoo.manifest.locate(self.folder, relative)
             found = sha256_file(path)
             if found != entry.sha256:
-                raise ZooError(path, expected=f"sha256 {entry.sha256}", found=found, do="fetch or build the file again")
+                raise ZooError(
+                    path, expected=f"sha256 {entry.sha256}", found=found, do="fetch or build the file again"
+                )
         return f"{len(self.zoo.manifest.files)} files, sizes and sha256"
 
     def card(self) -> str:
@@ -69,11 +88,19 @@ class Verifier:
 
         plots = [name for name in gallery.stale(self.folder) if (self.folder / name).exists()]
         for name in plots:
-            raise ZooError(self.folder / name, expected="a plot of this index", found="one of another", do="build again: it is drawn anew")
+            raise ZooError(
+                self.folder / name,
+                expected="a plot of this index",
+                found="one of another",
+                do="build again: it is drawn anew",
+            )
         return f"{len(expected['configs'])} configs"
 
     def state(self) -> str:
-        """The card names this state of the zoo, which is in the key of the library's cache. Checked last: what else is wrong tells more."""
+        """The card names this state of the zoo, which is in the key of the library's cache.
+
+        Checked last: what else is wrong tells more.
+        """
         expected, found = self._told()
         if found != expected:
             self._other_card(f"this index's numbers of rows and {manifest.state(self.zoo.manifest)}")
@@ -93,7 +120,9 @@ class Verifier:
         return expected, {name: front.get(name) for name in expected} if isinstance(front, dict) else {}
 
     def _other_card(self, expected: str) -> NoReturn:
-        raise ZooError(self.folder / CARD_NAME, expected=expected, found="others", do="build again: it is made anew")
+        raise ZooError(
+            self.folder / CARD_NAME, expected=expected, found="others", do="build again: it is made anew"
+        )
 
     def values(self) -> str:
         """Every value at its offset: sha256, header, shape, finite numbers."""
@@ -103,7 +132,10 @@ class Verifier:
             if numbers.size != row["num_weights"] or not np.isfinite(numbers).all():
                 where = f"{self.folder / row['file']} at byte {row['offset']}"
                 raise ZooError(
-                    where, expected=f"{row['num_weights']} finite weights", found=f"{numbers.size}, not all finite", do="build it again"
+                    where,
+                    expected=f"{row['num_weights']} finite weights",
+                    found=f"{numbers.size}, not all finite",
+                    do="build it again",
                 )
             weights += numbers.size
         return f"{len(self.rows)} snapshots, {weights} weights: offsets, sha256, headers, finite"
@@ -116,12 +148,24 @@ class Verifier:
             for batch in shards.read_snapshots(self.folder / relative, METADATA_SCHEMA.names):
                 for row in batch.to_pylist():
                     known = index.get((row["model_id"], row["snapshot"]))
-                    if known is None or not all(_same(known[name], value, exact=True) for name, value in row.items()):
+                    if known is None or not all(
+                        _same(known[name], value, exact=True) for name, value in row.items()
+                    ):
                         where = f"{self.folder / relative} {row['model_id']} snapshot {row['snapshot']}"
-                        raise ZooError(where, expected="the row that the index has", found="another", do="build the index again")
+                        raise ZooError(
+                            where,
+                            expected="the row that the index has",
+                            found="another",
+                            do="build the index again",
+                        )
                     seen += 1
         if seen != len(index):
-            raise ZooError(self.folder, expected=f"{len(index)} snapshots in the shards", found=str(seen), do="build the index again")
+            raise ZooError(
+                self.folder,
+                expected=f"{len(index)} snapshots in the shards",
+                found=str(seen),
+                do="build the index again",
+            )
         return f"{seen} rows of the shards equal those of the index"
 
     def counts(self) -> str:
@@ -131,26 +175,44 @@ class Verifier:
             snapshots.setdefault(row["model_id"], []).append(row["snapshot"])
             if row["is_final"] != (row["snapshot"] == row["num_snapshots"]):
                 raise ZooError(
-                    row["model_id"], expected="is_final on the last snapshot only", found=str(row["snapshot"]), do="build it again"
+                    row["model_id"],
+                    expected="is_final on the last snapshot only",
+                    found=str(row["snapshot"]),
+                    do="build it again",
                 )
         expected = {row["model_id"]: row["num_snapshots"] for row in self.rows}
         for identifier, numbers in snapshots.items():
             if len(numbers) != expected[identifier] or sorted(numbers) != list(range(1, len(numbers) + 1)):
                 found = f"{len(numbers)}: {sorted(numbers)[:30]}"
-                raise ZooError(identifier, expected=f"snapshots 1 to {expected[identifier]}", found=found, do="build it again")
+                raise ZooError(
+                    identifier,
+                    expected=f"snapshots 1 to {expected[identifier]}",
+                    found=found,
+                    do="build it again",
+                )
         per_subset = Counter(row["subset"] for row in self.rows if row["is_final"])
         for name, entry in self.zoo.manifest.subsets.items():
             if per_subset[name] != entry.num_models:
                 raise ZooError(
-                    self.folder, expected=f"{entry.num_models} models of {name}", found=str(per_subset[name]), do="build it again"
+                    self.folder,
+                    expected=f"{entry.num_models} models of {name}",
+                    found=str(per_subset[name]),
+                    do="build it again",
                 )
         return f"{len(snapshots)} models with all their snapshots"
 
     def plan(self) -> str:
-        """Splits, recipes and shards are those of the plan; of imported models, which have none, the split is the same in all snapshots."""
+        """Splits, recipes and shards are those of the plan; of imported models, which have none, the split is
+        the same in all snapshots.
+        """
         if self.zoo.manifest.generator_version != GENERATOR_VERSION:
-            return f"skipped: generator version {self.zoo.manifest.generator_version} made this zoo, this is {GENERATOR_VERSION}"
-        planned = {name: {**planned_columns(model), "file": shard_of(model)} for name, model in self._models.items()}
+            return (
+                f"skipped: generator version {self.zoo.manifest.generator_version} made this zoo, this "
+                f"is {GENERATOR_VERSION}"
+            )
+        planned = {
+            name: {**planned_columns(model), "file": shard_of(model)} for name, model in self._models.items()
+        }
         splits: dict[str, str] = {}
         for row in self.rows:
             expected = {"split": splits.setdefault(row["model_id"], row["split"])}
@@ -159,12 +221,18 @@ class Verifier:
             wrong = [name for name, value in expected.items() if row[name] != value]
             if wrong:
                 found = f"another {', '.join(wrong)} in snapshot {row['snapshot']}"
-                raise ZooError(row["model_id"], expected="the plan's recipe and split", found=found, do="build it again")
-        trained = sum(entry.num_models for name, entry in self.zoo.manifest.subsets.items() if name not in self.imported)
+                raise ZooError(
+                    row["model_id"], expected="the plan's recipe and split", found=found, do="build it again"
+                )
+        trained = sum(
+            entry.num_models for name, entry in self.zoo.manifest.subsets.items() if name not in self.imported
+        )
         return f"{trained} models with the plan's recipes, {len(splits)} with one split each{self._skipped()}"
 
     def reevaluate(self, count: int) -> str:
-        """Final networks, evaluated again by the builder's own evaluation (exactly on the device of the build) and by the plain network."""
+        """Final networks, evaluated again by the builder's own evaluation (exactly on the device of the
+        build) and by the plain network.
+        """
         worst, all_exact, chosen = 0, True, spread(self._trained_here("--reevaluate"), count)
         for row in chosen:
             exact = self._built_on(row) == self._device(row)
@@ -172,15 +240,27 @@ class Verifier:
             for name, value in self._evaluated(row).items():
                 if not _same(row[name], value, exact=exact):
                     found = f"{value} by the builder's evaluation"
-                    raise ZooError(row["model_id"], expected=f"{name} {row[name]}", found=found, do="see CONTRIBUTING.md")
+                    raise ZooError(
+                        row["model_id"], expected=f"{name} {row[name]}", found=found, do="see CONTRIBUTING.md"
+                    )
             images = self.bank(row)
-            difference = abs(self._plain_correct(row, images) - round(row["test_accuracy"] * len(images.test_labels)))
+            difference = abs(
+                self._plain_correct(row, images) - round(row["test_accuracy"] * len(images.test_labels))
+            )
             worst = max(worst, difference)
             if difference > max(1, PLAIN_TOLERANCE * len(images.test_labels)):
                 found = f"{difference} images otherwise by the plain network"
-                raise ZooError(row["model_id"], expected=f"test_accuracy {row['test_accuracy']}", found=found, do="see CONTRIBUTING.md")
+                raise ZooError(
+                    row["model_id"],
+                    expected=f"test_accuracy {row['test_accuracy']}",
+                    found=found,
+                    do="see CONTRIBUTING.md",
+                )
         how = "exactly" if all_exact else "to another device's rounding"
-        return f"{len(chosen)} networks: the builder's evaluation {how}, the plain network within {worst} images{self._skipped()}"
+        return (
+            f"{len(chosen)} networks: the builder's evaluation {how}, the plain network within {worst} "
+            f"images{self._skipped()}"
+        )
 
     def retrain(self, count: int) -> str:
         """Models, trained again alone: all their snapshots, to the last bit."""
@@ -188,7 +268,10 @@ class Verifier:
         for final in chosen:
             model, device = self.model(final), self._device(final)
             if self._options(final["subset"])["backend"] == "torch" and self._built_on(final).type != "cpu":
-                expected, found = "models whose bits do not depend on their neighbours", f"{model.id}, trained by torch on a GPU"
+                expected, found = (
+                    "models whose bits do not depend on their neighbours",
+                    (f"{model.id}, trained by torch on a GPU"),
+                )
                 raise ZooError("--retrain", expected=expected, found=found, do="leave it out")
             if device != self._built_on(final):
                 raise ZooError(
@@ -198,7 +281,9 @@ class Verifier:
                     do="leave it out",
                 )
             bank = {final["dataset"]: self.bank(final)}
-            cohort = Cohort(SUBSETS[model.subset], model.recipe.architecture, bank, device=device, step=self._step(final))
+            cohort = Cohort(
+                SUBSETS[model.subset], model.recipe.architecture, bank, device=device, step=self._step(final)
+            )
             (trained,) = cohort.train([model])
             recorded = self.rows.filter(model_id=model.id)
             for row in recorded:
@@ -237,7 +322,9 @@ class Verifier:
                 continue
             numbers = self.rows.filter(subset=name)["model_number"]
             last = int(numbers.max()) if len(numbers) else -1
-            for model in select(SUBSETS[name], entry.seed, models=last + 1, epochs=self._options(name)["epochs"]):
+            for model in select(
+                SUBSETS[name], entry.seed, models=last + 1, epochs=self._options(name)["epochs"]
+            ):
                 models[model.id] = model
         return models
 
@@ -253,13 +340,23 @@ class Verifier:
         for name, is_legal in legal.items():
             if not is_legal:
                 where, found = self.folder / manifest.MANIFEST_NAME, repr(options.get(name, "none"))
-                raise ZooError(where, expected=f"option {name} of subset {subset} as nws-build writes it", found=found, do="build it again")
+                raise ZooError(
+                    where,
+                    expected=f"option {name} of subset {subset} as nws-build writes it",
+                    found=found,
+                    do="build it again",
+                )
         return options
 
     def model(self, row: Mapping[str, Any]) -> Model:
         """The plan's model of a row."""
         if row["model_id"] not in self._models:
-            raise ZooError(row["model_id"], expected="a model of the plan", found="none of this number", do="build it again")
+            raise ZooError(
+                row["model_id"],
+                expected="a model of the plan",
+                found="none of this number",
+                do="build it again",
+            )
         return self._models[row["model_id"]]
 
     @functools.cache  # noqa: B019 -- lives as long as the program
@@ -268,11 +365,19 @@ class Verifier:
         recorded = self.zoo.manifest.subsets[subset].image_sets.get(name)
         if recorded is None:
             where = self.folder / manifest.MANIFEST_NAME
-            raise ZooError(where, expected=f"image set {name} among those of subset {subset}", found="none", do="fetch or build it again")
+            raise ZooError(
+                where,
+                expected=f"image set {name} among those of subset {subset}",
+                found="none",
+                do="fetch or build it again",
+            )
         expected = recorded.sha256
         if images.sha256 != expected:
             raise ZooError(
-                f"image set {name}", expected=f"sha256 {expected}", found=images.sha256, do="give --images DIR with the images of the build"
+                f"image set {name}",
+                expected=f"sha256 {expected}",
+                found=images.sha256,
+                do="give --images DIR with the images of the build",
             )
         return images
 
@@ -287,7 +392,9 @@ class Verifier:
     def _step(self, row: Mapping[str, Any]) -> Step:
         """The step that trained a row's subset, on the device that is there."""
         options = self._options(row["subset"])
-        return make_step(self.zoo.architecture(row), self._device(row), backend=options["backend"], tf32=options["tf32"])
+        return make_step(
+            self.zoo.architecture(row), self._device(row), backend=options["backend"], tf32=options["tf32"]
+        )
 
     def _evaluated(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a row's accuracies and losses, by the builder's evaluation."""
@@ -297,7 +404,9 @@ class Verifier:
         step = self._step(row)
         (columns,) = evaluate_snapshots(step, weights, model, images, parts)
         if len(parts.validation):
-            columns["validation_accuracy"] = evaluate_rows(step, weights, model, images, parts.validation)[0][0]
+            columns["validation_accuracy"] = evaluate_rows(step, weights, model, images, parts.validation)[0][
+                0
+            ]
         return columns
 
     def bank(self, row: Mapping[str, Any]) -> Images:
@@ -313,7 +422,11 @@ class Verifier:
     @torch.no_grad()
     def _plain_correct(self, row: Mapping[str, Any], images: Images) -> int:
         network = self.zoo.network(row).to(images.test_images.device)
-        blocks = zip(images.test_images.split(EVALUATION_BLOCK), images.test_labels.split(EVALUATION_BLOCK), strict=True)
+        blocks = zip(
+            images.test_images.split(EVALUATION_BLOCK),
+            images.test_labels.split(EVALUATION_BLOCK),
+            strict=True,
+        )
         return sum(int((network(x).argmax(1) == y.to(x.device)).sum()) for x, y in blocks)
 
 
@@ -321,7 +434,11 @@ def _without_state(told: dict[str, Any]) -> dict[str, Any]:
     """What a card tells, without what changes with every row."""
     infos = told.get("dataset_info")
     kept = (
-        [{name: info.get(name) for name in ("config_name", "features")} for info in infos if isinstance(info, dict)]
+        [
+            {name: info.get(name) for name in ("config_name", "features")}
+            for info in infos
+            if isinstance(info, dict)
+        ]
         if isinstance(infos, list)
         else infos
     )
@@ -334,9 +451,13 @@ def _is_limit(value: object) -> bool:
 
 
 def _same(recorded: Any, found: Any, *, exact: bool) -> bool:
-    """Whether two values of a column are equal, two that are not numbers included; if not exactly, to another device's rounding."""
+    """Whether two values of a column are equal, two that are not numbers included; if not exactly, to another
+    device's rounding.
+    """
     if isinstance(recorded, list) and isinstance(found, list):
-        return len(recorded) == len(found) and all(_same(a, b, exact=exact) for a, b in zip(recorded, found, strict=True))
+        return len(recorded) == len(found) and all(
+            _same(a, b, exact=exact) for a, b in zip(recorded, found, strict=True)
+        )
     if exact or not (isinstance(recorded, float) and isinstance(found, float)) or recorded != recorded:
         return bool(recorded == found or (recorded != recorded and found != found))
     return math.isclose(recorded, found, rel_tol=ROUNDING, abs_tol=ROUNDING)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from builder.publish import Publisher
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.option("--preset", metavar="|".join(PRESETS), default="demo", show_default=True, help="What to build.")
 @click.option(
     "--import",
@@ -29,10 +31,17 @@ if TYPE_CHECKING:
     help="In place of a preset: the files of an original release.",
 )
 @click.option("--models", type=click.IntRange(min=1), help="Only the first N of the selected models.")
-@click.option("--datasets", metavar="A,B", help="Only models of the plan on these image sets; never redraws them.")
+@click.option(
+    "--datasets", metavar="A,B", help="Only models of the plan on these image sets; never redraws them."
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="Train no longer than N epochs.")
 @click.option("--train-images", type=click.IntRange(min=1), help="Use only the first N training images.")
-@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="Folder of idx or Parquet image files, in place of the Hub.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of idx or Parquet image files, in place of the Hub.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Every draw follows from it.")
 @click.option(
     "--out",
@@ -41,7 +50,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="The zoo's folder; building goes on where it stands.",
 )
-@click.option("--device", type=click.Choice(["auto", *DEVICES]), default="auto", show_default=True, help="Where to train.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", *DEVICES]),
+    default="auto",
+    show_default=True,
+    help="Where to train.",
+)
 @click.option(
     "--backend",
     type=click.Choice(["auto", *BACKENDS]),
@@ -49,13 +64,27 @@ if TYPE_CHECKING:
     show_default=True,
     help="By what: auto is fast; torch trains on any device, slower.",
 )
-@click.option("--ray", metavar="HOST:PORT|auto|local", help="Train on all nodes of a Ray cluster; local starts one here.")
-@click.option("--tf32", is_flag=True, help="On a GPU: cut the factors of products to 10 bits, unrounded; faster, and other weights.")
-@click.option("--dry-run", is_flag=True, help="Say what would be built and how long it would take, and build nothing.")
-@click.option("--upload", is_flag=True, help="Push the zoo to the Hub, finished parts while others still train.")
+@click.option(
+    "--ray",
+    metavar="HOST:PORT|auto|local",
+    help="Train on all nodes of a Ray cluster; local starts one here.",
+)
+@click.option(
+    "--tf32",
+    is_flag=True,
+    help="On a GPU: cut the factors of products to 10 bits, unrounded; faster, and other weights.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be built and how long it would take, and build nothing."
+)
+@click.option(
+    "--upload", is_flag=True, help="Push the zoo to the Hub, finished parts while others still train."
+)
 @click.option("--repo-id", metavar="ORG/NAME", help="With --upload: the repository, made when missing.")
 @click.option("--private", is_flag=True, help="With --upload: make the repository a private one.")
-@click.option("--revision", metavar="BRANCH", help="With --upload: a branch other than main, made when missing.")
+@click.option(
+    "--revision", metavar="BRANCH", help="With --upload: a branch other than main, made when missing."
+)
 @click.option("--tag", metavar="NAME", help="With --upload: a name for the published state, e.g. v1.0.0.")
 def main(
     preset: str,
@@ -80,8 +109,8 @@ def main(
 ) -> None:
     """Build a zoo of trained networks, or complete one.
 
-    The folder is brought to the state that the options describe, and with --upload a repository on the Hub too. Run the same command again
-    after an interruption, or with more --models, and it does what is missing.
+    The folder is brought to the state that the options describe, and with --upload a repository on the Hub
+    too. Run the same command again after an interruption, or with more --models, and it does what is missing.
     """
     publisher = _publisher(upload, repo_id, private=private, revision=revision, tag=tag)
     if release is not None and dry_run:
@@ -113,7 +142,11 @@ def main(
             if publisher is not None:
                 publisher.push(out)
     except KeyboardInterrupt as error:
-        kept = f"finished models are kept in {out}: run the same command to go on" if holds_models(out) else "no model was finished"
+        kept = (
+            f"finished models are kept in {out}: run the same command to go on"
+            if holds_models(out)
+            else "no model was finished"
+        )
         raise Interrupted(f"interrupted; {kept}") from error
     click.echo(f"{out} is complete: datasets.load_dataset({str(out)!r})")
     if publisher is not None:
@@ -128,12 +161,16 @@ def _forecast(request: Request, device: str, ray: str | None, publisher: Publish
     from builder.forecast import forecast
 
     with joined(ray) as cluster:
-        target = resolve_device(device, request.backend) if cluster is None else cluster.resolve_device(device)
+        target = (
+            resolve_device(device, request.backend) if cluster is None else cluster.resolve_device(device)
+        )
         request.check_device(target)
         if cluster is None:
             target = trusted_device(target, request, auto=device == "auto")
         measure = calibrate if cluster is None else cluster.calibrate
-        text = forecast(request, functools.partial(measure, device=target, backend=request.backend, tf32=request.tf32))
+        text = forecast(
+            request, functools.partial(measure, device=target, backend=request.backend, tf32=request.tf32)
+        )
     click.echo(text)
     if publisher is not None:
         click.echo(f"Then it would push the folder to: {publisher}.")
@@ -155,10 +192,17 @@ def _publisher(upload: bool, repo_id: str | None, **options: Any) -> Publisher |
     if not upload:
         given = [name for name, value in {"repo-id": repo_id, **options}.items() if value]
         if given:
-            raise ZooError(f"--{given[0]}", expected="--upload beside it", found="none", do="add --upload, or leave it out")
+            raise ZooError(
+                f"--{given[0]}",
+                expected="--upload beside it",
+                found="none",
+                do="add --upload, or leave it out",
+            )
         return None
     if repo_id is None:
-        raise ZooError("--upload", expected="--repo-id ORG/NAME beside it", found="none", do="name the repository")
+        raise ZooError(
+            "--upload", expected="--repo-id ORG/NAME beside it", found="none", do="name the repository"
+        )
     from builder.publish import Publisher
 
     return Publisher(repo_id, **options)

@@ -1,8 +1,8 @@
 """Trains on the nodes of a Ray cluster: a core takes a model at a time, a GPU a block of models.
 
-The process that builds is Ray's driver. It puts images into Ray's object store, from where each node fetches them once; the rows of a
-trained model come back the same way, and the driver stages them. Nodes need no folder of the driver's and may come and go: what a lost one
-was at, Ray has another one do again.
+The process that builds is Ray's driver. It puts images into Ray's object store, from where each node fetches
+them once; the rows of a trained model come back the same way, and the driver stages them. Nodes need no
+folder of the driver's and may come and go: what a lost one was at, Ray has another one do again.
 """
 
 from __future__ import annotations
@@ -52,11 +52,14 @@ try:
     from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as missing:
-    raise ZooError("--ray", expected="the package ray", found="none", do="pip install 'nws-dataset[cluster]'") from missing
+    raise ZooError(
+        "--ray", expected="the package ray", found="none", do="pip install 'nws-dataset[cluster]'"
+    ) from missing
 
 CONNECTION_SECONDS = 20.0  # that a cluster has to answer
 CALIBRATION_SECONDS = 300.0  # that nodes have to become free, compile and measure
-WAITING_BYTES = 2_000_000_000  # of rows that may wait for the driver; more only where that would leave a core or GPU without a model
+# of rows that may wait for the driver; more only where that would leave a core or GPU without a model
+WAITING_BYTES = 2_000_000_000
 WAITING_MODELS = 8  # of a block that may wait; then its GPU does, until the driver has taken one
 ATTEMPTS = 20  # after the first, at a block whose worker is lost
 INSTALL = "install there what is installed here"
@@ -77,13 +80,19 @@ def connected(address: str) -> Iterator[Cluster]:
     """A cluster, until the block ends.
 
     Args:
-        address: "local" starts Ray on this machine; "auto" joins the one that this machine is a node of, HOST:PORT the one with this head.
+        address: "local" starts Ray on this machine; "auto" joins the one that this machine is a node of,
+            HOST:PORT the one with this head.
 
     Raises:
         ZooError: if there is no such cluster, it does not answer, or has another version of Ray or Python.
     """
     if ray.is_initialized():
-        raise ZooError("--ray", expected="a process without a connection to Ray", found="one", do="call ray.shutdown() before")
+        raise ZooError(
+            "--ray",
+            expected="a process without a connection to Ray",
+            found="one",
+            do="call ray.shutdown() before",
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a build tells nobody of itself
     options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cores()} if address == "local" else {}
     if address != "local":
@@ -104,7 +113,12 @@ def _probe(address: str) -> None:
     if address != "auto":
         host, _, port = address.rpartition(":")
         if not re.fullmatch(r"[^\s/:]+:\d{1,5}", address):
-            raise ZooError("--ray", expected="local, auto or HOST:PORT", found=address, do="give the address that `ray start` told")
+            raise ZooError(
+                "--ray",
+                expected="local, auto or HOST:PORT",
+                found=address,
+                do="give the address that `ray start` told",
+            )
         try:
             socket.create_connection((host, int(port)), CONNECTION_SECONDS).close()
         except OSError as error:  # no such host, or nobody listens there
@@ -120,10 +134,18 @@ def _probe(address: str) -> None:
 
 def _no_cluster(address: str, found: str) -> ZooError:
     if address == "local":
-        return ZooError("--ray local", expected="a machine where Ray starts", found=found, do="mend that, or leave --ray out")
+        return ZooError(
+            "--ray local",
+            expected="a machine where Ray starts",
+            found=found,
+            do="mend that, or leave --ray out",
+        )
     expected = "a Ray cluster of this version that this machine is a node of"
     return ZooError(
-        f"--ray {address}", expected=expected, found=found, do="use its Ray, Python and RAY_AUTH_MODE, and run `ray start` here too"
+        f"--ray {address}",
+        expected=expected,
+        found=found,
+        do="use its Ray, Python and RAY_AUTH_MODE, and run `ray start` here too",
     )
 
 
@@ -146,19 +168,30 @@ class Cluster:
     def places(self, device: torch.device) -> dict[str, int]:
         """The nodes that have cores, or GPUs, and how many."""
         kind = "CPU" if device.type == "cpu" else "GPU"
-        return {node["NodeID"]: places for node in self.nodes() if (places := int(node["Resources"].get(kind, 0)))}
+        return {
+            node["NodeID"]: places for node in self.nodes() if (places := int(node["Resources"].get(kind, 0)))
+        }
 
     def resolve_device(self, name: str) -> torch.device:
         """The torch device of "auto", "cpu" or "cuda" on the nodes; "auto" is a GPU where there is one."""
         on_gpu = bool(self.places(torch.device("cuda")))
         if name not in ("auto", "cpu", "cuda"):
-            raise ZooError("--device", expected="cpu or cuda beside --ray", found=name, do="choose one of them")
+            raise ZooError(
+                "--device", expected="cpu or cuda beside --ray", found=name, do="choose one of them"
+            )
         if name == "cuda" and not on_gpu:
-            raise ZooError("--device", expected="a node with a GPU", found="none", do="start one, or use --device cpu")
+            raise ZooError(
+                "--device", expected="a node with a GPU", found="none", do="start one, or use --device cpu"
+            )
         return torch.device("cpu" if name == "cpu" or not on_gpu else "cuda")
 
     def train(
-        self, task: Task, models: Sequence[Model], image_sets: Mapping[str, ImageSet], train_images: int | None, occupancy: Occupancy
+        self,
+        task: Task,
+        models: Sequence[Model],
+        image_sets: Mapping[str, ImageSet],
+        train_images: int | None,
+        occupancy: Occupancy,
     ) -> Generator[Summary | None, None, None]:
         """Train models on the nodes and stage each here.
 
@@ -175,7 +208,11 @@ class Cluster:
         device, before, waiting = torch.device(task.device), time.monotonic(), 0
         queue = deque(blocks(task.subset, models, device, sum(self.places(device).values())))
         running: dict[Any, Block] = {}  # by the stream of its results
-        training = ray.put(OnNode(task.subset, task.device, task.tf32, task.backend, needs=versions(task.device, task.backend)))
+        training = ray.put(
+            OnNode(
+                task.subset, task.device, task.tf32, task.backend, needs=versions(task.device, task.backend)
+            )
+        )
         remote = ray.remote(_train).options(
             num_cpus=1 if device.type == "cpu" else 0,
             num_gpus=0 if device.type == "cpu" else 1,
@@ -185,10 +222,15 @@ class Cluster:
         )
         try:
             while queue or running:
-                while queue and (waiting + queue[0].waiting <= WAITING_BYTES or len(running) < sum(self.places(device).values())):
+                while queue and (
+                    waiting + queue[0].waiting <= WAITING_BYTES
+                    or len(running) < sum(self.places(device).values())
+                ):
                     block = queue.popleft()
                     members = list(block.models.values())
-                    inputs = {input_of(model): self._image_ref(model, image_sets, train_images) for model in members}
+                    inputs = {
+                        input_of(model): self._image_ref(model, image_sets, train_images) for model in members
+                    }
                     stream = remote.remote(training, members, list(inputs), *inputs.values())
                     running[stream] = block
                     waiting += block.waiting
@@ -202,22 +244,33 @@ class Cluster:
                     if result is not None and block.models.pop(result.trained.model.id, None) is not None:
                         store.stage(task.out, result.trained)
                         now = time.monotonic()
-                        occupancy.add(result.seconds, max(1, sum(self.places(device).values())) * (now - before))
+                        occupancy.add(
+                            result.seconds, max(1, sum(self.places(device).values())) * (now - before)
+                        )
                         before = now
                         yield summary(result.trained, result.seconds)
                     if result is None or not block.models:
                         del running[stream]
                         waiting -= block.waiting
-                        if block.models:  # Ray counts results: after a loss they may have come in another order, and some twice
+                        # Ray counts results: after a loss they may have come in another order, and some twice
+                        if block.models:
                             queue.appendleft(block)
         finally:
             for stream in running:  # else Ray may complain of each
                 ray.cancel(stream)
 
     def calibrate(
-        self, models: Sequence[Model], train_images: int | None, device: torch.device, *, backend: str = "fast", tf32: bool = False
+        self,
+        models: Sequence[Model],
+        train_images: int | None,
+        device: torch.device,
+        *,
+        backend: str = "fast",
+        tf32: bool = False,
     ) -> Calibration:
-        """`builder.calibration.calibrate` on all nodes that are there now, each with all of its cores, or with one of its GPUs."""
+        """`builder.calibration.calibrate` on all nodes that are there now, each with all of its cores, or
+        with one of its GPUs.
+        """
         needs, measured = versions(device.type, backend), []
         for node, places in self.places(device).items():
             remote = ray.remote(_calibrate).options(
@@ -227,14 +280,26 @@ class Cluster:
             )
             measured.append(remote.remote(needs, places, models, train_images, device.type, backend, tf32))
         if not measured:
-            raise ZooError("--ray", expected="nodes with cores or GPUs to train on", found="none", do="start some by `ray start`")
+            raise ZooError(
+                "--ray",
+                expected="nodes with cores or GPUs to train on",
+                found="none",
+                do="start some by `ray start`",
+            )
         _, late = ray.wait(measured, num_returns=len(measured), timeout=CALIBRATION_SECONDS)
         if late:
             found = f"{len(late)} of {len(measured)} that had not measured after {CALIBRATION_SECONDS:.0f} s"
-            raise ZooError("--dry-run --ray", expected="nodes with nothing else to do", found=found, do="wait until they are free")
+            raise ZooError(
+                "--dry-run --ray",
+                expected="nodes with nothing else to do",
+                found=found,
+                do="wait until they are free",
+            )
         return together([_taken(reference) for reference in measured])
 
-    def _image_ref(self, model: Model, image_sets: Mapping[str, ImageSet], train_images: int | None) -> ray.ObjectRef:
+    def _image_ref(
+        self, model: Model, image_sets: Mapping[str, ImageSet], train_images: int | None
+    ) -> ray.ObjectRef:
         """Where a model's images are in the object store."""
         key = input_of(model)
         if key not in self._images:
@@ -253,15 +318,22 @@ class Block:
 
 
 def blocks(subset: Subset, models: Sequence[Model], device: torch.device, places: int) -> Iterator[Block]:
-    """Models one by one for a CPU; for a GPU as many as fill its lanes, whole cohorts as far as that goes, but work for all GPUs."""
+    """Models one by one for a CPU; for a GPU as many as fill its lanes, whole cohorts as far as that goes,
+    but work for all GPUs.
+    """
     size = 1
     if device.type != "cpu":
         size = min(GPU_LANES * GPU_SLOTS, math.ceil(len(models) / max(1, places)))
-        order = {cohort: place for place, cohort in enumerate(dict.fromkeys(model.cohort for model in models))}
+        order = {
+            cohort: place for place, cohort in enumerate(dict.fromkeys(model.cohort for model in models))
+        }
         models = sorted(models, key=lambda model: order[model.cohort])
     for start in range(0, len(models), size):
         members = models[start : start + size]
-        largest = max(num_snapshots(subset, m.recipe.max_epochs) * 4 * layout_of(m.recipe.architecture).num_weights for m in members)
+        largest = max(
+            num_snapshots(subset, m.recipe.max_epochs) * 4 * layout_of(m.recipe.architecture).num_weights
+            for m in members
+        )
         yield Block({model.id: model for model in members}, min(len(members), WAITING_MODELS) * largest)
 
 
@@ -282,14 +354,19 @@ def _taken(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        if missing := re.search(r"No module named '[^']+'", str(error.cause)):  # a task of ours could not begin there
+        # a task of ours could not begin there
+        if missing := re.search(r"No module named '[^']+'", str(error.cause)):
             node = re.search(r"ip=([^),\s]+)", str(error))
             where = f"node {node[1]}" if node else "a node"
-            raise ZooError(where, expected="the package nws-dataset[cluster]", found=missing[0], do=INSTALL) from error
+            raise ZooError(
+                where, expected="the package nws-dataset[cluster]", found=missing[0], do=INSTALL
+            ) from error
         raise error.cause from error
     except RayError as error:
         do = "look into the logs of its node, then run again"
-        raise ZooError("a worker on a node", expected="to finish its models", found=reason(error), do=do) from error
+        raise ZooError(
+            "a worker on a node", expected="to finish its models", found=reason(error), do=do
+        ) from error
 
 
 # A node
@@ -320,7 +397,9 @@ class OnNode(Training):
         return trained
 
 
-def _train(training: OnNode, models: list[Model], inputs: list[Input], *arrays: Mapping[str, Any]) -> Iterator[Result]:
+def _train(
+    training: OnNode, models: list[Model], inputs: list[Input], *arrays: Mapping[str, Any]
+) -> Iterator[Result]:
     """Train a block on the node that this is called on.
 
     Args:
@@ -332,7 +411,9 @@ def _train(training: OnNode, models: list[Model], inputs: list[Input], *arrays: 
     _prepare(training.device, training.backend, tuple(training.needs.items()))
     training, before = replace(training, arrays=dict(zip(inputs, arrays, strict=True))), time.monotonic()
     try:
-        for trained in training.run(models) if training.device == "cpu" else training.run_cohorts(models, Occupancy()):
+        for trained in (
+            training.run(models) if training.device == "cpu" else training.run_cohorts(models, Occupancy())
+        ):
             if trained is not None:
                 now = time.monotonic()
                 yield Result(trained, now - before)
@@ -341,28 +422,45 @@ def _train(training: OnNode, models: list[Model], inputs: list[Input], *arrays: 
         raise error.adding(found=f"on {_this_node()}") from error
     except OSError as error:
         do = "free space there, then run again"
-        raise ZooError(_this_node(), expected="a disk for temporary files", found=reason(error), do=do) from error
+        raise ZooError(
+            _this_node(), expected="a disk for temporary files", found=reason(error), do=do
+        ) from error
 
 
 def _calibrate(
-    needs: Mapping[str, str], places: int, models: Sequence[Model], train_images: int | None, device: str, backend: str, tf32: bool
+    needs: Mapping[str, str],
+    places: int,
+    models: Sequence[Model],
+    train_images: int | None,
+    device: str,
+    backend: str,
+    tf32: bool,
 ) -> Calibration:
     """That of this node, of which so many cores or GPUs are the cluster's."""
     _prepare(device, backend, tuple(needs.items()))
-    found = calibrate(models, train_images, torch.device(device), backend=backend, tf32=tf32, processes=places)
+    found = calibrate(
+        models, train_images, torch.device(device), backend=backend, tf32=tf32, processes=places
+    )
     return found if device == "cpu" else replace(found, workers=places * found.workers)
 
 
 @functools.cache
 def _prepare(device: str, backend: str, needs: tuple[tuple[str, str], ...]) -> None:
-    """See that this node trains the same rows as the driver's machine would, and have Numba compile, one process of a node at a time."""
+    """See that this node trains the same rows as the driver's machine would, and have Numba compile, one
+    process of a node at a time.
+    """
     found = versions(device, backend)
     differing = [name for name, version in needs if found[name] != version]
     if differing:
         here, there = (", ".join(f"{name} {of[name]}" for name in differing) for of in (found, dict(needs)))
         raise ZooError(_this_node(), expected=there, found=here, do=INSTALL)
     if needed := lacking(device, backend):
-        raise ZooError(_this_node(), expected=needed, found="none", do="use --device cpu, or --backend torch, or stop that node")
+        raise ZooError(
+            _this_node(),
+            expected=needed,
+            found="none",
+            do="use --device cpu, or --backend torch, or stop that node",
+        )
     if "numba" in found:
         from builder.cpu.step import compile_step
 
@@ -373,7 +471,9 @@ def _prepare(device: str, backend: str, needs: tuple[tuple[str, str], ...]) -> N
 
 
 def versions(device: str, backend: str = "fast") -> dict[str, str]:
-    """What rows follow from on a machine, beside the plan: version and sources of this package, versions of libraries."""
+    """What rows follow from on a machine, beside the plan: version and sources of this package, versions of
+    libraries.
+    """
     found = {"nws-dataset": f"{nws_dataset.__version__} ({_sources()[:12]})"}
     for name in ("numpy", "torch", "numba") if (device, backend) == ("cpu", "fast") else ("numpy", "torch"):
         try:
@@ -390,7 +490,9 @@ def _sources() -> str:
     for package in (builder, nws_dataset):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
-            digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode() + path.read_bytes())
+            digest.update(
+                f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode() + path.read_bytes()
+            )
     return digest.hexdigest()
 
 

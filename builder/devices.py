@@ -1,4 +1,6 @@
-"""Where a zoo is trained and by what, as options and nws.json name it; torch is loaded only when a machine is asked."""
+"""Where a zoo is trained and by what, as options and nws.json name it; torch is loaded only when a machine is
+asked.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ BACKENDS = ("fast", "torch")  # this project's steps for a CPU and for CUDA; pla
 
 
 def lacking(device: str, backend: str) -> str:
-    """What this machine lacks to train on a device by a backend; empty if nothing. Triton comes with torch for CUDA on Linux alone."""
+    """What this machine lacks to train on a device by a backend; empty if nothing.
+
+    Triton comes with torch for CUDA on Linux alone.
+    """
     import torch
 
     if device == "cpu":

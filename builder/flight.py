@@ -1,4 +1,6 @@
-"""Several cohorts in flight on one GPU: small cohorts leave most of it idle, so each runs in a lane, a thread with a stream of its own."""
+"""Several cohorts in flight on one GPU: small cohorts leave most of it idle, so each runs in a lane, a thread
+with a stream of its own.
+"""
 
 from __future__ import annotations
 
@@ -38,19 +40,24 @@ class Occupancy:
 
 
 def fly(
-    cohorts: Iterable[Callable[[], Iterator[Result]]], lanes: int, device: torch.device, ended: threading.Event | None = None
+    cohorts: Iterable[Callable[[], Iterator[Result]]],
+    lanes: int,
+    device: torch.device,
+    ended: threading.Event | None = None,
 ) -> Generator[Result | None, None, None]:
     """Run cohorts side by side.
 
     Args:
-        cohorts: each gives its results one by one when called; the next one starts in the first lane that is free.
+        cohorts: each gives its results one by one when called; the next one starts in the first lane that is
+            free.
         lanes: how many run at a time.
         device: a GPU: every lane has a stream of its own there.
-        ended: set when nobody waits for results any more, so that a cohort can look at it and end between two of them.
+        ended: set when nobody waits for results any more, so that a cohort can look at it and end between two
+            of them.
 
     Yields:
-        The cohorts' results as they come, and None at every heartbeat without one. What a cohort raises is raised here; then, and when the
-        generator is closed, the lanes stop at their next result.
+        The cohorts' results as they come, and None at every heartbeat without one. What a cohort raises is
+        raised here; then, and when the generator is closed, the lanes stop at their next result.
     """
     flight = _Flight(iter(cohorts), device, ended or threading.Event())
     threads = [threading.Thread(target=flight.run_lane, daemon=True) for _ in range(lanes)]
@@ -88,7 +95,9 @@ class _Failure:
 class _Flight:
     """What the lanes share."""
 
-    def __init__(self, cohorts: Iterator[Callable[[], Iterator[Any]]], device: torch.device, ended: threading.Event) -> None:
+    def __init__(
+        self, cohorts: Iterator[Callable[[], Iterator[Any]]], device: torch.device, ended: threading.Event
+    ) -> None:
         self.cohorts, self.device, self.ended = cohorts, device, ended
         self.lock = threading.Lock()  # generators of cohorts are not made for threads
         self.results: queue.Queue[Any] = queue.Queue(WAITING_RESULTS)  # results, failures, _LANE_ENDED
@@ -96,7 +105,11 @@ class _Flight:
     def run_lane(self) -> None:
         """Cohort after cohort, until there is none or the flight has ended."""
         try:
-            with torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext():
+            with (
+                torch.cuda.stream(torch.cuda.Stream(self.device))
+                if self.device.type == "cuda"
+                else nullcontext()
+            ):
                 while not self.ended.is_set() and (cohort := self._next()) is not None:
                     self._run(cohort())
         except BaseException as error:  # raised again in the thread that takes the results

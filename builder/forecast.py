@@ -1,4 +1,7 @@
-"""What a build would make: models, cohorts, weights, bytes, FLOPs, time, and how often each value is drawn. Nothing is loaded."""
+"""What a build would make: models, cohorts, weights, bytes, FLOPs, time, and how often each value is drawn.
+
+Nothing is loaded.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from builder.build import Request
     from builder.calibration import Calibration
 
-    Calibrate = Callable[[Sequence[Model], int | None], Calibration]  # models of a subset, --train-images -> how fast they train
+    # models of a subset, --train-images -> how fast they train
+    Calibrate = Callable[[Sequence[Model], int | None], Calibration]
 
 TRAIN_IMAGES = {
     "mnist": 60_000,
@@ -49,20 +53,25 @@ TEST_IMAGES = {
     "digits": 360,
 }
 METADATA_BYTES = 870  # of a snapshot beside its weights, in its shard and in the index; as measured
-ROW_GROUP_BYTES = 11_300  # that Parquet adds to each row group: page headers, statistics, indexes, footer; as measured
+# that Parquet adds to each row group: page headers, statistics, indexes, footer; as measured
+ROW_GROUP_BYTES = 11_300
 BACKWARD = 2  # a training step costs so many forward passes more
 
 
 @functools.cache
 def forward_flops(architecture: Architecture) -> int:
-    """FLOPs of one image's forward pass, counted from the layout: two for each use of a convolution's or dense layer's weight."""
+    """FLOPs of one image's forward pass, counted from the layout: two for each use of a convolution's or
+    dense layer's weight.
+    """
     sizes = iter(architecture.map_sizes)
     weights = [spec for spec in layout_of(architecture).tensors if spec.kind == "weight"]
     return sum(2 * spec.size * (next(sizes) ** 2 if spec.layer.startswith("conv") else 1) for spec in weights)
 
 
 def drawn_images(model: Model, train_images: int | None) -> float:
-    """Training images that a model has, its validation images among them; `train_images` is that of `--train-images`."""
+    """Training images that a model has, its validation images among them; `train_images` is that of
+    `--train-images`.
+    """
     available = TRAIN_IMAGES[model.recipe.dataset]
     return min(available, train_images or available) * model.recipe.train_fraction
 
@@ -83,7 +92,11 @@ def _epoch_images(model: Model, train_images: int | None) -> float:
     """Of which batches are made; with balancing as many of each class as the smallest class has."""
     recipe = model.recipe
     images = drawn_images(model, train_images) * (1 - recipe.validation_fraction)
-    return images * NUM_CLASSES * SMALLEST_CLASS[recipe.dataset] / TRAIN_IMAGES[recipe.dataset] if recipe.balanced else images
+    return (
+        images * NUM_CLASSES * SMALLEST_CLASS[recipe.dataset] / TRAIN_IMAGES[recipe.dataset]
+        if recipe.balanced
+        else images
+    )
 
 
 def epoch_flops(model: Model, train_images: int | None) -> float:
@@ -92,7 +105,9 @@ def epoch_flops(model: Model, train_images: int | None) -> float:
 
 
 def evaluated_images(model: Model, train_images: int | None, epochs: int) -> float:
-    """Images that are evaluated if a model trains so many epochs: validation at each one's start and the end, and snapshots on two sets."""
+    """Images that are evaluated if a model trains so many epochs: validation at each one's start and the end,
+    and snapshots on two sets.
+    """
     recipe = model.recipe
     drawn = drawn_images(model, train_images)
     held_out = drawn * recipe.validation_fraction
@@ -112,10 +127,14 @@ def forecast(request: Request, calibrate: Calibrate) -> str:
         request: what would be built.
         calibrate: `builder.calibration.calibrate` on a device.
     """
-    return "\n\n".join("\n".join(_subset_lines(request, subset, models, calibrate)) for subset, models in request.plan())
+    return "\n\n".join(
+        "\n".join(_subset_lines(request, subset, models, calibrate)) for subset, models in request.plan()
+    )
 
 
-def _subset_lines(request: Request, subset: Subset, models: Sequence[Model], calibrate: Calibrate) -> Iterator[str]:
+def _subset_lines(
+    request: Request, subset: Subset, models: Sequence[Model], calibrate: Calibrate
+) -> Iterator[str]:
     architectures = Counter(model.recipe.architecture for model in models)
     cohorts = Counter(model.cohort for model in models)
     snapshots = sum(_snapshots(subset.name, model.recipe.max_epochs) for model in models)
@@ -124,30 +143,47 @@ def _subset_lines(request: Request, subset: Subset, models: Sequence[Model], cal
     yield f"{subset.name}: {len(models):,} models, {snapshots:,} snapshots, seed {request.seed}"
     yield f"  splits         {_told(Counter(model.split for model in models), len(models))}"
     smallest, largest = min(cohorts.values()), max(cohorts.values())
-    yield f"  cohorts        {len(cohorts):,} of one architecture and batch size, {smallest} to {largest} models each"
-    yield f"  weights        {min(weights.values()):,} to {max(weights.values()):,} a network, {len(architectures)} architectures"
+    yield (
+        f"  cohorts        {len(cohorts):,} of one architecture and batch size, {smallest} to {largest} "
+        "models each"
+    )
+    yield (
+        f"  weights        {min(weights.values()):,} to {max(weights.values()):,} a network, "
+        f"{len(architectures)} architectures"
+    )
     yield f"  on disk        {disk_bytes(subset, models) / 1e6:,.1f} MB"
     yield f"  training       {least:.3g} FLOPs at the least ({_told_epochs(models)}), evaluation not counted"
-    yield f"  time           {_told_time(models, request.train_images, calibrate(models, request.train_images))}"
+    yield (
+        "  time           "
+        f"{_told_time(models, request.train_images, calibrate(models, request.train_images))}"
+    )
     yield "  drawn"
     for field in _drawn_fields(subset):
         yield f"    {field:<19}{_told_field([_value(model, field) for model in models], field, subset)}"
 
 
 def disk_bytes(subset: Subset, models: Sequence[Model]) -> int:
-    """Bytes of the shards and the index of some models: values, other columns, and what Parquet adds to each row group."""
+    """Bytes of the shards and the index of some models: values, other columns, and what Parquet adds to each
+    row group.
+    """
     size = 0
     for (_, architecture, _, epochs), count in Counter(
         (m.split, m.recipe.architecture, m.block, m.recipe.max_epochs) for m in models
     ).items():
-        value = len(shards.header(architecture)) + shards.ROW_DTYPE.itemsize * layout_of(architecture).num_weights
+        value = (
+            len(shards.header(architecture)) + shards.ROW_DTYPE.itemsize * layout_of(architecture).num_weights
+        )
         group = min(shards.GROUP_ROWS, max(1, shards.GROUP_BYTES // value))
-        size += num_snapshots(subset, epochs) * (count * (value + METADATA_BYTES) + math.ceil(count / group) * ROW_GROUP_BYTES)
+        size += num_snapshots(subset, epochs) * (
+            count * (value + METADATA_BYTES) + math.ceil(count / group) * ROW_GROUP_BYTES
+        )
     return size
 
 
 def _told_time(models: Sequence[Model], train_images: int | None, calibration: Calibration) -> str:
-    """How long the models train at the least, and what more epochs of those would add that may train longer."""
+    """How long the models train at the least, and what more epochs of those would add that may train
+    longer.
+    """
     least = [calibration.seconds(model, train_images, least_epochs(model.recipe)) for model in models]
     evaluation = sum(seconds.evaluation for seconds in least) / sum(seconds.total for seconds in least)
     whole = makespan([seconds.total for seconds in least], calibration.workers)
@@ -159,7 +195,14 @@ def _told_time(models: Sequence[Model], train_images: int | None, calibration: C
         for model, seconds in zip(models, least, strict=True)
         if model.recipe.max_epochs > least_epochs(model.recipe)
     ]
-    return f"{told}; each further epoch of every model adds {told_duration(sum(further) / calibration.workers)}" if further else told
+    return (
+        (
+            f"{told}; each further epoch of every model adds "
+            f"{told_duration(sum(further) / calibration.workers)}"
+        )
+        if further
+        else told
+    )
 
 
 def makespan(seconds: Iterable[float], workers: int) -> float:
@@ -215,12 +258,17 @@ def _drawn_fields(subset: Subset) -> list[str]:
     return [
         name
         for name, all_ in fields.items()
-        if len(all_) < len(subset.families) or any(hasattr(d, "__dataclass_fields__") or d != all_[0] for d in all_)
+        if len(all_) < len(subset.families)
+        or any(hasattr(d, "__dataclass_fields__") or d != all_[0] for d in all_)
     ]
 
 
 def _value(model: Model, field: str) -> Any:
-    return getattr(model.recipe, field, None) if hasattr(model.recipe, field) else getattr(model.recipe.architecture, field)
+    return (
+        getattr(model.recipe, field, None)
+        if hasattr(model.recipe, field)
+        else getattr(model.recipe.architecture, field)
+    )
 
 
 def _told_field(values: list[Any], field: str, subset: Subset) -> str:
@@ -230,10 +278,16 @@ def _told_field(values: list[Any], field: str, subset: Subset) -> str:
     if listed:
         return _told(Counter(values), len(values))
     numbers = sorted(value for value in values if value is not None)
-    return f"{numbers[0]:.3g} to {numbers[-1]:.3g}, mean {math.fsum(numbers) / len(numbers):.3g}, median {numbers[len(numbers) // 2]:.3g}"
+    return (
+        f"{numbers[0]:.3g} to {numbers[-1]:.3g}, mean {math.fsum(numbers) / len(numbers):.3g}, median "
+        f"{numbers[len(numbers) // 2]:.3g}"
+    )
 
 
 def _told(counts: Counter[Any], total: int) -> str:
     """Each value with its share."""
-    ordered = sorted(counts.items(), key=lambda item: (item[0] is None, item[0]) if not isinstance(item[0], str) else (False, item[0]))
+    ordered = sorted(
+        counts.items(),
+        key=lambda item: (item[0] is None, item[0]) if not isinstance(item[0], str) else (False, item[0]),
+    )
     return ", ".join(f"{value} {count} ({100 * count / total:.1f} %)" for value, count in ordered)

@@ -1,6 +1,8 @@
-"""The plots of a zoo, `plots/*.png`: accuracies from its index, and from a sample of its weights how they move while networks train.
+"""The plots of a zoo, `plots/*.png`: accuracies from its index, and from a sample of its weights how they
+move while networks train.
 
-A plot carries the digest of what it was drawn from, so that drawing again writes nothing, and a stale plot is known as such.
+A plot carries the digest of what it was drawn from, so that drawing again writes nothing, and a stale plot is
+known as such.
 
 Letters of axes: M models, S snapshots of a model, E epochs, P weights.
 """
@@ -47,7 +49,8 @@ COLOURS = (*CYCLE, "#7B4B2A")  # as many as the property with the most values ha
 def draw(folder: Path) -> list[Path]:
     """Draw the plots of a zoo that are missing or stale.
 
-    The same index and weights give the same bytes (with one version of matplotlib). A zoo without models has no plots.
+    The same index and weights give the same bytes (with one version of matplotlib). A zoo without models has
+    no plots.
 
     Args:
         folder: of the zoo, complete: its nws.json says what the plots are drawn from.
@@ -73,7 +76,8 @@ def draw(folder: Path) -> list[Path]:
 
 
 def stale(folder: Path) -> list[str]:
-    """The plots of a zoo that are missing, damaged, or drawn from something else; paths relative to the folder.
+    """The plots of a zoo that are missing, damaged, or drawn from something else; paths relative to the
+    folder.
 
     Raises:
         ZooError: if the folder is not a zoo.
@@ -124,7 +128,9 @@ def _accuracy(zoo: Zoo) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.grid(color="#E6E6E6")
     right.suptitle("Mean over training", fontsize=STYLE["axes.titlesize"])
-    right.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=min(3, len(names)))
+    right.legend(
+        *axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=min(3, len(names))
+    )
     return figure
 
 
@@ -133,21 +139,30 @@ def _distribution(axes: Axes, final: Rows, name: str, colour: str) -> None:
     accuracy_M, converged_M = final["test_accuracy"], final["converged"]
     parts = [accuracy_M[~converged_M], accuracy_M[converged_M]]
     axes.hist(parts, BINS, stacked=True, color=[GREY, colour])
-    axes.set_title(f"{name}: {converged_M.sum()} of {len(final)} converged", loc="left", fontsize=STYLE["font.size"])
+    axes.set_title(
+        f"{name}: {converged_M.sum()} of {len(final)} converged", loc="left", fontsize=STYLE["font.size"]
+    )
     axes.set(xlim=(0, 1))
     axes.set_xticks(TICKS, _percent(TICKS))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
 def _curve(axes: Axes, rows: Rows, name: str, colour: str) -> None:
-    """Mean accuracy over epochs, between snapshots on straight lines; a network that has stopped counts with its last accuracy."""
+    """Mean accuracy over epochs, between snapshots on straight lines; a network that has stopped counts with
+    its last accuracy.
+    """
     order = [("model_id", "ascending"), ("snapshot", "ascending")]
     ordered = Rows(rows.table.sort_by(order))
     starts = np.flatnonzero(ordered["snapshot"] == 1)
     epochs, accuracies = (np.split(ordered[column], starts[1:]) for column in ("epoch", "test_accuracy"))
     first, last = ordered["epoch"].min(), ordered["epoch"].max()
     epochs_E = np.unique(np.linspace(first, last, CURVE_POINTS).round())
-    curves_ME = np.array([np.interp(epochs_E, epoch_S, accuracy_S) for epoch_S, accuracy_S in zip(epochs, accuracies, strict=True)])
+    curves_ME = np.array(
+        [
+            np.interp(epochs_E, epoch_S, accuracy_S)
+            for epoch_S, accuracy_S in zip(epochs, accuracies, strict=True)
+        ]
+    )
     axes.plot(epochs_E, curves_ME.mean(0), color=colour, linewidth=2, label=name)
 
 
@@ -158,10 +173,19 @@ def _weights(zoo: Zoo) -> Figure:
     """How large the weights of three layers are after training, against before it, by initialization."""
     final = _finite(zoo)
     names = _present(final.table, "initialization")
-    share = max(1, SAMPLED_ROWS // 2 // len(names))  # two rows a network; as many of each initialization as can be
-    chosen = [identifier for name in names for identifier in _spread(sorted(final.filter(initialization=name)["model_id"]), share)]
+    # two rows a network; as many of each initialization as can be
+    share = max(1, SAMPLED_ROWS // 2 // len(names))
+    chosen = [
+        identifier
+        for name in names
+        for identifier in _spread(sorted(final.filter(initialization=name)["model_id"]), share)
+    ]
     models = _by_model(zoo, chosen)
-    sizes = {name: _ends(zoo, [rows for rows in models.values() if rows[0]["initialization"] == name]) for name in names}  # [M, 2, 3]
+    # [M, 2, 3]
+    sizes = {
+        name: _ends(zoo, [rows for rows in models.values() if rows[0]["initialization"] == name])
+        for name in names
+    }
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     grid = figure.subplots(1, len(LAYERS), sharex=True, sharey=True)
     limits = _decades(np.concatenate(list(sizes.values())))
@@ -169,24 +193,37 @@ def _weights(zoo: Zoo) -> Figure:
         for name, sizes_M23 in sizes.items():
             place = LEGAL_VALUES["initialization"].index(name)
             look: Any = {"color": COLOURS[place], "marker": MARKERS[place % len(MARKERS)], "label": name}
-            axes.scatter(*np.clip(sizes_M23[:, :, layer], *limits).T, 22, alpha=0.7, linewidths=0, zorder=2, **look)
+            axes.scatter(
+                *np.clip(sizes_M23[:, :, layer], *limits).T, 22, alpha=0.7, linewidths=0, zorder=2, **look
+            )
         axes.plot(limits, limits, color=GREY, linewidth=1, zorder=1)
         axes.set(title=title, xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="before training")
         axes.grid(color="#EEEEEE")
     grid[0].set_ylabel("after training")
     columns = len(names) if len(names) <= 4 else -(-len(names) // 2)
-    figure.legend(*grid[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=columns, handletextpad=0.2)
+    figure.legend(
+        *grid[0].get_legend_handles_labels(),
+        frameon=False,
+        loc="outside lower center",
+        ncols=columns,
+        handletextpad=0.2,
+    )
     figure.suptitle(
-        f"Root mean square of a layer's weights (networks shown: {len(models)}; line: unchanged; on the edge: beyond it)",
+        f"Root mean square of a layer's weights (networks shown: {len(models)}; line: unchanged; on the "
+        "edge: beyond it)",
         fontsize=STYLE["axes.titlesize"],
     )
     return figure
 
 
 def _trajectories(zoo: Zoo) -> Figure:
-    """How far the weights of three layers are from where they started, over epochs, from the least to the most accurate network."""
+    """How far the weights of three layers are from where they started, over epochs, from the least to the
+    most accurate network.
+    """
     final = _finite(zoo)
-    ranked = final.table.sort_by([("test_accuracy", "ascending"), ("model_id", "ascending")])["model_id"].to_pylist()
+    ranked = final.table.sort_by([("test_accuracy", "ascending"), ("model_id", "ascending")])[
+        "model_id"
+    ].to_pylist()
     models = _by_model(zoo, _spread(ranked, max(1, SAMPLED_ROWS // int(final["num_snapshots"].max()))))
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     grid = figure.subplots(1, len(LAYERS), sharex=True, sharey=True)
@@ -194,7 +231,13 @@ def _trajectories(zoo: Zoo) -> Figure:
     for rows in models.values():
         distances_S3 = np.array(list(_distances(zoo, rows)))
         for axes, distance_S in zip(grid, distances_S3.T, strict=True):
-            axes.plot(rows["epoch"], distance_S, color=shades.to_rgba(rows[-1]["test_accuracy"]), linewidth=1.2, alpha=0.85)
+            axes.plot(
+                rows["epoch"],
+                distance_S,
+                color=shades.to_rgba(rows[-1]["test_accuracy"]),
+                linewidth=1.2,
+                alpha=0.85,
+            )
     for axes, title in zip(grid, LAYERS, strict=True):
         axes.set(title=title, yscale="log", xlabel="epochs of training", xlim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -202,12 +245,16 @@ def _trajectories(zoo: Zoo) -> Figure:
     grid[0].set_ylabel("distance from the start / norm at the start")
     bar = figure.colorbar(shades, ax=grid, label="final test accuracy", pad=0.02)
     bar.set_ticks(TICKS, labels=_percent(TICKS))
-    figure.suptitle(f"How far a layer's weights move (networks shown: {len(models)})", fontsize=STYLE["axes.titlesize"])
+    figure.suptitle(
+        f"How far a layer's weights move (networks shown: {len(models)})", fontsize=STYLE["axes.titlesize"]
+    )
     return figure
 
 
 def _finite(zoo: Zoo) -> Rows:
-    """The final networks, without those that diverged (unless all did): their weights would stretch every axis."""
+    """The final networks, without those that diverged (unless all did): their weights would stretch every
+    axis.
+    """
     return zoo.filter(is_final=True, diverged=False) or zoo.filter(is_final=True)
 
 
@@ -221,11 +268,15 @@ def _kernels(zoo: Zoo, row: Mapping[str, Any]) -> list[np.ndarray]:
 
 def _ends(zoo: Zoo, models: Sequence[Rows]) -> np.ndarray:
     """[M, 2, 3] how large the weights of LAYERS are before and after training."""
-    return np.array([[[_size(kernel) for kernel in _kernels(zoo, rows[end])] for end in (0, -1)] for rows in models])
+    return np.array(
+        [[[_size(kernel) for kernel in _kernels(zoo, rows[end])] for end in (0, -1)] for rows in models]
+    )
 
 
 def _decades(values: np.ndarray) -> tuple[float, float]:
-    """Limits of a logarithmic axis with room around the values, of which zeros and the few that lie far away do not count."""
+    """Limits of a logarithmic axis with room around the values, of which zeros and the few that lie far away
+    do not count.
+    """
     positive = values[values > 0] if values.any() else np.ones(1)
     usual = np.quantile(positive, [0.01, 0.99]) * [0.1, 10.0]
     low, high = np.log10([max(positive.min(), usual[0]), min(positive.max(), usual[1])])
@@ -238,7 +289,9 @@ def _size(weights: np.ndarray) -> float:
 
 
 def _distances(zoo: Zoo, rows: Rows) -> Iterator[list[float]]:
-    """For each snapshot, how far each of LAYERS is from its start, in units of its norm there; nan for zero: the axis is logarithmic."""
+    """For each snapshot, how far each of LAYERS is from its start, in units of its norm there; nan for zero:
+    the axis is logarithmic.
+    """
     start = _kernels(zoo, rows[0])
     for row in rows:
         pairs = zip(_kernels(zoo, row), start, strict=True)
@@ -275,4 +328,6 @@ def _percent(ticks: Sequence[float]) -> list[str]:
     return [f"{100 * tick:.0f} %" for tick in ticks]
 
 
-FIGURES: dict[str, Callable[[Zoo], Figure]] = dict(zip(PLOTS, (_accuracy, _weights, _trajectories), strict=True))
+FIGURES: dict[str, Callable[[Zoo], Figure]] = dict(
+    zip(PLOTS, (_accuracy, _weights, _trajectories), strict=True)
+)

@@ -1,10 +1,11 @@
-"""Where the images come from that a zoo's networks are trained on, and how they get the size that a network reads.
+"""Where the images come from that a zoo's networks are trained on, and how they get the size that a network
+reads.
 
-`load_image_set` reads one of `IMAGE_SETS` at its native size: from a local folder (the original idx files, or Parquet
-in the Hub's schema), from the Hub, or, for `digits`, from scikit-learn. `prepare` then makes the uint8 images of a
-recipe.
-From pixels on everything is exact integer arithmetic, the same on every machine. Decoded JPEG may differ between
-versions of libjpeg; `ImageSet.sha256` tells.
+`load_image_set` reads one of `IMAGE_SETS` at its native size: from a local folder (the original idx files, or
+Parquet in the Hub's schema), from the Hub, or, for `digits`, from scikit-learn. `prepare` then makes the
+uint8 images of a recipe.
+From pixels on everything is exact integer arithmetic, the same on every machine. Decoded JPEG may differ
+between versions of libjpeg; `ImageSet.sha256` tells.
 
 Axes: N images, C channels (1 grey, 3 colour), H height, W width.
 """
@@ -44,11 +45,21 @@ Row = tuple[str, bytes | None, int | None]  # where it stands (for errors), enco
 
 SPLITS = {"train": "train", "test": "t10k"}  # split -> its prefix in the names of idx files
 IDX_KINDS = {3: "images", 1: "labels"}  # rank of the array -> what an idx file of it holds
-NEUTRAL_FOLDERS = ("data", "raw")  # folders that name no image set and may lie between a set's folder and its files
+# folders that name no image set and may lie between a set's folder and its files
+NEUTRAL_FOLDERS = ("data", "raw")
 IMAGE_FILE = re.compile(r"(train|test)-.*\.parquet|(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 MAX_DEPTH = 3  # folders between --images and the files
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError)  # of a damaged Parquet file
-PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, Image.DecompressionBombError)
+PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    OverflowError,
+    Image.DecompressionBombError,
+)
 MAX_BYTES = 1 << 28  # of the images of a split, and of what they are decoded from: those of svhn have 225 MB
 MAX_IMAGES = 1 << 17  # of a split: svhn has 73,257
 MAX_ENCODED = 1 << 24  # bytes of an encoded image
@@ -93,7 +104,9 @@ class ImageSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest over the name and the type, shape and bytes of the four arrays; `source` does not count."""
+        """Hex digest over the name and the type, shape and bytes of the four arrays; `source` does not
+        count.
+        """
         digest = hashlib.sha256(self.name.encode())
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -109,23 +122,25 @@ def load_image_set(name: str, directory: Path | None = None) -> ImageSet:
 
     Args:
         name: a key of `IMAGE_SETS`.
-        directory: the folder of `--images`. It holds the files of the set, or a sub-folder named after it (directly,
-            or in `data`). Files are idx (`.gz` or not) or Parquet in the Hub's schema. None: ask the Hub. `digits`
-            always comes from scikit-learn.
+        directory: the folder of `--images`. It holds the files of the set, or a sub-folder named after it
+            (directly, or in `data`). Files are idx (`.gz` or not) or Parquet in the Hub's schema. None: ask
+            the Hub. `digits` always comes from scikit-learn.
 
     Returns:
         The image set.
 
     Raises:
-        ZooError: an unknown name, no (or more than one) folder with images of the set, a damaged or missing file,
-            labels outside 0..9, a class without training images, or a Hub that cannot be reached.
+        ZooError: an unknown name, no (or more than one) folder with images of the set, a damaged or missing
+            file, labels outside 0..9, a class without training images, or a Hub that cannot be reached.
 
     Example:
         >>> load_image_set("digits").train_images.shape
         (1437, 1, 8, 8)
     """
     if name not in IMAGE_SETS:
-        raise ZooError("image set", expected=f"one of {', '.join(IMAGE_SETS)}", found=repr(name), do="correct the name")
+        raise ZooError(
+            "image set", expected=f"one of {', '.join(IMAGE_SETS)}", found=repr(name), do="correct the name"
+        )
     source = IMAGE_SETS[name]
     if name == "digits":
         return _checked("scikit-learn", name, "scikit-learn digits", *_load_digits())
@@ -133,7 +148,9 @@ def load_image_set(name: str, directory: Path | None = None) -> ImageSet:
         return _checked(source.hub, name, str(source.hub), *_load_hub(name))
     folder = _find_folder(name, Path(os.path.abspath(directory)))
     if any(_find_idx(folder, prefix, rank) for prefix in SPLITS.values() for rank in IDX_KINDS):
-        return _checked(folder, name, "idx files", *(_load_idx(folder, prefix, source) for prefix in SPLITS.values()))
+        return _checked(
+            folder, name, "idx files", *(_load_idx(folder, prefix, source) for prefix in SPLITS.values())
+        )
     whence = f"Parquet {_public_name(name, folder)}"
     return _checked(folder, name, whence, *(_load_parquet(folder, split, source) for split in SPLITS))
 
@@ -143,7 +160,8 @@ def prepare(images: np.ndarray, channels: int, size: int) -> np.ndarray:
 
     Args:
         images: uint8 [N, C, H, W], C is 1 or 3.
-        channels: 1 (colour becomes the plain mean of its channels, rounded half to even) or 3 (grey is tiled).
+        channels: 1 (colour becomes the plain mean of its channels, rounded half to even) or 3 (grey is
+            tiled).
         size: height and width in pixels.
 
     Returns:
@@ -164,11 +182,12 @@ def prepare(images: np.ndarray, channels: int, size: int) -> np.ndarray:
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Resize bilinearly: half-pixel centres, edges clamped, no antialias, rounded half to even, in exact integers.
+    """Resize bilinearly: half-pixel centres, edges clamped, no antialias, rounded half to even, in exact
+    integers.
 
-    The same as `torch.nn.functional.interpolate(x.double(), size, mode="bilinear", align_corners=False).round()`
-    wherever float64 holds torch's weights exactly (a power of two such as 32 as `size`); elsewhere torch may round a
-    tie the other way.
+    The same as `torch.nn.functional.interpolate(x.double(), size, mode="bilinear",
+    align_corners=False).round()` wherever float64 holds torch's weights exactly (a power of two such as 32 as
+    `size`); elsewhere torch may round a tie the other way.
 
     Args:
         images: uint8 [N, C, H, W].
@@ -192,14 +211,18 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def _taps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of m pixels made from n: its two neighbours, and the weight of the second in units of 1 / 2m."""
+    """For each of m pixels made from n: its two neighbours, and the weight of the second in units of 1
+    / 2m.
+    """
     position = np.clip((2 * np.arange(m) + 1) * n - m, 0, 2 * m * (n - 1))  # in units of 1 / 2m pixels
     first = position // (2 * m)
     return first, np.minimum(first + 1, n - 1), position % (2 * m)
 
 
 def _divide(value: np.ndarray, divisor: int) -> np.ndarray:
-    """Divide integers >= 0 and round half to even: (2v + d) // 2d, less one at a tie whose lower neighbour is even."""
+    """Divide integers >= 0 and round half to even: (2v + d) // 2d, less one at a tie whose lower neighbour is
+    even.
+    """
     odd: np.ndarray = value // divisor & 1
     return (2 * value + (divisor - 1) + odd) // (2 * divisor)
 
@@ -213,12 +236,16 @@ def _checked(where: object, name: str, source: str, train: Split, test: Split) -
     missing = sorted(set(range(IMAGE_SETS[name].classes)) - set(np.unique(train[1]).tolist()))
     if missing:
         found = f"none of {', '.join(map(str, missing))}"
-        raise ZooError(where, expected="training images of every class", found=found, do="fetch the whole set again")
+        raise ZooError(
+            where, expected="training images of every class", found=found, do="fetch the whole set again"
+        )
     return ImageSet(name, *train, *test, source)
 
 
 def _load_digits() -> tuple[Split, Split]:
-    """Scikit-learn's 1797 digits of 8 x 8 pixels, 0..16 scaled to 0..255: the first 1437 train, the last 360 test."""
+    """Scikit-learn's 1797 digits of 8 x 8 pixels, 0..16 scaled to 0..255: the first 1437 train, the last 360
+    test.
+    """
     from sklearn.datasets import load_digits  # slow to import, needed for this set only
 
     digits = load_digits()
@@ -232,15 +259,21 @@ def _load_hub(name: str) -> tuple[Split, Split]:
     source = IMAGE_SETS[name]
     if source.hub is None:
         do = "give --images DIR, a folder with its files"
-        raise ZooError(name, expected="a local folder", found="no folder, and no repository on the Hub", do=do)
+        raise ZooError(
+            name, expected="a local folder", found="no folder, and no repository on the Hub", do=do
+        )
     try:
         import datasets
 
         train, test = datasets.load_dataset(source.hub, source.config, split=list(SPLITS))
     except Exception as error:  # half a dozen libraries below raise their own kinds
         do = "connect, or give --images DIR, a folder with its files"
-        raise ZooError(source.hub, expected="the data set on the Hub", found=_one_line(error), do=do) from error
-    first, second = (_decode(_hub_rows(split, source), len(split), source, source.hub) for split in (train, test))
+        raise ZooError(
+            source.hub, expected="the data set on the Hub", found=_one_line(error), do=do
+        ) from error
+    first, second = (
+        _decode(_hub_rows(split, source), len(split), source, source.hub) for split in (train, test)
+    )
     return first, second
 
 
@@ -248,7 +281,9 @@ def _hub_rows(split: Any, source: Source) -> Iterator[Row]:
     """The rows of a `datasets.Dataset`, images still encoded."""
     _check_columns(split.features.arrow_schema, source, source.hub)
     tables = split.with_format("arrow").iter(batch_size=100)
-    yield from _rows((batch for table in tables for batch in table.to_batches()), source, f"{source.hub} {split.split}")
+    yield from _rows(
+        (batch for table in tables for batch in table.to_batches()), source, f"{source.hub} {split.split}"
+    )
 
 
 def _find_folder(name: str, directory: Path) -> Path:
@@ -274,9 +309,11 @@ def _find_folder(name: str, directory: Path) -> Path:
 
 
 def _image_folders(name: str, folder: Path, *, inside: bool, depth: int) -> list[Path]:
-    """The folders that may be meant: below sub-folders of the set's name, else this one, else below nameless ones.
+    """The folders that may be meant: below sub-folders of the set's name, else this one, else below nameless
+    ones.
 
-    Once `inside` a folder of the set's name every sub-folder may hold its files, outside only NEUTRAL_FOLDERS.
+    Once `inside` a folder of the set's name every sub-folder may hold its files, outside only
+    NEUTRAL_FOLDERS.
     """
     inside = inside or _named_set(folder) == name
     subfolders = sorted(sub for sub in folder.iterdir() if sub.is_dir()) if depth else []
@@ -312,8 +349,12 @@ def _public_name(name: str, folder: Path) -> str:
 
 
 def _find_idx(folder: Path, prefix: str, rank: int) -> Path | None:
-    """The idx file of images (rank 3) or labels (rank 1), as `train-images-idx3-ubyte` or `train-images.idx3-ubyte`."""
-    paths = (folder / f"{prefix}-{IDX_KINDS[rank]}{dot}idx{rank}-ubyte{gz}" for dot in "-." for gz in ("", ".gz"))
+    """The idx file of images (rank 3) or labels (rank 1), as `train-images-idx3-ubyte` or
+    `train-images.idx3-ubyte`.
+    """
+    paths = (
+        folder / f"{prefix}-{IDX_KINDS[rank]}{dot}idx{rank}-ubyte{gz}" for dot in "-." for gz in ("", ".gz")
+    )
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -342,16 +383,25 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
         with open_file(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             data = file.read(header)
             if data[:4] != magic:
-                raise ZooError(path, expected=f"magic number {magic.hex()}", found=data[:4].hex() or "an empty file", do=do)
+                raise ZooError(
+                    path,
+                    expected=f"magic number {magic.hex()}",
+                    found=data[:4].hex() or "an empty file",
+                    do=do,
+                )
             if len(data) < header:
-                raise ZooError(path, expected=f"a header of {header} bytes", found=f"{len(data)} bytes", do=do)
+                raise ZooError(
+                    path, expected=f"a header of {header} bytes", found=f"{len(data)} bytes", do=do
+                )
             shape = struct.unpack_from(f">{rank}I", data, 4)
             if not 0 < shape[0] <= MAX_IMAGES or 0 in shape:
                 raise ZooError(path, expected=f"1 to {MAX_IMAGES} images", found=f"the shape {shape}", do=do)
             size = header + math.prod(shape)
             most = min(MAX_BYTES, path.stat().st_size * (MOST_INFLATED if path.suffix == ".gz" else 1))
             if size > most:
-                raise ZooError(path, expected=f"{size} bytes as its header says", found=f"{most} at most", do=do)
+                raise ZooError(
+                    path, expected=f"{size} bytes as its header says", found=f"{most} at most", do=do
+                )
             data += file.read(size - header + 1)  # no more, whatever it inflates to
     except (OSError, EOFError, zlib.error) as error:
         raise ZooError(path, expected="a whole file", found=_one_line(error), do=do) from error
@@ -371,7 +421,9 @@ def _load_parquet(folder: Path, split: str, source: Source) -> Split:
         total = re.search(r"-of-(\d+)\.parquet$", path.name)
         if total and int(total[1]) != len(paths):
             found = f"{len(paths)} {split} files"
-            raise ZooError(path, expected=f"{int(total[1])} as its name says", found=found, do="fetch the whole split")
+            raise ZooError(
+                path, expected=f"{int(total[1])} as its name says", found=found, do="fetch the whole split"
+            )
     rows = encoded = 0
     for path in paths:
         with _parquet(path, source) as (_, cost):
@@ -390,7 +442,9 @@ def _parquet(path: Path, source: Source) -> Iterator[tuple[pq.ParquetFile, Cost]
             _check_columns(opened.schema_arrow, source, path)
             yield opened, cost_of(file, opened, _leaves(source))
     except ARROW_ERRORS as error:
-        raise ZooError(path, expected="a whole Parquet file", found=_one_line(error), do="fetch it again") from error
+        raise ZooError(
+            path, expected="a whole Parquet file", found=_one_line(error), do="fetch it again"
+        ) from error
 
 
 def _leaves(source: Source) -> list[str]:
@@ -401,14 +455,18 @@ def _leaves(source: Source) -> list[str]:
 def _parquet_rows(path: Path, source: Source) -> Iterator[Row]:
     """The rows of one Parquet file, images still encoded."""
     with _parquet(path, source) as (file, cost):
-        yield from _rows(file.iter_batches(cost.batch_rows, columns=_leaves(source), use_threads=False), source, path)
+        yield from _rows(
+            file.iter_batches(cost.batch_rows, columns=_leaves(source), use_threads=False), source, path
+        )
 
 
 def _check_columns(schema: pa.Schema, source: Source, where: object) -> None:
     """Raise a ZooError unless there are a column of encoded images and one of integer labels."""
     types = dict(zip(schema.names, schema.types, strict=True))
     image, label = types.get(source.column, pa.null()), types.get("label", pa.null())
-    blobs = {image.field(i).name: image.field(i).type for i in range(image.num_fields)}.get("bytes", pa.null())
+    blobs = {image.field(i).name: image.field(i).type for i in range(image.num_fields)}.get(
+        "bytes", pa.null()
+    )
     binary = pa.types.is_binary(blobs) or pa.types.is_large_binary(blobs)
     if not (pa.types.is_struct(image) and binary and pa.types.is_integer(label)):
         expected = f"columns `{source.column}` (struct of bytes and path) and `label` (integer)"
@@ -432,14 +490,22 @@ def _decode(rows: Iterable[Row], count: int, source: Source, where: object) -> S
     do = "fetch the file again"
     if not 0 < count <= MAX_IMAGES:
         found = "none" if count == 0 else str(count)
-        raise ZooError(where, expected="at least one image" if count == 0 else f"1 to {MAX_IMAGES} images", found=found, do=do)
+        raise ZooError(
+            where,
+            expected="at least one image" if count == 0 else f"1 to {MAX_IMAGES} images",
+            found=found,
+            do=do,
+        )
     images, labels = np.empty(0, np.uint8), np.empty(count, np.int64)
     done = 0
     for row, blob, label in rows:
         image = _decode_image(blob, row)
         if done == 0:
             if count * image.nbytes > MAX_BYTES:
-                expected, found = f"at most {MAX_BYTES} bytes of images in a split", f"{count} of {image.nbytes} bytes"
+                expected, found = (
+                    f"at most {MAX_BYTES} bytes of images in a split",
+                    f"{count} of {image.nbytes} bytes",
+                )
                 raise ZooError(row, expected=expected, found=found, do="take smaller images")
             images = np.empty((count, *image.shape), np.uint8)
         if image.shape != images.shape[1:]:
@@ -454,7 +520,12 @@ def _decode(rows: Iterable[Row], count: int, source: Source, where: object) -> S
     else:
         if done == count:
             return images, labels
-    raise ZooError(where, expected=f"{count} images, as its footers say", found=f"{done}" if done < count else "more", do=do)
+    raise ZooError(
+        where,
+        expected=f"{count} images, as its footers say",
+        found=f"{done}" if done < count else "more",
+        do=do,
+    )
 
 
 def _decode_image(blob: bytes | None, where: object) -> np.ndarray:
@@ -464,14 +535,21 @@ def _decode_image(blob: bytes | None, where: object) -> np.ndarray:
         raise ZooError(where, expected=expected, found="none", do=do)
     if len(blob) > MAX_ENCODED:
         found = f"{len(blob)}"
-        raise ZooError(where, expected=f"an encoded image of at most {MAX_ENCODED} bytes", found=found, do="take smaller images")
+        raise ZooError(
+            where,
+            expected=f"an encoded image of at most {MAX_ENCODED} bytes",
+            found=found,
+            do="take smaller images",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its limit is far above ours
             with Image.open(io.BytesIO(blob), formats=("PNG", "JPEG")) as image:
                 if math.prod(image.size) > MAX_PIXELS:  # as its header says; nothing is decoded yet
                     found = f"{image.size[0]} x {image.size[1]} pixels"
-                    raise ZooError(where, expected=f"an image of at most {MAX_PIXELS} pixels", found=found, do=do)
+                    raise ZooError(
+                        where, expected=f"an image of at most {MAX_PIXELS} pixels", found=found, do=do
+                    )
                 pixels = np.asarray(image)
     except PILLOW_ERRORS as error:
         raise ZooError(where, expected=expected, found=_one_line(error), do=do) from error

@@ -18,13 +18,16 @@ NORM_WEIGHT_STD = 0.002  # batch-norm's weight starts at normal(1, 0.002), as in
 def initial_row(model: Model) -> np.ndarray:
     """A model's row before its first step: [P], float32.
 
-    Weights follow the recipe's initialization, biases and running means are 0, running variances 1, batch-norm's weights normal(1, 0.002).
-    "glorot_normal" and "he_normal" are plain normal distributions of Glorot's and He's deviation; "truncated_normal" is cut at two.
+    Weights follow the recipe's initialization, biases and running means are 0, running variances 1,
+    batch-norm's weights normal(1, 0.002). "glorot_normal" and "he_normal" are plain normal distributions of
+    Glorot's and He's deviation; "truncated_normal" is cut at two.
     """
     layout, key = layout_of(model.recipe.architecture), philox.key_of(model.seed, model.subset)
     row = np.zeros(layout.num_weights, np.float64)
     for block, spec in enumerate(layout.tensors):
-        words = philox.draw(key, philox.Purpose.INITIAL, index=np.arange(spec.size), model=model.number, block=block)
+        words = philox.draw(
+            key, philox.Purpose.INITIAL, index=np.arange(spec.size), model=model.number, block=block
+        )
         u = philox.unit_interval(words[0], words[1])
         if spec.kind == "weight":
             row[spec.offset : spec.stop] = initial_weight(model.recipe, spec, u)
@@ -61,7 +64,8 @@ def initial_weight(recipe: Recipe, spec: TensorSpec, u: np.ndarray) -> np.ndarra
 def orthogonal(matrix: np.ndarray) -> np.ndarray:
     """Gram-Schmidt on the shorter axis of a matrix [out, in]: its vectors become orthonormal.
 
-    Sums are exactly rounded (math.fsum), since a linear algebra library's order of summation differs between machines.
+    Sums are exactly rounded (math.fsum), since a linear algebra library's order of summation differs between
+    machines.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     vectors = (matrix if wide else matrix.T).copy()

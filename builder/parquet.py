@@ -1,8 +1,9 @@
-"""What a Parquet file from anyone may cost: told by its footer and its page headers, before Arrow allocates anything.
+"""What a Parquet file from anyone may cost: told by its footer and its page headers, before Arrow allocates
+anything.
 
-Arrow believes a page's header and makes room for as many bytes as it names, at a ratio of 16,000 with zstd; and a value that a dictionary
-has once becomes as many copies as there are rows. So the headers are read here first, and rows are taken so few at a time that none of
-them can be too large.
+Arrow believes a page's header and makes room for as many bytes as it names, at a ratio of 16,000 with zstd;
+and a value that a dictionary has once becomes as many copies as there are rows. So the headers are read here
+first, and rows are taken so few at a time that none of them can be too large.
 
 Footer and header are structs in Thrift's compact protocol:
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
@@ -24,9 +25,11 @@ MAX_HEADER_BYTES = 1 << 16  # of a page
 BATCH_BYTES = 1 << 26  # of the rows that are decoded at a time
 BATCH_ROWS = 1000
 BUFFER_BYTES = 1 << 20  # of a column that is read at a time
-PAGE_SIZE, PAGE_COMPRESSED = 2, 3  # fields of a page's header, and those of a page of its kind, where its encoding stands
+# fields of a page's header, and those of a page of its kind, where its encoding stands
+PAGE_SIZE, PAGE_COMPRESSED = 2, 3
 ENCODINGS = {5: 2, 7: 2, 8: 4}  # data page, dictionary page, data page of version 2
-PLAIN = {0, 2, 8}  # plain, and both names of the dictionary's: a value is no longer than its page, with others it can be
+# plain, and both names of the dictionary's: a value is no longer than its page, with others it can be
+PLAIN = {0, 2, 8}
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)  # types of Thrift
 MAX_DEPTH, MAX_FIELD = 12, 100
 
@@ -71,7 +74,8 @@ def cost_of(file: BinaryIO, opened: pq.ParquetFile, columns: Sequence[str]) -> C
         columns: paths of leaf columns, plain or by a dictionary: other encodings make long values of nothing.
 
     Raises:
-        ValueError: if a column is not there once, a header is not whole or contradicts the footer, or a page is too large.
+        ValueError: if a column is not there once, a header is not whole or contradicts the footer, or a page
+            is too large.
         OSError: if the file cannot be read.
     """
     names = [opened.schema.column(number).path for number in range(len(opened.schema))]
@@ -115,7 +119,9 @@ def _pages(file: BinaryIO, start: int, stop: int) -> Iterator[int]:
         for kind, encoding in ENCODINGS.items():
             told = fields.get(kind)
             if isinstance(told, dict) and told.get(encoding) not in PLAIN:
-                raise ValueError(f"a page in encoding {told.get(encoding)}, neither plain nor by a dictionary")
+                raise ValueError(
+                    f"a page in encoding {told.get(encoding)}, neither plain nor by a dictionary"
+                )
         start += header.position + compressed
         yield max(size, compressed)
 

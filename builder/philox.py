@@ -1,11 +1,13 @@
 """Random numbers as a pure function of (seed, subset, model number, purpose, epoch, image or unit).
 
-Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") turns a counter of four 32-bit words and a key of two into
-four random words. Nothing is carried from one draw to the next, so neither slot, cohort, batching nor device can change a draw. The same
-code runs on numpy int64 arrays and on torch int64 tensors.
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") turns a counter of four
+32-bit words and a key of two into four random words. Nothing is carried from one draw to the next, so neither
+slot, cohort, batching nor device can change a draw. The same code runs on numpy int64 arrays and on torch
+int64 tensors.
 
-The transforms below take raw bits to distributions with additions, multiplications, divisions and square roots only, which IEEE 754 rounds
-in one way, so that a plan and an initial row are the same on every machine and with every version of a library.
+The transforms below take raw bits to distributions with additions, multiplications, divisions and square
+roots only, which IEEE 754 rounds in one way, so that a plan and an initial row are the same on every machine
+and with every version of a library.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ Words = Any  # numpy int64 array, torch int64 tensor or int, with values in 0 ..
 
 
 class Purpose(enum.IntEnum):
-    """What a draw is for: the highest byte of the counter's last word. A number is never used again for something else."""
+    """What a draw is for: the highest byte of the counter's last word.
+
+    A number is never used again for something else.
+    """
 
     RECIPE = 1  # block: field
     INITIAL = 2  # block: tensor, index: number in the tensor
@@ -48,7 +53,9 @@ def key_of(seed: int, subset: str) -> Key:
 
 
 def field_block(name: str) -> int:
-    """The block of a recipe field: follows from its name, so that a new field leaves the draws of the others alone."""
+    """The block of a recipe field: follows from its name, so that a new field leaves the draws of the others
+    alone.
+    """
     return zlib.crc32(name.encode()) & 0xFFFFFF
 
 
@@ -65,7 +72,8 @@ def philox(key: Key, counter: tuple[Words, Words, Words, Words]) -> tuple[Words,
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        # An int64 product wraps, but its bits are right; the mask also removes what the arithmetic shift brought in.
+        # An int64 product wraps, but its bits are right; the mask also removes what the arithmetic shift
+        # brought in.
         p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c1 = ((p1 >> 32) ^ c1 ^ k0) & WORD, _fit(p1)
         c2, c3 = ((p0 >> 32) ^ c3 ^ k1) & WORD, _fit(p0)
@@ -126,7 +134,8 @@ def exp(x: np.ndarray) -> np.ndarray:
     return np.ldexp(series, exponent.astype(np.int64))
 
 
-# Coefficients of Wichura's AS 241 (1988), PPND16: rational functions for the centre, the tails and the far tails; lowest power first.
+# Coefficients of Wichura's AS 241 (1988), PPND16: rational functions for the centre, the tails and the far
+# tails; lowest power first.
 _CENTRE = (
     (
         *(3.3871328727963666080e0, 1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4),
@@ -139,22 +148,52 @@ _CENTRE = (
 )
 _TAIL = (
     (
-        *(1.42343711074968357734e0, 4.63033784615654529590e0, 5.76949722146069140550e0, 3.64784832476320460504e0),
-        *(1.27045825245236838258e0, 2.41780725177450611770e-1, 2.27238449892691845833e-2, 7.74545014278341407640e-4),
+        *(
+            1.42343711074968357734e0,
+            4.63033784615654529590e0,
+            5.76949722146069140550e0,
+            3.64784832476320460504e0,
+        ),
+        *(
+            1.27045825245236838258e0,
+            2.41780725177450611770e-1,
+            2.27238449892691845833e-2,
+            7.74545014278341407640e-4,
+        ),
     ),
     (
         *(1.0, 2.05319162663775882187e0, 1.67638483018380384940e0, 6.89767334985100004550e-1),
-        *(1.48103976427480074590e-1, 1.51986665636164571966e-2, 5.47593808499534494600e-4, 1.05075007164441684324e-9),
+        *(
+            1.48103976427480074590e-1,
+            1.51986665636164571966e-2,
+            5.47593808499534494600e-4,
+            1.05075007164441684324e-9,
+        ),
     ),
 )
 _FAR_TAIL = (
     (
-        *(6.65790464350110377720e0, 5.46378491116411436990e0, 1.78482653991729133580e0, 2.96560571828504891230e-1),
-        *(2.65321895265761230930e-2, 1.24266094738807843860e-3, 2.71155556874348757815e-5, 2.01033439929228813265e-7),
+        *(
+            6.65790464350110377720e0,
+            5.46378491116411436990e0,
+            1.78482653991729133580e0,
+            2.96560571828504891230e-1,
+        ),
+        *(
+            2.65321895265761230930e-2,
+            1.24266094738807843860e-3,
+            2.71155556874348757815e-5,
+            2.01033439929228813265e-7,
+        ),
     ),
     (
         *(1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1, 1.48753612908506148525e-2),
-        *(7.86869131145613259100e-4, 1.84631831751005468180e-5, 1.42151175831644588870e-7, 2.04426310338993978564e-15),
+        *(
+            7.86869131145613259100e-4,
+            1.84631831751005468180e-5,
+            1.42151175831644588870e-7,
+            2.04426310338993978564e-15,
+        ),
     ),
 )
 
@@ -167,7 +206,9 @@ def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: np.ndar
 
 
 def normal(u: np.ndarray) -> np.ndarray:
-    """Quantile function of the standard normal distribution (AS 241, relative error about 1e-16): uniform in 0 .. 1 -> normal."""
+    """Quantile function of the standard normal distribution (AS 241, relative error about 1e-16): uniform in
+    0 .. 1 -> normal.
+    """
     q = u - 0.5
     centre = q * _ratio(_CENTRE, 0.180625 - q * q)
     r = np.sqrt(-log(np.minimum(u, 1 - u)))

@@ -1,4 +1,7 @@
-"""The plain loop: one model at a time, the network of `nws_dataset.network`, torch's autograd. The fused step is tested against it."""
+"""The plain loop: one model at a time, the network of `nws_dataset.network`, torch's autograd.
+
+The fused step is tested against it.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +39,21 @@ class PlainLoop:
         self.second = torch.full_like(self.row, update.SECOND_START[recipe.optimizer])
         self.steps = 0
 
-    def step(self, images: torch.Tensor, labels: torch.Tensor, masks: dict[str, torch.Tensor], rate: float) -> float:
-        """One step on images [B, C, H, W] in 0 .. 1 with dropout factors; returns the cross-entropy before it."""
+    def step(
+        self, images: torch.Tensor, labels: torch.Tensor, masks: dict[str, torch.Tensor], rate: float
+    ) -> float:
+        """One step on images [B, C, H, W] in 0 .. 1 with dropout factors; returns the cross-entropy before
+        it.
+        """
         recipe, network = self.model.recipe, self.network.load_row(self.row).train()
         network.zero_grad()
         loss = F.cross_entropy(network(images, masks), labels)
         kernels = [network.get_parameter(spec.name) for spec in self.layout.tensors if spec.kind == "weight"]
         (loss + recipe.l2 * torch.stack([kernel.square().sum() for kernel in kernels]).sum()).backward()
         gradients = [
-            network.get_parameter(s.name).grad if s.trained else torch.zeros(s.shape, dtype=self.dtype, device=self.device)
+            network.get_parameter(s.name).grad
+            if s.trained
+            else torch.zeros(s.shape, dtype=self.dtype, device=self.device)
             for s in self.layout.tensors
         ]
         gradient = torch.cat([g.reshape(-1) for g in gradients if g is not None])
@@ -59,7 +68,9 @@ class PlainLoop:
         )
         return loss.item()
 
-    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], float]]:
+    def epoch(
+        self, epoch: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], float]]:
         """The steps of an epoch, as arguments of `step`: images, labels, masks, rate."""
         recipe = self.model.recipe
         order = batches.epoch_order(self.model, self.parts, self.images.train_labels, epoch)
@@ -69,4 +80,9 @@ class PlainLoop:
             self.steps += 1
             images = batches.training_images(self.model, self.images, index, epoch, self.dtype)
             masks = batches.dropout_masks(self.model, index, epoch, self.dtype)
-            yield images, self.images.train_labels[index], masks, update.step_size(recipe.optimizer, rate, self.steps)
+            yield (
+                images,
+                self.images.train_labels[index],
+                masks,
+                update.step_size(recipe.optimizer, rate, self.steps),
+            )

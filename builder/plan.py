@@ -77,7 +77,8 @@ def models_per_shard(architecture: Architecture, num_snapshots: int) -> int:
 
 
 def plan(subset: Subset, seed: int) -> Iterator[Model]:
-    """All models of a subset in number order, without end of their own making: the first n do not depend on how many are taken.
+    """All models of a subset in number order, without end of their own making: the first n do not depend on
+    how many are taken.
 
     Args:
         subset: what to draw from.
@@ -86,7 +87,9 @@ def plan(subset: Subset, seed: int) -> Iterator[Model]:
     counts: Counter[tuple[str, str]] = Counter()
     for start in range(0, subset.num_models, PLAN_BLOCK):
         numbers = np.arange(start, min(start + PLAN_BLOCK, subset.num_models))
-        drawn = [_draw_family(family, philox.key_of(seed, subset.name), numbers) for family in subset.families]
+        drawn = [
+            _draw_family(family, philox.key_of(seed, subset.name), numbers) for family in subset.families
+        ]
         for i, number in enumerate(numbers.tolist()):
             recipe = recipe_of({name: values[i] for name, values in drawn[number % len(drawn)].items()})
             architecture = recipe.architecture
@@ -97,7 +100,12 @@ def plan(subset: Subset, seed: int) -> Iterator[Model]:
 
 
 def select(
-    subset: Subset, seed: int, *, models: int | None = None, datasets: Collection[str] | None = None, epochs: int | None = None
+    subset: Subset,
+    seed: int,
+    *,
+    models: int | None = None,
+    datasets: Collection[str] | None = None,
+    epochs: int | None = None,
 ) -> list[Model]:
     """The first models of the plan on the given image sets, their epochs capped.
 
@@ -127,7 +135,13 @@ def _draw_family(family: Family, key: philox.Key, numbers: np.ndarray) -> dict[s
 
 
 def _draw_field(field: str, distribution: object, key: philox.Key, numbers: np.ndarray) -> list[Any]:
-    words = philox.draw(key, philox.Purpose.RECIPE, index=np.zeros_like(numbers), model=numbers, block=philox.field_block(field))
+    words = philox.draw(
+        key,
+        philox.Purpose.RECIPE,
+        index=np.zeros_like(numbers),
+        model=numbers,
+        block=philox.field_block(field),
+    )
     u = philox.unit_interval(words[0], words[1])
     match distribution:
         case Choice(values):
@@ -142,7 +156,9 @@ def _draw_field(field: str, distribution: object, key: philox.Key, numbers: np.n
 
 
 def recipe_of(fields: dict[str, Any]) -> Recipe:
-    """The recipe of fields of Recipe and Architecture; a value `ByDataset` is looked up, init_std kept only where it has a meaning."""
+    """The recipe of fields of Recipe and Architecture; a value `ByDataset` is looked up, init_std kept only
+    where it has a meaning.
+    """
     fields = {n: v.values[fields["dataset"]] if isinstance(v, ByDataset) else v for n, v in fields.items()}
     if fields["initialization"] not in INITIALIZATIONS_WITH_STD:
         fields["init_std"] = None

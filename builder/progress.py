@@ -1,4 +1,6 @@
-"""Progress of a build: models done, models a minute, time left, running accuracy; a bar on a terminal, lines elsewhere."""
+"""Progress of a build: models done, models a minute, time left, running accuracy; a bar on a terminal, lines
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from builder.flight import Occupancy
     from builder.workers import Summary
 
-LINE_SECONDS = 10.0  # between lines where there is no terminal, at first; later a twentieth of the time so far
+# between lines where there is no terminal, at first; later a twentieth of the time so far
+LINE_SECONDS = 10.0
 
 
 def compiling() -> Status:
@@ -40,7 +43,9 @@ def compiling_kernels(compiled: Iterable[Any], total: int) -> Iterable[Any]:
     if not console.is_terminal:
         told = f"Compiling {total} kernels for the GPU, those that are not there from an earlier build ..."
         console.print(told, highlight=False, soft_wrap=True)
-    return track(compiled, "Compiling kernels", total, console=console, transient=True, disable=not console.is_terminal)
+    return track(
+        compiled, "Compiling kernels", total, console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 class Progress:
@@ -56,7 +61,14 @@ class Progress:
     """
 
     def __init__(
-        self, name: str, *, total: int, done: int, first_epochs: int, occupancy: Occupancy, nodes: Callable[[], int] | None = None
+        self,
+        name: str,
+        *,
+        total: int,
+        done: int,
+        first_epochs: int,
+        occupancy: Occupancy,
+        nodes: Callable[[], int] | None = None,
     ) -> None:
         self.name, self.total, self.done, self.before = name, total, done, done
         self.first_epochs, self.epochs, self.rate = first_epochs, 0, 0.0
@@ -64,7 +76,12 @@ class Progress:
         self.accuracy_sum, self.diverged = 0.0, 0
         self.console = Console(stderr=True)
         self.start = self.line = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("models {task.fields[state]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("models {task.fields[state]}"),
+        )
         self.bar = RichProgress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task(name, total=total, completed=done, state="")
 
@@ -72,18 +89,23 @@ class Progress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
         if kind is None:
             seconds = time.monotonic() - self.start
             self.console.print(
-                f"{self.name}: {self.done} models, {self.done - self.before} trained in {seconds:.0f} s{self._accuracy()}{self._busy()}",
+                f"{self.name}: {self.done} models, {self.done - self.before} trained in {seconds:.0f} "
+                f"s{self._accuracy()}{self._busy()}",
                 highlight=False,
                 soft_wrap=True,
             )
 
     def advance(self, result: Summary | None, epochs: int) -> None:
-        """Count a finished model, if there is one, and the epochs that all models have trained since the start."""
+        """Count a finished model, if there is one, and the epochs that all models have trained since the
+        start.
+        """
         if result is not None:
             self.done += 1
             self.epochs += result.epochs
@@ -93,10 +115,16 @@ class Progress:
         in_flight = max(0, epochs - self.epochs) / per_model
         elapsed = time.monotonic() - self.start
         self.rate = (self.done - self.before + in_flight) / max(elapsed, 1e-9)
-        self.bar.update(self.task, completed=min(self.done + in_flight, self.total), state=self._state(in_flight))
+        self.bar.update(
+            self.task, completed=min(self.done + in_flight, self.total), state=self._state(in_flight)
+        )
         if not self.console.is_terminal and time.monotonic() - self.line >= max(LINE_SECONDS, elapsed / 20):
             self.line = time.monotonic()
-            self.console.print(f"{self.name}: {self.done}/{self.total} models, {self._state(in_flight)}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{self.name}: {self.done}/{self.total} models, {self._state(in_flight)}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def _state(self, in_flight: float) -> str:
         left = int(max(0.0, self.total - self.done - in_flight) / self.rate) if self.rate else None
@@ -114,4 +142,6 @@ class Progress:
         trained = self.done - self.before
         if not trained:
             return ""
-        return f", mean test accuracy {self.accuracy_sum / trained:.3f}" + f", {self.diverged} diverged" * bool(self.diverged)
+        return f", mean test accuracy {self.accuracy_sum / trained:.3f}" + (
+            f", {self.diverged} diverged"
+        ) * bool(self.diverged)

@@ -1,8 +1,9 @@
-"""Pushes a zoo's folder to a repository on the Hub, so that a reader never sees an index that names bytes that are not there.
+"""Pushes a zoo's folder to a repository on the Hub, so that a reader never sees an index that names bytes
+that are not there.
 
-Shards that are finished go up while others still train. At the end one commit brings what was replaced, the index, nws.json, the card and
-the plots. What the Hub has already, by its hash, is not sent: after an interruption, or when the Hub did not answer, the same command goes
-on.
+Shards that are finished go up while others still train. At the end one commit brings what was replaced, the
+index, nws.json, the card and the plots. What the Hub has already, by its hash, is not sent: after an
+interruption, or when the Hub did not answer, the same command goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from huggingface_hub.utils import (
 )
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from builder.progress import LINE_SECONDS
 from builder.store import CARD_NAME
@@ -46,7 +54,9 @@ ABSENT = (401, 404)  # the Hub does not tell what is not there from what may not
 MOVED = (409, 412)  # a commit was refused because there is another by now
 TIMEOUT_SECONDS = 120.0  # without a byte from the Hub; a commit of many files takes it a while
 ATTEMPTS = 5  # at a commit, when others commit too or an answer is lost
-GROUP = 5  # files sent at a time; in the background one, as huggingface_hub then starts no threads that an interrupted build must wait for
+# files sent at a time; in the background one, as huggingface_hub then starts no threads that an interrupted
+# build must wait for
+GROUP = 5
 SHARDS_A_COMMIT = 50  # of those that are new at the end
 EARLY_SECONDS = 60.0  # from one commit while others still train to the next: the Hub counts commits an hour
 
@@ -68,7 +78,11 @@ class Content:
             ZooError: if it is no zoo, or damaged.
         """
         manifest = Manifest.read(folder)
-        models = {name for path in manifest.index_files() for name in read_index(manifest.locate(folder, path))["model_id"].to_pylist()}
+        models = {
+            name
+            for path in manifest.index_files()
+            for name in read_index(manifest.locate(folder, path))["model_id"].to_pylist()
+        }
         return cls(manifest.generator_version, manifest.subsets, frozenset(manifest.files), frozenset(models))
 
 
@@ -90,13 +104,18 @@ class _Remote:
     fetch: Callable[[str], bytes]
 
     def has(self, path: str, file: _File) -> bool:
-        """Whether a file is there: by sha256 if it is kept with LFS or Xet, by git's id of the content, or the content, if not."""
+        """Whether a file is there: by sha256 if it is kept with LFS or Xet, by git's id of the content, or
+        the content, if not.
+        """
         there = self.files.get(path)
         if there is None or there.size != file.size:
             return False
         if there.sha256:
             return there.sha256 == file.sha256
-        return there.blob_id == blob_id(file.path.read_bytes()) or hashlib.sha256(self.fetch(path)).hexdigest() == file.sha256
+        return (
+            there.blob_id == blob_id(file.path.read_bytes())
+            or hashlib.sha256(self.fetch(path)).hexdigest() == file.sha256
+        )
 
 
 class Publisher:
@@ -119,16 +138,28 @@ class Publisher:
         >>> publisher.push(Path("nws"))  # doctest: +SKIP
     """
 
-    def __init__(self, repo_id: str, *, private: bool = False, revision: str | None = None, tag: str | None = None) -> None:
+    def __init__(
+        self, repo_id: str, *, private: bool = False, revision: str | None = None, tag: str | None = None
+    ) -> None:
         try:
             validate_repo_id(repo_id)
         except HFValidationError as error:
             raise ZooError("--repo-id", expected="ORG/NAME", found=repr(repo_id), do=str(error)) from error
         if "/" not in repo_id:
-            raise ZooError("--repo-id", expected="ORG/NAME", found=repr(repo_id), do="put your user name or organisation before it")
+            raise ZooError(
+                "--repo-id",
+                expected="ORG/NAME",
+                found=repr(repo_id),
+                do="put your user name or organisation before it",
+            )
         for option, name in (("--revision", revision), ("--tag", tag)):
             if name is not None and not REF_NAME.fullmatch(name):
-                raise ZooError(option, expected="a name for git", found=repr(name), do="use letters, digits and . _ - / +")
+                raise ZooError(
+                    option,
+                    expected="a name for git",
+                    found=repr(name),
+                    do="use letters, digits and . _ - / +",
+                )
         self.repo_id, self.private, self.tag = repo_id, private, tag
         self.branch = revision or constants.DEFAULT_REVISION
         self.api = HfApi(token=True, library_name="nws", library_version=__version__)
@@ -148,25 +179,36 @@ class Publisher:
     def url(self) -> str:
         """The address of what is published, for a browser."""
         revision = self.tag or self.branch
-        return f"{self.api.endpoint}/datasets/{self.repo_id}" + f"/tree/{revision}" * (revision != constants.DEFAULT_REVISION)
+        return f"{self.api.endpoint}/datasets/{self.repo_id}" + f"/tree/{revision}" * (
+            revision != constants.DEFAULT_REVISION
+        )
 
     # Before the build
 
     def prepare(self, content: Content) -> None:
-        """Log in, make the repository and the branch if they are missing, and see whether the folder may be pushed there.
+        """Log in, make the repository and the branch if they are missing, and see whether the folder may be
+        pushed there.
 
         Args:
             content: what the folder will hold.
 
         Raises:
-            ZooError: if nobody is logged in, the token may not write, the Hub cannot be reached, or the repository holds something else.
+            ZooError: if nobody is logged in, the token may not write, the Hub cannot be reached, or the
+                repository holds something else.
         """
         set_client_factory(lambda: Client(self.api.endpoint, TIMEOUT_SECONDS))
         disable_progress_bars()  # ours tells of all files together
         if constants.HF_HUB_OFFLINE:
-            raise ZooError("HF_HUB_OFFLINE", expected="a Hub that may be asked", found="offline mode", do="unset it, or leave out --upload")
+            raise ZooError(
+                "HF_HUB_OFFLINE",
+                expected="a Hub that may be asked",
+                found="offline mode",
+                do="unset it, or leave out --upload",
+            )
         if get_token() is None:
-            raise ZooError("--upload", expected="a login", found="no token", do="log in (hf auth login), or set HF_TOKEN")
+            raise ZooError(
+                "--upload", expected="a login", found="no token", do="log in (hf auth login), or set HF_TOKEN"
+            )
         with self._talking():
             self.api.whoami()
             self._make_repository()
@@ -181,7 +223,9 @@ class Publisher:
         except HfHubHTTPError as error:
             if error.response.status_code not in ABSENT:
                 raise
-            self.api.create_repo(self.repo_id, repo_type=REPO_TYPE, private=self.private or None, exist_ok=True)
+            self.api.create_repo(
+                self.repo_id, repo_type=REPO_TYPE, private=self.private or None, exist_ok=True
+            )
         else:
             if self.private and info.private is False:
                 do = "leave out --private, or change the repository's settings on the Hub"
@@ -189,19 +233,24 @@ class Publisher:
         try:
             self.api.auth_check(self.repo_id, repo_type=REPO_TYPE, write=True)
         except HfHubHTTPError as error:
-            if error.response.status_code != 404:  # the repository is there, so this Hub does not know the question: the push will tell
+            # the repository is there, so this Hub does not know the question: the push will tell
+            if error.response.status_code != 404:
                 raise
         if self.branch != constants.DEFAULT_REVISION:
             self.api.create_branch(self.repo_id, branch=self.branch, repo_type=REPO_TYPE, exist_ok=True)
 
     def _check(self, remote: _Remote) -> frozenset[str]:
-        """The models on the Hub; raises a ZooError if a push would take away or overwrite what is not in the folder."""
+        """The models on the Hub; raises a ZooError if a push would take away or overwrite what is not in the
+        folder.
+        """
         content = self.content
         assert content is not None, "prepare comes first"
         if MANIFEST_NAME not in remote.files:
             others = remote.files.keys() - content.files - BY_THE_HUB
             if others:
-                raise self._refusal("an empty repository or a zoo", f"a file {min(others)} and no {MANIFEST_NAME}")
+                raise self._refusal(
+                    "an empty repository or a zoo", f"a file {min(others)} and no {MANIFEST_NAME}"
+                )
             return frozenset()
         there = self._manifest(remote)
         if there.generator_version != content.generator_version:
@@ -215,7 +264,9 @@ class Publisher:
             raise self._refusal("files that are in the folder too", f"a file {min(strange)} that is not")
         models = self._models(there, remote)
         if models - content.models:
-            raise self._refusal("models that are in the folder too", f"a model {min(models - content.models)} that is not")
+            raise self._refusal(
+                "models that are in the folder too", f"a model {min(models - content.models)} that is not"
+            )
         return models
 
     def _compare(self, subset: str, here: SubsetEntry, there: SubsetEntry) -> None:
@@ -245,26 +296,38 @@ class Publisher:
     def _manifest(self, remote: _Remote) -> Manifest:
         content = remote.fetch(MANIFEST_NAME)
         try:
-            return Manifest.from_json(parse_json(content, MANIFEST_NAME, "the manifest of a zoo"), MANIFEST_NAME)
+            return Manifest.from_json(
+                parse_json(content, MANIFEST_NAME, "the manifest of a zoo"), MANIFEST_NAME
+            )
         except ZooError as error:
-            raise self._refusal(f"{MANIFEST_NAME} of this version's format", "another, or a damaged one") from error
+            raise self._refusal(
+                f"{MANIFEST_NAME} of this version's format", "another, or a damaged one"
+            ) from error
 
     def _check_tag(self, remote: _Remote, *, changes: bool) -> None:
-        """Raise a ZooError if the tag is there, but not at what is published: the commit that was seen, or a new one."""
+        """Raise a ZooError if the tag is there, but not at what is published: the commit that was seen, or a
+        new one.
+        """
         tagged = self._tags().get(self.tag) if self.tag else None
         if tagged is not None and (changes or tagged != remote.sha):
             expected = f"no tag {self.tag} yet" if changes else f"tag {self.tag} at commit {remote.sha}"
             do = "choose another --tag: tags are never moved"
-            raise ZooError(f"{self.repo_id} on the Hub", expected=expected, found=f"it at commit {tagged}", do=do)
+            raise ZooError(
+                f"{self.repo_id} on the Hub", expected=expected, found=f"it at commit {tagged}", do=do
+            )
 
     def _refusal(self, expected: str, found: str) -> ZooError:
-        do = "use another --repo-id, or the folder and settings that it was made with; nothing was overwritten"
+        do = (
+            "use another --repo-id, or the folder and settings that it was made with; nothing was overwritten"
+        )
         return ZooError(f"{self.repo_id} on the Hub", expected=expected, found=found, do=do)
 
     # While it is built
 
     def offer(self, file: Path, path: str, entry: FileEntry) -> None:
-        """Have a finished shard pushed in the background; training is not held up. What fails is left to `push`.
+        """Have a finished shard pushed in the background; training is not held up.
+
+        What fails is left to `push`.
 
         Args:
             file: of the shard.
@@ -275,7 +338,8 @@ class Publisher:
             self._offered[path] = _File(file, entry.size, entry.sha256)
             if self._thread is None and time.monotonic() - self._started >= EARLY_SECONDS:
                 self._started = time.monotonic()
-                self._thread = threading.Thread(target=self._push_offered, daemon=True)  # an interrupted build does not wait for it
+                # an interrupted build does not wait for it
+                self._thread = threading.Thread(target=self._push_offered, daemon=True)
                 self._thread.start()
 
     def _push_offered(self) -> None:
@@ -285,7 +349,9 @@ class Publisher:
             with self._talking():
                 self._bring(files, replace=False)
         except ZooError as error:
-            self.console.print(f"not pushed yet, will be tried again: {error}", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(
+                f"not pushed yet, will be tried again: {error}", highlight=False, markup=False, soft_wrap=True
+            )
         else:
             with self._lock:
                 self._offered = {path: file for path, file in self._offered.items() if path not in files}
@@ -299,7 +365,8 @@ class Publisher:
         """Bring the repository to the folder's state, verify it there, and tag it.
 
         Raises:
-            ZooError: as `prepare`; if the Hub did not answer in the end; or if a file there is not the one that was sent.
+            ZooError: as `prepare`; if the Hub did not answer in the end; or if a file there is not the one
+                that was sent.
         """
         thread = self._thread
         if thread is not None:
@@ -318,16 +385,28 @@ class Publisher:
         with progress.bar:
             new = [path for path in changed if path in shards and path not in remote.files]
             for start in range(0, len(new), SHARDS_A_COMMIT):
-                self._bring({path: shards[path] for path in new[start : start + SHARDS_A_COMMIT]}, replace=False, progress=progress)
+                self._bring(
+                    {path: shards[path] for path in new[start : start + SHARDS_A_COMMIT]},
+                    replace=False,
+                    progress=progress,
+                )
             remote = self._bring({**shards, **rest}, replace=True, progress=progress)
         self._make_tag(remote)
 
-    def _bring(self, files: Mapping[str, _File], *, replace: bool, progress: _Progress | None = None) -> _Remote:
-        """Commit those files that the Hub does not have, all at once; returns the commit at which it has them all."""
+    def _bring(
+        self, files: Mapping[str, _File], *, replace: bool, progress: _Progress | None = None
+    ) -> _Remote:
+        """Commit those files that the Hub does not have, all at once; returns the commit at which it has them
+        all.
+        """
         for _ in range(ATTEMPTS):
             remote = self._look()
             self._check(remote)
-            changed = [path for path, file in files.items() if (replace or path not in remote.files) and not remote.has(path, file)]
+            changed = [
+                path
+                for path, file in files.items()
+                if (replace or path not in remote.files) and not remote.has(path, file)
+            ]
             if not changed:
                 return remote
             operations = [CommitOperationAdd(path, str(files[path].path)) for path in changed]
@@ -335,17 +414,27 @@ class Publisher:
             for operation in operations:
                 found, file = operation.upload_info.sha256.hex(), files[operation.path_in_repo]
                 if found != file.sha256:
-                    raise ZooError(file.path, expected=f"sha256 {file.sha256}", found=found, do="build it again")
+                    raise ZooError(
+                        file.path, expected=f"sha256 {file.sha256}", found=found, do="build it again"
+                    )
             made = self._commit(operations, remote)
             if made is not None:
                 remote = self._look(made)
                 wrong = [path for path in changed if not remote.has(path, files[path])]
                 if wrong:
                     do = "run the same command again; if it stays so, tell the Hub"
-                    raise ZooError(f"{self.repo_id}/{wrong[0]} on the Hub", expected="the file that was sent", found="another", do=do)
+                    raise ZooError(
+                        f"{self.repo_id}/{wrong[0]} on the Hub",
+                        expected="the file that was sent",
+                        found="another",
+                        do=do,
+                    )
                 return remote
         raise ZooError(
-            self.repo_id, expected="a repository that nobody else changes", found="other commits", do="run the same command again"
+            self.repo_id,
+            expected="a repository that nobody else changes",
+            found="other commits",
+            do="run the same command again",
         )
 
     def _send(self, operations: list[CommitOperationAdd], progress: _Progress | None) -> None:
@@ -363,16 +452,25 @@ class Publisher:
         for pause in (*PAUSES, None):
             try:
                 self.api.preupload_lfs_files(
-                    self.repo_id, group, repo_type=REPO_TYPE, revision=self.branch, num_threads=GROUP, free_memory=False
+                    self.repo_id,
+                    group,
+                    repo_type=REPO_TYPE,
+                    revision=self.branch,
+                    num_threads=GROUP,
+                    free_memory=False,
                 )
                 return
-            except RuntimeError:  # a file did not arrive, though huggingface_hub or hf_xet tried several times
+            except (
+                RuntimeError
+            ):  # a file did not arrive, though huggingface_hub or hf_xet tried several times
                 if pause is None:
                     raise
                 time.sleep(pause)
 
     def _commit(self, operations: list[CommitOperationAdd], remote: _Remote) -> str | None:
-        """The sha of a commit on top of what was seen; None if there is another by now: someone else's, or ours whose answer was lost."""
+        """The sha of a commit on top of what was seen; None if there is another by now: someone else's, or
+        ours whose answer was lost.
+        """
         with self._talking():
             try:
                 return self.api.create_commit(
@@ -392,7 +490,9 @@ class Publisher:
         if self.tag is None:
             return
         with self._talking():
-            self.api.create_tag(self.repo_id, tag=self.tag, revision=remote.sha, repo_type=REPO_TYPE, exist_ok=True)
+            self.api.create_tag(
+                self.repo_id, tag=self.tag, revision=remote.sha, repo_type=REPO_TYPE, exist_ok=True
+            )
         self._check_tag(remote, changes=False)
 
     # Talking with the Hub
@@ -413,7 +513,9 @@ class Publisher:
     def _fetch(self, path: str, revision: str, files: Mapping[str, Listed]) -> bytes:
         """The content of a small file. An answer that is not what the listing tells is asked for again."""
         most = min(files[path].size, MAX_JSON_BYTES if path == MANIFEST_NAME else MEMORY_BYTES)
-        return self.remote.fetch(path, revision, f"{self.repo_id}/{path} on the Hub", files[path].check, most=most)[0]
+        return self.remote.fetch(
+            path, revision, f"{self.repo_id}/{path} on the Hub", files[path].check, most=most
+        )[0]
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -424,15 +526,26 @@ class Publisher:
             cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
             status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
             said = cause.server_message if isinstance(cause, HfHubHTTPError) else None
-            found = f"{status or type(cause).__name__}: {said or cause}".replace(get_token() or "\0", "(the token)")
+            found = f"{status or type(cause).__name__}: {said or cause}".replace(
+                get_token() or "\0", "(the token)"
+            )
             if status in (401, 403, 404):
-                do = "log in (hf auth login, or HF_TOKEN) with a token that may write there, or correct --repo-id"
-                raise ZooError(self.repo_id, expected="a repository that you may write to", found=found, do=do) from None
+                do = (
+                    "log in (hf auth login, or HF_TOKEN) with a token that may write there, or correct "
+                    "--repo-id"
+                )
+                raise ZooError(
+                    self.repo_id, expected="a repository that you may write to", found=found, do=do
+                ) from None
             do = "run the same command again: what has arrived is not sent twice"
-            raise ZooError(f"the Hub ({self.api.endpoint})", expected="an answer", found=found, do=do) from None
+            raise ZooError(
+                f"the Hub ({self.api.endpoint})", expected="an answer", found=found, do=do
+            ) from None
         except OSError as error:
             do = "permit reading or mend the disk, then run the same command again"
-            raise ZooError(error.filename or self.repo_id, expected="files that can be read", found=reason(error), do=do) from error
+            raise ZooError(
+                error.filename or self.repo_id, expected="files that can be read", found=reason(error), do=do
+            ) from error
 
 
 class _Progress:
@@ -441,7 +554,13 @@ class _Progress:
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total, self.sent = console, total, 0
         self.start = self.line = time.monotonic()
-        columns = (TextColumn("sending"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("sending"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, console=console, disable=not console.is_terminal or not total)
         self.task = self.bar.add_task("", total=total)
 
@@ -453,14 +572,23 @@ class _Progress:
         if not self.console.is_terminal and now - self.line >= LINE_SECONDS:
             self.line = now
             left = int((self.total - self.sent) * (now - self.start) / max(self.sent, 1))
-            told = f"{decimal(self.sent)} of {decimal(self.total)} sent, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+            told = (
+                f"{decimal(self.sent)} of {decimal(self.total)} sent, "
+                f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+            )
             self.console.print(told, highlight=False, soft_wrap=True)
 
 
 def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
-    """The files to be published, by path: snapshots, and what comes with the last commit. Others are no part of the data set."""
+    """The files to be published, by path: snapshots, and what comes with the last commit.
+
+    Others are no part of the data set.
+    """
     manifest = Manifest.read(folder)
-    listed = {path: _File(manifest.locate(folder, path), entry.size, entry.sha256) for path, entry in manifest.files.items()}
+    listed = {
+        path: _File(manifest.locate(folder, path), entry.size, entry.sha256)
+        for path, entry in manifest.files.items()
+    }
     index = set(manifest.index_files())
     plots = sorted(path.relative_to(folder).as_posix() for path in folder.glob("plots/[!.]*.png"))
     rest = {path: _beside(folder, path) for path in (MANIFEST_NAME, CARD_NAME, *plots)}
@@ -472,7 +600,9 @@ def _beside(folder: Path, path: str) -> _File:
     """A file that nws.json does not list. A link must not carry out what is no part of the data set."""
     file = inside(folder, path)
     if what_is_at(file) != "a file":
-        raise ZooError(folder / path, expected="a file", found=what_is_at(file), do="remove it, and build again")
+        raise ZooError(
+            folder / path, expected="a file", found=what_is_at(file), do="remove it, and build again"
+        )
     return _File(file, file.stat().st_size, sha256_file(file))
 
 

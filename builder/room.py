@@ -1,4 +1,6 @@
-"""Room in a GPU's memory: when it ran short, fewer cohorts are in flight, then fewer models of one train together; all are trained."""
+"""Room in a GPU's memory: when it ran short, fewer cohorts are in flight, then fewer models of one train
+together; all are trained.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,11 @@ class Room:
         self.running = 0
         self.changed = threading.Condition()
 
-    def fit(self, models: list[Model], slots: int, train: Callable[[list[Model], int], Iterator[Trained]]) -> Iterator[Trained]:
-        """Train models of a cohort, as soon as there is a place for it, with as many slots as memory has room for.
+    def fit(
+        self, models: list[Model], slots: int, train: Callable[[list[Model], int], Iterator[Trained]]
+    ) -> Iterator[Trained]:
+        """Train models of a cohort, as soon as there is a place for it, with as many slots as memory has room
+        for.
 
         Args:
             models: of the cohort.
@@ -55,7 +60,8 @@ class Room:
                         raise
                 else:
                     return
-                slots = self._shrink(models[0], lanes, slots)  # not before the error has gone, whose traceback holds the cohort's tensors
+                # not before the error has gone, whose traceback holds the cohort's tensors
+                slots = self._shrink(models[0], lanes, slots)
 
     @contextmanager
     def _place(self) -> Iterator[int]:
@@ -73,7 +79,9 @@ class Room:
                 self.changed.notify_all()
 
     def _shrink(self, model: Model, lanes: int, slots: int) -> int:
-        """Free what a cohort held, and halve the lanes, of which there were so many when it began, or its slots; returns those."""
+        """Free what a cohort held, and halve the lanes, of which there were so many when it began, or its
+        slots; returns those.
+        """
         gc.collect()
         torch.cuda.empty_cache()
         with self.changed:
@@ -93,7 +101,9 @@ class Room:
 
 
 def out_of_memory(error: BaseException | None) -> BaseException | None:
-    """The error among an error and its causes that says that a GPU's memory is short: torch's, CUDA's, Triton's or a library's."""
+    """The error among an error and its causes that says that a GPU's memory is short: torch's, CUDA's,
+    Triton's or a library's.
+    """
     while error is not None:
         told = str(error).lower()
         if isinstance(error, RuntimeError) and ("out of memory" in told or "alloc_failed" in told):

@@ -11,4 +11,6 @@ from types import ModuleType
 
 def digest(modules: Iterable[ModuleType]) -> str:
     """The SHA-256 of the modules' files, one behind the other, in hexadecimal."""
-    return hashlib.sha256(b"".join(Path(inspect.getfile(module)).read_bytes() for module in modules)).hexdigest()
+    return hashlib.sha256(
+        b"".join(Path(inspect.getfile(module)).read_bytes() for module in modules)
+    ).hexdigest()

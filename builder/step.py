@@ -1,7 +1,8 @@
 """What a device does for a cohort: steps of training and evaluations, of models that share an architecture.
 
-Three things implement `Step`: `builder.cpu.step.CpuStep` keeps one model's whole step in a core's cache; `builder.gpu.step.GpuStep` takes
-the steps of all models of a cohort together; `builder.torch_step.TorchStep` is plain torch, for devices that neither is made for.
+Three things implement `Step`: `builder.cpu.step.CpuStep` keeps one model's whole step in a core's cache;
+`builder.gpu.step.GpuStep` takes the steps of all models of a cohort together; `builder.torch_step.TorchStep`
+is plain torch, for devices that neither is made for.
 
 Axes: M slots, K rows, B images, C channels, H W pixels, P weights.
 """
@@ -19,7 +20,8 @@ from builder.bank import Images
 from builder.plan import Model
 from nws_dataset.recipe import LEGAL_VALUES, NUM_CLASSES, Architecture
 
-ACTIVATION_NUMBERS = {name: number for number, name in enumerate(LEGAL_VALUES["activation"])}  # as kernels know them
+# as kernels know them
+ACTIVATION_NUMBERS = {name: number for number, name in enumerate(LEGAL_VALUES["activation"])}
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Segment:
 
     model: Model
     images: Images  # its data set, on the device
-    epoch_order: torch.Tensor  # int64: the whole epoch's places in the training images; the same tensor in all its segments
+    # int64: the whole epoch's places in the training images; the same tensor in all its segments
+    epoch_order: torch.Tensor
     batch: int  # images in a step
     epoch: int  # which the random numbers and the learning rate belong to
     step: int  # steps that the model has taken before
@@ -60,10 +63,13 @@ class Segment:
 class Step(Protocol):
     """Trains and evaluates models of one architecture.
 
-    A model's numbers do not depend on what it is trained beside, but for the rounding of plain torch on a GPU.
+    A model's numbers do not depend on what it is trained beside, but for the rounding of plain torch on a
+    GPU.
     """
 
-    def train(self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]) -> torch.Tensor:
+    def train(
+        self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]
+    ) -> torch.Tensor:
         """Take the steps of some slots, in place.
 
         Args:
@@ -71,8 +77,8 @@ class Step(Protocol):
             segments: slot -> its steps; all of the same batch and number of steps.
 
         Returns:
-            [len(segments)], for each the sum of the steps' mean cross-entropies (each before its step, without L2), in the order of
-            `segments`; not finite once one was not.
+            [len(segments)], for each the sum of the steps' mean cross-entropies (each before its step,
+            without L2), in the order of `segments`; not finite once one was not.
         """
         ...
 
@@ -88,22 +94,33 @@ class Step(Protocol):
             labels: [B] int64.
 
         Returns:
-            Whether each image is classified correctly, [K, B] bool, and its cross-entropy, [K, B]; both may be on the host.
+            Whether each image is classified correctly, [K, B] bool, and its cross-entropy, [K, B]; both may
+            be on the host.
         """
         ...
 
 
 def make_step(
-    architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32, *, backend: str = "fast", tf32: bool = False
+    architecture: Architecture,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    backend: str = "fast",
+    tf32: bool = False,
 ) -> Step:
-    """The step of a backend for a device; with `tf32` a fast one on a GPU cuts the factors of products to 10 bits, unrounded."""
-    assert architecture.num_outputs == NUM_CLASSES, "only imported networks have more outputs, and those are not trained"
+    """The step of a backend for a device; with `tf32` a fast one on a GPU cuts the factors of products to 10
+    bits, unrounded.
+    """
+    assert architecture.num_outputs == NUM_CLASSES, (
+        "only imported networks have more outputs, and those are not trained"
+    )
     if backend == "torch":
         from builder.torch_step import TorchStep
 
         return TorchStep(architecture, device, dtype)
     if device.type == "cpu":
-        from builder.cpu.step import CpuStep  # each only where it is needed: compiling takes seconds, Triton needs a GPU
+        # each only where it is needed: compiling takes seconds, Triton needs a GPU
+        from builder.cpu.step import CpuStep
 
         return CpuStep(architecture, dtype)
     from builder.gpu.step import GpuStep

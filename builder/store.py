@@ -1,9 +1,11 @@
 """A zoo's folder while it is built: what is there, what is staged, and how models become shards.
 
-A finished model is staged in a snapshots file of its own. When all selected models of a shard are there, the shard is written once, in the
-order of the plan, to NEXT; index, card and nws.json follow. Then NEXT is renamed to PENDING, which makes it the zoo's state, and its files
-move to their places: readers look into PENDING first, so at every moment they see the old state or the new one. What was staged goes.
-Every file appears whole under its name, so a build may stop at any moment: the next run reads from the disk what is done.
+A finished model is staged in a snapshots file of its own. When all selected models of a shard are there, the
+shard is written once, in the order of the plan, to NEXT; index, card and nws.json follow. Then NEXT is
+renamed to PENDING, which makes it the zoo's state, and its files move to their places: readers look into
+PENDING first, so at every moment they see the old state or the new one. What was staged goes. Every file
+appears whole under its name, so a build may stop at any moment: the next run reads from the disk what is
+done.
 """
 
 from __future__ import annotations
@@ -31,7 +33,16 @@ from nws_dataset import shards
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import atomic_write, fsync, inside, read_json, sha256_file, what_is_at
 from nws_dataset.layout import layout_of
-from nws_dataset.manifest import INDEX_PATH, MANIFEST_NAME, PENDING, SNAPSHOTS_PATH, STAGING, FileEntry, Manifest, SubsetEntry
+from nws_dataset.manifest import (
+    INDEX_PATH,
+    MANIFEST_NAME,
+    PENDING,
+    SNAPSHOTS_PATH,
+    STAGING,
+    FileEntry,
+    Manifest,
+    SubsetEntry,
+)
 from nws_dataset.recipe import Recipe
 from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 
@@ -83,7 +94,9 @@ def metadata(model: Described, snapshots: Sequence[dict[str, Any]]) -> list[dict
     """The columns of a model's snapshots, of which those that differ between snapshots are given."""
     count = len(snapshots)
     common = {**planned_columns(model), "num_snapshots": count}
-    return [{**common, "snapshot": s, "is_final": s == count, **columns} for s, columns in enumerate(snapshots, 1)]
+    return [
+        {**common, "snapshot": s, "is_final": s == count, **columns} for s, columns in enumerate(snapshots, 1)
+    ]
 
 
 def planned_columns(model: Described) -> dict[str, Any]:
@@ -104,7 +117,9 @@ def planned_columns(model: Described) -> dict[str, Any]:
 
 def shard_of(model: Described) -> str:
     """The path of a model's shard in a zoo."""
-    return SNAPSHOTS_PATH.format(subset=model.subset, split=model.split, architecture=model.recipe.architecture.id, block=model.block)
+    return SNAPSHOTS_PATH.format(
+        subset=model.subset, split=model.split, architecture=model.recipe.architecture.id, block=model.block
+    )
 
 
 class Store:
@@ -116,22 +131,39 @@ class Store:
         self.manifest = Manifest.read(out) if exists else Manifest(GENERATOR_VERSION, {}, {})
         self.entries: dict[str, FileEntry] = {}  # of the shards
         self.indexes: dict[str, pa.Table] = {}  # the index files that are as nws.json says
-        self.tables = {path: table for subset in self.manifest.subsets for path, table in self._present(subset)}  # their index rows
+        # their index rows
+        self.tables = {
+            path: table for subset in self.manifest.subsets for path, table in self._present(subset)
+        }
 
     def _present(self, subset: str) -> Iterator[tuple[str, pa.Table]]:
-        """Each shard of a subset with its rows of the index: from the index where that fits the file, else from the file itself."""
+        """Each shard of a subset with its rows of the index: from the index where that fits the file, else
+        from the file itself.
+        """
         index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *self._read_indexes(subset)])
         listed = {path for path in self.manifest.files if path.startswith(f"snapshots/{subset}/")}
         folders = [(root, root / "snapshots" / subset) for root in (self.out, self.next)]
-        found = {path.relative_to(root).as_posix() for root, folder in folders for path in folder.glob("[!.]*.parquet")}
+        found = {
+            path.relative_to(root).as_posix()
+            for root, folder in folders
+            for path in folder.glob("[!.]*.parquet")
+        }
         for path in sorted(listed | found):
             file, entry = self._file(path), self.manifest.files.get(path)
             if path not in found:
                 raise ZooError(
-                    file, expected=f"a shard that {MANIFEST_NAME} lists", found="no file", do="restore it, or build into another folder"
+                    file,
+                    expected=f"a shard that {MANIFEST_NAME} lists",
+                    found="no file",
+                    do="restore it, or build into another folder",
                 )
             rows = index.filter(pc.equal(index["file"], path))
-            if entry is not None and file == inside(self.out, path) and file.stat().st_size == entry.size and len(rows):
+            if (
+                entry is not None
+                and file == inside(self.out, path)
+                and file.stat().st_size == entry.size
+                and len(rows)
+            ):
                 self.entries[path] = entry
                 yield path, rows
             else:  # a build was stopped between the shard and the new state
@@ -145,7 +177,9 @@ class Store:
         return written if written.is_file() else inside(self.out, path)
 
     def _read_indexes(self, subset: str) -> Iterator[pa.Table]:
-        """The rows of a subset's index files, of those that are as nws.json says; the others are made again from the shards."""
+        """The rows of a subset's index files, of those that are as nws.json says; the others are made again
+        from the shards.
+        """
         for split in SPLITS:
             path = INDEX_PATH.format(subset=subset, split=split)
             file, entry = inside(self.out, path), self.manifest.files.get(path)
@@ -159,7 +193,11 @@ class Store:
 
     def check(self, subset: str, entry: SubsetEntry) -> None:
         """Raise a ZooError if a subset is here that was built with something else."""
-        made = {"generator version": GENERATOR_VERSION, "index path": INDEX_PATH, "snapshots path": SNAPSHOTS_PATH}
+        made = {
+            "generator version": GENERATOR_VERSION,
+            "index path": INDEX_PATH,
+            "snapshots path": SNAPSHOTS_PATH,
+        }
         here = (self.manifest.generator_version, self.manifest.index_path, self.manifest.snapshots_path)
         for (name, asked), found in zip(made.items(), here, strict=True):
             if found != asked:
@@ -173,7 +211,10 @@ class Store:
             for name, images in entry.image_sets.items():
                 known = present.image_sets.get(name, images)
                 if known.sha256 != images.sha256:
-                    self._refuse(f"image set {name} of subset {subset}", *(f"{i.source} {i.sha256[:12]}" for i in (known, images)))
+                    self._refuse(
+                        f"image set {name} of subset {subset}",
+                        *(f"{i.source} {i.sha256[:12]}" for i in (known, images)),
+                    )
 
     def declare(self, subset: str, entry: SubsetEntry) -> None:
         """Set down what a subset is built with, or refuse to go on with something else."""
@@ -185,9 +226,15 @@ class Store:
             self.commit()
 
     def _begun(self, subset: str) -> SubsetEntry | None:
-        """What a subset was declared with, if a model of it is in a shard or staged: before that, anything else may be declared."""
+        """What a subset was declared with, if a model of it is in a shard or staged: before that, anything
+        else may be declared.
+        """
         staged = (self.out / STAGING / "models").glob(f"{subset}-*.parquet")
-        return self.manifest.subsets.get(subset) if any(_subset_of(path) == subset for path in self.tables) or any(staged) else None
+        return (
+            self.manifest.subsets.get(subset)
+            if any(_subset_of(path) == subset for path in self.tables) or any(staged)
+            else None
+        )
 
     def _refuse(self, what: str, here: object, asked: object) -> None:
         raise ZooError(
@@ -199,8 +246,12 @@ class Store:
 
     def missing(self, models: Iterable[Model]) -> list[Model]:
         """The models that are neither in a shard nor staged."""
-        present = {identifier for table in self.tables.values() for identifier in table["model_id"].to_pylist()}
-        return [model for model in models if model.id not in present and not staged_path(self.out, model).exists()]
+        present = {
+            identifier for table in self.tables.values() for identifier in table["model_id"].to_pylist()
+        }
+        return [
+            model for model in models if model.id not in present and not staged_path(self.out, model).exists()
+        ]
 
     # What the build does
 
@@ -217,7 +268,9 @@ class Store:
         self.put(path, rows.select(METADATA_SCHEMA.names), _values([file for file, _ in sources], rows))
 
     def put(self, path: str, rows: pa.Table, values: Iterable[bytes]) -> None:
-        """Write a shard whole, rows in METADATA_SCHEMA and ORDER with a value each; `commit` puts it in its place."""
+        """Write a shard whole, rows in METADATA_SCHEMA and ORDER with a value each; `commit` puts it in its
+        place.
+        """
         self.tables[path] = shards.write_snapshots(self.next / path, rows, values, relative=path)
         self.entries[path] = _entry(self.next / path)
 
@@ -226,7 +279,9 @@ class Store:
         return set(self.tables[path]["model_id"].to_pylist()) if path in self.tables else set()
 
     def commit(self) -> None:
-        """Make the shards that are there, with index, card and nws.json, the zoo's state; then drop what is staged in the shards."""
+        """Make the shards that are there, with index, card and nws.json, the zoo's state; then drop what is
+        staged in the shards.
+        """
         subset, seed, options, image_sets = self._declared
         files = dict(self.entries)
         for (name, split), table in self._indexes():
@@ -235,9 +290,16 @@ class Store:
                 shards.write_index(self.next / path, table)
                 self.indexes[path] = table
             files[path] = _entry(self._file(path))
-        present = {row for path, table in self.tables.items() if _subset_of(path) == subset for row in table["model_id"].to_pylist()}
+        present = {
+            row
+            for path, table in self.tables.items()
+            if _subset_of(path) == subset
+            for row in table["model_id"].to_pylist()
+        }
         entry = SubsetEntry(seed, len(present), options, image_sets)
-        manifest = Manifest(GENERATOR_VERSION, dict(sorted({**self.manifest.subsets, subset: entry}.items())), files)
+        manifest = Manifest(
+            GENERATOR_VERSION, dict(sorted({**self.manifest.subsets, subset: entry}.items())), files
+        )
         text = card.render(manifest, [table for _, table in sorted(self.tables.items())]).encode()
         if not _holds(self.out / CARD_NAME, text):
             _write(self.next / CARD_NAME, text)
@@ -255,7 +317,11 @@ class Store:
         """(subset, split) and its rows, shard by shard."""
         for subset in dict.fromkeys(map(_subset_of, sorted(self.tables))):
             for split in SPLITS:
-                parts = [table for path, table in sorted(self.tables.items()) if path.startswith(f"snapshots/{subset}/{split}-")]
+                parts = [
+                    table
+                    for path, table in sorted(self.tables.items())
+                    if path.startswith(f"snapshots/{subset}/{split}-")
+                ]
                 if parts:
                     yield (subset, split), pa.concat_tables(parts)
 
@@ -286,7 +352,9 @@ def roll_forward(out: Path) -> None:
 
 def _holds(file: Path, content: bytes) -> bool:
     """Whether a file is there already with this content."""
-    return what_is_at(file) == "a file" and file.stat().st_size == len(content) and file.read_bytes() == content
+    return (
+        what_is_at(file) == "a file" and file.stat().st_size == len(content) and file.read_bytes() == content
+    )
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -299,7 +367,9 @@ def _entry(file: Path) -> FileEntry:
 
 
 def _values(files: list[Path], rows: pa.Table) -> Iterator[bytes]:
-    """The values of rows (INDEX_SCHEMA and `source`, the number of a file), each checked against its sha256."""
+    """The values of rows (INDEX_SCHEMA and `source`, the number of a file), each checked against its
+    sha256.
+    """
     maps = {}
     try:
         for number, offset, length, digest in zip(
@@ -316,20 +386,24 @@ def _values(files: list[Path], rows: pa.Table) -> Iterator[bytes]:
             content.close()
 
 
-_held: set[tuple[int, int, str]] = set()  # who has locked what: (process, thread, folder); a fork, or another thread, has not
+# who has locked what: (process, thread, folder); a fork, or another thread, has not
+_held: set[tuple[int, int, str]] = set()
 
 
 @contextmanager
 def hold(out: Path) -> Iterator[None]:
-    """Lock a zoo's folder, made when missing, against other builders; within the block the same thread may lock it again.
+    """Lock a zoo's folder, made when missing, against other builders; within the block the same thread may
+    lock it again.
 
     At the end goes what served the build alone, and a new zoo that got no model.
 
     Raises:
-        ZooError: if the folder cannot be written, is in use by another build, holds something other than a zoo, or has links or devices
-            in places where a build writes.
+        ZooError: if the folder cannot be written, is in use by another build, holds something other than a
+            zoo, or has links or devices in places where a build writes.
     """
-    cannot = functools.partial(ZooError, out, expected="a folder that can be written", do="choose another --out")
+    cannot = functools.partial(
+        ZooError, out, expected="a folder that can be written", do="choose another --out"
+    )
     try:
         this = os.getpid(), threading.get_ident(), os.path.realpath(out)
     except (OSError, ValueError) as error:
@@ -340,7 +414,12 @@ def hold(out: Path) -> Iterator[None]:
     try:
         made = [path for path in (out.absolute(), *out.absolute().parents) if what_is_at(path) == "nothing"]
         if _is_other(out):
-            raise ZooError(out, expected="a zoo, or an empty or new folder", found="other files", do="choose another --out")
+            raise ZooError(
+                out,
+                expected="a zoo, or an empty or new folder",
+                found="other files",
+                do="choose another --out",
+            )
         _refuse_what_leads_elsewhere(out)
         lock = _lock(out)
     except (OSError, ValueError, RuntimeError) as error:  # loops of links, names that are too long or no text
@@ -357,7 +436,8 @@ def hold(out: Path) -> Iterator[None]:
                 yield
             finally:
                 with _disk_told(out):
-                    if os.getpid() == this[0] and _is_at(lock, out):  # else a fork leaves, or somebody removed it, and another build began
+                    # else a fork leaves, or somebody removed it, and another build began
+                    if os.getpid() == this[0] and _is_at(lock, out):
                         _sweep(out)
                         _remove(out, new, made)
         finally:
@@ -371,21 +451,36 @@ def _is_other(out: Path) -> bool:
     names = set(os.listdir(out))  # at one moment: builds come and go
     of_builds = {STAGING, *OF_A_ZOO, *FOLDERS}
     half_written = {name for name in names if name.startswith(".") and name.endswith(".tmp")}
-    return bool(names) and MANIFEST_NAME not in names and (STAGING not in names or not names <= of_builds | half_written)
+    return (
+        bool(names)
+        and MANIFEST_NAME not in names
+        and (STAGING not in names or not names <= of_builds | half_written)
+    )
 
 
 def _refuse_what_leads_elsewhere(out: Path) -> None:
-    """Raise a ZooError if where a build writes or clears away there is a link or a device: what a stranger made could lead it anywhere."""
+    """Raise a ZooError if where a build writes or clears away there is a link or a device: what a stranger
+    made could lead it anywhere.
+    """
     for top in (out / STAGING, *(out / name for name in FOLDERS)):
         for folder, folders, files in os.walk(top, onerror=_unless_gone):
             for path in (Path(folder), *(Path(folder, name) for name in (*folders, *files))):
                 if path.is_symlink():
                     found = f"a link to {os.readlink(path)}"
-                elif what_is_at(path) in ("a folder", "a file", "nothing"):  # what another build had there may have gone
+                elif what_is_at(path) in (
+                    "a folder",
+                    "a file",
+                    "nothing",
+                ):  # what another build had there may have gone
                     continue
                 else:
                     found = what_is_at(path)
-                raise ZooError(path, expected="a file or folder of a zoo, where a build writes", found=found, do="remove it")
+                raise ZooError(
+                    path,
+                    expected="a file or folder of a zoo, where a build writes",
+                    found=found,
+                    do="remove it",
+                )
 
 
 def _unless_gone(error: OSError) -> None:
@@ -401,7 +496,9 @@ def _disk_told(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         do = "free space or permit writing, then run again"
-        raise ZooError(error.filename or out, expected="a disk that can be written", found=reason(error), do=do) from error
+        raise ZooError(
+            error.filename or out, expected="a disk that can be written", found=reason(error), do=do
+        ) from error
 
 
 def _lock(out: Path) -> IO[bytes]:
@@ -426,11 +523,15 @@ def _lock(out: Path) -> IO[bytes]:
             lock.close()
             raise
         lock.close()
-    raise ZooError(out, expected="one build at a time", found="another one at work", do="wait for it, or stop it")
+    raise ZooError(
+        out, expected="one build at a time", found="another one at work", do="wait for it, or stop it"
+    )
 
 
 def _is_at(lock: IO[bytes], out: Path) -> bool:
-    """Whether a lock is the folder's: the build that had made the file may have ended, and removed it, since it was opened here."""
+    """Whether a lock is the folder's: the build that had made the file may have ended, and removed it, since
+    it was opened here.
+    """
     try:
         return os.path.samestat(os.fstat(lock.fileno()), os.stat(out / STAGING / LOCK))
     except FileNotFoundError:
@@ -449,7 +550,9 @@ def open_store(out: Path) -> Iterator[Store]:
 
 
 def _remove(out: Path, new: list[Path], made: list[Path]) -> None:
-    """Remove what served the build alone; of a zoo that got no model, all that is `new` and the folders that were made."""
+    """Remove what served the build alone; of a zoo that got no model, all that is `new` and the folders that
+    were made.
+    """
     staging = out / STAGING
     kept = (staging / "models", out / NEXT, out / PENDING)
     if any(path.is_file() for folder in kept for path in folder.rglob("*")):
@@ -460,14 +563,17 @@ def _remove(out: Path, new: list[Path], made: list[Path]) -> None:
     for path in staging.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (staging / LOCK).unlink()  # last: from here on another build may lock a file of its own, in folders that then are not empty
+    # last: from here on another build may lock a file of its own, in folders that then are not empty
+    (staging / LOCK).unlink()
     for path in (staging, *(made if empty else ())):
         with contextlib.suppress(OSError):
             path.rmdir()
 
 
 def _sweep(out: Path) -> None:
-    """Remove half-written files of a zoo, and the images for the workers: those of the next build may be others."""
+    """Remove half-written files of a zoo, and the images for the workers: those of the next build may be
+    others.
+    """
     for folder in (STAGING, *FOLDERS):
         for leftover in (out / folder).rglob(".*.tmp"):
             leftover.unlink()
@@ -484,7 +590,9 @@ def holds_models(out: Path) -> bool:
 
 
 def remember_images(out: Path, images: Path | None) -> None:
-    """Note where on this machine the images lie, so that `verify` finds them; the note is no part of the data set."""
+    """Note where on this machine the images lie, so that `verify` finds them; the note is no part of the data
+    set.
+    """
     note = json.dumps({"images": images and str(images.resolve())}) + "\n"
     if not _holds(out / LOCAL_NOTE, note.encode()):
         _write(out / LOCAL_NOTE, note.encode())
@@ -502,5 +610,7 @@ def remembered_images(out: Path) -> Path | None:
     told = read_json(note, "where the images lie")
     folder = told.get("images", 0) if isinstance(told, dict) else 0
     if not isinstance(folder, str | None):
-        raise ZooError(note, expected='{"images": the folder where they lie, or null}', found=repr(told), do="remove it")
+        raise ZooError(
+            note, expected='{"images": the folder where they lie, or null}', found=repr(told), do="remove it"
+        )
     return Path(folder) if folder else None

@@ -1,8 +1,9 @@
-"""Trains a cohort: models of one architecture and batch size, each in a slot, with its own data, order, optimizer and end.
+"""Trains a cohort: models of one architecture and batch size, each in a slot, with its own data, order,
+optimizer and end.
 
-A slot holds a row [P] and the optimizer's moments. At every epoch's start the model is validated and its row exported to a file on disk
-(memory does not grow with the epochs); when it stops, the snapshots are chosen among the exports, evaluated and handed out, and the next
-model of the queue takes the slot.
+A slot holds a row [P] and the optimizer's moments. At every epoch's start the model is validated and its row
+exported to a file on disk (memory does not grow with the epochs); when it stops, the snapshots are chosen
+among the exports, evaluated and handed out, and the next model of the queue takes the slot.
 
 Axes: M slots, K models of one step, B images, P weights, S snapshots, E exports.
 """
@@ -32,7 +33,8 @@ from nws_dataset.recipe import NUM_CLASSES, Architecture, Recipe, Subset
 
 TRAIN_EVALUATION_IMAGES = 5000  # training accuracy is that of the model's first so many training images
 CONVERGED_MARGIN = 0.05  # final test accuracy above the majority class's rate
-ALIGNMENT = 16  # rows start at multiples of so many numbers, so that a kernel sees the same alignment in every slot
+# rows start at multiples of so many numbers, so that a kernel sees the same alignment in every slot
+ALIGNMENT = 16
 
 # The stopping rule of Eilertsen et al.
 MIN_EPOCHS = 20
@@ -47,10 +49,11 @@ def aligned(numbers: int) -> int:
 
 
 def should_stop(accuracies: Sequence[float]) -> bool:
-    """The stopping rule, on the validation accuracies at the epochs' starts (the first is that of the initialization).
+    """The stopping rule, on the validation accuracies at the epochs' starts (the first is that of the
+    initialization).
 
-    After at least 20 epochs: 5 in a row each worse than the one before, or 30 in all below the running half-half average, or 30 in a row
-    unchanged.
+    After at least 20 epochs: 5 in a row each worse than the one before, or 30 in all below the running
+    half-half average, or 30 in a row unchanged.
     """
     worse = below = unchanged = 0
     average = accuracies[0]
@@ -60,7 +63,9 @@ def should_stop(accuracies: Sequence[float]) -> bool:
         unchanged = unchanged + 1 if now == before else 0
         below += now < average
     epochs = len(accuracies) - 1
-    return epochs >= MIN_EPOCHS and (worse >= WORSE_IN_A_ROW or below >= BELOW_AVERAGE_IN_ALL or unchanged >= UNCHANGED_IN_A_ROW)
+    return epochs >= MIN_EPOCHS and (
+        worse >= WORSE_IN_A_ROW or below >= BELOW_AVERAGE_IN_ALL or unchanged >= UNCHANGED_IN_A_ROW
+    )
 
 
 def least_epochs(recipe: Recipe) -> int:
@@ -76,8 +81,8 @@ def num_snapshots(subset: Subset, max_epochs: int) -> int:
 def chosen_exports(subset: Subset, max_epochs: int, exports: int) -> list[int]:
     """The exports (counted from 0: export e is the row after e epochs) that become a model's snapshots.
 
-    The 20-of-E rule is round(linspace(1, E, 20)); a subset with `snapshot_epochs` takes those. Where a training ended before enough
-    exports were there (it diverged), the last one repeats.
+    The 20-of-E rule is round(linspace(1, E, 20)); a subset with `snapshot_epochs` takes those. Where a
+    training ended before enough exports were there (it diverged), the last one repeats.
     """
     if subset.snapshot_epochs is None:
         count = min(subset.num_snapshots, max_epochs + 1)
@@ -107,7 +112,8 @@ class Slot:
     spool: BinaryIO  # the exported rows, one behind the other
     epoch: int = 0
     step: int = 0
-    order: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # images of this epoch
+    # images of this epoch
+    order: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     taken: int = 0  # steps of this epoch
     loss_sum: float = 0.0  # of this epoch; not finite once a loss was not
     exports: list[Export] = field(default_factory=list)
@@ -125,7 +131,9 @@ class Slot:
 
     @property
     def accuracies(self) -> list[float]:
-        return [export.validation_accuracy for export in self.exports if export.validation_accuracy is not None]
+        return [
+            export.validation_accuracy for export in self.exports if export.validation_accuracy is not None
+        ]
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,8 @@ class Trained:
 
     model: Model
     rows: np.ndarray  # [S, P]
-    snapshots: list[dict[str, Any]]  # S times the columns that differ between snapshots, and converged, diverged
+    # S times the columns that differ between snapshots, and converged, diverged
+    snapshots: list[dict[str, Any]]
     epochs: int  # begun: of a diverged model the last one counts, though its row is not kept
 
 
@@ -167,7 +176,13 @@ class Cohort:
         step: Step | None = None,
         occupancy: Occupancy | None = None,
     ) -> None:
-        self.subset, self.architecture, self.bank, self.device, self.dtype = subset, architecture, bank, device, dtype
+        self.subset, self.architecture, self.bank, self.device, self.dtype = (
+            subset,
+            architecture,
+            bank,
+            device,
+            dtype,
+        )
         self.spool, self.on_epoch, self.occupancy = spool, on_epoch, occupancy or Occupancy()
         self.num_weights = layout_of(architecture).num_weights
         buffers = torch.zeros(3, slots, aligned(self.num_weights), dtype=dtype, device=device)
@@ -213,7 +228,9 @@ class Cohort:
         self.slots[m] = Slot(model, images, parts, spool)
 
     def _groups(self, active: list[int]) -> list[list[int]]:
-        """Slots that take their steps together: on a CPU each alone, on a GPU those with equally many images in a batch."""
+        """Slots that take their steps together: on a CPU each alone, on a GPU those with equally many images
+        in a batch.
+        """
         if not self.stacked:
             return [[m] for m in active]
         groups: dict[int, list[int]] = {}
@@ -242,7 +259,9 @@ class Cohort:
 
     @staticmethod
     def _segment(slot: Slot, steps: int) -> Segment:
-        return Segment(slot.model, slot.images, slot.order, slot.batch, slot.epoch, slot.step, slot.taken, steps)
+        return Segment(
+            slot.model, slot.images, slot.order, slot.batch, slot.epoch, slot.step, slot.taken, steps
+        )
 
     # Epochs
 
@@ -277,7 +296,9 @@ class Cohort:
         slot = self._slot(m)
         if not len(slot.parts.validation):
             return None, None
-        return evaluate_rows(self.step, self.rows[m : m + 1], slot.model, slot.images, slot.parts.validation)[0][:2]
+        return evaluate_rows(self.step, self.rows[m : m + 1], slot.model, slot.images, slot.parts.validation)[
+            0
+        ][:2]
 
     def _finish(self, m: int) -> Trained:
         """Read back the chosen exports and evaluate each once."""
@@ -289,18 +310,26 @@ class Cohort:
             slot.spool.seek(export * itemsize)
             rows[export] = torch.frombuffer(bytearray(slot.spool.read(itemsize)), dtype=self.dtype)
         slot.spool.close()
-        columns = evaluate_snapshots(self.step, torch.stack(list(rows.values())).to(self.device), slot.model, slot.images, slot.parts)
+        columns = evaluate_snapshots(
+            self.step, torch.stack(list(rows.values())).to(self.device), slot.model, slot.images, slot.parts
+        )
         evaluated = dict(zip(rows, columns, strict=True))
         self.slots[m] = None
         final = evaluated[chosen[-1]]["test_accuracy"]
-        flags = {"converged": final >= slot.images.majority_rate + CONVERGED_MARGIN, "diverged": slot.diverged}
+        flags = {
+            "converged": final >= slot.images.majority_rate + CONVERGED_MARGIN,
+            "diverged": slot.diverged,
+        }
         snapshots = [{**vars(slot.exports[export]), **evaluated[export], **flags} for export in chosen]
-        return Trained(slot.model, torch.stack([rows[export] for export in chosen]).numpy(), snapshots, slot.epoch)
+        return Trained(
+            slot.model, torch.stack([rows[export] for export in chosen]).numpy(), snapshots, slot.epoch
+        )
 
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Run torch's CPU kernels on one thread: sums do not depend on the machine's cores, and models run side by side in processes.
+    """Run torch's CPU kernels on one thread: sums do not depend on the machine's cores, and models run side
+    by side in processes.
 
     Nothing on a GPU, whose cohorts are threads that share the setting.
     """
@@ -327,7 +356,11 @@ def evaluate_rows(
     Returns:
         K times (accuracy, loss, accuracies of the classes; None of a class without images).
     """
-    source, labels = (images.test_images, images.test_labels) if index is None else (images.train_images[index], images.train_labels[index])
+    source, labels = (
+        (images.test_images, images.test_labels)
+        if index is None
+        else (images.train_images[index], images.train_labels[index])
+    )
     with one_thread(rows.device):
         correct, losses = step.evaluate(rows, model.recipe.activation, source, labels)
         means = losses.double().mean(1).tolist()
@@ -335,11 +368,15 @@ def evaluate_rows(
     evaluated = []
     for k, mean in enumerate(means):
         right = torch.bincount(labels[correct[k]], minlength=NUM_CLASSES).tolist()
-        evaluated.append((sum(right) / sum(total), mean, [r / t if t else None for r, t in zip(right, total, strict=True)]))
+        evaluated.append(
+            (sum(right) / sum(total), mean, [r / t if t else None for r, t in zip(right, total, strict=True)])
+        )
     return evaluated
 
 
-def evaluate_snapshots(step: Step, rows: torch.Tensor, model: Model, images: Images, parts: batches.Parts) -> list[dict[str, Any]]:
+def evaluate_snapshots(
+    step: Step, rows: torch.Tensor, model: Model, images: Images, parts: batches.Parts
+) -> list[dict[str, Any]]:
     """Test and training columns of snapshots, rows [S, P] of a model."""
     tested = evaluate_rows(step, rows, model, images, None)
     trained = evaluate_rows(step, rows, model, images, parts.train[:TRAIN_EVALUATION_IMAGES])

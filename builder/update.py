@@ -1,7 +1,9 @@
-"""The optimizers' update rule, in TensorFlow's forms: one formula whose coefficients tell the optimizers apart.
+"""The optimizers' update rule, in TensorFlow's forms: one formula whose coefficients tell the optimizers
+apart.
 
-The plain loop, the CPU's step and the GPU's share it. For momentum and SGD the second moment stays at 1, so that dividing by its root
-changes nothing. On torch tensors the axes are K models, P weights: rows [K, P], a coefficient [K, 1] or a number.
+The plain loop, the CPU's step and the GPU's share it. For momentum and SGD the second moment stays at 1, so
+that dividing by its root changes nothing. On torch tensors the axes are K models, P weights: rows [K, P], a
+coefficient [K, 1] or a number.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ COEFFICIENTS = {
     "momentum": Coefficients(0.95, 1.0, 1.0, 0.0, 0.0, 0.0),
     "sgd": Coefficients(0.0, 1.0, 1.0, 0.0, 0.0, 0.0),
 }
-SECOND_START = {"adam": 0.0, "rmsprop": 1.0, "momentum": 1.0, "sgd": 1.0}  # rmsprop's mean square starts at 1 in TensorFlow 1
+# rmsprop's mean square starts at 1 in TensorFlow 1
+SECOND_START = {"adam": 0.0, "rmsprop": 1.0, "momentum": 1.0, "sgd": 1.0}
 
 
 def learning_rate(base: float, decay: float, epoch: int) -> float:
@@ -38,7 +41,9 @@ def learning_rate(base: float, decay: float, epoch: int) -> float:
 
 
 def step_size(optimizer: str, rate: float, step: int) -> float:
-    """The factor of a step (counted from 1): Adam's bias correction goes into the learning rate, in double precision."""
+    """The factor of a step (counted from 1): Adam's bias correction goes into the learning rate, in double
+    precision.
+    """
     if optimizer == "adam":
         return rate * (1 - ADAM_DECAYS[1] ** step) ** 0.5 / (1 - ADAM_DECAYS[0] ** step)
     return rate
@@ -48,7 +53,8 @@ def rule(row: Any, gradient: Any, first: Any, second: Any, rate: Any, c: Any) ->
     """New weights and moments, of tensors or of single numbers.
 
     Args:
-        row, gradient, first, second: the weights, the loss's gradient, the first moment (or momentum) and the mean square.
+        row, gradient, first, second: the weights, the loss's gradient, the first moment (or momentum) and the
+            mean square.
         rate: from `step_size`.
         c: `Coefficients`, or anything with its fields in their order.
 
@@ -61,7 +67,12 @@ def rule(row: Any, gradient: Any, first: Any, second: Any, rate: Any, c: Any) ->
 
 
 def update(
-    optimizer: str, rows: torch.Tensor, gradients: torch.Tensor, first: torch.Tensor, second: torch.Tensor, rate: torch.Tensor
+    optimizer: str,
+    rows: torch.Tensor,
+    gradients: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    rate: torch.Tensor,
 ) -> None:
     """One step of models that share an optimizer: `rule` in place.
 
@@ -73,5 +84,9 @@ def update(
         second: [K, P], changed in place.
         rate: [K, 1], from `step_size`.
     """
-    for x, new in zip((rows, first, second), rule(rows, gradients, first, second, rate, COEFFICIENTS[optimizer]), strict=True):
+    for x, new in zip(
+        (rows, first, second),
+        rule(rows, gradients, first, second, rate, COEFFICIENTS[optimizer]),
+        strict=True,
+    ):
         x.copy_(new)

@@ -9,12 +9,29 @@ import click
 from nws_dataset.command import Command
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.argument("zoo", type=click.Path(path_type=Path))
-@click.option("--reevaluate", type=click.IntRange(min=0), default=0, metavar="K", help="Evaluate K final networks again.")
-@click.option("--retrain", type=click.IntRange(min=0), default=0, metavar="K", help="Train K models again, alone, and compare.")
 @click.option(
-    "--images", type=click.Path(path_type=Path), metavar="DIR", help="Folder of image files; default: where the build found them."
+    "--reevaluate",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="K",
+    help="Evaluate K final networks again.",
+)
+@click.option(
+    "--retrain",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="K",
+    help="Train K models again, alone, and compare.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of image files; default: where the build found them.",
 )
 def main(zoo: Path, reevaluate: int, retrain: int, images: Path | None) -> None:
     """Verify a zoo: read everything again and compare with what is recorded."""

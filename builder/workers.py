@@ -1,4 +1,6 @@
-"""Trains models: on a CPU each core trains models of its own, in a process of its own; on a GPU one process trains cohort after cohort."""
+"""Trains models: on a CPU each core trains models of its own, in a process of its own; on a GPU one process
+trains cohort after cohort.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
 GPU_SLOTS = 64  # models of a cohort that train together on a GPU
 GPU_LANES = 8  # cohorts that are in flight there
-MODELS_A_SLOT = 2  # of a small cohort: a model that stops early hands its slot on, so that few slots wait for the last one
+# of a small cohort: a model that stops early hands its slot on, so that few slots wait for the last one
+MODELS_A_SLOT = 2
 _loading = threading.Lock()  # lanes must not load an image set twice
 
 
@@ -58,13 +61,16 @@ class Summary:
 
 @dataclass(frozen=True)
 class Training:
-    """Trains models of a subset on a device; a subclass knows where images come from and where trained models go."""
+    """Trains models of a subset on a device; a subclass knows where images come from and where trained models
+    go.
+    """
 
     subset: Subset
     device: str
     tf32: bool = False
     backend: str = "fast"
-    loaded: dict[tuple[str, int, int], Images] = field(default_factory=dict, compare=False, kw_only=True)  # by this process
+    # by this process
+    loaded: dict[tuple[str, int, int], Images] = field(default_factory=dict, compare=False, kw_only=True)
 
     @property
     def spool(self) -> Path | None:
@@ -83,7 +89,12 @@ class Training:
         """Take note that models have trained so many epochs more; of what was in vain, so many fewer."""
 
     def run(
-        self, models: list[Model], slots: int = 1, *, occupancy: Occupancy | None = None, room: Room | None = None
+        self,
+        models: list[Model],
+        slots: int = 1,
+        *,
+        occupancy: Occupancy | None = None,
+        room: Room | None = None,
     ) -> Generator[Any, None, None]:
         """Train models of one cohort and deliver each.
 
@@ -98,7 +109,9 @@ class Training:
         for trained in train(models, slots) if room is None else room.fit(models, slots, train):
             yield self.deliver(trained, time.monotonic() - start)
 
-    def _train(self, models: list[Model], slots: int, *, occupancy: Occupancy | None, stopped: threading.Event | None) -> Iterator[Trained]:
+    def _train(
+        self, models: list[Model], slots: int, *, occupancy: Occupancy | None, stopped: threading.Event | None
+    ) -> Iterator[Trained]:
         in_vain = 0  # epochs of models that did not finish
 
         def on_epoch() -> None:
@@ -113,7 +126,10 @@ class Training:
             from builder.gpu.startup import require  # needs Triton
 
             require(models[0], device, tf32=self.tf32)
-        images = {name: self._loaded(name, architecture, device) for name in {model.recipe.dataset for model in models}}
+        images = {
+            name: self._loaded(name, architecture, device)
+            for name in {model.recipe.dataset for model in models}
+        }
         step = make_step(architecture, device, backend=self.backend, tf32=self.tf32)
         cohort = Cohort(
             self.subset,
@@ -150,7 +166,8 @@ class Training:
         room = Room(lanes, stopped)
         jobs = [
             partial(self.run, members, slots_of(len(members)), occupancy=occupancy, room=room)
-            for members in sorted(cohorts.values(), key=len, reverse=True)  # the longest first: a long one at the end would fly alone
+            # the longest first: a long one at the end would fly alone
+            for members in sorted(cohorts.values(), key=len, reverse=True)
         ]
         yield from fly(jobs, lanes, torch.device(self.device), stopped)
 
@@ -158,7 +175,10 @@ class Training:
         """Compile what `run_cohorts` will launch for some models on a GPU."""
         from builder.gpu import warmup  # only here: it needs Triton
 
-        inputs, device = {model.recipe.dataset: model.recipe.architecture for model in models}, torch.device(self.device)
+        inputs, device = (
+            {model.recipe.dataset: model.recipe.architecture for model in models},
+            torch.device(self.device),
+        )
         images = {name: self._loaded(name, architecture, device) for name, architecture in inputs.items()}
         counts = {name: (len(found.train_labels), len(found.test_labels)) for name, found in images.items()}
         compile_before(warmup.work_of(models, counts, tf32=self.tf32))
@@ -169,8 +189,10 @@ class Task(Training):
     """Training on this machine: any process of it reads images from, and stages models in, the folder."""
 
     out: Path = field(kw_only=True)
-    epochs: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # trained so far, by all processes
-    started: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))  # not 0 once a process has begun
+    # trained so far, by all processes
+    epochs: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))
+    # not 0 once a process has begun
+    started: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))
 
     @property
     def images(self) -> Path:
@@ -195,7 +217,8 @@ class Task(Training):
 def compile_before(work: Iterable[Work]) -> None:
     """Compile what some work will launch on a GPU, on all cores.
 
-    The launches find it on disk, and compile what they do not find; so what goes wrong here costs time alone, and is said.
+    The launches find it on disk, and compile what they do not find; so what goes wrong here costs time alone,
+    and is said.
     """
     from builder.gpu import warmup  # only here: it needs Triton
 
@@ -211,7 +234,10 @@ def compile_before(work: Iterable[Work]) -> None:
         for future in compiling_kernels(as_completed(compiled), len(compiled)):
             future.result()
     except Exception as error:  # of any kind: Triton's inner parts differ from version to version
-        print(f"kernels are compiled one by one, as the GPU needs them ({type(error).__name__}: {error})", file=sys.stderr)
+        print(
+            f"kernels are compiled one by one, as the GPU needs them ({type(error).__name__}: {error})",
+            file=sys.stderr,
+        )
     finally:
         _stop(pool)
 
@@ -222,7 +248,9 @@ def slots_of(models: int) -> int:
 
 
 def lanes_of(backend: str) -> int:
-    """Cohorts that are in flight on a GPU: torch's kernels are launched by Python, which one lane keeps busy."""
+    """Cohorts that are in flight on a GPU: torch's kernels are launched by Python, which one lane keeps
+    busy.
+    """
     return GPU_LANES if backend == "fast" else 1
 
 
@@ -236,8 +264,12 @@ def summary(trained: Trained, seconds: float) -> Summary:
 _task: Task | None = None
 
 
-def run_on_processes(task: Task, models: list[Model], workers: int | None, occupancy: Occupancy) -> Generator[Summary | None, None, None]:
-    """Train models one a process; summaries come as models finish, and None at every heartbeat without one."""
+def run_on_processes(
+    task: Task, models: list[Model], workers: int | None, occupancy: Occupancy
+) -> Generator[Summary | None, None, None]:
+    """Train models one a process; summaries come as models finish, and None at every heartbeat without
+    one.
+    """
     if not models:
         return
     count, before = min(workers or cores(), len(models)), time.monotonic()
@@ -247,7 +279,10 @@ def run_on_processes(task: Task, models: list[Model], workers: int | None, occup
     try:
         while True:
             with _interrupts_held():  # submit starts processes
-                pending |= {pool.submit(_train_one, model) for model in itertools.islice(queue, 2 * count - len(pending))}
+                pending |= {
+                    pool.submit(_train_one, model)
+                    for model in itertools.islice(queue, 2 * count - len(pending))
+                }
             if not pending:
                 break
             finished, pending = wait(pending, HEARTBEAT_SECONDS, FIRST_COMPLETED)
@@ -260,9 +295,17 @@ def run_on_processes(task: Task, models: list[Model], workers: int | None, occup
                 yield result
     except BrokenProcessPool as error:
         if not task.started.value:
-            do = 'in a script, call it below `if __name__ == "__main__":`, since each of them imports the script that starts them'
+            do = (
+                'in a script, call it below `if __name__ == "__main__":`, since each of them imports the '
+                "script that starts them"
+            )
             raise ZooError("a worker process", expected="to start", found="it ended before", do=do) from error
-        raise ZooError("a worker process", expected="to finish its model", found="it was ended (out of memory?)", do="run again") from error
+        raise ZooError(
+            "a worker process",
+            expected="to finish its model",
+            found="it was ended (out of memory?)",
+            do="run again",
+        ) from error
     finally:
         _stop(pool)
 
@@ -274,14 +317,16 @@ def is_script_of_worker() -> bool:
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
+    # macOS has no affinity
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Ctrl-C waits until the block ends, and processes that are started in it never take it.
 
-    It reaches all processes of a terminal, and this one decides. The mask is what children inherit; here any thread may take the signal.
+    It reaches all processes of a terminal, and this one decides. The mask is what children inherit; here any
+    thread may take the signal.
     """
     held: list[int] = []
     in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ctrl-C interrupts nothing

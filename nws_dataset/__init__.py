@@ -1,10 +1,12 @@
-"""Reads a zoo of neural networks: its index, its weights, its networks; and learns from them with two baselines.
+"""Reads a zoo of neural networks: its index, its weights, its networks; and learns from them with two
+baselines.
 
     from nws_dataset import Zoo
     zoo = Zoo("nws")
     weights = zoo.weights(zoo.filter(dataset="mnist", is_final=True))
 
-A public name is imported when it is first used, so that `import nws_dataset` stays light: torch is loaded only for what needs it.
+A public name is imported when it is first used, so that `import nws_dataset` stays light: torch is loaded
+only for what needs it.
 """
 
 from __future__ import annotations

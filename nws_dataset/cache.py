@@ -1,6 +1,8 @@
-"""Values that were fetched from the Hub, kept on disk under their own digests, the longest unused ones dropped when there are too many.
+"""Values that were fetched from the Hub, kept on disk under their own digests, the longest unused ones
+dropped when there are too many.
 
-It only saves time: a cache that cannot be written gives what it has, and one that cannot be read gives nothing; neither is an error.
+It only saves time: a cache that cannot be written gives what it has, and one that cannot be read gives
+nothing; neither is an error.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ class Cache:
             status = path.stat()
             whole = stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
             value = path.read_bytes() if whole else b""
-        except (OSError, ValueError):  # not here, dropped by another process a moment ago, not to be read, or a folder that is no name
+        except (
+            OSError,
+            ValueError,
+        ):  # not here, dropped by another process a moment ago, not to be read, or a folder that is no name
             return None
         right = whole and hashlib.sha256(value).hexdigest() == digest
         with contextlib.suppress(OSError):  # it may not be ours to change
@@ -57,7 +62,10 @@ class Cache:
         return value if right else None
 
     def put(self, digest: str, value: bytes | memoryview) -> None:
-        """Keep a value, if that is possible. No fsync: what a power cut damages does not fit its digest, and is fetched again."""
+        """Keep a value, if that is possible.
+
+        No fsync: what a power cut damages does not fit its digest, and is fetched again.
+        """
         if len(value) > self.limit:
             return
         path = self._path(digest)
@@ -77,15 +85,28 @@ class Cache:
         except (OSError, ValueError) as error:  # a folder that cannot be listed is one of them
             if not self._told:
                 self._told = True
-                logger.warning("%s cannot be written, so what is fetched is not kept: %s", one_line(self.folder), reason(error))
+                logger.warning(
+                    "%s cannot be written, so what is fetched is not kept: %s",
+                    one_line(self.folder),
+                    reason(error),
+                )
 
     def _path(self, digest: str) -> Path:
-        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):  # it comes from an index, and must not lead out of the folder
-            raise ZooError("index", expected="a SHA-256 in hexadecimal", found=repr(digest), do="do not trust this index; build it again")
+        # it comes from an index, and must not lead out of the folder
+        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+            raise ZooError(
+                "index",
+                expected="a SHA-256 in hexadecimal",
+                found=repr(digest),
+                do="do not trust this index; build it again",
+            )
         return self.folder / digest[:2] / digest
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """(time of last use, bytes, path) of every value. What else is there belongs to a process that writes it, or to nobody."""
+        """(time of last use, bytes, path) of every value.
+
+        What else is there belongs to a process that writes it, or to nobody.
+        """
         found = []
         for path in self.folder.glob("*/*"):
             with contextlib.suppress(OSError):  # dropped by another process

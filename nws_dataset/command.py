@@ -1,4 +1,6 @@
-"""How every program of the project ends: one line on stderr and exit code 2 on a user's mistake, 130 on Ctrl-C."""
+"""How every program of the project ends: one line on stderr and exit code 2 on a user's mistake, 130 on
+Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Interrupted(click.ClickException):
 
 
 class Command(click.Command):
-    """A click command that prints a mistake as one line, without a traceback: `@click.command(cls=Command)`."""
+    """A click command that prints a mistake as one line, without a traceback:
+    `@click.command(cls=Command)`.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         _check_folder()
@@ -53,15 +57,28 @@ def _check_folder() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise Mistake(str(ZooError("the current folder", expected="one that exists", found=reason(error), do="change to one"))) from error
+        raise Mistake(
+            str(
+                ZooError(
+                    "the current folder", expected="one that exists", found=reason(error), do="change to one"
+                )
+            )
+        ) from error
 
 
 def _check_text(arg: str) -> None:
-    """Only what the operating system takes as a name gets as far as an option: no NUL, no half of a character."""
+    """Only what the operating system takes as a name gets as far as an option: no NUL, no half of a
+    character.
+    """
     try:
         legal = b"\0" not in os.fsencode(arg)
     except UnicodeEncodeError:
         legal = False
     if not legal:
-        error = ZooError("the command line", expected="words without NUL or lone surrogates", found=repr(arg), do="type them again")
+        error = ZooError(
+            "the command line",
+            expected="words without NUL or lone surrogates",
+            found=repr(arg),
+            do="type them again",
+        )
         raise Mistake(str(error))

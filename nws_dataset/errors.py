@@ -10,10 +10,18 @@ MAX_LETTERS = 1000  # of each part of a message: what a damaged file holds may b
 
 
 class ZooError(Exception):
-    """A mistake that the user can mend. Its message is one line: the file, what was expected and found, and what to do."""
+    """A mistake that the user can mend.
+
+    Its message is one line: the file, what was expected and found, and what to do.
+    """
 
     def __init__(self, where: object, *, expected: str, found: str, do: str) -> None:
-        parts = {"where": one_line(where), "expected": one_line(expected), "found": one_line(found), "do": one_line(do)}
+        parts = {
+            "where": one_line(where),
+            "expected": one_line(expected),
+            "found": one_line(found),
+            "do": one_line(do),
+        }
         super().__init__("{where}: expected {expected}, found {found}; {do}".format(**parts))
         self._parts: dict[str, Any] = parts
 
@@ -27,18 +35,24 @@ class ZooError(Exception):
 
 
 class ValueZooError(ZooError, ValueError):
-    """A mistake in a parameter or in data that a program gives; scikit-learn and its users catch such as ValueError."""
+    """A mistake in a parameter or in data that a program gives; scikit-learn and its users catch such as
+    ValueError.
+    """
 
 
 def one_line(text: object) -> str:
-    r"""A text as one line that any terminal can print: line breaks become spaces, control characters are escaped, a long one is shortened.
+    r"""A text as one line that any terminal can print: line breaks become spaces, control characters are
+    escaped, a long one is shortened.
 
     Example:
         >>> one_line("two\n  lines"), one_line("\x1b[1m \udcff")
         ('two lines', '\\x1b[1m \\udcff')
     """
     joined = re.sub(r"\s*[\r\n\u0085\u2028\u2029]\s*", " ", str(text).strip())
-    shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in joined)
+    shown = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in joined
+    )
     half = MAX_LETTERS // 2
     return shown if len(shown) <= MAX_LETTERS else f"{shown[:half]} ... {shown[-half:]}"
 

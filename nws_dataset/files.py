@@ -28,7 +28,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         path: the file to write or replace.
 
     Yields:
-        A temporary path in the same folder; write there. It takes the name `path` when the block ends, and is removed when it raises.
+        A temporary path in the same folder; write there. It takes the name `path` when the block ends, and is
+        removed when it raises.
 
     Raises:
         ZooError: if the file cannot be written (disk full, no permission).
@@ -54,7 +55,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside a file that no other thread, process or machine uses. The dot hides it from data_files patterns."""
+    """A name beside a file that no other thread, process or machine uses.
+
+    The dot hides it from data_files patterns.
+    """
     name = path.name if len(os.fsencode(path.name)) < 200 else "long"  # names have 255 bytes at most
     return path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
@@ -80,12 +84,15 @@ def sha256_file(path: str | Path) -> str:
             for chunk in iter(functools.partial(file.read, CHUNK_BYTES), b""):
                 digest.update(chunk)
     except OSError as error:
-        raise ZooError(path, expected="a file that can be read", found=str(error), do="fetch or build it again") from error
+        raise ZooError(
+            path, expected="a file that can be read", found=str(error), do="fetch or build it again"
+        ) from error
     return digest.hexdigest()
 
 
 def what_is_at(path: str | Path) -> str:
-    """What is at a path, for the `found` of a ZooError: "a folder", "a file", "nothing", or why that cannot be told. Never raises.
+    """What is at a path, for the `found` of a ZooError: "a folder", "a file", "nothing", or why that cannot
+    be told. Never raises.
 
     Example:
         >>> what_is_at("."), what_is_at("missing"), what_is_at("a\\0b")
@@ -97,18 +104,27 @@ def what_is_at(path: str | Path) -> str:
         return "nothing"
     except (OSError, ValueError) as error:  # loops of links, names that are too long or no text
         return reason(error)
-    return "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "neither a file nor a folder"
+    return (
+        "a folder"
+        if stat.S_ISDIR(mode)
+        else "a file"
+        if stat.S_ISREG(mode)
+        else ("neither a file nor a folder")
+    )
 
 
 def check_file(path: str | Path) -> None:
-    """Raise an OSError unless there is a regular file, before something opens it that takes a path only; see `open_file`."""
+    """Raise an OSError unless there is a regular file, before something opens it that takes a path only; see
+    `open_file`.
+    """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, what_is_at(path), str(path))
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading; what else may be at a path (pipes, sockets, devices) can wait for ever, or never end.
+    """Open a regular file for reading; what else may be at a path (pipes, sockets, devices) can wait for
+    ever, or never end.
 
     Args:
         path: of the file.
@@ -126,7 +142,10 @@ def open_file(path: str | Path) -> BinaryIO:
 
 def open_descriptor(path: str | Path) -> int:
     """The same as `open_file`, as the system's number of the open file."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(
+        path,
+        os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0),
+    )
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
@@ -156,10 +175,17 @@ def read_file(path: str | Path, expected: str, most: int) -> bytes:
             with open_file(path) as file:
                 return file.read()
     except (OSError, ValueError, MemoryError) as error:
-        raise ZooError(path, expected=expected, found=reason(error), do="fetch or build it again, and permit reading") from error
+        raise ZooError(
+            path, expected=expected, found=reason(error), do="fetch or build it again, and permit reading"
+        ) from error
     if not stat.S_ISREG(found.st_mode):
         raise ZooError(path, expected=expected, found=what_is_at(path), do="put the file there")
-    raise ZooError(path, expected=f"{expected} of at most {most} bytes", found=f"{found.st_size} bytes", do="fetch or build it again")
+    raise ZooError(
+        path,
+        expected=f"{expected} of at most {most} bytes",
+        found=f"{found.st_size} bytes",
+        do="fetch or build it again",
+    )
 
 
 def read_json(path: str | Path, expected: str) -> Any:
@@ -193,7 +219,9 @@ def parse_json(content: bytes | str, where: object, expected: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ZooError(where, expected=expected, found=f"no JSON ({reason(error)})", do="fetch or build it again") from None
+        raise ZooError(
+            where, expected=expected, found=f"no JSON ({reason(error)})", do="fetch or build it again"
+        ) from None
 
 
 def inside(root: str | Path, relative: str) -> Path:
@@ -210,15 +238,20 @@ def inside(root: str | Path, relative: str) -> Path:
         ZooError: if the path is absolute, climbs with "..", or leaves the folder through a symbolic link.
     """
     do = "do not trust this index; build or fetch it again"
-    legal = isinstance(relative, str) and relative.isprintable() and "\\" not in relative  # no NUL, no lone surrogate
+    # no NUL, no lone surrogate
+    legal = isinstance(relative, str) and relative.isprintable() and "\\" not in relative
     plain = PurePosixPath(relative) if legal else PurePosixPath()
     if not plain.parts or plain.is_absolute() or ".." in plain.parts:
         raise ZooError(root, expected="a relative path below this folder", found=repr(relative), do=do)
     try:
         path, top = (Path(root) / plain).resolve(), Path(root).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # loops of links, names that are too long
-        raise ZooError(root, expected="a path that can be followed", found=f"{relative!r} ({reason(error)})", do=do) from error
+        raise ZooError(
+            root, expected="a path that can be followed", found=f"{relative!r} ({reason(error)})", do=do
+        ) from error
     if not path.is_relative_to(top):
         do = "copy the file into the folder (huggingface_hub: snapshot_download with local_dir)"
-        raise ZooError(root, expected="a file inside this folder", found=f"{relative!r}, a link to {path}", do=do)
+        raise ZooError(
+            root, expected="a file inside this folder", found=f"{relative!r}, a link to {path}", do=do
+        )
     return path

@@ -1,6 +1,8 @@
-"""A zoo's files in a local folder: values are read through memory maps, slices through single reads of the file.
+"""A zoo's files in a local folder: values are read through memory maps, slices through single reads of the
+file.
 
-A zoo may grow while it is read. A folder keeps to the state that it was opened in: what has moved is found again by its SHA-256.
+A zoo may grow while it is read. A folder keeps to the state that it was opened in: what has moved is found
+again by its SHA-256.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ class _MovedOn(Exception):
 
 
 class Folder:
-    """A local folder. Weights are read unchecked unless `check` is set: a flipped bit in a file is then a flipped bit in a weight.
+    """A local folder.
+
+    Weights are read unchecked unless `check` is set: a flipped bit in a file is then a flipped bit in a
+    weight.
 
     Args:
         path: of the folder.
@@ -52,7 +57,12 @@ class Folder:
         try:
             self.path = Path(path).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # loops of links, names that are no text
-            raise ZooError(path, expected="the folder of a zoo", found=reason(error), do="name a folder that nws-build wrote") from error
+            raise ZooError(
+                path,
+                expected="the folder of a zoo",
+                found=reason(error),
+                do="name a folder that nws-build wrote",
+            ) from error
         self.check = check
         self._maps: dict[str, memoryview] = {}  # a map keeps its file's content, but no file open
         self._files: dict[str, _OpenFile] = {}
@@ -76,14 +86,18 @@ class Folder:
 
     @functools.cached_property
     def columns(self) -> Columns:
-        """The rows of all index files, checked against nws.json. From then on the folder keeps to their state.
+        """The rows of all index files, checked against nws.json.
+
+        From then on the folder keeps to their state.
 
         Raises:
             ZooError: if one is missing or not the file that nws.json lists.
         """
         for another in _attempts():
             try:
-                return open_index([(self.path / file, self._index_file(file)) for file in self.manifest.index_files()])
+                return open_index(
+                    [(self.path / file, self._index_file(file)) for file in self.manifest.index_files()]
+                )
             except ZooError:
                 if not another or not self._changing():
                     raise
@@ -112,7 +126,8 @@ class Folder:
         return value
 
     def read(self, places: Places, deliver: Deliver) -> None:
-        """Hand over the values of places, as read-only views of the files: values at equal distances are one array.
+        """Hand over the values of places, as read-only views of the files: values at equal distances are one
+        array.
 
         Raises:
             ZooError: as `value`.
@@ -129,7 +144,10 @@ class Folder:
         known = list(ordered) if self.check else []
         for run in ordered.runs():
             file, last = ordered.files[ordered.numbers[run.start]], run.stop - 1
-            start, stop, length = (int(n) for n in (ordered.offsets[run.start], ordered.offsets[last], ordered.lengths[run.start]))
+            start, stop, length = (
+                int(n)
+                for n in (ordered.offsets[run.start], ordered.offsets[last], ordered.lengths[run.start])
+            )
             content = self._maps.get(file)
             if content is None:
                 content = self._content(file)
@@ -149,14 +167,23 @@ class Folder:
         found = f"bytes {start} to {start + target.nbytes} of a value of {place.length}"
         try:
             fits = 0 <= start <= place.length - target.nbytes
-            if fits and os.preadv(self._file(place.file).number, [target.data], place.offset + start) == target.nbytes:
+            if (
+                fits
+                and os.preadv(self._file(place.file).number, [target.data], place.offset + start)
+                == target.nbytes
+            ):
                 return
         except _MovedOn:
             newest, places = self._found_again(Places.of_place(place))
             return newest.read_into(next(iter(places)), start, target)
         except OSError as error:
             found = reason(error)
-        raise ZooError(self.where(place), expected="bytes of one value", found=found, do="fetch the file or build the index again")
+        raise ZooError(
+            self.where(place),
+            expected="bytes of one value",
+            found=found,
+            do="fetch the file or build the index again",
+        )
 
     # Files
 
@@ -168,7 +195,10 @@ class Folder:
             return self._maps[file]
 
     def _file(self, file: str) -> _OpenFile:
-        """A file of the state that was opened, open. Those that were opened first are closed first, when no thread reads them any more."""
+        """A file of the state that was opened, open.
+
+        Those that were opened first are closed first, when no thread reads them any more.
+        """
         with self._lock:
             if file not in self._files:
                 opened = self._opened(file, _OpenFile, _OpenFile.size)
@@ -196,8 +226,12 @@ class Folder:
                 failure = error
             except (OSError, ValueError, pa.ArrowException) as error:
                 do = "permit reading, or fetch or build it again"
-                failure = ZooError(self.path / file, expected="a file that can be read", found=reason(error), do=do)
-            if (failure is None or self._changing()) and self._newest().manifest.files.get(file) != self.manifest.files.get(file):
+                failure = ZooError(
+                    self.path / file, expected="a file that can be read", found=reason(error), do=do
+                )
+            if (failure is None or self._changing()) and self._newest().manifest.files.get(
+                file
+            ) != self.manifest.files.get(file):
                 raise _MovedOn
             if failure is None:
                 assert opened is not None
@@ -272,7 +306,8 @@ class Folder:
         return self._next._newest()
 
     def _found_again(self, places: Places) -> tuple[Folder, Places]:
-        """Places whose file is no longer there: where the same values are in the state that the folder has now.
+        """Places whose file is no longer there: where the same values are in the state that the folder has
+        now.
 
         Raises:
             ZooError: if one is no longer there.
@@ -312,7 +347,10 @@ def _mapped(path: Path) -> memoryview:
 
 
 class _OpenFile:
-    """A file's descriptor, closed when it is no longer in use. The system is told that reads are random, and reads nothing ahead."""
+    """A file's descriptor, closed when it is no longer in use.
+
+    The system is told that reads are random, and reads nothing ahead.
+    """
 
     def __init__(self, path: Path) -> None:
         self.number = open_descriptor(path)

@@ -1,4 +1,5 @@
-"""Asking a server that may be busy, broken or hostile: answers are bounded in size, time and hops, and the token goes to the Hub alone.
+"""Asking a server that may be busy, broken or hostile: answers are bounded in size, time and hops, and the
+token goes to the Hub alone.
 
 Reader and publisher ask through `ask`; huggingface_hub does so too when `Client` is set as its client.
 """
@@ -26,7 +27,8 @@ from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.files import MAX_JSON_BYTES
 
 Result = TypeVar("Result")
-Send = Callable[[httpx.Request], httpx.Response]  # gives an answer whose body is not read yet; follows no redirect
+# gives an answer whose body is not read yet; follows no redirect
+Send = Callable[[httpx.Request], httpx.Response]
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
 BUSY = (408, 429, 500, 502, 503, 504)  # answers of a server that may do better later
@@ -36,19 +38,25 @@ TRIES = 3  # at an answer that is not what it should be
 MOST_HOPS = 5  # redirects of a request
 MOST_WAIT = 300.0  # seconds, whatever a server asks for
 TOLD_WAIT = 5.0  # seconds; the user is told of a longer wait
-DEADLINE_SECONDS, BYTES_A_SECOND = 60.0, 100_000  # an answer's body may take so long, and a second more for so many bytes
+# an answer's body may take so long, and a second more for so many bytes
+DEADLINE_SECONDS, BYTES_A_SECOND = 60.0, 100_000
 COMPLAINT_BYTES = 1 << 16  # read of the body of an answer that is an error or a redirect
 MOST = "nws_most_bytes"  # a request's extension: of the answer's body
 OFFLINE = "HF_HUB_OFFLINE is set, and this is not in the cache"
-FAILURES = (httpx.HTTPError, httpx.InvalidURL, OfflineModeIsEnabled, UnicodeError)  # what asking raises; the last one of a token's letters
-NONSENSE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)  # huggingface_hub's, on odd answers
-given_up: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("given_up", default=None)  # set: a thread's pauses end
+# what asking raises; the last one of a token's letters
+FAILURES = (httpx.HTTPError, httpx.InvalidURL, OfflineModeIsEnabled, UnicodeError)
+# huggingface_hub's, on odd answers
+NONSENSE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+# set: a thread's pauses end
+given_up: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("given_up", default=None)
 
 logger = logging.getLogger(__name__)
 
 
 class BadAnswer(httpx.HTTPError):
-    """An answer that no honest server gives; another try may bring a good one if something between here and there was the cause."""
+    """An answer that no honest server gives; another try may bring a good one if something between here and
+    there was the cause.
+    """
 
 
 class SlowAnswer(httpx.HTTPError):
@@ -61,7 +69,8 @@ def ask(send: Send, request: httpx.Request, home: str, *, follow: bool = True) -
     Args:
         send: sends a request once, without following a redirect, and gives the answer without its body.
         request: the extension MOST says how large the answer may be, else MAX_JSON_BYTES.
-        home: the Hub's address. No other scheme, host and port gets the token, and from https the way never leads to http.
+        home: the Hub's address. No other scheme, host and port gets the token, and from https the way never
+            leads to http.
         follow: whether redirects are followed.
 
     Raises:
@@ -85,7 +94,10 @@ def ask(send: Send, request: httpx.Request, home: str, *, follow: bool = True) -
 
 
 def _patiently(send: Send, request: httpx.Request, home: str) -> httpx.Response:
-    """The answer to one request. It is sent again where that may help, unless its body is a file: huggingface_hub sends those again."""
+    """The answer to one request.
+
+    It is sent again where that may help, unless its body is a file: huggingface_hub sends those again.
+    """
     for pause in PAUSES if isinstance(request.stream, httpx.ByteStream) else ():
         try:
             response = _once(send, request, home)
@@ -104,7 +116,9 @@ def is_passing(error: Exception) -> bool:
     """Whether trying again may help."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in BUSY
-    return isinstance(error, httpx.TransportError) and not isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError))
+    return isinstance(error, httpx.TransportError) and not isinstance(
+        error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+    )
 
 
 def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
@@ -122,7 +136,11 @@ def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
             content = b""  # the status tells enough
     finally:
         response.close()
-    headers, dropped, seconds = response.headers, ["content-encoding", "transfer-encoding"], asked_to_wait(response)
+    headers, dropped, seconds = (
+        response.headers,
+        ["content-encoding", "transfer-encoding"],
+        asked_to_wait(response),
+    )
     if response.status_code >= 400:
         content = _complaint(content)
         dropped += ["content-length", "content-type", "retry-after", "ratelimit"]
@@ -136,14 +154,17 @@ def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
 
 
 def _in_time(send: Send, request: httpx.Request) -> httpx.Response:
-    """Send a request; its answer must begin in time. Clients limit the time to the next byte only, and headers may come byte by byte.
+    """Send a request; its answer must begin in time.
+
+    Clients limit the time to the next byte only, and headers may come byte by byte.
 
     Raises:
         SlowAnswer: if it does not. The thread that waits for it ends when the server does.
     """
     if not isinstance(request.stream, httpx.ByteStream):  # a file on its way takes what it takes
         return send(request)
-    seconds = DEADLINE_SECONDS + (request.extensions.get("timeout", {}).get("read") or 0.0)  # to begin with, it may be silent
+    # to begin with, it may be silent
+    seconds = DEADLINE_SECONDS + (request.extensions.get("timeout", {}).get("read") or 0.0)
     answer: Future[httpx.Response] = Future()
 
     def run() -> None:
@@ -169,7 +190,8 @@ def _close(late: Future[httpx.Response]) -> None:
 
 
 def guard(request: httpx.Request, home: str) -> None:
-    """Take the token from a request that does not go to the Hub, and refuse one in clear where the Hub is not.
+    """Take the token from a request that does not go to the Hub, and refuse one in clear where the Hub is
+    not.
 
     Raises:
         BadAnswer: if there is no such address, or the request would leave https.
@@ -205,12 +227,15 @@ def _body(response: httpx.Response, most: int) -> bytes:
     if encoding not in ("", "identity"):
         raise BadAnswer(f"an answer in the encoding {encoding}, which was not asked for")
     content, began = bytearray(), time.monotonic()
-    for part in (response.content,) if response.is_stream_consumed else response.iter_raw():  # a hook of the client may have read it
+    # a hook of the client may have read it
+    for part in (response.content,) if response.is_stream_consumed else response.iter_raw():
         content += part
         if len(content) > most:
             raise BadAnswer(f"an answer of more than {most} bytes")
         if time.monotonic() - began > DEADLINE_SECONDS + len(content) / BYTES_A_SECOND:
-            raise SlowAnswer(f"an answer that comes too slowly: {len(content)} bytes in {time.monotonic() - began:.0f} s")
+            raise SlowAnswer(
+                f"an answer that comes too slowly: {len(content)} bytes in {time.monotonic() - began:.0f} s"
+            )
     return bytes(content)
 
 
@@ -222,15 +247,21 @@ def _complaint(content: bytes) -> bytes:
         text = content.decode(errors="replace")
         data = {} if "<html" in text.lower() else {"error": text}
     data = data if isinstance(data, dict) else {}
-    return json.dumps({name: value for name, value in data.items() if isinstance(value, str) or _is_messages(value)}).encode()
+    return json.dumps(
+        {name: value for name, value in data.items() if isinstance(value, str) or _is_messages(value)}
+    ).encode()
 
 
 def _is_messages(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) and isinstance(item.get("message"), str) for item in value)
+    return isinstance(value, list) and all(
+        isinstance(item, dict) and isinstance(item.get("message"), str) for item in value
+    )
 
 
 def asked_to_wait(response: httpx.Response) -> float:
-    """Seconds that a busy server asks to wait, MOST_WAIT at most: until its count of requests starts anew, or as Retry-After says."""
+    """Seconds that a busy server asks to wait, MOST_WAIT at most: until its count of requests starts anew, or
+    as Retry-After says.
+    """
     try:
         limit = parse_ratelimit_headers(response.headers)
     except ValueError:  # a number of thousands of digits
@@ -245,7 +276,12 @@ def wait(pause: float, response: httpx.Response) -> None:
     """Wait before another try: so long, or as long as a busy server asks."""
     seconds = max(pause, asked_to_wait(response))
     if seconds > max(pause, TOLD_WAIT):
-        logger.warning("%s is busy (status %d): asking again in %.0f s", response.request.url.host, response.status_code, seconds)
+        logger.warning(
+            "%s is busy (status %d): asking again in %.0f s",
+            response.request.url.host,
+            response.status_code,
+            seconds,
+        )
     _sleep(seconds)
 
 
@@ -259,7 +295,8 @@ def _sleep(seconds: float) -> None:
 
 
 def retried(call: Callable[[], Result], where: object, token: str | None = None) -> Result:
-    """What a call to the Hub returns; after a busy server or a lost connection it is tried again, after longer and longer pauses.
+    """What a call to the Hub returns; after a busy server or a lost connection it is tried again, after
+    longer and longer pauses.
 
     Args:
         call: may raise what huggingface_hub raises.
@@ -287,20 +324,32 @@ def retried(call: Callable[[], Result], where: object, token: str | None = None)
 
 
 def told(where: object, error: Exception, token: str | None = None) -> ZooError:
-    """A failure of the Hub in one line. The Hub says 401 or 404 alike for what is not there and what may not be seen."""
+    """A failure of the Hub in one line.
+
+    The Hub says 401 or 404 alike for what is not there and what may not be seen.
+    """
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     said = f"{status}: {one_line(error)}" if status else reason(error)
-    if isinstance(error, (httpx.LocalProtocolError, UnicodeError)):  # its text holds the header, thus the token
-        said = f"{type(error).__name__}: a header that cannot be sent, maybe of a token with line breaks or other letters"
+    # its text holds the header, thus the token
+    if isinstance(error, (httpx.LocalProtocolError, UnicodeError)):
+        said = (
+            f"{type(error).__name__}: a header that cannot be sent, maybe of a token with line breaks "
+            "or other letters"
+        )
     found = said.replace(str(token or get_token() or "\0").strip(), "(the token)")
     if status in REFUSED:
         do = "check name and revision, and log in (hf auth login, or HF_TOKEN) if it is private"
-        return ZooError(where, expected="a repository on the Hub that is there and open to you", found=found, do=do)
-    return ZooError(where, expected="an answer of the Hub", found=found, do="check the connection, then try again")
+        return ZooError(
+            where, expected="a repository on the Hub that is there and open to you", found=found, do=do
+        )
+    return ZooError(
+        where, expected="an answer of the Hub", found=found, do="check the connection, then try again"
+    )
 
 
 class Client(httpx.Client):
-    """A client for huggingface_hub, by the rules of `ask`: `set_client_factory(lambda: Client(endpoint, seconds))`.
+    """A client for huggingface_hub, by the rules of `ask`: `set_client_factory(lambda: Client(endpoint,
+    seconds))`.
 
     Args:
         home: the Hub's address.
@@ -311,7 +360,9 @@ class Client(httpx.Client):
         super().__init__(follow_redirects=True, timeout=timeout)
         self.home = home
 
-    def send(self, request: httpx.Request, *, stream: bool = False, follow_redirects: Any = True, **kwargs: Any) -> httpx.Response:
+    def send(
+        self, request: httpx.Request, *, stream: bool = False, follow_redirects: Any = True, **kwargs: Any
+    ) -> httpx.Response:
         def send(request: httpx.Request) -> httpx.Response:
             return super(Client, self).send(request, stream=True, follow_redirects=False, **kwargs)
 

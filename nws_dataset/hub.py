@@ -1,4 +1,5 @@
-"""A zoo's files in a repository on the Hub: the index whole, of the weights only the ranges that are asked for.
+"""A zoo's files in a repository on the Hub: the index whole, of the weights only the ranges that are asked
+for.
 
 Neighbouring values are one request. What comes is checked against its SHA-256, and kept in a cache on disk.
 """
@@ -42,7 +43,8 @@ class Repository:
         revision: a branch, tag or commit; None is the main branch.
         token: of a user who may read it; None is the stored login.
         cache_dir: files are kept in its folder `nws`; None is huggingface_hub's home (HF_HOME).
-        cache_bytes: index and weights kept on disk; beyond that, those that were not used for longest go. 0 keeps none.
+        cache_bytes: index and weights kept on disk; beyond that, those that were not used for longest go. 0
+            keeps none.
 
     Raises:
         ZooError: if there is no such zoo, or the Hub cannot be reached.
@@ -65,7 +67,8 @@ class Repository:
         home = Path(cache_dir or constants.HF_HOME) / "nws"
         self.cache = Cache(home / "values", cache_bytes)
         self._kept = Kept(home / "repositories", repo_id)  # nws.json of commits
-        self.revision, self.manifest = self._find(revision)  # the commit: all that is read is of one and the same
+        # the commit: all that is read is of one and the same
+        self.revision, self.manifest = self._find(revision)
 
     @property
     def name(self) -> str:
@@ -88,7 +91,10 @@ class Repository:
         Raises:
             ZooError: if one is missing or not the file that nws.json lists.
         """
-        wanted = [Place(file, 0, self.manifest.files[file].size, self.manifest.files[file].sha256) for file in self.manifest.index_files()]
+        wanted = [
+            Place(file, 0, self.manifest.files[file].size, self.manifest.files[file].sha256)
+            for file in self.manifest.index_files()
+        ]
         return open_index([(f"{self.name}/{place.file}", self.value(place)) for place in wanted])
 
     def value(self, place: Place) -> memoryview:
@@ -102,12 +108,14 @@ class Repository:
         return values[0].data
 
     def read(self, places: Iterable[Place], deliver: Deliver) -> None:
-        """Hand over the values of places: from the cache, else fetched, neighbours in one request, several requests at a time.
+        """Hand over the values of places: from the cache, else fetched, neighbours in one request, several
+        requests at a time.
 
         Each is checked against its SHA-256. They come in any order, from several threads.
 
         Raises:
-            ZooError: if a place is outside its file, a value is not what the index says, or the Hub cannot be reached.
+            ZooError: if a place is outside its file, a value is not what the index says, or the Hub cannot be
+                reached.
         """
         wanted: list[Wanted] = []
         for i, place in enumerate(places):
@@ -119,7 +127,14 @@ class Repository:
                 deliver(*_one(i, value))
         total, ended = sum(place.length for _, place in wanted), threading.Event()
         with (
-            tqdm(total=total, unit="B", unit_scale=True, desc="Fetching weights", disable=total < SHOWN_BYTES, leave=False) as progress,
+            tqdm(
+                total=total,
+                unit="B",
+                unit_scale=True,
+                desc="Fetching weights",
+                disable=total < SHOWN_BYTES,
+                leave=False,
+            ) as progress,
             ThreadPoolExecutor(PARALLEL, initializer=given_up.set, initargs=(ended,)) as pool,
         ):
 
@@ -140,13 +155,28 @@ class Repository:
         inside(self.name, place.file)
         entry = self.manifest.files.get(place.file)
         if entry is None:
-            raise ZooError(self.name, expected=f"a file that {MANIFEST_NAME} lists", found=place.file, do="build the index again")
+            raise ZooError(
+                self.name,
+                expected=f"a file that {MANIFEST_NAME} lists",
+                found=place.file,
+                do="build the index again",
+            )
         if place.offset < 0 or place.length < 1 or place.offset + place.length > entry.size:
             found = f"bytes {place.offset} to {place.offset + place.length} of {place.file}"
-            raise ZooError(self.name, expected=f"a place in its {entry.size} bytes", found=found, do="build the index again")
+            raise ZooError(
+                self.name,
+                expected=f"a place in its {entry.size} bytes",
+                found=found,
+                do="build the index again",
+            )
         if place.length > MEMORY_BYTES:
             do = "do not trust this repository, or fetch the file whole and read it from a folder"
-            raise ZooError(self.where(place), expected=f"at most {MEMORY_BYTES} bytes", found=f"{place.length} bytes", do=do)
+            raise ZooError(
+                self.where(place),
+                expected=f"at most {MEMORY_BYTES} bytes",
+                found=f"{place.length} bytes",
+                do=do,
+            )
 
     def _get(self, joined: list[Wanted], deliver: Deliver) -> None:
         """Fetch neighbouring values in one request, check them, keep them, hand them over."""
@@ -154,12 +184,16 @@ class Repository:
         stop = max(place.offset + place.length for _, place in joined)
 
         def checked(content: bytes) -> list[memoryview]:
-            values = [memoryview(content)[place.offset - first.offset :][: place.length] for _, place in joined]
+            values = [
+                memoryview(content)[place.offset - first.offset :][: place.length] for _, place in joined
+            ]
             for value, (_, place) in zip(values, joined, strict=True):
                 check_value(value, place.sha256, self.where(place))
             return values
 
-        values, _ = self._remote.fetch(first.file, self.revision, self.where(first), checked, part=range(first.offset, stop))
+        values, _ = self._remote.fetch(
+            first.file, self.revision, self.where(first), checked, part=range(first.offset, stop)
+        )
         for value, (i, place) in zip(values, joined, strict=True):
             self.cache.put(place.sha256, value)
             deliver(*_one(i, value))

@@ -1,7 +1,7 @@
 """Columns of many rows, each read when it is first asked for: what stands behind `Zoo.index` and `Rows`.
 
-Texts that repeat are kept once, with a number for each row. Nothing here imports pandas, which Arrow's own conversions do: that takes
-longer than all of the reading. Letters of axes: N rows, K different values.
+Texts that repeat are kept once, with a number for each row. Nothing here imports pandas, which Arrow's own
+conversions do: that takes longer than all of the reading. Letters of axes: N rows, K different values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from nws_dataset.shards import UNREADABLE, unreadable, verify_schema
 PART = 10_000  # rows that are Python objects at a time
 UNIQUE = ("sha256",)  # texts that do not repeat
 REPEATED = [field.name for field in INDEX_SCHEMA if field.type == pa.string() and field.name not in UNIQUE]
-FEWEST_BYTES = 0.25  # of an index file for a row, beyond FREE_ROWS: its digests alone take more, unless rows are made up
+# of an index file for a row, beyond FREE_ROWS: its digests alone take more, unless rows are made up
+FEWEST_BYTES = 0.25
 FREE_ROWS = 10_000
 NUMPY_TYPES = {pa.int64(): np.int64, pa.float64(): np.float64, pa.bool_(): np.bool_}
 INTEGERS = (pa.int8(), pa.int16(), pa.int32())
@@ -36,7 +37,8 @@ class Column:
 
     Args:
         kind: the type that callers see.
-        values: [N], in that type, or encoded as a dictionary of it. Integers are kept in as few bits as they need.
+        values: [N], in that type, or encoded as a dictionary of it. Integers are kept in as few bits as they
+            need.
     """
 
     def __init__(self, kind: pa.DataType, values: pa.Array) -> None:
@@ -81,15 +83,24 @@ class Column:
     @functools.cached_property
     def nulls(self) -> np.ndarray:
         """[N] bool: where a value is null."""
-        return _numbers(pc.is_null(self.values)) if self.values.null_count else np.zeros(len(self.values), bool)
+        return (
+            _numbers(pc.is_null(self.values)) if self.values.null_count else np.zeros(len(self.values), bool)
+        )
 
     def arrow(self, numbers: Numbers) -> pa.Array:
         """The values of some rows, in the type that callers see."""
-        values = self.values.slice(numbers.start, len(numbers)) if isinstance(numbers, range) else self.values.take(indices(numbers))
+        values = (
+            self.values.slice(numbers.start, len(numbers))
+            if isinstance(numbers, range)
+            else self.values.take(indices(numbers))
+        )
         return values.dictionary_decode() if self.encoded else values.cast(self.kind)
 
     def numpy(self, numbers: Numbers) -> np.ndarray:
-        """The values of some rows as a numpy array of their own: [N], of lists [N, ...]. Null is NaN among numbers, else None."""
+        """The values of some rows as a numpy array of their own: [N], of lists [N, ...].
+
+        Null is NaN among numbers, else None.
+        """
         if self.encoded:
             return np.array(self.distinct, object)[part_of(self.codes, numbers)]
         if self.numeric:
@@ -123,7 +134,10 @@ class Column:
         return np.fromiter((value in chosen for value in _objects(values)), bool, len(values))
 
     def _mask_of(self, condition: Callable[[Any], Any], numbers: Numbers) -> np.ndarray:
-        """Where a function says yes. It is called once for each different value, where these can be told apart."""
+        """Where a function says yes.
+
+        It is called once for each different value, where these can be told apart.
+        """
         if self.encoded:
             codes = part_of(self.codes, numbers)
             there = np.flatnonzero(np.bincount(codes, minlength=len(self.distinct)))
@@ -138,7 +152,9 @@ class Column:
         there, codes = np.unique(values[~nulls], return_inverse=True)
         says = np.empty(len(there), bool)
         for start in range(0, len(there), PART):
-            says[start : start + PART] = [bool(condition(value)) for value in there[start : start + PART].tolist()]
+            says[start : start + PART] = [
+                bool(condition(value)) for value in there[start : start + PART].tolist()
+            ]
         mask[~nulls] = says[codes]
         if nulls.any():
             mask[nulls] = bool(condition(None))
@@ -153,10 +169,19 @@ class Column:
         return np.where(nulls, None in wanted, mask)
 
     def _fitting(self, name: str, value: Any, condition: Any) -> Any:
-        """A value as the column has it: numpy's scalars are Python's, and a number that is no such number is refused."""
+        """A value as the column has it: numpy's scalars are Python's, and a number that is no such number is
+        refused.
+        """
         value = value.item() if isinstance(value, np.generic) else value
-        kinds = {pa.int64(): (int, float), pa.float64(): (int, float), pa.bool_(): (bool,), pa.string(): (str,)}.get(self.kind, ())
-        fits = value is None or (isinstance(value, kinds) and (self.kind == pa.bool_() or not isinstance(value, bool)))
+        kinds = {
+            pa.int64(): (int, float),
+            pa.float64(): (int, float),
+            pa.bool_(): (bool,),
+            pa.string(): (str,),
+        }.get(self.kind, ())
+        fits = value is None or (
+            isinstance(value, kinds) and (self.kind == pa.bool_() or not isinstance(value, bool))
+        )
         if fits and value is not None and self.kind == pa.int64():
             fits = -(2**63) <= value < 2**63 and value == int(value)  # neither NaN nor a fraction
             value = int(value) if fits else value
@@ -164,7 +189,9 @@ class Column:
             fits = abs(value) < 2**1023
         if not fits:
             do = "give such values, or a function of a value"
-            raise ZooError(f"column {name}", expected=f"values of type {self.kind}", found=repr(condition), do=do)
+            raise ZooError(
+                f"column {name}", expected=f"values of type {self.kind}", found=repr(condition), do=do
+            )
         return value
 
 
@@ -200,7 +227,10 @@ class Columns:
             ValueError, OverflowError: if a text is no Unicode, or a number has more than 64 bits.
         """
         schema = pa.schema([INDEX_SCHEMA.field(name) for name in values])
-        arrays = [_texts(values[f.name]) if f.type == pa.string() else indices(np.array(values[f.name], np.int64)) for f in schema]
+        arrays = [
+            _texts(values[f.name]) if f.type == pa.string() else indices(np.array(values[f.name], np.int64))
+            for f in schema
+        ]
         return cls.of(pa.Table.from_arrays(arrays, schema=schema))
 
     def __getitem__(self, name: str) -> Column:
@@ -228,10 +258,12 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
     """The rows of several index files (INDEX_SCHEMA), one file after the other.
 
     Args:
-        files: of each its name, for errors, and its content, which must have been checked against nws.json and must not change.
+        files: of each its name, for errors, and its content, which must have been checked against nws.json
+            and must not change.
 
     Raises:
-        ZooError: if one is no index, or claims more rows than it can hold. A damaged page raises when its column is read.
+        ZooError: if one is no index, or claims more rows than it can hold. A damaged page raises when its
+            column is read.
     """
     opened = [(where, content, _open(where, content)) for where, content in files]
 
@@ -244,9 +276,15 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
                 raise unreadable(where, error) from error
             finally:
                 _forget(content)
-            if len(values) != file.metadata.num_rows:  # Arrow takes a column's own number of values for its rows
+            # Arrow takes a column's own number of values for its rows
+            if len(values) != file.metadata.num_rows:
                 found = f"{len(values)} of {name}"
-                raise ZooError(where, expected=f"{file.metadata.num_rows} values a column", found=found, do="fetch or build it again")
+                raise ZooError(
+                    where,
+                    expected=f"{file.metadata.num_rows} values a column",
+                    found=found,
+                    do="fetch or build it again",
+                )
             chunks += values.chunks
         kind = INDEX_SCHEMA.field(name).type
         whole = _whole(chunks, pa.dictionary(pa.int32(), kind) if name in REPEATED else kind)
@@ -273,7 +311,12 @@ def _open(where: object, content: Content) -> pq.ParquetFile:
     most = FREE_ROWS + int(len(content) / FEWEST_BYTES)
     if not 0 <= file.metadata.num_rows <= most:
         found = f"{file.metadata.num_rows} rows in {len(content)} bytes"
-        raise ZooError(where, expected=f"at most {most} rows", found=found, do="do not trust this index; build or fetch it again")
+        raise ZooError(
+            where,
+            expected=f"at most {most} rows",
+            found=found,
+            do="do not trust this index; build or fetch it again",
+        )
     return file
 
 
@@ -356,7 +399,9 @@ def _texts(values: list[str]) -> pa.Array:
     ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     if ends[-1] >= 2**31:
         raise OverflowError("texts of more than 2 GB")
-    return pa.Array.from_buffers(pa.string(), len(values), [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(encoded))])
+    return pa.Array.from_buffers(
+        pa.string(), len(values), [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(encoded))]
+    )
 
 
 def part_of(values: np.ndarray, numbers: Numbers) -> np.ndarray:

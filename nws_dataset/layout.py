@@ -1,7 +1,8 @@
 """Architecture -> the layout of its row: which numbers of the flat vector are which tensor.
 
-A network's weights are one flat row in network order: layers from input to output; in a layer weight [out, in, height, width], bias, then
-batch-norm's weight, bias, running_mean, running_var. Every tool that needs a shape or an offset asks here.
+A network's weights are one flat row in network order: layers from input to output; in a layer weight [out,
+in, height, width], bias, then batch-norm's weight, bias, running_mean, running_var. Every tool that needs a
+shape or an offset asks here.
 """
 
 from __future__ import annotations
@@ -88,8 +89,13 @@ class Layout:
         """
         array: Any = rows
         if array.shape[-1] != self.num_weights:
-            raise ValueError(f"rows: expected [..., {self.num_weights}] (this architecture's row), found {list(array.shape)}")
-        return {s.name: array[..., s.offset : s.stop].reshape(*array.shape[:-1], *s.shape) for s in self.tensors}
+            raise ValueError(
+                f"rows: expected [..., {self.num_weights}] (this architecture's row), found "
+                f"{list(array.shape)}"
+            )
+        return {
+            s.name: array[..., s.offset : s.stop].reshape(*array.shape[:-1], *s.shape) for s in self.tensors
+        }
 
 
 @functools.cache
@@ -134,5 +140,10 @@ def layout_of(architecture: Architecture) -> Layout:
     add_layer(OUTPUT, architecture.num_outputs, width, norm=False)
     if specs[-1].stop > MAX_WEIGHTS:
         found = f"{specs[-1].stop} ({architecture.id})"
-        raise ZooError("an architecture", expected=f"at most {MAX_WEIGHTS} weights", found=found, do="choose fewer layers or units")
+        raise ZooError(
+            "an architecture",
+            expected=f"at most {MAX_WEIGHTS} weights",
+            found=found,
+            do="choose fewer layers or units",
+        )
     return Layout(tuple(specs))

@@ -1,4 +1,7 @@
-"""nws.json: what a zoo's folder holds and how it was made. Written last, so a folder with a manifest is complete."""
+"""nws.json: what a zoo's folder holds and how it was made.
+
+Written last, so a folder with a manifest is complete.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,10 @@ MANIFEST_NAME = "nws.json"
 FORMAT_VERSION = 2
 INDEX_PATH = "index/{subset}/{split}.parquet"
 SNAPSHOTS_PATH = "snapshots/{subset}/{split}-{architecture}-{block:05d}.parquet"
-STAGING = ".staging"  # folder of what is not part of the zoo yet; no pattern of the card matches what is in it
-PENDING = f"{STAGING}/commit"  # a complete new state on its way into the folder: what is in it comes before what stands under the same name
+# folder of what is not part of the zoo yet; no pattern of the card matches what is in it
+STAGING = ".staging"
+# a complete new state on its way into the folder: what is in it comes before what stands under the same name
+PENDING = f"{STAGING}/commit"
 SUBSET_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)  # it stands in paths and patterns
 PLACEHOLDER = re.compile(r"\{([a-z]+)(?::0?\d{1,2}d)?\}")  # of a path template
 MAX_TEMPLATE = 200  # letters
@@ -52,9 +57,12 @@ class ImageSet:
 class SubsetEntry:
     """A subset as it is present in the folder."""
 
-    seed: int | None  # of the build; of an imported subset what its splits follow from, None if the release has splits of its own
+    # of the build; of an imported subset what its splits follow from, None if the release has splits of its
+    # own
+    seed: int | None
     num_models: int  # models present, 0 .. num_models - 1
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what departs from the preset, e.g. epochs; may be null
+    # what departs from the preset, e.g. epochs; may be null
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     image_sets: Mapping[str, ImageSet] = dataclasses.field(default_factory=dict)  # by the recipe's `dataset`
 
     @property
@@ -76,7 +84,8 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """The manifest of a zoo's folder; of a zoo that grows just now, or was stopped there, that of the new state.
+        """The manifest of a zoo's folder; of a zoo that grows just now, or was stopped there, that of the new
+        state.
 
         Raises:
             ZooError: if it is missing, damaged, or of another format version.
@@ -116,7 +125,9 @@ class Manifest:
         try:
             return cls._from_json(data)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise ZooError(where, expected="the manifest of a zoo", found=reason(error), do="fetch or build it again") from error
+            raise ZooError(
+                where, expected="the manifest of a zoo", found=reason(error), do="fetch or build it again"
+            ) from error
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Manifest:
@@ -127,7 +138,8 @@ class Manifest:
             subsets[name] = SubsetEntry(**{**entry, "image_sets": image_sets})
         manifest = cls(**{**data, "files": files, "subsets": subsets})
         manifest._check()
-        json.dumps({**data, "files": None}, ensure_ascii=False).encode()  # a ValueError for half a character: these texts stand in the card
+        # a ValueError for half a character: these texts stand in the card
+        json.dumps({**data, "files": None}, ensure_ascii=False).encode()
         return manifest
 
     def _check(self) -> None:
@@ -138,7 +150,11 @@ class Manifest:
         for name, subset in self.subsets.items():
             if not SUBSET_NAME.fullmatch(name):
                 raise ValueError(f"the subset's name {name!r}")
-            if not is_count(subset.num_models) or not isinstance(subset.options, dict) or not isinstance(subset.seed, int | None):
+            if (
+                not is_count(subset.num_models)
+                or not isinstance(subset.options, dict)
+                or not isinstance(subset.seed, int | None)
+            ):
                 raise ValueError(f"seed, num_models or options of {name}")
             if not all(isinstance(value, str | float | int | None) for value in subset.options.values()):
                 raise ValueError(f"options of {name}: not each a text, number, truth value or null")
@@ -149,7 +165,11 @@ class Manifest:
             raise ValueError("generator_version")
         for template, ours in ((self.index_path, INDEX_PATH), (self.snapshots_path, SNAPSHOTS_PATH)):
             rest = PLACEHOLDER.sub("", template)
-            if len(template) > MAX_TEMPLATE or PLACEHOLDER.findall(template) != PLACEHOLDER.findall(ours) or set("{}") & set(rest):
+            if (
+                len(template) > MAX_TEMPLATE
+                or PLACEHOLDER.findall(template) != PLACEHOLDER.findall(ours)
+                or set("{}") & set(rest)
+            ):
                 raise ValueError(f"the path template {template[:MAX_TEMPLATE]!r}")
 
     def write(self, folder: str | Path) -> None:
@@ -163,18 +183,26 @@ class Manifest:
 
     @functools.cached_property
     def digest(self) -> str:
-        """The SHA-256 of nws.json as `write` writes it: of all that the zoo holds, as it lists every file's own."""
+        """The SHA-256 of nws.json as `write` writes it: of all that the zoo holds, as it lists every file's
+        own.
+        """
         return hashlib.sha256(self._content()).hexdigest()
 
     def _content(self) -> bytes:
         return (json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
     def data_files(self) -> dict[str, dict[str, str]]:
-        """For each config of the card, by split, the pattern of its files. Config `index` is the index of all subsets."""
+        """For each config of the card, by split, the pattern of its files.
+
+        Config `index` is the index of all subsets.
+        """
         patterns = {INDEX_CONFIG: self.index_path.replace("{subset}", "*")}
         snapshots_path = re.sub(r"\{architecture\}.*\}", "*", self.snapshots_path)
         patterns.update({subset: snapshots_path.replace("{subset}", subset) for subset in self.subsets})
-        return {name: {split: pattern.replace("{split}", split) for split in SPLITS} for name, pattern in patterns.items()}
+        return {
+            name: {split: pattern.replace("{split}", split) for split in SPLITS}
+            for name, pattern in patterns.items()
+        }
 
     def matching(self, pattern: str) -> list[str]:
         """The files that a pattern of `data_files` matches, sorted."""
@@ -190,7 +218,9 @@ class Manifest:
         """
         path, entry = inside(folder, relative), self.files.get(relative)
         if entry is None:
-            raise ZooError(path, expected=f"a file that {MANIFEST_NAME} lists", found="none", do="build the index again")
+            raise ZooError(
+                path, expected=f"a file that {MANIFEST_NAME} lists", found="none", do="build the index again"
+            )
         found = "no file"
         for place in (inside(folder, f"{PENDING}/{relative}"), path):
             if what_is_at(place) == "a file":
@@ -204,16 +234,19 @@ class Manifest:
 
     def index_files(self) -> list[str]:
         """The index files that have rows, by subset and split."""
-        paths = (self.index_path.format(subset=subset, split=split) for subset in self.subsets for split in SPLITS)
+        paths = (
+            self.index_path.format(subset=subset, split=split) for subset in self.subsets for split in SPLITS
+        )
         return [path for path in paths if path in self.files]
 
 
 def configs(manifest: Manifest, index: pa.Table) -> dict[str, list[dict[str, Any]]]:
     """The card's YAML that makes a folder load with the stock `datasets` library.
 
-    Config `index` (the default) is the index of all subsets; each subset is a config with its weights. Splits without rows are left out.
-    The library keys its cache on this text and on the folder's last name, so the text names the state of the zoo; and it refuses files
-    that have other numbers of rows, so the text has those.
+    Config `index` (the default) is the index of all subsets; each subset is a config with its weights. Splits
+    without rows are left out. The library keys its cache on this text and on the folder's last name, so the
+    text names the state of the zoo; and it refuses files that have other numbers of rows, so the text has
+    those.
 
     Args:
         manifest: of the folder; its `files` decide.
@@ -239,7 +272,13 @@ def configs(manifest: Manifest, index: pa.Table) -> dict[str, list[dict[str, Any
             for split, pattern in present.items()
         ]
         default = {"default": True} if name == INDEX_CONFIG else {}
-        entries.append({"config_name": name, **default, "data_files": [{"split": split, "path": path} for split, path in present.items()]})
+        entries.append(
+            {
+                "config_name": name,
+                **default,
+                "data_files": [{"split": split, "path": path} for split, path in present.items()],
+            }
+        )
         infos.append(
             {
                 "config_name": name,

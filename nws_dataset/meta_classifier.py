@@ -1,8 +1,11 @@
-"""The deep meta-classifier: reads a property of a training off slices of the weights (Eilertsen et al. 2020, arXiv 2002.05688).
+"""The deep meta-classifier: reads a property of a training off slices of the weights (Eilertsen et al. 2020,
+arXiv 2002.05688).
 
-`DeepMetaClassifier` tells classes (optimizer, initialization, ...), `DeepMetaRegressor` numbers (learning rate, test accuracy).
+`DeepMetaClassifier` tells classes (optimizer, initialization, ...), `DeepMetaRegressor` numbers (learning
+rate, test accuracy).
 
-Axes: N rows, S slices of a row, B slices of a batch, L weights in a slice, C outputs of the network (classes, or 1).
+Axes: N rows, S slices of a row, B slices of a batch, L weights in a slice, C outputs of the network (classes,
+or 1).
 """
 
 from __future__ import annotations
@@ -37,17 +40,33 @@ from nws_dataset.saving import (
     whole,
 )
 from nws_dataset.saving import LARGEST as LARGEST_NUMBER
-from nws_dataset.slices import BYTES, ArrayRows, Chosen, Source, check_device, check_finite, even_starts, on_device, prefetched
+from nws_dataset.slices import (
+    BYTES,
+    ArrayRows,
+    Chosen,
+    Source,
+    check_device,
+    check_finite,
+    even_starts,
+    on_device,
+    prefetched,
+)
 
 LONG_SLICE = 40_000  # longer slices go through the deeper stack
-# Channels of the convolutions, "pool" for a max-pool of 2, "pool?" for one that only happens while the signal is longer than 50.
+# Channels of the convolutions, "pool" for a max-pool of 2, "pool?" for one that only happens while the signal
+# is longer than 50.
 SHALLOW_STACK = (8, "pool", 16, "pool", 32, 64, "pool", 128, 256, *("pool?", 256) * 6, "pool")
-DEEP_STACK = tuple(itertools.chain(*((c, "pool") for c in (8, 16, 32, 64, *[128] * 5)), (128, 256, "pool"), (256, 256, "pool") * 2))
+DEEP_STACK = tuple(
+    itertools.chain(
+        *((c, "pool") for c in (8, 16, 32, 64, *[128] * 5)), (128, 256, "pool"), (256, 256, "pool") * 2
+    )
+)
 DENSE = (1024, 1024, 1024, 1024, 64)
 SHORT_SIGNAL = 50
 FEWEST_UNITS = 32  # of a dense layer, however slim the network: less is a bottleneck
 DECAY, NUM_DECAYS = 0.95, 50  # the learning rate falls by this factor, so many times over the training
-LARGEST = 1e4  # raw weights are clipped to this size: the larger ones of diverged nets would overflow in a few layers
+# raw weights are clipped to this size: the larger ones of diverged nets would overflow in a few layers
+LARGEST = 1e4
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
 PREDICTED_AT_ONCE, PREDICTED_WEIGHTS = 256, 1 << 22  # slices, and weights in them: at most
 LARGEST_RATIO = 1e37  # of a weight to linear_below: asinh of more is infinite in float32
@@ -61,10 +80,12 @@ LEAST_PROBABILITY = 1e-12  # of the true class, in the validation loss
 def build_network(slice_length: int, num_outputs: int, width: float = 1.0, dropout: float = 0.5) -> Any:
     """The paper's network on slices.
 
-    Convolutions of width 5 (ReLU, then batch-norm) and max-pools, then dense layers (ReLU, batch-norm, dropout).
+    Convolutions of width 5 (ReLU, then batch-norm) and max-pools, then dense layers (ReLU, batch-norm,
+    dropout).
 
     Args:
-        slice_length: L; beyond 40,000 the deeper stack with 12 pools is taken. A pool that would leave nothing is left out.
+        slice_length: L; beyond 40,000 the deeper stack with 12 pools is taken. A pool that would leave
+            nothing is left out.
         num_outputs: C, classes or 1.
         width: factor on the channels and units; 1 is the paper's.
         dropout: probability that a dense unit is dropped.
@@ -80,14 +101,19 @@ def build_network(slice_length: int, num_outputs: int, width: float = 1.0, dropo
     import torch
     from torch import nn
 
-    # A signal is an image of height 1: in two dimensions there is the channels-last format, up to four times as fast on a CPU.
+    # A signal is an image of height 1: in two dimensions there is the channels-last format, up to four times
+    # as fast on a CPU.
     slice_length = int(slice_length)  # torch takes no integers of numpy
     layers: list[nn.Module] = [nn.Unflatten(1, (1, 1, slice_length))]
     channels, length = 1, slice_length
     for item in DEEP_STACK if slice_length > LONG_SLICE else SHALLOW_STACK:
         if isinstance(item, int):
             units = max(4, round(item * width))
-            layers += [nn.Conv2d(channels, units, (1, 5), padding=(0, 2)), nn.ReLU(), nn.BatchNorm2d(units, NORM_EPSILON, NORM_MOMENTUM)]
+            layers += [
+                nn.Conv2d(channels, units, (1, 5), padding=(0, 2)),
+                nn.ReLU(),
+                nn.BatchNorm2d(units, NORM_EPSILON, NORM_MOMENTUM),
+            ]
             channels = units
         elif length > (SHORT_SIGNAL if item == "pool?" else 1):
             layers.append(nn.MaxPool2d((1, 2)))
@@ -96,7 +122,12 @@ def build_network(slice_length: int, num_outputs: int, width: float = 1.0, dropo
     inputs = channels * length
     for item in DENSE:
         units = max(FEWEST_UNITS, round(item * width))
-        layers += [nn.Linear(inputs, units), nn.ReLU(), nn.BatchNorm1d(units, NORM_EPSILON, NORM_MOMENTUM), nn.Dropout(dropout)]
+        layers += [
+            nn.Linear(inputs, units),
+            nn.ReLU(),
+            nn.BatchNorm1d(units, NORM_EPSILON, NORM_MOMENTUM),
+            nn.Dropout(dropout),
+        ]
         inputs = units
     network = nn.Sequential(*layers, nn.Linear(inputs, num_outputs))
     _initialize(network)
@@ -122,19 +153,23 @@ def _places(positions: Positions) -> np.ndarray:
         places = np.empty((0, 0))
     if places.ndim != 1 or not len(places) or not ((places >= 0) & (places <= 1)).all():
         do = "give places in a row: 0 is its beginning, 1 its end"
-        raise ValueZooError("positions", expected="one or more numbers from 0 to 1", found=repr(positions), do=do)
+        raise ValueZooError(
+            "positions", expected="one or more numbers from 0 to 1", found=repr(positions), do=do
+        )
     return places
 
 
 def _ragged(X: Any) -> list[np.ndarray] | None:
-    """Rows of any lengths, [P_i] float32, given as a list, an object array or a pandas Series of arrays or lists; None for a matrix.
+    """Rows of any lengths, [P_i] float32, given as a list, an object array or a pandas Series of arrays or
+    lists; None for a matrix.
 
     Raises:
         ZooError: if there are no rows, or one is not numbers in one dimension.
     """
     if isinstance(X, np.ndarray) and X.dtype != object:
         return None
-    if not isinstance(X, list | tuple) and not (hasattr(X, "dtype") and getattr(X, "ndim", 0) == 1):  # an object array or Series
+    # an object array or Series
+    if not isinstance(X, list | tuple) and not (hasattr(X, "dtype") and getattr(X, "ndim", 0) == 1):
         return None
     rows = list(X)
     if not rows:
@@ -146,17 +181,28 @@ def _ragged(X: Any) -> list[np.ndarray] | None:
     for i, row in enumerate(rows):
         try:
             given = np.asarray(row)
-            found.append(np.empty((0, 0), np.float32) if given.dtype.kind == "c" else given.astype(np.float32, copy=False))
+            found.append(
+                np.empty((0, 0), np.float32)
+                if given.dtype.kind == "c"
+                else given.astype(np.float32, copy=False)
+            )
         except (RuntimeError, TypeError, ValueError):  # RuntimeError: tensors of torch that learn
             found.append(np.empty((0, 0), np.float32))
         if found[-1].ndim != 1:
             told = f"{type(row).__name__} of {getattr(row, 'dtype', 'other things')}"
-            raise ZooError(f"row {i} of X", expected="numbers in one dimension", found=told, do="give each row as [P] float32")
+            raise ZooError(
+                f"row {i} of X",
+                expected="numbers in one dimension",
+                found=told,
+                do="give each row as [P] float32",
+            )
     return found
 
 
 class DeepMetaEstimator(Saved, BaseEstimator):
-    """What the meta-classifier and the meta-regressor share: all but the meaning of the network's outputs. Not for use by itself.
+    """What the meta-classifier and the meta-regressor share: all but the meaning of the network's outputs.
+
+    Not for use by itself.
 
     Args:
         slice_length: L, weights in a slice.
@@ -167,11 +213,13 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         dropout: probability that a dense unit is dropped in training.
         batch_size: slices a step.
         learning_rate: of Adam; multiplied by 0.95 fifty times over the training.
-        validation_fraction: part of the groups that is held out when `fit` is given no validation rows. The network after the epoch
-            that is best on them is kept; without validation rows, the last one.
-        linear_below: give the network asinh(w / linear_below), linear in smaller weights and logarithmic in larger ones, so that where
-            nets of very different scales meet in a batch, batch-norm does not hide the small ones. None: raw weights, as in the paper.
-        loss: of a regressor, "absolute_error" (the paper's) or "squared_error"; a classifier minimises the cross-entropy.
+        validation_fraction: part of the groups that is held out when `fit` is given no validation rows. The
+            network after the epoch that is best on them is kept; without validation rows, the last one.
+        linear_below: give the network asinh(w / linear_below), linear in smaller weights and logarithmic in
+            larger ones, so that where nets of very different scales meet in a batch, batch-norm does not hide
+            the small ones. None: raw weights, as in the paper.
+        loss: of a regressor, "absolute_error" (the paper's) or "squared_error"; a classifier minimises the
+            cross-entropy.
         device: torch device. On a GPU, training rows that fit into half of its free memory stay there.
         random_state: seed of everything random.
         progress: called after each epoch with the newest entry of `history_`.
@@ -228,16 +276,24 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         """As `Saved.check_parameters`; what is called after an epoch too."""
         super().check_parameters()
         if self.progress is not None and not callable(self.progress):
-            raise ValueZooError("progress", expected="a function, or None", found=repr(self.progress), do="choose another value")
+            raise ValueZooError(
+                "progress",
+                expected="a function, or None",
+                found=repr(self.progress),
+                do="choose another value",
+            )
 
-    def fit(self, X: Any, y: Any, groups: Any = None, X_validation: Any = None, y_validation: Any = None) -> Any:
+    def fit(
+        self, X: Any, y: Any, groups: Any = None, X_validation: Any = None, y_validation: Any = None
+    ) -> Any:
         """Train on rows.
 
         Args:
-            X: [N, P] array, N one-dimensional arrays of any lengths (views of files: only slices of them are copied), or `ZooRows`.
+            X: [N, P] array, N one-dimensional arrays of any lengths (views of files: only slices of them are
+                copied), or `ZooRows`.
             y: [N] labels, or numbers for a regressor.
-            groups: [N] the model of each row, when several snapshots of one are given: a model is in training or in validation,
-                never in both. None: every row by itself.
+            groups: [N] the model of each row, when several snapshots of one are given: a model is in training
+                or in validation, never in both. None: every row by itself.
             X_validation: rows of other models, by which the epoch is chosen; None: a part of X is cut off.
             y_validation: what belongs to them.
 
@@ -258,7 +314,9 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         groups = np.arange(len(y)) if groups is None else column_or_1d(groups)
         check_consistent_length(source.lengths, y, groups)
         if not (groups == groups).all():
-            raise ValueZooError("groups", expected="the model of each row", found="NaN", do="give every row one")
+            raise ValueZooError(
+                "groups", expected="the model of each row", found="NaN", do="give every row one"
+            )
         rows: Source
         held_out: Source
         if X_validation is None:
@@ -266,27 +324,53 @@ class DeepMetaEstimator(Saved, BaseEstimator):
             rows, targets = Chosen(source, training), y[training]
             held_out, truth = Chosen(source, validation), y[validation]
         else:
-            rows, targets, held_out, truth = source, y, self._rows(X_validation), self._targets("y_validation", y_validation)
+            rows, targets, held_out, truth = (
+                source,
+                y,
+                self._rows(X_validation),
+                self._targets("y_validation", y_validation),
+            )
             check_consistent_length(held_out.lengths, truth)
         encode = self._learn_targets(y)
         cuda = self.device.startswith("cuda")
         with torch.random.fork_rng(devices=[self.device] if cuda else []):
             with torch.device("meta"):  # shapes alone
-                state = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout).state_dict()
+                state = build_network(
+                    self.slice_length, self._num_outputs(), self.width, self.dropout
+                ).state_dict()
             check_size("slice_length, width", sum(tensor.numel() for tensor in state.values()), BYTES)
             torch.manual_seed(int(random.randint(2**31 - 1)))
-            self.network_ = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout).to(self.device)
-            self._train(on_device(rows, self.device) if cuda else rows, encode(targets), held_out, truth, random)
+            self.network_ = build_network(
+                self.slice_length, self._num_outputs(), self.width, self.dropout
+            ).to(self.device)
+            self._train(
+                on_device(rows, self.device) if cuda else rows, encode(targets), held_out, truth, random
+            )
         self.network_.eval()
         return self
 
-    def _train(self, rows: Source, targets: np.ndarray, held_out: Source, truth: np.ndarray, random: np.random.RandomState) -> None:
+    def _train(
+        self,
+        rows: Source,
+        targets: np.ndarray,
+        held_out: Source,
+        truth: np.ndarray,
+        random: np.random.RandomState,
+    ) -> None:
         """Train for all epochs; keep the network after the one that is best on the rows held out."""
         self.history_: list[dict[str, Any]] = []
         self.best_epoch_, best, state = self.epochs, float("inf"), None
         for epoch, trained in enumerate(self._epochs(rows, targets, random), 1):
             loss, score = self._validation(self._outputs(held_out), truth) if len(truth) else (None, None)
-            self.history_.append({"epoch": epoch, "epochs": self.epochs, **trained, "validation_loss": loss, "validation_score": score})
+            self.history_.append(
+                {
+                    "epoch": epoch,
+                    "epochs": self.epochs,
+                    **trained,
+                    "validation_loss": loss,
+                    "validation_score": score,
+                }
+            )
             if loss is not None and loss < best:
                 self.best_epoch_, best = epoch, loss
                 state = {name: tensor.clone() for name, tensor in self.network_.state_dict().items()}
@@ -296,14 +380,22 @@ class DeepMetaEstimator(Saved, BaseEstimator):
             self.network_.load_state_dict(state)
         if not all(bool(tensor.isfinite().all()) for tensor in self.network_.state_dict().values()):
             do = "choose a smaller learning_rate, or linear_below"
-            raise ValueZooError("fit", expected="a network of finite weights", found="one that diverged", do=do)
+            raise ValueZooError(
+                "fit", expected="a network of finite weights", found="one that diverged", do=do
+            )
 
-    def _epochs(self, rows: Source, targets: np.ndarray, random: np.random.RandomState) -> Iterator[dict[str, float]]:
-        """Train an epoch at a time; yields its mean loss, its seconds, and how many of them it waited for slices."""
+    def _epochs(
+        self, rows: Source, targets: np.ndarray, random: np.random.RandomState
+    ) -> Iterator[dict[str, float]]:
+        """Train an epoch at a time; yields its mean loss, its seconds, and how many of them it waited for
+        slices.
+        """
         import torch
 
         if len(targets) < 2:
-            raise ZooError("fit", expected="two training rows or more", found=str(len(targets)), do="give more rows")
+            raise ZooError(
+                "fit", expected="two training rows or more", found=str(len(targets)), do="give more rows"
+            )
         optimizer = torch.optim.Adam(self.network_.parameters(), self.learning_rate, fused=True)
         batch_size, per_row = int(self.batch_size), int(self.slices_per_row)  # those of numpy overflow
         steps = max(1, len(targets) * per_row // batch_size)  # a partial last batch is dropped
@@ -319,7 +411,9 @@ class DeepMetaEstimator(Saved, BaseEstimator):
                 slices_BL, target = next(batches)
                 waited += time.perf_counter() - asked
                 for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate * DECAY ** int(NUM_DECAYS * (epoch * steps + i) / (int(self.epochs) * steps))
+                    group["lr"] = self.learning_rate * DECAY ** int(
+                        NUM_DECAYS * (epoch * steps + i) / (int(self.epochs) * steps)
+                    )
                 loss = self._loss(self._network(slices_BL), target)
                 optimizer.zero_grad()
                 loss.backward()
@@ -335,7 +429,13 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         spread = np.linspace(0, 1, self.slices_per_prediction) if positions is None else _places(positions)
         starts_NS = even_starts(source.lengths, self.slice_length, spread)
         numbers, starts = np.repeat(np.arange(len(starts_NS)), starts_NS.shape[1]), starts_NS.ravel()
-        at_once = max(1, min(PREDICTED_AT_ONCE, PREDICTED_WEIGHTS // (int(self.slice_length) * max(1, math.ceil(self.width)))))
+        at_once = max(
+            1,
+            min(
+                PREDICTED_AT_ONCE,
+                PREDICTED_WEIGHTS // (int(self.slice_length) * max(1, math.ceil(self.width))),
+            ),
+        )
         parts = [slice(i, i + at_once) for i in range(0, len(starts), at_once)]
         self.network_.eval()
         outputs = [np.empty((0, self._num_outputs()))]
@@ -350,7 +450,9 @@ class DeepMetaEstimator(Saved, BaseEstimator):
 
         if self.linear_below is None:
             return self.network_(slices_BL.clamp(-LARGEST, LARGEST))
-        return self.network_(torch.asinh((slices_BL / self.linear_below).clamp_(-LARGEST_RATIO, LARGEST_RATIO)))
+        return self.network_(
+            torch.asinh((slices_BL / self.linear_below).clamp_(-LARGEST_RATIO, LARGEST_RATIO))
+        )
 
     def _input(self, source: Source, numbers: np.ndarray, starts: np.ndarray) -> Any:
         """Slices [B, L] on the device."""
@@ -362,15 +464,20 @@ class DeepMetaEstimator(Saved, BaseEstimator):
             return torch.from_numpy(batch_BL).to(self.device)
         return batch_BL
 
-    def _batch(self, rows: Source, targets: np.ndarray, order: np.ndarray, starts: np.ndarray, part: slice) -> tuple[Any, Any]:
+    def _batch(
+        self, rows: Source, targets: np.ndarray, order: np.ndarray, starts: np.ndarray, part: slice
+    ) -> tuple[Any, Any]:
         """Slices [B, L] and targets [B] of a part of an epoch, on the device."""
         import torch
 
-        return self._input(rows, order[part], starts[part]), torch.from_numpy(targets[order[part]]).to(self.device)
+        return self._input(rows, order[part], starts[part]), torch.from_numpy(targets[order[part]]).to(
+            self.device
+        )
 
     def _rows(self, X: Any, fitting: bool = False) -> Source:
         """What slices are taken from: a row at least."""
-        with np.errstate(over="ignore"):  # float64 that float32 does not hold: rows that are not finite, which are refused by name
+        # float64 that float32 does not hold: rows that are not finite, which are refused by name
+        with np.errstate(over="ignore"):
             source = self._source(X, fitting)
         if not len(source.lengths):
             raise ValueZooError("X", expected="rows of weights", found="none", do="give at least one")
@@ -380,7 +487,12 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         if hasattr(X, "slices"):
             return X
         if isinstance(X, Mapping | Iterator | Set | str | bytes) and not hasattr(X, "shape"):
-            raise ValueZooError("X", expected="rows of weights", found=type(X).__name__, do="give an array, a list of arrays, or ZooRows")
+            raise ValueZooError(
+                "X",
+                expected="rows of weights",
+                found=type(X).__name__,
+                do="give an array, a list of arrays, or ZooRows",
+            )
         ragged = _ragged(X)
         if ragged is not None:
             return ArrayRows(ragged)
@@ -392,7 +504,10 @@ class DeepMetaEstimator(Saved, BaseEstimator):
             names = np.unique(groups)
         except TypeError as error:
             raise ValueZooError(
-                "groups", expected="names of one kind", found=reason(error), do="make all of them texts, or numbers"
+                "groups",
+                expected="names of one kind",
+                found=reason(error),
+                do="make all of them texts, or numbers",
             ) from error
         held_out = np.isin(groups, random.permutation(names)[: round(len(names) * self.validation_fraction)])
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -400,7 +515,9 @@ class DeepMetaEstimator(Saved, BaseEstimator):
     def _learned(self) -> dict[str, Any]:
         learned = super()._learned()
         network = learned.pop(NETWORK)
-        return learned | {f"{NETWORK}.{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
+        return learned | {
+            f"{NETWORK}.{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()
+        }
 
     def _restore(self, learned: dict[str, Any]) -> None:
         import torch
@@ -408,7 +525,9 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         check_device("device", self.device, f'set "device" to "cpu" in {FACTS}')
         known = self._restore_targets(learned)
         with torch.device("meta"):  # shapes alone
-            expected = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout).state_dict()
+            expected = build_network(
+                self.slice_length, self._num_outputs(), self.width, self.dropout
+            ).state_dict()
         state = {}
         for name, tensor in expected.items():
             dtype = np.float32 if tensor.is_floating_point() else np.int64
@@ -465,7 +584,8 @@ class DeepMetaEstimator(Saved, BaseEstimator):
 
 
 class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
-    """A 1-D convolutional network on slices of consecutive weights; a row's prediction averages over several slices.
+    """A 1-D convolutional network on slices of consecutive weights; a row's prediction averages over several
+    slices.
 
     Rows shorter than a slice are filled with zeros at their end, so that every weight keeps its place.
     Defaults are the paper's. The result is the same for the same `random_state`, device and number of
@@ -475,14 +595,18 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
         classes_: [C] the labels, sorted.
         network_: the torch module.
         best_epoch_: the epoch whose network was kept.
-        history_: a dict an epoch: epoch, epochs, loss (training, dropout on), seconds of training and of these waited for slices,
-            validation_loss and validation_score (accuracy of rows; None without validation).
+        history_: a dict an epoch: epoch, epochs, loss (training, dropout on), seconds of training and of
+            these waited for slices, validation_loss and validation_score (accuracy of rows; None without
+            validation).
 
     Example:
         >>> random = np.random.default_rng(0)
-        >>> rows = np.concatenate([random.normal(0, 0.1, (40, 300)), random.normal(0, 1, (40, 300))]).astype(np.float32)
+        >>> rows = [random.normal(0, scale, (40, 300)) for scale in (0.1, 1)]
+        >>> rows = np.concatenate(rows).astype(np.float32)
         >>> labels = np.repeat(["narrow", "wide"], 40)
-        >>> classifier = DeepMetaClassifier(slice_length=100, epochs=20, width=1 / 16, dropout=0.0, batch_size=16, random_state=0)
+        >>> classifier = DeepMetaClassifier(
+        ...     slice_length=100, epochs=20, width=1 / 16, dropout=0.0, batch_size=16, random_state=0
+        ... )
         >>> classifier.fit(rows, labels).score(rows, labels) > 0.9
         True
     """
@@ -492,7 +616,8 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
 
         Args:
             X: rows, as in `fit`.
-            positions: places of the slices, 0 at the row's beginning and 1 at its end; None: `slices_per_prediction` evenly spread ones.
+            positions: places of the slices, 0 at the row's beginning and 1 at its end; None:
+                `slices_per_prediction` evenly spread ones.
 
         Returns:
             [N, C].
@@ -507,7 +632,8 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.poor_score = True  # on scikit-learn's tables of two columns, which are no slices of weights
+        # on scikit-learn's tables of two columns, which are no slices of weights
+        tags.classifier_tags.poor_score = True
         return tags
 
     def _learn_targets(self, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -515,12 +641,21 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
             check_classification_targets(y)
             self.classes_ = np.unique(y)
         except TypeError as error:  # of several kinds, which have no order, or of bytes
-            raise ValueZooError("y", expected="labels that are texts or whole numbers", found=reason(error), do="convert them") from error
+            raise ValueZooError(
+                "y", expected="labels that are texts or whole numbers", found=reason(error), do="convert them"
+            ) from error
         if not all(isinstance(label, str | int | float) for label in self.classes_.tolist()):
             found = f"labels of {self.classes_.dtype}"
-            raise ValueZooError("y", expected="labels that are texts or whole numbers", found=found, do="convert them")
+            raise ValueZooError(
+                "y", expected="labels that are texts or whole numbers", found=found, do="convert them"
+            )
         if len(self.classes_) < 2:
-            raise ZooError("fit", expected="two classes or more", found=str(list(self.classes_)), do="give rows of another class too")
+            raise ZooError(
+                "fit",
+                expected="two classes or more",
+                found=str(list(self.classes_)),
+                do="give rows of another class too",
+            )
         return lambda labels: np.searchsorted(self.classes_, labels)
 
     def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
@@ -544,7 +679,8 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
         return outputs_BC.softmax(1)
 
     def _validation(self, outputs_NC: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-        of_truth = np.where(self.classes_ == y[:, None], outputs_NC, 0).sum(axis=1)  # 0 for a class that was not trained on
+        # 0 for a class that was not trained on
+        of_truth = np.where(self.classes_ == y[:, None], outputs_NC, 0).sum(axis=1)
         score = np.mean(self.classes_[outputs_NC.argmax(axis=1)] == y)
         return float(-np.log(of_truth + LEAST_PROBABILITY).mean()), float(score)
 
@@ -552,25 +688,31 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
 class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
     """The meta-classifier's network with one output, for numbers: the learning rate, the test accuracy.
 
-    Targets are standardised with the training rows' mean and standard deviation, and the mean absolute error of these is minimised, as in
-    the paper; a target that acts by its ratio is better given as its logarithm. Parameters are those of `DeepMetaEstimator`. Needs torch.
+    Targets are standardised with the training rows' mean and standard deviation, and the mean absolute error
+    of these is minimised, as in the paper; a target that acts by its ratio is better given as its logarithm.
+    Parameters are those of `DeepMetaEstimator`. Needs torch.
 
     Attributes:
         mean_, scale_: of the training targets.
-        network_, best_epoch_, history_: as `DeepMetaClassifier`; validation_score is R2 (None without validation).
+        network_, best_epoch_, history_: as `DeepMetaClassifier`; validation_score is R2 (None without
+            validation).
 
     Example:
         >>> random = np.random.default_rng(0)
         >>> spread = random.uniform(0.1, 1, 120)
         >>> rows = (random.normal(size=(120, 300)) * spread[:, None]).astype(np.float32)
-        >>> options = {"slice_length": 100, "width": 1 / 16, "dropout": 0.0, "batch_size": 16, "learning_rate": 3e-3}
-        >>> regressor = DeepMetaRegressor(**options, epochs=60, random_state=0)
+        >>> regressor = DeepMetaRegressor(
+        ...     slice_length=100, epochs=60, width=1 / 16, dropout=0.0, batch_size=16, learning_rate=3e-3,
+        ...     random_state=0,
+        ... )
         >>> regressor.fit(rows, spread).score(rows, spread) > 0.8
         True
     """
 
     def predict(self, X: Any, positions: Positions | None = None) -> np.ndarray:
-        """Numbers [N] of rows, the mean over a row's slices; `positions` as in `DeepMetaClassifier.predict_proba`."""
+        """Numbers [N] of rows, the mean over a row's slices; `positions` as in
+        `DeepMetaClassifier.predict_proba`.
+        """
         check_is_fitted(self)
         return self.mean_ + self.scale_ * self._outputs(X, positions)[:, 0]
 
@@ -588,15 +730,21 @@ class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
             raise ValueZooError(name, expected="numbers", found=reason(error), do="convert them") from error
         if len(numbers) and np.abs(numbers).max() > LARGEST_NUMBER:
             expected = f"numbers of at most {LARGEST_NUMBER}"
-            raise ValueZooError(name, expected=expected, found=str(np.abs(numbers).max()), do="scale them, or give logarithms")
+            raise ValueZooError(
+                name, expected=expected, found=str(np.abs(numbers).max()), do="scale them, or give logarithms"
+            )
         return numbers
 
     def _learn_targets(self, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         self.mean_, self.scale_ = float(y.mean()), float(y.std()) or 1.0
-        return lambda numbers: ((np.asarray(numbers, np.float64) - self.mean_) / self.scale_).astype(np.float32)
+        return lambda numbers: ((np.asarray(numbers, np.float64) - self.mean_) / self.scale_).astype(
+            np.float32
+        )
 
     def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
-        self.mean_, self.scale_ = numbers({"targets": [learned.get("mean_"), learned.get("scale_")]}, "targets", 2)
+        self.mean_, self.scale_ = numbers(
+            {"targets": [learned.get("mean_"), learned.get("scale_")]}, "targets", 2
+        )
         return {"mean_", "scale_"}
 
     def _num_outputs(self) -> int:

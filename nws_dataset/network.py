@@ -42,7 +42,12 @@ class Network(nn.Module):
     def __init__(self, architecture: Architecture, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
-            raise ZooError("activation", expected=f"one of {', '.join(ACTIVATIONS)}", found=repr(activation), do="choose one of them")
+            raise ZooError(
+                "activation",
+                expected=f"one of {', '.join(ACTIVATIONS)}",
+                found=repr(activation),
+                do="choose one of them",
+            )
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ZooError("dropout", expected="a probability, 0 to 1", found=repr(dropout), do="choose one")
         self.architecture, self.activation, self.dropout = architecture, activation, dropout
@@ -53,7 +58,9 @@ class Network(nn.Module):
         architecture, is_conv = self.architecture, layer.startswith("conv")
         units, width, *_ = layout_of(architecture)[f"{layer}.weight"].shape
         if is_conv:
-            module: nn.Module = nn.Conv2d(width, units, architecture.filter_size, architecture.stride, architecture.pad)
+            module: nn.Module = nn.Conv2d(
+                width, units, architecture.filter_size, architecture.stride, architecture.pad
+            )
         else:
             module = nn.Linear(width, units)
         self.add_module(layer, module)
@@ -67,7 +74,10 @@ class Network(nn.Module):
         if not isinstance(row, torch.Tensor) or row.shape != shape or not row.is_floating_point():
             found = f"{list(row.shape)} {row.dtype}" if isinstance(row, torch.Tensor) else type(row).__name__
             raise ValueZooError(
-                "row", expected=f"a tensor {list(shape)} of floating point", found=found, do="give a row of this architecture"
+                "row",
+                expected=f"a tensor {list(shape)} of floating point",
+                found=found,
+                do="give a row of this architecture",
             )
         self.load_state_dict(layout_of(self.architecture).views(row), strict=True)
         return self
@@ -77,20 +87,25 @@ class Network(nn.Module):
         state = self.state_dict()
         return torch.cat([state[spec.name].reshape(-1) for spec in layout_of(self.architecture).tensors])
 
-    def forward(self, images: torch.Tensor, masks: dict[str, torch.Tensor] | None = None, *, scaled: bool = False) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, masks: dict[str, torch.Tensor] | None = None, *, scaled: bool = False
+    ) -> torch.Tensor:
         """Logits of images.
 
         Args:
-            images: [B, C, H, W]. Pixels: uint8 0..255, or floating point 0..1, which are scaled to the architecture's range (pixel_min..1)
-                here. With `scaled`: what enters the first convolution, as it is, e.g. a probe of any values.
-            masks: layer -> [B, units...], factors of dropout (0 or 1 / (1 - rate)), in place of torch's own draws.
+            images: [B, C, H, W]. Pixels: uint8 0..255, or floating point 0..1, which are scaled to the
+                architecture's range (pixel_min..1) here. With `scaled`: what enters the first convolution, as
+                it is, e.g. a probe of any values.
+            masks: layer -> [B, units...], factors of dropout (0 or 1 / (1 - rate)), in place of torch's own
+                draws.
             scaled: whether `images` are in the network's range already; then they must be floating point.
 
         Returns:
             [B, num_outputs], before the softmax.
 
         Raises:
-            ZooError: if images are integers other than uint8, have another shape, or `scaled` ones are no floating point.
+            ZooError: if images are integers other than uint8, have another shape, or `scaled` ones are no
+                floating point.
 
         Example:
             >>> net = Network(Architecture(pixel_min=-1), "tanh").eval()
@@ -121,13 +136,19 @@ class Network(nn.Module):
         architecture = self.architecture
         shape = (architecture.image_channels, architecture.image_size, architecture.image_size)
         if not isinstance(images, torch.Tensor):
-            raise ValueZooError("images", expected="a tensor of torch", found=type(images).__name__, do="convert them")
+            raise ValueZooError(
+                "images", expected="a tensor of torch", found=type(images).__name__, do="convert them"
+            )
         if images.ndim != 4 or tuple(images.shape[1:]) != shape:
             expected, found = f"images [B, {', '.join(map(str, shape))}]", str(list(images.shape))
-            raise ZooError(f"a network {architecture.id}", expected=expected, found=found, do="resize or stack them")
+            raise ZooError(
+                f"a network {architecture.id}", expected=expected, found=found, do="resize or stack them"
+            )
         if not images.is_floating_point() and (scaled or images.dtype != torch.uint8):
             expected = "floating point" if scaled else "uint8 0..255, or floating point 0..1"
-            raise ZooError(f"a network {architecture.id}", expected=expected, found=str(images.dtype), do="convert them")
+            raise ZooError(
+                f"a network {architecture.id}", expected=expected, found=str(images.dtype), do="convert them"
+            )
 
     def _drop(self, x: torch.Tensor, layer: str, masks: dict[str, torch.Tensor] | None) -> torch.Tensor:
         if not layer.startswith(self.architecture.dropout_place):

@@ -16,7 +16,8 @@ from nws_dataset.index import Columns, Numbers
 from nws_dataset.manifest import MANIFEST_NAME, Manifest
 
 PLACE_COLUMNS = ("file", "offset", "length", "sha256")  # of the index
-# Takes values of one length, [n, length] uint8, and their numbers among the places. It may be called from several threads, in any order.
+# Takes values of one length, [n, length] uint8, and their numbers among the places. It may be called from
+# several threads, in any order.
 Deliver = Callable[[slice | np.ndarray, np.ndarray], None]
 
 
@@ -29,14 +30,24 @@ class Place(NamedTuple):
     sha256: str
 
     def check(self, manifest: Manifest, where: object) -> None:
-        """Raise a ZooError unless the place is in a file that nws.json lists. `where` is what has the files."""
+        """Raise a ZooError unless the place is in a file that nws.json lists.
+
+        `where` is what has the files.
+        """
         entry = manifest.files.get(self.file)
         if entry is None:
             inside(str(where), self.file)  # an illegal path is told as such
-            raise ZooError(where, expected=f"a file that {MANIFEST_NAME} lists", found=self.file, do="build the index again")
+            raise ZooError(
+                where,
+                expected=f"a file that {MANIFEST_NAME} lists",
+                found=self.file,
+                do="build the index again",
+            )
         if self.offset < 0 or self.length < 0 or self.offset + self.length > entry.size:
             found = f"bytes {self.offset} to {self.offset + self.length} of {self.file}"
-            raise ZooError(where, expected=f"a place in its {entry.size} bytes", found=found, do="build the index again")
+            raise ZooError(
+                where, expected=f"a place in its {entry.size} bytes", found=found, do="build the index again"
+            )
 
 
 @dataclass(eq=False)
@@ -72,9 +83,13 @@ class Places:
         starts = None
         if self.starts is not None and isinstance(chosen, slice):
             first, stop, _ = chosen.indices(len(self))
-            inner = self.starts[bisect.bisect_right(self.starts, first) : bisect.bisect_left(self.starts, stop)]
+            inner = self.starts[
+                bisect.bisect_right(self.starts, first) : bisect.bisect_left(self.starts, stop)
+            ]
             starts = [0, *(start - first for start in inner)]
-        numbers, offsets, lengths, rows = (part[chosen] for part in (self.numbers, self.offsets, self.lengths, self.rows))
+        numbers, offsets, lengths, rows = (
+            part[chosen] for part in (self.numbers, self.offsets, self.lengths, self.rows)
+        )
         return Places(self.files, numbers, offsets, lengths, self.columns, rows, starts, self.checked)
 
     def __iter__(self) -> Iterator[Place]:
@@ -87,18 +102,26 @@ class Places:
         return self.columns["sha256"].arrow(self.rows).to_pylist()
 
     def check(self, manifest: Manifest, where: object) -> None:
-        """Raise a ZooError unless all places are in files that nws.json lists. `where` is what has the files."""
+        """Raise a ZooError unless all places are in files that nws.json lists.
+
+        `where` is what has the files.
+        """
         if self.checked is manifest:
             return
         entries = [manifest.files.get(file) for file in self.files]
-        room = np.array([-1 if entry is None else entry.size for entry in entries], np.int64)[self.numbers] - self.lengths
+        room = (
+            np.array([-1 if entry is None else entry.size for entry in entries], np.int64)[self.numbers]
+            - self.lengths
+        )
         wrong = (self.offsets < 0) | (self.lengths < 0) | (self.offsets > room)
         for place in self[wrong] if wrong.any() else ():
             place.check(manifest, where)
         self.checked = manifest
 
     def sorted(self) -> tuple[Places, np.ndarray | None]:
-        """The places file by file in rising order, ready for `runs`, and their numbers; no numbers if they are so already."""
+        """The places file by file in rising order, ready for `runs`, and their numbers; no numbers if they
+        are so already.
+        """
         if self.starts is not None:
             return self, None
         files, steps = np.diff(self.numbers), np.diff(self.offsets)

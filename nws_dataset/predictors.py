@@ -1,6 +1,8 @@
-"""Features -> test accuracy: the three predictors of Unterthiner et al. 2020 (arXiv 2002.11448) as scikit-learn regressors.
+"""Features -> test accuracy: the three predictors of Unterthiner et al. 2020 (arXiv 2002.11448) as
+scikit-learn regressors.
 
-All three minimise the squared error, stop early on networks that they were not fitted on, and predict within `target_range`.
+All three minimise the squared error, stop early on networks that they were not fitted on, and predict within
+`target_range`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,19 @@ from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nws_dataset.errors import ValueZooError, ZooError, reason
-from nws_dataset.saving import LARGEST, WHOLE_MOST, Legal, Saved, array, check_both, check_numeric, check_size, numbers, strings, whole
+from nws_dataset.saving import (
+    LARGEST,
+    WHOLE_MOST,
+    Legal,
+    Saved,
+    array,
+    check_both,
+    check_numeric,
+    check_size,
+    numbers,
+    strings,
+    whole,
+)
 from nws_dataset.trees import Trees
 
 MAX_FEATURES, MAX_LAYERS = 10**7, 1000
@@ -32,8 +46,9 @@ MIN_ROWS_TO_SPLIT = 20  # with fewer training rows nothing is cut off for early 
 class Standardizer:
     """Features as linear and dense models like them; learned on the training rows. F features.
 
-    Statistics of weights have long tails (a diverged network's are 1e30), before which all others would look alike. So a feature is first
-    squashed, asinh((x - median) / spread), and cut at its 1 % and 99 % quantiles; then it gets mean 0 and standard deviation 1.
+    Statistics of weights have long tails (a diverged network's are 1e30), before which all others would look
+    alike. So a feature is first squashed, asinh((x - median) / spread), and cut at its 1 % and 99 %
+    quantiles; then it gets mean 0 and standard deviation 1.
     """
 
     median: np.ndarray  # [F] also takes the place of NaN
@@ -50,9 +65,9 @@ class Standardizer:
         median = np.nanmedian(X, axis=0)
         X = np.where(np.isnan(X), median, X)
         spread = np.subtract(*np.quantile(X, (0.75, 0.25), axis=0))
-        spread = np.where(
-            spread > np.maximum(1e-12 * np.abs(median), 1 / LARGEST_FEATURE), spread, 1.0
-        )  # mostly one value, as one-hot features have
+        # a feature of mostly one value, as one-hot ones are, has no spread
+        varies = spread > np.maximum(1e-12 * np.abs(median), 1 / LARGEST_FEATURE)
+        spread = np.where(varies, spread, 1.0)
         Z = np.arcsinh((X - median) / spread)
         low, high = np.quantile(Z, (0.01, 0.99), axis=0)
         Z = Z.clip(low, high)
@@ -66,7 +81,9 @@ class Standardizer:
 
 
 class Predictor(Saved, RegressorMixin, BaseEstimator):
-    """What the three predictors share: checks, the range of the target, the split for early stopping. Not for use by itself.
+    """What the three predictors share: checks, the range of the target, the split for early stopping.
+
+    Not for use by itself.
 
     Within, the target is scaled from `target_range` to 0..1.
     """
@@ -83,14 +100,16 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         Args:
             X: [N, F] features; NaN where a network has no such tensor.
             y: [N] targets in `target_range`.
-            X_validation: [V, F] features of other networks, for early stopping; None: a part of X is cut off, chosen by random_state.
+            X_validation: [V, F] features of other networks, for early stopping; None: a part of X is cut off,
+                chosen by random_state.
             y_validation: [V] their targets.
 
         Returns:
             self.
 
         Raises:
-            ValueError: if a parameter is illegal, X and y do not fit together, or a target lies outside `target_range`.
+            ValueError: if a parameter is illegal, X and y do not fit together, or a target lies outside
+                `target_range`.
         """
         self.check_parameters()
         check_both(X_validation, y_validation)
@@ -100,7 +119,13 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         held_out = X_validation is not None
         if held_out:
             X_validation, y_validation = validate_data(
-                self, X_validation, y_validation, reset=False, y_numeric=True, dtype=np.float64, ensure_all_finite="allow-nan"
+                self,
+                X_validation,
+                y_validation,
+                reset=False,
+                y_numeric=True,
+                dtype=np.float64,
+                ensure_all_finite="allow-nan",
             )
         for name, targets in {"y": y, "y_validation": y_validation}.items():
             if targets is not None:
@@ -112,7 +137,12 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
             parts = X, (y - low) / (high - low), X_validation, (y_validation - low) / (high - low)
         else:
             training, validation = self._split(len(X), random)
-            parts = X[training], (y[training] - low) / (high - low), X[validation], (y[validation] - low) / (high - low)
+            parts = (
+                X[training],
+                (y[training] - low) / (high - low),
+                X[validation],
+                (y[validation] - low) / (high - low),
+            )
         self._fit(*parts, seed=int(random.randint(2**31 - 1)))
         return self
 
@@ -132,7 +162,11 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         """As `Saved.check_parameters`; the range of the target too."""
         super().check_parameters()
         if self.target_range is not None:
-            pair = self.target_range if isinstance(self.target_range, tuple | list) and len(self.target_range) == 2 else (0, 0)
+            pair = (
+                self.target_range
+                if isinstance(self.target_range, tuple | list) and len(self.target_range) == 2
+                else (0, 0)
+            )
             if not all(Legal(-LARGEST).allows(end) for end in pair) or not pair[0] < pair[1]:
                 expected, do = "None, or two numbers of which the second is larger", "choose another value"
                 raise ValueZooError("target_range", expected=expected, found=repr(self.target_range), do=do)
@@ -141,7 +175,9 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         low, high = (-LARGEST, LARGEST) if self.target_range is None else map(float, self.target_range)
         if y.min() < low or y.max() > high:
             found = f"{y.min():.6g} .. {y.max():.6g}"
-            raise ValueZooError("y", expected=f"targets in {low} .. {high}", found=found, do="scale them, or set target_range")
+            raise ValueZooError(
+                "y", expected=f"targets in {low} .. {high}", found=found, do="scale them, or set target_range"
+            )
         if self.target_range is None:
             low, high = float(y.min()), float(y.max())
             return low, high if high > low else low + max(1.0, 1e-6 * abs(low))
@@ -159,7 +195,11 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
     def _learned(self) -> dict[str, Any]:
         learned = super()._learned()
         standardizer = learned.pop("standardizer_", None)
-        return learned | ({f"standardizer_.{name}": value for name, value in asdict(standardizer).items()} if standardizer else {})
+        return learned | (
+            {f"standardizer_.{name}": value for name, value in asdict(standardizer).items()}
+            if standardizer
+            else {}
+        )
 
     def _restore(self, learned: dict[str, Any]) -> None:
         num_features = whole(learned, "n_features_in_", 1, MAX_FEATURES)
@@ -169,13 +209,21 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         if not low <= high:
             raise ValueError(f"target_range_: expected a range, found {low} to {high}")
         if self._standardized:
-            parts = [array(learned, f"standardizer_.{field.name}", (num_features,)) for field in fields(Standardizer)]
+            parts = [
+                array(learned, f"standardizer_.{field.name}", (num_features,))
+                for field in fields(Standardizer)
+            ]
             standardizer = Standardizer(*parts)
             if not (standardizer.spread * standardizer.scale).all():
                 raise ValueError("standardizer_: expected a spread and a scale that are not 0")
             self.standardizer_ = standardizer
         own = self._restore_own(learned, num_features)
-        known = {"n_features_in_", "feature_names_in_", "target_range_", *(f"standardizer_.{field.name}" for field in fields(Standardizer))}
+        known = {
+            "n_features_in_",
+            "feature_names_in_",
+            "target_range_",
+            *(f"standardizer_.{field.name}" for field in fields(Standardizer)),
+        }
         unknown = sorted(learned.keys() - known - own)
         if unknown:
             raise ValueError(f"expected what a {type(self).__name__} learns, found {unknown[0]!r}")
@@ -187,7 +235,9 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         """Check and take back what only this kind learns; returns the names."""
         raise NotImplementedError
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int) -> None:
+    def _fit(
+        self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int
+    ) -> None:
         raise NotImplementedError
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
@@ -206,11 +256,16 @@ class LogitLinear(Predictor):
 
     Example:
         >>> X = np.linspace(-1, 1, 100).reshape(-1, 1)
-        >>> round(LogitLinear(random_state=0).fit(X, 1 / (1 + np.exp(-3 * X[:, 0]))).score(X, 1 / (1 + np.exp(-3 * X[:, 0]))), 2)
+        >>> y = 1 / (1 + np.exp(-3 * X[:, 0]))
+        >>> round(LogitLinear(random_state=0).fit(X, y).score(X, y), 2)
         1.0
     """
 
-    _legal: ClassVar[Mapping[str, Legal]] = {**Predictor._legal, "l2": Legal(), "max_iter": Legal(1, WHOLE_MOST, whole=True)}
+    _legal: ClassVar[Mapping[str, Legal]] = {
+        **Predictor._legal,
+        "l2": Legal(),
+        "max_iter": Legal(1, WHOLE_MOST, whole=True),
+    }
 
     def __init__(
         self,
@@ -227,14 +282,18 @@ class LogitLinear(Predictor):
         self.target_range = target_range
         self.random_state = random_state
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int) -> None:
+    def _fit(
+        self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int
+    ) -> None:
         self.standardizer_ = Standardizer.fit(X)
         X, X_validation = self.standardizer_(X), self.standardizer_(X_validation)
 
         def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             w, p = parameters[:-1], expit(X @ parameters[:-1] + parameters[-1])
             slope = 2 * (p - y) * p * (1 - p) / len(y)
-            return float(np.mean((p - y) ** 2) + self.l2 * w @ w), np.append(X.T @ slope + 2 * self.l2 * w, slope.sum())
+            return float(np.mean((p - y) ** 2) + self.l2 * w @ w), np.append(
+                X.T @ slope + 2 * self.l2 * w, slope.sum()
+            )
 
         start = np.append(np.zeros(X.shape[1]), logit(y.mean().clip(1e-3, 1 - 1e-3)))
         steps = [start]
@@ -262,7 +321,9 @@ FEWEST_BAGGED = 10  # rows that a tree sees at least
 
 
 class GradientBoosting(Predictor):
-    """LightGBM's boosted trees; NaN are taken as they are. Needs the package lightgbm to be fitted, not to predict.
+    """LightGBM's boosted trees; NaN are taken as they are.
+
+    Needs the package lightgbm to be fitted, not to predict.
 
     What was learned is `trees_`; one that was fitted in this process has LightGBM's own `booster_` too.
 
@@ -320,12 +381,17 @@ class GradientBoosting(Predictor):
         self.target_range = target_range
         self.random_state = random_state
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int) -> None:
+    def _fit(
+        self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int
+    ) -> None:
         try:
             import lightgbm
         except ModuleNotFoundError:
             raise ZooError(
-                "GradientBoosting", expected="the package lightgbm", found="none", do="pip install 'nws-dataset[baselines]'"
+                "GradientBoosting",
+                expected="the package lightgbm",
+                found="none",
+                do="pip install 'nws-dataset[baselines]'",
             ) from None
         parameters = {
             "objective": "regression",
@@ -347,10 +413,14 @@ class GradientBoosting(Predictor):
         validation = training.create_valid(X_validation, y_validation)
         stop = lightgbm.early_stopping(int(self.patience), verbose=False)
         try:
-            self.booster_ = lightgbm.train(parameters, training, self.num_trees, valid_sets=[validation], callbacks=[stop])
+            self.booster_ = lightgbm.train(
+                parameters, training, self.num_trees, valid_sets=[validation], callbacks=[stop]
+            )
         except lightgbm.basic.LightGBMError as error:
             do = "see what it says of the parameters and the rows"
-            raise ValueZooError("GradientBoosting", expected="what LightGBM can fit", found=reason(error), do=do) from error
+            raise ValueZooError(
+                "GradientBoosting", expected="what LightGBM can fit", found=reason(error), do=do
+            ) from error
         self.trees_ = Trees.of(self.booster_)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
@@ -379,7 +449,8 @@ class DenseNet(Predictor):
         l2: Adam's decoupled weight decay.
         learning_rate: of Adam.
         batch_size: rows a step.
-        max_epochs: epochs at most; training stops `patience` epochs after the best on the validation rows, whose weights are kept.
+        max_epochs: epochs at most; training stops `patience` epochs after the best on the validation rows,
+            whose weights are kept.
         patience: see max_epochs.
         validation_fraction: part of the rows that is held out when `fit` is given no validation rows.
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
@@ -425,13 +496,18 @@ class DenseNet(Predictor):
         self.target_range = target_range
         self.random_state = random_state
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int) -> None:
+    def _fit(
+        self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int
+    ) -> None:
         import torch
 
         shapes = self._shapes(X.shape[1]).values()
         check_size("num_units, num_layers", sum(map(math.prod, shapes)), 8)
         self.standardizer_ = Standardizer.fit(X)
-        held_out = torch.from_numpy(self.standardizer_(X_validation)).float(), torch.from_numpy(y_validation).float()
+        held_out = (
+            torch.from_numpy(self.standardizer_(X_validation)).float(),
+            torch.from_numpy(y_validation).float(),
+        )
         training = torch.from_numpy(self.standardizer_(X)).float(), torch.from_numpy(y).float()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -439,13 +515,19 @@ class DenseNet(Predictor):
             best, since, state = float("inf"), 0, None
             for error in self._epochs(*training, *held_out):
                 if error < best:
-                    best, since, state = error, 0, {name: tensor.clone() for name, tensor in self.network_.state_dict().items()}
+                    best, since, state = (
+                        error,
+                        0,
+                        {name: tensor.clone() for name, tensor in self.network_.state_dict().items()},
+                    )
                 since += 1
                 if since > self.patience:
                     break
         if state is None:
             do = "choose a smaller learning_rate"
-            raise ValueZooError("fit", expected="a finite error on the validation rows", found="none in any epoch", do=do)
+            raise ValueZooError(
+                "fit", expected="a finite error on the validation rows", found="none in any epoch", do=do
+            )
         self.network_.load_state_dict(state)
         self.network_.double().eval()  # in double a row's prediction does not depend on its neighbours
 
@@ -462,8 +544,14 @@ class DenseNet(Predictor):
 
         layers: list[nn.Module] = []
         for i in range(self.num_layers):
-            layers += [nn.Linear(self.num_units if i else num_features, self.num_units), nn.ReLU(), nn.Dropout(self.dropout)]
-        return nn.Sequential(*layers, nn.Linear(self.num_units if layers else num_features, 1), nn.Sigmoid(), nn.Flatten(0))
+            layers += [
+                nn.Linear(self.num_units if i else num_features, self.num_units),
+                nn.ReLU(),
+                nn.Dropout(self.dropout),
+            ]
+        return nn.Sequential(
+            *layers, nn.Linear(self.num_units if layers else num_features, 1), nn.Sigmoid(), nn.Flatten(0)
+        )
 
     def _epochs(self, X: Any, y: Any, X_validation: Any, y_validation: Any) -> Iterator[float]:
         """Train an epoch at a time; yields the mean squared error on the validation rows."""
@@ -495,7 +583,10 @@ class DenseNet(Predictor):
         import torch
 
         shapes = self._shapes(num_features)
-        state = {name: torch.from_numpy(array(learned, name, shape)) for name, shape in shapes.items()}  # before any is made
+        # before any is made
+        state = {name: torch.from_numpy(array(learned, name, shape)) for name, shape in shapes.items()}
         self.network_ = self._network(num_features).double().eval()
-        self.network_.load_state_dict({name.removeprefix("network_."): tensor for name, tensor in state.items()})
+        self.network_.load_state_dict(
+            {name.removeprefix("network_."): tensor for name, tensor in state.items()}
+        )
         return set(shapes)

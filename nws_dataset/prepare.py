@@ -1,6 +1,8 @@
-"""A zoo's folder for the `datasets` library: a builder that reads the files which nws.json lists, and no other.
+"""A zoo's folder for the `datasets` library: a builder that reads the files which nws.json lists, and no
+other.
 
-The library's own one takes the folder's name for a pattern, and files for what they were when a card was written.
+The library's own one takes the folder's name for a pattern, and files for what they were when a card was
+written.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
         self.folder, self.manifest = folder.path, folder.manifest
         if isinstance(options.get("columns"), str):
             options["columns"] = [options["columns"]]
-        super().__init__(cache_dir, dataset_name="nws", config_name=name, hash=self.manifest.digest, **options)
+        super().__init__(
+            cache_dir, dataset_name="nws", config_name=name, hash=self.manifest.digest, **options
+        )
 
     def _info(self) -> datasets.DatasetInfo:
         schema = INDEX_SCHEMA if self.config.name == INDEX_CONFIG else SNAPSHOTS_SCHEMA
@@ -60,12 +64,21 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
             if missing:
                 expected = f"columns among {', '.join(features)}"
                 raise ZooError(self.folder, expected=expected, found=", ".join(missing), do="choose others")
-            features = datasets.Features({name: kind for name, kind in features.items() if name in self.config.columns})
+            features = datasets.Features(
+                {name: kind for name, kind in features.items() if name in self.config.columns}
+            )
         return datasets.DatasetInfo(description=state(self.manifest), features=features)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        files = {split: self.manifest.matching(pattern) for split, pattern in self.manifest.data_files()[self.config.name].items()}
-        return [datasets.SplitGenerator(name=split, gen_kwargs={"files": found}) for split, found in files.items() if found]
+        files = {
+            split: self.manifest.matching(pattern)
+            for split, pattern in self.manifest.data_files()[self.config.name].items()
+        }
+        return [
+            datasets.SplitGenerator(name=split, gen_kwargs={"files": found})
+            for split, found in files.items()
+            if found
+        ]
 
     def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, pa.Table]]:
         """The rows of files, each checked to be of one and the same state of the zoo."""
@@ -73,9 +86,12 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
         condition = pq.filters_to_expression(filters) if isinstance(filters, list) else filters
         for file in files:
             for number, table in enumerate(self._tables(file)):
-                if number == 0 and Manifest.read(self.folder).digest != self.manifest.digest:  # the file is open now, and stays what it is
+                # the file is open now, and stays what it is
+                if number == 0 and Manifest.read(self.folder).digest != self.manifest.digest:
                     do = "wait until nothing is built or copied there, then load again"
-                    raise ZooError(self.folder, expected="a folder that does not change", found="a new nws.json", do=do)
+                    raise ZooError(
+                        self.folder, expected="a folder that does not change", found="a new nws.json", do=do
+                    )
                 rows = table if condition is None else table.filter(condition)
                 yield f"{file}-{number}", rows.select(list(self.info.features))
 

@@ -1,7 +1,9 @@
-"""What a network is and how it was trained: `Architecture`, `Recipe`, their legal values, and what each subset draws.
+"""What a network is and how it was trained: `Architecture`, `Recipe`, their legal values, and what each
+subset draws.
 
-The only place where these facts stand. Columns, cards, plans, tables and tests derive from the dataclasses below; the numbers are those of
-Eilertsen et al. 2020 (arXiv 2002.05688, subsets `main` and `fixed`) and Unterthiner et al. 2020 (arXiv 2002.11448, subset `small_cnn`).
+The only place where these facts stand. Columns, cards, plans, tables and tests derive from the dataclasses
+below; the numbers are those of Eilertsen et al. 2020 (arXiv 2002.05688, subsets `main` and `fixed`) and
+Unterthiner et al. 2020 (arXiv 2002.11448, subset `small_cnn`).
 """
 
 from __future__ import annotations
@@ -61,14 +63,21 @@ def _shown(found: object) -> str:
 
 
 def _check_types(value: Any) -> None:
-    """Raise a ZooError if a field of a dataclass has a value of another type; numpy's numbers are no Python numbers."""
+    """Raise a ZooError if a field of a dataclass has a value of another type; numpy's numbers are no Python
+    numbers.
+    """
     kinds = typing.get_type_hints(type(value))
     for field in dataclasses.fields(value):
         found, kind = getattr(value, field.name), kinds[field.name]
         legal = typing.get_args(kind) or (kind,)
         if not (type(found) in legal or (type(found) is int and float in legal)):
             expected = " or ".join("None" if k is type(None) else k.__name__ for k in legal)
-            raise ZooError(f"{type(value).__name__}.{field.name}", expected=expected, found=_shown(found), do="give such a value")
+            raise ZooError(
+                f"{type(value).__name__}.{field.name}",
+                expected=expected,
+                found=_shown(found),
+                do="give such a value",
+            )
 
 
 def _check_legal(value: object) -> None:
@@ -77,15 +86,21 @@ def _check_legal(value: object) -> None:
         found = getattr(value, name, legal[0])
         if found not in legal:
             expected = "one of " + ", ".join(map(str, legal))
-            raise ZooError(f"{type(value).__name__}.{name}", expected=expected, found=_shown(found), do="choose a legal value")
+            raise ZooError(
+                f"{type(value).__name__}.{name}",
+                expected=expected,
+                found=_shown(found),
+                do="choose a legal value",
+            )
 
 
 @dataclass(frozen=True)
 class Architecture:
     """The part of a recipe that fixes the shapes of a network, and so its row.
 
-    Three blocks of convolutions (conv -> batch-norm -> activation), then hidden dense layers (dense -> activation -> batch-norm), then the
-    output layer. Both papers' networks are instances: the defaults are the `fixed` one of Eilertsen et al.
+    Three blocks of convolutions (conv -> batch-norm -> activation), then hidden dense layers (dense ->
+    activation -> batch-norm), then the output layer. Both papers' networks are instances: the defaults are
+    the `fixed` one of Eilertsen et al.
 
     Example:
         >>> Architecture().id
@@ -103,13 +118,16 @@ class Architecture:
     pooling: str = "max"  # "max": each block ends in a 2x2 max-pool; "none"
     head: str = "flatten"  # after the convolutions: "flatten" (channel, height, width) or global "average"
     depth_fc: int = 2  # hidden dense layers
-    width_fc: int | None = 128  # units of the first hidden dense layer, halved at each further one; None without hidden layers
+    # units of the first hidden dense layer, halved at each further one; None without hidden layers
+    width_fc: int | None = 128
     batch_norm: bool = True  # convolution: before the activation; dense: after it
-    dropout_place: str = "dense"  # dropout closes the hidden "dense" layers or the "conv" layers; its rate is the recipe's
+    # dropout closes the hidden "dense" layers or the "conv" layers; its rate is the recipe's
+    dropout_place: str = "dense"
     image_channels: int = 3  # 1: gray, 3: colour (gray images tiled)
     image_size: int = 32  # pixels, height = width
     pixel_min: int = 0  # pixels enter the network scaled to pixel_min .. 1
-    num_outputs: int = NUM_CLASSES  # units of the output layer; nets of Eilertsen et al.'s own release have twice as many as classes
+    # units of the output layer; nets of Eilertsen et al.'s own release have twice as many as classes
+    num_outputs: int = NUM_CLASSES
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -117,19 +135,40 @@ class Architecture:
         for name, (low, high) in BOUNDS.items():
             found = getattr(self, name)
             if found is not None and not low <= found <= high:
-                raise ZooError(f"Architecture.{name}", expected=f"{low} to {high}", found=_shown(found), do="choose a number in between")
+                raise ZooError(
+                    f"Architecture.{name}",
+                    expected=f"{low} to {high}",
+                    found=_shown(found),
+                    do="choose a number in between",
+                )
         if self.filter_size % 2 == 0:
-            raise ZooError("Architecture.filter_size", expected="an odd number", found=str(self.filter_size), do="choose 3, 5, 7, ...")
+            raise ZooError(
+                "Architecture.filter_size",
+                expected="an odd number",
+                found=str(self.filter_size),
+                do="choose 3, 5, 7, ...",
+            )
         if (self.width_fc is None) != (self.depth_fc == 0):
             raise ZooError(
-                "Architecture.width_fc", expected="None without hidden dense layers, else a number", found=str(self.width_fc), do="set both"
+                "Architecture.width_fc",
+                expected="None without hidden dense layers, else a number",
+                found=str(self.width_fc),
+                do="set both",
             )
         if not all(self.dense_widths):
             found = f"{self.width_fc}, halved to {', '.join(map(str, self.dense_widths))}"
-            raise ZooError("Architecture.width_fc", expected="a unit in each hidden layer", found=found, do="widen them, or have fewer")
+            raise ZooError(
+                "Architecture.width_fc",
+                expected="a unit in each hidden layer",
+                found=found,
+                do="widen them, or have fewer",
+            )
         if self.map_sizes[-1] < 1:
             raise ZooError(
-                "Architecture", expected="an image that survives the convolutions", found=f"{self.image_size} pixels", do="enlarge it"
+                "Architecture",
+                expected="an image that survives the convolutions",
+                found=f"{self.image_size} pixels",
+                do="enlarge it",
             )
 
     @property
@@ -141,7 +180,11 @@ class Architecture:
     @property
     def conv_widths(self) -> tuple[int, ...]:
         """Output channels of each convolution."""
-        return tuple(self.width_conv * self.width_growth**b for b, n in enumerate(self.convs_per_block) for _ in range(n))
+        return tuple(
+            self.width_conv * self.width_growth**b
+            for b, n in enumerate(self.convs_per_block)
+            for _ in range(n)
+        )
 
     @property
     def pooled(self) -> tuple[bool, ...]:
@@ -155,7 +198,9 @@ class Architecture:
 
     @property
     def map_sizes(self) -> tuple[int, ...]:
-        """Height (= width) of the feature map after each convolution, before pooling; then that of the last map after pooling."""
+        """Height (= width) of the feature map after each convolution, before pooling; then that of the last
+        map after pooling.
+        """
         sizes, size = [], self.image_size
         for pool in self.pooled:
             size = (size + 2 * self.pad - self.filter_size) // self.stride + 1
@@ -173,12 +218,22 @@ class Architecture:
         """A short name, unique among architectures and fit for a file name."""
         conv = f"conv{self.depth_conv}x{self.width_conv}k{self.filter_size}"
         conv += (
-            f"s{self.stride}" * (self.stride != 1) + f"g{self.width_growth}" * (self.width_growth != 2) + "v" * (self.padding == "valid")
+            f"s{self.stride}" * (self.stride != 1)
+            + f"g{self.width_growth}" * (self.width_growth != 2)
+            + "v" * (self.padding == "valid")
         )
-        parts = [conv, self.pooling if self.pooling != "none" else "", "avg" if self.head == "average" else ""]
-        parts += [f"dense{self.depth_fc}x{self.width_fc}" if self.depth_fc else "", "bn" if self.batch_norm else ""]
+        parts = [
+            conv,
+            self.pooling if self.pooling != "none" else "",
+            "avg" if self.head == "average" else "",
+        ]
+        parts += [
+            f"dense{self.depth_fc}x{self.width_fc}" if self.depth_fc else "",
+            "bn" if self.batch_norm else "",
+        ]
         parts += ["convdrop" if self.dropout_place == "conv" else ""]
-        parts += [f"in{self.image_channels}x{self.image_size}" + "c" * (self.pixel_min == -1)]  # c: pixels centred on 0
+        # c: pixels centred on 0
+        parts += [f"in{self.image_channels}x{self.image_size}" + "c" * (self.pixel_min == -1)]
         parts += [f"out{self.num_outputs}" if self.num_outputs != NUM_CLASSES else ""]
         return "-".join(filter(None, parts))
 
@@ -204,7 +259,10 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All hyper-parameters of one training. Fields stand in the index as columns of the same name, the architecture's beside them."""
+    """All hyper-parameters of one training.
+
+    Fields stand in the index as columns of the same name, the architecture's beside them.
+    """
 
     architecture: Architecture
     dataset: str
@@ -235,15 +293,25 @@ class Recipe:
             )
 
         if self.early_stopping and not self.validation_fraction:
-            raise ZooError("Recipe.early_stopping", expected="a validation part", found="validation_fraction 0", do="set it")
+            raise ZooError(
+                "Recipe.early_stopping",
+                expected="a validation part",
+                found="validation_fraction 0",
+                do="set it",
+            )
 
     def columns(self) -> dict[str, Any]:
         """The recipe as columns of the index: its own fields and those of the architecture."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "architecture"}
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "architecture"
+        }
         return {**fields, **dataclasses.asdict(self.architecture)}
 
 
-# What a family of networks draws at random. A model's draw of a field is a pure function of (seed, subset, model number, field).
+# What a family of networks draws at random. A model's draw of a field is a pure function of (seed, subset,
+# model number, field).
 
 
 @dataclass(frozen=True)
@@ -284,7 +352,8 @@ class ByDataset:
 
 
 Draw = Choice | Cycle | Uniform | LogUniform | ByDataset
-Family = Mapping[str, Any]  # field (or several, comma-separated) of Recipe or Architecture -> Draw, or a constant
+# field (or several, comma-separated) of Recipe or Architecture -> Draw, or a constant
+Family = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -295,7 +364,8 @@ class Subset:
     num_models: int
     families: tuple[Family, ...]  # model n belongs to family n modulo their number
     num_snapshots: int = 20
-    snapshot_epochs: tuple[int, ...] | None = None  # None: num_snapshots of the E exports, round(linspace(1, E, num_snapshots))
+    # None: num_snapshots of the E exports, round(linspace(1, E, num_snapshots))
+    snapshot_epochs: tuple[int, ...] | None = None
     description: str = ""
 
 
@@ -320,14 +390,23 @@ NWS_MAIN: Family = {
     "max_epochs": 1000,
     "early_stopping": True,
 }
-NWS_FIXED: Family = {**NWS_MAIN, "filter_size": 5, "depth_conv": 3, "depth_fc": 2, "width_conv": 8, "width_fc": 128}
+NWS_FIXED: Family = {
+    **NWS_MAIN,
+    "filter_size": 5,
+    "depth_conv": 3,
+    "depth_fc": 2,
+    "width_conv": 8,
+    "width_fc": 128,
+}
 SMALL_CNN: Family = {
     "dataset": Cycle(("mnist", "fashion_mnist", "cifar10", "svhn")),
     "learning_rate": LogUniform(5e-4, 5e-2),
     "batch_size": 512,
     "optimizer": Choice(("adam", "sgd", "rmsprop")),
     "activation": Choice(("relu", "tanh")),
-    "initialization": Choice(("he_normal", "orthogonal", "glorot_normal", "random_normal", "truncated_normal")),
+    "initialization": Choice(
+        ("he_normal", "orthogonal", "glorot_normal", "random_normal", "truncated_normal")
+    ),
     "init_std": LogUniform(1e-3, 0.5),
     "l2": LogUniform(1e-8, 1e-2),
     "dropout": Uniform(0.0, 0.7),
@@ -346,11 +425,13 @@ SMALL_CNN: Family = {
     "batch_norm": False,
     "dropout_place": "conv",
     "image_channels": 1,
-    "image_size": ByDataset({"mnist": 28, "fashion_mnist": 28, "kmnist": 28, "digits": 28, "cifar10": 32, "svhn": 32, "stl10": 32}),
+    "image_size": ByDataset(
+        {"mnist": 28, "fashion_mnist": 28, "kmnist": 28, "digits": 28, "cifar10": 32, "svhn": 32, "stl10": 32}
+    ),
     "pixel_min": -1,
 }
-# The demo: shapes that train in seconds, on images that come with scikit-learn. Both families draw every optimizer, activation and
-# initialization, so that none of these can be told from the architecture alone.
+# The demo: shapes that train in seconds, on images that come with scikit-learn. Both families draw every
+# optimizer, activation and initialization, so that none of these can be told from the architecture alone.
 DEMO: Family = {
     "dataset": "digits",
     "batch_size": Choice((32, 64, 128, 256)),

@@ -1,4 +1,6 @@
-"""Files of a repository on the Hub, of data sets or models: what there is, of which commit, and their bytes, checked."""
+"""Files of a repository on the Hub, of data sets or models: what there is, of which commit, and their bytes,
+checked.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,19 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, 
 
 from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.files import atomic_write, check_file, inside, what_is_at
-from nws_dataset.http import COMMIT, FAILURES, MOST, NONSENSE, OFFLINE, REFUSED, TRIES, BadAnswer, Result, ask, told
+from nws_dataset.http import (
+    COMMIT,
+    FAILURES,
+    MOST,
+    NONSENSE,
+    OFFLINE,
+    REFUSED,
+    TRIES,
+    BadAnswer,
+    Result,
+    ask,
+    told,
+)
 
 MAX_NAME = 200  # letters of a revision or a file's name
 MEMORY_BYTES = 1 << 30  # of what is held in memory at a time: one value, one index file, one estimator
@@ -50,7 +64,9 @@ class Listed:
 
     def check(self, content: bytes) -> bytes:
         """The content; raises a BadAnswer for one that cannot be this file's."""
-        if len(content) != self.size or (self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256):
+        if len(content) != self.size or (
+            self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256
+        ):
             raise BadAnswer("another file than the listing's")
         return content
 
@@ -68,12 +84,16 @@ class Remote:
         ZooError: if the name is malformed. The Hub is not asked yet.
     """
 
-    def __init__(self, repo_id: str, repo_type: str, *, token: str | None = None, endpoint: str | None = None) -> None:
+    def __init__(
+        self, repo_id: str, repo_type: str, *, token: str | None = None, endpoint: str | None = None
+    ) -> None:
         try:
             validate_repo_id(repo_id)
         except HFValidationError as error:
             do = "check the name; a folder must be there"
-            raise ZooError(repo_id, expected="ORG/NAME of a repository on the Hub", found=reason(error), do=do) from None
+            raise ZooError(
+                repo_id, expected="ORG/NAME of a repository on the Hub", found=reason(error), do=do
+            ) from None
         self.repo_id, self.repo_type, self.token = repo_id, repo_type, token
         self.endpoint = endpoint or constants.ENDPOINT
         self._addresses: dict[str, str] = {}  # file -> where the Hub sent its last request
@@ -88,7 +108,9 @@ class Remote:
         part: range | None = None,
         most: int | None = None,
     ) -> tuple[Result, str]:
-        """What a check makes of a file or a part of it, and the commit that it is of. An answer that is no good is asked for again.
+        """What a check makes of a file or a part of it, and the commit that it is of.
+
+        An answer that is no good is asked for again.
 
         Args:
             file: its path in the repository.
@@ -153,7 +175,9 @@ class Remote:
 
         Where the Hub sends a request on to is remembered, and asked at once from then on.
         """
-        own = hf_hub_url(self.repo_id, file, repo_type=self.repo_type, revision=revision, endpoint=self.endpoint)
+        own = hf_hub_url(
+            self.repo_id, file, repo_type=self.repo_type, revision=revision, endpoint=self.endpoint
+        )
         headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
         for url in dict.fromkeys((self._addresses.get(file, own), own)):
             answer = self._ask(url, headers, most if part is None else len(part))
@@ -164,15 +188,22 @@ class Remote:
         if answer.status_code != (200 if part is None else 206):
             raise BadAnswer(f"status {answer.status_code}, of a proxy between here and the Hub")
         if part is not None:
-            found, expected = answer.headers.get("Content-Range", ""), f"bytes {part.start}-{part.start + len(answer.content) - 1}/"
+            found, expected = (
+                answer.headers.get("Content-Range", ""),
+                f"bytes {part.start}-{part.start + len(answer.content) - 1}/",
+            )
             if not found.startswith(expected):
                 raise BadAnswer(f"{len(answer.content)} bytes as {found[:MAX_NAME]!r}, not as {expected!r}")
         if answer.history:
             self._addresses[file] = str(answer.request.url)
-        named = [step.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) for step in (*answer.history, answer)]
+        named = [
+            step.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) for step in (*answer.history, answer)
+        ]
         commit = next(filter(None, named), revision)
         if not COMMIT.fullmatch(commit) or (COMMIT.fullmatch(revision) and commit != revision):
-            raise BadAnswer(f"commit {commit[:MAX_NAME]!r}, not {revision} or another of 40 hexadecimal digits")
+            raise BadAnswer(
+                f"commit {commit[:MAX_NAME]!r}, not {revision} or another of 40 hexadecimal digits"
+            )
         return answer.content, commit
 
     def _ask(self, url: str, headers: Mapping[str, str], most: int | None = None) -> httpx.Response:
@@ -181,12 +212,18 @@ class Remote:
         client = get_session()
         headers = build_hf_headers(token=self.token) | dict(headers)
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        request = client.build_request("GET", url, headers=headers, timeout=timeout, extensions={} if most is None else {MOST: most})
-        return ask(functools.partial(client.send, stream=True, follow_redirects=False), request, self.endpoint)
+        request = client.build_request(
+            "GET", url, headers=headers, timeout=timeout, extensions={} if most is None else {MOST: most}
+        )
+        return ask(
+            functools.partial(client.send, stream=True, follow_redirects=False), request, self.endpoint
+        )
 
 
 class Kept:
-    """What is kept on disk of a repository: the commits of revisions, and files of commits. It only saves time, so it never fails.
+    """What is kept on disk of a repository: the commits of revisions, and files of commits.
+
+    It only saves time, so it never fails.
 
     Args:
         folder: of all repositories of this kind.
@@ -214,21 +251,33 @@ class Kept:
     def keep(self, revision: str, commit: str, files: Mapping[str, bytes]) -> None:
         """Keep files of a commit, then the commit of a revision."""
         for file, content in files.items():
-            with contextlib.suppress(ZooError, ValueError), atomic_write(self.path(commit, file)) as temporary:
+            with (
+                contextlib.suppress(ZooError, ValueError),
+                atomic_write(self.path(commit, file)) as temporary,
+            ):
                 temporary.write_bytes(content)
-        with contextlib.suppress(ZooError, ValueError), atomic_write(self.folder / "revisions" / _file_name(revision)) as temporary:
+        with (
+            contextlib.suppress(ZooError, ValueError),
+            atomic_write(self.folder / "revisions" / _file_name(revision)) as temporary,
+        ):
             temporary.write_text(commit, encoding="ascii")
 
 
 def check_revision(repo_id: str, revision: str) -> None:
     """Raise a ZooError for what no branch, tag or commit is called."""
     if not revision.isprintable() or len(revision) > MAX_NAME:
-        raise ZooError(repo_id, expected="a branch, tag or commit", found=repr(revision), do="check the revision")
+        raise ZooError(
+            repo_id, expected="a branch, tag or commit", found=repr(revision), do="check the revision"
+        )
 
 
 @contextlib.contextmanager
-def download(repo_id: str, patterns: Iterable[str], *, revision: str | None = None, token: str | None = None) -> Iterator[Path]:
-    """Files of a model repository, in a folder that is there while the block runs. Offline, those that were fetched last.
+def download(
+    repo_id: str, patterns: Iterable[str], *, revision: str | None = None, token: str | None = None
+) -> Iterator[Path]:
+    """Files of a model repository, in a folder that is there while the block runs.
+
+    Offline, those that were fetched last.
 
     Args:
         repo_id: "org/name".
@@ -257,7 +306,11 @@ def download(repo_id: str, patterns: Iterable[str], *, revision: str | None = No
         listed = dict(remote.listing(commit))
     except (*FAILURES, *NONSENSE) as error:
         raise told(where, error, token) from None
-    wanted = {file: there for file, there in listed.items() if "/" not in file and any(fnmatchcase(file, pattern) for pattern in patterns)}
+    wanted = {
+        file: there
+        for file, there in listed.items()
+        if "/" not in file and any(fnmatchcase(file, pattern) for pattern in patterns)
+    }
     total = sum(there.size for there in wanted.values())
     if total > MEMORY_BYTES:
         do = "do not trust this repository, or fetch it (hf download) and load the folder"

@@ -1,24 +1,26 @@
 """Estimators as folders, on disk or on the Hub, without pickle: arrays as safetensors, the rest as JSON.
 
-    estimator.json       class, parameters (get_params), what was learned and is no array, and the arrays' SHA-256
-    arrays.safetensors   learned arrays of numbers
+    estimator.json       class, parameters (get_params), what was learned and is no array, and the arrays'
+    SHA-256 arrays.safetensors   learned arrays of numbers
     README.md            the card, in a repository on the Hub
 
-How an estimator takes part: inherit `Saved` before scikit-learn's mixins. What was learned are its attributes that end in `_`. If all of
-them are arrays, numbers, strings, or lists and dicts of such, that is all. Otherwise (a torch module, trees) override two methods:
+How an estimator takes part: inherit `Saved` before scikit-learn's mixins. What was learned are its attributes
+that end in `_`. If all of them are arrays, numbers, strings, or lists and dicts of such, that is all.
+Otherwise (a torch module, trees) override two methods:
 
     def _learned(self) -> dict[str, Any]:               # name -> array, number, string, list, dict
         learned = super()._learned()
         network = learned.pop("network_")
-        return learned | {f"network_.{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
+        return learned | {f"network_.{name}": tensor.cpu().numpy() for name, tensor in
+        network.state_dict().items()}
 
     def _restore(self, learned: dict[str, Any]) -> None:  # the same dict again; sets the attributes
         ...
 
-A folder may come from anyone. `_restore` checks names, types, shapes and ranges before it makes anything of their size (`array`, `numbers`,
-`strings` and `whole` help), and raises a ValueError. `_legal` says what each parameter may be; `fit` begins with `check_parameters()`,
-`save` and `load` call it themselves. A parameter that JSON cannot hold (a callback, a random generator) is not saved: the
-loaded estimator has its default.
+A folder may come from anyone. `_restore` checks names, types, shapes and ranges before it makes anything of
+their size (`array`, `numbers`, `strings` and `whole` help), and raises a ValueError. `_legal` says what each
+parameter may be; `fit` begins with `check_parameters()`, `save` and `load` call it themselves. A parameter
+that JSON cannot hold (a callback, a random generator) is not saved: the loaded estimator has its default.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ FACTS, ARRAYS, CARD = "estimator.json", "arrays.safetensors", "README.md"
 LIBRARY = "nws-dataset"
 MAX_ARRAYS_BYTES = 1 << 32  # of a saved estimator
 PATIENCE_SECONDS = 120.0  # without a byte from the Hub while an estimator is pushed
-STRINGS = "strings"  # how JSON marks an array of strings, or of strings and numbers (labels, names of features)
+# how JSON marks an array of strings, or of strings and numbers (labels, names of features)
+STRINGS = "strings"
 Self = TypeVar("Self", bound="Saved")
 
 
@@ -67,7 +70,9 @@ class Legal:
         """Whether a value is legal."""
         if self.choices or value is None:
             return isinstance(value, str) and value in self.choices if self.choices else self.none
-        if isinstance(value, bool) or not isinstance(value, int | np.integer | (np.integer if self.whole else float | np.floating)):
+        if isinstance(value, bool) or not isinstance(
+            value, int | np.integer | (np.integer if self.whole else float | np.floating)
+        ):
             return False
         number: Any = value
         above = self.low < number if self.open_low else self.low <= number
@@ -77,7 +82,11 @@ class Legal:
         if self.choices:
             return " or ".join(self.choices)
         low = f"{'above' if self.open_low else 'of at least'} {self.low:g}"
-        high = f" and {'below' if self.open_high else 'at most'} {self.high:g}" if not self.whole or self.high < WHOLE_MOST else ""
+        high = (
+            f" and {'below' if self.open_high else 'at most'} {self.high:g}"
+            if not self.whole or self.high < WHOLE_MOST
+            else ""
+        )
         return f"a {'whole ' if self.whole else ''}number {low}{high}{', or None' if self.none else ''}"
 
 
@@ -93,7 +102,8 @@ class Saved:
         True
     """
 
-    _legal: ClassVar[Mapping[str, Legal]] = {}  # parameter -> what it may be; checked by `fit`, `save` and `load`
+    # parameter -> what it may be; checked by `fit`, `save` and `load`
+    _legal: ClassVar[Mapping[str, Legal]] = {}
 
     def check_parameters(self) -> None:
         """Raise a ValueZooError (a ValueError) unless every parameter is legal."""
@@ -123,13 +133,27 @@ class Saved:
         arrays = {name: np.array(value, order="C") for name, value in learned.items() if _is_array(value)}
         for name, value in arrays.items():
             if np.isnan(value).any():
-                raise ValueZooError(name, expected="numbers", found="NaN", do="fit it again, e.g. with a smaller learning rate")
+                raise ValueZooError(
+                    name,
+                    expected="numbers",
+                    found="NaN",
+                    do="fit it again, e.g. with a smaller learning rate",
+                )
         rest = {name: value for name, value in learned.items() if name not in arrays}
         parameters = {name: value for name, value in self.get_params(deep=False).items() if _is_plain(value)}  # type: ignore[attr-defined]
         content = safetensors.save(arrays)
         files = {ARRAYS: hashlib.sha256(content).hexdigest()}
-        facts = {"format": FORMAT, "class": type(self).__name__, "parameters": parameters, "learned": rest, "files": files}
-        for name, data in {ARRAYS: content, FACTS: (json.dumps(facts, indent=1, default=_to_json) + "\n").encode()}.items():
+        facts = {
+            "format": FORMAT,
+            "class": type(self).__name__,
+            "parameters": parameters,
+            "learned": rest,
+            "files": files,
+        }
+        for name, data in {
+            ARRAYS: content,
+            FACTS: (json.dumps(facts, indent=1, default=_to_json) + "\n").encode(),
+        }.items():
             with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(data)
         return folder
@@ -160,12 +184,26 @@ class Saved:
             if hashlib.sha256(content).hexdigest() != facts["files"][ARRAYS]:
                 raise ValueError(f"{ARRAYS} is not the file that {FACTS} names")
             estimator._restore(learned | safetensors.load(content))
-        except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
-            raise ZooError(folder, expected=f"a saved {cls.__name__}", found=reason(error), do="save or fetch it again") from error
+        except (
+            OSError,
+            SafetensorError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RuntimeError,
+        ) as error:
+            raise ZooError(
+                folder, expected=f"a saved {cls.__name__}", found=reason(error), do="save or fetch it again"
+            ) from error
         return estimator
 
-    def push_to_hub(self, repo_id: str, *, about: str = "", private: bool = False, token: str | None = None) -> str:
-        """Upload the fitted estimator with a card, as one commit; the model repository is made if it is not there.
+    def push_to_hub(
+        self, repo_id: str, *, about: str = "", private: bool = False, token: str | None = None
+    ) -> str:
+        """Upload the fitted estimator with a card, as one commit; the model repository is made if it is not
+        there.
 
         Args:
             repo_id: "org/name".
@@ -189,11 +227,17 @@ class Saved:
             retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, token)
             message = f"{type(self).__name__} of {LIBRARY}"
             return str(
-                retried(lambda: api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message), repo_id, token).commit_url
+                retried(
+                    lambda: api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message),
+                    repo_id,
+                    token,
+                ).commit_url
             )
 
     @classmethod
-    def from_pretrained(cls: type[Self], repo_id: str | Path, *, revision: str | None = None, token: str | None = None) -> Self:
+    def from_pretrained(
+        cls: type[Self], repo_id: str | Path, *, revision: str | None = None, token: str | None = None
+    ) -> Self:
         """The estimator of a model repository on the Hub, or of a folder.
 
         Args:
@@ -212,7 +256,9 @@ class Saved:
             return cls.load(folder)
 
     def card(self, repo_id: str, about: str = "") -> str:
-        """The card of a repository: what it is, how to load it, and its parameters, as Markdown with the Hub's YAML."""
+        """The card of a repository: what it is, how to load it, and its parameters, as Markdown with the
+        Hub's YAML.
+        """
         from huggingface_hub import ModelCard, ModelCardData
 
         name = type(self).__name__
@@ -220,16 +266,23 @@ class Saved:
         data = ModelCardData(library_name=LIBRARY, tags=["weight-space-learning", "model-zoo"])
         parts = [
             f"# {name}",
-            f"A `{name}` of the Python package `{LIBRARY}`, which learns from the weights of trained networks.",
+            f"A `{name}` of the Python package `{LIBRARY}`, which learns from the weights of trained "
+            "networks.",
             about,
-            f"```python\nfrom nws_dataset import {name}\n\nestimator = {name}.from_pretrained({repo_id!r})\n```",
-            "| parameter | value |\n| --- | --- |\n" + "\n".join(f"| {key} | {value} |" for key, value in parameters if _is_plain(value)),
+            f"```python\nfrom nws_dataset import {name}\n\nestimator = "
+            f"{name}.from_pretrained({repo_id!r})\n```",
+            "| parameter | value |\n| --- | --- |\n"
+            + "\n".join(f"| {key} | {value} |" for key, value in parameters if _is_plain(value)),
         ]
         return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"))
 
     def _learned(self) -> dict[str, Any]:
         """What was learned, by name."""
-        return {name: value for name, value in vars(self).items() if name.endswith("_") and not name.startswith("_")}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name.endswith("_") and not name.startswith("_")
+        }
 
     def _restore(self, learned: dict[str, Any]) -> None:
         """Take back what `_learned` gave."""
@@ -289,16 +342,23 @@ def _parameters(cls: type, told: Any) -> dict[str, Any]:
     for name, value in found.items():
         default = known[name].default if name in known else inspect.Parameter.empty
         kinds = (int, float) if isinstance(default, float) else (type(default),)
-        same = default is None or value is None or (isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool))
+        same = (
+            default is None
+            or value is None
+            or (isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool))
+        )
         if name not in known or not same or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"expected parameters of {cls.__name__}, found {name}={value!r}")
     return found
 
 
-# What `_restore` takes out of what it is given; each raises a ValueError if it is not there or is something else.
+# What `_restore` takes out of what it is given; each raises a ValueError if it is not there or is something
+# else.
 
 
-def array(learned: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: type = np.float64) -> np.ndarray:
+def array(
+    learned: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: type = np.float64
+) -> np.ndarray:
     """An array of finite numbers."""
     found = learned.get(name)
     if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype != dtype:
@@ -328,7 +388,11 @@ def whole(learned: Mapping[str, Any], name: str, low: int, high: int) -> int:
 def strings(learned: Mapping[str, Any], name: str, count: int) -> np.ndarray:
     """An array of strings."""
     found = learned.get(name)
-    if not isinstance(found, np.ndarray) or found.shape != (count,) or not all(isinstance(value, str) for value in found.tolist()):
+    if (
+        not isinstance(found, np.ndarray)
+        or found.shape != (count,)
+        or not all(isinstance(value, str) for value in found.tolist())
+    ):
         raise ValueError(f"{name}: expected {count} strings")
     return found
 
@@ -341,7 +405,9 @@ def _is_number(value: Any) -> bool:
 
 
 def check_numeric(name: str, y: Any) -> None:
-    """Raise a ValueZooError for texts or dates, of which numpy makes numbers without a word or fails with a word of its own."""
+    """Raise a ValueZooError for texts or dates, of which numpy makes numbers without a word or fails with a
+    word of its own.
+    """
     kind = np.asarray(y).dtype
     if kind.kind in "SUMmV":
         raise ValueZooError(name, expected="numbers", found=f"an array of {kind}", do="convert them")
@@ -351,11 +417,15 @@ def check_both(X_validation: Any, y_validation: Any) -> None:
     """Raise a ValueZooError if one of them is given alone."""
     if (X_validation is None) != (y_validation is None):
         missing = "X_validation" if X_validation is None else "y_validation"
-        raise ValueZooError(missing, expected="both X_validation and y_validation, or neither", found="None", do="give it too")
+        raise ValueZooError(
+            missing, expected="both X_validation and y_validation, or neither", found="None", do="give it too"
+        )
 
 
 def check_size(where: str, num_weights: int, num_bytes: int) -> None:
-    """Raise a ValueZooError if a network would be larger than a file that `load` takes, before any of it is made."""
+    """Raise a ValueZooError if a network would be larger than a file that `load` takes, before any of it is
+    made.
+    """
     if num_weights * num_bytes > MAX_ARRAYS_BYTES:
         raise ValueZooError(
             where,

@@ -1,6 +1,7 @@
 """The columns of the data set: one Arrow schema for all subsets, derived from `Recipe` and `Architecture`.
 
-`METADATA_SCHEMA` says what a snapshot is and how it came about. The index adds where its weights are, the snapshots files add the weights.
+`METADATA_SCHEMA` says what a snapshot is and how it came about. The index adds where its weights are, the
+snapshots files add the weights.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ SPLITS = ("train", "validation", "test")
 MAX_MODELS = 10**6  # model_id has six digits, so that its alphabetical order is that of the numbers
 
 _ARROW_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
-_CARD_TYPES = {pa.string(): "string", pa.float64(): "float64", pa.int64(): "int64", pa.bool_(): "bool", pa.large_binary(): "large_binary"}
+_CARD_TYPES = {
+    pa.string(): "string",
+    pa.float64(): "float64",
+    pa.int64(): "int64",
+    pa.bool_(): "bool",
+    pa.large_binary(): "large_binary",
+}
 
 
 def model_id(subset: str, number: int) -> str:
@@ -43,9 +50,15 @@ def _field(name: str, kind: Any) -> pa.Field:
 
 
 def _dataclass_fields(cls: type) -> list[pa.Field]:
-    """A column for each field of a dataclass; `architecture` is not one, its own fields stand beside the recipe's."""
+    """A column for each field of a dataclass; `architecture` is not one, its own fields stand beside the
+    recipe's.
+    """
     kinds = typing.get_type_hints(cls)
-    return [_field(field.name, kinds[field.name]) for field in dataclasses.fields(cls) if field.name != "architecture"]
+    return [
+        _field(field.name, kinds[field.name])
+        for field in dataclasses.fields(cls)
+        if field.name != "architecture"
+    ]
 
 
 METADATA_SCHEMA = pa.schema(
@@ -76,7 +89,15 @@ METADATA_SCHEMA = pa.schema(
         _field("diverged", bool),
     ]
 )
-INDEX_SCHEMA = pa.schema([*METADATA_SCHEMA, _field("file", str), _field("offset", int), _field("length", int), _field("sha256", str)])
+INDEX_SCHEMA = pa.schema(
+    [
+        *METADATA_SCHEMA,
+        _field("file", str),
+        _field("offset", int),
+        _field("length", int),
+        _field("sha256", str),
+    ]
+)
 SNAPSHOTS_SCHEMA = pa.schema([*METADATA_SCHEMA, pa.field("weights", pa.large_binary(), nullable=False)])
 
 COLUMNS: dict[str, str] = {
@@ -115,7 +136,8 @@ COLUMNS: dict[str, str] = {
     "pooling": "max: each block ends in a 2x2 max-pool; or none",
     "head": "what follows the convolutions: flatten or global average",
     "depth_fc": "number of hidden dense layers",
-    "width_fc": "units of the first hidden dense layer, halved at each further one; null without hidden layers",
+    "width_fc": "units of the first hidden dense layer, halved at each further one; null without hidden "
+    "layers",
     "batch_norm": "whether hidden layers have batch-norm",
     "dropout_place": "layers that dropout closes: dense or conv",
     "image_channels": "1 gray, 3 colour",
@@ -128,12 +150,15 @@ COLUMNS: dict[str, str] = {
     "train_accuracy": "accuracy on the training images, 0 to 1",
     "validation_accuracy": "accuracy on the validation images, 0 to 1; null without a validation part",
     "test_accuracy": "accuracy on the test images, 0 to 1",
-    "train_loss": "mean cross-entropy on the training images, in nats; null if an imported zoo does not tell it",
+    "train_loss": "mean cross-entropy on the training images, in nats; null if an imported zoo does not "
+    "tell it",
     "validation_loss": "mean cross-entropy on the validation images, in nats; null without a validation part",
     "test_loss": "mean cross-entropy on the test images, in nats; null if an imported zoo does not tell it",
-    "class_test_accuracy": "accuracy on the test images of each of the 10 classes, 0 to 1; null if an imported zoo does not tell it",
+    "class_test_accuracy": "accuracy on the test images of each of the 10 classes, 0 to 1; null if an "
+    "imported zoo does not tell it",
     "converged": "whether the final test accuracy is at least 5 points above the majority class's rate",
-    "diverged": "whether a loss or weight was not finite; the weights are then those of the last finite epoch's start",
+    "diverged": "whether a loss or weight was not finite; the weights are then those of the last finite "
+    "epoch's start",
     "file": "snapshots file that holds the weights, relative to the repository",
     "offset": "first byte of the weights' safetensors value in that file",
     "length": "bytes of that value",
@@ -157,6 +182,10 @@ def card_features(schema: pa.Schema) -> list[dict[str, str]]:
     """
 
     def kind(column: pa.DataType) -> dict[str, str]:
-        return {"list": _CARD_TYPES[column.value_type]} if pa.types.is_list(column) else {"dtype": _CARD_TYPES[column]}
+        return (
+            {"list": _CARD_TYPES[column.value_type]}
+            if pa.types.is_list(column)
+            else {"dtype": _CARD_TYPES[column]}
+        )
 
     return [{"name": field.name, **kind(field.type)} for field in schema]

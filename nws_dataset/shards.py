@@ -1,7 +1,9 @@
-"""The files that hold the zoo: snapshots (metadata and weights) and the index (metadata and where the weights are).
+"""The files that hold the zoo: snapshots (metadata and weights) and the index (metadata and where the weights
+are).
 
-A value of the column `weights` is a complete safetensors file: a header that follows from the architecture alone, then the row, byte for
-byte. The Parquet file around it is uncompressed, so a value is also a contiguous range of the file, found again by offset and length.
+A value of the column `weights` is a complete safetensors file: a header that follows from the architecture
+alone, then the row, byte for byte. The Parquet file around it is uncompressed, so a value is also a
+contiguous range of the file, found again by offset and length.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ ALIGNMENT = 8  # safetensors: the data start at a multiple of 8 bytes
 GROUP_ROWS = 1000  # a row group holds at most so many snapshots ...
 GROUP_BYTES = 16 << 20  # ... and bytes of weights (or one value): small enough for the Hub's viewer
 LENGTH_BYTES = 4  # Parquet's PLAIN encoding puts the length before each value
-UNREADABLE = (pa.ArrowException, OSError, ValueError)  # what Arrow raises for a damaged file; ValueError: names that are no text
+# what Arrow raises for a damaged file; ValueError: names that are no text
+UNREADABLE = (pa.ArrowException, OSError, ValueError)
 
 
 # One value
@@ -66,7 +69,9 @@ def pack(architecture: Architecture, row: np.ndarray) -> bytes:
     """
     num_weights = layout_of(architecture).num_weights
     if row.shape != (num_weights,) or row.dtype != ROW_DTYPE:
-        raise ValueError(f"row: expected [{num_weights}] float32 ({architecture.id}), found {list(row.shape)} {row.dtype}")
+        raise ValueError(
+            f"row: expected [{num_weights}] float32 ({architecture.id}), found {list(row.shape)} {row.dtype}"
+        )
     return header(architecture) + row.tobytes()
 
 
@@ -90,9 +95,19 @@ def unpack(architecture: Architecture, value: bytes | memoryview, where: object 
     if found_head != head:
         name = re.search(rb'"architecture":"([^"]*)"', found_head)
         found = f"that of {name[1].decode(errors='replace')}" if name else "other bytes"
-        raise ZooError(where, expected=f"the safetensors header of {architecture.id}", found=found, do="fetch or build the file again")
+        raise ZooError(
+            where,
+            expected=f"the safetensors header of {architecture.id}",
+            found=found,
+            do="fetch or build the file again",
+        )
     if view.nbytes != length:
-        raise ZooError(where, expected=f"{length} bytes ({architecture.id})", found=str(view.nbytes), do="fetch or build the file again")
+        raise ZooError(
+            where,
+            expected=f"{length} bytes ({architecture.id})",
+            found=str(view.nbytes),
+            do="fetch or build the file again",
+        )
     return np.frombuffer(view, ROW_DTYPE, offset=len(head))
 
 
@@ -100,13 +115,17 @@ def check_value(value: bytes | memoryview, sha256: str, where: object) -> None:
     """Raise a ZooError unless a value has the digest that the index gives for it."""
     found = hashlib.sha256(value).hexdigest()
     if found != sha256:
-        raise ZooError(where, expected=f"sha256 {sha256}", found=found, do="the file is damaged; fetch or build it again")
+        raise ZooError(
+            where, expected=f"sha256 {sha256}", found=found, do="the file is damaged; fetch or build it again"
+        )
 
 
 # Snapshots files
 
 
-def write_snapshots(path: str | Path, metadata: pa.Table, values: Iterable[bytes], *, relative: str) -> pa.Table:
+def write_snapshots(
+    path: str | Path, metadata: pa.Table, values: Iterable[bytes], *, relative: str
+) -> pa.Table:
     """Write a snapshots file, a row group at a time.
 
     The same input gives the same bytes (with one version of pyarrow).
@@ -127,7 +146,9 @@ def write_snapshots(path: str | Path, metadata: pa.Table, values: Iterable[bytes
     assert metadata.schema.equals(METADATA_SCHEMA), "metadata: not METADATA_SCHEMA"
     snapshots = metadata["snapshot"].to_pylist()
     order = list(zip(snapshots, metadata["model_id"].to_pylist(), strict=True))
-    assert all(a < b for a, b in itertools.pairwise(order)), f"{relative}: rows are not sorted by (snapshot, model_id)"
+    assert all(a < b for a, b in itertools.pairwise(order)), (
+        f"{relative}: rows are not sorted by (snapshot, model_id)"
+    )
     lengths: list[int] = []
     digests: list[str] = []
     with atomic_write(path) as temporary:
@@ -135,7 +156,9 @@ def write_snapshots(path: str | Path, metadata: pa.Table, values: Iterable[bytes
             for group in _row_groups(snapshots, values):
                 rows = metadata.slice(len(lengths), len(group))
                 weights = pa.array(group, pa.large_binary())
-                writer.write_table(pa.table([*rows.columns, weights], schema=SNAPSHOTS_SCHEMA), row_group_size=len(group))
+                writer.write_table(
+                    pa.table([*rows.columns, weights], schema=SNAPSHOTS_SCHEMA), row_group_size=len(group)
+                )
                 lengths += map(len, group)
                 digests += (hashlib.sha256(value).hexdigest() for value in group)
         offsets = _find_values(temporary, lengths, digests)
@@ -150,7 +173,8 @@ def _writer_options() -> dict[str, Any]:
         "write_page_index": True,
         "write_page_checksum": True,
         "write_statistics": METADATA_SCHEMA.names,  # of scalars: those of weights would tell nothing
-        "write_batch_size": 1,  # a page is closed after the batch that fills it (1 MiB), so a batch must be small
+        # a page is closed after the batch that fills it (1 MiB), so a batch must be small
+        "write_batch_size": 1,
     }
 
 
@@ -172,25 +196,35 @@ def _row_groups(snapshots: Sequence[int], values: Iterable[bytes]) -> Iterator[l
 def _find_values(path: Path, lengths: Sequence[int], digests: Sequence[str]) -> list[int]:
     """The offset of each value in a snapshots file, in order.
 
-    A value follows its length, and the previous value or a page's header. So the next place where its length stands is tried, and its
-    digest decides: what is returned has been read back.
+    A value follows its length, and the previous value or a page's header. So the next place where its length
+    stands is tried, and its digest decides: what is returned has been read back.
     """
     offsets: list[int] = []
     check_file(path)
     footer = pq.read_metadata(path)
     column = SNAPSHOTS_SCHEMA.names.index("weights")
     # Parquet numbers leaf columns, Arrow top-level ones; they agree as long as a list has one leaf.
-    chunks = [(footer.row_group(i).num_rows, footer.row_group(i).column(column)) for i in range(footer.num_row_groups)]
-    if sum(rows for rows, _ in chunks) != len(lengths) or any(chunk.path_in_schema != "weights" for _, chunk in chunks):
+    chunks = [
+        (footer.row_group(i).num_rows, footer.row_group(i).column(column))
+        for i in range(footer.num_row_groups)
+    ]
+    if sum(rows for rows, _ in chunks) != len(lengths) or any(
+        chunk.path_in_schema != "weights" for _, chunk in chunks
+    ):
         expected, found = f"weights of {len(lengths)} rows", "other numbers in its footer"
         raise ZooError(path, expected=expected, found=found, do="fetch or build it again")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for rows, chunk in chunks:
             position, stop = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
-            for length, digest in zip(lengths[len(offsets) :][:rows], digests[len(offsets) :][:rows], strict=True):
+            for length, digest in zip(
+                lengths[len(offsets) :][:rows], digests[len(offsets) :][:rows], strict=True
+            ):
                 offset = _find_value(content, position, stop, length, digest)
                 if offset is None:
-                    expected, found = f"the value {digest} in one piece", f"none in bytes {position} to {stop}"
+                    expected, found = (
+                        f"the value {digest} in one piece",
+                        (f"none in bytes {position} to {stop}"),
+                    )
                     raise ZooError(path, expected=expected, found=found, do="fetch or build it again")
                 offsets.append(offset)
                 position = offset + length
@@ -253,9 +287,14 @@ def reindex(path: str | Path, *, relative: str) -> pa.Table:
     return _index_table(metadata, relative, _find_values(Path(path), lengths, digests), lengths, digests)
 
 
-def _index_table(metadata: pa.Table, relative: str, offsets: list[int], lengths: list[int], digests: list[str]) -> pa.Table:
+def _index_table(
+    metadata: pa.Table, relative: str, offsets: list[int], lengths: list[int], digests: list[str]
+) -> pa.Table:
     places = [[relative] * len(lengths), offsets, lengths, digests]
-    added = [pa.array(place, field.type) for place, field in zip(places, list(INDEX_SCHEMA)[-len(places) :], strict=True)]
+    added = [
+        pa.array(place, field.type)
+        for place, field in zip(places, list(INDEX_SCHEMA)[-len(places) :], strict=True)
+    ]
     return pa.table([*metadata.columns, *added], schema=INDEX_SCHEMA)
 
 
@@ -308,7 +347,16 @@ def verify_schema(path: object, found: pa.Schema, expected: pa.Schema) -> None:
     """Raise a ZooError that names the columns that differ, if any do."""
     if found.equals(expected):
         return
-    wrong = [name for name in dict.fromkeys([*expected.names, *found.names]) if name not in found.names or name not in expected.names]
+    wrong = [
+        name
+        for name in dict.fromkeys([*expected.names, *found.names])
+        if name not in found.names or name not in expected.names
+    ]
     wrong = wrong or [a.name for a, b in zip(found, expected, strict=True) if not a.equals(b)]
     found_names = f"a difference in {', '.join(wrong)}"
-    raise ZooError(path, expected="the columns of nws_dataset.schema", found=found_names, do="use the version of nws that built it")
+    raise ZooError(
+        path,
+        expected="the columns of nws_dataset.schema",
+        found=found_names,
+        do="use the version of nws that built it",
+    )

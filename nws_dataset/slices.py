@@ -1,4 +1,5 @@
-"""Rows -> slices of consecutive weights, the input of the deep meta-classifier: gathered a batch at a time, never whole rows.
+"""Rows -> slices of consecutive weights, the input of the deep meta-classifier: gathered a batch at a time,
+never whole rows.
 
 Axes: N rows, P weights of a row, B slices of a batch, L weights of a slice.
 """
@@ -34,7 +35,9 @@ class Source(Protocol):
     fixed: bool  # whether a slice is the same whenever it is asked for
 
     def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> Any:
-        """Slices of length L of the rows `numbers` [B] from `starts` [B]: [B, L] float32, an array or tensor, zeros behind a row's end."""
+        """Slices of length L of the rows `numbers` [B] from `starts` [B]: [B, L] float32, an array or tensor,
+        zeros behind a row's end.
+        """
 
 
 class Indexed:
@@ -62,7 +65,9 @@ class Indexed:
 
 
 class ArrayRows(Indexed):
-    """Rows that are arrays: a matrix [N, P], or views of a zoo's files (`zoo.arrays(rows)`). Only slices of them are copied.
+    """Rows that are arrays: a matrix [N, P], or views of a zoo's files (`zoo.arrays(rows)`).
+
+    Only slices of them are copied.
 
     Example:
         >>> rows = ArrayRows([np.arange(6, dtype=np.float32), np.ones(2, np.float32)])
@@ -77,7 +82,8 @@ class ArrayRows(Indexed):
         self.lengths = np.array([len(row) for row in rows], dtype=np.intp)
 
     def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-        # A copy of L consecutive weights is faster in a loop than by an index a weight: 64 of them take a third of a millisecond.
+        # A copy of L consecutive weights is faster in a loop than by an index a weight: 64 of them take a
+        # third of a millisecond.
         batch_BL = np.empty((len(numbers), length), np.float32)
         for slice_L, number, start in zip(batch_BL, numbers.tolist(), starts.tolist(), strict=True):
             part = self.rows[number][start : start + length]
@@ -87,7 +93,8 @@ class ArrayRows(Indexed):
 
 
 class ZooRows(Indexed):
-    """Rows of a zoo, of which slices are read when they are needed: from a folder these weights alone, from the Hub through its cache.
+    """Rows of a zoo, of which slices are read when they are needed: from a folder these weights alone, from
+    the Hub through its cache.
 
     Args:
         zoo: the zoo.
@@ -113,16 +120,18 @@ class ZooRows(Indexed):
 
 
 class RandomUnits(Indexed):
-    """Rows as hidden units that are chosen at random, each time anew: in a random order, and of each tensor the first few units' weights.
+    """Rows as hidden units that are chosen at random, each time anew: in a random order, and of each tensor
+    the first few units' weights.
 
-    A network computes the same whatever the order of its hidden units, but a reader to whom each weight always comes at the same place
-    learns the networks that it is trained on by heart. Here no place means a unit, only a tensor, and no row comes twice as it was.
+    A network computes the same whatever the order of its hidden units, but a reader to whom each weight
+    always comes at the same place learns the networks that it is trained on by heart. Here no place means a
+    unit, only a tensor, and no row comes twice as it was.
 
     Args:
         rows: N arrays [P_i], whole rows.
         architectures: N of them.
-        length: weights that a choice has at most, L: each tensor is cut to as many, unless it is smaller. A single unit of each tensor
-            is always there; what is too much even so is cut off.
+        length: weights that a choice has at most, L: each tensor is cut to as many, unless it is smaller. A
+            single unit of each tensor is always there; what is too much even so is cut off.
         seed: of the choices.
 
     Example:
@@ -134,16 +143,30 @@ class RandomUnits(Indexed):
 
     fixed = False
 
-    def __init__(self, rows: Sequence[np.ndarray], architectures: Sequence[Architecture], length: int, seed: int) -> None:
+    def __init__(
+        self, rows: Sequence[np.ndarray], architectures: Sequence[Architecture], length: int, seed: int
+    ) -> None:
         if not isinstance(length, int | np.integer) or not 1 <= length < 1 << 31:
-            raise ValueZooError("length", expected="a whole number of at least 1", found=repr(length), do="choose how many weights it has")
+            raise ValueZooError(
+                "length",
+                expected="a whole number of at least 1",
+                found=repr(length),
+                do="choose how many weights it has",
+            )
         if len(rows) != len(architectures):
             found = f"{len(rows)} rows and {len(architectures)} architectures"
-            raise ValueZooError("rows", expected="an architecture of each", found=found, do="give one to each row")
+            raise ValueZooError(
+                "rows", expected="an architecture of each", found=found, do="give one to each row"
+            )
         for i, (row, architecture) in enumerate(zip(rows, architectures, strict=True)):
             if row.shape != (layout_of(architecture).num_weights,):
                 expected = f"[{layout_of(architecture).num_weights}] weights"
-                raise ValueZooError(f"row {i}", expected=expected, found=str(list(row.shape)), do="give whole rows of these architectures")
+                raise ValueZooError(
+                    f"row {i}",
+                    expected=expected,
+                    found=str(list(row.shape)),
+                    do="give whole rows of these architectures",
+                )
         self.rows, self.random = rows, np.random.default_rng(seed)
         self._units = [_Units.of(architecture, int(length)) for architecture in architectures]
         self.lengths = np.array([min(length, units.num_weights) for units in self._units], dtype=np.intp)
@@ -161,14 +184,17 @@ class _Units:
     """How units of an architecture are drawn."""
 
     sizes: dict[str, int]  # hidden layer -> its units
-    tensors: list[tuple[np.ndarray, tuple[str | None, ...], int]]  # places of the weights, each axis' hidden layer, units that are taken
+    # places of the weights, each axis' hidden layer, units that are taken
+    tensors: list[tuple[np.ndarray, tuple[str | None, ...], int]]
 
     @classmethod
     @functools.lru_cache(maxsize=1024)
     def of(cls, architecture: Architecture, length: int) -> _Units:
         """As many units of each tensor as make `length` weights in all."""
         spec = permutation_spec(architecture)
-        places = [s.offset + np.arange(s.size).reshape(spec.shapes[s.name]) for s in layout_of(architecture).tensors]
+        places = [
+            s.offset + np.arange(s.size).reshape(spec.shapes[s.name]) for s in layout_of(architecture).tensors
+        ]
 
         def taken(most: int) -> list[int]:
             return [min(len(p), max(1, most * len(p) // p.size)) for p in places]
@@ -185,7 +211,9 @@ class _Units:
         return sum(places.size // len(places) * units for places, _, units in self.tensors)
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
-        """Places of the weights of random units, tensor by tensor; inputs and outputs of the network keep their order."""
+        """Places of the weights of random units, tensor by tensor; inputs and outputs of the network keep
+        their order.
+        """
         orders = {layer: random.permutation(size) for layer, size in self.sizes.items()}
         drawn = []
         for places, (own, *others), units in self.tensors:
@@ -200,7 +228,12 @@ class Chosen(Indexed):
     """Some rows of a source."""
 
     def __init__(self, source: Source, numbers: np.ndarray) -> None:
-        self.source, self.numbers, self.lengths, self.fixed = source, numbers, source.lengths[numbers], source.fixed
+        self.source, self.numbers, self.lengths, self.fixed = (
+            source,
+            numbers,
+            source.lengths[numbers],
+            source.fixed,
+        )
 
     def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         return self.source.slices(self.numbers[numbers], starts, length)
@@ -221,8 +254,11 @@ class DeviceRows(Indexed):
 
         self.lengths = source.lengths
         self._ends = torch.from_numpy(np.cumsum(self.lengths)).to(device)
-        self._weights = torch.zeros(int(self.lengths.sum()) + 1, device=device)  # the last is what stands behind every row's end
-        for number, (length, end) in enumerate(zip(self.lengths.tolist(), np.cumsum(self.lengths).tolist(), strict=True)):
+        # the last is what stands behind every row's end
+        self._weights = torch.zeros(int(self.lengths.sum()) + 1, device=device)
+        for number, (length, end) in enumerate(
+            zip(self.lengths.tolist(), np.cumsum(self.lengths).tolist(), strict=True)
+        ):
             row_BL = source.slices(np.array([number]), np.array([0]), length)
             check_finite(row_BL, np.array([number]))
             self._weights[end - length : end] = torch.from_numpy(row_BL[0])
@@ -252,19 +288,34 @@ def check_device(where: object, device: str, do: str) -> None:
         if not isinstance(device, str):
             raise TypeError(f"{device!r} is no text")
         torch.ones(1, device=device).item()
-    except (AssertionError, ImportError, RuntimeError, TypeError) as error:  # AssertionError, ImportError: torch without it
-        raise ZooError(where, expected="a device of torch on this machine", found=reason(error), do=do) from error
+    except (
+        AssertionError,
+        ImportError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # AssertionError, ImportError: torch without it
+        raise ZooError(
+            where, expected="a device of torch on this machine", found=reason(error), do=do
+        ) from error
 
 
 def on_device(source: Source, device: str) -> Source:
-    """A source as `DeviceRows` where it is fixed and its weights fit into half of a GPU's free memory, else as it is."""
+    """A source as `DeviceRows` where it is fixed and its weights fit into half of a GPU's free memory, else
+    as it is.
+    """
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
-    return DeviceRows(source, device) if source.fixed and 2 * BYTES * int(source.lengths.sum()) < free else source
+    return (
+        DeviceRows(source, device)
+        if source.fixed and 2 * BYTES * int(source.lengths.sum()) < free
+        else source
+    )
 
 
-def even_starts(lengths: np.ndarray, slice_length: int, positions: Sequence[float] | np.ndarray) -> np.ndarray:
+def even_starts(
+    lengths: np.ndarray, slice_length: int, positions: Sequence[float] | np.ndarray
+) -> np.ndarray:
     """First weights of slices at positions of rows.
 
     Args:
@@ -287,7 +338,9 @@ def check_finite(batch_BL: np.ndarray, numbers: np.ndarray) -> None:
     finite = np.isfinite(batch_BL).all(axis=1)
     if not finite.all():
         row = int(numbers[np.flatnonzero(~finite)[0]])
-        raise ZooError(f"row {row}", expected="finite weights", found="NaN or infinity", do="leave it out or rebuild it")
+        raise ZooError(
+            f"row {row}", expected="finite weights", found="NaN or infinity", do="leave it out or rebuild it"
+        )
 
 
 def prefetched(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:

@@ -1,7 +1,9 @@
-"""Boosted trees as arrays: predictions without native code, equal to LightGBM's bit by bit, from files that were checked.
+"""Boosted trees as arrays: predictions without native code, equal to LightGBM's bit by bit, from files that
+were checked.
 
-LightGBM's parser trusts its text: a wrong child there is an endless loop or a crash of the process. Axes: N rows, F features, T trees, of
-which tree t has L_t leaves and L_t - 1 inner nodes; nodes and leaves of all trees stand one after the other.
+LightGBM's parser trusts its text: a wrong child there is an endless loop or a crash of the process. Axes: N
+rows, F features, T trees, of which tree t has L_t leaves and L_t - 1 inner nodes; nodes and leaves of all
+trees stand one after the other.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Trees:
     def of(cls, booster: Any) -> Trees:
         """The trees of a LightGBM booster, up to its best iteration."""
         blocks = booster.model_to_string().split("\nTree=")[1:]
-        told = [dict(line.split("=", 1) for line in block.splitlines()[1:] if "=" in line) for block in blocks]
+        told = [
+            dict(line.split("=", 1) for line in block.splitlines()[1:] if "=" in line) for block in blocks
+        ]
         names = {
             "feature": "split_feature",
             "threshold": "threshold",
@@ -49,12 +53,17 @@ class Trees:
         }
 
         def joined(name: str, key: str) -> np.ndarray:
-            return np.array([float(word) for tree in told for word in tree.get(key, "").split()]).astype(DTYPES[name])
+            return np.array([float(word) for tree in told for word in tree.get(key, "").split()]).astype(
+                DTYPES[name]
+            )
 
-        return cls(joined("num_leaves", "num_leaves"), **{name: joined(name, key) for name, key in names.items()})
+        return cls(
+            joined("num_leaves", "num_leaves"), **{name: joined(name, key) for name, key in names.items()}
+        )
 
     def check(self, num_features: int) -> None:
-        """Raise a ValueError unless these are trees: every inner node and every leaf is reached once, from the first node of its tree.
+        """Raise a ValueError unless these are trees: every inner node and every leaf is reached once, from
+        the first node of its tree.
 
         Args:
             num_features: F.
@@ -65,14 +74,19 @@ class Trees:
                 raise ValueError(f"{field.name}: expected [n] {DTYPES[field.name]}")
         if (self.num_leaves < 1).any():
             raise ValueError("num_leaves: expected at least 1")
-        leaves, nodes = int(self.num_leaves.sum(dtype=np.int64)), int(self.num_leaves.sum(dtype=np.int64)) - len(self.num_leaves)
+        leaves, nodes = (
+            int(self.num_leaves.sum(dtype=np.int64)),
+            int(self.num_leaves.sum(dtype=np.int64)) - len(self.num_leaves),
+        )
         if len(self.value) != leaves or any(len(part) != nodes for part in self._nodes):
             raise ValueError(f"expected {leaves} leaves and {nodes} nodes")
         if ((self.feature < 0) | (self.feature >= num_features)).any():
             raise ValueError(f"feature: expected 0 to {num_features - 1}")
         if np.isnan(self.threshold).any() or not np.isfinite(self.value).all():
             raise ValueError("thresholds and values: expected numbers")
-        if (self.decision & ~np.uint8(DEFAULT_LEFT | MISSING)).any() or (self.decision & MISSING == MISSING).any():
+        if (self.decision & ~np.uint8(DEFAULT_LEFT | MISSING)).any() or (
+            self.decision & MISSING == MISSING
+        ).any():
             raise ValueError("decision: expected numerical splits")
         counts = self.num_leaves.astype(np.int64) - 1
         first_node, first_leaf = _firsts(counts), _firsts(counts + 1)
@@ -96,7 +110,9 @@ class Trees:
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The sums [N] of the trees' values for features [N, F] float64; NaN are missing."""
         size = max(1, STATES // max(1, len(self.num_leaves)))
-        return np.concatenate([np.empty(0), *(self._predict(X[i : i + size]) for i in range(0, len(X), size))])
+        return np.concatenate(
+            [np.empty(0), *(self._predict(X[i : i + size]) for i in range(0, len(X), size))]
+        )
 
     def importance(self, num_features: int) -> np.ndarray:
         """How much the splits by each feature lower the loss, [F]."""
@@ -118,7 +134,9 @@ class Trees:
             value, missing = X[rows[active], self.feature[node]], self.decision[node] & MISSING
             value = np.where(np.isnan(value) & (missing != MISSING_NAN), 0.0, value)
             is_missing = np.isnan(value) | ((missing == MISSING_ZERO) & (np.abs(value) <= ZERO))
-            left = np.where(is_missing, self.decision[node] & DEFAULT_LEFT != 0, value <= self.threshold[node])
+            left = np.where(
+                is_missing, self.decision[node] & DEFAULT_LEFT != 0, value <= self.threshold[node]
+            )
             places[active] = np.where(left, self.left[node], self.right[node])
             active = active[places[active] >= 0]
         values = self.value[first_leaf[trees] + ~places].reshape(len(X), len(counts))

@@ -1,14 +1,16 @@
-"""Rows as the methods of this field take them: tensors by layer, a graph, tokens; and the permutations that leave the function as it is.
+"""Rows as the methods of this field take them: tensors by layer, a graph, tokens; and the permutations that
+leave the function as it is.
 
     view = Graph.from_rows(architecture, rows)  # rows [P] or [N, P], a numpy array or a torch tensor
     view.rows()                                 # the same rows
 
-Hidden units have no order: a permutation of them, done to every tensor that they touch, gives another row of the same function. To all that
-follows, a dense layer after the flatten is a convolution whose kernel covers the whole map: its weight is [units, channels, map, map], so
-that to permute the channels is to permute an axis. Batch-norm's four vectors belong to the units of their layer.
+Hidden units have no order: a permutation of them, done to every tensor that they touch, gives another row of
+the same function. To all that follows, a dense layer after the flatten is a convolution whose kernel covers
+the whole map: its weight is [units, channels, map, map], so that to permute the channels is to permute an
+axis. Batch-norm's four vectors belong to the units of their layer.
 
-Letters of axes: N networks (any leading axes), P weights of a row, O units of a layer, I inputs of a layer, K side of a kernel,
-V nodes, E edges, T tokens.
+Letters of axes: N networks (any leading axes), P weights of a row, O units of a layer, I inputs of a layer, K
+side of a kernel, V nodes, E edges, T tokens.
 """
 
 from __future__ import annotations
@@ -27,23 +29,28 @@ from nws_dataset.layout import OUTPUT, Array, TensorSpec, layout_of
 from nws_dataset.recipe import LEGAL_VALUES, Architecture
 
 CONVENTIONS = ("nfn", "dws")
-VECTOR_KINDS = ("bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance")  # what a unit has beside its incoming weights
+# what a unit has beside its incoming weights
+VECTOR_KINDS = ("bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance")
 NODE_KINDS = ("input", "conv", "dense", "output")
 TOKEN_SIZE = 288  # that of Schürholt et al.
 CACHED = 32  # architectures whose places are kept: up to some 10 MB each, made anew in milliseconds
 
-Permutations = Mapping[str, Any]  # hidden layer -> [O] integers: unit i of the new row is unit permutation[i] of the old one
+# hidden layer -> [O] integers: unit i of the new row is unit permutation[i] of the old one
+Permutations = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class PermutationSpec:
-    """Which permutation reorders which axis of which tensor, in the terms of Git Re-Basin (Ainsworth et al., arXiv 2209.04836).
+    """Which permutation reorders which axis of which tensor, in the terms of Git Re-Basin (Ainsworth et al.,
+    arXiv 2209.04836).
 
     A permutation is named after its hidden layer. Inputs and outputs are not permuted.
     """
 
-    shapes: dict[str, tuple[int, ...]]  # tensor -> its shape, [units, channels, map, map] where a dense layer follows the flatten
-    axes_to_perm: dict[str, tuple[str | None, ...]]  # tensor -> the permutation of each axis of that shape, None where there is none
+    # tensor -> its shape, [units, channels, map, map] where a dense layer follows the flatten
+    shapes: dict[str, tuple[int, ...]]
+    # tensor -> the permutation of each axis of that shape, None where there is none
+    axes_to_perm: dict[str, tuple[str | None, ...]]
 
     @property
     def perm_to_axes(self) -> dict[str, list[tuple[str, int]]]:
@@ -58,7 +65,10 @@ class PermutationSpec:
     @property
     def sizes(self) -> dict[str, int]:
         """Permutation -> number of units that it reorders."""
-        return {permutation: self.shapes[tensor][axis] for permutation, ((tensor, axis), *_) in self.perm_to_axes.items()}
+        return {
+            permutation: self.shapes[tensor][axis]
+            for permutation, ((tensor, axis), *_) in self.perm_to_axes.items()
+        }
 
 
 def permutation_spec(architecture: Architecture) -> PermutationSpec:
@@ -115,11 +125,15 @@ def inverse_permutations(permutations: Permutations) -> dict[str, np.ndarray]:
         >>> inverse_permutations({"dense1": [2, 0, 1]})
         {'dense1': array([1, 2, 0])}
     """
-    return {layer: np.argsort(_permutation(layer, permutation)) for layer, permutation in permutations.items()}
+    return {
+        layer: np.argsort(_permutation(layer, permutation)) for layer, permutation in permutations.items()
+    }
 
 
 def compose_permutations(first: Permutations, second: Permutations) -> dict[str, Any]:
-    """The permutations that do what `first` and then `second` do. A layer that one of them does not name keeps its order there.
+    """The permutations that do what `first` and then `second` do.
+
+    A layer that one of them does not name keeps its order there.
 
     Example:
         >>> compose_permutations({"dense1": [2, 0, 1]}, {"dense1": [1, 0, 2]})
@@ -139,8 +153,8 @@ def permute(architecture: Architecture, rows: Array, permutations: Permutations)
     Args:
         architecture: that of the rows.
         rows: [..., P], a numpy array or torch tensor.
-        permutations: hidden layer -> [O] integers; unit i of the result is unit permutation[i] of rows. A layer that is not named keeps
-            its order.
+        permutations: hidden layer -> [O] integers; unit i of the result is unit permutation[i] of rows. A
+            layer that is not named keeps its order.
 
     Returns:
         [..., P], a copy of rows' dtype and device.
@@ -153,7 +167,8 @@ def permute(architecture: Architecture, rows: Array, permutations: Permutations)
         >>> rows = random.standard_normal((2, layout_of(architecture).num_weights))
         >>> permutations = random_permutations(architecture, random)
         >>> permuted = permute(architecture, rows, permutations)
-        >>> bool((permuted == rows).all()), bool((permute(architecture, permuted, inverse_permutations(permutations)) == rows).all())
+        >>> back = permute(architecture, permuted, inverse_permutations(permutations))
+        >>> bool((permuted == rows).all()), bool((back == rows).all())
         (False, True)
     """
     _check("rows", rows, layout_of(architecture).num_weights)
@@ -171,7 +186,12 @@ def _order(layer: str, permutation: Any, sizes: Mapping[str, int]) -> np.ndarray
     """[O] integers of a layer's permutation, checked."""
     if layer not in sizes:
         expected = f"some of the hidden layers {', '.join(sizes)}"
-        raise ZooError("permutations", expected=expected, found=repr(layer), do="leave it out: inputs and outputs keep their order")
+        raise ZooError(
+            "permutations",
+            expected=expected,
+            found=repr(layer),
+            do="leave it out: inputs and outputs keep their order",
+        )
     return _permutation(layer, permutation, sizes[layer])
 
 
@@ -185,22 +205,30 @@ def _permutation(layer: str, permutation: Any, size: int | None = None) -> np.nd
         size = order.size
     if order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), np.arange(size)):
         expected = f"each of 0 .. {size - 1} once"
-        raise ZooError(f"permutations[{layer!r}]", expected=expected, found=str(permutation)[:80], do="give a permutation of its units")
+        raise ZooError(
+            f"permutations[{layer!r}]",
+            expected=expected,
+            found=str(permutation)[:80],
+            do="give a permutation of its units",
+        )
     return order
 
 
 @dataclass(frozen=True, eq=False)
 class LayerTuples:
-    """The tensors of each layer, from input to output, as networks that are equivariant to permutations take them.
+    """The tensors of each layer, from input to output, as networks that are equivariant to permutations take
+    them.
 
     | convention | weights | biases | norms |
     |---|---|---|---|
     | "nfn" | [N, 1, O, I], convolutions [N, 1, O, I, K, K] | [N, 1, O] | [N, 4, O] |
     | "dws" | [N, I, O, K * K], K * K = 1 where there is no kernel | [N, O, 1] | [N, O, 4] |
 
-    The first is that of neural functionals (NFN, Zhou et al., arXiv 2302.14040), for `WeightSpaceFeatures(view.weights, view.biases)`; the
-    second that of DWSNets (Navon et al., arXiv 2301.12780). `norms` are batch-norm's weight, bias, mean and variance of each hidden layer,
-    or () without batch-norm; a permutation of units reorders them with the bias, so they may be joined to it as four more channels.
+    The first is that of neural functionals (NFN, Zhou et al., arXiv 2302.14040), for
+    `WeightSpaceFeatures(view.weights, view.biases)`; the second that of DWSNets (Navon et al., arXiv
+    2301.12780). `norms` are batch-norm's weight, bias, mean and variance of each hidden layer, or () without
+    batch-norm; a permutation of units reorders them with the bias, so they may be joined to it as four more
+    channels.
     """
 
     architecture: Architecture
@@ -211,10 +239,17 @@ class LayerTuples:
 
     def __post_init__(self) -> None:
         if self.convention not in CONVENTIONS:
-            raise ZooError("convention", expected=f"one of {', '.join(CONVENTIONS)}", found=repr(self.convention), do="choose one of them")
+            raise ZooError(
+                "convention",
+                expected=f"one of {', '.join(CONVENTIONS)}",
+                found=repr(self.convention),
+                do="choose one of them",
+            )
 
     @classmethod
-    def from_rows(cls, architecture: Architecture, rows: Any, convention: str = CONVENTIONS[0]) -> LayerTuples:
+    def from_rows(
+        cls, architecture: Architecture, rows: Any, convention: str = CONVENTIONS[0]
+    ) -> LayerTuples:
         """The tensors of rows; no copy is made.
 
         Args:
@@ -229,8 +264,10 @@ class LayerTuples:
             >>> architecture = Architecture()
             >>> rows = np.zeros((2, layout_of(architecture).num_weights), np.float32)
             >>> view = LayerTuples.from_rows(architecture, rows)
-            >>> view.weights[0].shape, view.weights[3].shape, view.weights[4].shape, view.biases[4].shape, view.norms[4].shape
-            ((2, 1, 8, 3, 5, 5), (2, 1, 128, 32, 4, 4), (2, 1, 64, 128), (2, 1, 64), (2, 4, 64))
+            >>> [array.shape for array in (view.weights[0], view.weights[3], view.weights[4])]
+            [(2, 1, 8, 3, 5, 5), (2, 1, 128, 32, 4, 4), (2, 1, 64, 128)]
+            >>> view.biases[4].shape, view.norms[4].shape
+            ((2, 1, 64), (2, 4, 64))
             >>> view.rows().shape == rows.shape
             True
             >>> LayerTuples.from_rows(architecture, rows, "dws").weights[3].shape
@@ -242,7 +279,8 @@ class LayerTuples:
         layers = []
         for weight, *vectors in _layers(architecture):
             flat, shape = rows[..., weight.offset : weight.stop], shapes[weight.name]
-            beside = rows[..., weight.stop : vectors[-1].stop].reshape(*lead, len(vectors), shape[0])  # a unit's bias, and its batch-norm
+            # a unit's bias, and its batch-norm
+            beside = rows[..., weight.stop : vectors[-1].stop].reshape(*lead, len(vectors), shape[0])
             bias, norm = beside[..., :1, :], beside[..., 1:, :]
             if convention == "dws":
                 kernels = flat.reshape(*lead, *shape[:2], math.prod(shape[2:]))
@@ -271,7 +309,12 @@ class LayerTuples:
         for name in ("weights", "biases", "norms"):
             found, like = getattr(self, name), getattr(expected, name)
             if len(found) != len(like):
-                raise ZooError(name, expected=f"{len(like)} tensors", found=str(len(found)), do="give one of each layer that has it")
+                raise ZooError(
+                    name,
+                    expected=f"{len(like)} tensors",
+                    found=str(len(found)),
+                    do="give one of each layer that has it",
+                )
             for i, (tensor, shape) in enumerate(zip(found, (tensor.shape for tensor in like), strict=True)):
                 _check(f"{name}[{i}]", tensor, *shape)
 
@@ -280,15 +323,18 @@ class LayerTuples:
 class Graph:
     """Networks as graphs of their computation, with PyTorch Geometric's field names.
 
-    Nodes are the input channels, then each layer's channels or units, then the outputs, in network order. An edge leads from an input of a
-    layer to a unit of it. This is the graph of Kofinas et al. (arXiv 2403.12143) and Lim et al. (arXiv 2312.04501). A permutation of hidden
-    units renames nodes and changes nothing else. What is the same for all networks of an architecture is a property, and made once:
+    Nodes are the input channels, then each layer's channels or units, then the outputs, in network order. An
+    edge leads from an input of a layer to a unit of it. This is the graph of Kofinas et al. (arXiv
+    2403.12143) and Lim et al. (arXiv 2312.04501). A permutation of hidden units renames nodes and changes
+    nothing else. What is the same for all networks of an architecture is a property, and made once:
     `Data(x=view.x[n], edge_index=view.edge_index, edge_attr=view.edge_attr[n])` is network n.
     """
 
     architecture: Architecture
     x: Any  # [N, V, 5]: VECTOR_KINDS of each node, zero where it has none
-    edge_attr: Any  # [N, E, K * K]: the kernel, centred among zeros; a dense layer's is one number, or the map after the flatten
+    # [N, E, K * K]: the kernel, centred among zeros; a dense layer's is one number, or the map after the
+    # flatten
+    edge_attr: Any
 
     @classmethod
     def from_rows(cls, architecture: Architecture, rows: Any, kernel_size: int | None = None) -> Graph:
@@ -297,15 +343,16 @@ class Graph:
         Args:
             architecture: that of the rows.
             rows: [..., P], a numpy array or torch tensor.
-            kernel_size: K, odd; None for the smallest that holds the architecture's kernels and its last map. Give a larger one to let
-                graphs of several architectures have edges of one width.
+            kernel_size: K, odd; None for the smallest that holds the architecture's kernels and its last map.
+                Give a larger one to let graphs of several architectures have edges of one width.
 
         Raises:
             ZooError: if the kernel size is too small or even, or rows are not of this architecture.
 
         Example:
             >>> architecture = Architecture()
-            >>> view = Graph.from_rows(architecture, np.zeros((2, layout_of(architecture).num_weights), np.float32))
+            >>> rows = np.zeros((2, layout_of(architecture).num_weights), np.float32)
+            >>> view = Graph.from_rows(architecture, rows)
             >>> view.x.shape, view.edge_index.shape, view.edge_attr.shape
             ((2, 261, 5), (2, 13592), (2, 13592, 25))
             >>> view.edge_index[:, [0, 1, 3, -1]].tolist(), view.node_layer[[0, 3, 260]].tolist()
@@ -315,7 +362,11 @@ class Graph:
         """
         _check("rows", rows, layout_of(architecture).num_weights)
         rows = _with_zero(rows)
-        return cls(architecture, _take(rows, _node_places(architecture)), _take(rows, _edge_places(architecture, kernel_size)))
+        return cls(
+            architecture,
+            _take(rows, _node_places(architecture)),
+            _take(rows, _edge_places(architecture, kernel_size)),
+        )
 
     def rows(self) -> Any:
         """The rows [..., P] of these features, a copy. Numbers at places of padding are left out."""
@@ -330,8 +381,12 @@ class Graph:
     def edge_index(self) -> Any:
         """[2, E] integers: source and target node of each edge."""
         first = _first_nodes(self.architecture).tolist()
-        edges = [np.mgrid[units:end, inputs:units].reshape(2, -1) for inputs, units, end in zip(first, first[1:], first[2:], strict=False)]
-        return _alike(self.x, np.concatenate(edges, axis=1)[[1, 0]])  # as the weights lie: unit by unit, input by input
+        edges = [
+            np.mgrid[units:end, inputs:units].reshape(2, -1)
+            for inputs, units, end in zip(first, first[1:], first[2:], strict=False)
+        ]
+        # as the weights lie: unit by unit, input by input
+        return _alike(self.x, np.concatenate(edges, axis=1)[[1, 0]])
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -341,7 +396,9 @@ class Graph:
     @functools.cached_property
     def node_layer(self) -> Any:
         """[V] integers: the place of each node's layer in `layers`."""
-        return _alike(self.x, np.repeat(np.arange(len(self.layers)), np.diff(_first_nodes(self.architecture))))
+        return _alike(
+            self.x, np.repeat(np.arange(len(self.layers)), np.diff(_first_nodes(self.architecture)))
+        )
 
     @functools.cached_property
     def node_kind(self) -> Any:
@@ -356,12 +413,18 @@ class Graph:
             activation: the networks' column of the index: a name, or N of them (`rows["activation"]`).
 
         Returns:
-            [V] or [N, V] integers: the place of its name in LEGAL_VALUES["activation"], -1 for inputs and outputs, which apply none.
+            [V] or [N, V] integers: the place of its name in LEGAL_VALUES["activation"], -1 for inputs and
+            outputs, which apply none.
         """
         names, legal = np.asarray(activation), LEGAL_VALUES["activation"]
         unknown = sorted({*names.ravel().tolist()} - {*legal})
         if unknown:
-            raise ZooError("activation", expected=f"some of {', '.join(legal)}", found=", ".join(map(str, unknown)), do="give the column")
+            raise ZooError(
+                "activation",
+                expected=f"some of {', '.join(legal)}",
+                found=", ".join(map(str, unknown)),
+                do="give the column",
+            )
         place = np.array([legal.index(name) for name in names.ravel()]).reshape(*names.shape, 1)
         first, node = _first_nodes(self.architecture), np.arange(self.x.shape[-2])
         return _alike(self.x, np.where((node >= first[1]) & (node < first[-2]), place, -1))
@@ -371,8 +434,9 @@ class Graph:
 class Tokens:
     """Networks as sequences of tokens of one size, as sequence models of weights take them.
 
-    A unit's incoming weights, its bias and its batch-norm's four numbers stand together, cut into tokens; zeros fill up the last one. As in
-    SANE (Schürholt et al., arXiv 2406.09997), except that batch-norm has tokens of its own there.
+    A unit's incoming weights, its bias and its batch-norm's four numbers stand together, cut into tokens;
+    zeros fill up the last one. As in SANE (Schürholt et al., arXiv 2406.09997), except that batch-norm has
+    tokens of its own there.
     """
 
     architecture: Architecture
@@ -392,7 +456,8 @@ class Tokens:
 
         Example:
             >>> architecture = Architecture()
-            >>> view = Tokens.from_rows(architecture, np.zeros((2, layout_of(architecture).num_weights), np.float32))
+            >>> rows = np.zeros((2, layout_of(architecture).num_weights), np.float32)
+            >>> view = Tokens.from_rows(architecture, rows)
             >>> view.tokens.shape, view.mask.shape, view.position[[0, 24, 25]].tolist(), view.rows().shape
             ((2, 418, 288), (418, 288), [[0, 0, 0], [24, 2, 0], [25, 2, 0]], (2, 92218))
         """
@@ -401,12 +466,18 @@ class Tokens:
 
     def rows(self) -> Any:
         """The rows [..., P] of these tokens, a copy. Numbers at places of padding are left out."""
-        return _rows(self.architecture, tokens=(self.tokens, _token_places(self.architecture, self.tokens.shape[-1])))
+        return _rows(
+            self.architecture, tokens=(self.tokens, _token_places(self.architecture, self.tokens.shape[-1]))
+        )
 
     @functools.cached_property
     def mask(self) -> Any:
         """[T, size] bool: False where zeros fill up a token."""
-        return _alike(self.tokens, _token_places(self.architecture, self.tokens.shape[-1]) < layout_of(self.architecture).num_weights)
+        return _alike(
+            self.tokens,
+            _token_places(self.architecture, self.tokens.shape[-1])
+            < layout_of(self.architecture).num_weights,
+        )
 
     @functools.cached_property
     def position(self) -> Any:
@@ -414,30 +485,41 @@ class Tokens:
         size, rows = self.tokens.shape[-1], []
         for layer, tensors in enumerate(_layers(self.architecture)):
             units = tensors[0].shape[0]
-            unit = np.repeat(np.arange(units), math.ceil(sum(tensor.size for tensor in tensors) / units / size))
+            unit = np.repeat(
+                np.arange(units), math.ceil(sum(tensor.size for tensor in tensors) / units / size)
+            )
             rows.append(np.stack([np.full_like(unit, layer), unit], axis=1))
         position = np.concatenate(rows)
         return _alike(self.tokens, np.insert(position, 0, np.arange(len(position)), axis=1))
 
 
-# How graph and tokens are made: an array of places says which number of the row stands where, P where none does. It is made once for an
-# architecture, by the reshapes that the tensors themselves would undergo; to take a view of rows, and to turn it back, is then a gather.
+# How graph and tokens are made: an array of places says which number of the row stands where, P where none
+# does. It is made once for an architecture, by the reshapes that the tensors themselves would undergo; to
+# take a view of rows, and to turn it back, is then a gather.
 
 
 def _layers(architecture: Architecture) -> list[list[TensorSpec]]:
     """The tensors of each layer: its weight, its bias, then batch-norm's where it has one."""
-    return [list(tensors) for _, tensors in itertools.groupby(layout_of(architecture).tensors, lambda tensor: tensor.layer)]
+    return [
+        list(tensors)
+        for _, tensors in itertools.groupby(layout_of(architecture).tensors, lambda tensor: tensor.layer)
+    ]
 
 
 def _places(architecture: Architecture) -> dict[str, np.ndarray]:
     """The places in the row of each tensor's numbers, in the shape that the permutations know."""
     layout, shapes = layout_of(architecture), permutation_spec(architecture).shapes
-    return {name: places.reshape(shapes[name]) for name, places in layout.views(np.arange(layout.num_weights)).items()}
+    return {
+        name: places.reshape(shapes[name])
+        for name, places in layout.views(np.arange(layout.num_weights)).items()
+    }
 
 
 def _first_nodes(architecture: Architecture) -> np.ndarray:
     """The first node of the inputs and of each layer, then the number of nodes."""
-    return np.cumsum([0, architecture.image_channels, *(weight.shape[0] for weight, *_ in _layers(architecture))])
+    return np.cumsum(
+        [0, architecture.image_channels, *(weight.shape[0] for weight, *_ in _layers(architecture))]
+    )
 
 
 @functools.lru_cache(CACHED)
@@ -457,14 +539,22 @@ def _edge_places(architecture: Architecture, kernel_size: int | None) -> np.ndar
     places, num_weights = _places(architecture), layout_of(architecture).num_weights
     kernels = [places[weight.name] for weight, *_ in _layers(architecture)]
     kernels = [kernel.reshape(*kernel.shape[:2], *(kernel.shape[2:] or (1, 1))) for kernel in kernels]
-    smallest = max(kernel.shape[-1] for kernel in kernels) | 1  # odd: so that the middle of an odd kernel is the middle of the square
+    # odd: so that the middle of an odd kernel is the middle of the square
+    smallest = max(kernel.shape[-1] for kernel in kernels) | 1
     side = smallest if kernel_size is None else kernel_size
     if not isinstance(side, int | np.integer) or side < smallest or side % 2 == 0:
-        raise ZooError("kernel_size", expected=f"an odd number of at least {smallest}", found=repr(side), do="choose such a number")
+        raise ZooError(
+            "kernel_size",
+            expected=f"an odd number of at least {smallest}",
+            found=repr(side),
+            do="choose such a number",
+        )
     edges = []
     for kernel in kernels:
         before, after = (side - kernel.shape[-1]) // 2, (side - kernel.shape[-1] + 1) // 2
-        square = np.pad(kernel, ((0, 0), (0, 0), (before, after), (before, after)), constant_values=num_weights)
+        square = np.pad(
+            kernel, ((0, 0), (0, 0), (before, after), (before, after)), constant_values=num_weights
+        )
         edges.append(square.reshape(-1, side * side))
     return np.concatenate(edges)
 
@@ -473,12 +563,20 @@ def _edge_places(architecture: Architecture, kernel_size: int | None) -> np.ndar
 def _token_places(architecture: Architecture, size: int) -> np.ndarray:
     """[T, size]"""
     if not isinstance(size, int | np.integer) or size < 1:
-        raise ZooError("size", expected="at least 1", found=repr(size), do="say how many numbers a token holds")
+        raise ZooError(
+            "size", expected="at least 1", found=repr(size), do="say how many numbers a token holds"
+        )
     places, num_weights = _places(architecture), layout_of(architecture).num_weights
     tokens = []
     for weight, *vectors in _layers(architecture):
-        units = np.concatenate([places[tensor.name].reshape(weight.shape[0], -1) for tensor in (weight, *vectors)], axis=1)
-        tokens.append(np.pad(units, ((0, 0), (0, -units.shape[1] % size)), constant_values=num_weights).reshape(-1, size))
+        units = np.concatenate(
+            [places[tensor.name].reshape(weight.shape[0], -1) for tensor in (weight, *vectors)], axis=1
+        )
+        tokens.append(
+            np.pad(units, ((0, 0), (0, -units.shape[1] % size)), constant_values=num_weights).reshape(
+                -1, size
+            )
+        )
     return np.concatenate(tokens)
 
 
@@ -488,7 +586,9 @@ def _check(name: str, array: Any, *shape: int) -> None:
         raise ValueZooError(name, expected="an array or a tensor", found=type(array).__name__, do="give one")
     if tuple(array.shape[-len(shape) :]) != shape:
         expected = f"[..., {', '.join(map(str, shape))}]"
-        raise ZooError(name, expected=expected, found=str(list(array.shape)), do="give what belongs to this architecture")
+        raise ZooError(
+            name, expected=expected, found=str(list(array.shape)), do="give what belongs to this architecture"
+        )
 
 
 def _concatenate(arrays: Sequence[Any]) -> Any:
@@ -507,7 +607,11 @@ def _flat(array: Any, axes: int) -> Any:
 
 def _with_zero(rows: Any) -> Any:
     """[..., P + 1]: rows with a zero behind, for the places of padding."""
-    zero = np.zeros_like(rows[..., :1]) if isinstance(rows, np.ndarray) else rows.new_zeros((*rows.shape[:-1], 1))
+    zero = (
+        np.zeros_like(rows[..., :1])
+        if isinstance(rows, np.ndarray)
+        else rows.new_zeros((*rows.shape[:-1], 1))
+    )
     return _concatenate([rows, zero])
 
 

@@ -1,6 +1,8 @@
-"""`WeightsDataset`: rows of a zoo's index, whose weights are read when a row is asked for, through the methods of `datasets.Dataset`.
+"""`WeightsDataset`: rows of a zoo's index, whose weights are read when a row is asked for, through the
+methods of `datasets.Dataset`.
 
-Weights are no stored column. A formatter of our own adds them to the rows that are handed out, in whatever format those have.
+Weights are no stored column. A formatter of our own adds them to the rows that are handed out, in whatever
+format those have.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class View:
     output_all_columns: bool = False
 
     def __eq__(self, other: object) -> bool:
-        """The library joins datasets of one format only: those of one state of a zoo, opened once or twice, have one."""
+        """The library joins datasets of one format only: those of one state of a zoo, opened once or twice,
+        have one.
+        """
         return isinstance(other, View) and self._told() == other._told()
 
     def _told(self) -> list[Any]:
@@ -94,14 +98,22 @@ class WeightsDataset(datasets.Dataset):
         return _copy(self, datasets.Dataset).with_format(None)
 
     def _again(self, found: Any, renamed: Mapping[str, str] | None = None) -> Any:
-        """What a method of the library gave for the bare rows, with weights; without, if the columns that find them are gone."""
+        """What a method of the library gave for the bare rows, with weights; without, if the columns that
+        find them are gone.
+        """
         if isinstance(found, dict):
             return type(found)({split: self._again(part, renamed) for split, part in found.items()})
         view, renamed = self.view, renamed or {}
         if view.columns is not None:  # as the library: a column that is new is formatted
             unformatted = {renamed.get(name, name) for name in self.column_names if name not in view.columns}
-            view = dataclasses.replace(view, columns=[name for name in found.column_names if name not in unformatted])
-        return WeightsDataset.of(found, view) if set(READ_COLUMNS) <= set(found.column_names) else view.set_on(_copy(found))
+            view = dataclasses.replace(
+                view, columns=[name for name in found.column_names if name not in unformatted]
+            )
+        return (
+            WeightsDataset.of(found, view)
+            if set(READ_COLUMNS) <= set(found.column_names)
+            else view.set_on(_copy(found))
+        )
 
     def _stored(self, in_memory: bool) -> datasets.Dataset:
         """The rows with their weights as a column like the others."""
@@ -131,10 +143,18 @@ class WeightsDataset(datasets.Dataset):
     def _showing(self, columns: Iterable[str]) -> View:
         """The view, with the columns that find weights hidden unless they are named."""
         shown = [name for name in columns if name != WEIGHTS]
-        formatted = None if self.view.columns is None else [name for name in self.view.columns if name in shown]
+        formatted = (
+            None if self.view.columns is None else [name for name in self.view.columns if name in shown]
+        )
         return dataclasses.replace(self.view, hidden=frozenset(READ_COLUMNS) - set(shown), columns=formatted)
 
-    def set_format(self, type: str | None = None, columns: Any = None, output_all_columns: bool = False, **format_kwargs: Any) -> None:
+    def set_format(
+        self,
+        type: str | None = None,
+        columns: Any = None,
+        output_all_columns: bool = False,
+        **format_kwargs: Any,
+    ) -> None:
         """As the library's; weights stay, whatever `columns` names. A transform gets them in its batch."""
         format_kwargs.update(format_kwargs.pop("format_kwargs", {}))
         if type == FORMAT:  # `ds.set_format(**other.format)`
@@ -148,16 +168,26 @@ class WeightsDataset(datasets.Dataset):
         super().set_format(FORMAT, view=view)
 
     def map(self, function: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the library's. The function gets the weights; it may return them as they are, others under another name."""
+        """As the library's.
+
+        The function gets the weights; it may return them as they are, others under another name.
+        """
         if function is None:
             return self._again(self._bare().map(function, *args, **kwargs))
-        options = dict(inspect.signature(datasets.Dataset.map).bind(self, function, *args, **kwargs).arguments)
+        options = dict(
+            inspect.signature(datasets.Dataset.map).bind(self, function, *args, **kwargs).arguments
+        )
         del options["self"], options["function"]
         removed = _listed(options.get("remove_columns"))
         gone = [name for name in READ_COLUMNS if name in removed]
         if gone and len(gone) < len(READ_COLUMNS):
             found = f"{', '.join(gone)} removed"
-            raise ZooError("map", expected=f"the columns {', '.join(READ_COLUMNS)}", found=found, do="use remove_columns, which hides them")
+            raise ZooError(
+                "map",
+                expected=f"the columns {', '.join(READ_COLUMNS)}",
+                found=found,
+                do="use remove_columns, which hides them",
+            )
         if removed:
             options["remove_columns"] = [name for name in removed if name != WEIGHTS]
         self._without_weights_in("map", _listed(options.get("input_columns")), "take the whole row")
@@ -169,47 +199,74 @@ class WeightsDataset(datasets.Dataset):
 
     def filter(self, function: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the library's. The function gets the weights, unless `input_columns` names what it gets."""
-        options = dict(inspect.signature(datasets.Dataset.filter).bind(self, function, *args, **kwargs).arguments)
+        options = dict(
+            inspect.signature(datasets.Dataset.filter).bind(self, function, *args, **kwargs).arguments
+        )
         self._without_weights_in("filter", _listed(options.get("input_columns")), "take the whole row")
         return self._again(self._carrying().filter(function, *args, **kwargs).with_format(None))
 
     def _carrying(self) -> datasets.Dataset:
-        """The rows as the library's own class, with weights through the format: its inner methods read the stored columns there."""
+        """The rows as the library's own class, with weights through the format: its inner methods read the
+        stored columns there.
+        """
         return _copy(self, datasets.Dataset)
 
     def _without_weights_in(self, where: str, names: Iterable[Any], do: str) -> None:
         if WEIGHTS in names:
-            raise ZooError(where, expected="columns that are stored", found=f"{WEIGHTS!r}, which is read from the zoo", do=do)
+            raise ZooError(
+                where,
+                expected="columns that are stored",
+                found=f"{WEIGHTS!r}, which is read from the zoo",
+                do=do,
+            )
 
     def select_columns(self, column_names: str | list[str], *args: Any, **kwargs: Any) -> Any:
         """As the library's; weights stay. The columns that find them are hidden where they are not named."""
         shown = [name for name in _listed(column_names) if name != WEIGHTS]
         finding = [name for name in READ_COLUMNS if name not in shown]
-        return WeightsDataset.of(self._bare().select_columns([*shown, *finding], *args, **kwargs), self._showing(shown))
+        return WeightsDataset.of(
+            self._bare().select_columns([*shown, *finding], *args, **kwargs), self._showing(shown)
+        )
 
     def remove_columns(self, column_names: str | list[str], *args: Any, **kwargs: Any) -> Any:
-        """As the library's; the columns that find weights are hidden. Without `weights`, the rows are the library's own dataset."""
+        """As the library's; the columns that find weights are hidden.
+
+        Without `weights`, the rows are the library's own dataset.
+        """
         removed = _listed(column_names)
         gone = [name for name in removed if name not in (*READ_COLUMNS, WEIGHTS)]
         rows = self._again(self._bare().remove_columns(gone, *args, **kwargs))
-        ds = WeightsDataset.of(rows._bare(), dataclasses.replace(rows.view, hidden=rows.view.hidden | (set(READ_COLUMNS) & set(removed))))
+        ds = WeightsDataset.of(
+            rows._bare(),
+            dataclasses.replace(rows.view, hidden=rows.view.hidden | (set(READ_COLUMNS) & set(removed))),
+        )
         hidden = list(ds.view.hidden)
         return ds.rows().remove_columns(hidden) if WEIGHTS in removed else ds
 
-    def rename_column(self, original_column_name: str, new_column_name: str, *args: Any, **kwargs: Any) -> Any:
+    def rename_column(
+        self, original_column_name: str, new_column_name: str, *args: Any, **kwargs: Any
+    ) -> Any:
         """As the library's; neither `weights` nor what finds them has another name."""
         return self._renamed(
-            "rename_column", {original_column_name: new_column_name}, (original_column_name, new_column_name, *args), kwargs
+            "rename_column",
+            {original_column_name: new_column_name},
+            (original_column_name, new_column_name, *args),
+            kwargs,
         )
 
     def rename_columns(self, column_mapping: dict[str, str], *args: Any, **kwargs: Any) -> Any:
         """As the library's; neither `weights` nor what finds them has another name."""
         return self._renamed("rename_columns", column_mapping, (column_mapping, *args), kwargs)
 
-    def _renamed(self, method: str, names: Mapping[str, str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _renamed(
+        self, method: str, names: Mapping[str, str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         fixed = [name for name in (*names, *names.values()) if name in (*READ_COLUMNS, WEIGHTS)]
         if fixed:
-            expected, do = f"{', '.join((WEIGHTS, *READ_COLUMNS))} to keep their names", "rename others, or map them into new columns"
+            expected, do = (
+                f"{', '.join((WEIGHTS, *READ_COLUMNS))} to keep their names",
+                ("rename others, or map them into new columns"),
+            )
             raise ZooError(method, expected=expected, found=", ".join(fixed), do=do)
         return self._again(getattr(self._bare(), method)(*args, **kwargs), names)
 
@@ -223,16 +280,25 @@ class WeightsDataset(datasets.Dataset):
         view = self.view
         if view.kwargs or view.columns is not None:
             found = f"format {view.type!r} with options or columns of its own"
-            raise ZooError("to_iterable_dataset", expected="rows of a plain format", found=found, do="call with_format(None) first")
+            raise ZooError(
+                "to_iterable_dataset",
+                expected="rows of a plain format",
+                found=found,
+                do="call with_format(None) first",
+            )
         shown = [name for name in self.column_names if name not in view.hidden]
-        return stream_with_weights(self._bare().to_iterable_dataset(*args, **kwargs), view.zoo, shown).with_format(view.type)
+        return stream_with_weights(
+            self._bare().to_iterable_dataset(*args, **kwargs), view.zoo, shown
+        ).with_format(view.type)
 
 
 def _kept(name: str) -> Callable[..., Any]:
     @functools.wraps(getattr(datasets.Dataset, name))
     def method(self: WeightsDataset, *args: Any, **kwargs: Any) -> Any:
         for argument in (*args, *kwargs.values()):
-            self._without_weights_in(name, _listed(argument) if isinstance(argument, str | list | tuple) else (), "name others")
+            self._without_weights_in(
+                name, _listed(argument) if isinstance(argument, str | list | tuple) else (), "name others"
+            )
         return self._again(getattr(self._bare(), name)(*args, **kwargs))
 
     return method
@@ -255,15 +321,20 @@ def _refused(name: str, do: str) -> Callable[..., Any]:
 
 
 KEPT = (
-    "add_item", "align_labels_with_mapping", "cast", "cast_column", "class_encode_column", "flatten", "flatten_indices", "repeat", "select",
+    "add_item", "align_labels_with_mapping", "cast", "cast_column", "class_encode_column", "flatten",
+    "flatten_indices", "repeat", "select",
     "shard", "shuffle", "skip", "sort", "take", "train_test_split",
 )  # fmt: skip
 STORED = (
-    "push_to_hub", "save_to_disk", "to_csv", "to_dict", "to_json", "to_list", "to_pandas", "to_parquet", "to_polars", "to_sql",
+    "push_to_hub", "save_to_disk", "to_csv", "to_dict", "to_json", "to_list", "to_pandas", "to_parquet",
+    "to_polars", "to_sql",
     "_push_parquet_shards_to_hub",
 )  # fmt: skip
 IN_MEMORY = ("to_dict", "to_list", "to_pandas", "to_polars")
-REFUSED = {"batch": "iterate with iter(batch_size)", "to_tf_dataset": "set the format tensorflow and make it of an iterator"}
+REFUSED = {
+    "batch": "iterate with iter(batch_size)",
+    "to_tf_dataset": "set the format tensorflow and make it of an iterator",
+}
 for _name in filter(functools.partial(hasattr, datasets.Dataset), KEPT):
     setattr(WeightsDataset, _name, _kept(_name))
 for _name in filter(functools.partial(hasattr, datasets.Dataset), STORED):
@@ -277,7 +348,9 @@ class WeightsColumn(Column):
 
     def __init__(self, source: WeightsDataset, column_name: str) -> None:
         self.source, self.column_name = source, column_name
-        self.features = {**source.features, WEIGHTS: datasets.List(datasets.Value("float32"))}.get(column_name)
+        self.features = {**source.features, WEIGHTS: datasets.List(datasets.Value("float32"))}.get(
+            column_name
+        )
 
     def __iter__(self) -> Iterator[Any]:
         return (row[self.column_name] for row in self.source)
@@ -296,10 +369,14 @@ class WeightsFormatter(Formatter):
     def __call__(self, pa_table: pa.Table, query_type: str) -> Any:
         view, names = self.view, pa_table.column_names
         missing = [name for name in READ_COLUMNS if name not in names]
-        if query_type == "column" or len(missing) == len(READ_COLUMNS) or len(names) == 1:  # one column, or rows of another kind
+        # one column, or rows of another kind
+        if query_type == "column" or len(missing) == len(READ_COLUMNS) or len(names) == 1:
             return self._formatted(pa_table, query_type, self.features, view.columns, dict(view.kwargs))
         if missing:
-            expected, do = f"the columns {', '.join(READ_COLUMNS)}", "keep them, or take rows without weights (remove_columns('weights'))"
+            expected, do = (
+                f"the columns {', '.join(READ_COLUMNS)}",
+                ("keep them, or take rows without weights (remove_columns('weights'))"),
+            )
             raise ZooError("rows with weights", expected=expected, found=f"no {', '.join(missing)}", do=do)
         shown = pa_table.select([name for name in names if name not in view.hidden])
         arrays = read_weights(view.zoo, pa_table)
@@ -311,11 +388,15 @@ class WeightsFormatter(Formatter):
             bound = {**view.kwargs, "transform": lambda batch: transform({**batch, WEIGHTS: arrays})}
             return self._formatted(shown, query_type, self.features, view.columns, bound)
         kind = {WEIGHTS: datasets.LargeList(datasets.Value("float32"))}
-        features = datasets.Features({**(self.features or datasets.Features.from_arrow_schema(shown.schema)), **kind})
+        features = datasets.Features(
+            {**(self.features or datasets.Features.from_arrow_schema(shown.schema)), **kind}
+        )
         columns = None if view.columns is None else [*view.columns, WEIGHTS]
         return self._formatted(_with_column(shown, arrays), query_type, features, columns, dict(view.kwargs))
 
-    def _formatted(self, table: pa.Table, query_type: str, features: Any, columns: Any, kwargs: dict[str, Any]) -> Any:
+    def _formatted(
+        self, table: pa.Table, query_type: str, features: Any, columns: Any, kwargs: dict[str, Any]
+    ) -> Any:
         """As the library formats a table."""
         formatter = get_formatter(self.view.type, features=features, **kwargs)
         if query_type == "column":
@@ -337,21 +418,36 @@ def dataset_with_weights(ds: datasets.Dataset, zoo: Zoo, columns: Sequence[str] 
     names = None if columns is None else [name for name in columns if name != WEIGHTS]
     check_columns(ds.column_names, names or ())
     check_rows(ds, zoo)
-    view = View(zoo, frozenset(), ds._format_type, dict(ds._format_kwargs or {}), ds._format_columns, ds._output_all_columns)
+    view = View(
+        zoo,
+        frozenset(),
+        ds._format_type,
+        dict(ds._format_kwargs or {}),
+        ds._format_columns,
+        ds._output_all_columns,
+    )
     bare = _copy(ds).with_format(None)
     if names is None:
         return WeightsDataset.of(bare, view)
-    whole = bare.select_columns([*dict.fromkeys(names), *(name for name in READ_COLUMNS if name not in names)])
-    return WeightsDataset.of(whole, dataclasses.replace(view, hidden=frozenset(READ_COLUMNS) - set(names), columns=None))
+    whole = bare.select_columns(
+        [*dict.fromkeys(names), *(name for name in READ_COLUMNS if name not in names)]
+    )
+    return WeightsDataset.of(
+        whole, dataclasses.replace(view, hidden=frozenset(READ_COLUMNS) - set(names), columns=None)
+    )
 
 
 def without_weights(ds: datasets.Dataset) -> tuple[datasets.Dataset, Zoo | None]:
-    """Rows in the format that they are shown in, and their zoo if they have weights: also those that the library joined."""
+    """Rows in the format that they are shown in, and their zoo if they have weights: also those that the
+    library joined.
+    """
     view = (ds._format_kwargs or {}).get("view") if ds._format_type == FORMAT else None
     return (ds, None) if view is None else (view.set_on(_copy(ds)), view.zoo)
 
 
-def stream_with_weights(ds: datasets.IterableDataset, zoo: Zoo, columns: Sequence[str] | None) -> datasets.IterableDataset:
+def stream_with_weights(
+    ds: datasets.IterableDataset, zoo: Zoo, columns: Sequence[str] | None
+) -> datasets.IterableDataset:
     """Rows of a stream with their weights, a column like the others from here on.
 
     Raises:
@@ -375,7 +471,9 @@ def stream_with_weights(ds: datasets.IterableDataset, zoo: Zoo, columns: Sequenc
 
 
 class StreamWeights:
-    """Weights for a batch of a stream: a class, not a closure, so that streams can be pickled for the workers of a DataLoader."""
+    """Weights for a batch of a stream: a class, not a closure, so that streams can be pickled for the workers
+    of a DataLoader.
+    """
 
     def __init__(self, zoo: Zoo) -> None:
         self.zoo = zoo
@@ -390,33 +488,49 @@ def check_columns(present: Sequence[str], wanted: Iterable[str]) -> None:
     missing = [name for name in dict.fromkeys((*READ_COLUMNS, *wanted)) if name not in present]
     found, do = f"no {', '.join(missing)}", "load the index and keep its columns"
     if not missing and WEIGHTS in present:
-        found, do = f"a column {WEIGHTS!r} beside them", "these rows have their weights; rename or remove that column to read them anew"
+        found, do = (
+            f"a column {WEIGHTS!r} beside them",
+            ("these rows have their weights; rename or remove that column to read them anew"),
+        )
         missing = [WEIGHTS]
     if missing:
         raise ZooError("with_weights", expected="rows of the config index", found=found, do=do)
 
 
 def check_states(ds: Any) -> set[str]:
-    """The states of zoos that rows come from, as their `info` tells. Raises a ZooError for several: such rows were joined."""
+    """The states of zoos that rows come from, as their `info` tells.
+
+    Raises a ZooError for several: such rows were joined.
+    """
     states = set(STATE.findall(ds.info.description or ""))
     if len(states) > 1:
         do = "read the weights of each apart, or with load_dataset anew if a zoo has grown"
-        raise ZooError("with_weights", expected="rows of one zoo", found=f"rows of {len(states)} zoos, joined", do=do)
+        raise ZooError(
+            "with_weights", expected="rows of one zoo", found=f"rows of {len(states)} zoos, joined", do=do
+        )
     return states
 
 
 def check_rows(ds: Any, zoo: Zoo) -> None:
-    """Raise a ZooError for rows of another zoo. A row's state is enough; without it, the index must have the row.
+    """Raise a ZooError for rows of another zoo.
+
+    A row's state is enough; without it, the index must have the row.
 
     Whatever is found here, each value is checked when it is read.
     """
     if check_states(ds) == {zoo.manifest.digest} or isinstance(ds, datasets.IterableDataset):
         return
     index = zoo.filter()
-    rows, known = ds.with_format("arrow").select_columns(list(PLACE_COLUMNS))[:], pa.table({name: index[name] for name in PLACE_COLUMNS})
+    rows, known = (
+        ds.with_format("arrow").select_columns(list(PLACE_COLUMNS))[:],
+        pa.table({name: index[name] for name in PLACE_COLUMNS}),
+    )
     strange = len(rows) - (pc.sum(pc.is_in(_keys(rows), value_set=_keys(known))).as_py() or 0)
     if strange:
-        found, do = f"{strange} of {len(rows)} of another, or of this one as it was before", "load them from this zoo again"
+        found, do = (
+            f"{strange} of {len(rows)} of another, or of this one as it was before",
+            "load them from this zoo again",
+        )
         raise ZooError("with_weights", expected=f"rows of {zoo.name}", found=found, do=do)
 
 
@@ -426,7 +540,8 @@ def _keys(table: pa.Table) -> pa.ChunkedArray:
 
 
 def read_weights(zoo: Zoo, table: pa.Table) -> list[np.ndarray]:
-    """The weights of rows, each checked against the row's SHA-256: what comes belongs to the row, whatever became of the zoo.
+    """The weights of rows, each checked against the row's SHA-256: what comes belongs to the row, whatever
+    became of the zoo.
 
     Args:
         zoo: where they are.
@@ -455,8 +570,16 @@ def read_weights(zoo: Zoo, table: pa.Table) -> list[np.ndarray]:
         digest.update(array.data)
         if digest.hexdigest() != row["sha256"]:
             where = f"{zoo.name}/{row['file']} at byte {row['offset']}"
-            expected, do = f"weights with sha256 {row['sha256']}, as their row says", "load the rows from this zoo again"
-            raise ZooError(where, expected=expected, found=f"others: a row of another zoo, or a damaged file ({digest.hexdigest()})", do=do)
+            expected, do = (
+                f"weights with sha256 {row['sha256']}, as their row says",
+                ("load the rows from this zoo again"),
+            )
+            raise ZooError(
+                where,
+                expected=expected,
+                found=f"others: a row of another zoo, or a damaged file ({digest.hexdigest()})",
+                do=do,
+            )
     return arrays
 
 
@@ -475,7 +598,9 @@ def _with_column(table: pa.Table, arrays: list[np.ndarray], list_type: Any = pa.
     """A table with weights as a column."""
     ends = np.cumsum([0, *map(len, arrays)])
     values = np.concatenate([np.zeros(0, np.float32), *arrays])
-    column = list_type.from_arrays(pa.array(ends, pa.int64() if list_type is pa.LargeListArray else pa.int32()), pa.array(values))
+    column = list_type.from_arrays(
+        pa.array(ends, pa.int64() if list_type is pa.LargeListArray else pa.int32()), pa.array(values)
+    )
     return table.append_column(WEIGHTS, column) if table.num_columns else pa.table({WEIGHTS: column})
 
 
@@ -484,7 +609,9 @@ def _stored_table(zoo: Zoo, shown: list[str], table: pa.Table) -> pa.Table:
 
 
 def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function for `map` whose result leaves weights out: a column of that name would stand for those of the zoo."""
+    """A function for `map` whose result leaves weights out: a column of that name would stand for those of
+    the zoo.
+    """
     if inspect.iscoroutinefunction(function):
 
         async def later(*inputs: Any, **kwargs: Any) -> Any:
@@ -502,7 +629,9 @@ def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _names(rows: Any) -> list[str]:
     """The columns of a row or batch in any format."""
-    return list(rows.column_names if isinstance(rows, pa.Table) else rows.keys() if hasattr(rows, "keys") else ())
+    return list(
+        rows.column_names if isinstance(rows, pa.Table) else rows.keys() if hasattr(rows, "keys") else ()
+    )
 
 
 def _sums(rows: Any) -> list[int] | None:
@@ -528,9 +657,16 @@ def _without(result: Any, before: list[int] | None) -> Any:
         same = False
     if not same:
         do = "give what it makes another name, or take rows without weights (remove_columns('weights'))"
-        raise ZooError("map", expected=f"a function that returns {WEIGHTS!r} as it got them, or not at all", found="others", do=do)
+        raise ZooError(
+            "map",
+            expected=f"a function that returns {WEIGHTS!r} as it got them, or not at all",
+            found="others",
+            do=do,
+        )
     if isinstance(result, pa.Table):
         return result.drop_columns([WEIGHTS])
     return (
-        {name: value for name, value in result.items() if name != WEIGHTS} if isinstance(result, Mapping) else result.drop(columns=WEIGHTS)
+        {name: value for name, value in result.items() if name != WEIGHTS}
+        if isinstance(result, Mapping)
+        else result.drop(columns=WEIGHTS)
     )

@@ -1,4 +1,6 @@
-"""`Zoo`: networks in a folder or on the Hub. Its index is a table to filter; weights are read only for the rows that were chosen.
+"""`Zoo`: networks in a folder or on the Hub.
+
+Its index is a table to filter; weights are read only for the rows that were chosen.
 
 Letters of axes: N rows (snapshots), P weights, L length of a slice.
 """
@@ -81,8 +83,8 @@ class Row(AnyRow):
 class Rows(Sequence[Mapping[str, Any]]):
     """Some rows of the index: a read-only sequence. A column is read when it is first asked for.
 
-    `rows[i]` and iteration give mappings (column -> value); `rows[a:b]`, `rows[mask]` and `rows[[0, 2]]` give Rows;
-    `rows["test_accuracy"]` gives a numpy array [N].
+    `rows[i]` and iteration give mappings (column -> value); `rows[a:b]`, `rows[mask]` and `rows[[0, 2]]` give
+    Rows; `rows["test_accuracy"]` gives a numpy array [N].
 
     Args:
         table: INDEX_SCHEMA, or some of its columns.
@@ -122,14 +124,22 @@ class Rows(Sequence[Mapping[str, Any]]):
             return Row(self._columns, int(self._numbers[key]))
         if isinstance(key, slice):
             part = self._numbers[key]
-            part = np.arange(part.start, part.stop, part.step) if isinstance(part, range) and part.step != 1 else part
+            part = (
+                np.arange(part.start, part.stop, part.step)
+                if isinstance(part, range) and part.step != 1
+                else part
+            )
             return Rows._of(self._columns, part)
         return Rows._of(self._columns, self._all[self._chosen(key)])
 
     @property
     def _all(self) -> np.ndarray:
         """Numbers of the rows, [N] int64."""
-        return np.arange(self._numbers.start, self._numbers.stop) if isinstance(self._numbers, range) else self._numbers
+        return (
+            np.arange(self._numbers.start, self._numbers.stop)
+            if isinstance(self._numbers, range)
+            else self._numbers
+        )
 
     def _chosen(self, key: Any) -> np.ndarray:
         """A mask or numbers of rows, checked."""
@@ -138,9 +148,15 @@ class Rows(Sequence[Mapping[str, Any]]):
             chosen = np.asarray(key)
         except ValueError:  # a ragged list
             chosen = np.array(None)
-        chosen = chosen.astype(np.intp) if chosen.size == 0 and chosen.ndim == 1 and chosen.dtype != bool else chosen
+        chosen = (
+            chosen.astype(np.intp)
+            if chosen.size == 0 and chosen.ndim == 1 and chosen.dtype != bool
+            else chosen
+        )
         found = repr(key) if chosen.ndim != 1 else f"{len(chosen)} values of type {chosen.dtype}"
-        fits = chosen.ndim == 1 and (len(chosen) == len(self) if chosen.dtype == bool else chosen.dtype.kind in "iu")
+        fits = chosen.ndim == 1 and (
+            len(chosen) == len(self) if chosen.dtype == bool else chosen.dtype.kind in "iu"
+        )
         if fits and chosen.dtype != bool and len(chosen):
             low, high = int(chosen.min()), int(chosen.max())
             fits, found = -len(self) <= low and high < len(self), f"{low if low < -len(self) else high}"
@@ -168,14 +184,16 @@ class Rows(Sequence[Mapping[str, Any]]):
         """The rows that fulfil all conditions.
 
         Args:
-            conditions: column = a value (None matches null), several values of which one must match, or a function of a value -> bool,
-                which is called once for each different value.
+            conditions: column = a value (None matches null), several values of which one must match, or a
+                function of a value -> bool, which is called once for each different value.
 
         Raises:
             ZooError: if there is no such column, or a value does not fit its type.
 
         Example:
-            >>> zoo.filter(is_final=True, dataset=["mnist", "svhn"], test_accuracy=lambda a: a > 0.9)  # doctest: +SKIP
+            >>> chosen = zoo.filter(  # doctest: +SKIP
+            ...     is_final=True, dataset=["mnist", "svhn"], test_accuracy=lambda accuracy: accuracy > 0.9
+            ... )
         """
         rows = self
         for name, condition in conditions.items():
@@ -198,22 +216,25 @@ class Rows(Sequence[Mapping[str, Any]]):
         return self.table.to_pandas()
 
 
-AnyRows = Iterable[AnyRow]  # Rows, a datasets.Dataset of the index, an Arrow table or DataFrame of it, or mappings
+# Rows, a datasets.Dataset of the index, an Arrow table or DataFrame of it, or mappings
+AnyRows = Iterable[AnyRow]
 
 
 class Zoo:
     """A zoo in a local folder or on the Hub.
 
-    What is not asked for is not read. In a folder, weights are read through memory maps, unchecked unless `check` is set. From the Hub, the
-    index comes whole and of the weights the ranges that are asked for, neighbours in one request; all of it is checked and cached.
+    What is not asked for is not read. In a folder, weights are read through memory maps, unchecked unless
+    `check` is set. From the Hub, the index comes whole and of the weights the ranges that are asked for,
+    neighbours in one request; all of it is checked and cached.
 
     Args:
-        path: the folder that nws-build wrote, or "org/name" on the Hub, if there is no such folder ("./org/name" is always a folder);
-            "nws" is ./nws or else DEFAULT_REPOSITORY.
+        path: the folder that nws-build wrote, or "org/name" on the Hub, if there is no such folder
+            ("./org/name" is always a folder); "nws" is ./nws or else DEFAULT_REPOSITORY.
         revision: branch, tag or commit of a zoo on the Hub.
         token: for a private zoo on the Hub; None is the stored login.
         cache_dir: files from the Hub are kept in its folder `nws`; None is huggingface_hub's home (HF_HOME).
-        cache_bytes: weights from the Hub that are kept on disk, in bytes; those that were not used for longest go first.
+        cache_bytes: weights from the Hub that are kept on disk, in bytes; those that were not used for
+            longest go first.
         check: verify the SHA-256 of every value that is read from a folder.
 
     Raises:
@@ -236,15 +257,24 @@ class Zoo:
         check: bool = False,
     ) -> None:
         path = os.path.expanduser(path)
-        if path == LOCAL_NAME and what_is_at(Path(path) / MANIFEST_NAME) == "nothing" == what_is_at(Path(path) / PENDING):
+        if path == LOCAL_NAME and what_is_at(Path(path) / MANIFEST_NAME) == "nothing" == what_is_at(
+            Path(path) / PENDING
+        ):
             path = DEFAULT_REPOSITORY
         on_hub = is_repository(path)
         if revision is not None and not on_hub:
-            raise ZooError(path, expected="no revision for a folder", found=repr(revision), do="leave it out, or name a repository")
+            raise ZooError(
+                path,
+                expected="no revision for a folder",
+                found=repr(revision),
+                do="leave it out, or name a repository",
+            )
         self.source: Folder | Repository
         if on_hub:
             try:
-                self.source = Repository(path, revision=revision, token=token, cache_dir=cache_dir, cache_bytes=cache_bytes)
+                self.source = Repository(
+                    path, revision=revision, token=token, cache_dir=cache_dir, cache_bytes=cache_bytes
+                )
             except ZooError as error:
                 raise error.adding(found=f"and no folder {path}") from error
         else:
@@ -295,8 +325,12 @@ class Zoo:
         columns = self.source.columns
         subset, model = columns["subset"], columns["model_id"]
         final = columns["is_final"].numbers
-        pairs = np.unique(subset.codes[final].astype(np.int64) * len(model.distinct) + model.codes[final]) // len(model.distinct)
-        models = dict(zip(subset.distinct, np.bincount(pairs, minlength=len(subset.distinct)).tolist(), strict=True))
+        pairs = np.unique(
+            subset.codes[final].astype(np.int64) * len(model.distinct) + model.codes[final]
+        ) // len(model.distinct)
+        models = dict(
+            zip(subset.distinct, np.bincount(pairs, minlength=len(subset.distinct)).tolist(), strict=True)
+        )
         for name, entry in self.manifest.subsets.items():
             if models.get(name, 0) != entry.num_models:
                 expected, found = f"{entry.num_models} models of {name}", str(models.get(name, 0))
@@ -305,7 +339,9 @@ class Zoo:
 
     @functools.cached_property
     def index(self) -> pa.Table:
-        """One row a snapshot, of all subsets and splits (INDEX_SCHEMA), all columns read. `filter` reads only those that are asked for.
+        """One row a snapshot, of all subsets and splits (INDEX_SCHEMA), all columns read.
+
+        `filter` reads only those that are asked for.
 
         Raises:
             ZooError: if an index file is missing or damaged.
@@ -313,10 +349,13 @@ class Zoo:
         return self.filter().table
 
     def filter(self, **conditions: Any) -> Rows:
-        """The rows of the index that fulfil all conditions, as `Rows.filter`. A column is read when it is first asked for.
+        """The rows of the index that fulfil all conditions, as `Rows.filter`.
+
+        A column is read when it is first asked for.
 
         Raises:
-            ZooError: if an index file is missing or damaged, there is no such column, or a value does not fit its type.
+            ZooError: if an index file is missing or damaged, there is no such column, or a value does not fit
+                its type.
         """
         return Rows._of(self._columns, range(self._columns.num_rows)).filter(**conditions)
 
@@ -343,7 +382,8 @@ class Zoo:
         """The weights of one row.
 
         Returns:
-            [P] float32, read-only; from a folder a view of the file (its alignment is not guaranteed; copy it for kernels that need one).
+            [P] float32, read-only; from a folder a view of the file (its alignment is not guaranteed; copy it
+            for kernels that need one).
 
         Raises:
             ZooError: as `value`, or if the file holds another architecture there.
@@ -354,7 +394,8 @@ class Zoo:
         return np.frombuffer(value, ROW_DTYPE, offset=len(form.head))
 
     def arrays(self, rows: AnyRows) -> list[np.ndarray]:
-        """The weights of several rows of any architectures; on the Hub, neighbours are fetched in one request.
+        """The weights of several rows of any architectures; on the Hub, neighbours are fetched in one
+        request.
 
         Args:
             rows: Rows, a datasets.Dataset of the index, a DataFrame or Arrow table of it, or mappings.
@@ -394,7 +435,9 @@ class Zoo:
         layouts = [layout_of(form.architecture) for form, _ in groups]
         if not layouts or any(layout != layouts[0] for layout in layouts):
             found = ", ".join(sorted(form.architecture.id for form, _ in groups)[:5]) or "no rows"
-            raise ZooError("rows", expected="networks of one layout", found=found, do="filter by architecture")
+            raise ZooError(
+                "rows", expected="networks of one layout", found=found, do="filter by architecture"
+            )
         places = chosen.places
         if len(groups) == 1:
             return self._stack(places, groups[0][0])
@@ -403,13 +446,16 @@ class Zoo:
             weights_NP[numbers] = self._stack(places[numbers], form)
         return weights_NP
 
-    def _stack(self, places: Places, form: _Form, memory: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
+    def _stack(
+        self, places: Places, form: _Form, memory: Callable[[int], np.ndarray] | None = None
+    ) -> np.ndarray:
         """The weights [N, P] of places of one architecture. `memory` gives room for so many weights."""
         places.check(self.manifest, self.name)  # before anything of a size that they ask for is allocated
         unlike = np.flatnonzero(places.lengths != form.length)
         if len(unlike):
             (place,) = places[unlike[:1]]
-            unpack(form.architecture, self.source.value(place), self.source.where(place))  # says what does not fit
+            # says what does not fit
+            unpack(form.architecture, self.source.value(place), self.source.where(place))
         shape = len(places), form.num_weights
         weights_NP = np.empty(shape, ROW_DTYPE) if memory is None else memory(math.prod(shape)).reshape(shape)
         bytes_NB = weights_NP.view(np.uint8)
@@ -430,7 +476,8 @@ class Zoo:
             rows: Rows or mappings; None is the whole zoo.
 
         Yields:
-            The rows of a stack, and their weights [N, P] float32: architecture by architecture, in the order of `rows`.
+            The rows of a stack, and their weights [N, P] float32: architecture by architecture, in the order
+            of `rows`.
 
         Raises:
             ZooError: as `row`.
@@ -447,12 +494,16 @@ class Zoo:
             places = places if order is not None else ordered  # their runs are found once, not stack by stack
             size = max(1, STACK_BYTES // (form.num_weights * ROW_DTYPE.itemsize))
             for start in range(0, len(places), size):
-                yield found[start : start + size], self._stack(places[start : start + size], form, self._memory.take)
+                yield (
+                    found[start : start + size],
+                    self._stack(places[start : start + size], form, self._memory.take),
+                )
 
     def slices(self, rows: AnyRows, starts: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
         """Consecutive weights of several rows of any architectures: the input of the deep meta-classifier.
 
-        From a folder only these weights are read (and each value's header); from the Hub whole rows, so that they can be checked.
+        From a folder only these weights are read (and each value's header); from the Hub whole rows, so that
+        they can be checked.
 
         Args:
             rows: Rows, a datasets.Dataset of the index, or mappings.
@@ -479,23 +530,38 @@ class Zoo:
             fits = False
         if not fits:
             found = f"{starts!r} and a length of {length!r}"
-            raise ZooError("slices", expected=f"{len(lengths)} whole numbers and a length", found=found, do="give one start for each row")
+            raise ZooError(
+                "slices",
+                expected=f"{len(lengths)} whole numbers and a length",
+                found=found,
+                do="give one start for each row",
+            )
         outside = np.flatnonzero((firsts < 0) | (firsts > lengths - length))
         if len(outside):
             start, end = (int(array[outside[0]]) for array in (firsts, lengths))
             found = f"{start} to {start + length} of {end}"
-            raise ZooError("slices", expected="slices within their rows", found=found, do="choose other starts or a shorter length")
+            raise ZooError(
+                "slices",
+                expected="slices within their rows",
+                found=found,
+                do="choose other starts or a shorter length",
+            )
         if not isinstance(self.source, Folder) or self.source.check:
             arrays = self.arrays(chosen.rows)
-            return np.stack([array[start : start + length] for array, start in zip(arrays, firsts.tolist(), strict=True)])
+            return np.stack(
+                [array[start : start + length] for array, start in zip(arrays, firsts.tolist(), strict=True)]
+            )
         chosen.places.check(self.manifest, self.name)
         slices_NL = np.empty((len(lengths), length), ROW_DTYPE)
-        for slice_L, start, form, place in zip(slices_NL, firsts.tolist(), chosen.forms, chosen.places, strict=True):
+        for slice_L, start, form, place in zip(
+            slices_NL, firsts.tolist(), chosen.forms, chosen.places, strict=True
+        ):
             found_head = np.empty(len(form.head), np.uint8)
             if place.length == form.length:
                 self.source.read_into(place, 0, found_head)
             if found_head.tobytes() != form.head:
-                unpack(form.architecture, self.source.value(place), self.source.where(place))  # says what does not fit
+                # says what does not fit
+                unpack(form.architecture, self.source.value(place), self.source.where(place))
             self.source.read_into(place, len(form.head) + start * ROW_DTYPE.itemsize, slice_L)
         return slices_NL
 
@@ -528,7 +594,9 @@ def is_repository(path: str) -> bool:
 
 
 class _Memory:
-    """Memory of stacks that nobody holds any more, used again: pages that are new to a process cost as much as the copy."""
+    """Memory of stacks that nobody holds any more, used again: pages that are new to a process cost as much
+    as the copy.
+    """
 
     KEPT = 2  # while a stack is used, the next is made
 
@@ -547,7 +615,8 @@ class _Memory:
             return memory[:count]
 
 
-ONLY_KEPT = sys.getrefcount(np.empty(0)) + 1  # references to an array that only a list has, as getrefcount counts them
+# references to an array that only a list has, as getrefcount counts them
+ONLY_KEPT = sys.getrefcount(np.empty(0)) + 1
 
 
 class _Form(NamedTuple):
@@ -579,7 +648,9 @@ def _fields(row: AnyRow, *names: str) -> list[Any]:
         raise ZooError("row", expected="a mapping of columns to values", found=type(row).__name__, do=do)
     missing = [name for name in names if name not in row]
     if missing:
-        raise ZooError("row", expected=f"the columns {', '.join(names)}", found=f"no {', '.join(missing)}", do=do)
+        raise ZooError(
+            "row", expected=f"the columns {', '.join(names)}", found=f"no {', '.join(missing)}", do=do
+        )
     return [_plain(name, row[name]) for name in names]
 
 
@@ -589,7 +660,9 @@ def _plain(name: str, value: Any) -> Any:
     kind = INDEX_SCHEMA.field(name).type
     if not isinstance(value, PYTHON_TYPES[kind]) or isinstance(value, bool):
         do = "take whole rows of the config index"
-        raise ZooError(f"column {name} of a row", expected=f"a value of type {kind}", found=repr(value), do=do)
+        raise ZooError(
+            f"column {name} of a row", expected=f"a value of type {kind}", found=repr(value), do=do
+        )
     return value
 
 
@@ -609,14 +682,27 @@ class _Chosen:
 
     def __init__(self, rows: Rows) -> None:
         self.rows, self._columns, self._numbers = rows, rows._columns, rows._numbers
-        do, fields = "take whole rows of the config index", {field.name: field for field in self._columns.schema}
+        do, fields = (
+            "take whole rows of the config index",
+            {field.name: field for field in self._columns.schema},
+        )
         missing = [name for name in READ_COLUMNS if name not in fields]
         if missing:
-            raise ZooError("rows", expected=f"the columns {', '.join(READ_COLUMNS)}", found=f"no {', '.join(missing)}", do=do)
+            raise ZooError(
+                "rows",
+                expected=f"the columns {', '.join(READ_COLUMNS)}",
+                found=f"no {', '.join(missing)}",
+                do=do,
+            )
         for name in READ_COLUMNS:
             kind, found = INDEX_SCHEMA.field(name).type, fields[name].type
             if found != kind or (fields[name].nullable and self._columns[name].values.null_count):
-                raise ZooError(f"column {name} of rows", expected=f"values of type {kind}", found=f"{found} or null", do=do)
+                raise ZooError(
+                    f"column {name} of rows",
+                    expected=f"values of type {kind}",
+                    found=f"{found} or null",
+                    do=do,
+                )
 
     @functools.cached_property
     def places(self) -> Places:
@@ -631,7 +717,9 @@ class _Chosen:
         return [forms[code] for code in codes]
 
     def by_architecture(self) -> Iterator[tuple[_Form, slice | np.ndarray]]:
-        """What the values of each architecture must be, and the numbers of its rows among these: in order of their first rows."""
+        """What the values of each architecture must be, and the numbers of its rows among these: in order of
+        their first rows.
+        """
         architecture = self._columns["architecture_json"]
         codes = part_of(architecture.codes, self._numbers)
         if len(codes) and (codes == codes[0]).all():
@@ -651,7 +739,12 @@ def _chosen(rows: Any) -> _Chosen:
     if isinstance(rows, pa.Table):
         return _Chosen(Rows(rows))
     if isinstance(rows, Mapping):
-        raise ZooError("rows", expected="several rows", found="one row", do="read it with zoo.row(row), or put it into a list: [row]")
+        raise ZooError(
+            "rows",
+            expected="several rows",
+            found="one row",
+            do="read it with zoo.row(row), or put it into a list: [row]",
+        )
     if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # a pandas DataFrame
         rows = rows[[name for name in READ_COLUMNS if name in rows.columns]].to_dict("records")
     try:

@@ -1,7 +1,8 @@
-"""Measure how fast the baselines read a zoo: `scripts/bench_baselines.py [--quick] [--part PART] [--json FILE]`.
+"""Measure how fast the baselines read a zoo: `scripts/bench_baselines.py [--quick] [--part PART] [--json
+FILE]`.
 
-A part is a function in PARTS that makes what it needs in a folder and returns lines. All sides of a measurement take turns; what is told
-are medians. Axes: N rows, P weights, F features.
+A part is a function in PARTS that makes what it needs in a folder and returns lines. All sides of a
+measurement take turns; what is told are medians. Axes: N rows, P weights, F features.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from nws_dataset.statistics import QUANTILES, zoo_features
 
 
 def features(folder: Path, quick: bool) -> list[Line]:
-    """Statistics of all tensors of 20,000 networks of 4,970 weights, beside a loop over networks and tensors."""
+    """Statistics of all tensors of 20,000 networks of 4,970 weights, beside a loop over networks and
+    tensors.
+    """
     snapshots, tenth = 10, 10
     zoo = write_zoo(folder, SMALL, 200 if quick else 2000, snapshots)
     rows = zoo.filter()
@@ -43,7 +46,14 @@ def features(folder: Path, quick: bool) -> list[Line]:
         Line(f"{what}, difference from the loop", network, "", difference, 1e-6),
         *(Line(f"{what}, {name}", network, "s", value) for name, value in seconds.items()),
         Line(f"{what}, loop / one thread", network, "x", seconds["loop"] / seconds["one thread"]),
-        Line(f"{what}, loop / all cores", network, "x", seconds["loop"] / seconds["all cores"], 20.0, at_most=False),
+        Line(
+            f"{what}, loop / all cores",
+            network,
+            "x",
+            seconds["loop"] / seconds["all cores"],
+            20.0,
+            at_most=False,
+        ),
     ]
 
 
@@ -51,18 +61,27 @@ def loop(weights_NP: np.ndarray, layout: Layout) -> np.ndarray:
     """Statistics [N, F] as one would write them first: tensor by tensor of one network after another."""
     percents = [100 * quantile for quantile in QUANTILES]
     return np.array(
-        [[f for w in layout.views(row).values() for f in (*np.percentile(w, percents), w.mean(), w.std())] for row in weights_NP]
+        [
+            [f for w in layout.views(row).values() for f in (*np.percentile(w, percents), w.mean(), w.std())]
+            for row in weights_NP
+        ]
     )
 
 
 def input_of_training(folder: Path, quick: bool) -> list[Line]:
-    """How long the slimmest meta-classifier, whose steps are the shortest, waits for its slices; and what reading whole rows would take."""
+    """How long the slimmest meta-classifier, whose steps are the shortest, waits for its slices; and what
+    reading whole rows would take.
+    """
     zoo = write_zoo(folder, FIXED, 40 if quick else 200)
     rows = zoo.filter()
     settings, network = SMALL_SETTINGS, f"{zoo.layout(rows[0]).num_weights:,} weights"
     options = {**settings.of_estimator(), "epochs": 1 if quick else 3}
     views, batch, length = zoo.arrays(rows), settings.batch_size, settings.slice_length
-    epochs = DeepMetaClassifier(**options, validation_fraction=0, random_state=0).fit(views, rows["activation"]).history_
+    epochs = (
+        DeepMetaClassifier(**options, validation_fraction=0, random_state=0)
+        .fit(views, rows["activation"])
+        .history_
+    )
     source, random = ArrayRows(views), np.random.default_rng(0)
     batches = (random.integers(len(rows), size=batch) for _ in itertools.count())
     sides: dict[str, Callable[[], object]] = {
@@ -84,10 +103,24 @@ PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"features": features, "i
 
 @click.command(cls=Command)
 @click.option("--quick", is_flag=True, help="Smaller zoos and fewer repetitions.")
-@click.option("--part", "parts", type=click.Choice(list(PARTS)), multiple=True, help="Only this; may be given again.  [default: all]")
-@click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write every number there.")
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(list(PARTS)),
+    multiple=True,
+    help="Only this; may be given again.  [default: all]",
+)
+@click.option(
+    "--json",
+    "report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write every number there.",
+)
 def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
-    """Measure how fast the baselines read a zoo of random weights, which is written to a temporary folder (740 MB, with --quick 150)."""
+    """Measure how fast the baselines read a zoo of random weights, which is written to a temporary folder
+    (740 MB, with --quick 150).
+    """
     lines: list[Line] = []
     for name in parts or PARTS:
         with tempfile.TemporaryDirectory() as scratch:

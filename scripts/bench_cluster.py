@@ -1,7 +1,9 @@
-"""Measure how training grows with the nodes of a Ray cluster, beside plain processes: `scripts/bench_cluster.py [--quick]`.
+"""Measure how training grows with the nodes of a Ray cluster, beside plain processes:
+`scripts/bench_cluster.py [--quick]`.
 
-Nodes of one core each run on this machine. One node, two nodes, one process and two take turns; a rate counts the steps of models that
-finish while all of them work, after each has compiled and finished one. What is told are medians.
+Nodes of one core each run on this machine. One node, two nodes, one process and two take turns; a rate counts
+the steps of models that finish while all of them work, after each has compiled and finished one. What is told
+are medians.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def rate(trained: Iterator[Summary | None], places: int, models: int) -> float:
     """Models a second, from when each place has finished one until they run out of models."""
     with closing(trained):  # type: ignore[type-var]
         ends = [time.perf_counter() for result in trained if result is not None]
-    first, last = places - 1, models - 1  # equal models end in step: at the end of the last, each place has trained equally many
+    # equal models end in step: at the end of the last, each place has trained equally many
+    first, last = places - 1, models - 1
     return (last - first) / (ends[last] - ends[first])
 
 
@@ -59,7 +62,9 @@ def occupied(cluster: Cluster) -> Iterator[None]:
     """One core of the cluster is taken by something else."""
     node = next(iter(cluster.places(CPU)))
     remote: Any = ray.remote(_Holder)  # Ray's types know no methods of actors
-    holder = remote.options(num_cpus=1, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+    holder = remote.options(
+        num_cpus=1, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+    ).remote()
     ray.get(holder.ready.remote())
     yield
     ray.kill(holder)
@@ -94,14 +99,21 @@ def main(quick: bool) -> None:
                 return rate(start(task, models), places, len(models))
 
             def on_nodes(places: int) -> float:
-                return measure(places, lambda task, models: cluster.train(task, models, {"digits": image_set}, None, Occupancy()))
+                return measure(
+                    places,
+                    lambda task, models: cluster.train(
+                        task, models, {"digits": image_set}, None, Occupancy()
+                    ),
+                )
 
             def on_one_node() -> float:
                 with occupied(cluster):
                     return on_nodes(1)
 
             def in_processes(places: int) -> float:
-                return measure(places, lambda task, models: run_on_processes(task, models, places, Occupancy()))
+                return measure(
+                    places, lambda task, models: run_on_processes(task, models, places, Occupancy())
+                )
 
             sides: dict[str, Callable[[], float]] = {
                 "one node": on_one_node,
@@ -118,11 +130,19 @@ def main(quick: bool) -> None:
     steps = EPOCHS * epoch_steps(equal_models(1)[0], None)
     for name, found in rates.items():
         click.echo(
-            f"{name:<14} {steps * statistics.median(found):8,.0f} model-steps a second ({', '.join(f'{steps * r:,.0f}' for r in found)})"
+            f"{name:<14} {steps * statistics.median(found):8,.0f} model-steps a second "
+            f"({', '.join(f'{steps * r:,.0f}' for r in found)})"
         )
-    for two, one in (("two nodes", "one node"), ("two processes", "one process"), ("two nodes", "two processes")):
+    for two, one in (
+        ("two nodes", "one node"),
+        ("two processes", "one process"),
+        ("two nodes", "two processes"),
+    ):
         ratios = [b / a for a, b in zip(rates[one], rates[two], strict=True)]
-        click.echo(f"{two} / {one}: {statistics.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})")
+        click.echo(
+            f"{two} / {one}: {statistics.median(ratios):.2f} "
+            f"({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
+        )
 
 
 if __name__ == "__main__":

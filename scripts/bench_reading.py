@@ -1,4 +1,6 @@
-"""Measure how fast a zoo is read, from a folder and from the tests' loopback Hub: `scripts/bench_reading.py [--quick] [--json FILE]`."""
+"""Measure how fast a zoo is read, from a folder and from the tests' loopback Hub: `scripts/bench_reading.py
+[--quick] [--json FILE]`.
+"""
 
 import os
 import sys

@@ -1,4 +1,6 @@
-"""Measure how fast training is: `scripts/bench_training.py [--quick] [--device cpu|cuda] [--images DIR] [--json FILE]`."""
+"""Measure how fast training is: `scripts/bench_training.py [--quick] [--device cpu|cuda] [--images DIR]
+[--json FILE]`.
+"""
 
 from builder.benchmark.training import main
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env python
-"""Whether the fast step trains as well as the plain loop: final accuracies of the same recipes, beside those of another seed.
+"""Whether the fast step trains as well as the plain loop: final accuracies of the same recipes, beside those
+of another seed.
 
-    python scripts/compare_accuracy.py --images DIR        # MNIST and Fashion-MNIST, 20 `fixed` recipes, 10 epochs of 10,000 images
+    python scripts/compare_accuracy.py --images DIR        # MNIST and Fashion-MNIST, 20 `fixed` recipes, 10
+    epochs of 10,000 images
 
-Three trainings of each recipe: by the fast step; by the plain loop from the same numbers; by the plain loop from another seed's numbers.
-The first two part after some steps, because they round differently; they should lie no further apart than the last two.
+Three trainings of each recipe: by the fast step; by the plain loop from the same numbers; by the plain loop
+from another seed's numbers. The first two part after some steps, because they round differently; they should
+lie no further apart than the last two.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ OTHER_SEED = 1
 
 def by_fast_step(model: Model, images: Images) -> torch.Tensor:
     """The row after the last epoch."""
-    (trained,) = Cohort(SUBSET, model.recipe.architecture, {model.recipe.dataset: images}, device=CPU).train([model])
+    (trained,) = Cohort(SUBSET, model.recipe.architecture, {model.recipe.dataset: images}, device=CPU).train(
+        [model]
+    )
     return torch.from_numpy(trained.rows[-1])
 
 
@@ -53,20 +58,35 @@ def accuracies(model: Model, folder: Path, train_images: int) -> list[float]:
     name = model.recipe.dataset
     images = bank_of({name: load_image_set(name, folder)}, model.recipe.architecture, CPU, train_images)[name]
     other = dataclasses.replace(model, seed=OTHER_SEED)  # the same recipe, other random numbers
-    rows = torch.stack([by_fast_step(model, images), by_plain_loop(model, images), by_plain_loop(other, images)])
+    rows = torch.stack(
+        [by_fast_step(model, images), by_plain_loop(model, images), by_plain_loop(other, images)]
+    )
     step = make_step(model.recipe.architecture, CPU)
     return [accuracy for accuracy, _, _ in evaluate_rows(step, rows, model, images, None)]
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Folder of image files.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="Folder of image files.",
+)
 @click.option("--datasets", default="mnist,fashion_mnist", show_default=True)
 @click.option("--models", default=20, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--train-images", default=10_000, show_default=True)
 @click.option("--processes", default=2, show_default=True)
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write every accuracy there.")
-def main(images: Path, datasets: str, models: int, epochs: int, train_images: int, processes: int, target: Path | None) -> None:
+def main(
+    images: Path,
+    datasets: str,
+    models: int,
+    epochs: int,
+    train_images: int,
+    processes: int,
+    target: Path | None,
+) -> None:
     """Compare final accuracies of the fast step and of the plain loop."""
     chosen = select(SUBSET, 0, models=models, datasets=tuple(datasets.split(",")), epochs=epochs)
     task, found = partial(accuracies, folder=images, train_images=train_images), []
@@ -75,16 +95,32 @@ def main(images: Path, datasets: str, models: int, epochs: int, train_images: in
         for model, three in zip(chosen, pool.imap(task, chosen), strict=True):
             found.append(three)
             recipe = model.recipe
-            told = [recipe.dataset, recipe.optimizer, recipe.activation, recipe.initialization, recipe.batch_size]
+            told = [
+                recipe.dataset,
+                recipe.optimizer,
+                recipe.activation,
+                recipe.initialization,
+                recipe.batch_size,
+            ]
             click.echo(f"{' '.join(map(str, told)):58s}{three[0]:9.4f}{three[1]:9.4f}{three[2]:12.4f}")
     fast, plain, other = np.array(found).T
     for name, gap in (("fast - plain", fast - plain), ("other seed - plain", other - plain)):
         error = gap.std(ddof=1) / len(gap) ** 0.5
         click.echo(
-            f"{name:20s} mean {gap.mean():+.4f} (standard error {error:.4f}), mean size {abs(gap).mean():.4f}, largest {abs(gap).max():.4f}"
+            f"{name:20s} mean {gap.mean():+.4f} (standard error {error:.4f}), mean size "
+            f"{abs(gap).mean():.4f}, largest {abs(gap).max():.4f}"
         )
     if target:
-        target.write_text(json.dumps({"models": [model.id for model in chosen], "fast": [*fast], "plain": [*plain], "other": [*other]}))
+        target.write_text(
+            json.dumps(
+                {
+                    "models": [model.id for model in chosen],
+                    "fast": [*fast],
+                    "plain": [*plain],
+                    "other": [*other],
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

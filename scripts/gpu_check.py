@@ -1,9 +1,11 @@
-"""Check and measure the GPU's step: `python3 scripts/gpu_check.py [--quick] [--parts machine,products] [--out DIR]`.
+"""Check and measure the GPU's step: `python3 scripts/gpu_check.py [--quick] [--parts machine,products] [--out
+DIR]`.
 
-Parts: machine (its peaks), tests (the kernels' and the step's), gradients (float32 against the plain network in float64), startup (the
-check before an architecture trains, and its seconds), products (the candidates for a layer's products), steps (whole steps, and where
-their time goes), benchmark (scripts/bench_training.py), tf32 (its effect on accuracy). Needs no installation; every number goes to
-DIR/gpu_check.json, a table comes last.
+Parts: machine (its peaks), tests (the kernels' and the step's), gradients (float32 against the plain network
+in float64), startup (the check before an architecture trains, and its seconds), products (the candidates for
+a layer's products), steps (whole steps, and where their time goes), benchmark (scripts/bench_training.py),
+tf32 (its effect on accuracy). Needs no installation; every number goes to DIR/gpu_check.json, a table comes
+last.
 
 Axes: M models, B images, C channels, S height = width.
 """
@@ -64,7 +66,9 @@ class Timer:
         self.quick, self.repetitions = quick, 5 if quick else 20
 
     def __call__(self, work: Callable[[], object]) -> float:
-        """Milliseconds of `work` on the device, from repetitions of a CUDA graph, so that launches cost what they cost in a step."""
+        """Milliseconds of `work` on the device, from repetitions of a CUDA graph, so that launches cost what
+        they cost in a step.
+        """
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -119,7 +123,8 @@ def run_tests(timer: Timer) -> Report:
     """The tests of kernels and step, on this GPU; without pytest only `gradients` checks."""
     if importlib.util.find_spec("pytest") is None:
         return {"passed": None, "summary": "pytest is not installed: only the gradients are checked"}
-    slow = [] if timer.quick else ["tests/test_gpu_step.py", "tests/test_gpu_startup.py"]  # compiling takes most of the time
+    # compiling takes most of the time
+    slow = [] if timer.quick else ["tests/test_gpu_step.py", "tests/test_gpu_startup.py"]
     files = ["tests/test_gpu_kernels.py", "tests/test_torch_step.py", *slow]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -131,7 +136,13 @@ def run_tests(timer: Timer) -> Report:
 
 
 def make_model(architecture: Architecture, number: int, **fields: Any) -> Model:
-    usual: dict[str, Any] = {"learning_rate": 0.002, "batch_size": 64, "optimizer": "sgd", "dropout": 0.3, "l2": 1e-4}
+    usual: dict[str, Any] = {
+        "learning_rate": 0.002,
+        "batch_size": 64,
+        "optimizer": "sgd",
+        "dropout": 0.3,
+        "l2": 1e-4,
+    }
     recipe = Recipe(architecture, dataset="digits", initialization="glorot_uniform", **{**usual, **fields})
     return Model("demo", number, seed=0, recipe=recipe, block=0)
 
@@ -145,16 +156,26 @@ def gradients(timer: Timer) -> Report:
     from builder.gpu.step import GpuStep
     from builder.gpu.tiny import differs
 
-    ways: dict[str, dict[str, Any]] = {"triton": {}, "tf32": {"tf32": True}, "grouped": {"convolution": "grouped"}}
+    ways: dict[str, dict[str, Any]] = {
+        "triton": {},
+        "tf32": {"tf32": True},
+        "grouped": {"convolution": "grouped"},
+    }
     found = {}
     for name, (architecture, _) in CASES.items():
-        models = [make_model(architecture, n, activation=kind, augmentation=n % 2 == 1) for n, kind in enumerate(ACTIVATIONS)]
+        models = [
+            make_model(architecture, n, activation=kind, augmentation=n % 2 == 1)
+            for n, kind in enumerate(ACTIVATIONS)
+        ]
         loops = [PlainLoop(model, digits(architecture, torch.device("cpu"))) for model in models]
         images = digits(architecture, CUDA)
         for kind, options in ways.items():
             rows, first, second = torch.zeros(3, len(models), len(loops[0].row), device=CUDA)
             rows.copy_(torch.stack([torch.from_numpy(initial_row(model)) for model in models]))
-            orders = [batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0)[:64].to(CUDA) for loop in loops]
+            orders = [
+                batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0)[:64].to(CUDA)
+                for loop in loops
+            ]
             second.fill_(SECOND_START["sgd"])
             segments = {m: Segment(model, images, orders[m], 64, 0, 0) for m, model in enumerate(models)}
             GpuStep(architecture, CUDA, **options).train((rows, first, second), segments)
@@ -162,14 +183,26 @@ def gradients(timer: Timer) -> Report:
                 if kind == "triton":
                     loops[m].step(*next(loops[m].epoch(0)))
                 exact = loops[m].first
-                found[f"{name} {activation} {kind}"] = float((first[m].double().cpu() - exact).norm() / exact.norm())
-    together = {f"{name} {kind}": [found[f"{name} {activation} {kind}"] for activation in ACTIVATIONS] for name in CASES for kind in ways}
+                found[f"{name} {activation} {kind}"] = float(
+                    (first[m].double().cpu() - exact).norm() / exact.norm()
+                )
+    together = {
+        f"{name} {kind}": [found[f"{name} {activation} {kind}"] for activation in ACTIVATIONS]
+        for name in CASES
+        for kind in ways
+    }
     passed = not any(differs(errors) for name, errors in together.items() if not name.endswith("tf32"))
-    return {"relative_errors": found, "medians": {name: statistics.median(errors) for name, errors in together.items()}, "passed": passed}
+    return {
+        "relative_errors": found,
+        "medians": {name: statistics.median(errors) for name, errors in together.items()},
+        "passed": passed,
+    }
 
 
 def startup(timer: Timer) -> Report:
-    """The check before an architecture trains, of the presets' first architectures; its seconds with compiling, and without."""
+    """The check before an architecture trains, of the presets' first architectures; its seconds with
+    compiling, and without.
+    """
     from builder.gpu.startup import checked
 
     first = {preset: select(subset, 0, models=4 if timer.quick else 16) for preset, subset in SUBSETS.items()}
@@ -190,7 +223,9 @@ def startup(timer: Timer) -> Report:
 
 
 def products(timer: Timer) -> Report:
-    """Milliseconds of every candidate for every layer of `fixed` and `small_cnn`, forward, input gradient and weight gradient."""
+    """Milliseconds of every candidate for every layer of `fixed` and `small_cnn`, forward, input gradient and
+    weight gradient.
+    """
     from builder.gpu.products import products_of
 
     found: Report = {}
@@ -210,10 +245,18 @@ def candidates(timer: Timer, product: Any, models: int, batch: int) -> dict[str,
 
     ways: dict[str, Any] = {"grouped": LibraryProducts(), "grouped tf32": LibraryProducts(tf32=True)}
     shapes = [Tiles(), Tiles(128, 16, warps=4)]
-    more = [Tiles(128, 16), Tiles(512, 16, warps=4), Tiles(256, 16, warps=4), Tiles(256, 32, warps=4), Tiles(256, 16, stages=3)]
+    more = [
+        Tiles(128, 16),
+        Tiles(512, 16, warps=4),
+        Tiles(256, 16, warps=4),
+        Tiles(256, 32, warps=4),
+        Tiles(256, 16, stages=3),
+    ]
     for precision in ("ieee", "tf32x3", "tf32"):
         for tiles in shapes if timer.quick or precision != "ieee" else shapes + more:
-            ways[f"triton {precision} {tiles.rows}x{tiles.inner} w{tiles.warps} s{tiles.stages}"] = TritonProducts(precision, tiles)
+            ways[f"triton {precision} {tiles.rows}x{tiles.inner} w{tiles.warps} s{tiles.stages}"] = (
+                TritonProducts(precision, tiles)
+            )
     times = unfolded(timer, product, models, batch)
     for name, way in ways.items():
         for direction, work in directions(product, models, batch, way).items():
@@ -229,7 +272,9 @@ def directions(product: Any, models: int, batch: int, way: Any) -> dict[str, Cal
     x = random_map(models, batch, product.inputs, product.size, product.pad if way.bordered else 0)
     dx = random_map(models, batch, product.inputs, product.size, 0)
     y = random_map(models, batch, product.outputs, product.out_size, 0)
-    dy = random_map(models, batch, product.outputs, product.out_size, product.gradient_border if way.bordered else 0)
+    dy = random_map(
+        models, batch, product.outputs, product.out_size, product.gradient_border if way.bordered else 0
+    )
     return {
         "forward": lambda: way.forward(product, x, rows, y, None, active),
         "input gradient": lambda: way.input_gradient(product, dy, rows, dx, active),
@@ -247,14 +292,17 @@ def unfolded(timer: Timer, product: Any, models: int, batch: int) -> dict[str, f
     images = torch.randn(models * batch, product.inputs, product.size, product.size, device=CUDA)
     weight = torch.randn(models, product.outputs, product.taps, device=CUDA)
     window = (product.kernel, 1, product.pad, product.stride)
-    columns = F.unfold(images, *window).unflatten(0, (models, batch)).transpose(1, 2).flatten(2)  # [M, taps, B S S]
+    # [M, taps, B S S]
+    columns = F.unfold(images, *window).unflatten(0, (models, batch)).transpose(1, 2).flatten(2)
     dy = torch.randn(models, product.outputs, columns.shape[2], device=CUDA)
 
     def unfold() -> torch.Tensor:
         return F.unfold(images, *window).unflatten(0, (models, batch)).transpose(1, 2).flatten(2)
 
     def fold() -> torch.Tensor:
-        towards = torch.bmm(weight.transpose(1, 2), dy).unflatten(2, (batch, -1)).transpose(1, 2).flatten(0, 1)
+        towards = (
+            torch.bmm(weight.transpose(1, 2), dy).unflatten(2, (batch, -1)).transpose(1, 2).flatten(0, 1)
+        )
         return F.fold(towards, (product.size, product.size), *window)
 
     return {
@@ -271,7 +319,11 @@ def steps(timer: Timer) -> Report:
     """Milliseconds of a step of M models, its rate, and the kernels that take most of it."""
     from builder.gpu.step import GpuStep
 
-    ways: dict[str, dict[str, Any]] = {"triton": {}, "triton tf32": {"tf32": True}, "grouped": {"convolution": "grouped"}}
+    ways: dict[str, dict[str, Any]] = {
+        "triton": {},
+        "triton tf32": {"tf32": True},
+        "grouped": {"convolution": "grouped"},
+    }
     found: Report = {}
     for name, (architecture, batch) in CASES.items():
         for models in (1, *COHORTS):
@@ -291,9 +343,18 @@ def steps(timer: Timer) -> Report:
 
 
 def many_models(architecture: Architecture, models: int, batch: int) -> tuple[Any, dict[int, Segment]]:
-    """Rows and moments on the device, and steps of models of all activations, half of them augmented, on random places of the digits."""
+    """Rows and moments on the device, and steps of models of all activations, half of them augmented, on
+    random places of the digits.
+    """
     chosen = [
-        make_model(architecture, n, optimizer="adam", activation=ACTIVATIONS[n % 4], augmentation=n % 2 == 0, batch_size=batch)
+        make_model(
+            architecture,
+            n,
+            optimizer="adam",
+            activation=ACTIVATIONS[n % 4],
+            augmentation=n % 2 == 0,
+            batch_size=batch,
+        )
         for n in range(models)
     ]
     weights = layout_of(architecture).num_weights
@@ -301,14 +362,19 @@ def many_models(architecture: Architecture, models: int, batch: int) -> tuple[An
     rows.copy_(torch.stack([torch.from_numpy(initial_row(model)) for model in chosen]))
     images = digits(architecture, CUDA)
     order = torch.randint(len(images.train_labels), (STEPS * batch,), device=CUDA)
-    return (rows, first, second), {m: Segment(model, images, order, batch, 0, 0) for m, model in enumerate(chosen)}
+    return (rows, first, second), {
+        m: Segment(model, images, order, batch, 0, 0) for m, model in enumerate(chosen)
+    }
 
 
 def step_flops(architecture: Architecture) -> int:
     """Of one image: forward, input gradient (not of the first layer) and weight gradient."""
     from builder.gpu.products import products_of
 
-    return sum(2 * p.out_size**2 * p.outputs * p.taps * (2 if i == 0 else 3) for i, p in enumerate(products_of(architecture)))
+    return sum(
+        2 * p.out_size**2 * p.outputs * p.taps * (2 if i == 0 else 3)
+        for i, p in enumerate(products_of(architecture))
+    )
 
 
 def profile(stepper: Any, state: Any, segments: dict[int, Segment]) -> dict[str, float]:
@@ -328,7 +394,13 @@ def benchmark(timer: Timer) -> Report:
     """The project's own benchmark of training."""
     target = ROOT / "gpu_check_benchmark.json"
     command = [sys.executable, "-m", "builder.benchmark.training", "--device", "cuda", "--json", str(target)]
-    done = subprocess.run([*command, "--quick"] if timer.quick else command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--quick"] if timer.quick else command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         return {"passed": False, "output": (done.stdout + done.stderr)[-20_000:]}
     numbers = json.loads(target.read_text(encoding="utf-8"))
@@ -357,11 +429,17 @@ def tf32(timer: Timer) -> Report:
     accuracies: dict[str, list[float]] = {}
     for name, rounded in (("fp32", False), ("tf32", True)):
         step = GpuStep(SMALL_CNN, CUDA, tf32=rounded)
-        cohort = Cohort(SUBSETS["demo"], SMALL_CNN, {"digits": digits(SMALL_CNN, CUDA)}, device=CUDA, slots=16, step=step)
+        cohort = Cohort(
+            SUBSETS["demo"], SMALL_CNN, {"digits": digits(SMALL_CNN, CUDA)}, device=CUDA, slots=16, step=step
+        )
         trained = {t.model.number: t.snapshots[-1]["test_accuracy"] for t in cohort.train(models)}
         accuracies[name] = [trained[n] for n in range(16)]
     differences = [b - a for a, b in zip(accuracies["fp32"], accuracies["tf32"], strict=True)]
-    return {**accuracies, "mean_difference": statistics.mean(differences), "largest": max(map(abs, differences))}
+    return {
+        **accuracies,
+        "mean_difference": statistics.mean(differences),
+        "largest": max(map(abs, differences)),
+    }
 
 
 PARTS: dict[str, Callable[[Timer], Report]] = {
@@ -381,33 +459,63 @@ def table(report: Report) -> list[str]:
     lines = [f"{name}: {value}" for name, value in report.get("machine", {}).items()]
     for part in ("tests", "gradients", "startup", "benchmark"):
         if part in report:
-            lines.append(f"{part}: {'passed' if report[part]['passed'] else report[part].get('summary', 'FAILED')}")
+            lines.append(
+                f"{part}: {'passed' if report[part]['passed'] else report[part].get('summary', 'FAILED')}"
+            )
     for layer, numbers in report.get("products", {}).items():
         for direction in ("forward", "input gradient", "weight gradient"):
-            times = {name.removesuffix(f" {direction}"): t for name, t in numbers["milliseconds"].items() if name.endswith(direction)}
-            bests = [min((t, n) for n, t in times.items() if way in n) for way in ("grouped", "unfold", "ieee", "tf32x3", "triton tf32 ")]
-            lines.append(f"{layer} {direction}: " + ", ".join(f"{name} {time:.3f}" for time, name in bests) + " ms")
+            times = {
+                name.removesuffix(f" {direction}"): t
+                for name, t in numbers["milliseconds"].items()
+                if name.endswith(direction)
+            }
+            bests = [
+                min((t, n) for n, t in times.items() if way in n)
+                for way in ("grouped", "unfold", "ieee", "tf32x3", "triton tf32 ")
+            ]
+            lines.append(
+                f"{layer} {direction}: " + ", ".join(f"{name} {time:.3f}" for time, name in bests) + " ms"
+            )
     for name, numbers in report.get("steps", {}).items():
         lines.append(
-            f"step {name}: {numbers['milliseconds']:.3f} ms, {numbers['images_per_s']:,.0f} images/s, {numbers['tflops']:.1f} TFLOP/s"
+            f"step {name}: {numbers['milliseconds']:.3f} ms, {numbers['images_per_s']:,.0f} images/s, "
+            f"{numbers['tflops']:.1f} TFLOP/s"
         )
     if "tf32" in report:
-        lines.append(f"tf32: accuracy {report['tf32']['mean_difference']:+.4f} on average, at most {report['tf32']['largest']:.4f}")
+        lines.append(
+            f"tf32: accuracy {report['tf32']['mean_difference']:+.4f} on average, at most "
+            f"{report['tf32']['largest']:.4f}"
+        )
     return lines
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.option("--quick", is_flag=True, help="Fewer repetitions and candidates, shorter trainings.")
 @click.option("--parts", default=",".join(PARTS), show_default=True, metavar="A,B", help="What to run.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("gpu_check"), show_default=True, metavar="DIR")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("gpu_check"),
+    show_default=True,
+    metavar="DIR",
+)
 def main(quick: bool, parts: str, out: Path) -> None:
     """Check and measure the step of cohorts on this machine's GPU."""
     chosen = parts.split(",")
     unknown = [part for part in chosen if part not in PARTS]
     if unknown:
-        raise ZooError("--parts", expected="some of " + ",".join(PARTS), found=",".join(unknown), do="choose among them")
+        raise ZooError(
+            "--parts", expected="some of " + ",".join(PARTS), found=",".join(unknown), do="choose among them"
+        )
     if not torch.cuda.is_available():
-        raise ZooError("this machine", expected="a CUDA GPU", found="none that torch can use", do="run this where there is one")
+        raise ZooError(
+            "this machine",
+            expected="a CUDA GPU",
+            found="none that torch can use",
+            do="run this where there is one",
+        )
     out.mkdir(parents=True, exist_ok=True)
     timer, report = Timer(quick), dict[str, Any]()
     for part in chosen:

@@ -1,4 +1,7 @@
-"""What loading_script/nws/README.md takes from the code: its configs. `cog -r -I scripts loading_script/nws/README.md` writes them anew."""
+"""What loading_script/nws/README.md takes from the code: its configs.
+
+`cog -r -I scripts loading_script/nws/README.md` writes them anew.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,15 @@ REVISION = "main"  # of DEFAULT_REPOSITORY; a tag pins a release
 def front_matter() -> str:
     """The YAML that leads the stock `datasets` library to the files of DEFAULT_REPOSITORY.
 
-    Every path is a pattern, and the library looks for its files only when its config is asked for: a subset that is not in the repository
-    keeps no other from loading, and of a subset with an empty split the others load by name. (Of the index each split must have rows: the
-    library looks at the first config for the files' kind.) The columns are left to the files, so that an absent subset is an error and no
-    empty data set.
+    Every path is a pattern, and the library looks for its files only when its config is asked for: a subset
+    that is not in the repository keeps no other from loading, and of a subset with an empty split the others
+    load by name. (Of the index each split must have rows: the library looks at the first config for the
+    files' kind.) The columns are left to the files, so that an absent subset is an error and no empty data
+    set.
     """
-    manifest = Manifest("", dict.fromkeys(SUBSETS, SubsetEntry(None, 0)), dict.fromkeys(_one_file_each(), FileEntry(0, "")))
+    manifest = Manifest(
+        "", dict.fromkeys(SUBSETS, SubsetEntry(None, 0)), dict.fromkeys(_one_file_each(), FileEntry(0, ""))
+    )
     entries = configs(manifest, INDEX_SCHEMA.empty_table())["configs"]
     for data_file in itertools.chain.from_iterable(entry["data_files"] for entry in entries):
         data_file["path"] = f"hf://datasets/{DEFAULT_REPOSITORY}@{REVISION}/{data_file['path']}"
@@ -33,4 +39,7 @@ def _one_file_each() -> list[str]:
     """The index and a shard of every subset and split, as they are named in a zoo that has all of them."""
     places = list(itertools.product(SUBSETS, SPLITS))
     indexes = [INDEX_PATH.format(subset=subset, split=split) for subset, split in places]
-    return indexes + [SNAPSHOTS_PATH.format(subset=subset, split=split, architecture="any", block=0) for subset, split in places]
+    return indexes + [
+        SNAPSHOTS_PATH.format(subset=subset, split=split, architecture="any", block=0)
+        for subset, split in places
+    ]

@@ -1,4 +1,7 @@
-"""What README.md takes from the code: help, public names, the file tree. `cog -r -I scripts README.md` writes them anew."""
+"""What README.md takes from the code: help, public names, the file tree.
+
+`cog -r -I scripts README.md` writes them anew.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ FOLDERS = {
     "nws_dataset": None,  # None: the package's docstring
     "builder": None,
     "cards": None,
-    "loading_script": 'A card of `hf://...` files, so that `load_dataset("nws")` works in a folder without code',
+    "loading_script": 'A card of `hf://...` files, so that `load_dataset("nws")` works in a folder without '
+    "code",
     "scripts": "Thin programs",
     "tests": "A file a module; what crosses modules has a file of its own",
     "docs": "Pictures",
@@ -36,7 +40,9 @@ UNLISTED = ("__init__.py", "py.typed")
 def help_of(command: str) -> str:
     """The `--help` text of one of COMMANDS, 100 columns wide."""
     main = importlib.import_module(COMMANDS[command]).main
-    with main.make_context(command, [], resilient_parsing=True, terminal_width=100, max_content_width=100) as context:
+    with main.make_context(
+        command, [], resilient_parsing=True, terminal_width=100, max_content_width=100
+    ) as context:
         return "```text\n" + main.get_help(context) + "\n```\n"
 
 
@@ -48,7 +54,9 @@ def public_names() -> str:
 
 
 def file_tree() -> str:
-    """Every folder and file of FOLDERS, each with the first sentence of its docstring or, for a shell script, of its first comment."""
+    """Every folder and file of FOLDERS, each with the first sentence of its docstring or, for a shell script,
+    of its first comment.
+    """
     lines = [line for folder, purpose in FOLDERS.items() for line in _entries(ROOT / folder, purpose)]
     return "```text\n" + "\n".join(lines) + "\n```\n"
 

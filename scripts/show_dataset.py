@@ -18,13 +18,25 @@ def main(name: str = "nws") -> None:
 
     row = index["train"][-1]
     print(f"\nThe last row of the training split, some of its {len(row)} columns:")
-    for column in ("model_id", "snapshot", "is_final", "dataset", *PROPERTIES, "architecture", "num_weights", "test_accuracy"):
+    for column in (
+        "model_id",
+        "snapshot",
+        "is_final",
+        "dataset",
+        *PROPERTIES,
+        "architecture",
+        "num_weights",
+        "test_accuracy",
+    ):
         print(f"  {column:<16}{row[column]}")
 
     final = index["train"].filter(lambda is_final: is_final, input_columns="is_final")
     print("\nModels of the training split by recipe:")
     for column in PROPERTIES:
-        print(f"  {column:<16}" + ", ".join(f"{value} {count}" for value, count in Counter(final[column]).most_common()))
+        print(
+            f"  {column:<16}"
+            + ", ".join(f"{value} {count}" for value, count in Counter(final[column]).most_common())
+        )
 
 
 if __name__ == "__main__":

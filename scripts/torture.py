@@ -1,8 +1,9 @@
-"""Kill what writes, at any operation on a file, and see that nothing is lost: `scripts/torture.py [--cases N] [--seed S] [--minutes M]`.
+"""Kill what writes, at any operation on a file, and see that nothing is lost: `scripts/torture.py [--cases N]
+[--seed S] [--minutes M]`.
 
-A case is one of the scenarios, run in a process of its own in which one operation on a file ends in SIGKILL or in an error of the disk.
-Then it is run again without a fault, and what it left must be what an undisturbed run leaves: folders byte by byte, results without
-their seconds.
+A case is one of the scenarios, run in a process of its own in which one operation on a file ends in SIGKILL
+or in an error of the disk. Then it is run again without a fault, and what it left must be what an undisturbed
+run leaves: folders byte by byte, results without their seconds.
 """
 
 from __future__ import annotations
@@ -71,7 +72,21 @@ DEADLINE = 120.0  # seconds that a case may take
 MODELS, GROWN = 6, 10  # of the demo preset
 ERRORS = ("ENOSPC", "EIO", "EMFILE", "EROFS")
 ON_FILES: dict[Any, tuple[str, ...]] = {  # operations whose first argument is a path, a descriptor or a file
-    os: ("replace", "rename", "mkdir", "unlink", "remove", "rmdir", "utime", "open", "link", "scandir", "listdir", "fsync", "preadv"),
+    os: (
+        "replace",
+        "rename",
+        "mkdir",
+        "unlink",
+        "remove",
+        "rmdir",
+        "utime",
+        "open",
+        "link",
+        "scandir",
+        "listdir",
+        "fsync",
+        "preadv",
+    ),
     fcntl: ("flock",),
     pa: ("memory_map",),
 }
@@ -121,7 +136,10 @@ class Faulty:
     def _wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         def wrapped(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
-            return self._do(_place(path, kwargs.get("dir_fd") or kwargs.get("src_dir_fd")), lambda: call(path, *args, **kwargs))
+            return self._do(
+                _place(path, kwargs.get("dir_fd") or kwargs.get("src_dir_fd")),
+                lambda: call(path, *args, **kwargs),
+            )
 
         return wrapped
 
@@ -168,12 +186,16 @@ class Faulty:
 
 
 def _place(path: Any, folder: int | None = None) -> str:
-    """Where an operation takes place: of a path, below the folder of a descriptor if there is one, a descriptor or an open file."""
+    """Where an operation takes place: of a path, below the folder of a descriptor if there is one, a
+    descriptor or an open file.
+    """
     number = path.fileno() if hasattr(path, "fileno") else path
     if isinstance(number, int):
         return os.readlink(f"/proc/self/fd/{number}")
     text = os.fsdecode(path)
-    return os.path.abspath(text if folder is None else os.path.join(os.readlink(f"/proc/self/fd/{folder}"), text))
+    return os.path.abspath(
+        text if folder is None else os.path.join(os.readlink(f"/proc/self/fd/{folder}"), text)
+    )
 
 
 # Scenarios
@@ -222,7 +244,10 @@ class Campaign:
         self.trained = self._train()
         for dataset, models in (("mnist", 5), ("svhn_cropped", 4)):
             release_factory.write_small_cnn(scratch / "small_cnn" / dataset, dataset, models)
-        nets = {split: {n: release_factory.nws_meta(n) for n in numbers} for split, numbers in (("train", (0, 1)), ("test", (4,)))}
+        nets = {
+            split: {n: release_factory.nws_meta(n) for n in numbers}
+            for split, numbers in (("train", (0, 1)), ("test", (4,)))
+        }
         release_factory.write_nws(scratch / "nws", "main", nets)
         self.zoo = make_zoo(scratch / "zoo")
         self.smaller = make_zoo(scratch / "smaller", models=6)
@@ -230,14 +255,36 @@ class Campaign:
         self.build(scratch / "old", MODELS)
         self.evaluated = make_zoo(scratch / "evaluated", models=12, snapshots=2)
         scenarios = (
-            Scenario("build", lambda case: None, lambda case: self.build(case / "out", MODELS), in_folder("out")),
             Scenario(
-                "grow", lambda case: shutil.copytree(self.old, case / "out"), lambda case: self.build(case / "out", GROWN), in_folder("out")
+                "build", lambda case: None, lambda case: self.build(case / "out", MODELS), in_folder("out")
             ),
-            Scenario("import small_cnn", lambda case: None, lambda case: self.import_("small_cnn", case / "out"), in_folder("out")),
-            Scenario("import nws", lambda case: None, lambda case: self.import_("nws", case / "out"), in_folder("out")),
+            Scenario(
+                "grow",
+                lambda case: shutil.copytree(self.old, case / "out"),
+                lambda case: self.build(case / "out", GROWN),
+                in_folder("out"),
+            ),
+            Scenario(
+                "import small_cnn",
+                lambda case: None,
+                lambda case: self.import_("small_cnn", case / "out"),
+                in_folder("out"),
+            ),
+            Scenario(
+                "import nws",
+                lambda case: None,
+                lambda case: self.import_("nws", case / "out"),
+                in_folder("out"),
+            ),
             Scenario("publish", self._copy_zoo, self.publish, self._on_the_hub),
-            Scenario("cache", self._put_zoo, self.read_from_hub, in_folder("read"), disturbed="cache", may_fail=False),
+            Scenario(
+                "cache",
+                self._put_zoo,
+                self.read_from_hub,
+                in_folder("read"),
+                disturbed="cache",
+                may_fail=False,
+            ),
             Scenario("meta-classifier", lambda case: None, self.evaluate, self._results),
         )
         self.scenarios = {scenario.name: scenario for scenario in scenarios}
@@ -247,7 +294,14 @@ class Campaign:
         plan.SHARD_BYTES = 1_500_000
         gallery.DPI = 8
         report.RESAMPLES, readers.TREES = 20, 4
-        slim = dataclasses.replace(readers.SMALL_SETTINGS, epochs=1, least_steps=0, width=1 / 64, slices_per_prediction=2, slice_length=500)
+        slim = dataclasses.replace(
+            readers.SMALL_SETTINGS,
+            epochs=1,
+            least_steps=0,
+            width=1 / 64,
+            slices_per_prediction=2,
+            slice_length=500,
+        )
         vars(meta_classifier)["SMALL_SETTINGS"] = slim
         for name, replacement in (
             ("compiling", contextlib.nullcontext),
@@ -270,7 +324,9 @@ class Campaign:
             build(Request("demo", GROWN, epochs=1), self.scratch / "training", device="cpu")
         return trained
 
-    def _run_here(self, task: workers.Task, models: list[plan.Model], *_: object) -> Iterator[workers.Summary]:
+    def _run_here(
+        self, task: workers.Task, models: list[plan.Model], *_: object
+    ) -> Iterator[workers.Summary]:
         for model in models:
             file, (rows, values) = store.staged_path(task.out, model), self.trained[model.id]
             shards.write_snapshots(file, rows, values, relative=file.name)
@@ -295,7 +351,11 @@ class Campaign:
 
     def _on_the_hub(self, case: Path) -> Files:
         commit = HUB.repos[REPOSITORY].at("main") if REPOSITORY in HUB.repos else None
-        return {path: file.content for path, file in commit.tree.items() if path != ".gitattributes"} if commit else {}
+        return (
+            {path: file.content for path, file in commit.tree.items() if path != ".gitattributes"}
+            if commit
+            else {}
+        )
 
     def _put_zoo(self, case: Path) -> None:
         HUB.reset()
@@ -326,8 +386,13 @@ class Campaign:
             meta_classifier.main.main([str(self.evaluated), *arguments], standalone_mode=False)
 
     def _results(self, case: Path) -> Files:
-        files = {name: content for name, content in in_folder("results")(case).items() if not name.endswith(".tmp")}
-        return {name: _without_seconds(content) if name.endswith(".json") else b"" for name, content in files.items()}
+        files = {
+            name: content for name, content in in_folder("results")(case).items() if not name.endswith(".tmp")
+        }
+        return {
+            name: _without_seconds(content) if name.endswith(".json") else b""
+            for name, content in files.items()
+        }
 
     # One case
 
@@ -344,7 +409,10 @@ class Campaign:
         case.mkdir()
         scenario.start(case)
         told = self._in_process(scenario, case, fault)
-        if told["code"] not in ((0, MISTAKE) if scenario.may_fail else (0,)) and told["code"] != -signal.SIGKILL:
+        if (
+            told["code"] not in ((0, MISTAKE) if scenario.may_fail else (0,))
+            and told["code"] != -signal.SIGKILL
+        ):
             return f"ended with {told['code']}: {told['text'][-2000:]}"
         again = self._in_process(scenario, case, None)
         if again["code"] != 0:
@@ -402,7 +470,11 @@ def _without_seconds(content: bytes) -> bytes:
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items() if "seconds" not in key and key not in ("command", "date", "time")}
+            return {
+                key: clean(item)
+                for key, item in value.items()
+                if "seconds" not in key and key not in ("command", "date", "time")
+            }
         return [clean(item) for item in value] if isinstance(value, list) else value
 
     return json.dumps(clean(json.loads(content))).encode()
@@ -412,7 +484,9 @@ def _without_seconds(content: bytes) -> bytes:
 
 
 def four_builders(campaign: Campaign, case: Path, expected: Files) -> str:
-    """Four builds of one folder at the same time: one builds, the others say that it does or come later; what was wrong, or nothing."""
+    """Four builds of one folder at the same time: one builds, the others say that it does or come later; what
+    was wrong, or nothing.
+    """
     case.mkdir()
     scenario = campaign.scenarios["build"]
     children = []
@@ -424,16 +498,24 @@ def four_builders(campaign: Campaign, case: Path, expected: Files) -> str:
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     texts = [(case / f"told{i}").read_text().partition("\n")[2] for i in range(4)]
     wrong = [
-        text for code, text in zip(codes, texts, strict=True) if code not in (0, MISTAKE) or (code and "another one at work" not in text)
+        text
+        for code, text in zip(codes, texts, strict=True)
+        if code not in (0, MISTAKE) or (code and "another one at work" not in text)
     ]
     if wrong or 0 not in codes:
         return f"ended with {codes}: {' | '.join(wrong)[-2000:]}"
     left = scenario.left(case)
-    return "" if left == expected else f"differs in {sorted(n for n in {*left, *expected} if left.get(n) != expected.get(n))[:5]}"
+    return (
+        ""
+        if left == expected
+        else f"differs in {sorted(n for n in {*left, *expected} if left.get(n) != expected.get(n))[:5]}"
+    )
 
 
 def readers_beside_a_build(campaign: Campaign, case: Path, seconds_a_file: float) -> tuple[str, Counter[str]]:
-    """A zoo grows slowly, while it is read with ours and with the stock library; what was wrong, and what was read."""
+    """A zoo grows slowly, while it is read with ours and with the stock library; what was wrong, and what was
+    read.
+    """
     case.mkdir()
     out = Path(shutil.copytree(campaign.old, case / "out"))
     child = os.fork()
@@ -468,11 +550,20 @@ def _read_once(out: Path, seen: Counter[str]) -> str:
 def _read_stock(out: Path, cache: Path, seen: Counter[str]) -> str:
     """The stock library, with a new cache each time, may end in an error of its own."""
     try:
-        loaded = datasets.load_dataset(str(out), "index", cache_dir=str(cache / str(sum(seen.values()))), download_mode="force_redownload")
+        loaded = datasets.load_dataset(
+            str(out),
+            "index",
+            cache_dir=str(cache / str(sum(seen.values()))),
+            download_mode="force_redownload",
+        )
     except Exception:  # whatever it raises beside a folder that changes is its own
         seen["stock, an error"] += 1
         return ""
-    rows = [(row["model_id"], row["snapshot"]) for part in loaded.values() for row in part.select_columns(["model_id", "snapshot"])]
+    rows = [
+        (row["model_id"], row["snapshot"])
+        for part in loaded.values()
+        for row in part.select_columns(["model_id", "snapshot"])
+    ]
     models = len({model for model, _ in rows})
     seen[f"stock, {models} models"] += 1
     return (
@@ -536,29 +627,57 @@ def run_campaign(
             tell(outcome.failures[-1])
         if number % 50 == 49:
             rate = (number + 1) / (time.monotonic() - start)
-            tell(f"{number + 1} of {cases} cases, {rate:.1f} a second, {(cases - number - 1) / rate / 60:.1f} minutes left")
+            tell(
+                f"{number + 1} of {cases} cases, {rate:.1f} a second, "
+                f"{(cases - number - 1) / rate / 60:.1f} minutes left"
+            )
     return outcomes
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--cases", default=1000, show_default=True, type=click.IntRange(1), help="Kills and faults in all.")
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.option(
+    "--cases", default=1000, show_default=True, type=click.IntRange(1), help="Kills and faults in all."
+)
 @click.option("--seed", default=0, show_default=True, type=int, help="Of the choice of operations.")
 @click.option("--minutes", default=60.0, show_default=True, help="After which no further case begins.")
 @click.option("--scenario", "names", multiple=True, help="Only this one; may be given several times.")
 def main(cases: int, seed: int, minutes: float, names: tuple[str, ...]) -> None:
-    """Kill builds, imports, pushes, readers and evaluations at file operations, or let the disk fail, and run them again."""
+    """Kill builds, imports, pushes, readers and evaluations at file operations, or let the disk fail, and run
+    them again.
+    """
     HUB.start()
     with tempfile.TemporaryDirectory() as scratch:
         campaign = Campaign(Path(scratch))
         unknown = [name for name in names if name not in campaign.scenarios]
         if unknown:
-            raise ZooError("--scenario", expected=f"one of {', '.join(campaign.scenarios)}", found=unknown[0], do="choose among them")
-        outcomes = run_campaign(campaign, cases, seed, minutes, list(names or campaign.scenarios), functools.partial(click.echo, err=True))
-        rows = [(name, str(o.cases), str(o.kills), str(o.errors), str(o.cases - len(o.failures))) for name, o in outcomes.items()]
+            raise ZooError(
+                "--scenario",
+                expected=f"one of {', '.join(campaign.scenarios)}",
+                found=unknown[0],
+                do="choose among them",
+            )
+        outcomes = run_campaign(
+            campaign,
+            cases,
+            seed,
+            minutes,
+            list(names or campaign.scenarios),
+            functools.partial(click.echo, err=True),
+        )
+        rows = [
+            (name, str(o.cases), str(o.kills), str(o.errors), str(o.cases - len(o.failures)))
+            for name, o in outcomes.items()
+        ]
         Table("Killed and run again", ("", "cases", "kills", "errors", "identical"), rows).print()
         failures = [failure for outcome in outcomes.values() for failure in outcome.failures]
         if not names or "build" in names:
-            expected = in_folder("out")(campaign.scratch / "undisturbed build") if (campaign.scratch / "undisturbed build").exists() else {}
+            expected = (
+                in_folder("out")(campaign.scratch / "undisturbed build")
+                if (campaign.scratch / "undisturbed build").exists()
+                else {}
+            )
             wrong = four_builders(campaign, campaign.scratch / "four", expected)
             click.echo(f"four builders at once: {wrong or 'identical'}")
             failures += [wrong] if wrong else []

@@ -1,7 +1,8 @@
 """What all tests share.
 
-The Hub of every test is one on this machine (tests/loopback_hub.py). huggingface_hub reads its address when it is imported, so it is set
-here, before any test module is. A test that does not ask for the fixture `hub` finds the address closed: it is refused at once.
+The Hub of every test is one on this machine (tests/loopback_hub.py). huggingface_hub reads its address when
+it is imported, so it is set here, before any test module is. A test that does not ask for the fixture `hub`
+finds the address closed: it is refused at once.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ for variable in [name for name in os.environ if name.startswith(("HF_", "HUGGING
     del os.environ[variable]
 os.environ.update(HUB.environment())
 
-if not torch.cuda.is_available():  # Triton looks when it decorates a kernel, whichever test module imports it first
+# Triton looks when it decorates a kernel, whichever test module imports it first
+if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a process that a shell started in the background: children would inherit it
+# as in a process that a shell started in the background: children would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PAUSE_SECONDS = 0.01  # at most, where huggingface_hub waits before it tries again
@@ -43,7 +46,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from more threads, and lose much where other processes compete for the cores."""
+    """Tiny networks gain nothing from more threads, and lose much where other processes compete for the
+    cores.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,8 +1,10 @@
-"""Mutated input of every kind: `python tests/fuzz_all.py [--cases N] [--seed S] [--format NAME]`; tests/test_fuzz.py runs a part of it.
+"""Mutated input of every kind: `python tests/fuzz_all.py [--cases N] [--seed S] [--format NAME]`;
+tests/test_fuzz.py runs a part of it.
 
-A case is a pure function of its format and number: a copy of something good is damaged, and what a user does with it is done. Allowed are
-a ZooError of one line, or that it works. Another exception, a signal, more than SECONDS or more than MEGABYTES above the harness at rest
-fail. Cases run in forked processes, a batch each, so that none takes the others along.
+A case is a pure function of its format and number: a copy of something good is damaged, and what a user does
+with it is done. Allowed are a ZooError of one line, or that it works. Another exception, a signal, more than
+SECONDS or more than MEGABYTES above the harness at rest fail. Cases run in forked processes, a batch each, so
+that none takes the others along.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ def damaged(content: bytes, random: Random) -> bytes:
         data[place:place] = random.bytes(size)
     elif kind == 4:
         other = int(random.integers(len(data)))
-        block = (bytes(size), b"\xff" * size, random.bytes(size), bytes(data[other : other + size]))[random.integers(4)]
+        block = (bytes(size), b"\xff" * size, random.bytes(size), bytes(data[other : other + size]))[
+            random.integers(4)
+        ]
         data[place : place + len(block)] = block
     else:
         data[place : place + 8] = int(random.choice([2**31 - 1, 2**40, 2**62, 2**63])).to_bytes(8, "little")
@@ -93,7 +97,8 @@ def damaged(content: bytes, random: Random) -> bytes:
 
 
 HOSTILE: tuple[Any, ...] = (
-    None, True, False, -1, 0, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "../x", "/etc/hostname", "\0",
+    None, True, False, -1, 0, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x",
+    "../x", "/etc/hostname", "\0",
     "\ud800", "a\nb", "{subset:>9999999999}", "9" * 5000, "x" * 3000, [], {}, [[]], ["x"] * 50, {"a": None},
     {"strings": [1], "dtype": "object"},
 )  # fmt: skip
@@ -158,17 +163,26 @@ def read_zoo(folder: Path) -> None:
         rows = zoo.filter(is_final=True)
         [dict(row) for row in rows]
         for row in list(rows)[:4]:
-            for read in (zoo.row, zoo.network, lambda row, zoo=zoo: zoo.weights([row]), lambda row, zoo=zoo: zoo.slices([row], [0], 3)):
+            for read in (
+                zoo.row,
+                zoo.network,
+                lambda row, zoo=zoo: zoo.weights([row]),
+                lambda row, zoo=zoo: zoo.slices([row], [0], 3),
+            ):
                 with contextlib.suppress(ZooError):
                     read(row)
         zoo.arrays(zoo.filter())
         list(zoo.stacks())
     for file in [name for name in zoo.manifest.files if name.startswith("snapshots/")]:
-        assert sum(batch.num_rows for batch in read_snapshots(zoo.path / file)) == len(reindex(zoo.path / file, relative=file))
+        assert sum(batch.num_rows for batch in read_snapshots(zoo.path / file)) == len(
+            reindex(zoo.path / file, relative=file)
+        )
 
 
 def admit(folder: Path, relative: str) -> None:
-    """Set down a file's size and sha256 in nws.json, as if it were meant so: the reader must get on with it."""
+    """Set down a file's size and sha256 in nws.json, as if it were meant so: the reader must get on
+    with it.
+    """
     told, content = json.loads((folder / "nws.json").read_text()), (folder / relative).read_bytes()
     told["files"][relative] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (folder / "nws.json").write_text(json.dumps(told))
@@ -219,12 +233,17 @@ def damage_index(folder: Path, random: Random) -> None:
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         column = pa.array([str(value).encode(errors="replace").decode() for value in values])
     schema = table.schema.set(i, pa.field(name, column.type, nullable=column.null_count > 0))
-    pq.write_table(pa.Table.from_arrays([*table.columns[:i], column, *table.columns[i + 1 :]], schema=schema), folder / file)
+    pq.write_table(
+        pa.Table.from_arrays([*table.columns[:i], column, *table.columns[i + 1 :]], schema=schema),
+        folder / file,
+    )
     admit(folder, file)
 
 
 def use_architecture(folder: Path) -> None:
-    architecture = Architecture.from_json((folder / "architecture.json").read_text(encoding="utf-8", errors="replace"))
+    architecture = Architecture.from_json(
+        (folder / "architecture.json").read_text(encoding="utf-8", errors="replace")
+    )
     if layout_of(architecture).num_weights < 10**6 and architecture.image_size <= 64:
         size, channels = architecture.image_size, architecture.image_channels
         Network(architecture, "relu").eval()(torch.zeros(1, channels, size, size))
@@ -234,7 +253,13 @@ def make_estimators(folder: Path) -> None:
     random = np.random.default_rng(0)
     X = random.standard_normal((40, 6)).astype(np.float32)
     y = 1 / (1 + np.exp(-X[:, 0]))
-    slim: dict[str, Any] = {"slice_length": 6, "epochs": 1, "width": 1 / 32, "random_state": 0, "batch_size": 16}
+    slim: dict[str, Any] = {
+        "slice_length": 6,
+        "epochs": 1,
+        "width": 1 / 32,
+        "random_state": 0,
+        "batch_size": 16,
+    }
     estimators = (
         LogitLinear(random_state=0),
         GradientBoosting(num_trees=4, num_threads=1, random_state=0),
@@ -244,11 +269,14 @@ def make_estimators(folder: Path) -> None:
     )
     for estimator in estimators:
         classes = isinstance(estimator, DeepMetaClassifier)
-        estimator.fit(X, np.where(y > 0.5, "adam", "sgd") if classes else y).save(folder / type(estimator).__name__)
+        estimator.fit(X, np.where(y > 0.5, "adam", "sgd") if classes else y).save(
+            folder / type(estimator).__name__
+        )
 
 
 ESTIMATORS: dict[str, Any] = {
-    kind.__name__: kind for kind in (LogitLinear, GradientBoosting, DenseNet, DeepMetaRegressor, DeepMetaClassifier)
+    kind.__name__: kind
+    for kind in (LogitLinear, GradientBoosting, DenseNet, DeepMetaRegressor, DeepMetaClassifier)
 }
 
 
@@ -271,7 +299,9 @@ def damage_estimator(folder: Path, random: Random) -> None:
         array = found[key].copy()
         if array.size and random.random() < 0.7:
             flat = array.reshape(-1)
-            flat[random.integers(flat.size)] = random.choice([0, 1, -1, 5, 31, -128 if array.dtype != np.uint8 else 255])
+            flat[random.integers(flat.size)] = random.choice(
+                [0, 1, -1, 5, 31, -128 if array.dtype != np.uint8 else 255]
+            )
         else:
             array = (array.reshape(-1)[:-1], array[None], array.astype(np.float16))[random.integers(3)]
         arrays.write_bytes(safetensors.save({**found, key: np.ascontiguousarray(array)}))
@@ -290,14 +320,23 @@ def use_estimator(folder: Path) -> None:
 
 def make_results(folder: Path) -> None:
     make_zoo(folder / "zoo", models=6, snapshots=1)
-    common = {"nets": "all", "seed": 0, "num_test": 10, "metric": "accuracy", "value": 0.5, "interval_95": [0.4, 0.6], "chance": 0.25}
+    common = {
+        "nets": "all",
+        "seed": 0,
+        "num_test": 10,
+        "metric": "accuracy",
+        "value": 0.5,
+        "interval_95": [0.4, 0.6],
+        "chance": 0.25,
+    }
     records = [
         {**common, "experiment": "what", "target": target, "method": method, "input": "slice"}
         for target in ("optimizer", "activation")
         for method in ("deep", "svm")
     ]
     results = {
-        "experiment": "meta_classifier", "zoo": report.facts_of(Zoo(folder / "zoo"), "zoo"), "command": "x", "seconds": 1.0,
+        "experiment": "meta_classifier", "zoo": report.facts_of(Zoo(folder / "zoo"), "zoo"), "command": "x",
+        "seconds": 1.0,
         "settings": {"epochs": 1},
         "held_out": "folds", "layers": ["conv1"], "results": records,
     }  # fmt: skip
@@ -305,7 +344,13 @@ def make_results(folder: Path) -> None:
 
 
 def use_results(folder: Path) -> None:
-    arguments = [str(folder / "zoo"), "--results", str(folder / "results.json"), "--out", str(folder / "page.html")]
+    arguments = [
+        str(folder / "zoo"),
+        "--results",
+        str(folder / "results.json"),
+        "--out",
+        str(folder / "page.html"),
+    ]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         leaderboard.main.main(arguments, standalone_mode=False)
 
@@ -327,7 +372,9 @@ def damage_any_file(folder: Path, random: Random) -> None:
         lines = content.decode().splitlines()
         row = int(random.integers(len(lines)))
         cells = lines[row].split(",")
-        cells[random.integers(len(cells))] = str(_hostile(random)).encode(errors="replace").decode().replace("\0", "0")
+        cells[random.integers(len(cells))] = (
+            str(_hostile(random)).encode(errors="replace").decode().replace("\0", "0")
+        )
         lines[row] = ",".join(cells)
         file.write_text("\n".join(lines), encoding="utf-8")
     else:
@@ -350,14 +397,22 @@ def make_images(folder: Path) -> None:
             buffer = io.BytesIO()
             Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(buffer, "PNG" if value % 2 else "JPEG")
             images.append({"bytes": buffer.getvalue(), "path": None})
-        schema = pa.schema([("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
+        schema = pa.schema(
+            [("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
+        )
         file = folder / f"cifar10/{split}-00000-of-00001.parquet"
-        pq.write_table(pa.table({"img": images, "label": list(range(10))}, schema=schema), file, compression="none")
+        pq.write_table(
+            pa.table({"img": images, "label": list(range(10))}, schema=schema), file, compression="none"
+        )
 
 
 def use_images(folder: Path) -> None:
     failed = [
-        error for error in map(lambda name: _error(lambda: images_module.load_image_set(name, folder)), ("mnist", "cifar10")) if error
+        error
+        for error in map(
+            lambda name: _error(lambda: images_module.load_image_set(name, folder)), ("mnist", "cifar10")
+        )
+        if error
     ]
     if failed:
         raise failed[0]
@@ -375,7 +430,9 @@ PARQUET = "cifar10/{}-00000-of-00001.parquet"
 
 
 def damage_parquet(folder: Path, random: Random) -> None:
-    """Images written otherwise: in values that inflate or are shared, other types, codecs and encodings; then bytes damaged, or not."""
+    """Images written otherwise: in values that inflate or are shared, other types, codecs and encodings; then
+    bytes damaged, or not.
+    """
     path = folder / PARQUET.format(random.choice(["train", "test"]))
     blobs = pq.read_table(path)["img"].to_pylist()
     long = bytes(int(random.choice([0, 0, 1, 1000, 10**6, 2 * 10**7, 4 * 10**7])))
@@ -387,15 +444,26 @@ def damage_parquet(folder: Path, random: Random) -> None:
     if random.random() < 0.1:
         labels[random.integers(len(labels))] = random.choice([None, -1, 10, 2**62])
     if random.random() < 0.1:
-        column = (pa.array([[blob] for blob in blobs]), column.field(0), pa.array([{"bytes": [1]}] * len(blobs)))[random.integers(3)]
+        column = (
+            pa.array([[blob] for blob in blobs]),
+            column.field(0),
+            pa.array([{"bytes": [1]}] * len(blobs)),
+        )[random.integers(3)]
     options: dict[str, Any] = {
         "compression": str(random.choice(["none", "snappy", "zstd", "gzip", "brotli", "lz4"])),
         "row_group_size": int(random.choice([1, 3, 10**6])) if len(blobs) < 1000 else 10**6,
         "data_page_version": str(random.choice(["1.0", "2.0"])),
         "use_dictionary": bool(random.integers(2)),
     }
-    if not options["use_dictionary"] and random.random() < 0.3 and "bytes" in str(column.type) and pa.types.is_struct(column.type):
-        options["column_encoding"] = {"img.bytes": str(random.choice(["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"]))}
+    if (
+        not options["use_dictionary"]
+        and random.random() < 0.3
+        and "bytes" in str(column.type)
+        and pa.types.is_struct(column.type)
+    ):
+        options["column_encoding"] = {
+            "img.bytes": str(random.choice(["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"]))
+        }
     with contextlib.suppress(pa.ArrowException, OSError):  # what Arrow does not write so
         pq.write_table(pa.table({"img": column, "label": pa.array(labels, pa.int64())}), path, **options)
     content, kind = path.read_bytes(), random.integers(4)
@@ -416,7 +484,9 @@ def make_all(folder: Path) -> None:
 
 
 def damage_kind(folder: Path, random: Random) -> None:
-    """Something else in the place of a file or folder: what is waited for, has no end, or leads in a circle."""
+    """Something else in the place of a file or folder: what is waited for, has no end, or leads in a
+    circle.
+    """
     name = FOLDERS[random.integers(len(FOLDERS))]
     for other in set(FOLDERS) - {name}:
         shutil.rmtree(folder / other)
@@ -472,10 +542,18 @@ def use_hub(folder: Path) -> None:
         status, body, told = answer.status, answer.body, dict(answer.headers)
         kind = random.integers(3)
         if kind == 0:
-            status = int(random.choice([200, 204, 206, 301, 302, 307, 308, 400, 401, 403, 404, 416, 429, 500, 503]))
+            status = int(
+                random.choice([200, 204, 206, 301, 302, 307, 308, 400, 401, 403, 404, 416, 429, 500, 503])
+            )
         elif kind == 1:
             value = _hostile(random)
-            text = str(value).encode("latin-1", errors="replace").decode("latin-1").replace("\0", "").replace("\n", " ")
+            text = (
+                str(value)
+                .encode("latin-1", errors="replace")
+                .decode("latin-1")
+                .replace("\0", "")
+                .replace("\n", " ")
+            )
             told[headers[random.integers(len(headers) - 1)]] = text[:500]
         elif isinstance(body, bytes):
             body = damaged(body, random)
@@ -486,14 +564,19 @@ def use_hub(folder: Path) -> None:
     zoo.arrays(zoo.filter())
 
 
+def make_small_zoo(folder: Path) -> None:
+    make_zoo(folder, models=4, snapshots=2)
+
+
 FORMATS = {
     format_.name: format_
     for format_ in (
-        Format("nws.json", lambda folder: make_zoo(folder, models=4, snapshots=2), damage_manifest, read_zoo),
-        Format("index values", lambda folder: make_zoo(folder, models=4, snapshots=2), damage_index, read_zoo),
-        Format("files of a zoo", lambda folder: make_zoo(folder, models=4, snapshots=2), damage_file_of_zoo, read_zoo),
+        Format("nws.json", make_small_zoo, damage_manifest, read_zoo),
+        Format("index values", make_small_zoo, damage_index, read_zoo),
+        Format("files of a zoo", make_small_zoo, damage_file_of_zoo, read_zoo),
         Format(
-            "architecture", lambda folder: (folder / "architecture.json").write_text(Architecture().to_json()),
+            "architecture",
+            lambda folder: (folder / "architecture.json").write_text(Architecture().to_json()),
             damage_json("architecture.json"), use_architecture,
         ),
         Format(
@@ -501,12 +584,16 @@ FORMATS = {
             damage_json(LOCAL_NOTE), remembered_images,
         ),
         Format(
-            "small_cnn", lambda folder: release_factory.write_small_cnn(folder / "source/mnist", "mnist", 2), damage_any_file,
+            "small_cnn",
+            lambda folder: release_factory.write_small_cnn(folder / "source/mnist", "mnist", 2),
+            damage_any_file,
             lambda folder: import_zoo("small_cnn", folder / "source", folder / "out"),
         ),
         Format(
             "nws",
-            lambda folder: release_factory.write_nws(folder / "source", "main", {"train": {0: release_factory.nws_meta(0)}}),
+            lambda folder: release_factory.write_nws(
+                folder / "source", "main", {"train": {0: release_factory.nws_meta(0)}}
+            ),
             damage_any_file, lambda folder: import_zoo("nws", folder / "source", folder / "out"),
         ),
         Format("estimators", make_estimators, damage_estimator, use_estimator),
@@ -558,7 +645,10 @@ def run(name: str, first: int, count: int, scratch: Path) -> Outcome:
         for line in lines:
             outcome.refused += line["what"] == "refused"
             outcome.accepted += line["what"] == "accepted"
-            outcome.seconds, outcome.megabytes = max(outcome.seconds, line["seconds"]), max(outcome.megabytes, line["megabytes"])
+            outcome.seconds, outcome.megabytes = (
+                max(outcome.seconds, line["seconds"]),
+                max(outcome.megabytes, line["megabytes"]),
+            )
             if line["megabytes"] > MEGABYTES:
                 outcome.failures.append(f"{name} {line['number']}: {line['megabytes']:.0f} MB")
             if line["what"] not in ("refused", "accepted"):
@@ -566,7 +656,9 @@ def run(name: str, first: int, count: int, scratch: Path) -> Outcome:
         number += len(lines)
         if status:  # in the case after the last that has told
             outcome.failures.append(
-                f"{name} {number}: ended by signal {-status}" if status < 0 else f"{name} {number}: ended with {status}"
+                f"{name} {number}: ended by signal {-status}"
+                if status < 0
+                else f"{name} {number}: ended with {status}"
             )
             number += 1
     return outcome
@@ -595,7 +687,12 @@ def _batch(format_: Format, good: Path, work: Path, numbers: range, told: Path) 
         except BaseException:
             what = traceback.format_exc()[-1500:]
         signal.setitimer(signal.ITIMER_REAL, 0)
-        line = {"number": number, "what": what, "seconds": time.monotonic() - start, "megabytes": _memory("VmHWM") - rest}
+        line = {
+            "number": number,
+            "what": what,
+            "seconds": time.monotonic() - start,
+            "megabytes": _memory("VmHWM") - rest,
+        }
         with open(told, "a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -621,18 +718,29 @@ def prepare() -> None:
 @click.command()
 @click.option("--cases", default=20_000, show_default=True, help="In all, in equal parts.")
 @click.option("--seed", default=0, show_default=True, help="Number of the first case, times a million.")
-@click.option("--format", "names", multiple=True, type=click.Choice(list(FORMATS)), help="Only this one; may be given several times.")
+@click.option(
+    "--format",
+    "names",
+    multiple=True,
+    type=click.Choice(list(FORMATS)),
+    help="Only this one; may be given several times.",
+)
 @click.option("--first", type=int, help="The number of the first case, to repeat one.")
 def main(cases: int, seed: int, names: tuple[str, ...], first: int | None) -> None:
     """Damage inputs of every kind, and do with them what users do."""
     prepare()
     chosen, failures = list(names or FORMATS), []
-    click.echo(f"{'format':20}{'cases':>8}{'refused':>9}{'accepted':>9}{'seconds':>9}{'MB':>7}{'failures':>9}")
+    click.echo(
+        f"{'format':20}{'cases':>8}{'refused':>9}{'accepted':>9}{'seconds':>9}{'MB':>7}{'failures':>9}"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         for name in chosen:
             count = max(1, cases // len(chosen))
             found = run(name, seed * 10**6 if first is None else first, count, Path(scratch))
-            told = f"{name:20}{count:8}{found.refused:9}{found.accepted:9}{found.seconds:9.2f}{found.megabytes:7.0f}{len(found.failures):9}"
+            told = (
+                f"{name:20}{count:8}{found.refused:9}{found.accepted:9}{found.seconds:9.2f}{found.megabytes:7.0f}"
+                f"{len(found.failures):9}"
+            )
             click.echo(told)
             failures += found.failures
     for failure in failures:

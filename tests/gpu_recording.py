@@ -1,4 +1,5 @@
-"""What the presets launch on a GPU, recorded and compiled without one; for processes without TRITON_INTERPRET.
+"""What the presets launch on a GPU, recorded and compiled without one; for processes without
+TRITON_INTERPRET.
 
 Axes: M models.
 """
@@ -62,7 +63,9 @@ def pretend(capability: int) -> None:
 def launching(launch: Callable[..., Any]) -> Iterator[None]:
     """`launch(kernel, grid, *args, **constants)` in place of every launch."""
     before = KernelInterface.__getitem__
-    KernelInterface.__getitem__ = lambda kernel, grid: lambda *args, **constants: launch(kernel, grid, *args, **constants)
+    KernelInterface.__getitem__ = lambda kernel, grid: (
+        lambda *args, **constants: launch(kernel, grid, *args, **constants)
+    )
     try:
         yield
     finally:
@@ -93,7 +96,9 @@ def variants(work: Work, capability: int) -> set[Variant]:
 
 
 def reach(x: torch.Tensor) -> int:
-    """How far the numbers of a model, or of all where there is no axis M, lie apart: kernels count this in 32 bits."""
+    """How far the numbers of a model, or of all where there is no axis M, lie apart: kernels count this in 32
+    bits.
+    """
     sizes, strides = (x.shape[1:], x.stride()[1:]) if x.ndim > 1 else (x.shape, x.stride())
     return sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
 

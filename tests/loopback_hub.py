@@ -1,11 +1,13 @@
-"""A Hub on this machine, for tests: what huggingface_hub and datasets ask of a server for repositories of data sets and models, in memory.
+"""A Hub on this machine, for tests: what huggingface_hub and datasets ask of a server for repositories of
+data sets and models, in memory.
 
-It has repositories with commits, branches and tags, large files (LFS) that are served from "storage" on another host name as the real Hub
-does, ranges, tokens and private repositories; it writes down every request, and makes mistakes on demand.
+It has repositories with commits, branches and tags, large files (LFS) that are served from "storage" on
+another host name as the real Hub does, ranges, tokens and private repositories; it writes down every request,
+and makes mistakes on demand.
 
     with LoopbackHub() as hub:
-        hub.put("org/nws", folder)                                    # straight into the store, without a request
-        hub.faults = every_second(503, "drop")
+        hub.put("org/nws", folder)                                    # straight into the store, without a
+        request hub.faults = every_second(503, "drop")
         subprocess.run(command, env={**os.environ, **hub.environment()})
 """
 
@@ -34,15 +36,17 @@ import yaml
 
 TOKEN = "hf_loopbackTokenThatMayWrite"  # it may write to the organisation "org"
 READ_TOKEN = "hf_loopbackTokenThatMayRead"
-LFS_SUFFIXES = {".parquet", ".png", ".npy", ".safetensors"}  # as the .gitattributes of a new repository on the Hub
+# as the .gitattributes of a new repository on the Hub
+LFS_SUFFIXES = {".parquet", ".png", ".npy", ".safetensors"}
 LFS_BYTES = 10_000_000  # larger files are LFS whatever they are called
 DATE = "2024-01-01T00:00:00.000Z"
 
-# What goes wrong with a request: a status; "drop": no answer, nothing done; "drop after": done, but no answer; "cut": half of the answer's
-# body; "stall": nothing for `LoopbackHub.stall_seconds`, then as "drop"; "corrupt": a byte of the answer's body is another; a function:
-# what it makes of the answer.
+# What goes wrong with a request: a status; "drop": no answer, nothing done; "drop after": done, but no
+# answer; "cut": half of the answer's body; "stall": nothing for `LoopbackHub.stall_seconds`, then as "drop";
+# "corrupt": a byte of the answer's body is another; a function: what it makes of the answer.
 Fault = int | str | Callable[..., Any]
-Faults = Callable[[int, str, str], Fault | None]  # (request's number from 1, method, path) -> what goes wrong with it
+# (request's number from 1, method, path) -> what goes wrong with it
+Faults = Callable[[int, str, str], Fault | None]
 
 
 def every_second(*faults: Fault) -> Faults:
@@ -76,7 +80,10 @@ class File:
     @property
     def pointer(self) -> bytes:
         """What git itself holds of a large file."""
-        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n".encode()
+        return (
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize "
+            f"{len(self.content)}\n"
+        ).encode()
 
     @functools.cached_property
     def blob_id(self) -> str:
@@ -120,7 +127,8 @@ class Repository:
 
     def commit(self, branch: str, tree: Tree, title: str) -> Commit:
         parent = self.branches.get(branch)
-        commit = Commit(os.urandom(20).hex(), parent, title, dict(sorted(tree.items())))  # random: clients cache by it
+        # random: clients cache by it
+        commit = Commit(os.urandom(20).hex(), parent, title, dict(sorted(tree.items())))
         self.commits[commit.sha] = commit
         self.branches[branch] = commit.sha
         return commit
@@ -132,7 +140,10 @@ class Repository:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back to the client. A body in parts has no length, and goes on for as long as there are parts and a client."""
+    """What goes back to the client.
+
+    A body in parts has no length, and goes on for as long as there are parts and a client.
+    """
 
     status: int = 200
     body: bytes | Iterator[bytes] = b""
@@ -165,9 +176,11 @@ class LoopbackHub:
         repos: repositories by id.
         requests: what was asked and answered, in order.
         tokens: by token, the organisations that it may write to.
-        faults: what goes wrong with a request; called as each comes in, so a test may also do something there.
+        faults: what goes wrong with a request; called as each comes in, so a test may also do something
+            there.
         on_headers: called with the headers of each request, by names in small letters.
-        on_commit: called with the repository's id and its tree after each commit, before anything else is answered.
+        on_commit: called with the repository's id and its tree after each commit, before anything else is
+            answered.
         stall_seconds, retry_after: of the faults "stall" and 429 or 503.
     """
 
@@ -177,7 +190,8 @@ class LoopbackHub:
         self.server.hub = self
         self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.storage_url = f"http://localhost:{self.port}/storage"  # another host, so that clients drop their token on the way
+        # another host, so that clients drop their token on the way
+        self.storage_url = f"http://localhost:{self.port}/storage"
         self.home = tempfile.TemporaryDirectory(prefix="loopback-hub-")
         self.lock = threading.RLock()
         self.stopped = threading.Event()
@@ -203,7 +217,9 @@ class LoopbackHub:
 
     def start(self) -> LoopbackHub:
         self.server.server_activate()
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def stop(self) -> None:
@@ -214,7 +230,9 @@ class LoopbackHub:
     def __enter__(self) -> LoopbackHub:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
         self.home.cleanup()
 
@@ -237,17 +255,28 @@ class LoopbackHub:
         assert commit is not None, revision
         return commit.tree[path].content
 
-    def put(self, repo_id: str, files: Path | Mapping[str, bytes], *, branch: str = "main", private: bool = False) -> str:
-        """Commit a folder's files, but not its hidden ones, or the contents of paths; makes the repository. Returns the commit's sha."""
+    def put(
+        self, repo_id: str, files: Path | Mapping[str, bytes], *, branch: str = "main", private: bool = False
+    ) -> str:
+        """Commit a folder's files, but not its hidden ones, or the contents of paths; makes the repository.
+
+        Returns the commit's sha.
+        """
         if isinstance(files, Path):
             paths = {path.relative_to(files).as_posix(): path for path in files.rglob("*") if path.is_file()}
-            files = {name: path.read_bytes() for name, path in paths.items() if not any(part[0] == "." for part in Path(name).parts)}
+            files = {
+                name: path.read_bytes()
+                for name, path in paths.items()
+                if not any(part[0] == "." for part in Path(name).parts)
+            }
         with self.lock:
             repo = self.repos.get(repo_id) or self.create(repo_id, private)
             repo.branches.setdefault(branch, repo.branches["main"])
             added = {name: File(content, is_large(name, len(content))) for name, content in files.items()}
             self.storage.update({file.sha256: file.content for file in added.values() if file.lfs})
-            return self.commit(repo, branch, {**repo.commits[repo.branches[branch]].tree, **added}, "Files").sha
+            return self.commit(
+                repo, branch, {**repo.commits[repo.branches[branch]].tree, **added}, "Files"
+            ).sha
 
     def create(self, repo_id: str, private: bool = False, kind: str = "dataset") -> Repository:
         repo = self.repos[repo_id] = Repository(repo_id, kind, private)
@@ -290,7 +319,10 @@ class Call:
 
     def repo(self, name: str) -> Repository:
         """A repository that the sender may see."""
-        repo, kind = self.hub.repos.get(name), "dataset" if "datasets" in self.path.split("/")[1:3] else "model"
+        repo, kind = (
+            self.hub.repos.get(name),
+            "dataset" if "datasets" in self.path.split("/")[1:3] else "model",
+        )
         if repo is None or repo.kind != kind or (repo.private and self.token is None):
             raise Refusal(404 if self.token else 401, "Repository not found", "RepoNotFound")
         return repo
@@ -374,9 +406,13 @@ def create_repo(call: Call) -> Answer:
     call.may_write(name)
     kind = asked.get("type") or "model"
     present = call.hub.repos.get(name)
-    repo = present or call.hub.create(name, asked.get("visibility") == "private" or bool(asked.get("private")), kind)
+    repo = present or call.hub.create(
+        name, asked.get("visibility") == "private" or bool(asked.get("private")), kind
+    )
     url = {"url": f"{call.hub.url}{repo.page}", "name": name}
-    return _json({**url, "error": f"You already created this {repo.kind} repo"}, 409) if present else _json(url)
+    return (
+        _json({**url, "error": f"You already created this {repo.kind} repo"}, 409) if present else _json(url)
+    )
 
 
 @route("DELETE", "/api/repos/delete")
@@ -406,7 +442,15 @@ def repo_info(call: Call, repo: str, revision: str = "main") -> Answer:
         for sibling, file in zip(siblings, commit.tree.values(), strict=True):
             lfs = {"sha256": file.sha256, "size": len(file.content), "pointerSize": len(file.pointer)}
             sibling.update(size=len(file.content), blobId=file.blob_id, **({"lfs": lfs} if file.lfs else {}))
-    info = {"id": repo, "sha": commit.sha, "private": found.private, "gated": False, "disabled": False, "tags": [], "lastModified": DATE}
+    info = {
+        "id": repo,
+        "sha": commit.sha,
+        "private": found.private,
+        "gated": False,
+        "disabled": False,
+        "tags": [],
+        "lastModified": DATE,
+    }
     return _json({**info, "siblings": siblings})
 
 
@@ -459,7 +503,10 @@ def paths_info(call: Call, repo: str, revision: str) -> Answer:
 def refs(call: Call, repo: str) -> Answer:
     found = call.repo(repo)
     kinds = (("branches", "heads", found.branches), ("tags", "tags", found.tags))
-    told = {key: [{"name": n, "ref": f"refs/{kind}/{n}", "targetCommit": sha} for n, sha in named.items()] for key, kind, named in kinds}
+    told = {
+        key: [{"name": n, "ref": f"refs/{kind}/{n}", "targetCommit": sha} for n, sha in named.items()]
+        for key, kind, named in kinds
+    }
     return _json({**told, "converts": []})
 
 
@@ -474,7 +521,9 @@ def commits(call: Call, repo: str, revision: str) -> Answer:
 
     authors = [{"user": "tester"}]
     listed = history(call.commit(found, revision).sha)
-    return _json([{"id": c.sha, "title": c.title, "message": "", "authors": authors, "date": DATE} for c in listed])
+    return _json(
+        [{"id": c.sha, "title": c.title, "message": "", "authors": authors, "date": DATE} for c in listed]
+    )
 
 
 @route("POST DELETE", f"{API}/branch/<name>")
@@ -515,7 +564,9 @@ def preupload(call: Call, repo: str, revision: str) -> Answer:
     for asked in call.json["files"]:
         mode = "lfs" if is_large(asked["path"], asked["size"]) else "regular"
         file = present.get(asked["path"])
-        told.append({"path": asked["path"], "uploadMode": mode, "shouldIgnore": False, "oid": file and file.etag})
+        told.append(
+            {"path": asked["path"], "uploadMode": mode, "shouldIgnore": False, "oid": file and file.etag}
+        )
     return _json({"files": told})
 
 
@@ -526,9 +577,16 @@ def lfs_batch(call: Call, repo: str) -> Answer:
     objects = []
     for asked in call.json["objects"]:
         known = {"oid": asked["oid"], "size": asked["size"]}
-        upload, verify = f"{call.hub.storage_url}/{asked['oid']}", f"{call.hub.url}{call.repo(repo).page}.git/info/lfs/verify"
+        upload, verify = (
+            f"{call.hub.storage_url}/{asked['oid']}",
+            f"{call.hub.url}{call.repo(repo).page}.git/info/lfs/verify",
+        )
         urls = {"upload": upload, "verify": verify}
-        missing = {} if asked["oid"] in call.hub.storage else {"actions": {name: {"href": url} for name, url in urls.items()}}
+        missing = (
+            {}
+            if asked["oid"] in call.hub.storage
+            else {"actions": {name: {"href": url} for name, url in urls.items()}}
+        )
         objects.append({**known, **missing})
     return _json({"transfer": "basic", "objects": objects})
 
@@ -565,7 +623,9 @@ def commit(call: Call, repo: str, revision: str) -> Answer:
     for line in lines:
         _apply(call.hub, line["key"], line["value"], files)
     made = call.hub.commit(found, revision, files, header["summary"])
-    return _json({"success": True, "commitOid": made.sha, "commitUrl": f"{call.hub.url}{found.page}/commit/{made.sha}"})
+    return _json(
+        {"success": True, "commitOid": made.sha, "commitUrl": f"{call.hub.url}{found.page}/commit/{made.sha}"}
+    )
 
 
 def _apply(hub: LoopbackHub, key: str, value: Mapping[str, Any], files: dict[str, File]) -> None:
@@ -593,7 +653,11 @@ def resolve(call: Call, repo: str, revision: str, path: str) -> Answer:
     headers = {"X-Repo-Commit": commit.sha, "ETag": f'"{file.etag}"'}
     if not file.lfs:
         return _ranged(call, file.content, headers)
-    linked = {"X-Linked-Size": str(len(file.content)), "X-Linked-Etag": f'"{file.sha256}"', "Accept-Ranges": "bytes"}
+    linked = {
+        "X-Linked-Size": str(len(file.content)),
+        "X-Linked-Etag": f'"{file.sha256}"',
+        "Accept-Ranges": "bytes",
+    }
     location = f"{call.hub.storage_url}/{file.sha256}?name={quote(path, safe='')}"
     return Answer(302, b"", {**headers, **linked, "Location": location})
 
@@ -647,14 +711,21 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body(headers)
         if hub.on_headers is not None:
             hub.on_headers(headers)
-        call = Call(hub, self.command, parts.path, parse_qs(parts.query, keep_blank_values=True), headers, body)
+        call = Call(
+            hub, self.command, parts.path, parse_qs(parts.query, keep_blank_values=True), headers, body
+        )
         with hub.lock:
-            number, log = next(hub.numbers), hub.requests  # a request that is answered after `clear` is not in the new log
+            # a request that is answered after `clear` is not in the new log
+            number, log = next(hub.numbers), hub.requests
             fault = hub.faults(number, call.method, call.path) if hub.faults else None
         if fault == "stall":
             hub.stopped.wait(hub.stall_seconds)
         if isinstance(fault, int):
-            reply = Answer(fault, b"Something went wrong", {"Retry-After": str(hub.retry_after)} if fault in (429, 503) else {})
+            reply = Answer(
+                fault,
+                b"Something went wrong",
+                {"Retry-After": str(hub.retry_after)} if fault in (429, 503) else {},
+            )
         elif fault in ("drop", "stall"):
             reply = Answer(0)
         else:
@@ -690,7 +761,16 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
         silent = fault in ("drop", "stall", "drop after")
         sent = b"" if silent else body[: len(body) // 2] if fault == "cut" else body
-        log.append(Request(number, call.method, call.path, call.headers.get("range"), 0 if silent else reply.status, len(sent)))
+        log.append(
+            Request(
+                number,
+                call.method,
+                call.path,
+                call.headers.get("range"),
+                0 if silent else reply.status,
+                len(sent),
+            )
+        )
         if silent or fault == "cut":
             self.close_connection = True
         if silent:

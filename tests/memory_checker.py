@@ -45,7 +45,9 @@ class Launch:
         return TensorHandle(asked & inside, mask.dtype)
 
     def find_races(self) -> None:
-        """Whether programs write a number that another one reads or writes: nothing says which comes first."""
+        """Whether programs write a number that another one reads or writes: nothing says which comes
+        first.
+        """
         writer, written = _joined(self.writes)
         order = np.lexsort((writer, written))
         writer, written = writer[order], written[order]
@@ -62,18 +64,26 @@ def _joined(accesses: list[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndar
     """Programs and addresses, a number each."""
     if not accesses:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    return np.concatenate([np.full(len(found), program) for program, found in accesses]), np.concatenate([found for _, found in accesses])
+    return np.concatenate([np.full(len(found), program) for program, found in accesses]), np.concatenate(
+        [found for _, found in accesses]
+    )
 
 
 @contextmanager
 def checked(beside: Callable[[], Iterable[torch.Tensor]] = lambda: ()) -> Iterator[list[Fault]]:
-    """Collects the faults of all launches within; whatever `torch.empty` gives is NaN, so that what reads it shows.
+    """Collects the faults of all launches within; whatever `torch.empty` gives is NaN, so that what reads it
+    shows.
 
-    A launch may use the memory of the tensors that it is given, and of those `beside`, whose addresses it reads from a table.
+    A launch may use the memory of the tensors that it is given, and of those `beside`, whose addresses it
+    reads from a table.
     """
     faults: list[Fault] = []
     launches: list[Launch] = []  # the one that runs
-    load, store, call = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store, GridExecutor.__call__
+    load, store, call = (
+        InterpreterBuilder.create_masked_load,
+        InterpreterBuilder.create_masked_store,
+        GridExecutor.__call__,
+    )
 
     def program(builder: Any) -> int:
         return int(np.ravel_multi_index(builder.grid_idx, builder.grid_dim))
@@ -82,7 +92,9 @@ def checked(beside: Callable[[], Iterable[torch.Tensor]] = lambda: ()) -> Iterat
         return load(builder, pointers, launches[-1].access("reads", program(builder), pointers, mask), *rest)
 
     def checked_store(builder: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        return store(builder, pointers, value, launches[-1].access("writes", program(builder), pointers, mask), *rest)
+        return store(
+            builder, pointers, value, launches[-1].access("writes", program(builder), pointers, mask), *rest
+        )
 
     def checked_call(executor: Any, *args: Any, **constants: Any) -> None:
         given = [x.untyped_storage() for x in (*args, *beside()) if isinstance(x, torch.Tensor)]

@@ -1,7 +1,8 @@
-"""The two original releases in small: networks in the originals' own conventions, and their files in the published layouts.
+"""The two original releases in small: networks in the originals' own conventions, and their files in the
+published layouts.
 
-Nothing here comes from the package: kernels are height, width, in, out and images height, width, channel, as in TensorFlow, and the forward
-passes are plain numpy in float64, so that an import can be compared with them.
+Nothing here comes from the package: kernels are height, width, in, out and images height, width, channel, as
+in TensorFlow, and the forward passes are plain numpy in float64, so that an import can be compared with them.
 
 Axes: B images, H W height and width, I O channels or units in and out.
 """
@@ -29,14 +30,17 @@ def convolve(x_BHWI: np.ndarray, kernel_HWIO: np.ndarray, *, pad: int = 0, strid
     """A convolution (as networks mean it: the kernel is not flipped), [B, H, W, O]."""
     size = kernel_HWIO.shape[0]
     padded = np.pad(x_BHWI, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    windows_BHWIhw = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::stride, ::stride]
+    windows_BHWIhw = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))[
+        :, ::stride, ::stride
+    ]
     return np.tensordot(windows_BHWIhw, kernel_HWIO, axes=([4, 5, 3], [0, 1, 2]))
 
 
 # The neural weight space
 
 NWS_PROPERTIES = (
-    "dataset", "lrate", "batch_size", "batch_norm", "augmentation", "optimizer", "activation", "initialization",
+    "dataset", "lrate", "batch_size", "batch_norm", "augmentation", "optimizer", "activation",
+    "initialization",
     "filter_size", "depth_conv", "depth_fc", "width_conv", "width_fc",
 )  # fmt: skip
 NWS_SNAPSHOTS = 20
@@ -73,7 +77,9 @@ class NwsNet:
     def __init__(self, meta: dict[str, object], seed: Sequence[int]) -> None:
         self.random = np.random.default_rng(seed)
         self.activation = ACTIVATIONS[NWS_ACTIVATIONS[int(str(meta["activation"]))]]
-        size, depth_conv, depth_fc, width_conv, width_fc = (int(str(meta[name])) for name in NWS_PROPERTIES[8:])
+        size, depth_conv, depth_fc, width_conv, width_fc = (
+            int(str(meta[name])) for name in NWS_PROPERTIES[8:]
+        )
         self.blocks: list[list[NwsLayer]] = []
         inputs = 3
         for block, convolutions in enumerate({3: (1, 1, 1), 4: (1, 1, 2), 5: (1, 2, 2)}[depth_conv]):
@@ -92,7 +98,12 @@ class NwsNet:
     def _layer(self, *shape: int, norm: bool = True) -> NwsLayer:
         units, draw = shape[-1], self.random
         kernel = draw.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))
-        vectors = (draw.normal(0, 0.1, units), draw.normal(1, 0.2, units), draw.normal(0, 0.3, units), draw.uniform(0.5, 2, units))
+        vectors = (
+            draw.normal(0, 0.1, units),
+            draw.normal(1, 0.2, units),
+            draw.normal(0, 0.3, units),
+            draw.uniform(0.5, 2, units),
+        )
         return NwsLayer(kernel, draw.normal(0, 0.1, units), vectors if norm else ())
 
     def __call__(self, images_BHWC: np.ndarray) -> np.ndarray:
@@ -120,7 +131,9 @@ class NwsNet:
 
 
 def nws_meta(number: int, **properties: object) -> dict[str, object]:
-    """The properties of a net; all differ from net to net, and the first five nets are of five architectures."""
+    """The properties of a net; all differ from net to net, and the first five nets are of five
+    architectures.
+    """
     shapes = ((3, 3, 2, 4, 64), (5, 4, 3, 4, 64), (7, 5, 4, 4, 64), (3, 4, 2, 8, 128), (3, 5, 3, 12, 192))
     drawn = (
         ("mnist", "cifar10", "svhn", "stl10", "fashion")[number % 5],
@@ -144,7 +157,9 @@ def nws_exports(number: int) -> int:
 def nws_errors(number: int) -> np.ndarray:
     """A net's error.bin: [epochs, 5] of step and errors in percent."""
     epoch = np.arange(nws_exports(number), dtype=np.float64)
-    return np.stack([epoch * 100, 80 - epoch / 4, 82 - epoch / 4, 85 - epoch / 8 - number, 82 - epoch / 5], axis=1)
+    return np.stack(
+        [epoch * 100, 80 - epoch / 4, 82 - epoch / 4, 85 - epoch / 8 - number, 82 - epoch / 5], axis=1
+    )
 
 
 def write_nws(root: Path, part: str, splits: dict[str, dict[int, dict[str, object]]]) -> Path:
@@ -153,14 +168,17 @@ def write_nws(root: Path, part: str, splits: dict[str, dict[int, dict[str, objec
     Args:
         root: the release's folder.
         part: "main" or "fixed".
-        splits: "train" and "test" -> number of a net -> its properties. Net n has the weights of NwsNet(properties, (n, snapshot)).
+        splits: "train" and "test" -> number of a net -> its properties. Net n has the weights of
+            NwsNet(properties, (n, snapshot)).
     """
     for split, nets in splits.items():
         rows = []
         for number, meta in nets.items():
             net = write_nws_net(root / f"{part}/{number:04d}", number, meta)
             dense = net.numbers().size - net.num_conv
-            rows.append({**meta, "path": f"{part}/{number:04d}", "weightn_conv": net.num_conv, "weightn_fc": dense})
+            rows.append(
+                {**meta, "path": f"{part}/{number:04d}", "weightn_conv": net.num_conv, "weightn_fc": dense}
+            )
         with open(root / f"nws_{part}_{split}.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, [*NWS_PROPERTIES, "path", "weightn_conv", "weightn_fc"])
             writer.writeheader()
@@ -198,7 +216,10 @@ class SmallNet:
     def __init__(self, activation: str, seed: Sequence[int]) -> None:
         random = np.random.default_rng(seed)
         self.activation = ACTIVATIONS[activation]
-        self.kernels = [(random.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32) for shape in SMALL_KERNELS]
+        self.kernels = [
+            (random.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
+            for shape in SMALL_KERNELS
+        ]
         self.biases = [random.normal(0, 0.1, shape[-1]).astype(np.float32) for shape in SMALL_KERNELS]
 
     def __call__(self, images_BHW1: np.ndarray) -> np.ndarray:
@@ -210,7 +231,9 @@ class SmallNet:
 
     def numbers(self) -> np.ndarray:
         """All weights as a row of weights.npy."""
-        return np.concatenate([part.ravel() for pair in zip(self.biases, self.kernels, strict=True) for part in pair])
+        return np.concatenate(
+            [part.ravel() for pair in zip(self.biases, self.kernels, strict=True) for part in pair]
+        )
 
 
 def small_config(dataset: str, number: int) -> dict[str, object]:
@@ -231,18 +254,28 @@ def small_config(dataset: str, number: int) -> dict[str, object]:
         "config.optimizer": ("adam", "sgd", "rmsprop")[number % 3],
         "config.random_seed": number % 3,
         "config.train_fraction": (0.1, 0.25, 0.5, 1.0)[number % 4],
-        "config.w_init": ("he_normal", "orthogonal", "glorot_normal", "RandomNormal", "TruncatedNormal")[number % 5],
+        "config.w_init": ("he_normal", "orthogonal", "glorot_normal", "RandomNormal", "TruncatedNormal")[
+            number % 5
+        ],
     }
 
 
 def small_results(number: int, snapshot: int) -> dict[str, float]:
     """The results of a model's snapshot (counted from 0)."""
     accuracy = 0.1 + 0.01 * number + 0.05 * snapshot
-    return {"test_accuracy": accuracy, "test_loss": 2.3 - accuracy, "train_accuracy": accuracy + 0.02, "train_loss": 2.2 - accuracy}
+    return {
+        "test_accuracy": accuracy,
+        "test_loss": 2.3 - accuracy,
+        "train_accuracy": accuracy + 0.02,
+        "train_loss": 2.2 - accuracy,
+    }
 
 
 def write_small_cnn(
-    folder: Path, dataset: str, models: int, change: Callable[[np.ndarray, list[dict[str, object]]], None] | None = None
+    folder: Path,
+    dataset: str,
+    models: int,
+    change: Callable[[np.ndarray, list[dict[str, object]]], None] | None = None,
 ) -> Path:
     """Write an image set's part of the Small CNN Zoo.
 
@@ -259,7 +292,15 @@ def write_small_cnn(
         for number in range(models):
             config = small_config(dataset, number)
             rows.append(SmallNet(str(config["config.activation"]), (number, snapshot)).numbers())
-            lines.append({"": len(lines), **config, "modeldir": f"{dataset}/{number}", "step": epoch, **small_results(number, snapshot)})
+            lines.append(
+                {
+                    "": len(lines),
+                    **config,
+                    "modeldir": f"{dataset}/{number}",
+                    "step": epoch,
+                    **small_results(number, snapshot),
+                }
+            )
     weights = np.stack(rows)
     if change:
         change(weights, lines)

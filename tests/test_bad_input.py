@@ -1,4 +1,6 @@
-"""Bad input: one line that names what, what was expected and found, and what to do; exit code 2; nothing written, nothing changed."""
+"""Bad input: one line that names what, what was expected and found, and what to do; exit code 2; nothing
+written, nothing changed.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def one_line(code: object, out: str, err: str) -> str:
 
 
 @pytest.fixture
-def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
     """Run a command that must be refused, in an empty folder; returns its line."""
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
@@ -82,7 +86,8 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
             command.main([str(argument) for argument in arguments])
         assert state(tmp_path) == before
         out, err = capfd.readouterr()
-        return one_line(ended.value.code, out if command is nws_build else "", err)  # nws-verify tells what is right as it goes
+        # nws-verify tells what is right as it goes
+        return one_line(ended.value.code, out if command is nws_build else "", err)
 
     return run
 
@@ -93,22 +98,46 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--preset", "big"], "--preset: expected one of demo, fixed, main, nws, small_cnn, found big; choose"),
-        (["--datasets", "imagenet"], "--datasets: expected image sets that preset demo draws (digits), found imagenet; choose"),
-        (["--datasets", "mnist"], "--datasets: expected image sets that preset demo draws (digits), found mnist; choose"),
-        (["--preset", "nws", "--datasets", "mnist,digits"], "(mnist, cifar10, svhn, stl10, fashion_mnist), found digits; choose"),
-        (["--datasets", ","], "--datasets: expected image sets that preset demo draws (digits), found none; choose"),
+        (
+            ["--preset", "big"],
+            "--preset: expected one of demo, fixed, main, nws, small_cnn, found big; choose",
+        ),
+        (
+            ["--datasets", "imagenet"],
+            "--datasets: expected image sets that preset demo draws (digits), found imagenet; choose",
+        ),
+        (
+            ["--datasets", "mnist"],
+            "--datasets: expected image sets that preset demo draws (digits), found mnist; choose",
+        ),
+        (
+            ["--preset", "nws", "--datasets", "mnist,digits"],
+            "(mnist, cifar10, svhn, stl10, fashion_mnist), found digits; choose",
+        ),
+        (
+            ["--datasets", ","],
+            "--datasets: expected image sets that preset demo draws (digits), found none; choose",
+        ),
         (["--seed", str(2**63)], f"--seed: expected an integer of 64 bits, found {2**63}; choose"),
         (["--upload"], "--upload: expected --repo-id ORG/NAME beside it, found none; name the repository"),
         (["--repo-id", "org/nws"], "--repo-id: expected --upload beside it, found none; add --upload"),
         (["--private"], "--private: expected --upload beside it, found none;"),
         (["--revision", "work"], "--revision: expected --upload beside it, found none;"),
         (["--tag", "v1"], "--tag: expected --upload beside it, found none;"),
-        (["--upload", "--repo-id", "nws"], "--repo-id: expected ORG/NAME, found 'nws'; put your user name or organisation before it"),
+        (
+            ["--upload", "--repo-id", "nws"],
+            "--repo-id: expected ORG/NAME, found 'nws'; put your user name or organisation before it",
+        ),
         (["--upload", "--repo-id", "a/b/c"], "--repo-id: expected ORG/NAME, found 'a/b/c';"),
         (["--upload", "--repo-id", "org/n ws"], "--repo-id: expected ORG/NAME, found 'org/n ws';"),
-        (["--upload", "--repo-id", "org/nws", "--tag", "v 1"], "--tag: expected a name for git, found 'v 1';"),
-        (["--upload", "--repo-id", "org/nws", "--revision", "a..b"], "--revision: expected a name for git, found 'a..b';"),
+        (
+            ["--upload", "--repo-id", "org/nws", "--tag", "v 1"],
+            "--tag: expected a name for git, found 'v 1';",
+        ),
+        (
+            ["--upload", "--repo-id", "org/nws", "--revision", "a..b"],
+            "--revision: expected a name for git, found 'a..b';",
+        ),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -123,7 +152,10 @@ def test_options(refused: Callable[..., str], arguments: list[str], told: str, d
     [
         (["--images", "nowhere"], "nowhere: expected a folder, found nothing; correct --images"),
         (["--images", __file__], f"{__file__}: expected a folder, found a file; correct --images"),
-        (["--tf32", "--device", "cpu"], "--tf32: expected a GPU and the fast backend, found a CPU; leave it out"),
+        (
+            ["--tf32", "--device", "cpu"],
+            "--tf32: expected a GPU and the fast backend, found a CPU; leave it out",
+        ),
         (["--backend", "torch", "--tf32"], "--tf32: expected a GPU and the fast backend, found "),
         (["--device", "mps"], "--device mps: expected a fast step for it, found none; use --device cpu"),
         (["--train-images", "15"], "expected training images of 10 classes, found "),
@@ -140,8 +172,14 @@ def test_options_about_images(refused: Callable[..., str], arguments: list[str],
     [
         (["--models", "0"], "Error: Invalid value for '--models': 0 is not in the range x>=1."),
         (["--epochs", "x"], "Error: Invalid value for '--epochs': 'x' is not a valid integer range."),
-        (["--device", "tpu"], "Error: Invalid value for '--device': 'tpu' is not one of 'auto', 'cpu', 'cuda', 'mps'."),
-        (["--backend", "jax"], "Error: Invalid value for '--backend': 'jax' is not one of 'auto', 'fast', 'torch'."),
+        (
+            ["--device", "tpu"],
+            "Error: Invalid value for '--device': 'tpu' is not one of 'auto', 'cpu', 'cuda', 'mps'.",
+        ),
+        (
+            ["--backend", "jax"],
+            "Error: Invalid value for '--backend': 'jax' is not one of 'auto', 'fast', 'torch'.",
+        ),
         (["--bogus"], "Error: No such option"),
     ],
 )
@@ -151,21 +189,41 @@ def test_options_that_click_refuses(refused: Callable[..., str], arguments: list
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(refused: Callable[..., str]) -> None:
-    assert refused(nws_build, "--device", "cuda") == "Error: --device cuda: expected a GPU that torch can use, found none; use --device cpu"
+    assert refused(nws_build, "--device", "cuda") == (
+        "Error: --device cuda: expected a GPU that torch can use, found none; use --device cpu"
+    )
 
 
 # Images
 
 
 def fixed(images: Path, out: str | Path = "out/nws") -> list[object]:
-    return ["--preset", "fixed", "--datasets", "mnist", "--models", 1, "--epochs", 1, "--images", images, "--out", out, "--device", "cpu"]
+    return [
+        "--preset",
+        "fixed",
+        "--datasets",
+        "mnist",
+        "--models",
+        1,
+        "--epochs",
+        1,
+        "--images",
+        images,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+    ]
 
 
 def test_a_folder_without_images(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     line = refused(nws_build, *fixed(tmp_path / "empty"))
     assert LINE.fullmatch(line)
-    assert f"{tmp_path / 'empty'}: expected images of mnist (idx files, or train-*.parquet and test-*.parquet), found none;" in line
+    assert (
+        f"{tmp_path / 'empty'}: expected images of mnist (idx files, or train-*.parquet and "
+        "test-*.parquet), found none;"
+    ) in line
 
 
 def test_a_truncated_idx_file(refused: Callable[..., str], images: Path) -> None:
@@ -192,7 +250,10 @@ def test_other_files_in_the_folder(refused: Callable[..., str], tmp_path: Path) 
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
     line = refused(nws_build, *DEMO, "--out", tmp_path / "photos")
-    assert line == f"Error: {tmp_path / 'photos'}: expected a zoo, or an empty or new folder, found other files; choose another --out"
+    assert line == (
+        f"Error: {tmp_path / 'photos'}: expected a zoo, or an empty or new folder, found other "
+        "files; choose another --out"
+    )
 
 
 @pytest.mark.parametrize("out", ["cat.jpg", "cat.jpg/nws", "/proc/nws"])
@@ -226,8 +287,11 @@ def limited(size: int, *arguments: object) -> subprocess.CompletedProcess[str]:
 )
 def test_a_full_disk(tmp_path: Path, size: int) -> None:
     out = tmp_path / "out" / "nws"
-    finished = limited(size, "--models", 8, "--epochs", 4, "--train-images", 300, "--device", "cpu", "--out", out)
-    told = [line for line in finished.stderr.splitlines() if not line.startswith("demo: ")]  # where it is slow, progress comes before
+    finished = limited(
+        size, "--models", 8, "--epochs", 4, "--train-images", 300, "--device", "cpu", "--out", out
+    )
+    # where it is slow, progress comes before
+    told = [line for line in finished.stderr.splitlines() if not line.startswith("demo: ")]
     line = one_line(finished.returncode, finished.stdout, "\n".join(told))
     assert LINE.fullmatch(line)
     assert line.startswith(f"Error: {out}") and "free space" in line
@@ -252,7 +316,10 @@ def test_a_build_goes_on_after_a_full_disk(tmp_path: Path, built: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--seed", "1"], "expected seed of subset demo 1, found 0 in nws.json; use another --out, or the settings"),
+        (
+            ["--seed", "1"],
+            "expected seed of subset demo 1, found 0 in nws.json; use another --out, or the settings",
+        ),
         (["--epochs", "2"], "expected epochs of subset demo 2, found 1 in nws.json;"),
         (["--train-images", "300"], "expected train_images of subset demo 300, found None in nws.json;"),
     ],
@@ -267,17 +334,23 @@ def test_other_images(refused: Callable[..., str], images: Path, tmp_path: Path)
     write_idx(tmp_path / "others" / "mnist", seed=1)
     line = refused(nws_build, *fixed(tmp_path / "others", out))
     assert re.fullmatch(
-        rf"Error: {out}: expected image set mnist of subset fixed idx files \w{{12}}, found idx files \w{{12}} in nws.json; .*", line
+        rf"Error: {out}: expected image set mnist of subset fixed idx files \w{{12}}, found idx files "
+        rf"\w{{12}} in nws.json; .*",
+        line,
     )
 
 
 def test_another_generator(refused: Callable[..., str], zoo: Path) -> None:
     change_manifest(zoo, lambda data: data.update(generator_version="0"))
-    assert f"{zoo}: expected generator version {GENERATOR_VERSION}, found 0 in nws.json" in refused(nws_build, *DEMO, "--out", zoo)
+    assert f"{zoo}: expected generator version {GENERATOR_VERSION}, found 0 in nws.json" in refused(
+        nws_build, *DEMO, "--out", zoo
+    )
 
 
 def test_templates_that_lead_elsewhere(refused: Callable[..., str], zoo: Path) -> None:
-    change_manifest(zoo, lambda data: data.update(snapshots_path="../../{subset}/{split}-{architecture}-{block}.parquet"))
+    change_manifest(
+        zoo, lambda data: data.update(snapshots_path="../../{subset}/{split}-{architecture}-{block}.parquet")
+    )
     assert f"{zoo}: expected snapshots path snapshots/" in refused(nws_build, *DEMO, "--out", zoo)
 
 
@@ -294,7 +367,9 @@ def reseal(zoo: Path) -> None:
     """Write sizes and sha256 of the files as they are now into nws.json."""
     files = Manifest.read(zoo).files
     entries = {name: FileEntry((zoo / name).stat().st_size, sha256_file(zoo / name)) for name in files}
-    change_manifest(zoo, lambda data: data.update(files={name: vars(entry) for name, entry in entries.items()}))
+    change_manifest(
+        zoo, lambda data: data.update(files={name: vars(entry) for name, entry in entries.items()})
+    )
 
 
 def first_row(zoo: Path) -> dict[str, object]:
@@ -317,13 +392,17 @@ def test_a_shard_cut_short(refused: Callable[..., str], zoo: Path) -> None:
 def test_a_lost_shard(refused: Callable[..., str], zoo: Path) -> None:
     shard = zoo / str(first_row(zoo)["file"])
     shard.unlink()
-    assert f"{shard}: expected a shard that nws.json lists, found no file;" in refused(nws_build, *DEMO, "--out", zoo)
+    assert f"{shard}: expected a shard that nws.json lists, found no file;" in refused(
+        nws_build, *DEMO, "--out", zoo
+    )
     assert f"{shard}: expected" in refused(nws_verify, zoo)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"format_version": 1}', '{"format_version": 2}'])
 @pytest.mark.parametrize("command", [nws_build, nws_verify], ids=["build", "verify"])
-def test_a_damaged_manifest(refused: Callable[..., str], zoo: Path, text: str, command: click.Command) -> None:
+def test_a_damaged_manifest(
+    refused: Callable[..., str], zoo: Path, text: str, command: click.Command
+) -> None:
     (zoo / "nws.json").write_text(text)
     line = refused(command, *((*DEMO, "--out", zoo) if command is nws_build else (zoo,)))
     assert LINE.fullmatch(line) and str(zoo / "nws.json") in line
@@ -360,14 +439,25 @@ def test_a_value_of_another_architecture(refused: Callable[..., str], zoo: Path)
     right = Zoo(zoo).architecture(row).id
     wrong = right.replace("conv3x", "conv4x").replace("conv5x", "conv4x")
     head = header(Zoo(zoo).architecture(row))
-    shard.write_bytes(content[:offset] + head.replace(right.encode(), wrong.encode()) + content[offset + len(head) :])
+    shard.write_bytes(
+        content[:offset] + head.replace(right.encode(), wrong.encode()) + content[offset + len(head) :]
+    )
     path = zoo / Zoo(zoo).manifest.index_files()[0]
     digest = digest_of(shard, offset, int(str(row["length"])))
     index = read_index(path)
-    digests = pc.if_else(pc.and_(pc.equal(index["file"], row["file"]), pc.equal(index["offset"], offset)), digest, index["sha256"])
-    write_index(path, index.set_column(INDEX_SCHEMA.get_field_index("sha256"), INDEX_SCHEMA.field("sha256"), digests))
+    digests = pc.if_else(
+        pc.and_(pc.equal(index["file"], row["file"]), pc.equal(index["offset"], offset)),
+        digest,
+        index["sha256"],
+    )
+    write_index(
+        path, index.set_column(INDEX_SCHEMA.get_field_index("sha256"), INDEX_SCHEMA.field("sha256"), digests)
+    )
     reseal(zoo)
-    told = f"{shard} at byte {offset}: expected the safetensors header of {right}, found that of {wrong}; fetch or build the file again"
+    told = (
+        f"{shard} at byte {offset}: expected the safetensors header of {right}, found that of {wrong}; "
+        "fetch or build the file again"
+    )
     with pytest.raises(ZooError, match=re.escape(told)):
         Zoo(zoo, check=True).row(first_row(zoo))
     assert refused(nws_verify, zoo) == f"Error: {told}"
@@ -377,14 +467,22 @@ def digest_of(shard: Path, offset: int, length: int) -> str:
     return hashlib.sha256(shard.read_bytes()[offset : offset + length]).hexdigest()
 
 
-@pytest.mark.parametrize("module", ["cli", "verify", *(f"evaluation.{name}" for name in ("leaderboard", "meta_classifier", "predictors"))])
+@pytest.mark.parametrize(
+    "module",
+    ["cli", "verify", *(f"evaluation.{name}" for name in ("leaderboard", "meta_classifier", "predictors"))],
+)
 def test_a_current_folder_that_is_gone(tmp_path: Path, module: str) -> None:
     """Torch cannot even be loaded there."""
     gone = tmp_path / "gone"
     gone.mkdir()
     module = f"nws_dataset.{module}" if "." in module else f"builder.{module}"
     finished = subprocess.run(
-        [sys.executable, "-c", f"import os; os.rmdir({str(gone)!r}); from {module} import main; main()", "nws"],
+        [
+            sys.executable,
+            "-c",
+            f"import os; os.rmdir({str(gone)!r}); from {module} import main; main()",
+            "nws",
+        ],
         capture_output=True,
         text=True,
         cwd=gone,

@@ -53,12 +53,25 @@ def test_plain_epochs_are_permutations() -> None:
 
 def test_orders_are_golden() -> None:
     model, parts = parts_of(balanced=True)
-    assert batches.epoch_order(model, parts, LABELS, 3)[:8].tolist() == [1343, 1372, 380, 1358, 1283, 1170, 1037, 343]
+    assert batches.epoch_order(model, parts, LABELS, 3)[:8].tolist() == [
+        1343,
+        1372,
+        380,
+        1358,
+        1283,
+        1170,
+        1037,
+        343,
+    ]
     assert parts.validation[:8].tolist() == [0, 3, 9, 15, 17, 25, 49, 55]
 
 
 def test_a_missing_class_is_named() -> None:
-    with pytest.raises(ZooError, match=r"demo-000000 on digits: expected training images of 10 classes, found .* use more --train-images"):
+    with pytest.raises(
+        ZooError,
+        match=r"demo-000000 on digits: expected training images of 10 classes, "
+        r"found .* use more --train-images",
+    ):
         batches.split_images(make_model(NWS), LABELS[:8])
 
 
@@ -68,7 +81,9 @@ def test_a_missing_class_is_named() -> None:
 def augmented(model, count: int = 12, **kwargs) -> torch.Tensor:
     images = images_for(NWS)["digits"]
     index = torch.arange(count)
-    return batches.augment(model, images.train_images[index].double() / 255, index, kwargs.pop("epoch", 0), gray=True)
+    return batches.augment(
+        model, images.train_images[index].double() / 255, index, kwargs.pop("epoch", 0), gray=True
+    )
 
 
 def test_augmentation_depends_on_model_epoch_and_image_only() -> None:
@@ -83,7 +98,9 @@ def test_augmentation_depends_on_model_epoch_and_image_only() -> None:
 def test_gray_images_take_a_shorter_way_to_the_same_result() -> None:
     images = images_for(NWS)["digits"].train_images[:6].double() / 255
     model, index = make_model(NWS, augmentation=True), torch.arange(6)
-    torch.testing.assert_close(batches.augment(model, images, index, 2, gray=True), batches.augment(model, images, index, 2))
+    torch.testing.assert_close(
+        batches.augment(model, images, index, 2, gray=True), batches.augment(model, images, index, 2)
+    )
 
 
 def test_warp_moves_as_its_parameters_say() -> None:
@@ -102,7 +119,9 @@ def test_warp_moves_as_its_parameters_say() -> None:
     assert centre(0, -1, 0, 0, 0) == pytest.approx((10, 16 + batches.SHIFT), abs=1e-6)
     x, y = centre(0, 0, 1, 0, 0)  # a turn keeps the distance from the centre at 15.5, 15.5
     assert math.dist((x, y), (15.5, 15.5)) == pytest.approx(math.dist((10, 16), (15.5, 15.5)), abs=0.3)
-    assert abs(math.atan2(y - 15.5, x - 15.5) - math.atan2(0.5, -5.5)) == pytest.approx(batches.ROTATION, abs=0.04)
+    assert abs(math.atan2(y - 15.5, x - 15.5) - math.atan2(0.5, -5.5)) == pytest.approx(
+        batches.ROTATION, abs=0.04
+    )
     assert centre(0, 0, 0, 1, 0)[0] == pytest.approx(15.5 - 5.5 * (1 + batches.ZOOM), abs=0.1)
 
 
@@ -121,7 +140,9 @@ def test_recolouring_is_that_of_hsv(turn: float, factor: float) -> None:
 def test_noise_has_the_drawn_deviation() -> None:
     model, index = make_model(NWS), torch.arange(40)
     noise = batches._normals(model, index, 0, 3 * 32 * 32)
-    assert noise.mean().item() == pytest.approx(0, abs=0.01) and noise.std().item() == pytest.approx(1, abs=0.01)
+    assert noise.mean().item() == pytest.approx(0, abs=0.01) and noise.std().item() == pytest.approx(
+        1, abs=0.01
+    )
     assert np.corrcoef(noise[:2].numpy())[0, 1] == pytest.approx(0, abs=0.06)
 
 
@@ -129,7 +150,9 @@ def test_augmentation_is_off_unless_the_recipe_has_it() -> None:
     images, index = images_for(NWS)["digits"], torch.arange(4)
     plain = training_images(make_model(NWS), images, index, 0, torch.float32)
     assert torch.equal(plain, images.train_images[:4].float() / 255)
-    assert not torch.equal(plain, training_images(make_model(NWS, augmentation=True), images, index, 0, torch.float32))
+    assert not torch.equal(
+        plain, training_images(make_model(NWS, augmentation=True), images, index, 0, torch.float32)
+    )
 
 
 # Dropout
@@ -151,4 +174,6 @@ def test_dropout_is_a_function_of_the_image_and_differs_between_layers() -> None
     alone = batches.dropout_masks(model, torch.tensor([7]), 1, torch.float32)
     assert all(torch.equal(mask[7], alone[layer][0]) for layer, mask in masks.items())
     assert not torch.equal(masks["conv1"][0].flatten()[:30], masks["conv2"][0].flatten()[:30])
-    assert not torch.equal(masks["conv1"], batches.dropout_masks(model, torch.arange(10), 2, torch.float32)["conv1"])
+    assert not torch.equal(
+        masks["conv1"], batches.dropout_masks(model, torch.arange(10), 2, torch.float32)["conv1"]
+    )

@@ -1,4 +1,7 @@
-"""The benchmark measures what it says: real recipes, peers that train, FLOPs and hours that add up. Nothing is timed here."""
+"""The benchmark measures what it says: real recipes, peers that train, FLOPs and hours that add up.
+
+Nothing is timed here.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ from training_cases import CPU, NWS, SMALL_CNN, IdleStep, images_for, make_model
 
 ROUNDING = 1e-4  # of a gradient in float32, whose largest numbers are near 1
 FLOP_RATE = 1e12  # of the made-up results
-SIDES = {"one thread": ("plain", "vmap", "ours", "peak"), "all cores": ("careful", "ours", "evaluation", "peak")}
+SIDES = {
+    "one thread": ("plain", "vmap", "ours", "peak"),
+    "all cores": ("careful", "ours", "evaluation", "peak"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +50,20 @@ def chosen() -> list[Case]:
 
 
 def test_cases_cover_sizes_and_recipes(chosen: list[Case]) -> None:
-    assert [case.workload for case in chosen] == ["small_cnn 64", "small_cnn 512", *["fixed"] * 4, *["main"] * 12]
+    assert [case.workload for case in chosen] == [
+        "small_cnn 64",
+        "small_cnn 512",
+        *["fixed"] * 4,
+        *["main"] * 12,
+    ]
     assert chosen == cases()
     for workload in ("fixed", "main"):
         recipes = [case.model.recipe for case in chosen if case.workload == workload]
         for field in VARIED:
-            assert {getattr(recipe, field) for recipe in recipes} == set(NWS_MAIN[field].values), (workload, field)
+            assert {getattr(recipe, field) for recipe in recipes} == set(NWS_MAIN[field].values), (
+                workload,
+                field,
+            )
     costs = [case.forward_flops for case in chosen if case.workload == "main"]
     assert costs == sorted(costs) and costs[-1] > 20 * costs[0]
     assert len({case.model.recipe.architecture for case in chosen if case.workload == "main"}) == 12
@@ -99,9 +113,15 @@ def a_case(architecture=NWS, **fields: object) -> tuple[Case, dict[str, Images]]
 def loss_of(side: Plain | Careful | Vmapped, images: Images) -> float:
     """Cross-entropy on the training images, without dropout."""
     network = side.network.train(False)
-    tensors = {name: x[0] for name, x in (*side.weights.items(), *side.buffers.items())} if isinstance(side, Vmapped) else {}
+    tensors = (
+        {name: x[0] for name, x in (*side.weights.items(), *side.buffers.items())}
+        if isinstance(side, Vmapped)
+        else {}
+    )
     with torch.no_grad():
-        loss = F.cross_entropy(functional_call(network, tensors, (images.train_images / 255,)), images.train_labels).item()
+        loss = F.cross_entropy(
+            functional_call(network, tensors, (images.train_images / 255,)), images.train_labels
+        ).item()
     network.train()
     return loss
 
@@ -112,7 +132,13 @@ def test_peers_train(side: type[Plain | Careful | Vmapped], optimizer: str) -> N
     rate = {"momentum": 0.01, "sgd": 0.05}.get(optimizer, 0.003)
     for architecture in (NWS, SMALL_CNN):
         torch.manual_seed(0)  # the peers draw dropout and augmentation from torch's generator
-        case, bank = a_case(architecture, optimizer=optimizer, dropout=0.1, augmentation=architecture is NWS, learning_rate=rate)
+        case, bank = a_case(
+            architecture,
+            optimizer=optimizer,
+            dropout=0.1,
+            augmentation=architecture is NWS,
+            learning_rate=rate,
+        )
         made = side(case, bank, CPU)
         before = loss_of(made, bank["digits"])
         made.run(100)
@@ -143,7 +169,9 @@ def test_plain_gradient_equals_the_plain_loops() -> None:
     plain, loop = Plain(case, bank, CPU), PlainLoop(case.model, bank["digits"])
     plain.run(1)
     loop.step(*next(loop.epoch(0)))
-    for (name, parameter), (_, expected) in zip(plain.network.named_parameters(), loop.network.named_parameters(), strict=True):
+    for (name, parameter), (_, expected) in zip(
+        plain.network.named_parameters(), loop.network.named_parameters(), strict=True
+    ):
         assert parameter.grad is not None and expected.grad is not None
         assert torch.allclose(parameter.grad.double(), expected.grad, rtol=0, atol=ROUNDING), name
 
@@ -188,18 +216,30 @@ def fake_step(monkeypatch: pytest.MonkeyPatch) -> IdleStep:
 
 
 def test_ours_goes_through_epochs(fake_step: IdleStep) -> None:
-    models = tuple(make_model(NWS, number, optimizer=optimizer, batch_size=4) for number, optimizer in enumerate(("adam", "rmsprop")))
+    models = tuple(
+        make_model(NWS, number, optimizer=optimizer, batch_size=4)
+        for number, optimizer in enumerate(("adam", "rmsprop"))
+    )
     ours = Ours(Case("main", models), images_for(NWS), CPU)
     assert ours.models == 2 and [second[0].item() for second in ours.state[2]] == [0, 1]
-    length = min(map(len, ours.orders))  # classes are balanced, so one model's epoch may be longer than another's
+    # classes are balanced, so one model's epoch may be longer than another's
+    length = min(map(len, ours.orders))
     ours.run(length - 1)
     ours.run(2)
     ours.run(length)
     told = [(call[1].epoch, call[1].step, call[1].steps) for call in fake_step.calls]
-    assert told == [(0, 0, length - 1), (0, length - 1, 1), (1, length, 1), (1, length + 1, length - 1), (2, 2 * length, 1)]
+    assert told == [
+        (0, 0, length - 1),
+        (0, length - 1, 1),
+        (1, length, 1),
+        (1, length + 1, length - 1),
+        (2, 2 * length, 1),
+    ]
     for m, model in enumerate(models):
         assert fake_step.calls[0][m].model == model
-        assert torch.equal(torch.cat([call[m].order for call in fake_step.calls[:2]]), ours.orders[m][:length].flatten())
+        assert torch.equal(
+            torch.cat([call[m].order for call in fake_step.calls[:2]]), ours.orders[m][:length].flatten()
+        )
 
 
 def test_evaluation_exports(fake_step: IdleStep) -> None:
@@ -234,7 +274,10 @@ def test_sides_take_turns(chosen: list[Case]) -> None:
     team = Recorder(log)
     measured = measure(chosen[0], {"here": (team, ("plain", "ours")), "there": (team, ("careful",))}, 3)
     assert log == ["prepare", "prepare", *["plain", "ours", "careful"] * 3]
-    assert measured.rates == {"here": {"plain": [3, 6, 9], "ours": [4, 7, 10]}, "there": {"careful": [5, 8, 11]}}
+    assert measured.rates == {
+        "here": {"plain": [3, 6, 9], "ours": [4, 7, 10]},
+        "there": {"careful": [5, 8, 11]},
+    }
     assert measured.rate("here", "ours") == 7
     assert measured.has("there", "careful") and not measured.has("there", "ours")
 
@@ -279,11 +322,16 @@ def test_a_crew_answers_until_it_ends(chosen: list[Case], tmp_path: Path) -> Non
 
 
 def made_up(chosen: list[Case], rates: dict[str, float]) -> Results:
-    """Results in which each side reaches so many times FLOP_RATE on every case; three repetitions, of which the second is the median."""
+    """Results in which each side reaches so many times FLOP_RATE on every case; three repetitions, of which
+    the second is the median.
+    """
     measured = []
     for case in chosen:
         found = {
-            where: {side: [rates[side] * FLOP_RATE / flops_of(side, case, CPU) * f for f in (0.5, 1, 1.25)] for side in names}
+            where: {
+                side: [rates[side] * FLOP_RATE / flops_of(side, case, CPU) * f for f in (0.5, 1, 1.25)]
+                for side in names
+            }
             for where, names in SIDES.items()
         }
         measured.append(Measured(case, found, {}))
@@ -296,11 +344,19 @@ RATES = {"plain": 0.1, "vmap": 0.2, "careful": 0.4, "ours": 0.5, "evaluation": 0
 def test_hours_of_the_whole_zoo(chosen: list[Case]) -> None:
     lines = {line.name: line for line in made_up(chosen, RATES).summary()}
     models: list[Model] = [model for name in ("main", "fixed") for model in select(SUBSETS[name], 0)]
-    train, evaluate = training_flops(models) / (0.5 * FLOP_RATE), evaluation_flops(models) / (0.25 * FLOP_RATE)
+    train, evaluate = (
+        training_flops(models) / (0.5 * FLOP_RATE),
+        evaluation_flops(models) / (0.25 * FLOP_RATE),
+    )
     assert lines["hours for 16,000 models of 30 epochs"].value == pytest.approx((train + evaluate) / 3600)
     assert lines["of them evaluation and export"].value == pytest.approx(evaluate / 3600)
-    alone = [dataclasses.replace(models[0], recipe=dataclasses.replace(models[0].recipe, dataset="mnist", batch_size=32))]
-    images = 54_210 * 9 // 10 // 32 * 32  # ten times the smallest class, without those for validation, in whole batches
+    alone = [
+        dataclasses.replace(
+            models[0], recipe=dataclasses.replace(models[0].recipe, dataset="mnist", batch_size=32)
+        )
+    ]
+    # ten times the smallest class, without those for validation, in whole batches
+    images = 54_210 * 9 // 10 // 32 * 32
     assert training_flops(alone) == 3 * forward_flops(models[0].recipe.architecture) * images * EPOCHS
 
 
@@ -317,7 +373,11 @@ def test_ratios_stand_beside_their_targets(chosen: list[Case]) -> None:
         ("peak, one thread, GFLOP/s", 1000, None, None),  # the best repetition
         ("ours / peak, all cores: main", 0.5, None, None),
     ):
-        assert (lines[name].value, lines[name].target, lines[name].met) == (pytest.approx(value, abs=1e-9), target, met), name
+        assert (lines[name].value, lines[name].target, lines[name].met) == (
+            pytest.approx(value, abs=1e-9),
+            target,
+            met,
+        ), name
     slow = results.measured[-1]
     slow.rates["one thread"]["ours"] = [rate / 5 for rate in slow.rates["one thread"]["ours"]]
     lines = {line.name: line for line in results.summary()}
@@ -327,7 +387,11 @@ def test_ratios_stand_beside_their_targets(chosen: list[Case]) -> None:
 
 def test_networks_that_a_peer_trains_faster_are_listed(chosen: list[Case]) -> None:
     results = made_up(chosen, RATES)
-    assert results.slower() == [] and [table.title for table in tables(results)][-1] == "Summary" and len(tables(results)) == 3
+    assert (
+        results.slower() == []
+        and [table.title for table in tables(results)][-1] == "Summary"
+        and len(tables(results)) == 3
+    )
     slow = results.measured[-1]
     slow.rates["one thread"]["ours"] = [rate / 10 for rate in slow.rates["one thread"]["ours"]]
     (table,) = [table for table in tables(results) if table.title == "Slower than a peer"]
@@ -352,15 +416,32 @@ def test_vmap_may_be_left_out(chosen: list[Case]) -> None:
     for measured in (*results.measured[3:6], *results.measured[6:]):
         del measured.rates["one thread"]["vmap"]
     names = [line.name for line in results.summary() if "vmap" in line.name]
-    assert names == [f"ours / vmap, one thread: {name}" for name in ("small_cnn 64", "small_cnn 512", "fixed (1 of 4 cases)")]
+    assert names == [
+        f"ours / vmap, one thread: {name}"
+        for name in ("small_cnn 64", "small_cnn 512", "fixed (1 of 4 cases)")
+    ]
     assert tables(results)[0].rows[-1][4] == "-"
 
 
 def test_best_of_the_graphs_counts(chosen: list[Case]) -> None:
     gpu = torch.device("cuda")
-    rates = {"plain": 1, "careful x1": 2, "careful x4": 5, "careful x8": 4, "vmap": 8, "ours": 40, "evaluation": 20, "peak": 80}
+    rates = {
+        "plain": 1,
+        "careful x1": 2,
+        "careful x4": 5,
+        "careful x8": 4,
+        "vmap": 8,
+        "ours": 40,
+        "evaluation": 20,
+        "peak": 80,
+    }
     measured = [
-        Measured(case, {"GPU": {side: [1e12 * rate / flops_of(side, case, gpu)] for side, rate in rates.items()}}, {}) for case in chosen
+        Measured(
+            case,
+            {"GPU": {side: [1e12 * rate / flops_of(side, case, gpu)] for side, rate in rates.items()}},
+            {},
+        )
+        for case in chosen
     ]
     results = Results(gpu, measured, {})
     lines = {line.name: line for line in results.summary()}
@@ -384,7 +465,15 @@ def test_command_writes_json(
     assert set(written) == {"cores", "device", "cases", "summary"}
     assert len(written["cases"]) == len(chosen)
     first = written["cases"][0]
-    assert set(first) == {"workload", "model_id", "models_together", "recipe", "flops", "steps_per_second", "gpu_memory_bytes"}
+    assert set(first) == {
+        "workload",
+        "model_id",
+        "models_together",
+        "recipe",
+        "flops",
+        "steps_per_second",
+        "gpu_memory_bytes",
+    }
     assert len(first["steps_per_second"]["one thread"]["plain"]) == 3
     assert set(written["summary"][0]) == {"name", "value", "target", "at_most", "met"}
 

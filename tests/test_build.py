@@ -1,4 +1,6 @@
-"""A build ends in the same bytes however it came about: at one go, killed at any moment and started again, or grown."""
+"""A build ends in the same bytes however it came about: at one go, killed at any moment and started again, or
+grown.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,18 @@ main(sys.argv[3:])
 
 
 def arguments(out: Path, models: int = MODELS) -> list[str]:
-    return ["--preset", "demo", "--models", str(models), "--epochs", "2", "--device", "cpu", "--out", str(out)]
+    return [
+        "--preset",
+        "demo",
+        "--models",
+        str(models),
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
 
 
 def start(*command: str, **kwargs: object) -> tuple[subprocess.Popen[str], str]:
@@ -68,7 +81,9 @@ def start(*command: str, **kwargs: object) -> tuple[subprocess.Popen[str], str]:
     mark = uuid.uuid4().hex
     environment = {**os.environ, MARK: mark, "PYTHONPATH": str(ROOT)}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
-    process = subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, text=True, start_new_session=True, **options)  # type: ignore[call-overload]
+    process = subprocess.Popen(
+        [sys.executable, *command], env=environment, cwd=ROOT, text=True, start_new_session=True, **options
+    )  # type: ignore[call-overload]
     return process, mark
 
 
@@ -111,9 +126,13 @@ def write_idx(folder: Path, *, seed: int, images: int = 40) -> Path:
     random = np.random.default_rng(seed)
     for prefix, count in (("train", images), ("t10k", 20)):
         pixels = random.integers(0, 256, (count, 28, 28), np.uint8)
-        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4I", 0x803, count, 28, 28) + pixels.tobytes()))
+        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(struct.pack(">4I", 0x803, count, 28, 28) + pixels.tobytes())
+        )
         labels = np.arange(count, dtype=np.uint8) % 10
-        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2I", 0x801, count) + labels.tobytes()))
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(struct.pack(">2I", 0x801, count) + labels.tobytes())
+        )
     return folder
 
 
@@ -136,7 +155,9 @@ def kill_at(out: Path, pattern: str, moment: str) -> None:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """sha256 of every file, but for the plots: the command draws them after `build`, and they carry what they were drawn from."""
+    """sha256 of every file, but for the plots: the command draws them after `build`, and they carry what they
+    were drawn from.
+    """
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
     return {name: sha256_file(folder / name) for name in names if name not in PLOTS}
 
@@ -172,7 +193,11 @@ def test_an_undisturbed_build(undisturbed: Path) -> None:
     found = values(undisturbed)
     assert len(found) == MODELS * 3  # two epochs leave three exports
     assert {identifier for identifier, _ in found} == {f"demo-{n:06d}" for n in range(MODELS)}
-    others = {name for name in content(undisturbed) if not re.fullmatch(r"(index/demo|snapshots/demo)/.*\.parquet", name)}
+    others = {
+        name
+        for name in content(undisturbed)
+        if not re.fullmatch(r"(index/demo|snapshots/demo)/.*\.parquet", name)
+    }
     assert others == {"README.md", "nws.json", ".local.json"}
     assert stale(undisturbed) == []
 
@@ -211,10 +236,15 @@ def test_killed_while_it_grew(undisturbed: Path, tmp_path: Path, place: str) -> 
     """Whenever it is killed, readers see the old state or the new one; the next build goes on from there."""
     out = tmp_path / "nws"
     build(Request("demo", 12, epochs=2), out, device="cpu")
-    grown = next(row for row in Zoo(out).filter() if "k3s2g1v-avg-convdrop" in row["file"] and row["split"] == "train")
+    grown = next(
+        row for row in Zoo(out).filter() if "k3s2g1v-avg-convdrop" in row["file"] and row["split"] == "train"
+    )
     kill_at(out, place.format(file=grown["file"]), "after")
     zoo = Zoo(out, check=True)
-    assert len(zoo.arrays(zoo.filter())) == len(zoo.filter()) and len(set(zoo.filter()["model_id"])) in (12, MODELS)
+    assert len(zoo.arrays(zoo.filter())) == len(zoo.filter()) and len(set(zoo.filter()["model_id"])) in (
+        12,
+        MODELS,
+    )
     again = [opened.row(opened.filter(sha256=grown["sha256"])[0]) for opened in (zoo, Zoo(undisturbed))]
     assert np.array_equal(*again)
     run_build(out)
@@ -223,11 +253,15 @@ def test_killed_while_it_grew(undisturbed: Path, tmp_path: Path, place: str) -> 
 
 
 def test_a_complete_build_changes_nothing(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in small.rglob("*") if path.is_file()}
+    before = {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in small.rglob("*") if path.is_file()
+    }
     monkeypatch.setattr(workers_module, "_train_one", None)  # cannot be called
     build(Request("demo", 4, epochs=2), small, device="cpu")
     build(Request("demo", 2, epochs=2), small, device="cpu")  # fewer models: those that are there stay
-    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in small.rglob("*") if path.is_file()} == before
+    assert {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in small.rglob("*") if path.is_file()
+    } == before
 
 
 @pytest.mark.parametrize("damage", ["lost card", "lost index", "damaged index"])
@@ -252,8 +286,14 @@ def test_a_zoo_that_does_not_say_which_backend_built_it(small: Path, tmp_path: P
     shutil.copytree(small, out)
     told = (out / "nws.json").read_text()
     (out / "nws.json").write_text(told.replace('        "backend": "fast",\n', ""))
-    assert (out / "nws.json").read_text() != told and "backend" not in Zoo(out).manifest.subsets["demo"].options
-    with pytest.raises(ZooError, match=rf"^{out}: expected backend of subset demo torch, found fast in nws.json; use another --out"):
+    assert (out / "nws.json").read_text() != told and "backend" not in Zoo(out).manifest.subsets[
+        "demo"
+    ].options
+    with pytest.raises(
+        ZooError,
+        match=rf"^{out}: expected backend of subset demo torch, found fast in "
+        rf"nws.json; use another --out",
+    ):
         build(Request("demo", 4, epochs=2, backend="torch"), out, device="cpu")
     build(Request("demo", 4, epochs=2), out, device="cpu")
     assert content(out) == content(small)
@@ -276,7 +316,9 @@ def test_cohorts_in_flight_make_the_same_zoo(small: Path, tmp_path: Path, in_fli
     assert content(tmp_path / "nws") == content(small)
 
 
-def test_an_interrupted_flight_ends_at_the_next_epochs(tmp_path: Path, in_flight: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_flight_ends_at_the_next_epochs(
+    tmp_path: Path, in_flight: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(_: object, result: object) -> None:
         if result is not None:
             raise KeyboardInterrupt
@@ -296,7 +338,8 @@ def test_ctrl_c(small: Path, tmp_path: Path, models: int) -> None:
     """Ctrl-C reaches all processes of a terminal, also those that are just starting."""
     out = tmp_path / "nws"
     process, mark = start("-m", "builder.cli", *arguments(out, 200))
-    ready = (lambda: staged(out) >= models) if models else (lambda: len(marked(mark)) > 2)  # this one, a tracker of resources, a worker
+    # this one, a tracker of resources, a worker
+    ready = (lambda: staged(out) >= models) if models else (lambda: len(marked(mark)) > 2)
     wait_until(lambda: ready() or process.poll() is not None, "it is at work")
     os.killpg(process.pid, signal.SIGINT)
     stdout, err = process.communicate(timeout=DEADLINE)
@@ -306,13 +349,19 @@ def test_ctrl_c(small: Path, tmp_path: Path, models: int) -> None:
     kept = f"finished models are kept in {out}: run the same command to go on"
     assert lines == [f"interrupted; {kept if any(out.rglob('[!.]*.parquet')) else 'no model was finished'}"]
     assert not marked(mark)
-    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and path.suffix != ".parquet"}
+    left = {
+        path.relative_to(out).as_posix()
+        for path in out.rglob("*")
+        if path.is_file() and path.suffix != ".parquet"
+    }
     assert left <= {".staging/lock", "README.md", "nws.json", ".local.json"}
     build(Request("demo", 4, epochs=2), out, device="cpu")
     assert {key: value for key, value in values(out).items() if key in values(small)} == values(small)
 
 
-def test_ctrl_c_while_a_shard_is_written_ends_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_a_shard_is_written_ends_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pools = []
     stop = workers_module._stop
 
@@ -320,7 +369,9 @@ def test_ctrl_c_while_a_shard_is_written_ends_the_workers(tmp_path: Path, monkey
         if result is not None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(workers_module, "_stop", lambda pool: (pools.append(list(pool._processes.values())), stop(pool)))
+    monkeypatch.setattr(
+        workers_module, "_stop", lambda pool: (pools.append(list(pool._processes.values())), stop(pool))
+    )
     monkeypatch.setattr(build_module._Shards, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         build(Request("demo", 40, epochs=2), tmp_path / "nws", device="cpu", workers=1)
@@ -341,7 +392,11 @@ def test_one_build_at_a_time(tmp_path: Path) -> None:
     process, mark = start("-m", "builder.cli", *arguments(out, 200))
     try:
         wait_until(lambda: staged(out) > 0, "it is at work")
-        with pytest.raises(ZooError, match=rf"^{out}: expected one build at a time, found another one at work; wait for it, or stop it$"):
+        with pytest.raises(
+            ZooError,
+            match=rf"^{out}: expected one build at a time, found another one at "
+            rf"work; wait for it, or stop it$",
+        ):
             build(Request("demo", 2, epochs=2), out, device="cpu")
         assert process.poll() is None
         assert staged(out) > 0
@@ -370,14 +425,22 @@ def test_datasets_select_and_never_redraw(images: Path, tmp_path: Path) -> None:
     assert mnist["dataset"] == "mnist"
     build(Request("fixed", 1, ("fashion_mnist",), epochs=1), one, images=images, device="cpu", workers=1)
     assert {row["dataset"] for row in Zoo(one).filter(is_final=True)} == {"mnist", "fashion_mnist"}
-    build(Request("fixed", 6, ("mnist", "fashion_mnist"), epochs=1), both, images=images, device="cpu", workers=1)
+    build(
+        Request("fixed", 6, ("mnist", "fashion_mnist"), epochs=1),
+        both,
+        images=images,
+        device="cpu",
+        workers=1,
+    )
     assert len(values(both)) == 6 * 2
     assert values(one).items() < values(both).items()
     assert list(Zoo(one).manifest.subsets["fixed"].image_sets) == ["fashion_mnist", "mnist"]
     card = (one / "README.md").read_text()
     assert card.index("| fashion_mnist | idx files") < card.index("| mnist | idx files")
     # The order in which image sets came does not show.
-    build(Request("fixed", 6, ("fashion_mnist", "mnist"), epochs=1), one, images=images, device="cpu", workers=1)
+    build(
+        Request("fixed", 6, ("fashion_mnist", "mnist"), epochs=1), one, images=images, device="cpu", workers=1
+    )
     assert content(one) == content(both)
 
 
@@ -425,7 +488,9 @@ def test_stock_libraries_read_it(undisturbed: Path, tmp_path: Path) -> None:
     for split, rows in index.items():
         assert set(rows["split"]) == {split}
         for row in rows:
-            assert (row["init_std"] is None) == (row["initialization"] not in ("random_normal", "truncated_normal"))
+            assert (row["init_std"] is None) == (
+                row["initialization"] not in ("random_normal", "truncated_normal")
+            )
             assert (row["validation_accuracy"] is None) == (row["validation_fraction"] == 0)
     for row in list(snapshots["validation"])[:5]:
         (known,) = zoo.filter(model_id=row["model_id"], snapshot=row["snapshot"])
@@ -462,7 +527,11 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     text = "".join(terminal_output(tmp_path / "nws"))
     assert "━" in text and "4/4" in text and "a minute" in text and "mean test accuracy" in text
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert re.search(r"\ndemo: 4 models, 4 trained in \d+ s, mean test accuracy 0\.\d{3}, \d+ % busy\r\n", plain)
+    assert re.search(
+        r"\ndemo: 4 models, 4 trained in \d+ s, mean test accuracy 0\.\d{3}, \d+ % "
+        r"busy\r\n",
+        plain,
+    )
     assert plain.rstrip().endswith(f"nws is complete: datasets.load_dataset('{tmp_path / 'nws'}')")
 
 
@@ -470,7 +539,9 @@ def test_progress_in_a_pipe(small: Path, tmp_path: Path) -> None:
     shutil.copytree(small, tmp_path / "nws")
     finished = run_build(tmp_path / "nws", 6)
     assert re.fullmatch(
-        r"(demo: \d/6 models, .*\n)*demo: 6 models, 2 trained in \d+ s, mean test accuracy 0\.\d{3}, \d+ % busy\n", finished.stderr
+        r"(demo: \d/6 models, .*\n)*demo: 6 models, 2 trained in \d+ s, mean test accuracy 0\.\d{3}, \d+ % "
+        r"busy\n",
+        finished.stderr,
     )
     assert finished.stdout == f"{tmp_path / 'nws'} is complete: datasets.load_dataset('{tmp_path / 'nws'}')\n"
 
@@ -485,7 +556,9 @@ def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         progress.advance(None, 10)  # half a model
         for number, accuracy in enumerate((0.5, 0.7), 1):
             now[0] = 30 * number
-            progress.advance(workers_module.Summary("demo-000004", 20, accuracy, accuracy == 0.7, 30.0), 20 * number)
+            progress.advance(
+                workers_module.Summary("demo-000004", 20, accuracy, accuracy == 0.7, 30.0), 20 * number
+            )
     assert capsys.readouterr().err.splitlines() == [
         "demo: 4/10 models, 2.0 a minute, 0:02:45 left",
         "demo: 5/10 models, 2.0 a minute, 0:02:30 left, mean test accuracy 0.500",
@@ -498,26 +571,42 @@ def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 def test_an_unknown_backend() -> None:
-    with pytest.raises(ZooError, match=r"^--backend: expected one of fast, torch, found jax; choose one of them$"):
+    with pytest.raises(
+        ZooError,
+        match=r"^--backend: expected one of fast, torch, found jax; choose one of "
+        r"them$",
+    ):
         Request("demo", backend="jax")
 
 
 @pytest.mark.parametrize(
     ("gpus", "triton", "asked", "backend", "told"),
     [
-        ("", True, "auto", "fast", "cpu"), ("cuda", True, "auto", "fast", "cuda"), ("cuda", False, "auto", "fast", "cpu"),
-        ("mps", True, "auto", "fast", "cpu"), ("cuda", True, "cpu", "fast", "cpu"), ("cuda", True, "cuda", "fast", "cuda"),
+        ("", True, "auto", "fast", "cpu"), ("cuda", True, "auto", "fast", "cuda"),
+        ("cuda", False, "auto", "fast", "cpu"),
+        ("mps", True, "auto", "fast", "cpu"), ("cuda", True, "cpu", "fast", "cpu"),
+        ("cuda", True, "cuda", "fast", "cuda"),
         ("", True, "cuda", "fast", "a GPU that torch can use, found none; use --device cpu"),
-        ("cuda", False, "cuda", "fast", "Triton, found none; use --device cpu, or --backend torch, which is slower"),
-        ("mps", True, "mps", "fast", "a fast step for it, found none; use --device cpu, or --backend torch, which is slower"),
+        ("cuda", False, "cuda", "fast", "Triton, found none; use --device cpu, or --backend torch, which "
+            "is slower"),
+        ("mps", True, "mps", "fast", "a fast step for it, found none; use --device cpu, or --backend "
+            "torch, which is slower"),
         ("", True, "mps", "fast", "a fast step for it, found none; use --device cpu"),
-        ("", True, "auto", "torch", "cpu"), ("cuda", False, "auto", "torch", "cuda"), ("mps", False, "auto", "torch", "mps"),
-        ("cuda", False, "cuda", "torch", "cuda"), ("mps", False, "mps", "torch", "mps"), ("cuda", True, "cpu", "torch", "cpu"),
+        ("", True, "auto", "torch", "cpu"), ("cuda", False, "auto", "torch", "cuda"),
+        ("mps", False, "auto", "torch", "mps"),
+        ("cuda", False, "cuda", "torch", "cuda"), ("mps", False, "mps", "torch", "mps"),
+        ("cuda", True, "cpu", "torch", "cpu"),
         ("cuda", True, "mps", "torch", "a GPU that torch can use, found none; use --device cpu"),
     ],
 )  # fmt: skip
 def test_devices(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpus: str, triton: bool, asked: str, backend: str, told: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gpus: str,
+    triton: bool,
+    asked: str,
+    backend: str,
+    told: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus == "cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: gpus == "mps")

@@ -41,7 +41,9 @@ def test_another_size_is_not_even_read(cache: Cache) -> None:
     assert cache.get(DIGESTS[0], 1000) is None and not path.exists()
 
 
-@pytest.mark.parametrize("digest", ["", "0" * 63, "0" * 65, "A" * 64, "../" * 21 + "x", "0" * 64 + "\n", None, 7], ids=repr)
+@pytest.mark.parametrize(
+    "digest", ["", "0" * 63, "0" * 65, "A" * 64, "../" * 21 + "x", "0" * 64 + "\n", None, 7], ids=repr
+)
 def test_what_is_no_digest(cache: Cache, digest: str) -> None:
     for call in (lambda: cache.get(digest), lambda: cache.put(digest, b"x")):
         with pytest.raises(ZooError, match="a SHA-256 in hexadecimal"):
@@ -53,7 +55,9 @@ def test_another_process_s_temporary_stays(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "values", 5000)
     cache.put(DIGESTS[0], VALUES[0])
     folder = cache._path(DIGESTS[0]).parent
-    young, old, strange = (folder / name for name in (f".{DIGESTS[0]}.7-a.tmp", f"{DIGESTS[0]}.7.8.tmp", "notes.txt"))
+    young, old, strange = (
+        folder / name for name in (f".{DIGESTS[0]}.7-a.tmp", f"{DIGESTS[0]}.7.8.tmp", "notes.txt")
+    )
     for path in (young, old, strange):
         path.write_bytes(b"x" * 4000)
     os.utime(young, (time.time() - 60, time.time() - 60))  # older than all values, as eviction goes
@@ -90,7 +94,12 @@ def test_readers_who_drop_beside_one_another(tmp_path: Path, caplog: pytest.LogC
 
 @pytest.mark.parametrize("call", ["mkdir", "write_bytes"])
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied"), OSError(30, "Read-only")]
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        PermissionError(13, "Permission denied"),
+        OSError(30, "Read-only"),
+    ],
 )
 def test_a_cache_that_cannot_be_written(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str, error: OSError
@@ -107,7 +116,9 @@ def test_a_cache_that_cannot_be_written(
     assert str(cache.folder) in record.getMessage() and "is not kept" in record.getMessage()
 
 
-@pytest.mark.parametrize("name", ["file/values", "file", "x" * 5000, "a\0b", "\udcff/v"], ids=lambda name: repr(name)[:20])
+@pytest.mark.parametrize(
+    "name", ["file/values", "file", "x" * 5000, "a\0b", "\udcff/v"], ids=lambda name: repr(name)[:20]
+)
 def test_a_folder_that_cannot_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     cache = Cache(tmp_path / name, 1 << 20)
@@ -142,7 +153,9 @@ def test_what_is_no_file(cache: Cache, kind: str) -> None:
     assert cache.get(DIGESTS[0]) == (None if kind == "folder" else VALUES[0])
 
 
-def test_a_folder_that_cannot_be_listed(cache: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_listed(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Out of open files, or removed by another process just then: what was fetched is given all the same."""
 
     def fail(path: object) -> None:

@@ -48,7 +48,9 @@ def test_seconds_of_a_model() -> None:
     measured = Calibration(CPU, 2, {7: Pace({False: 1.0, True: 2.0}, 0.5)}, order=10.0, split=3.0)
     seconds = measured.seconds(model, 1000, 4)
     forward = forward_flops(NWS)
-    assert seconds.training == pytest.approx(4 * epoch_images(model, 1000) * 3 * forward * 2.0 + 4 * 900 * 10.0 + 1000 * 3.0)
+    assert seconds.training == pytest.approx(
+        4 * epoch_images(model, 1000) * 3 * forward * 2.0 + 4 * 900 * 10.0 + 1000 * 3.0
+    )
     assert seconds.evaluation == pytest.approx(evaluated_images(model, 1000, 4) * forward * 0.5)
     assert seconds.total == seconds.training + seconds.evaluation
 
@@ -77,7 +79,9 @@ def test_both_kinds_of_training_are_measured(models: list[Model], measured: list
         (pace,) = {id(found.paces[model.number]): found.paces[model.number] for model in part}.values()
         recipe = part[len(part) // 2].recipe
         forward = forward_flops(recipe.architecture)
-        assert pace.training == dict.fromkeys((False, True), pytest.approx(1 / (3 * forward * recipe.batch_size)))
+        assert pace.training == dict.fromkeys(
+            (False, True), pytest.approx(1 / (3 * forward * recipe.batch_size))
+        )
         assert pace.evaluation == pytest.approx(1 / (calibration.EVALUATED_IMAGES["cpu"] * forward))
 
 
@@ -87,7 +91,8 @@ def test_only_what_is_needed_is_measured(measured: list[Sequence[Side]]) -> None
     assert found.workers == 1 and list(found.paces[0].training) == [True]
     training, _ = (sides[0] for sides in measured)
     assert isinstance(training, Ours)
-    assert training.cohort[0].recipe.augmentation and len(training.orders[0]) == 600 * 9 // 10 // 64  # not a tenth of the images
+    # not a tenth of the images
+    assert training.cohort[0].recipe.augmentation and len(training.orders[0]) == 600 * 9 // 10 // 64
 
 
 def lengths_of(step: IdleStep) -> list[int]:
@@ -98,7 +103,8 @@ def lengths_of(step: IdleStep) -> list[int]:
 @pytest.mark.parametrize(("count", "slots"), [(11, 4), (3, 3), (2, 1)])
 def test_segments_are_as_long_as_a_cohorts(count: int, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     models = [
-        make_model(NWS, n, batch_size=5, train_fraction=(1.0, 0.5, 0.7)[n % 3], validation_fraction=0.1, balanced=False,
+        make_model(NWS, n, batch_size=5, train_fraction=(1.0, 0.5, 0.7)[n % 3], validation_fraction=0.1,
+        balanced=False,
                    max_epochs=2 + n % 2, early_stopping=False)
         for n in range(count)
     ]  # fmt: skip
@@ -180,7 +186,10 @@ def test_a_small_model_is_measured_for_real(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(calibration, "IMAGES", 300)
     models = [make_model(NWS, number, augmentation=bool(number)) for number in range(2)]
     found = calibrate(models, None, CPU)
-    assert all(found.seconds(model, None, 3).training > found.seconds(model, None, 2).training > 0 for model in models)
+    assert all(
+        found.seconds(model, None, 3).training > found.seconds(model, None, 2).training > 0
+        for model in models
+    )
     assert all(found.seconds(model, None, 2).evaluation > 0 for model in models)
     assert found.order > 0 and found.split > 0
 
@@ -191,4 +200,7 @@ def test_nodes_together_do_what_each_does() -> None:
     found = together([slow, fast])
     assert found.paces == {7: Pace({False: 8 / (2 / 4 + 6 / 1)}, 1.0), 8: Pace({True: 1.0}, 8 / (2 / 2 + 6))}
     assert (found.order, found.split, found.workers) == (1.0, 8 / (2 / 2 + 6), 8)
-    assert (found.place, together([fast]).place) == ("8 CPU processes on 2 nodes", "6 CPU processes on 1 node")
+    assert (found.place, together([fast]).place) == (
+        "8 CPU processes on 2 nodes",
+        "6 CPU processes on 1 node",
+    )

@@ -44,16 +44,26 @@ def front_matter(text: str) -> dict[str, Any]:
 def test_the_hub_takes_it(zoo: Zoo) -> None:
     card = DatasetCard((zoo.path / "README.md").read_text())
     data = card.data.to_dict()
-    assert (data["license"], data["pretty_name"], data["size_categories"]) == ("apache-2.0", "Neural weight space", ["n<1K"])
+    assert (data["license"], data["pretty_name"], data["size_categories"]) == (
+        "apache-2.0",
+        "Neural weight space",
+        ["n<1K"],
+    )
     assert [config["config_name"] for config in data["configs"]] == ["index", "demo"]
     assert [config.get("default", False) for config in data["configs"]] == [True, False]
     assert DatasetCard(str(card)).data.to_dict() == data
     known = DatasetCardData(**data)
-    assert (known.task_categories, known.annotations_creators, known.source_datasets) == (["other"], ["machine-generated"], ["original"])
+    assert (known.task_categories, known.annotations_creators, known.source_datasets) == (
+        ["other"],
+        ["machine-generated"],
+        ["original"],
+    )
     assert metadata_load(zoo.path / "README.md") == data == DatasetCard(f"---\n{known}\n---\n").data.to_dict()
 
 
-def test_datasets_understands_it(zoo: Zoo, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_understands_it(
+    zoo: Zoo, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
     data = DatasetCard.load(zoo.path / "README.md").data
     assert MetadataConfigs.from_dataset_card_data(data).get_default_config_name() == INDEX_CONFIG
@@ -86,10 +96,15 @@ def test_it_follows_from_manifest_and_index(zoo: Zoo) -> None:
 def test_it_tells_the_counts(zoo: Zoo) -> None:
     text = (zoo.path / "README.md").read_text()
     final = zoo.filter(is_final=True)
-    assert f"4 models, {len(zoo.index)} snapshots (2 a model); train {len(final.filter(split='train'))}, " in text
+    assert (
+        f"4 models, {len(zoo.index)} snapshots (2 a model); train {len(final.filter(split='train'))}, "
+    ) in text
     assert f"mean {final['test_accuracy'].mean():.3f}, best {final['test_accuracy'].max():.4f}." in text
     assert f"{final['converged'].sum()} converged, {final['diverged'].sum()} diverged" in text
-    assert f"| digits | scikit-learn digits | `{zoo.manifest.subsets['demo'].image_sets['digits'].sha256[:16]}` |" in text
+    assert (
+        "| digits | scikit-learn digits | "
+        f"`{zoo.manifest.subsets['demo'].image_sets['digits'].sha256[:16]}` |"
+    ) in text
     assert "**Departs from the preset: epochs capped at 1.**" in text
     assert "train_images capped" not in text
     for column, meaning in COLUMNS.items():
@@ -128,7 +143,15 @@ def test_a_subset_that_was_imported(zoo: Zoo, name: str) -> None:
     assert f"Source: {source}." in text
     assert all(f"- {note}\n" in text for note in notes)
     assert front_matter(text)["license"] == ["apache-2.0", "unknown"]
-    for word in ("Seed", "None", "| field | drawn from |", "all nets stay in", "sha256 of images", "differs from the papers", "TensorFlow"):
+    for word in (
+        "Seed",
+        "None",
+        "| field | drawn from |",
+        "all nets stay in",
+        "sha256 of images",
+        "differs from the papers",
+        "TensorFlow",
+    ):
         assert word not in text, word
 
 
@@ -142,7 +165,11 @@ def test_a_subset_that_was_imported(zoo: Zoo, name: str) -> None:
             "Trained on a GPU with TF32 products: the same seed gives other last bits on a CPU.",
             "on a GPU.",
         ),
-        ({"backend": "torch", "device": "mps"}, "other last bits by the fast step, and beside other models.", "on a GPU, by plain torch."),
+        (
+            {"backend": "torch", "device": "mps"},
+            "other last bits by the fast step, and beside other models.",
+            "on a GPU, by plain torch.",
+        ),
     ],
 )
 def test_what_trained_it(zoo: Zoo, options: dict[str, Any], told: str, where: str) -> None:
@@ -158,12 +185,16 @@ def test_composition(zoo: Zoo) -> None:
     by_split = " | ".join(str(len(final.filter(split=split))) for split in SPLITS)
     assert f"| `demo` | 4 | {len(zoo.index)} | {by_split} | {final['converged'].sum()} | " in text
     accuracy = final["test_accuracy"]
-    assert f"| digits | 4 | {final['converged'].sum()} | {accuracy.mean():.3f} | {accuracy.max():.4f} |" in text
+    assert (
+        f"| digits | 4 | {final['converged'].sum()} | {accuracy.mean():.3f} | {accuracy.max():.4f} |"
+    ) in text
     architectures = pc.value_counts(final.table["architecture"]).to_pylist()
     assert all(f"| `{found['values']}` | {found['counts']} |" in text for found in architectures)
     many = [f"architecture {number}" for number in range(MANY_ARCHITECTURES + 1)]
     table = pa.concat_tables([final.table] * len(many)).slice(0, len(many))
-    table = table.set_column(table.schema.get_field_index("architecture"), INDEX_SCHEMA.field("architecture"), pa.array(many))
+    table = table.set_column(
+        table.schema.get_field_index("architecture"), INDEX_SCHEMA.field("architecture"), pa.array(many)
+    )
     assert f"{len(many)} architectures; the most frequent one has 1 models." in render(zoo.manifest, [table])
 
 
@@ -188,23 +219,40 @@ def test_its_examples_run(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     code = "".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
     names: dict[str, Any] = {}
-    exec(code.replace("ORG/NAME", "org/nws").replace("https://huggingface.co", hub.environment()["HF_ENDPOINT"]), names)
+    exec(
+        code.replace("ORG/NAME", "org/nws").replace(
+            "https://huggingface.co", hub.environment()["HF_ENDPOINT"]
+        ),
+        names,
+    )
     assert names["index"].num_rows == len(zoo.filter(split="train"))
     first = next(iter(names["snapshots"]))
     (row,) = zoo.filter(model_id=first["model_id"], snapshot=first["snapshot"])
     assert first["weights"] == bytes(zoo.value(row))
-    assert (names["weights"] == zoo.weights(zoo.filter(is_final=True, architecture=names["rows"][0]["architecture"]))).all()
+    assert (
+        names["weights"]
+        == zoo.weights(zoo.filter(is_final=True, architecture=names["rows"][0]["architecture"]))
+    ).all()
     assert (names["tensors"]["output.bias"] == zoo.state_dict(names["row"])["output.bias"].numpy()).all()
     assert names["dataset"][0]["weights"].size == names["dataset"][0]["num_weights"]
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected"), [(999, "n<1K"), (1000, "1K<n<10K"), (260_000, "100K<n<1M"), (1_080_000, "1M<n<10M"), (10**7, "10M<n<100M")]
+    ("rows", "expected"),
+    [
+        (999, "n<1K"),
+        (1000, "1K<n<10K"),
+        (260_000, "100K<n<1M"),
+        (1_080_000, "1M<n<10M"),
+        (10**7, "10M<n<100M"),
+    ],
 )
 def test_size_categories(rows: int, expected: str) -> None:
     assert _size_category(rows) == expected
 
 
 def test_a_zoo_without_models_has_a_card() -> None:
-    manifest = Manifest("1", {"demo": SubsetEntry(0, 0, {"epochs": None, "train_images": None}, {})}, {"x": FileEntry(0, "")})
+    manifest = Manifest(
+        "1", {"demo": SubsetEntry(0, 0, {"epochs": None, "train_images": None}, {})}, {"x": FileEntry(0, "")}
+    )
     assert "0 models, 0 snapshots" in render(manifest, [])

@@ -1,7 +1,10 @@
-"""A build on a Ray cluster ends in the bytes of one without: nodes come, go and are refused, the driver dies, rows do not pile up."""
+"""A build on a Ray cluster ends in the bytes of one without: nodes come, go and are refused, the driver dies,
+rows do not pile up.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -50,7 +53,8 @@ STORE_BYTES = 100_000_000  # of a node's object store
 def nodes() -> Iterator[Nodes]:
     """A cluster whose head trains nothing; a test adds nodes that do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # else it depends on whether this machine's user has a token
+        # else it depends on whether this machine's user has a token
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setattr(cluster_module, "CONNECTION_SECONDS", DEADLINE)
@@ -95,7 +99,10 @@ def first_models(count: int) -> list[Model]:
 
 def driver(nodes: Nodes, out: Path) -> subprocess.Popen[str]:
     """A build in a process of its own."""
-    code = "import sys; from builder.build import *; build(Request('demo', int(sys.argv[1]), epochs=2), Path(sys.argv[2]), ray=sys.argv[3])"
+    code = (
+        "import sys; from builder.build import *; build(Request('demo', int(sys.argv[1]), epochs=2), "
+        "Path(sys.argv[2]), ray=sys.argv[3])"
+    )
     command = [sys.executable, "-W", "error", "-c", code, str(MODELS), str(out), nodes.address]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -121,7 +128,9 @@ def refusal(address: str, tmp_path: Path, **options: Any) -> str:
 
 
 @pytest.mark.slow
-def test_nodes_come_and_go_and_the_driver_dies(nodes: Nodes, add_node: Callable[..., Any], without_ray: Path, tmp_path: Path) -> None:
+def test_nodes_come_and_go_and_the_driver_dies(
+    nodes: Nodes, add_node: Callable[..., Any], without_ray: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "nws"
     lost, _ = add_node(), add_node()
     process = driver(nodes, out)
@@ -136,15 +145,22 @@ def test_nodes_come_and_go_and_the_driver_dies(nodes: Nodes, add_node: Callable[
     add_node()
     _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, err
-    assert f"demo: {MODELS} models, {MODELS - len(kept)} trained in " in err  # what the first driver had staged was not trained again
+    # what the first driver had staged was not trained again
+    assert f"demo: {MODELS} models, {MODELS - len(kept)} trained in " in err
     assert content(out) == content(without_ray)
 
 
 @pytest.mark.slow
 def test_a_block_that_ends_early_is_trained_again(
-    nodes: Nodes, add_node: Callable[..., Any], without_ray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes,
+    add_node: Callable[..., Any],
+    without_ray: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Few rows may wait; results that a loss brought into another order, so that Ray drops one and gives one twice, are made up for."""
+    """Few rows may wait; results that a loss brought into another order, so that Ray drops one and gives one
+    twice, are made up for.
+    """
     add_node()
     take, taken, running = cluster_module._next, list[Any](), list[int]()
 
@@ -173,15 +189,28 @@ def test_a_block_that_ends_early_is_trained_again(
 def test_what_a_node_does(without_ray: Path) -> None:
     """Images are those of the object store, which cannot be written; a GPU's cohorts train together."""
     models, images = first_models(FEW), load_image_set("digits")
-    arrays = {input_of(model): {**bank.prepared(images, model.recipe.architecture), "gray": True} for model in models}
-    for array in (array for each in arrays.values() for array in each.values() if isinstance(array, np.ndarray)):
+    arrays = {
+        input_of(model): {**bank.prepared(images, model.recipe.architecture), "gray": True}
+        for model in models
+    }
+    for array in (
+        array for each in arrays.values() for array in each.values() if isinstance(array, np.ndarray)
+    ):
         array.setflags(write=False)
     training, zoo = OnNode(SUBSETS["demo"], "cpu", needs=versions("cpu")), Zoo(without_ray)
     expected = {model.id: [zoo.row(row) for row in zoo.filter(model_id=model.id)] for model in models}
-    alone = [result.trained for model in models for result in cluster_module._train(training, [model], list(arrays), *arrays.values())]
-    together = [trained for trained in replace(training, arrays=arrays).run_cohorts(models, Occupancy()) if trained]
+    alone = [
+        result.trained
+        for model in models
+        for result in cluster_module._train(training, [model], list(arrays), *arrays.values())
+    ]
+    together = [
+        trained for trained in replace(training, arrays=arrays).run_cohorts(models, Occupancy()) if trained
+    ]
     for found in (alone, together):
-        rows: dict[str, Any] = {trained.model.id: trained.rows for trained in found if isinstance(trained, Trained)}
+        rows: dict[str, Any] = {
+            trained.model.id: trained.rows for trained in found if isinstance(trained, Trained)
+        }
         assert rows.keys() == expected.keys()
         assert all(np.array_equal(rows[name], expected[name]) for name in rows)
 
@@ -191,29 +220,44 @@ def test_blocks() -> None:
         models = Request("nws", 3000).plan()[0][1] if subset.name == "main" else Request("fixed").plan()[0][1]
         for device, size in ((CPU, 1), (GPU, cluster_module.GPU_LANES * cluster_module.GPU_SLOTS)):
             parts = list(blocks(subset, models, device, 2))
-            assert sorted(m.number for part in parts for m in part.models.values()) == [m.number for m in models]
+            assert sorted(m.number for part in parts for m in part.models.values()) == [
+                m.number for m in models
+            ]
             assert max(len(part.models) for part in parts) == size
             assert all(part.waiting <= 8 * 35_000_000 for part in parts)
-    assert [len(part.models) for part in blocks(SUBSETS["demo"], first_models(MODELS), GPU, 4)] == [MODELS // 4] * 4
+    parts = blocks(SUBSETS["demo"], first_models(MODELS), GPU, 4)
+    assert [len(part.models) for part in parts] == [MODELS // 4] * 4
 
 
 def test_progress_counts_nodes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.progress.LINE_SECONDS", 0.0)
     for count in (3, 1):
-        progress = Progress("demo", total=4, done=0, first_epochs=1, occupancy=Occupancy(), nodes=lambda: count)  # noqa: B023
+        nodes = functools.partial(int, count)
+        progress = Progress("demo", total=4, done=0, first_epochs=1, occupancy=Occupancy(), nodes=nodes)
         progress.start = progress.line = progress.start - 10
         progress.advance(None, 2)
-    assert [line.split(" a minute ")[1][:10] for line in capsys.readouterr().err.splitlines()] == ["on 3 nodes", "on 1 node,"]
+    assert [line.split(" a minute ")[1][:10] for line in capsys.readouterr().err.splitlines()] == [
+        "on 3 nodes",
+        "on 1 node,",
+    ]
 
 
 @pytest.mark.slow
-def test_dry_run(nodes: Nodes, add_node: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run(
+    nodes: Nodes,
+    add_node: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     add_node()
     command = ["--models", "2", "--epochs", "1", "--device", "cpu", "--ray", nodes.address, "--dry-run"]
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(cluster_module, "CALIBRATION_SECONDS", 0.01)
         main(command)
-    expected = "Error: --dry-run --ray: expected nodes with nothing else to do, found 1 of 1 that had not measured after 0 s; "
+    expected = (
+        "Error: --dry-run --ray: expected nodes with nothing else to do, found 1 of 1 that had not "
+        "measured after 0 s; "
+    )
     assert (ended.value.code, capsys.readouterr().err[: len(expected)]) == (2, expected)
     add_node()
     with pytest.raises(SystemExit) as ended:
@@ -231,20 +275,33 @@ def test_addresses_where_no_cluster_is(tmp_path: Path, monkeypatch: pytest.Monke
     expected = "expected a Ray cluster of this version that this machine is a node of"
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        assert refusal(address, tmp_path).startswith(f"--ray {address}: {expected}, found no answer within 4 s; ")
-    assert refusal(address, tmp_path).startswith(f"--ray {address}: {expected}, found ConnectionRefusedError: ")
+        assert refusal(address, tmp_path).startswith(
+            f"--ray {address}: {expected}, found no answer within 4 s; "
+        )
+    assert refusal(address, tmp_path).startswith(
+        f"--ray {address}: {expected}, found ConnectionRefusedError: "
+    )
     for wrong in ("ray://127.0.0.1:10001", "head", ""):
-        assert refusal(wrong, tmp_path).startswith(f"--ray: expected local, auto or HOST:PORT, found {wrong}; ")
+        assert refusal(wrong, tmp_path).startswith(
+            f"--ray: expected local, auto or HOST:PORT, found {wrong}; "
+        )
 
 
 def test_another_version(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "PROBE", f"import ray; ray.__version__ = '2.0.0'\n{cluster_module.PROBE}")
+    monkeypatch.setattr(
+        cluster_module, "PROBE", f"import ray; ray.__version__ = '2.0.0'\n{cluster_module.PROBE}"
+    )
     message = refusal(nodes.address, tmp_path)
-    assert f"The cluster was started with: Ray: {ray.__version__} " in message and "was started with: Ray: 2.0.0 " in message
+    assert (
+        f"The cluster was started with: Ray: {ray.__version__} " in message
+        and ("was started with: Ray: 2.0.0 ") in message
+    )
 
 
 def test_a_device_that_no_node_has(nodes: Nodes, tmp_path: Path) -> None:
-    assert refusal(nodes.address, tmp_path, device="cuda").startswith("--device: expected a node with a GPU, found none; ")
+    assert refusal(nodes.address, tmp_path, device="cuda").startswith(
+        "--device: expected a node with a GPU, found none; "
+    )
     with connected("auto") as cluster:
         assert cluster.resolve_device("auto") == CPU
 
@@ -254,15 +311,24 @@ def test_a_worker_that_is_lost_again_and_again(monkeypatch: pytest.MonkeyPatch) 
         raise WorkerCrashedError
 
     monkeypatch.setattr(ray, "get", lost)
-    with pytest.raises(ZooError, match=r"^a worker on a node: expected to finish its models, found WorkerCrashedError: "):
+    with pytest.raises(
+        ZooError,
+        match=r"^a worker on a node: expected to finish its models, found "
+        r"WorkerCrashedError: ",
+    ):
         cluster_module._taken(None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a node's GPU might be a real one")
-def test_a_node_that_only_claims_to_have_a_gpu(nodes: Nodes, add_node: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_node_that_only_claims_to_have_a_gpu(
+    nodes: Nodes, add_node: Callable[..., Any], tmp_path: Path
+) -> None:
     add_node(num_gpus=1)
     message = refusal(nodes.address, tmp_path)
-    assert message.startswith("node ") and ": expected a GPU that torch can use, found none; use --device cpu, or " in message
+    assert (
+        message.startswith("node ")
+        and (": expected a GPU that torch can use, found none; use --device cpu, or ") in message
+    )
 
 
 @pytest.mark.slow
@@ -270,8 +336,16 @@ def test_a_node_that_only_claims_to_have_a_gpu(nodes: Nodes, add_node: Callable[
     ("change", "expected", "found"),
     [
         ("import sys; sys.modules['numba'] = None", "numba {numba}", "numba missing"),
-        ("import nws_dataset; nws_dataset.__version__ = '0.0.1'", "nws-dataset {nws-dataset}", "nws-dataset 0.0.1 ("),
-        ("import sys; sys.modules['builder'] = None", "the package nws-dataset[cluster]", "No module named 'builder"),
+        (
+            "import nws_dataset; nws_dataset.__version__ = '0.0.1'",
+            "nws-dataset {nws-dataset}",
+            "nws-dataset 0.0.1 (",
+        ),
+        (
+            "import sys; sys.modules['builder'] = None",
+            "the package nws-dataset[cluster]",
+            "No module named 'builder",
+        ),
     ],
 )
 def test_a_node_that_would_train_otherwise(
@@ -280,7 +354,10 @@ def test_a_node_that_would_train_otherwise(
     (tmp_path / "sitecustomize.py").write_text(change)
     add_node(env_vars={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
     message = refusal(nodes.address, tmp_path)
-    assert message.startswith("node ") and f": expected {expected.format(**versions('cpu'))}, found {found}" in message
+    assert (
+        message.startswith("node ")
+        and (f": expected {expected.format(**versions('cpu'))}, found {found}") in message
+    )
 
 
 def test_without_ray(tmp_path: Path) -> None:
@@ -288,5 +365,7 @@ def test_without_ray(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, "--ray", "local", "--out", str(tmp_path / "nws")]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE)
     assert ended.returncode == 2
-    assert ended.stderr == "Error: --ray: expected the package ray, found none; pip install 'nws-dataset[cluster]'\n"
+    assert ended.stderr == (
+        "Error: --ray: expected the package ray, found none; pip install 'nws-dataset[cluster]'\n"
+    )
     assert not (tmp_path / "nws").exists()

@@ -40,7 +40,16 @@ def networks() -> list[Architecture]:
     """Every kernel and every tile is used by one of them."""
     more = (
         Architecture(filter_size=3, head="average", width_conv=5, width_fc=7, depth_fc=1, image_size=10),
-        Architecture(filter_size=5, stride=2, pooling="none", width_conv=3, width_fc=10, depth_fc=1, image_size=9, batch_norm=False),
+        Architecture(
+            filter_size=5,
+            stride=2,
+            pooling="none",
+            width_conv=3,
+            width_fc=10,
+            depth_fc=1,
+            image_size=9,
+            batch_norm=False,
+        ),
         Architecture(filter_size=1, width_conv=6, width_fc=9, depth_fc=1, image_size=8, batch_norm=False),
     )
     return [*ARCHITECTURES.values(), *more]
@@ -50,7 +59,9 @@ def trained() -> list[str]:
     """Digests of the rows of two models of each of six networks, all different in their recipes."""
     from test_train import mixed, run
 
-    models = [(architecture, mixed(architecture, 2 * i + 2)[-2:]) for i, architecture in enumerate(networks())]
+    models = [
+        (architecture, mixed(architecture, 2 * i + 2)[-2:]) for i, architecture in enumerate(networks())
+    ]
     rows = [model.rows for architecture, chosen in models for model in run(chosen).values()]
     return [hashlib.sha256(x.tobytes()).hexdigest() for x in rows]
 
@@ -77,28 +88,40 @@ def texts() -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, those in NAMED.items() if those != registers() and name != "sse"])
+@pytest.mark.parametrize(
+    "name", [name for name, those in NAMED.items() if those != registers() and name != "sse"]
+)
 def test_rows_are_bit_identical(name: str, tmp_path: Path, texts: dict[str, str]) -> None:
     """Compiled for other registers where this processor has them; else their tiles on its own."""
     processor, features = PROCESSORS.get(name, (None, None)) if ON_X86 else (None, None)
     chosen = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features} if processor else {}
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, **chosen, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
-    code = f"import test_cpu_registers; test_cpu_registers.main({list(NAMED[name])}, {str(tmp_path / 'llvm')!r})"
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    code = (
+        f"import test_cpu_registers; test_cpu_registers.main({list(NAMED[name])}, {str(tmp_path / 'llvm')!r})"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
     assert json.loads(told.split(TOLD)[1]) == trained_here() and len(set(trained_here())) == 12
     texts[name] = (tmp_path / "llvm").read_text()
 
 
 @pytest.mark.slow
 def test_no_sum_may_be_reordered(texts: dict[str, str]) -> None:
-    """LLVM keeps the order of sums and the roundings that are written, unless an instruction allows another; none does."""
+    """LLVM keeps the order of sums and the roundings that are written, unless an instruction allows another;
+    none does.
+    """
     if not texts:
         pytest.skip("needs the text of the test before")
     for text in texts.values():
         assert text.count("@llvm.fma.v") > 100
         lines = [line for line in text.splitlines() if ARITHMETIC.search(line)]
-        assert not [line for line in lines if FREEDOM.search(line) or "llvm.vector.reduce.f" in line or "llvm.fmuladd" in line]
+        assert not [
+            line
+            for line in lines
+            if FREEDOM.search(line) or "llvm.vector.reduce.f" in line or "llvm.fmuladd" in line
+        ]
 
 
 @pytest.mark.slow
@@ -109,14 +132,23 @@ def test_the_step_compiles_for_arm(texts: dict[str, str]) -> None:
     machine = arm().create_target_machine(cpu="neoverse-n1", opt=3)
     text = re.sub(r'^target (triple|datalayout) = ".*"$', "", texts["neon"], flags=re.MULTILINE)
     # Numba's count of references, which on x86-64 is an intrinsic: here any function.
-    module = llvm.parse_assembly(text.replace("llvm.x86.atomic.sub.cc.i64", "count_down").replace(" immarg", ""))
+    module = llvm.parse_assembly(
+        text.replace("llvm.x86.atomic.sub.cc.i64", "count_down").replace(" immarg", "")
+    )
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
     assembly = machine.emit_assembly(module)
     loops = [block for block in re.split(r"^\.LBB\w+:", assembly, flags=re.MULTILINE) if "//APP" in block]
     sums = [len(re.findall(r"\bfmla\s+v\d+\.4s", block)) for block in loops]
     assert max(sums) == 16 and sum(count == 16 for count in sums) >= 6
-    assert not [block for block, count in zip(loops, sums, strict=True) if count == 16 and len(re.findall(r"\[sp", block)) > 1]
-    apart = "define float @f(float %x, float %y) {\n %p = fmul float %x, %y\n %s = fadd float %p, %y\n ret float %s\n}"
+    assert not [
+        block
+        for block, count in zip(loops, sums, strict=True)
+        if count == 16 and len(re.findall(r"\[sp", block)) > 1
+    ]
+    apart = (
+        "define float @f(float %x, float %y) {\n %p = fmul float %x, %y\n %s = fadd float %p, %y\n ret "
+        "float %s\n}"
+    )
     assembly = machine.emit_assembly(llvm.parse_assembly(apart))
     assert "fmul" in assembly and "fmadd" not in assembly
 
@@ -131,7 +163,10 @@ def arm() -> llvm.Target:
 def test_registers_of_processors() -> None:
     target = llvm.Target.from_default_triple()
     told = {name: registers_of(target, *PROCESSORS[name]) for name in PROCESSORS}
-    told |= {"avx512": registers_of(target, "skylake-avx512", ""), "neon": registers_of(arm(), "neoverse-n1", "")}
+    told |= {
+        "avx512": registers_of(target, "skylake-avx512", ""),
+        "neon": registers_of(arm(), "neoverse-n1", ""),
+    }
     assert told == NAMED
     assert registers() == registers_of(target, *cpu_target.target_context.codegen().magic_tuple()[1:])
 
@@ -144,7 +179,8 @@ def test_parts_fit_the_registers(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         part, lanes = part_of(pixels)
         held = part * lanes // those.lanes
         assert pixels % part == 0 == LANES % lanes and held * (CHANNELS + 1) < those.number
-        assert held * CHANNELS >= 8 or (part, lanes) == (pixels, LANES)  # fewer sums than that wait for each other
+        # fewer sums than that wait for each other
+        assert held * CHANNELS >= 8 or (part, lanes) == (pixels, LANES)
 
 
 def test_the_networks_use_every_tile() -> None:

@@ -25,22 +25,50 @@ from training_cases import ARCHITECTURES, every_combination, images_for, make_mo
 TOLERANCE = 1e-9  # of a row after a step, relative to the row's largest weight where that is above 1
 GRADIENT_TOLERANCE = 5e-6  # of a tensor's gradient in float32, relative to its norm
 EPOCHS = 3
-EXEMPT_STEPS = 2  # of one training under constant initialization: equal units tie exactly, and a tie may fall either way
+# of one training under constant initialization: equal units tie exactly, and a tie may fall either way
+EXEMPT_STEPS = 2
 
 POOLED = {"filter_size": 5, "width_conv": 5, "depth_fc": 2, "width_fc": 33, "image_size": 27}
-STRIDED = {"pooling": "none", "head": "average", "depth_fc": 0, "width_fc": None, "width_growth": 1, "width_conv": 7}
+STRIDED = {
+    "pooling": "none",
+    "head": "average",
+    "depth_fc": 0,
+    "width_fc": None,
+    "width_growth": 1,
+    "width_conv": 7,
+}
 ODD = {
     "norm": Architecture(**POOLED),
     "no_norm": Architecture(**POOLED, batch_norm=False, pixel_min=-1),
     "dropout_between_maps": Architecture(**POOLED, dropout_place="conv", image_channels=1),
-    "stride_2": Architecture(**STRIDED, filter_size=3, stride=2, padding="valid", batch_norm=False, dropout_place="conv", image_size=29),
-    "stride_3_norm": Architecture(**STRIDED, filter_size=5, stride=3, image_size=31, dropout_place="conv"),
-    "stride_2_same": Architecture(filter_size=7, stride=2, pooling="none", width_conv=3, width_fc=10, depth_fc=1, image_size=23),
-    "pooled_average": Architecture(
-        filter_size=3, head="average", width_conv=3, depth_fc=1, width_fc=11, image_size=19, dropout_place="conv"
+    "stride_2": Architecture(
+        **STRIDED,
+        filter_size=3,
+        stride=2,
+        padding="valid",
+        batch_norm=False,
+        dropout_place="conv",
+        image_size=29,
     ),
-    "between_strides": Architecture(filter_size=1, stride=2, pooling="none", width_conv=5, depth_fc=0, width_fc=None, image_size=27),
-    "one_by_one": Architecture(filter_size=1, width_conv=6, depth_conv=4, width_fc=17, depth_fc=1, image_size=17),
+    "stride_3_norm": Architecture(**STRIDED, filter_size=5, stride=3, image_size=31, dropout_place="conv"),
+    "stride_2_same": Architecture(
+        filter_size=7, stride=2, pooling="none", width_conv=3, width_fc=10, depth_fc=1, image_size=23
+    ),
+    "pooled_average": Architecture(
+        filter_size=3,
+        head="average",
+        width_conv=3,
+        depth_fc=1,
+        width_fc=11,
+        image_size=19,
+        dropout_place="conv",
+    ),
+    "between_strides": Architecture(
+        filter_size=1, stride=2, pooling="none", width_conv=5, depth_fc=0, width_fc=None, image_size=27
+    ),
+    "one_by_one": Architecture(
+        filter_size=1, width_conv=6, depth_conv=4, width_fc=17, depth_fc=1, image_size=17
+    ),
 }
 
 
@@ -58,7 +86,12 @@ def steps_of(loop: PlainLoop, epoch: int) -> Iterator[tuple[Segment, tuple[torch
     order = batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, epoch)
     batch = min(loop.model.recipe.batch_size, len(order))
     for i, arguments in enumerate(loop.epoch(epoch)):
-        yield Segment(loop.model, loop.images, order[i * batch : (i + 1) * batch], batch, epoch, loop.steps - 1), arguments
+        yield (
+            Segment(
+                loop.model, loop.images, order[i * batch : (i + 1) * batch], batch, epoch, loop.steps - 1
+            ),
+            arguments,
+        )
 
 
 def parted_steps(model: Model, images: Images, epochs: int = EPOCHS) -> list[int]:
@@ -88,10 +121,21 @@ def test_every_step_equals_the_plain_loop(name: str, optimizer: str) -> None:
 @pytest.mark.parametrize("batch_size", [2, 33, 200, 512])
 @pytest.mark.parametrize("name", ODD)
 def test_odd_shapes_and_batches_equal_the_plain_loop(name: str, batch_size: int) -> None:
-    """Batches that fill no whole group, more images than go through the network at once, maps that pooling does not divide."""
+    """Batches that fill no whole group, more images than go through the network at once, maps that pooling
+    does not divide.
+    """
     activation = dict(zip(ODD, itertools.cycle(LEGAL_VALUES["activation"]), strict=False))[name]
-    fields = {"activation": activation, "augmentation": True, "l2": 1e-3, "batch_size": batch_size, "balanced": False, "dropout": 0.3}
-    model = make_model(ODD[name], optimizer="momentum", train_fraction=min(1.0, 2 * batch_size / 1000), **fields)
+    fields = {
+        "activation": activation,
+        "augmentation": True,
+        "l2": 1e-3,
+        "batch_size": batch_size,
+        "balanced": False,
+        "dropout": 0.3,
+    }
+    model = make_model(
+        ODD[name], optimizer="momentum", train_fraction=min(1.0, 2 * batch_size / 1000), **fields
+    )
     assert parted_steps(model, images_for(ODD[name], 600)["digits"], epochs=1) == []
 
 
@@ -103,7 +147,15 @@ def test_gradients_in_float32(name: str, activation: str) -> None:
     SGD's first moment is the gradient.
     """
     architecture = ODD[name]
-    model = make_model(architecture, optimizer="sgd", activation=activation, batch_size=50, dropout=0.3, balanced=False, l2=1e-4)
+    model = make_model(
+        architecture,
+        optimizer="sgd",
+        activation=activation,
+        batch_size=50,
+        dropout=0.3,
+        balanced=False,
+        l2=1e-4,
+    )
     images = images_for(architecture)["digits"]
     exact, rounded = (PlainLoop(model, images, dtype) for dtype in (torch.float64, torch.float32))
     exact.row, rounded.row = exact.row.float().double(), exact.row.float()
@@ -121,7 +173,9 @@ def test_gradients_in_float32(name: str, activation: str) -> None:
     for _, group in itertools.groupby(tensors, key=lambda spec: spec.layer):
         specs = list(group)
         place = slice(specs[0].offset, specs[-1].stop)
-        assert error(first[0], place) < max(GRADIENT_TOLERANCE, 3 * error(rounded.first, place)), specs[0].layer
+        assert error(first[0], place) < max(GRADIENT_TOLERANCE, 3 * error(rounded.first, place)), specs[
+            0
+        ].layer
 
 
 def test_gradients_agree_with_finite_differences() -> None:
@@ -132,7 +186,11 @@ def test_gradients_agree_with_finite_differences() -> None:
 
     def loss_and_gradient(row: torch.Tensor) -> tuple[float, torch.Tensor]:
         state = (row[None].clone(), torch.zeros_like(row)[None], torch.ones_like(row)[None])
-        kernels = [v.square().sum() for name, v in layout_of(architecture).views(row).items() if name.endswith(".weight")]
+        kernels = [
+            v.square().sum()
+            for name, v in layout_of(architecture).views(row).items()
+            if name.endswith(".weight")
+        ]
         return float(step.train(state, {0: segment})[0] + model.recipe.l2 * sum(kernels)), state[1][0]
 
     _, gradient = loss_and_gradient(loop.row)
@@ -164,20 +222,31 @@ def test_evaluation_equals_the_plain_network(name: str, dtype: torch.dtype) -> N
     for batch in loop.epoch(0):
         loop.step(*batch)
     rows = torch.stack([loop.row, loop.row / 2]).to(dtype)
-    correct, losses = CpuStep(architecture, dtype).evaluate(rows, "elu", images.test_images, images.test_labels)
+    correct, losses = CpuStep(architecture, dtype).evaluate(
+        rows, "elu", images.test_images, images.test_labels
+    )
     network = Network(architecture, "elu").double()
     for k, row in enumerate(rows):
         logits = network.load_row(row.double()).eval()(images.test_images)
         expected = torch.nn.functional.cross_entropy(logits, images.test_labels, reduction="none")
         sure = logits.topk(2).values.diff().abs()[:, 0] > 1e-5
-        assert torch.equal(correct[k][sure], (logits.argmax(1) == images.test_labels)[sure]) and sure.float().mean() > 0.95
+        assert (
+            torch.equal(correct[k][sure], (logits.argmax(1) == images.test_labels)[sure])
+            and sure.float().mean() > 0.95
+        )
         tight = dtype == torch.float64
-        torch.testing.assert_close(losses[k].double(), expected, rtol=1e-10 if tight else 1e-5, atol=1e-12 if tight else 1e-5)
+        torch.testing.assert_close(
+            losses[k].double(), expected, rtol=1e-10 if tight else 1e-5, atol=1e-12 if tight else 1e-5
+        )
 
 
 def test_kernels_of_other_sources_are_dropped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(step_module, "SOURCES", (batches, update))
-    monkeypatch.setattr(step_module, "kernels", SimpleNamespace(train=SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path)))))
+    monkeypatch.setattr(
+        step_module,
+        "kernels",
+        SimpleNamespace(train=SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path)))),
+    )
     stale, other = tmp_path / "kernels.train-1.py311.1.nbc", tmp_path / "something.nbc"
     for drops in (True, False):
         stale.touch()
@@ -196,4 +265,6 @@ def test_dropped_layers_have_the_networks_shapes() -> None:
     for architecture in ARCHITECTURES.values():
         loop = PlainLoop(make_model(architecture), images_for(architecture)["digits"])
         _, _, masks, _ = next(iter(loop.epoch(0)))
-        assert {layer: tuple(mask.shape[1:]) for layer, mask in masks.items()} == batches.dropped_layers(architecture)
+        assert {layer: tuple(mask.shape[1:]) for layer, mask in masks.items()} == batches.dropped_layers(
+            architecture
+        )

@@ -1,4 +1,6 @@
-"""The vectors' own operations: exact sums, the exponential's error, random numbers and pixels as the host has them."""
+"""The vectors' own operations: exact sums, the exponential's error, random numbers and pixels as the host has
+them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def _exponentials(x, out, out1):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_exponential(dtype: type) -> None:
-    x = np.concatenate([np.linspace(-80, 80, 4000), np.logspace(-12, 0, 48), -np.logspace(-12, 0, 48)]).astype(dtype)
+    x = np.concatenate(
+        [np.linspace(-80, 80, 4000), np.logspace(-12, 0, 48), -np.logspace(-12, 0, 48)]
+    ).astype(dtype)
     out, out1 = np.empty_like(x), np.empty_like(x)
     _exponentials(x, out, out1)
     unit = np.finfo(dtype).eps

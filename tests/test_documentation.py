@@ -1,4 +1,6 @@
-"""The README is true: its generated parts are fresh, its examples run, its links lead somewhere, its pictures are well formed."""
+"""The README is true: its generated parts are fresh, its examples run, its links lead somewhere, its pictures
+are well formed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 def test_generated_parts_are_fresh() -> None:
     command = [sys.executable, "-m", "cogapp", "--check", "-I", "scripts", "README.md"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, f"{result.stdout}{result.stderr}\nwrite them anew: cog -r -I scripts README.md"
+    assert result.returncode == 0, (
+        f"{result.stdout}{result.stderr}\nwrite them anew: cog -r -I scripts README.md"
+    )
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=[f"example{i}" for i in range(1, len(EXAMPLES) + 1)])
@@ -45,13 +49,19 @@ def test_every_command_is_documented() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    missing = [target for target in targets if not target.startswith("https://") and not (page.parent / target).exists()]
+    missing = [
+        target
+        for target in targets
+        if not target.startswith("https://") and not (page.parent / target).exists()
+    ]
     assert missing == []
 
 
 def test_the_file_tree_covers_every_folder() -> None:
     ignored = {line.strip("/\n") for line in (ROOT / ".gitignore").read_text().splitlines()}
-    folders = {path.name for path in ROOT.iterdir() if not path.name.startswith(".") and any(path.rglob("*.py"))}
+    folders = {
+        path.name for path in ROOT.iterdir() if not path.name.startswith(".") and any(path.rglob("*.py"))
+    }
     assert folders - ignored <= set(readme.FOLDERS)
 
 

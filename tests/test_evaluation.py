@@ -10,7 +10,16 @@ from click.testing import CliRunner
 
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import meta_classifier, properties, readers, report
-from nws_dataset.evaluation.folds import NUM_FOLDS, SMALL_ZOO, Fold, balanced, check_models, describe, folds_of, with_validation
+from nws_dataset.evaluation.folds import (
+    NUM_FOLDS,
+    SMALL_ZOO,
+    Fold,
+    balanced,
+    check_models,
+    describe,
+    folds_of,
+    with_validation,
+)
 from nws_dataset.zoo import Zoo
 from zoo_factory import make_zoo
 
@@ -26,14 +35,22 @@ def zoo(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """What is tested here is the way from the zoo to the files, not how well is learned."""
-    slim = dataclasses.replace(readers.SMALL_SETTINGS, epochs=1, least_steps=0, width=1 / 64, slices_per_prediction=2, slice_length=500)
+    slim = dataclasses.replace(
+        readers.SMALL_SETTINGS,
+        epochs=1,
+        least_steps=0,
+        width=1 / 64,
+        slices_per_prediction=2,
+        slice_length=500,
+    )
     monkeypatch.setattr(meta_classifier, "SMALL_SETTINGS", slim)
     monkeypatch.setattr(readers, "TREES", 10)
     monkeypatch.setattr(report, "RESAMPLES", 20)
 
 
 def test_wilson_interval_of_the_textbook():
-    assert report.wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)  # Newcombe 1998, table I, method 3
+    # Newcombe 1998, table I, method 3
+    assert report.wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
     assert report.wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     assert report.wilson_interval(0, 0) == (0.0, 1.0)
 
@@ -103,9 +120,14 @@ def test_a_tenth_of_the_training_models_validates():
 
 
 def test_guesses_from_the_architecture():
-    """Each fold guesses by its own training models alone, and by all of them for an architecture that they do not have."""
+    """Each fold guesses by its own training models alone, and by all of them for an architecture that they do
+    not have.
+    """
     architectures, truth = np.array(list("aaabbbc")), np.array(["x", "x", "y", "y", "y", "x", "y"])
-    folds = [Fold(np.array([0, 1, 3, 4]), np.array([2, 5]), np.array([6])), Fold(np.array([2, 5, 6]), np.array([]), np.array([0, 1, 3, 4]))]
+    folds = [
+        Fold(np.array([0, 1, 3, 4]), np.array([2, 5]), np.array([6])),
+        Fold(np.array([2, 5, 6]), np.array([]), np.array([0, 1, 3, 4])),
+    ]
     guessed = properties.guesses_from_architecture(architectures, truth, folds)
     assert guessed[[6, 0, 1, 3, 4]].tolist() == ["x", "y", "y", "x", "x"]
     numbers = properties.guesses_from_architecture(architectures, np.arange(7.0), folds)
@@ -144,10 +166,14 @@ def test_parts_and_layers_are_all_of_the_row(zoo):
     inputs = readers.Inputs(opened, rows, readers.Settings(slice_length=500, slices_per_prediction=2))
     for i in (0, 7):
         halves = [inputs.part(convolutions) for convolutions in (True, False)]
-        joined = np.concatenate([half.slices(np.array([i]), np.array([0]), int(half.lengths[i]))[0] for half in halves])
+        joined = np.concatenate(
+            [half.slices(np.array([i]), np.array([0]), int(half.lengths[i]))[0] for half in halves]
+        )
         np.testing.assert_array_equal(joined, opened.row(rows[i]))
         described = inputs.slice_statistics(np.array([i]))[0]
-        np.testing.assert_allclose(described[1, [0, 5]], [joined[-500:].min(), joined[-500:].mean()], rtol=1e-4)
+        np.testing.assert_allclose(
+            described[1, [0, 5]], [joined[-500:].min(), joined[-500:].mean()], rtol=1e-4
+        )
     widths = [inputs.layer_statistics(layer, np.arange(3)).shape[2] for layer in inputs.layer_names]
     assert inputs.layer_names[0] == "conv1" and inputs.layer_names[-1] == "output"
     assert sum(widths) == inputs.layer_statistics(None, np.arange(3)).shape[2]
@@ -160,12 +186,21 @@ def run(command, *arguments):
 
 
 def test_command(zoo, tmp_path):
-    options = ("--properties", "activation,learning_rate", "--experiments", "what,when,where,layers", "--seeds", 2)
+    options = (
+        "--properties",
+        "activation,learning_rate",
+        "--experiments",
+        "what,when,where,layers",
+        "--seeds",
+        2,
+    )
     output = run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *options)
     results = json.loads((tmp_path / "meta_classifier.json").read_text())
     records = results["results"]
     assert (
-        results["zoo"]["name"] == "nws" and str(zoo.parent) not in json.dumps(results) and results["command"].endswith("--seeds 2 --jobs 1")
+        results["zoo"]["name"] == "nws"
+        and str(zoo.parent) not in json.dumps(results)
+        and results["command"].endswith("--seeds 2 --jobs 1")
     )
     what = [r for r in records if (r["experiment"], r["target"], r["nets"]) == ("what", "activation", "all")]
     assert {(r["method"], r["input"], r["seed"]) for r in what} == {
@@ -177,15 +212,23 @@ def test_command(zoo, tmp_path):
     for record in what:
         assert record["chance"] == 0.5 and record["num_test"] == 24 and record["metric"] == "accuracy"
         assert record["interval_95"][0] <= record["value"] <= record["interval_95"][1]
-        (last,) = [r for r in records if r["experiment"] == "when" and r.get("snapshot") == 3 and all(r[k] == record[k] for k in SAME)]
+        (last,) = [
+            r
+            for r in records
+            if r["experiment"] == "when" and r.get("snapshot") == 3 and all(r[k] == record[k] for k in SAME)
+        ]
         assert last["value"] == record["value"]
     where = [r for r in records if r["experiment"] == "where" and r["target"] == "activation"]
     assert {"convolutional part", "dense part", "conv1", "output"} <= {r.get("layer") for r in where}
-    assert {r["position"] for r in where if r["input"] == "slice"} == set(np.linspace(0, 1, meta_classifier.NUM_POSITIONS))
+    assert {r["position"] for r in where if r["input"] == "slice"} == set(
+        np.linspace(0, 1, meta_classifier.NUM_POSITIONS)
+    )
     assert {r["metric"] for r in records if r["target"] == "learning_rate"} == {"mae"}
     text = (tmp_path / "meta_classifier.md").read_text()
     assert "| activation (2 values) |" in text and "5-fold" in text and str(tmp_path) not in text
-    assert "activation (2 values)" in output and {f"meta_classifier_{p}.png" for p in PLOTS} == set(results["plots"])
+    assert "activation (2 values)" in output and {f"meta_classifier_{p}.png" for p in PLOTS} == set(
+        results["plots"]
+    )
     for plot in results["plots"]:
         assert (tmp_path / plot).read_bytes().startswith(PNG)
 
@@ -198,7 +241,9 @@ ONE = ("--properties", "activation", "--experiments", "what", "--seeds", 1)
 def test_fewer_folds(zoo, tmp_path):
     run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE, "--folds", 2)
     results = json.loads((tmp_path / "meta_classifier.json").read_text())
-    assert results["held_out"].startswith("2-fold") and {r["num_test"] for r in results["results"] if r["nets"] == "all"} == {24}
+    assert results["held_out"].startswith("2-fold") and {
+        r["num_test"] for r in results["results"] if r["nets"] == "all"
+    } == {24}
 
 
 def test_whole_rows(zoo, tmp_path):
@@ -215,13 +260,19 @@ def test_tiny_zoos(models, tmp_path):
     output = run(meta_classifier.main, tiny, "--jobs", 1, "--seeds", 1)
     results = json.loads((tmp_path / "nws-results" / "meta_classifier.json").read_text())
     assert results["skipped"]["optimizer"] == "one value with 2 models or more"
-    assert {r["num_test"] for r in results["results"] if r["target"] == "activation" and r["nets"] == "all"} == {models}
+    assert {
+        r["num_test"] for r in results["results"] if r["target"] == "activation" and r["nets"] == "all"
+    } == {models}
     assert "optimizer (skipped)" in output and "one value with 2 models or more" in output
 
 
 def test_fewer_than_four_models_are_refused(tmp_path):
     result = CliRunner().invoke(meta_classifier.main, [str(make_zoo(tmp_path / "nws", models=3))])
-    assert result.exit_code == 2 and "nws: expected 4 models or more, found 3" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert (
+        result.exit_code == 2
+        and "nws: expected 4 models or more, found 3" in result.stderr
+        and len(result.stderr.splitlines()) == 1
+    )
 
 
 def test_zoos_with_splits(zoo, monkeypatch, tmp_path):
@@ -243,17 +294,32 @@ def test_the_same_seed_gives_the_same_numbers(zoo, tmp_path):
 
 
 def test_processes_share_the_work(zoo):
-    """In another order, with the same results. (The number of trees, which is changed here, is not in other processes.)"""
+    """In another order, with the same results. (The number of trees, which is changed here, is not in other
+    processes.)
+    """
     records = []
     for jobs in (1, 2):
-        found = meta_classifier.evaluate(Zoo(zoo), meta_classifier.SMALL_SETTINGS, ["activation"], ["what"], seeds=2, jobs=jobs)
+        found = meta_classifier.evaluate(
+            Zoo(zoo), meta_classifier.SMALL_SETTINGS, ["activation"], ["what"], seeds=2, jobs=jobs
+        )
         records.append([r for r in found["results"] if r["method"] != readers.BOOSTING])
-    assert records[0] == records[1] and {r["input"] for r in records[0]} >= {"slice", "random units", "layers"}
+    assert records[0] == records[1] and {r["input"] for r in records[0]} >= {
+        "slice",
+        "random units",
+        "layers",
+    }
 
 
 def test_an_interrupted_run_goes_on(zoo, tmp_path, monkeypatch):
     """What was done is not done again, and is not mistaken for what was done otherwise."""
-    run = functools.partial(meta_classifier.evaluate, Zoo(zoo), properties=["activation"], experiments=["what"], seeds=1, kept=tmp_path)
+    run = functools.partial(
+        meta_classifier.evaluate,
+        Zoo(zoo),
+        properties=["activation"],
+        experiments=["what"],
+        seeds=1,
+        kept=tmp_path,
+    )
     records, done = meta_classifier.Plan.records, []
 
     def counted(plan, number, advance):
@@ -265,18 +331,25 @@ def test_an_interrupted_run_goes_on(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr(meta_classifier.Plan, "records", counted)
     with pytest.raises(KeyboardInterrupt):
         run(settings=meta_classifier.SMALL_SETTINGS)
-    monkeypatch.setattr(meta_classifier.Plan, "records", lambda *piece: done.append(piece[1]) or records(*piece))
+    monkeypatch.setattr(
+        meta_classifier.Plan, "records", lambda *piece: done.append(piece[1]) or records(*piece)
+    )
     resumed = run(settings=meta_classifier.SMALL_SETTINGS)
     assert done == list(range(len(done))) and len(list(tmp_path.glob("*.json"))) == len(done)
     damaged = next(tmp_path.glob("*.json"))
     again = run(settings=dataclasses.replace(meta_classifier.SMALL_SETTINGS, batch_size=16))
     assert len(list(tmp_path.glob("*.json"))) == len(done) and again["held_out"] == resumed["held_out"]
     whole = damaged.read_text()
-    for text in ("[", "[]", whole[:-9], whole.replace("accuracy", "accurate")):  # what is damaged is made again
+    # what is damaged is made again
+    for text in ("[", "[]", whole[:-9], whole.replace("accuracy", "accurate")):
         damaged.write_text(text)
         done.clear()
         found = run(settings=meta_classifier.SMALL_SETTINGS)["results"]
-        assert len(done) == 1 and damaged.read_text() == whole and json.dumps(found) == json.dumps(resumed["results"])
+        assert (
+            len(done) == 1
+            and damaged.read_text() == whole
+            and json.dumps(found) == json.dumps(resumed["results"])
+        )
 
 
 def test_steps_make_epochs():
@@ -305,7 +378,11 @@ def test_a_missing_zoo_is_one_line_and_exit_code_2(tmp_path):
 def test_rare_values_are_left_out(zoo):
     final = Zoo(zoo).filter(is_final=True)
     tasks, skipped = properties.tasks_of(final, None, seed=0, small=True)
-    assert "activation" in {task.name for task in tasks} and {"optimizer", "initialization", "batch_size"} <= set(skipped)
+    assert "activation" in {task.name for task in tasks} and {
+        "optimizer",
+        "initialization",
+        "batch_size",
+    } <= set(skipped)
     few = final.filter(model_number=[0, 1, 2, 3, 4])
     (task,), _ = properties.tasks_of(few, ["dataset"], seed=0, small=True)
     assert task.num_values == 3 and task.classes == ["cifar10", "mnist"]  # and one of svhn

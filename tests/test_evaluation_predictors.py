@@ -11,7 +11,16 @@ from click.testing import CliRunner
 from nws_dataset.evaluation import folds, paper, predictors, report, study, transfer, trials
 from nws_dataset.evaluation.folds import Fold
 from nws_dataset.evaluation.inputs import FIRST_LAST, LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, read_inputs
-from nws_dataset.evaluation.trials import PREDICTORS, Method, kendall_tau, mse, r2, records, true_rank_of_best, tuned
+from nws_dataset.evaluation.trials import (
+    PREDICTORS,
+    Method,
+    kendall_tau,
+    mse,
+    r2,
+    records,
+    true_rank_of_best,
+    tuned,
+)
 from nws_dataset.layout import layout_of
 from nws_dataset.meta_classifier import DeepMetaRegressor
 from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
@@ -46,7 +55,11 @@ def zoo(tmp_path_factory):
 def quick(monkeypatch):
     """What is tested here is the way from the zoo to the files, not how well is learned."""
     boosting, dense_net = GradientBoosting(num_trees=3, num_threads=1), DenseNet(max_epochs=1, num_units=8)
-    fast = {"linear": (LogitLinear(max_iter=5), LogitLinear(max_iter=6)), "boosting": (boosting,), "dense net": (dense_net,)}
+    fast = {
+        "linear": (LogitLinear(max_iter=5), LogitLinear(max_iter=6)),
+        "boosting": (boosting,),
+        "dense net": (dense_net,),
+    }
     monkeypatch.setattr(trials, "PREDICTORS", fast)
     monkeypatch.setattr(report, "RESAMPLES", 2)
     monkeypatch.setattr(study, "folds_of", functools.partial(folds.folds_of, num_folds=2))
@@ -65,7 +78,9 @@ def run(*arguments):
 def check(folder, zoo):
     """The files of a run: complete, and every record as the contract has it."""
     results = json.loads((folder / "predictors.json").read_text())
-    assert set(results) >= {"zoo", "command", "settings", "results", "plots"} and results["zoo"]["name"] == "nws"
+    assert (
+        set(results) >= {"zoo", "command", "settings", "results", "plots"} and results["zoo"]["name"] == "nws"
+    )
     for record in results["results"]:
         assert set(record) >= CONTRACT and np.isfinite(record["value"])
     text = (folder / "predictors.md").read_text()
@@ -83,23 +98,37 @@ def test_command_on_a_small_zoo(zoo):
     assert str(folder / "predictors.md") in output
     results, text = check(folder, zoo)
     found = results["results"]
-    assert {record["experiment"] for record in found} == {"accuracy", "learning_curve", "transfer", "held_out", "early", "importance"}
+    assert {record["experiment"] for record in found} == {
+        "accuracy",
+        "learning_curve",
+        "transfer",
+        "held_out",
+        "early",
+        "importance",
+    }
     assert {r["dataset"] for r in found if r["experiment"] == "accuracy"} == {"mnist", "cifar10", "svhn"}
-    transferred = [r for r in found if r["experiment"] == "transfer" and r["metric"] == "r2" and r["nets"] == "all"]
+    transferred = [
+        r for r in found if r["experiment"] == "transfer" and r["metric"] == "r2" and r["nets"] == "all"
+    ]
     assert {r["across"] for r in transferred} == {"dataset", "architecture"}
     assert len(transferred) == 3 * (3 * 3 + 2 * 2)  # methods, both matrices
     assert {r["tested_on"] for r in found if r["experiment"] == "held_out"} == {"mnist", "cifar10", "svhn"}
     assert {r["snapshot"] for r in found if r["experiment"] == "early"} == {1, 2}
     shares = [r["value"] for r in found if r["experiment"] == "importance" and r["dataset"] == "mnist"]
     assert sum(shares) == pytest.approx(1) or sum(shares) == 0
-    assert all(len(told["predicted"]) == 8 for told in results["predictions"])  # each network is held out once
+    # each network is held out once
+    assert all(len(told["predicted"]) == 8 for told in results["predictions"])
     assert "All weights are no input" in text and "cross-validation" in text
 
 
 def test_the_same_seeds_give_the_same_numbers(zoo):
     def records_of(seed):
         whole = study.Study.of(Zoo(zoo), range(seed, seed + 2))
-        steps = [*predictors.accuracy_steps(whole)][:6] + [*transfer.transfer_steps(whole)][:3] + [*transfer.early_steps(whole)][:1]
+        steps = (
+            [*predictors.accuracy_steps(whole)][:6]
+            + [*transfer.transfer_steps(whole)][:3]
+            + [*transfer.early_steps(whole)][:1]
+        )
         return [record for _, step in steps for record in step()]
 
     first = records_of(0)
@@ -115,12 +144,16 @@ def large(monkeypatch):
 
 @pytest.fixture(scope="module")
 def uniform(tmp_path_factory):
-    """48 networks of one data set and architecture, in the subset that the paper's numbers are of; half train, a quarter tests."""
+    """48 networks of one data set and architecture, in the subset that the paper's numbers are of; half
+    train, a quarter tests.
+    """
     folder, paths = tmp_path_factory.mktemp("uniform") / "nws", []
     numbers = range(0, 144, 3)  # of which make_recipe makes MNIST networks
     for split, part in (("train", numbers[:24]), ("validation", numbers[24:36]), ("test", numbers[36:])):
         paths.append(f"snapshots/small_cnn/{split}-{PLAIN.id}-00000.parquet")
-        table, _ = make_shard(folder, paths[-1], PLAIN, subset="small_cnn", split=split, numbers=part, snapshots=1)
+        table, _ = make_shard(
+            folder, paths[-1], PLAIN, subset="small_cnn", split=split, numbers=part, snapshots=1
+        )
         paths.append(f"index/small_cnn/{split}.parquet")
         write_index(folder / paths[-1], table)
     write_manifest(folder, ("small_cnn",), len(numbers), paths)
@@ -132,13 +165,18 @@ def test_the_papers_numbers_stand_beside_ours(uniform, tmp_path, large):
     results, text = check(tmp_path, uniform)
     found = results["results"]
     assert {r["input"] for r in found if "paper" in r} == set(paper.R2) <= {r["input"] for r in found}
-    assert {r["paper"] for r in found if r["input"] == LAYERS and r["method"] == "boosting" and "paper" in r} == {0.993}
+    assert {
+        r["paper"] for r in found if r["input"] == LAYERS and r["method"] == "boosting" and "paper" in r
+    } == {0.993}
     sizes = {r["num_train"] for r in found if r["experiment"] == "learning_curve"}
     assert sizes == {3, 6, 12} and {r["num_train"] for r in found if r["experiment"] == "accuracy"} == {24}
     assert {r["num_test"] for r in found if r["experiment"] == "accuracy" and r["nets"] == "all"} == {12}
-    assert "## Another order than the paper's" in text and re.search(r"\| mnist \| .* \| by 0\.", text)  # random weights know nothing
+    # random weights know nothing
+    assert "## Another order than the paper's" in text and re.search(r"\| mnist \| .* \| by 0\.", text)
     split_of = {row["model_id"]: row["split"] for row in Zoo(uniform).filter(is_final=True)}
-    assert {split_of[name] for told in results["predictions"] for name in told["model_id"]} == {"test"} and "own splits" in text
+    assert {split_of[name] for told in results["predictions"] for name in told["model_id"]} == {
+        "test"
+    } and "own splits" in text
 
 
 def test_meta_regressor_reads_all_weights(uniform, monkeypatch):
@@ -159,7 +197,9 @@ def test_inputs(zoo, uniform):
     for name in inputs:
         X, names = inputs[name]
         assert X.shape == (48, len(names))
-    np.testing.assert_array_equal(inputs[WITH_RECIPE][0], np.column_stack([inputs[LAYERS][0], inputs[RECIPE][0]]))
+    np.testing.assert_array_equal(
+        inputs[WITH_RECIPE][0], np.column_stack([inputs[LAYERS][0], inputs[RECIPE][0]])
+    )
 
 
 def test_tuning_looks_at_validation_models_only(monkeypatch):
@@ -172,7 +212,10 @@ def test_tuning_looks_at_validation_models_only(monkeypatch):
     monkeypatch.setitem(trials.PREDICTORS, "linear", (idle, learns))
     split = [Fold(np.arange(80), np.arange(80, 100), np.arange(100, 120))]
     assert tuned("linear", X, y, split).estimator is learns
-    assert tuned("linear", X, y, [Fold(np.arange(100), np.empty(0, int), np.arange(100, 120))]).estimator is idle  # nothing to choose by
+    # nothing to choose by
+    assert (
+        tuned("linear", X, y, [Fold(np.arange(100), np.empty(0, int), np.arange(100, 120))]).estimator is idle
+    )
 
 
 def test_scores_by_hand():
@@ -207,18 +250,30 @@ def test_the_papers_table():
     assert paper.r2("small_cnn", "svhn", WEIGHTS, "dense net") == 0.931
     assert paper.r2("small_cnn", "svhn", LAYERS, "other") is None
     for rows in paper.R2.values():
-        assert len(rows) == len(paper.DATASETS) and all(len(row) == len(paper.METHODS) == len(PREDICTORS) for row in rows)
+        assert len(rows) == len(paper.DATASETS) and all(
+            len(row) == len(paper.METHODS) == len(PREDICTORS) for row in rows
+        )
 
 
 def test_the_smallest_zoo(tmp_path):
     models = 4
     run(make_zoo(tmp_path / "nws", models=models, snapshots=2), "--seeds", 1)
     results, text = check(tmp_path / "nws-results", tmp_path / "nws")
-    scored = [r for r in results["results"] if r["experiment"] == "accuracy" and r["metric"] == "r2" and r["nets"] == "all"]
-    assert {(r["dataset"], r["num_test"]) for r in scored} == {(study.ALL_DATASETS, models)} and scored[0]["interval_95"] is None
+    scored = [
+        r
+        for r in results["results"]
+        if r["experiment"] == "accuracy" and r["metric"] == "r2" and r["nets"] == "all"
+    ]
+    assert {(r["dataset"], r["num_test"]) for r in scored} == {(study.ALL_DATASETS, models)} and scored[0][
+        "interval_95"
+    ] is None
     assert "too few networks each" in text
 
 
 def test_what_cannot_be_held_out_is_refused(tmp_path):
     result = CliRunner().invoke(predictors.main, [str(make_zoo(tmp_path / "nws", models=3))])
-    assert result.exit_code == 2 and "nws: expected 4 models or more, found 3" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert (
+        result.exit_code == 2
+        and "nws: expected 4 models or more, found 3" in result.stderr
+        and len(result.stderr.splitlines()) == 1
+    )

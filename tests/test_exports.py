@@ -11,11 +11,24 @@ import pytest
 
 import nws_dataset
 
-HEAVY = ("torch", "datasets", "huggingface_hub", "sklearn", "lightgbm", "scipy", "matplotlib", "pandas", "pyarrow", "numpy")
+HEAVY = (
+    "torch",
+    "datasets",
+    "huggingface_hub",
+    "sklearn",
+    "lightgbm",
+    "scipy",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "numpy",
+)
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_type_checkers_see_what_all_lists() -> None:
@@ -46,9 +59,18 @@ def test_import_is_light() -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    assert run("import sys, nws_dataset; nws_dataset.Zoo, nws_dataset.load_dataset; print('torch' in sys.modules)") == "False"
+    assert (
+        run(
+            "import sys, nws_dataset; nws_dataset.Zoo, nws_dataset.load_dataset; print('torch' in "
+            "sys.modules)"
+        )
+        == "False"
+    )
 
 
 def test_a_missing_extra_is_named() -> None:
-    code = "import sys, nws_dataset\nsys.modules['torch'] = None\ntry: nws_dataset.Network\nexcept ImportError as error: print(error)"
+    code = (
+        "import sys, nws_dataset\nsys.modules['torch'] = None\ntry: nws_dataset.Network\nexcept "
+        "ImportError as error: print(error)"
+    )
     assert run(code) == "nws_dataset.Network needs torch: pip install 'nws-dataset[baselines]'"

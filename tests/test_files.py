@@ -36,7 +36,10 @@ def test_failure_keeps_the_old_file(tmp_path: Path, error: BaseException) -> Non
 
 def test_full_disk_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
-    with pytest.raises(ZooError, match=r"file\.txt.*No space left.*free space"), atomic_write(path) as temporary:
+    with (
+        pytest.raises(ZooError, match=r"file\.txt.*No space left.*free space"),
+        atomic_write(path) as temporary,
+    ):
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
@@ -44,7 +47,10 @@ def test_full_disk_names_the_file(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(ZooError, match=r"taken/file\.txt.*can be written"), atomic_write(tmp_path / "taken" / "file.txt") as temporary:
+    with (
+        pytest.raises(ZooError, match=r"taken/file\.txt.*can be written"),
+        atomic_write(tmp_path / "taken" / "file.txt") as temporary,
+    ):
         temporary.write_text("")
 
 
@@ -68,7 +74,9 @@ def test_inside(tmp_path: Path) -> None:
     assert inside(tmp_path, "snapshots/main/a.parquet") == tmp_path.resolve() / "snapshots/main/a.parquet"
 
 
-@pytest.mark.parametrize("relative", ["/etc/passwd", "../a", "a/../../b", "a/..", "", ".", "a\\..\\b", "a\0b"])
+@pytest.mark.parametrize(
+    "relative", ["/etc/passwd", "../a", "a/../../b", "a/..", "", ".", "a\\..\\b", "a\0b"]
+)
 def test_paths_that_lead_elsewhere_are_refused(tmp_path: Path, relative: str) -> None:
     with pytest.raises(ZooError, match="below this folder"):
         inside(tmp_path, relative)
@@ -94,7 +102,12 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str, monkeypatch: p
     monkeypatch.chdir(tmp_path)  # the name of a socket has 107 letters at most
     path = Path("it")
     with socket.socket(socket.AF_UNIX) as listener:
-        make = {"pipe": os.mkfifo, "socket": listener.bind, "device": lambda name: os.symlink("/dev/zero", name), "folder": os.mkdir}
+        make = {
+            "pipe": os.mkfifo,
+            "socket": listener.bind,
+            "device": lambda name: os.symlink("/dev/zero", name),
+            "folder": os.mkdir,
+        }
         make[kind](str(path))
     open_files = len(os.listdir("/dev/fd"))
     with pytest.raises(OSError, match="it"):

@@ -77,7 +77,9 @@ def check_even(models: list[Model], values: dict[str, tuple[Any, ...]]) -> None:
         assert set(counts) == set(expected), field
         share = 1 / len(expected)
         slack = SIGMAS * math.sqrt(len(models) * share * (1 - share))
-        assert all(abs(count - len(models) * share) < slack for count in counts.values()), f"{field}: {counts}"
+        assert all(abs(count - len(models) * share) < slack for count in counts.values()), (
+            f"{field}: {counts}"
+        )
 
 
 def check_uniform(numbers: list[float], low: float, high: float) -> None:
@@ -107,24 +109,42 @@ def test_marginals_of_small_cnn(plans: dict[str, list[Model]]) -> None:
     check_uniform([math.log(model.recipe.learning_rate) for model in models], math.log(5e-4), math.log(5e-2))
     check_uniform([math.log(model.recipe.l2) for model in models], math.log(1e-8), math.log(1e-2))
     check_uniform([model.recipe.dropout for model in models], 0, 0.7)
-    check_uniform([math.log(m.recipe.init_std) for m in models if m.recipe.init_std is not None], math.log(1e-3), math.log(0.5))
+    check_uniform(
+        [math.log(m.recipe.init_std) for m in models if m.recipe.init_std is not None],
+        math.log(1e-3),
+        math.log(0.5),
+    )
     for start in range(0, len(models), 4):  # so 30,000 of each in 120,000
-        assert {model.recipe.dataset for model in models[start : start + 4]} == {"mnist", "fashion_mnist", "cifar10", "svhn"}
+        assert {model.recipe.dataset for model in models[start : start + 4]} == {
+            "mnist",
+            "fashion_mnist",
+            "cifar10",
+            "svhn",
+        }
     assert SUBSETS["small_cnn"].num_models == 4 * 30_000
 
 
 def test_fields_are_drawn_independently(plans: dict[str, list[Model]]) -> None:
     fields = EVEN | EVEN_SHAPES
     columns = [model.recipe.columns() for model in plans["main"]]
-    for a, b in (("dataset", "optimizer"), ("activation", "initialization"), ("filter_size", "width_fc"), ("batch_size", "augmentation")):
+    for a, b in (
+        ("dataset", "optimizer"),
+        ("activation", "initialization"),
+        ("filter_size", "width_fc"),
+        ("batch_size", "augmentation"),
+    ):
         counts = Counter((row[a], row[b]) for row in columns)
         share = 1 / len(fields[a]) / len(fields[b])
         slack = SIGMAS * math.sqrt(len(columns) * share * (1 - share))
-        assert all(abs(counts[x, y] - len(columns) * share) < slack for x in fields[a] for y in fields[b]), (a, b)
+        assert all(abs(counts[x, y] - len(columns) * share) < slack for x in fields[a] for y in fields[b]), (
+            a,
+            b,
+        )
 
 
 def test_flops_counted_by_hand() -> None:
-    # The Small CNN Zoo's net on 28 x 28: maps of 13, 6 and 2 pixels; a multiplication and an addition for each use of a weight.
+    # The Small CNN Zoo's net on 28 x 28: maps of 13, 6 and 2 pixels; a multiplication and an addition for
+    # each use of a weight.
     small = select(SUBSETS["small_cnn"], 0, models=1)[0]
     assert small.recipe.architecture.image_size == 28
     by_hand = 2 * (13 * 13 * 16 * 1 * 9 + 6 * 6 * 16 * 16 * 9 + 2 * 2 * 16 * 16 * 9 + 10 * 16)
@@ -155,7 +175,12 @@ def test_counts_are_those_of_the_sets() -> None:
     assert TRAIN_IMAGES["digits"] == len(digits.train_images)
     assert SMALLEST_CLASS["digits"] == np.bincount(digits.train_labels).min()
     assert TEST_IMAGES["digits"] == len(digits.test_images)
-    drawn = {model for subset in SUBSETS.values() for family in subset.families for model in _sets(family["dataset"])}
+    drawn = {
+        model
+        for subset in SUBSETS.values()
+        for family in subset.families
+        for model in _sets(family["dataset"])
+    }
     assert drawn <= set(TRAIN_IMAGES) == set(SMALLEST_CLASS) == set(TEST_IMAGES)
 
 
@@ -165,7 +190,9 @@ class CountingStep:
     def __init__(self) -> None:
         self.trained = self.evaluated = 0
 
-    def train(self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]) -> torch.Tensor:
+    def train(
+        self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]
+    ) -> torch.Tensor:
         self.trained += sum(len(segment.order) for segment in segments.values())
         return torch.zeros(len(segments))
 
@@ -209,7 +236,9 @@ def test_bytes_on_disk(tmp_path: Path) -> None:
 # Time
 
 
-def made_up(models: Sequence[Model], train_images: int | None, device: torch.device = CPU, **_: object) -> Calibration:
+def made_up(
+    models: Sequence[Model], train_images: int | None, device: torch.device = CPU, **_: object
+) -> Calibration:
     """1 TFLOP/s of training, half of that with augmentation; 4 of evaluation."""
     pace = Pace({False: 1e-12, True: 2e-12}, 0.25e-12)
     workers = min(2, len(models)) if device.type == "cpu" else 1
@@ -218,7 +247,9 @@ def made_up(models: Sequence[Model], train_images: int | None, device: torch.dev
 
 def time_line(request: Request, device: torch.device = CPU) -> str:
     (line,) = (
-        line for line in forecast(request, lambda models, limit: made_up(models, limit, device)).splitlines() if line.startswith("  time ")
+        line
+        for line in forecast(request, lambda models, limit: made_up(models, limit, device)).splitlines()
+        if line.startswith("  time ")
     )
     return line
 
@@ -229,7 +260,10 @@ def test_time_of_a_capped_build() -> None:
     seconds = [made_up(models, None).seconds(model, None, 5) for model in models]
     end = makespan([s.total for s in seconds], 2)
     share = round(100 * sum(s.evaluation for s in seconds) / sum(s.total for s in seconds))
-    told = f"{told_duration(end)} on 2 CPU processes (trainings of 5 epochs), {told_number(180 / end)} models a minute"
+    told = (
+        f"{told_duration(end)} on 2 CPU processes (trainings of 5 epochs), {told_number(180 / end)} "
+        "models a minute"
+    )
     assert time_line(request) == f"  time           {told}, of that evaluation {share} %"
     assert " on 1 CPU process (" in time_line(Request("fixed", 1))
 
@@ -256,7 +290,15 @@ def test_makespan_follows_the_plans_order() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(0.2, "0 s"), (89, "89 s"), (95, "2 min"), (3569, "59 min"), (3590, "1 h 0 min"), (4980, "1 h 23 min"), (40_000, "11 h")],
+    [
+        (0.2, "0 s"),
+        (89, "89 s"),
+        (95, "2 min"),
+        (3569, "59 min"),
+        (3590, "1 h 0 min"),
+        (4980, "1 h 23 min"),
+        (40_000, "11 h"),
+    ],
 )
 def test_durations(seconds: float, told: str) -> None:
     assert told_duration(seconds) == told
@@ -265,7 +307,9 @@ def test_durations(seconds: float, told: str) -> None:
 # The command
 
 
-def test_main_is_planned(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_is_planned(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(calibration, "calibrate", made_up)
     with pytest.raises(SystemExit) as ended:
@@ -291,8 +335,21 @@ def test_dry_run_of_a_subset_of_the_plan() -> None:
 
 def test_dry_run_leaves_the_folder_alone(tmp_path: Path) -> None:
     out = tmp_path / "nws"
-    command = [sys.executable, "-m", "builder.cli", "--models", "2", "--device", "cpu", "--dry-run", "--out", str(out)]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "builder.cli",
+        "--models",
+        "2",
+        "--device",
+        "cpu",
+        "--dry-run",
+        "--out",
+        str(out),
+    ]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True
+    )
     assert finished.stdout.startswith("demo: 2 models, 40 snapshots, seed 0\n")
     assert "  time  " in finished.stdout
     assert finished.stderr == ""

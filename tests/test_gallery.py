@@ -56,7 +56,9 @@ def test_pictures_that_a_card_can_show(drawn: Path) -> None:
             assert image.format == "PNG"
             assert image.width == gallery.WIDTH * gallery.DPI
             assert len(set(image.convert("L").resize((60, 40)).tobytes())) > 10, f"{name} shows nothing"
-    assert sorted(path.name for path in (drawn / "plots").iterdir()) == sorted(Path(name).name for name in PLOTS)
+    assert sorted(path.name for path in (drawn / "plots").iterdir()) == sorted(
+        Path(name).name for name in PLOTS
+    )
 
 
 def test_a_folder_whatever_its_name(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +92,9 @@ def test_a_plot_that_is_not_the_zoos_is_drawn_anew(zoo: Path, damage: str) -> No
         path.write_bytes(before[name][:-100])
     elif damage == "flipped":
         middle = len(before[name]) // 2
-        path.write_bytes(before[name][:middle] + bytes([before[name][middle] ^ 1]) + before[name][middle + 1 :])
+        path.write_bytes(
+            before[name][:middle] + bytes([before[name][middle] ^ 1]) + before[name][middle + 1 :]
+        )
     elif damage == "no digest":
         with Image.open(path) as image:
             image.load()
@@ -127,7 +131,11 @@ def test_zoos_of_any_size(tmp_path: Path, models: int, snapshots: int) -> None:
 
 
 def test_every_value_has_a_colour_of_its_own(zoo: Path) -> None:
-    assert len(set(gallery.COLOURS)) == len(gallery.COLOURS) >= max(len(LEGAL_VALUES[name]) for name in ("dataset", "initialization"))
+    assert (
+        len(set(gallery.COLOURS))
+        == len(gallery.COLOURS)
+        >= max(len(LEGAL_VALUES[name]) for name in ("dataset", "initialization"))
+    )
     opened = Zoo(zoo)
     for column in ("dataset", "initialization"):
         replaced(opened, column, list(LEGAL_VALUES[column]))
@@ -144,7 +152,9 @@ def test_networks_that_diverged_do_not_stretch_the_axes(zoo: Path) -> None:
     assert len(gallery._finite(opened)) == len(shown)
 
 
-def test_weights_that_are_zero_have_no_place_on_a_logarithmic_axis(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_zero_have_no_place_on_a_logarithmic_axis(
+    zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     row = Zoo.row
     monkeypatch.setattr(Zoo, "row", lambda self, which: row(self, which) * (which["model_number"] > 4))
     opened = Zoo(zoo)
@@ -177,14 +187,16 @@ def test_what_the_accuracies_show(zoo: Path) -> None:
     names = gallery._present(opened.index, "dataset")
     for axes, name in zip(left.axes, names, strict=True):
         assert (
-            axes.get_title("left")
-            == f"{name}: {final.filter(dataset=name)['converged'].sum()} of {len(final.filter(dataset=name))} converged"
+            axes.get_title("left") == f"{name}: {final.filter(dataset=name)['converged'].sum()} of "
+            f"{len(final.filter(dataset=name))} converged"
         )
         assert sum(bar.get_height() for bar in axes.patches) == len(final.filter(dataset=name))
     for line, name in zip(right.axes[0].lines, names, strict=True):
         epochs, means = line.get_data()
         for epoch, mean in zip(epochs, means, strict=True):  # every model has a snapshot at every epoch
-            assert mean == pytest.approx(opened.filter(dataset=name, epoch=int(epoch))["test_accuracy"].mean())
+            assert mean == pytest.approx(
+                opened.filter(dataset=name, epoch=int(epoch))["test_accuracy"].mean()
+            )
 
 
 def test_what_the_weights_show(zoo: Path) -> None:
@@ -192,10 +204,18 @@ def test_what_the_weights_show(zoo: Path) -> None:
     axes = gallery.FIGURES["plots/weights.png"](opened).axes[2]
     (points,) = (found for found in axes.collections if isinstance(found, PathCollection))
     rows = [opened.filter(model_id=name) for name in sorted(set(opened.index["model_id"].to_pylist()))]
-    sizes = [[np.sqrt((opened.state_dict(row)["output.weight"].numpy() ** 2).mean()) for row in (model[0], model[-1])] for model in rows]
+    sizes = [
+        [
+            np.sqrt((opened.state_dict(row)["output.weight"].numpy() ** 2).mean())
+            for row in (model[0], model[-1])
+        ]
+        for model in rows
+    ]
     assert np.sort(np.asarray(points.get_offsets()), axis=0) == pytest.approx(np.sort(sizes, axis=0))
     line = gallery.FIGURES["plots/trajectories.png"](opened).axes[2].lines[0]
     worst = min(opened.filter(is_final=True), key=lambda row: row["test_accuracy"])["model_id"]
-    first, *others = (opened.state_dict(row)["output.weight"].numpy() for row in opened.filter(model_id=worst))
+    first, *others = (
+        opened.state_dict(row)["output.weight"].numpy() for row in opened.filter(model_id=worst)
+    )
     distances = [np.linalg.norm(other - first) / np.linalg.norm(first) for other in others]
     assert line.get_ydata() == pytest.approx([np.nan, *distances], nan_ok=True)

@@ -1,4 +1,5 @@
-"""What the presets launch on a GPU, compiled without one: all of it by `pytest -m gpu_compile`, else a sample.
+"""What the presets launch on a GPU, compiled without one: all of it by `pytest -m gpu_compile`, else a
+sample.
 
 Recording and compiling are done in processes without TRITON_INTERPRET, in which warnings are errors.
 """
@@ -29,11 +30,13 @@ from nws_dataset.recipe import SUBSETS
 from training_cases import SMALL_CNN, make_model
 
 CAPABILITIES = 80, 90
-VARIANTS = {"demo": 140, "main": 130, "fixed": 65, "small_cnn": 40}  # at most: each takes most of a second of a core
+# at most: each takes most of a second of a core
+VARIANTS = {"demo": 140, "main": 130, "fixed": 65, "small_cnn": 40}
 GRID = 2**31 - 1, 65_535, 65_535
 OFFSET = 2**31 // 8  # kernels count in 32 bits
 SHARED = 99 * 1024  # bytes that any GPU since 2020 has for a block
-STACK = {  # bytes, the most that Triton 3.9 takes for any preset on either generation; 0 where nothing is said
+# bytes, the most that Triton 3.9 takes for any preset on either generation; 0 where nothing is said
+STACK = {
     "forward_kernel": 2176,  # hardly any of it within the loop
     "input_gradient_kernel": 2024,
     "weight_gradient_kernel": 504,
@@ -64,7 +67,9 @@ def check_compiled(pool: ProcessPoolExecutor, variants: list[Variant], capabilit
     assert [kernel for kernel in found if kernel.stack > STACK.get(kernel.kernel, 0)] == []
 
 
-every_subset = pytest.mark.parametrize("subset", [*QUICK, pytest.param("main", marks=pytest.mark.gpu_compile)])
+every_subset = pytest.mark.parametrize(
+    "subset", [*QUICK, pytest.param("main", marks=pytest.mark.gpu_compile)]
+)
 
 
 @every_subset
@@ -82,7 +87,9 @@ def test_the_check_before_training_has_no_kernels_of_its_own(pool: ProcessPoolEx
     for model in firsts.values():
         cohort = [dataclasses.replace(model, number=n) for n in range(14)]
         (work,) = warmup.work_of(cohort, {model.recipe.dataset: (60_000, 10_000)})
-        check, train = (pool.submit(gpu_recording.variants, part, 90) for part in (startup.work_of(model), work))
+        check, train = (
+            pool.submit(gpu_recording.variants, part, 90) for part in (startup.work_of(model), work)
+        )
         assert check.result() <= train.result()
 
 
@@ -111,14 +118,18 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
 
 
 @pytest.mark.slow
-def test_launches_find_what_was_compiled_before(task: Task, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_launches_find_what_was_compiled_before(
+    task: Task, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     models = [make_model(SMALL_CNN, n, batch_size=32) for n in range(3)]
     (work,) = warmup.work_of(models, {"digits": (400, 360)})
     task.compile_kernels(models)
     with ProcessPoolExecutor(1, CONTEXT, initializer=gpu_recording.start) as processes:
         found, fresh = processes.submit(gpu_recording.compile_by_launching, work, 90).result()
-        assert capfd.readouterr().err == f"Compiling {found} kernels for the GPU, those that are not there from an earlier build ...\n"
+        assert capfd.readouterr().err == (
+            f"Compiling {found} kernels for the GPU, those that are not there from an earlier build ...\n"
+        )
         assert fresh == 0
         shutil.rmtree(next((task.out / "triton").glob("*/update_kernel.cubin")).parent)
         assert processes.submit(gpu_recording.compile_by_launching, work, 90).result() == (found - 1, 1)

@@ -60,7 +60,10 @@ def slots_of(models: list[Model], epoch: int = 0, active: list[int] | None = Non
 
 def mixed_models(*activations: str, architecture: Architecture = NWS) -> list[Model]:
     """A model of each activation; dropout rates alternate and 0 is among them."""
-    return [make_model(architecture, 7 * n, activation=name, dropout=(0.5, 0.0, 0.2)[n % 3]) for n, name in enumerate(activations)]
+    return [
+        make_model(architecture, 7 * n, activation=name, dropout=(0.5, 0.0, 0.2)[n % 3])
+        for n, name in enumerate(activations)
+    ]
 
 
 # Products
@@ -78,7 +81,9 @@ WAYS: dict[str, Products] = {"triton": TritonProducts(tiles=SMALL_TILES), "group
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_equal_torchs(name: str, way: str) -> None:
-    """Forward, input gradient, weight gradient and moments of models with rows of their own; an inactive slot stays as it is."""
+    """Forward, input gradient, weight gradient and moments of models with rows of their own; an inactive slot
+    stays as it is.
+    """
     product, products = PRODUCTS[name], WAYS[way]
     models, images = 3, 5
     rows = noise(models, product.offset + product.weights + 3).requires_grad_()
@@ -86,7 +91,8 @@ def test_products_equal_torchs(name: str, way: str) -> None:
     expected = torch.stack(
         [
             F.conv2d(
-                x[m], product.weight(rows)[m].view(product.outputs, product.inputs, product.kernel, -1), product.bias(rows)[m],
+                x[m], product.weight(rows)[m].view(product.outputs, product.inputs, product.kernel, -1),
+                product.bias(rows)[m],
                 product.stride, product.pad,
             )
             for m in range(models)
@@ -94,7 +100,11 @@ def test_products_equal_torchs(name: str, way: str) -> None:
     )  # fmt: skip
     towards = noise(*expected.shape, seed=2)
     dx, drows = torch.autograd.grad((expected * towards).sum(), [x, rows])
-    active = torch.tensor([1, 1, 0], device=DEVICE) if way == "triton" else torch.ones(models, dtype=torch.int64, device=DEVICE)
+    active = (
+        torch.tensor([1, 1, 0], device=DEVICE)
+        if way == "triton"
+        else torch.ones(models, dtype=torch.int64, device=DEVICE)
+    )
     here = slice(0, int(active.sum()))
 
     plain, source = rows.detach(), bordered(x.detach(), product.pad)
@@ -125,7 +135,9 @@ def test_weight_gradient_of_many_pixels_is_summed_in_parts() -> None:
     x, towards = noise(2, 5, 1, 24, 24), noise(2, 5, 2, 24, 24, seed=1)  # 2880 pixels
     found = torch.zeros(2, product.weights, dtype=F64, device=DEVICE)
     products = TritonProducts(tiles=Tiles(rows=32, inner=512))
-    products.weight_gradient(product, bordered(x, 1), bordered(towards, 1), found, torch.ones(2, dtype=torch.int64, device=DEVICE))
+    products.weight_gradient(
+        product, bordered(x, 1), bordered(towards, 1), found, torch.ones(2, dtype=torch.int64, device=DEVICE)
+    )
     for m in range(2):
         expected = torch.nn.grad.conv2d_weight(x[m], (2, 1, 3, 3), towards[m], padding=1)
         close_to(product.weight(found)[m], expected.flatten(1))
@@ -137,7 +149,12 @@ def test_weight_gradient_of_many_pixels_is_summed_in_parts() -> None:
 def test_precision_of_float32_products(precision: str, tolerance: float) -> None:
     product = Product("conv1", 0, 16, 16, 32, kernel=5, pad=2)
     rows, x = noise(4, product.weights), noise(4, 8, 16, 16, 16, seed=1)
-    expected = torch.stack([F.conv2d(x[m], product.weight(rows)[m].view(32, 16, 5, 5), product.bias(rows)[m], padding=2) for m in range(4)])
+    expected = torch.stack(
+        [
+            F.conv2d(x[m], product.weight(rows)[m].view(32, 16, 5, 5), product.bias(rows)[m], padding=2)
+            for m in range(4)
+        ]
+    )
     y = torch.empty(expected.shape, device=DEVICE)
     active = torch.ones(4, dtype=torch.int64, device=DEVICE)
     TritonProducts(precision).forward(product, bordered(x.float(), 2), rows.float(), y, None, active)
@@ -147,28 +164,38 @@ def test_precision_of_float32_products(precision: str, tolerance: float) -> None
 # The ends of layers
 
 
-def reference_close(y: torch.Tensor, model: Model, norm: torch.Tensor | None, mask: torch.Tensor | None, pool: bool) -> torch.Tensor:
+def reference_close(
+    y: torch.Tensor, model: Model, norm: torch.Tensor | None, mask: torch.Tensor | None, pool: bool
+) -> torch.Tensor:
     """One model's y [B, C, S, S] as torch ends the layer."""
     if norm is not None:
         mean, variance = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), keepdim=True, unbiased=False)
-        y = (y - mean) / (variance + BATCH_NORM_EPSILON).sqrt() * norm[0, :, None, None] + norm[1, :, None, None]
+        y = (y - mean) / (variance + BATCH_NORM_EPSILON).sqrt() * norm[0, :, None, None] + norm[
+            1, :, None, None
+        ]
     z = ACTIVATIONS[model.recipe.activation](y)
     z = F.max_pool2d(z, 2) if pool else z
     return z if mask is None else z * mask
 
 
-def masks_of(models: list[Model], index: torch.Tensor, shape: tuple[int, ...], layer_block: int) -> torch.Tensor:
+def masks_of(
+    models: list[Model], index: torch.Tensor, shape: tuple[int, ...], layer_block: int
+) -> torch.Tensor:
     """Dropout's factors [M, B, units...], by `builder.batches`."""
     found = []
     for model, places in zip(models, index, strict=True):
         blocks = layer_block + torch.arange(-(-math.prod(shape) // LANES), device=DEVICE)
-        lanes = torch.stack(lanes16(batches.words(model, Purpose.DROPOUT, index=places[:, None], epoch=3, block=blocks)), -1)
+        lanes = torch.stack(
+            lanes16(batches.words(model, Purpose.DROPOUT, index=places[:, None], epoch=3, block=blocks)), -1
+        )
         kept = lanes.flatten(1)[:, : math.prod(shape)] >= round(model.recipe.dropout * (1 << 16))
         found.append(kept.view(-1, *shape).to(F64) / (1 - model.recipe.dropout))
     return torch.stack(found)
 
 
-@pytest.mark.parametrize(("norm", "pool", "size"), [(True, True, 5), (True, False, 4), (False, True, 4), (False, False, 5)])
+@pytest.mark.parametrize(
+    ("norm", "pool", "size"), [(True, True, 5), (True, False, 4), (False, True, 4), (False, False, 5)]
+)
 def test_end_of_a_convolution_and_the_way_back(norm: bool, pool: bool, size: int) -> None:
     models = mixed_models("relu", "elu", "sigmoid", "tanh")
     slots, channels, images = slots_of(models, epoch=3), 3, 6
@@ -179,7 +206,12 @@ def test_end_of_a_convolution_and_the_way_back(norm: bool, pool: bool, size: int
     masks = masks_of(models, index, (channels, quarter, quarter), 1 << 20)
     leaf = weight.clone().requires_grad_()
     parts = leaf.unflatten(1, (4, channels))
-    expected = torch.stack([reference_close(y[m], model, parts[m, :2] if norm else None, masks[m], pool) for m, model in enumerate(models)])
+    expected = torch.stack(
+        [
+            reference_close(y[m], model, parts[m, :2] if norm else None, masks[m], pool)
+            for m, model in enumerate(models)
+        ]
+    )
     towards = noise(*expected.shape, seed=2)
     found_grad = torch.autograd.grad((expected * towards).sum(), [y, leaf], allow_unused=True)
 
@@ -189,8 +221,19 @@ def test_end_of_a_convolution_and_the_way_back(norm: bool, pool: bool, size: int
         moments = torch.empty(4, channels, 1, 2, dtype=F64, device=DEVICE)
         closing.moments(plain, moments, slots.active)
         pixels = images * size**2
-        closing.statistics(moments, pixels, closing.MOMENT_PIXELS, given.mean, given.deviation, running[:, 2 * channels :], slots.active)
-        close_to(running[:, 2 * channels : 3 * channels], 0.9 * weight[:, 2 * channels : 3 * channels] + 0.1 * plain.mean((1, 3, 4)))
+        closing.statistics(
+            moments,
+            pixels,
+            closing.MOMENT_PIXELS,
+            given.mean,
+            given.deviation,
+            running[:, 2 * channels :],
+            slots.active,
+        )
+        close_to(
+            running[:, 2 * channels : 3 * channels],
+            0.9 * weight[:, 2 * channels : 3 * channels] + 0.1 * plain.mean((1, 3, 4)),
+        )
         unbiased = plain.transpose(1, 2).flatten(2).var(2)
         close_to(running[:, 3 * channels :], 0.9 * weight[:, 3 * channels :] + 0.1 * unbiased)
     out, top = (bordered(torch.zeros_like(expected), border) for border in (1, 0))
@@ -200,7 +243,10 @@ def test_end_of_a_convolution_and_the_way_back(norm: bool, pool: bool, size: int
     close_to(out, expected.detach())
 
     dz, dy = torch.zeros_like(expected), bordered(torch.zeros_like(plain), 2)
-    sums, totals = torch.zeros(4, channels, closing.sum_parts(dz), 2, dtype=F64, device=DEVICE), noise(4, channels, 2)
+    sums, totals = (
+        torch.zeros(4, channels, closing.sum_parts(dz), 2, dtype=F64, device=DEVICE),
+        noise(4, channels, 2),
+    )
     closing.open_(towards, top if pool else plain, dz, sums, given, dropout, slots, average=False)
     gradient = torch.zeros_like(weight)
     if norm:
@@ -241,7 +287,9 @@ def test_end_of_a_dense_layer_and_the_way_back(training: bool) -> None:
     for m, model in enumerate(models):
         statistics = [running[m, i * units : (i + 1) * units] for i in (2, 3)]
         h = ACTIVATIONS[model.recipe.activation](x[m])
-        h = F.batch_norm(h, *statistics, leaf[m, :units], leaf[m, units : 2 * units], training, 0.1, BATCH_NORM_EPSILON)
+        h = F.batch_norm(
+            h, *statistics, leaf[m, :units], leaf[m, units : 2 * units], training, 0.1, BATCH_NORM_EPSILON
+        )
         expected.append(h * masks[m] if training else h)
     found = weight.clone()
     out, mean, deviation = torch.zeros_like(x.detach()), *torch.zeros(2, 4, units, dtype=F64, device=DEVICE)
@@ -276,11 +324,15 @@ def test_activations_are_exact_near_zero_and_far_from_it(activation: str) -> Non
 def test_batch_equals_that_of_builder_batches(dataset: str) -> None:
     """Two data sets, augmented and not, black at -1; from the second step of the order."""
     channels = 1 if dataset == "one_channel" else 3
-    architecture = Architecture(filter_size=3, width_conv=4, width_fc=16, image_size=12, image_channels=channels, pixel_min=-1)
+    architecture = Architecture(
+        filter_size=3, width_conv=4, width_fc=16, image_size=12, image_channels=channels, pixel_min=-1
+    )
     images = images_for(architecture)["digits"]
     pixels = images.train_images.to(DEVICE)
     if dataset == "colour":
-        pixels = torch.randint(0, 256, pixels.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8).to(DEVICE)
+        pixels = torch.randint(
+            0, 256, pixels.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+        ).to(DEVICE)
     models = [make_model(architecture, n, augmentation=n > 0) for n in range(3)]
     labels = [images.train_labels.to(DEVICE), *(images.train_labels.flip(0).to(DEVICE) for _ in range(2))]
     order = torch.arange(24, device=DEVICE).view(3, 8).flip(1)
@@ -288,7 +340,9 @@ def test_batch_equals_that_of_builder_batches(dataset: str) -> None:
     x = bordered(torch.zeros(3, 4, channels, 12, 12, dtype=F64, device=DEVICE), 1)
     found = torch.zeros(3, 4, dtype=torch.int64, device=DEVICE)
     index = torch.zeros(3, 4, dtype=torch.int32, device=DEVICE)
-    sources = torch.tensor([[x.data_ptr() for x in arrays] for arrays in ([pixels] * 3, labels, order)], device=DEVICE)
+    sources = torch.tensor(
+        [[x.data_ptr() for x in arrays] for arrays in ([pixels] * 3, labels, order)], device=DEVICE
+    )
     augmented = torch.tensor([0, 1, 1], device=DEVICE)
     augment.load(sources, step, (x, found, index), augmented, slots, -1)
     for m, model in enumerate(models):
@@ -321,13 +375,22 @@ def test_update_equals_the_rule() -> None:
     is_kernel = (torch.arange(weights, device=DEVICE) % 2).to(F64)
     l2 = torch.tensor([0.0, 1e-2, 1e-3, 0.1], dtype=F64, device=DEVICE)
     rates = noise(models, 3, seed=2).abs_()
-    coefficients = torch.tensor([update.COEFFICIENTS[name] for name in names], dtype=F64, device=DEVICE).T.contiguous()
+    coefficients = torch.tensor(
+        [update.COEFFICIENTS[name] for name in names], dtype=F64, device=DEVICE
+    ).T.contiguous()
     rate_addresses = torch.tensor([of_model.data_ptr() for of_model in rates], device=DEVICE)
-    step, active = torch.full((models,), 2, device=DEVICE), torch.ones(models, dtype=torch.int64, device=DEVICE)
-    kernels.update((rows, first, second), gradients, is_kernel, rate_addresses, step, l2, coefficients, active)
+    step, active = (
+        torch.full((models,), 2, device=DEVICE),
+        torch.ones(models, dtype=torch.int64, device=DEVICE),
+    )
+    kernels.update(
+        (rows, first, second), gradients, is_kernel, rate_addresses, step, l2, coefficients, active
+    )
     for m, name in enumerate(names):
         gradient = gradients[m] + 2 * l2[m] * is_kernel * state[0][m]
-        expected = update.rule(state[0][m], gradient, state[1][m], state[2][m], rates[m, 2], update.COEFFICIENTS[name])
+        expected = update.rule(
+            state[0][m], gradient, state[1][m], state[2][m], rates[m, 2], update.COEFFICIENTS[name]
+        )
         for found, value in zip((rows[m], first[m], second[m]), expected, strict=True):
             close_to(found, value)
 

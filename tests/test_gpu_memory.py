@@ -1,4 +1,6 @@
-"""The GPU's kernels read and write only what is theirs: steps and evaluations under a checker, in Triton's interpreter."""
+"""The GPU's kernels read and write only what is theirs: steps and evaluations under a checker, in Triton's
+interpreter.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,26 @@ from training_cases import CPU, SMALL_CNN, images_for, make_model
 
 BATCH = 4
 NETS = {
-    "pooled, batch-norm in both places, dense dropout": Architecture(filter_size=3, width_conv=4, depth_fc=2, width_fc=16, image_size=12),
-    "odd sizes, no batch-norm": Architecture(filter_size=5, width_conv=3, width_fc=8, batch_norm=False, image_size=11),
+    "pooled, batch-norm in both places, dense dropout": Architecture(
+        filter_size=3, width_conv=4, depth_fc=2, width_fc=16, image_size=12
+    ),
+    "odd sizes, no batch-norm": Architecture(
+        filter_size=5, width_conv=3, width_fc=8, batch_norm=False, image_size=11
+    ),
     "strides, average, convolutional dropout": SMALL_CNN,
-    "strides with borders": Architecture(filter_size=5, stride=2, width_conv=2, pooling="none", image_size=9, width_fc=8),
+    "strides with borders": Architecture(
+        filter_size=5, stride=2, width_conv=2, pooling="none", image_size=9, width_fc=8
+    ),
     "average after batch-norm": Architecture(
-        filter_size=3, stride=3, padding="valid", pooling="none", head="average", depth_fc=0, width_fc=None, image_size=27, width_conv=2
+        filter_size=3,
+        stride=3,
+        padding="valid",
+        pooling="none",
+        head="average",
+        depth_fc=0,
+        width_fc=None,
+        image_size=27,
+        width_conv=2,
     ),
 }
 
@@ -41,7 +57,15 @@ def test_a_step_and_an_evaluation_keep_to_their_memory(name: str) -> None:
     images = images_for(architecture)["digits"]
     kinds = [("adam", "relu"), ("momentum", "sigmoid")]
     models = [
-        make_model(architecture, n, optimizer=optimizer, activation=activation, augmentation=n == 1, batch_size=BATCH, dropout=0.4 * n)
+        make_model(
+            architecture,
+            n,
+            optimizer=optimizer,
+            activation=activation,
+            augmentation=n == 1,
+            batch_size=BATCH,
+            dropout=0.4 * n,
+        )
         for n, (optimizer, activation) in enumerate(kinds)
     ]
     weights = layout_of(architecture).num_weights
@@ -55,10 +79,17 @@ def test_a_step_and_an_evaluation_keep_to_their_memory(name: str) -> None:
 
     def beside() -> list[torch.Tensor]:
         epochs = [epoch for run in step._runs.values() for epoch in run.epochs.values()]
-        return [images.train_images, images.train_labels, *(x for epoch in epochs for x in (epoch.order, epoch.rates))]
+        return [
+            images.train_images,
+            images.train_labels,
+            *(x for epoch in epochs for x in (epoch.order, epoch.rates)),
+        ]
 
     with checked(beside) as faults:
-        segments = {m: Segment(model, images, torch.arange(BATCH), BATCH, 0, 0) for m, model in zip(places, models, strict=True)}
+        segments = {
+            m: Segment(model, images, torch.arange(BATCH), BATCH, 0, 0)
+            for m, model in zip(places, models, strict=True)
+        }
         losses = step.train((rows, first, second), segments)
         _, evaluated = step.evaluate(rows[::2], "elu", images.test_images[:5], images.test_labels[:5])
     assert faults == []
@@ -105,11 +136,17 @@ def test_the_checker_shows_numbers_that_were_never_set() -> None:
 def test_the_checker_finds_what_lies_out_of_bounds() -> None:
     with checked() as faults:
         _double_kernel[(3,)](torch.zeros(10), torch.zeros(9), 11, BLOCK=4)
-    assert faults == [Fault("_double_kernel", "reads out of bounds", 1), Fault("_double_kernel", "writes out of bounds", 2)]
+    assert faults == [
+        Fault("_double_kernel", "reads out of bounds", 1),
+        Fault("_double_kernel", "writes out of bounds", 2),
+    ]
 
 
 def test_the_checker_finds_races() -> None:
     with checked() as faults:
         _sum_kernel[(2,)](torch.ones(8), torch.zeros(1), BLOCK=4)
         _shift_kernel[(3,)](torch.zeros(10), 10, BLOCK=4)
-    assert faults == [Fault("_sum_kernel", "two programs write", 1), Fault("_shift_kernel", "one program reads, another writes", 2)]
+    assert faults == [
+        Fault("_sum_kernel", "two programs write", 1),
+        Fault("_shift_kernel", "one program reads, another writes", 2),
+    ]

@@ -1,4 +1,6 @@
-"""The check before an architecture trains on a GPU: the kernels pass, a planted fault is named, what passed is remembered."""
+"""The check before an architecture trains on a GPU: the kernels pass, a planted fault is named, what passed
+is remembered.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ from training_cases import CPU, make_model
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
 NWS = Architecture(filter_size=3, width_conv=2, depth_fc=1, width_fc=8, image_size=8)
 SMALL_CNN = Architecture(
-    filter_size=3, width_conv=2, width_growth=1, stride=2, padding="valid", pooling="none", head="average", depth_fc=0, width_fc=None,
+    filter_size=3, width_conv=2, width_growth=1, stride=2, padding="valid", pooling="none", head="average",
+    depth_fc=0, width_fc=None,
     batch_norm=False, dropout_place="conv", image_channels=1, image_size=15, pixel_min=-1,
 )  # fmt: skip
 BATCH = 4  # the interpreter takes a second for an image and layer
@@ -44,13 +47,16 @@ def test_the_kernels_pass(architecture: Architecture, looks: int, monkeypatch: p
     cohort = TinyCohort(architecture, BATCH, DEVICE)
     assert cohort.difference() is None
     assert int(cohort.run.taken[0]) == looks
-    assert min(map(max, cohort.errors.values())) < 1e-6 and max(map(max, cohort.errors.values())) > 1e-8  # it did compare float32
+    # it did compare float32
+    assert min(map(max, cohort.errors.values())) < 1e-6 and max(map(max, cohort.errors.values())) > 1e-8
 
 
 # Faults
 
 
-def scaled(target: Any, name: str, of: Callable[..., torch.Tensor], factor: float = 1.01) -> Callable[[pytest.MonkeyPatch], None]:
+def scaled(
+    target: Any, name: str, of: Callable[..., torch.Tensor], factor: float = 1.01
+) -> Callable[[pytest.MonkeyPatch], None]:
     """A kernel's launch whose result, which `of` finds among what it is called with, is then scaled."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,20 +89,33 @@ def no_factor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 END = "conv1's end (batch-norm, activation, pooling, dropout), by closing.close, that enters conv2 off by "
 FAULTS = {
-    "augmentation": (scaled(augment, "load", lambda *given: given[2][0]), "the batch, by augment.load, that enters conv1 off by "),
-    "product": (scaled(TritonProducts, "forward", lambda *given: given[4]), "the product of conv1, by products.forward, off by "),
+    "augmentation": (
+        scaled(augment, "load", lambda *given: given[2][0]),
+        "the batch, by augment.load, that enters conv1 off by ",
+    ),
+    "product": (
+        scaled(TritonProducts, "forward", lambda *given: given[4]),
+        "the product of conv1, by products.forward, off by ",
+    ),
     "pooling": (
         scaled(closing, "close", lambda *given: given[2]),
         "conv1's end (batch-norm, activation, pooling, dropout), by closing.close",
     ),
     "dropout": (no_factor, END),
-    "loss": (scaled(kernels, "cross_entropy", lambda *given: given[3]), "the loss, by kernels.cross_entropy, off by "),
+    "loss": (
+        scaled(kernels, "cross_entropy", lambda *given: given[3]),
+        "the loss, by kernels.cross_entropy, off by ",
+    ),
     "way back": (
         scaled(closing, "open_", lambda *given: given[2]),
         "the gradient in the product of conv3, by products.input_gradient or closing.open_, off by ",
     ),
     "weight gradient": (
-        scaled(TritonProducts, "weight_gradient", lambda _, product, x, dy, gradients, active: product.weight(gradients)),
+        scaled(
+            TritonProducts,
+            "weight_gradient",
+            lambda _, product, x, dy, gradients, active: product.weight(gradients),
+        ),
         "the gradient of output.weight off by ",
     ),
     "update": (other_rule, "the update, by kernels.update, off by "),
@@ -123,7 +142,9 @@ def test_faults_of_batch_norm_and_of_the_evaluation_are_named(monkeypatch: pytes
         original = GpuStep.evaluate
         patch.setattr(GpuStep, "evaluate", lambda *given: (original(*given)[0], 2 * original(*given)[1]))
         found = cohort.difference()
-        assert found is not None and found.startswith("the evaluation, by GpuStep.evaluate, off by 1.0e+00 with ")
+        assert found is not None and found.startswith(
+            "the evaluation, by GpuStep.evaluate, off by 1.0e+00 with "
+        )
     scaled(closing, "statistics", lambda *given: given[5][:, : given[3].shape[1]], 1.5)(monkeypatch)
     found = TinyCohort(NWS, BATCH, DEVICE).difference()
     assert found is not None and found.startswith("conv1_norm.running_mean off by 5.0e-01 with ")
@@ -160,8 +181,13 @@ def test_a_counter_that_stands_still_is_found(monkeypatch: pytest.MonkeyPatch) -
     assert found is not None and found.startswith("the batch, by augment.load, that enters conv1 off by ")
 
 
-@pytest.mark.parametrize("error", [OutOfResources(300_000, 232_448, "shared memory"), RuntimeError("CUDA error: misaligned address\nmore")])
-def test_a_kernel_that_the_device_refuses_is_a_problem(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [OutOfResources(300_000, 232_448, "shared memory"), RuntimeError("CUDA error: misaligned address\nmore")],
+)
+def test_a_kernel_that_the_device_refuses_is_a_problem(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*given: object) -> None:
         raise error
 
@@ -218,7 +244,10 @@ def test_what_passed_is_remembered_until_something_changes(
     (path,) = (tmp_path / "cache" / "nws").iterdir()
     assert path.name == "gpu-check-cpu.json"
     assert json.loads(path.read_text())["passed"] == [SMALL_CNN.id, startup.LANES, NWS.id, f"{NWS.id} tf32"]
-    for change in (lambda: monkeypatch.setattr(startup.sources, "digest", lambda modules: "other"), lambda: path.write_text("[]")):
+    for change in (
+        lambda: monkeypatch.setattr(startup.sources, "digest", lambda modules: "other"),
+        lambda: path.write_text("[]"),
+    ):
         checks.clear()
         change()
         startup.require(make_model(NWS), CPU)
@@ -228,14 +257,19 @@ def test_what_passed_is_remembered_until_something_changes(
 
 
 def test_a_cache_that_cannot_be_written_is_said(
-    checks: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checks: list[tuple[str, bool]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     startup.require(make_model(NWS), CPU)
     startup.require(make_model(NWS), CPU)
     assert len(checks) == 2
-    assert capsys.readouterr().err.startswith(f"the GPU's check will be made again: {tmp_path / 'file' / 'nws'}")
+    assert capsys.readouterr().err.startswith(
+        f"the GPU's check will be made again: {tmp_path / 'file' / 'nws'}"
+    )
 
 
 def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -253,10 +287,16 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (tmp_path / f"nws-{os.getuid()}" / "gpu-check-cpu.json").exists()
 
 
-def test_a_problem_is_not_remembered(checks: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_problem_is_not_remembered(
+    checks: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(startup, "checked", lambda *given, **options: "the loss off by 1")
     for _ in range(2):
-        with pytest.raises(ZooError, match=r"^--device cpu: expected kernels that agree with .*, found the loss off by 1; use"):
+        with pytest.raises(
+            ZooError,
+            match=r"^--device cpu: expected kernels that agree with .*, found the "
+            r"loss off by 1; use",
+        ):
             startup.require(make_model(NWS), CPU)
     assert not (tmp_path / "cache").exists()
 
@@ -267,27 +307,49 @@ def test_a_problem_is_not_remembered(checks: list[tuple[str, bool]], monkeypatch
 @pytest.fixture
 def faulty_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a GPU with Triton, and its check finds something."""
-    monkeypatch.setattr(build_module, "lacking", lambda device, backend: "" if device in ("cpu", "cuda") else "a GPU that torch can use")
+    monkeypatch.setattr(
+        build_module,
+        "lacking",
+        lambda device, backend: "" if device in ("cpu", "cuda") else "a GPU that torch can use",
+    )
     monkeypatch.setattr(build_module, "compile_before", lambda work: None)
     monkeypatch.setattr(startup, "passed", lambda model, device, tf32: False)
-    monkeypatch.setattr(startup, "problem", lambda model, device, tf32: f"the loss off by 1 with {model.recipe.architecture.id}")
+    monkeypatch.setattr(
+        startup,
+        "problem",
+        lambda model, device, tf32: f"the loss off by 1 with {model.recipe.architecture.id}",
+    )
 
 
-def test_auto_falls_back_to_the_cpu(faulty_gpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_falls_back_to_the_cpu(
+    faulty_gpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     build(Request("demo", 1, epochs=1), tmp_path / "nws", workers=1)
-    assert capsys.readouterr().err.startswith("training on the CPU: the check of the GPU found the loss off by 1 with conv")
-    assert json.loads((tmp_path / "nws" / "nws.json").read_text())["subsets"]["demo"]["options"]["device"] == "cpu"
+    assert capsys.readouterr().err.startswith(
+        "training on the CPU: the check of the GPU found the loss off by 1 with conv"
+    )
+    assert (
+        json.loads((tmp_path / "nws" / "nws.json").read_text())["subsets"]["demo"]["options"]["device"]
+        == "cpu"
+    )
     with pytest.raises(ZooError, match="--tf32: expected a GPU"):
         build(Request("demo", 1, epochs=1, tf32=True), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
 def test_cuda_is_refused(faulty_gpu: None, tmp_path: Path) -> None:
-    with pytest.raises(ZooError, match=r"^--device cuda: expected kernels that agree with .*, found the loss off by 1 with conv"):
+    with pytest.raises(
+        ZooError,
+        match=r"^--device cuda: expected kernels that agree with .*, found the "
+        r"loss off by 1 with conv",
+    ):
         build(Request("demo", 1, epochs=1), tmp_path / "nws", device="cuda")
     assert not (tmp_path / "nws").exists()
 
 
 def test_a_later_architecture_is_checked_before_it_trains(faulty_gpu: None, tmp_path: Path) -> None:
-    with pytest.raises(ZooError, match=f"found the loss off by 1 with {NWS.id}; use --device cpu or --backend torch in another folder"):
+    with pytest.raises(
+        ZooError,
+        match=f"found the loss off by 1 with {NWS.id}; use --device cpu or --backend torch in another folder",
+    ):
         list(Task(SUBSETS["demo"], "cuda", out=tmp_path).run([make_model(NWS)]))

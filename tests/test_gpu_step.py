@@ -1,4 +1,6 @@
-"""The GPU's step against the plain loop, in float64 and step by step: on a GPU if there is one, else in Triton's interpreter."""
+"""The GPU's step against the plain loop, in float64 and step by step: on a GPU if there is one, else in
+Triton's interpreter.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def mixed_models(architecture: Architecture, count: int = 4) -> list[Model]:
     kinds = [("adam", "relu"), ("rmsprop", "elu"), ("momentum", "sigmoid"), ("sgd", "tanh")][:count]
     return [
         make_model(
-            architecture, n, optimizer=optimizer, activation=activation, l2=1e-3 * (n % 2), augmentation=n > 1, batch_size=BATCH,
+            architecture, n, optimizer=optimizer, activation=activation, l2=1e-3 * (n % 2),
+            augmentation=n > 1, batch_size=BATCH,
             dropout=(0.5, 0.2, 0.0)[n % 3],
         )
         for n, (optimizer, activation) in enumerate(kinds)
@@ -57,14 +60,18 @@ def mixed_models(architecture: Architecture, count: int = 4) -> list[Model]:
 
 
 class Bench:
-    """Plain loops on the host, and the same models in the slots of a state on the device; one slot stays empty."""
+    """Plain loops on the host, and the same models in the slots of a state on the device; one slot stays
+    empty.
+    """
 
     def __init__(self, models: list[Model], empty: int = 1) -> None:
         self.models = models
         self.loops = [PlainLoop(model, images_of(model)) for model in models]
         self.places = [m for m in range(len(models) + 1) if m != empty]
         self.images = [on_device(loop.images) for loop in self.loops]
-        orders = [batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0) for loop in self.loops]
+        orders = [
+            batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0) for loop in self.loops
+        ]
         self.orders = [order.to(DEVICE) for order in orders]
         self.batches = [loop.epoch(0) for loop in self.loops]
         weights = len(self.loops[0].row)
@@ -80,12 +87,17 @@ class Bench:
     def segments(self, start: int, steps: int) -> dict[int, Segment]:
         return {
             m: Segment(model, images, order, BATCH, 0, start, start, steps)
-            for m, model, images, order in zip(self.places, self.models, self.images, self.orders, strict=True)
+            for m, model, images, order in zip(
+                self.places, self.models, self.images, self.orders, strict=True
+            )
         }
 
     def plain_steps(self, steps: int) -> list[float]:
         """The loops' summed losses."""
-        return [sum(loop.step(*next(batch)) for _ in range(steps)) for loop, batch in zip(self.loops, self.batches, strict=True)]
+        return [
+            sum(loop.step(*next(batch)) for _ in range(steps))
+            for loop, batch in zip(self.loops, self.batches, strict=True)
+        ]
 
     def check(self, tolerance: float) -> None:
         for m, loop in zip(self.places, self.loops, strict=True):
@@ -113,13 +125,17 @@ def test_steps_equal_the_plain_loop(name: str) -> None:
 def test_steps_with_the_libraries_products_equal_the_plain_loop() -> None:
     bench = Bench(mixed_models(NWS, 2))
     bench.copy_plain_state()
-    losses = GpuStep(NWS, DEVICE, torch.float64, convolution="grouped").train(bench.state, bench.segments(0, 1))
+    losses = GpuStep(NWS, DEVICE, torch.float64, convolution="grouped").train(
+        bench.state, bench.segments(0, 1)
+    )
     assert losses.tolist() == pytest.approx(bench.plain_steps(1), rel=1e-9)
     bench.check(1e-9)
 
 
 def test_each_slot_takes_its_own_epochs_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs of different lengths, slots that are refilled or stay empty, batches of two sizes: what a step finds in the tables."""
+    """Epochs of different lengths, slots that are refilled or stay empty, batches of two sizes: what a step
+    finds in the tables.
+    """
     taken: dict[int, list[list[tuple[int, list[int], float]]]] = {}  # of each model, epoch by epoch
 
     def noted(run: Run) -> None:
@@ -127,7 +143,9 @@ def test_each_slot_takes_its_own_epochs_steps(monkeypatch: pytest.MonkeyPatch) -
             number, epoch, counter = int(run.slots.number[m]), int(run.slots.epoch[m]), int(run.taken[m])
             epochs = taken.setdefault(number, [])
             epochs += [[] for _ in range(epoch + 1 - len(epochs))]
-            places = (ctypes.c_int64 * run.batch).from_address(int(run.sources[2, m]) + 8 * run.batch * counter)
+            places = (ctypes.c_int64 * run.batch).from_address(
+                int(run.sources[2, m]) + 8 * run.batch * counter
+            )
             rate = ctypes.c_double.from_address(int(run.rates[m]) + 8 * counter)
             epochs[epoch].append((counter, list(places), rate.value))
         assert run.slots.active.nonzero().flatten().tolist() == sorted(run.places)
@@ -137,23 +155,33 @@ def test_each_slot_takes_its_own_epochs_steps(monkeypatch: pytest.MonkeyPatch) -
     nothing = lambda self, rows, *given: torch.zeros(2, len(rows), len(given[-1]), dtype=torch.bool)  # noqa: E731 -- neither correct nor a loss
     monkeypatch.setattr(GpuStep, "evaluate", nothing)
     models = [
-        make_model(SMALL_CNN, n, optimizer=("adam", "sgd")[n % 2], batch_size=20, train_fraction=(1.0, 0.55, 0.3, 0.8)[n % 4],
+        make_model(SMALL_CNN, n, optimizer=("adam", "sgd")[n % 2], batch_size=20, train_fraction=(1.0, 0.55,
+        0.3, 0.8)[n % 4],
                    balanced=False, max_epochs=3 + n % 2)
         for n in range(7)
     ]  # fmt: skip
     images = images_for(SMALL_CNN)["digits"]
     step = GpuStep(SMALL_CNN, CPU, torch.float64)
-    cohort = Cohort(SUBSETS["demo"], SMALL_CNN, {"digits": images}, device=CPU, slots=3, dtype=torch.float64, step=step)
+    cohort = Cohort(
+        SUBSETS["demo"], SMALL_CNN, {"digits": images}, device=CPU, slots=3, dtype=torch.float64, step=step
+    )
     cohort.stacked = True
     assert len(list(cohort.train(models))) == len(models)
     assert len(step._runs) == 2  # 16 images, and the batch size where an epoch holds more
     for model in models:
         before = 0
         for epoch in range(model.recipe.max_epochs):
-            order = batches.epoch_order(model, batches.split_images(model, images.train_labels), images.train_labels, epoch)
+            order = batches.epoch_order(
+                model, batches.split_images(model, images.train_labels), images.train_labels, epoch
+            )
             batch = min(20, len(order))
             segment = Segment(model, images, order, batch, epoch, before)
-            expected = zip(range(segment.steps), order[: segment.steps * batch].view(-1, batch).tolist(), segment.rates(), strict=True)
+            expected = zip(
+                range(segment.steps),
+                order[: segment.steps * batch].view(-1, batch).tolist(),
+                segment.rates(),
+                strict=True,
+            )
             assert taken[model.number][epoch] == list(expected)
             before += segment.steps
 
@@ -163,7 +191,11 @@ def test_a_model_depends_neither_on_its_slot_nor_on_a_diverging_neighbour() -> N
     (model,) = mixed_models(SMALL_CNN, 1)
     found = []
     for slots, m in ((1, 0), (3, 2)):
-        state = tuple(torch.zeros(3, slots, 1 + len(PlainLoop(model, images_of(model)).row), dtype=torch.float32, device=DEVICE)[:, :, :-1])
+        state = tuple(
+            torch.zeros(
+                3, slots, 1 + len(PlainLoop(model, images_of(model)).row), dtype=torch.float32, device=DEVICE
+            )[:, :, :-1]
+        )
         state[0][m] = PlainLoop(model, images_of(model)).row.to(DEVICE)
         state[0][:m] = torch.nan
         order = torch.arange(BATCH, device=DEVICE)
@@ -194,7 +226,9 @@ def test_evaluation_equals_the_plain_network(name: str, monkeypatch: pytest.Monk
         loop.step(*batch)
     pixels, labels = images.test_images[:11], images.test_labels[:11]
     rows = torch.stack([start, loop.row]).to(DEVICE)
-    correct, losses = GpuStep(architecture, DEVICE, torch.float64).evaluate(rows, "elu", pixels.to(DEVICE), labels.to(DEVICE))
+    correct, losses = GpuStep(architecture, DEVICE, torch.float64).evaluate(
+        rows, "elu", pixels.to(DEVICE), labels.to(DEVICE)
+    )
     for k, row in enumerate((start, loop.row)):
         logits = Network(architecture, "elu").double().load_row(row).eval()(pixels)
         expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -225,7 +259,11 @@ class FakeCuda:
 
     def begin(self) -> None:
         me = threading.get_ident()
-        self.shared += [s.number for thread, s in list(self.current.items()) if thread != me and s.number == self.current[me].number]
+        self.shared += [
+            s.number
+            for thread, s in list(self.current.items())
+            if thread != me and s.number == self.current[me].number
+        ]
 
 
 class FakeStream:
@@ -243,7 +281,9 @@ DEFAULT_STREAM = FakeStream(-1)
 
 
 def test_a_capture_never_begins_on_another_lanes_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's streams come round after 32, and lanes keep theirs; what another lane puts on a captured stream goes into the wrong graph."""
+    """torch's streams come round after 32, and lanes keep theirs; what another lane puts on a captured stream
+    goes into the wrong graph.
+    """
     fake, captured = FakeCuda(), []
     graph = SimpleNamespace(capture_begin=lambda **_: fake.begin(), capture_end=lambda: captured.append(1))
     for name, value in {

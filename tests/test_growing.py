@@ -1,4 +1,6 @@
-"""Readers beside a zoo that grows: at every step of the way they see the old state or the new one, and never a wrong byte."""
+"""Readers beside a zoo that grows: at every step of the way they see the old state or the new one, and never
+a wrong byte.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def small(tmp_path_factory: pytest.TempPathFactory, grown: Path) -> Path:
             table = table.filter(pc.less(table["model_number"], FEW))
             if len(table):
                 values = [value.as_py() for value in table["weights"]]
-                tables.append(write_snapshots(folder / path, table.select(METADATA_SCHEMA.names), values, relative=path))
+                tables.append(
+                    write_snapshots(folder / path, table.select(METADATA_SCHEMA.names), values, relative=path)
+                )
         if tables:
             write_index(folder / index_path, pa.concat_tables(tables))
     paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.parquet"))]
@@ -57,7 +61,11 @@ def steps(folder: Path, grown: Path) -> Iterator[str]:
     manifest = Zoo(grown).manifest
     prepared, commit = folder / STAGING / "next", folder / PENDING
     files = [*manifest.files, "README.md", MANIFEST_NAME]
-    changed = [file for file in files if not (folder / file).exists() or (folder / file).read_bytes() != (grown / file).read_bytes()]
+    changed = [
+        file
+        for file in files
+        if not (folder / file).exists() or (folder / file).read_bytes() != (grown / file).read_bytes()
+    ]
     for file in changed:
         (prepared / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(grown / file, prepared / file)
@@ -109,7 +117,9 @@ def test_every_step(tmp_path: Path, small: Path, grown: Path, checked: bool) -> 
 
 
 def test_the_index_is_of_one_state(tmp_path: Path, small: Path, grown: Path) -> None:
-    """Columns that are first asked for when the index files have changed are those of the rows that were given out."""
+    """Columns that are first asked for when the index files have changed are those of the rows that were
+    given out.
+    """
     folder = Path(shutil.copytree(small, tmp_path / "zoo"))
     zoo = Zoo(folder)
     rows = zoo.filter(is_final=True)
@@ -121,7 +131,9 @@ def test_the_index_is_of_one_state(tmp_path: Path, small: Path, grown: Path) -> 
 
 @pytest.mark.parametrize("checked", [False, True])
 @pytest.mark.parametrize("pause", [0.0, 0.003])
-def test_readers_beside_a_writer(tmp_path: Path, small: Path, grown: Path, checked: bool, pause: float) -> None:
+def test_readers_beside_a_writer(
+    tmp_path: Path, small: Path, grown: Path, checked: bool, pause: float
+) -> None:
     """A zoo grows while others read it without a pause."""
     folder = Path(shutil.copytree(small, tmp_path / "zoo"))
     stop, seen = threading.Event(), []
@@ -158,7 +170,9 @@ def test_another_zoo_in_its_place(tmp_path: Path, small: Path) -> None:
         lambda rows: zoo.slices(rows, [0] * len(rows), 5),
         lambda rows: list(zoo.stacks(rows)),
     ):
-        with pytest.raises(ZooError, match="expected the zoo that was opened, found another in its place; open it again"):
+        with pytest.raises(
+            ZooError, match="expected the zoo that was opened, found another in its place; open it again"
+        ):
             read(rows)
 
 
@@ -177,7 +191,9 @@ def test_a_damaged_file_is_told_at_once(tmp_path: Path, small: Path, monkeypatch
         Zoo(folder).filter()
 
 
-def test_a_new_state_that_is_damaged(tmp_path: Path, small: Path, grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_state_that_is_damaged(
+    tmp_path: Path, small: Path, grown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that stays other than listed is waited for, and then named."""
     monkeypatch.setattr(folder_module, "PATIENCE", 0.1)
     folder = Path(shutil.copytree(small, tmp_path / "zoo"))

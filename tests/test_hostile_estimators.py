@@ -1,4 +1,6 @@
-"""Saved estimators from anyone: refused in one line, or they predict; nothing of a size that they ask for is made."""
+"""Saved estimators from anyone: refused in one line, or they predict; nothing of a size that they ask for is
+made.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,12 @@ def load(kind: str, folder: Path) -> Saved:
 
 
 def rewritten(
-    saved: Path, kind: str, folder: Path, *, facts: Callable[[dict[str, Any]], Any] = lambda f: f, arrays: Any = lambda a: a
+    saved: Path,
+    kind: str,
+    folder: Path,
+    *,
+    facts: Callable[[dict[str, Any]], Any] = lambda f: f,
+    arrays: Any = lambda a: a,
 ) -> Path:
     """A copy with other facts and arrays, whose digests agree."""
     shutil.copytree(saved / kind, folder)
@@ -97,7 +104,12 @@ def test_trees_predict_as_lightgbm_does(seed: int) -> None:
     booster = lightgbm.train(parameters, lightgbm.Dataset(features, target), 30)
     trees = Trees.of(booster)
     trees.check(5)
-    probes = np.concatenate([features, [[np.nan] * 5, [0.0] * 5, [-0.0] * 5, [np.inf] * 5, [-np.inf] * 5, [1e-36] * 5, [1e-34] * 5]])
+    probes = np.concatenate(
+        [
+            features,
+            [[np.nan] * 5, [0.0] * 5, [-0.0] * 5, [np.inf] * 5, [-np.inf] * 5, [1e-36] * 5, [1e-34] * 5],
+        ]
+    )
     np.testing.assert_array_equal(trees.predict(probes), booster.predict(probes))
     np.testing.assert_allclose(trees.importance(5), booster.feature_importance("gain"), rtol=1e-4)
     assert trees.predict(np.empty((0, 5))).shape == (0,)
@@ -164,25 +176,46 @@ def test_a_leaf_that_two_nodes_share(saved: Path, tmp_path: Path) -> None:
         left[leaves[0]] = left[leaves[1]]
         return {**arrays, "trees_.left": left}
 
-    refused("boosting", rewritten(saved, "boosting", tmp_path / "x", arrays=share), "each node and leaf once|same tree")
+    refused(
+        "boosting",
+        rewritten(saved, "boosting", tmp_path / "x", arrays=share),
+        "each node and leaf once|same tree",
+    )
 
 
 # --- facts and arrays ---
 
-WRONG = (None, -1, 0, 1e400, 10**30, "x", [], {}, [1], True, "<U9999999999", {"strings": [1], "dtype": "object"})
+WRONG = (
+    None,
+    -1,
+    0,
+    1e400,
+    10**30,
+    "x",
+    [],
+    {},
+    [1],
+    True,
+    "<U9999999999",
+    {"strings": [1], "dtype": "object"},
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_facts_of_wrong_types(saved: Path, tmp_path: Path, kind: str) -> None:
     """Whatever stands in estimator.json: one line, or an estimator that predicts."""
     told = json.loads((saved / kind / FACTS).read_text())
-    places = [(name,) for name in told] + [(part, name) for part in ("parameters", "learned", "files") for name in told[part]]
+    places = [(name,) for name in told] + [
+        (part, name) for part in ("parameters", "learned", "files") for name in told[part]
+    ]
     number = 0
     for place in places:
         for wrong in WRONG:
             number += 1
 
-            def change(facts: dict[str, Any], place: tuple[str, ...] = place, wrong: Any = wrong) -> dict[str, Any]:
+            def change(
+                facts: dict[str, Any], place: tuple[str, ...] = place, wrong: Any = wrong
+            ) -> dict[str, Any]:
                 functools.reduce(lambda part, name: part[name], place[:-1], facts)[place[-1]] = wrong
                 return facts
 
@@ -207,7 +240,9 @@ def test_arrays_that_are_missing_or_misshapen(saved: Path, tmp_path: Path, kind:
     ]
     for number, (name, change) in enumerate((name, change) for name in names for change in changes):
 
-        def damage(arrays: dict[str, np.ndarray], name: str = name, change: Any = change) -> dict[str, np.ndarray]:
+        def damage(
+            arrays: dict[str, np.ndarray], name: str = name, change: Any = change
+        ) -> dict[str, np.ndarray]:
             found = change(arrays.pop(name))
             return arrays if found is None else {**arrays, name: found}
 
@@ -225,7 +260,10 @@ def test_a_network_of_a_terabyte(saved: Path, tmp_path: Path, monkeypatch: pytes
         ("regressor", {"width": 1000.0}),
         ("regressor", {"width": 1e300}),
     ):
-        change: Any = lambda facts, parameters=parameters: {**facts, "parameters": {**facts["parameters"], **parameters}}  # noqa: E731
+
+        def change(facts: Any, parameters: Any = parameters) -> Any:
+            return {**facts, "parameters": {**facts["parameters"], **parameters}}
+
         folder = rewritten(saved, kind, tmp_path / f"{kind}{len(list(tmp_path.iterdir()))}", facts=change)
         refused(kind, folder, "a saved")
 
@@ -238,7 +276,9 @@ def test_bytes_that_were_changed(saved: Path, tmp_path: Path, kind: str) -> None
         folder = Path(shutil.copytree(saved / kind, tmp_path / str(number)))
         damaged = bytearray(content)
         damaged[random.integers(len(damaged) if number % 2 else 300)] ^= int(random.integers(1, 256))
-        (folder / ARRAYS).write_bytes(damaged[: random.integers(len(damaged))] if number % 3 == 0 else damaged)
+        (folder / ARRAYS).write_bytes(
+            damaged[: random.integers(len(damaged))] if number % 3 == 0 else damaged
+        )
         refused(kind, folder, "is not the file that estimator.json names")
         told = json.loads((folder / FACTS).read_text())
         told["files"][ARRAYS] = hashlib.sha256((folder / ARRAYS).read_bytes()).hexdigest()
@@ -251,7 +291,11 @@ def test_bytes_that_were_changed(saved: Path, tmp_path: Path, kind: str) -> None
 
 def test_an_earlier_format(saved: Path, tmp_path: Path) -> None:
     folder = rewritten(saved, "linear", tmp_path / "x", facts=lambda facts: {**facts, "format": 1})
-    refused("linear", folder, "expected a LogitLinear in format 2, found a LogitLinear in format 1; .* fit and save it again")
+    refused(
+        "linear",
+        folder,
+        "expected a LogitLinear in format 2, found a LogitLinear in format 1; .* fit and save it again",
+    )
 
 
 @pytest.mark.parametrize("name", [ARRAYS, FACTS])
@@ -265,7 +309,9 @@ def test_an_earlier_format(saved: Path, tmp_path: Path) -> None:
     ],
     ids=["pipe", "endless", "folder", "terabyte"],
 )
-def test_files_that_are_none(saved: Path, tmp_path: Path, name: str, make: Callable[[Path], Any], found: str) -> None:
+def test_files_that_are_none(
+    saved: Path, tmp_path: Path, name: str, make: Callable[[Path], Any], found: str
+) -> None:
     folder = rewritten(saved, "linear", tmp_path / "x")
     (folder / name).unlink()
     make(folder / name)
@@ -275,8 +321,17 @@ def test_files_that_are_none(saved: Path, tmp_path: Path, name: str, make: Calla
 @pytest.mark.parametrize("kind", ["classifier", "regressor"])
 @pytest.mark.parametrize("device", ["meta", "hpu", "xpu", "cuda:99", "privateuseone", "nonsense", "", "a\nb"])
 def test_devices_that_are_not_there(saved: Path, tmp_path: Path, kind: str, device: str) -> None:
-    folder = rewritten(saved, kind, tmp_path / "x", facts=lambda f: {**f, "parameters": {**f["parameters"], "device": device}})
-    refused(kind, folder, '^device: expected a device of torch on this machine, .*; set "device" to "cpu" in estimator.json$')
+    folder = rewritten(
+        saved,
+        kind,
+        tmp_path / "x",
+        facts=lambda f: {**f, "parameters": {**f["parameters"], "device": device}},
+    )
+    refused(
+        kind,
+        folder,
+        '^device: expected a device of torch on this machine, .*; set "device" to "cpu" in estimator.json$',
+    )
     with pytest.raises(ZooError, match=r"^device: expected a device of torch"):
         type(KINDS[kind])(**{**SLIM, "device": device}).fit(X, Y > 0.5)
 
@@ -324,7 +379,9 @@ def test_rows_that_are_none(fitted: DeepMetaClassifier, given: Any, message: str
         DeepMetaClassifier(**{**SLIM, "batch_size": 2}).fit(given, ["a", "b"][: len(given)])
 
 
-@pytest.mark.parametrize("name", ["batch_size", "slice_length", "epochs", "slices_per_row", "slices_per_prediction"])
+@pytest.mark.parametrize(
+    "name", ["batch_size", "slice_length", "epochs", "slices_per_row", "slices_per_prediction"]
+)
 @pytest.mark.parametrize("value", [0, -1, 1.5, "x", None, True])
 def test_parameters_that_are_no_counts(name: str, value: Any) -> None:
     with pytest.raises(ZooError, match=rf"^{name}: expected a whole number"):

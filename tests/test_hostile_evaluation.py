@@ -1,4 +1,7 @@
-"""The three evaluation commands under attack: paths, files of results, methods of one's own. Each ends in one line and exit code 2."""
+"""The three evaluation commands under attack: paths, files of results, methods of one's own.
+
+Each ends in one line and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +108,10 @@ def test_results_that_cannot_be_written(
         Path("results.json").unlink()
     else:
         result = CliRunner().invoke(command, [str(zoo), "--out", out])
-        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, (result.output, result.exception)
+        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, (
+            result.output,
+            result.exception,
+        )
     assert files() == {Path("file")}
 
 
@@ -139,13 +145,18 @@ def test_a_folder_of_results_that_cannot_be_listed(zoo: Path, monkeypatch: pytes
 def test_a_zoo_whose_name_is_no_text(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system holds any bytes; pages and results hold characters."""
     monkeypatch.setattr(
-        meta_classifier, "evaluate", lambda *_, **__: {"results": [], "skipped": {}, "layers": {}, "held_out": "", "seconds": 0}
+        meta_classifier,
+        "evaluate",
+        lambda *_, **__: {"results": [], "skipped": {}, "layers": {}, "held_out": "", "seconds": 0},
     )
     named = Path(os.fsdecode(b"z\xff"))
     named.symlink_to(zoo)
     named = Path(os.fsdecode(b"y\xff"))
     os.rename(Path(os.fsdecode(b"z\xff")), named)
-    for command, out in ((meta_classifier.main, os.fsdecode(b"r\xff")), (leaderboard.main, os.fsdecode(b"r\xff/page.html"))):
+    for command, out in (
+        (meta_classifier.main, os.fsdecode(b"r\xff")),
+        (leaderboard.main, os.fsdecode(b"r\xff/page.html")),
+    ):
         Path("results.json").write_text(json.dumps(results_of(zoo)))
         more = ["--results", "results.json"] if command is leaderboard.main else []
         result = CliRunner().invoke(command, [str(named), "--out", out, *more])
@@ -158,7 +169,9 @@ def test_a_zoo_whose_name_is_no_text(zoo: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("device", ["bogus", "", "cuda:99", "meta", "\N{SUPERSCRIPT TWO}"])
 def test_devices_that_are_not_there(device: str, zoo: Path) -> None:
-    assert "expected a device of torch on this machine" in refused(meta_classifier.main, zoo, "--device", device, "--jobs", "1")
+    assert "expected a device of torch on this machine" in refused(
+        meta_classifier.main, zoo, "--device", device, "--jobs", "1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,7 +240,9 @@ def outcome(facts: leaderboard.Facts, contents: Any) -> str:
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_no_value_of_a_record_breaks_the_page(field: str, zoo: Path, facts: leaderboard.Facts) -> None:
-    """Every value of every field, in a record of each experiment: the page is written, or one line names the file."""
+    """Every value of every field, in a record of each experiment: the page is written, or one line names the
+    file.
+    """
     ended = set()
     for one in {one["experiment"]: one for one in RECORDS}.values():
         whole = {name: old for name, old in one.items() if name != field}
@@ -247,17 +262,32 @@ def test_no_value_of_the_file_breaks_the_page(name: str, zoo: Path, facts: leade
 
 
 @pytest.mark.parametrize(
-    "text", ["", "null", "[" * 100_000, '{"a":' * 100_000, "1" * 5000, "\ufeff{}", '{"results": [' + "[]," * 9 + "[]]}", "\x00", "NaN"]
+    "text",
+    [
+        "",
+        "null",
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "1" * 5000,
+        "\ufeff{}",
+        '{"results": [' + "[]," * 9 + "[]]}",
+        "\x00",
+        "NaN",
+    ],
 )
 def test_texts_that_are_no_results(text: str, zoo: Path) -> None:
     Path("results.json").write_text(text)
-    assert "results.json: expected" in refused(leaderboard.main, zoo, "--results", "results.json", "--out", "page.html")
+    assert "results.json: expected" in refused(
+        leaderboard.main, zoo, "--results", "results.json", "--out", "page.html"
+    )
 
 
 def test_two_scores_of_one_cell(zoo: Path) -> None:
     records = [record(0.5, dataset="mnist"), record(0.6, dataset="mnist", tested_on="other")]
     Path("results.json").write_text(json.dumps(results_of(zoo, records)))
-    assert "expected one score in each cell" in refused(leaderboard.main, zoo, "--results", "results.json", "--out", "page.html")
+    assert "expected one score in each cell" in refused(
+        leaderboard.main, zoo, "--results", "results.json", "--out", "page.html"
+    )
 
 
 # Methods
@@ -299,27 +329,39 @@ MODERN = """
 
 
 def test_a_method_is_imported_as_python_would(zoo: Path) -> None:
-    """Dataclasses, annotations as texts, pickle, imports from beside the file and late ones; nothing of it stays importable."""
+    """Dataclasses, annotations as texts, pickle, imports from beside the file and late ones; nothing of it
+    stays importable.
+    """
     write("mine/modern.py", MODERN)
     write("mine/beside_it.py", "def middle(y): return float(sorted(y)[len(y) // 2])")
     write("mine/lazily.py", "SCALE = 1.0")
     write("mine/beside_them/__init__.py", "")
     write("mine/beside_them/inner.py", "SCALE = 1.0")
     before, path = set(sys.modules), list(sys.path)
-    result = CliRunner().invoke(leaderboard.main, [str(zoo), "--method", "mine/modern.py:Modern", "--seeds", "1", "--out", "page.html"])
+    result = CliRunner().invoke(
+        leaderboard.main,
+        [str(zoo), "--method", "mine/modern.py:Modern", "--seeds", "1", "--out", "page.html"],
+    )
     assert result.exit_code == 0, result.stderr
-    assert sys.path == path and not {"modern", "beside_it", "lazily", "beside_them", "beside_them.inner"} & (set(sys.modules) - before)
+    assert sys.path == path and not {"modern", "beside_it", "lazily", "beside_them", "beside_them.inner"} & (
+        set(sys.modules) - before
+    )
 
 
 def test_methods_of_two_folders_do_not_see_each_other(zoo: Path) -> None:
     for folder, value in (("a", 0.25), ("b", 0.75)):
         write(
-            f"{folder}/mine.py", f"import helper\nclass {folder.upper()}:\n    def fit(self, rows, y): pass\n    predict = helper.predict"
+            f"{folder}/mine.py",
+            f"import helper\nclass {folder.upper()}:\n    def fit(self, rows, y): "
+            "pass\n    predict = helper.predict",
         )
         write(f"{folder}/helper.py", f"def predict(self, rows): return [{value}] * len(rows)")
     chosen = [Candidate.load("a/mine.py:A"), Candidate.load("b/mine.py:B")]
     rows = np.zeros((3, 2))
-    assert [c.told(c.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() for c in chosen] == [[0.25] * 3, [0.75] * 3]
+    assert [c.told(c.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() for c in chosen] == [
+        [0.25] * 3,
+        [0.75] * 3,
+    ]
     first = chosen[0].sha256
     write("a/helper.py", "def predict(self, rows): return [0.5] * len(rows)")
     again = Candidate.load("a/mine.py:A")
@@ -332,7 +374,8 @@ def test_a_file_named_as_a_library_takes_nothing_from_it(zoo: Path) -> None:
 
     write(
         "sklearn.py",
-        "class A:\n    def fit(self, rows, y): from sklearn.linear_model import Ridge\n    def predict(self, rows): pass",
+        "class A:\n    def fit(self, rows, y): from sklearn.linear_model import Ridge\n    def "
+        "predict(self, rows): pass",
     )
     chosen = Candidate.load("sklearn.py:A")
     chosen.fitted(np.zeros((3, 2)), np.zeros(3), 0)
@@ -353,11 +396,14 @@ FIT = "    def fit(self, rows, y): pass\n"
         ("\0", "null bytes"),
         ("def A(): pass", "none of that name"),
         ("class A:\n    fit = 1\n    predict = 2", "A without fit and predict"),
-        ("class A:\n    def __init__(self, width): pass\n" + FIT + "    def predict(self, rows): pass", "TypeError"),
-        ("class A:\n    def fit(self, rows, y): raise KeyError('k')\n    def predict(self, rows): pass", "'k' in line 2 of bad.py"),
+        ("class A:\n    def __init__(self, width): pass\n" + FIT + "    def predict(self, rows): "
+            "pass", "TypeError"),
+        ("class A:\n    def fit(self, rows, y): raise KeyError('k')\n    def predict(self, rows): "
+            "pass", "'k' in line 2 of bad.py"),
         ("class A:\n    def fit(self): pass\n    def predict(self, rows): pass", "TypeError"),
         ("class A:\n    def fit(self, rows, y): exit()\n    def predict(self, rows): pass", "SystemExit"),
-        ("class A:\n" + FIT + "    def predict(self, rows): return 1 / 0", "ZeroDivisionError: division by zero in line 3 of bad.py"),
+        ("class A:\n" + FIT + "    def predict(self, rows): return 1 / 0", "ZeroDivisionError: division by "
+            "zero in line 3 of bad.py"),
         ("class A:\n" + FIT + "    def predict(self, rows): return None", "object of shape ()"),
         ("class A:\n" + FIT + "    def predict(self, rows): return [[1], [2, 3]]", "ValueError"),
         ("class A:\n" + FIT + "    def predict(self, rows): return [1j] * len(rows)", "complex128 of shape"),
@@ -371,18 +417,32 @@ FIT = "    def fit(self, rows, y): pass\n"
 def test_methods_that_fail(code: str, found: str, zoo: Path) -> None:
     write("bad.py", code)
     before, path = set(sys.modules), list(sys.path)
-    assert found in refused(leaderboard.main, zoo, "--method", "bad.py:A", "--seeds", "1", "--out", "page.html")
-    assert files() == {Path("bad.py")} | set(Path("__pycache__").glob("*")) and sys.path == path and "bad" not in set(sys.modules) - before
+    assert found in refused(
+        leaderboard.main, zoo, "--method", "bad.py:A", "--seeds", "1", "--out", "page.html"
+    )
+    assert (
+        files() == {Path("bad.py")} | set(Path("__pycache__").glob("*"))
+        and sys.path == path
+        and "bad" not in set(sys.modules) - before
+    )
 
 
-CLASSES = "from sklearn.base import ClassifierMixin\nclass A(ClassifierMixin):\n    def fit(self, rows, y): self.y = y\n"
+CLASSES = (
+    "from sklearn.base import ClassifierMixin\nclass A(ClassifierMixin):\n    def fit(self, rows, "
+    "y): self.y = y\n"
+)
 
 
-@pytest.mark.parametrize("predict", ["[str(self.y[0]) + 'w'] * len(rows)", "[None] * len(rows)", "[[1]] * len(rows)", "[0.5] * len(rows)"])
+@pytest.mark.parametrize(
+    "predict",
+    ["[str(self.y[0]) + 'w'] * len(rows)", "[None] * len(rows)", "[[1]] * len(rows)", "[0.5] * len(rows)"],
+)
 def test_classes_that_are_none(predict: str, zoo: Path) -> None:
     """Cut to the length of those that are known, "adamw" would count as "adam"."""
     write("bad.py", f"{CLASSES}    def predict(self, rows): return {predict}")
-    assert "classes that it was given, found" in refused(leaderboard.main, zoo, "--method", "bad.py:A", "--out", "page.html")
+    assert "classes that it was given, found" in refused(
+        leaderboard.main, zoo, "--method", "bad.py:A", "--out", "page.html"
+    )
 
 
 def test_a_method_that_changes_its_rows_changes_no_other(zoo: Path) -> None:
@@ -396,9 +456,15 @@ def test_a_method_that_changes_its_rows_changes_no_other(zoo: Path) -> None:
                 return [float(any((row == 7).all() for row in rows))] * len(rows)
     """
     write("mine.py", code)
-    result = CliRunner().invoke(leaderboard.main, [str(zoo), "--method", "mine.py:A", "--seeds", "2", "--out", "page.html"])
+    result = CliRunner().invoke(
+        leaderboard.main, [str(zoo), "--method", "mine.py:A", "--seeds", "2", "--out", "page.html"]
+    )
     assert result.exit_code == 0, result.stderr
-    errors = [r["value"] for r in json.loads(Path("method_A.json").read_text())["results"] if r["metric"] == "mse" and r["nets"] == "all"]
+    errors = [
+        r["value"]
+        for r in json.loads(Path("method_A.json").read_text())["results"]
+        if r["metric"] == "mse" and r["nets"] == "all"
+    ]
     accuracies = np.asarray(Zoo(zoo).filter(is_final=True)["test_accuracy"], np.float64)
     assert errors == pytest.approx([np.mean(accuracies**2)] * 2)  # zeros were predicted in all folds
 
@@ -412,9 +478,13 @@ def test_methods_that_are_not_there(place: str, zoo: Path, places: dict[str, str
 
 def test_two_methods_of_one_name(zoo: Path) -> None:
     for folder in ("a", "b"):
-        write(f"{folder}/mine.py", "class A:\n" + FIT + "    def predict(self, rows): return [0.5] * len(rows)")
+        write(
+            f"{folder}/mine.py", "class A:\n" + FIT + "    def predict(self, rows): return [0.5] * len(rows)"
+        )
     arguments = ("--method", "a/mine.py:A", "--method", "b/mine.py:A")
-    assert "expected classes of different names, found A, A" in refused(leaderboard.main, zoo, *arguments, "--out", "page.html")
+    assert "expected classes of different names, found A, A" in refused(
+        leaderboard.main, zoo, *arguments, "--out", "page.html"
+    )
 
 
 def test_damaged_results_of_a_method_are_made_again(zoo: Path) -> None:
@@ -450,14 +520,24 @@ def test_ctrl_c_before_anything_is_done(command: Any, zoo: Path, monkeypatch: py
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for module, name in ((meta_classifier.Plan, "records"), (predictors, "all_steps"), (leaderboard.Facts, "of")):
+    for module, name in (
+        (meta_classifier.Plan, "records"),
+        (predictors, "all_steps"),
+        (leaderboard.Facts, "of"),
+    ):
         monkeypatch.setattr(module, name, interrupted)
     Path("results.json").write_text(json.dumps(results_of(zoo)))
-    more = ["--results", "results.json", "--out", "page.html"] if command is leaderboard.main else ["--out", "out"]
+    more = (
+        ["--results", "results.json", "--out", "page.html"]
+        if command is leaderboard.main
+        else ["--out", "out"]
+    )
     more += ["--jobs", "1"] if command is meta_classifier.main else []
     result = CliRunner().invoke(command, [str(zoo), *more])
     assert result.exit_code == 130 and result.stdout == ""
-    assert result.stderr == ("interrupted; nothing was done yet\n" if command is meta_classifier.main else "interrupted\n")
+    assert result.stderr == (
+        "interrupted; nothing was done yet\n" if command is meta_classifier.main else "interrupted\n"
+    )
 
 
 def test_ctrl_c_says_what_is_kept(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,11 +552,16 @@ def test_ctrl_c_says_what_is_kept(zoo: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(meta_classifier.Plan, "records", records)
     result = CliRunner().invoke(meta_classifier.main, [str(zoo), "--out", "out", "--jobs", "1"])
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; what is done is kept in out/meta_classifier.part: run the same command to go on\n"
+    assert result.stderr == (
+        "interrupted; what is done is kept in out/meta_classifier.part: run the same command to go on\n"
+    )
 
 
 def test_workers_never_take_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reaches all processes of a terminal; each would print a traceback. They inherit what is ignored where they are started."""
+    """It reaches all processes of a terminal; each would print a traceback.
+
+    They inherit what is ignored where they are started.
+    """
     handlers = [signal.getsignal(signal.SIGINT)]
 
     def started(calls: Any) -> list[Any]:

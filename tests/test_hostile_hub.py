@@ -1,4 +1,6 @@
-"""A Hub, or somebody between it and here, that answers anything at all: one line, in time, and nothing is written or sent elsewhere."""
+"""A Hub, or somebody between it and here, that answers anything at all: one line, in time, and nothing is
+written or sent elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ COMMITS = [
 
 
 @pytest.mark.parametrize("commit", COMMITS, ids=repr)
-def test_a_commit_that_is_none(remote: Callable[..., Zoo], hub: LoopbackHub, tmp_path: Path, commit: str) -> None:
+def test_a_commit_that_is_none(
+    remote: Callable[..., Zoo], hub: LoopbackHub, tmp_path: Path, commit: str
+) -> None:
     before = files_below(tmp_path)
     hub.faults = answers("nws.json", with_headers(X_Repo_Commit=commit.format(tmp_path=tmp_path)))
     refused(remote)
@@ -110,17 +114,27 @@ def test_a_commit_that_was_not_asked_for(remote: Callable[..., Zoo], hub: Loopba
 
 
 @pytest.mark.parametrize(
-    "revision", ["..", ".", "../../../evil", "a\0b", "a\nb", "\udcff", "x" * 5000, "/", "refs/pr/1", "%2e%2e"], ids=lambda r: repr(r)[:20]
+    "revision",
+    ["..", ".", "../../../evil", "a\0b", "a\nb", "\udcff", "x" * 5000, "/", "refs/pr/1", "%2e%2e"],
+    ids=lambda r: repr(r)[:20],
 )
 def test_a_revision_of_any_kind(
-    remote: Callable[..., Zoo], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str
+    remote: Callable[..., Zoo],
+    hub: LoopbackHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    revision: str,
 ) -> None:
     refused(lambda: remote(revision=revision))
-    hub.faults = lambda number, method, path: lambda reply: Answer(200, hub.file(REPOSITORY, "nws.json"), {"X-Repo-Commit": "0" * 40})
+    hub.faults = lambda number, method, path: (
+        lambda reply: Answer(200, hub.file(REPOSITORY, "nws.json"), {"X-Repo-Commit": "0" * 40})
+    )
     with contextlib.suppress(ZooError):
         remote(revision=revision)
     kept = {
-        path.relative_to(tmp_path / "cache/nws/repositories/org%2Fnws").parts for path in files_below(tmp_path) if "org%2Fnws" in path.parts
+        path.relative_to(tmp_path / "cache/nws/repositories/org%2Fnws").parts
+        for path in files_below(tmp_path)
+        if "org%2Fnws" in path.parts
     }
     assert all(parts[0] == "revisions" or parts == ("0" * 40, "nws.json") for parts in kept)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -132,7 +146,17 @@ def test_a_revision_of_any_kind(
 
 @pytest.mark.parametrize(
     "name",
-    ["org/..", "../nws", "org/a/b", "org/" + "x" * 5000, "x" * 5000 + "/nws", "a\0b/c", "org/n\udcff", "org/nws\n", ""],
+    [
+        "org/..",
+        "../nws",
+        "org/a/b",
+        "org/" + "x" * 5000,
+        "x" * 5000 + "/nws",
+        "a\0b/c",
+        "org/n\udcff",
+        "org/nws\n",
+        "",
+    ],
     ids=lambda r: repr(r)[:20],
 )
 def test_a_name_of_any_kind(hub: LoopbackHub, tmp_path: Path, name: str) -> None:
@@ -143,7 +167,9 @@ def test_a_name_of_any_kind(hub: LoopbackHub, tmp_path: Path, name: str) -> None
 # --- Bodies without bound ---
 
 
-def test_endless_nws_json(remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_nws_json(
+    remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http, "MAX_JSON_BYTES", 100_000)
     hub.faults = answers("nws.json", endless(b" " * 10_000))
     refused(remote, "an answer of more than 100000 bytes")
@@ -156,7 +182,11 @@ def test_endless_ranges(remote: Callable[..., Zoo], hub: LoopbackHub, local: Zoo
         assert len(zoo.index)
     hub.faults = answers("/storage/", endless(b"x" * 10_000))
     row = local.filter()[0]
-    refused((lambda: zoo.row(row)) if what == "weights" else (lambda: zoo.index), r"an answer of more than \d+ bytes")
+    refused(
+        (lambda: zoo.row(row)) if what == "weights" else (lambda: zoo.index),
+        r"an answer of more than "
+        r"\d+ bytes",
+    )
 
 
 def test_a_bomb(remote: Callable[..., Zoo], hub: LoopbackHub) -> None:
@@ -164,10 +194,15 @@ def test_a_bomb(remote: Callable[..., Zoo], hub: LoopbackHub) -> None:
     refused(remote, "in the encoding gzip")
 
 
-def test_one_byte_at_a_time(remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_byte_at_a_time(
+    remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http, "DEADLINE_SECONDS", 0.05)
     pause = hub.stopped.wait
-    hub.faults = answers("nws.json", lambda reply: dataclasses.replace(reply, body=iter(lambda: b" " if not pause(0.02) else b"", None)))
+    hub.faults = answers(
+        "nws.json",
+        lambda reply: dataclasses.replace(reply, body=iter(lambda: b" " if not pause(0.02) else b"", None)),
+    )
     refused(remote, "an answer that comes too slowly")
     assert len(hub.requests) == 1  # asking again would take as long
 
@@ -188,7 +223,18 @@ def test_a_value_of_a_terabyte(hub: LoopbackHub, folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "location", [None, "http://[", "http://a:99999999/", "file:///etc/passwd", "ftp://x/", "http://" + "a" * 300 + "/", "", "//"], ids=str
+    "location",
+    [
+        None,
+        "http://[",
+        "http://a:99999999/",
+        "file:///etc/passwd",
+        "ftp://x/",
+        "http://" + "a" * 300 + "/",
+        "",
+        "//",
+    ],
+    ids=str,
 )
 def test_redirects_to_nowhere(remote: Callable[..., Zoo], hub: LoopbackHub, location: str | None) -> None:
     zoo = remote()
@@ -216,11 +262,18 @@ def test_ranges_that_are_none(remote: Callable[..., Zoo], hub: LoopbackHub, cont
     refused(lambda: zoo.index, "an answer of the Hub")
 
 
-@pytest.mark.parametrize("status", [103, 200, 204, 205, 226, 304, 400, 402, 416, 418, 451, 501, 505, 599, 600, 999])
-def test_any_status(remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+@pytest.mark.parametrize(
+    "status", [103, 200, 204, 205, 226, 304, 400, 402, 416, 418, 451, 501, 505, 599, 600, 999]
+)
+def test_any_status(
+    remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     zoo = remote()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.05)  # after 103 another answer is awaited
-    hub.faults = answers("/storage/", lambda reply: Answer(status, b"" if status in (204, 205, 304) else b"hello"))
+    # after 103 another answer is awaited
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
+    hub.faults = answers(
+        "/storage/", lambda reply: Answer(status, b"" if status in (204, 205, 304) else b"hello")
+    )
     refused(lambda: zoo.index)
 
 
@@ -242,22 +295,32 @@ BODIES = [
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: str(body[:20]))
 @pytest.mark.parametrize("status", [200, 400, 403, 404, 429])
-def test_any_body(remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes) -> None:
+def test_any_body(
+    remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes
+) -> None:
     monkeypatch.setattr(http, "PAUSES", (0.0,))
     hub.faults = answers(
-        "nws.json", lambda reply: Answer(status, body, {"X-Repo-Commit": "0" * 40, "X-Error-Code": "²", "X-Error-Message": "a"})
+        "nws.json",
+        lambda reply: Answer(
+            status, body, {"X-Repo-Commit": "0" * 40, "X-Error-Code": "²", "X-Error-Message": "a"}
+        ),
     )
     refused(remote)
 
 
-@pytest.mark.parametrize("asked", ["²", "-5", "soon", "Wed, 21 Oct 2099 07:28:00 GMT", "9" * 5000, "nan"], ids=lambda r: r[:10])
+@pytest.mark.parametrize(
+    "asked", ["²", "-5", "soon", "Wed, 21 Oct 2099 07:28:00 GMT", "9" * 5000, "nan"], ids=lambda r: r[:10]
+)
 def test_a_wait_that_is_no_number(remote: Callable[..., Zoo], hub: LoopbackHub, asked: str) -> None:
     hub.faults = answers("nws.json", lambda reply: Answer(503, b"", {"Retry-After": asked}), times=1)
     assert len(remote().index)
 
 
 def test_a_wait_of_years(
-    remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    remote: Callable[..., Zoo],
+    hub: LoopbackHub,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     naps: list[float] = []
     monkeypatch.setattr(http.time, "sleep", naps.append)
@@ -265,16 +328,23 @@ def test_a_wait_of_years(
     with caplog.at_level(logging.WARNING, "nws_dataset"):
         remote()
     assert naps == [300.0, 300.0]
-    assert [record.getMessage() for record in caplog.records] == ["127.0.0.1 is busy (status 429): asking again in 300 s"] * 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "127.0.0.1 is busy (status 429): asking again in 300 s"
+    ] * 2
 
 
-def test_a_failure_does_not_wait_for_the_others(remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_does_not_wait_for_the_others(
+    remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server keeps the first request waiting, the others are damaged: the first is not asked again."""
     zoo = remote()
     rows = zoo.filter(is_final=True)
     monkeypatch.setattr(http, "MOST_WAIT", 2.0)
     number = itertools.count()
-    hub.faults = answers("/storage/", lambda reply: Answer(503, b"", {"Retry-After": "9"}) if next(number) == 0 else flipped(reply))
+    hub.faults = answers(
+        "/storage/",
+        lambda reply: Answer(503, b"", {"Retry-After": "9"}) if next(number) == 0 else flipped(reply),
+    )
     hub.clear()
     refused(lambda: zoo.arrays(rows), "expected sha256")
     (kept_waiting,) = [(request.path, request.range) for request in hub.requests if request.status == 503]
@@ -288,7 +358,10 @@ def test_a_failure_does_not_wait_for_the_others(remote: Callable[..., Zoo], hub:
 def test_another_host_or_port_gets_no_token(remote: Callable[..., Zoo], hub: LoopbackHub, host: str) -> None:
     with LoopbackHub() as other:
         seen: list[Any] = []
-        hub.faults = answers("nws.json", lambda reply: Answer(302, b"", {**reply.headers, "Location": f"http://{host}:{other.port}/x"}))
+        hub.faults = answers(
+            "nws.json",
+            lambda reply: Answer(302, b"", {**reply.headers, "Location": f"http://{host}:{other.port}/x"}),
+        )
         other.faults = lambda *_: lambda reply: Answer(200, hub.file(REPOSITORY, "nws.json"))
         other.on_headers = seen.append
         zoo = remote(token=TOKEN)
@@ -331,9 +404,17 @@ def test_a_bad_answer_replaces_nothing(
 
 
 @pytest.mark.parametrize(
-    "bad", [with_body(b"{}"), with_headers(Content_Encoding="gzip"), with_headers(X_Repo_Commit="x"), lambda reply: Answer(200, b"")]
+    "bad",
+    [
+        with_body(b"{}"),
+        with_headers(Content_Encoding="gzip"),
+        with_headers(X_Repo_Commit="x"),
+        lambda reply: Answer(200, b""),
+    ],
 )
-def test_one_bad_nws_json_is_asked_for_again(remote: Callable[..., Zoo], hub: LoopbackHub, bad: Callable[[Answer], Answer]) -> None:
+def test_one_bad_nws_json_is_asked_for_again(
+    remote: Callable[..., Zoo], hub: LoopbackHub, bad: Callable[[Answer], Answer]
+) -> None:
     hub.faults = answers("nws.json", bad, times=1)
     assert len(remote().index)
 
@@ -384,13 +465,17 @@ def unwritable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_a_cache_on_a_full_or_read_only_disk(remote: Callable[..., Zoo], local: Zoo, unwritable: None, tmp_path: Path) -> None:
+def test_a_cache_on_a_full_or_read_only_disk(
+    remote: Callable[..., Zoo], local: Zoo, unwritable: None, tmp_path: Path
+) -> None:
     zoo = remote()
     row = zoo.filter()[0]
     assert np.array_equal(zoo.row(row), local.row(row)) and not files_below(tmp_path / "cache")
 
 
-def test_a_read_only_cache_serves_offline(remote: Callable[..., Zoo], local: Zoo, hub: LoopbackHub, request: pytest.FixtureRequest) -> None:
+def test_a_read_only_cache_serves_offline(
+    remote: Callable[..., Zoo], local: Zoo, hub: LoopbackHub, request: pytest.FixtureRequest
+) -> None:
     zoo = remote()
     row = zoo.filter()[0]
     zoo.row(row)
@@ -409,8 +494,12 @@ def test_a_cache_dir_that_cannot_be(remote: Callable[..., Zoo], tmp_path: Path, 
 # --- Offline ---
 
 
-@pytest.mark.parametrize("damage", ["none", "empty", "text", "folder", "binary", "outside", "no nws.json", "bad nws.json"])
-def test_offline(remote: Callable[..., Zoo], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["none", "empty", "text", "folder", "binary", "outside", "no nws.json", "bad nws.json"]
+)
+def test_offline(
+    remote: Callable[..., Zoo], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
     zoo = remote()
     commit = zoo.source.revision
     kept = tmp_path / "cache/nws/repositories/org%2Fnws"
@@ -433,5 +522,6 @@ def test_offline(remote: Callable[..., Zoo], hub: LoopbackHub, tmp_path: Path, m
     else:
         refused(remote)
     if "nws.json" not in damage:
-        assert remote(revision=commit).subsets == zoo.subsets  # the commit itself was never asked for by this name
+        # the commit itself was never asked for by this name
+        assert remote(revision=commit).subsets == zoo.subsets
     assert not hub.requests

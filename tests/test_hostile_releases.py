@@ -1,4 +1,6 @@
-"""Releases and images from anyone: sizes follow from headers that were checked; what inflates beyond is not read."""
+"""Releases and images from anyone: sizes follow from headers that were checked; what inflates beyond is not
+read.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ SECONDS = 60  # in which a call must end
 
 
 def refused(call: Callable[[], object], message: str, megabytes: int = 150) -> None:
-    """A call ends in one line, and takes no more memory than that: it runs in a process of its own with so much room."""
+    """A call ends in one line, and takes no more memory than that: it runs in a process of its own with so
+    much room.
+    """
     child = os.fork()
     if not child:
         signal.alarm(SECONDS)
@@ -98,15 +102,25 @@ def parquet(folder: Path, blobs: list[bytes], labels: list[int], **options: Any)
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         images = [{"bytes": blob, "path": None} for blob in blobs]
-        schema = pa.schema([("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
-        pq.write_table(pa.table({"img": images, "label": labels}, schema=schema), folder / f"{split}-00000-of-00001.parquet", **options)
+        schema = pa.schema(
+            [("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
+        )
+        pq.write_table(
+            pa.table({"img": images, "label": labels}, schema=schema),
+            folder / f"{split}-00000-of-00001.parquet",
+            **options,
+        )
 
 
-@pytest.mark.parametrize(("width", "height"), [(13_000, 13_000), (10_000, 9000), (2049, 2048), (1, 5_000_000)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(13_000, 13_000), (10_000, 9000), (2049, 2048), (1, 5_000_000)]
+)
 def test_images_of_too_many_pixels(tmp_path: Path, width: int, height: int) -> None:
     parquet(tmp_path / "cifar10", [png(width, height)], [0])
     refused(
-        lambda: load_image_set("cifar10", tmp_path), f"expected an image of at most 4194304 pixels, found {width} x {height} pixels", 400
+        lambda: load_image_set("cifar10", tmp_path),
+        f"expected an image of at most 4194304 pixels, found {width} x {height} pixels",
+        400,
     )
 
 
@@ -115,20 +129,38 @@ def test_a_value_of_a_parquet_file_that_inflates(tmp_path: Path, compression: st
     parquet(tmp_path / "cifar10", [bytes(200 * MB)], [0], compression=compression)
     refused(lambda: load_image_set("cifar10", tmp_path), "a page of 209715204 bytes, more than 33554432")
     parquet(tmp_path / "cifar10", [bytes(17 * MB)], [0], compression=compression)
-    refused(lambda: load_image_set("cifar10", tmp_path), "row 0: expected an encoded image of at most 16777216 bytes, found 17825792")
+    refused(
+        lambda: load_image_set("cifar10", tmp_path),
+        "row 0: expected an encoded image of at most 16777216 bytes, found 17825792",
+    )
 
 
 def shape_of(folder: Path) -> None:
-    raise ZooError("images", expected="none", found=str(load_image_set("cifar10", folder).train_images.shape), do="-")
+    raise ZooError(
+        "images", expected="none", found=str(load_image_set("cifar10", folder).train_images.shape), do="-"
+    )
 
 
-def test_a_value_that_the_rows_of_a_parquet_file_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two kilobytes or less: many rows of a dictionary's one value, whether what counts is its length or its pixels."""
-    parquet(tmp_path / "cifar10", [png(32, 32) + bytes(MB * 9 // 10)] * 1500, [row % 10 for row in range(1500)], compression="zstd")
+def test_a_value_that_the_rows_of_a_parquet_file_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kilobytes or less: many rows of a dictionary's one value, whether what counts is its length or its
+    pixels.
+    """
+    parquet(
+        tmp_path / "cifar10",
+        [png(32, 32) + bytes(MB * 9 // 10)] * 1500,
+        [row % 10 for row in range(1500)],
+        compression="zstd",
+    )
     assert sum(file.stat().st_size for file in tmp_path.rglob("*.parquet")) < 10_000
     refused(lambda: shape_of(tmp_path), "(1500, 1, 32, 32)", 300)
     parquet(tmp_path / "cifar10", [png(2048, 2048)] * 100, [row % 10 for row in range(100)])
-    refused(lambda: load_image_set("cifar10", tmp_path), "expected at most 268435456 bytes of images in a split", 300)
+    refused(
+        lambda: load_image_set("cifar10", tmp_path),
+        "expected at most 268435456 bytes of images in a split",
+        300,
+    )
     monkeypatch.setattr(images, "MAX_IMAGES", 99)
     refused(lambda: load_image_set("cifar10", tmp_path), "expected 1 to 99 images, found 100")
 
@@ -137,22 +169,44 @@ def test_values_of_a_parquet_file_that_share_their_beginning(tmp_path: Path) -> 
     """In an encoding where a value of a megabyte is the one before it and a few bytes."""
     encodings = {"img.bytes": "DELTA_BYTE_ARRAY", "img.path": "PLAIN", "label": "PLAIN"}
     blobs = [png(32, 32) + bytes(MB) + str(row).encode() for row in range(100)]
-    parquet(tmp_path / "cifar10", blobs, [row % 10 for row in range(100)], use_dictionary=False, column_encoding=encodings)
-    refused(lambda: load_image_set("cifar10", tmp_path), "a page in encoding 7, neither plain nor by a dictionary")
+    parquet(
+        tmp_path / "cifar10",
+        blobs,
+        [row % 10 for row in range(100)],
+        use_dictionary=False,
+        column_encoding=encodings,
+    )
+    refused(
+        lambda: load_image_set("cifar10", tmp_path), "a page in encoding 7, neither plain nor by a dictionary"
+    )
 
 
 def test_pages_of_a_parquet_file_that_are_more_than_a_split(tmp_path: Path) -> None:
     """Each of them is small enough, and inflates from nothing."""
-    parquet(tmp_path / "cifar10", [bytes(8 * MB)] * 40, [0] * 40, compression="zstd", row_group_size=1, use_dictionary=False)
-    refused(lambda: load_image_set("cifar10", tmp_path), "expected at most 268435456 bytes of encoded images in a split, found 335")
+    parquet(
+        tmp_path / "cifar10",
+        [bytes(8 * MB)] * 40,
+        [0] * 40,
+        compression="zstd",
+        row_group_size=1,
+        use_dictionary=False,
+    )
+    refused(
+        lambda: load_image_set("cifar10", tmp_path),
+        "expected at most 268435456 bytes of encoded images in a split, found 335",
+    )
 
 
 def test_a_column_of_a_parquet_file_that_is_not_read(tmp_path: Path) -> None:
     """The path of each image is as long as it likes: nobody reads it."""
     folder = tmp_path / "cifar10"
     folder.mkdir()
-    schema = pa.schema([("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
-    table = pa.table({"img": [{"bytes": png(32, 32), "path": "x" * 200 * MB}] * 10, "label": range(10)}, schema=schema)
+    schema = pa.schema(
+        [("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
+    )
+    table = pa.table(
+        {"img": [{"bytes": png(32, 32), "path": "x" * 200 * MB}] * 10, "label": range(10)}, schema=schema
+    )
     for split in ("train", "test"):
         pq.write_table(table, folder / f"{split}-00000-of-00001.parquet", compression="zstd")
     del table
@@ -166,7 +220,11 @@ def test_a_column_of_a_parquet_file_that_is_there_twice(tmp_path: Path, names: l
     folder.mkdir()
     blobs = pa.array([png(32, 32)] * 10, pa.binary())
     images_, labels = pa.StructArray.from_arrays([blobs] * len(names), names), pa.array(range(10))
-    columns, titles = ([images_, labels], ["img", "label"]) if len(names) > 1 else ([images_, labels, blobs], ["img", "label", "img.bytes"])
+    columns, titles = (
+        ([images_, labels], ["img", "label"])
+        if len(names) > 1
+        else ([images_, labels, blobs], ["img", "label", "img.bytes"])
+    )
     for split in ("train", "test"):
         pq.write_table(pa.Table.from_arrays(columns, titles), folder / f"{split}-00000-of-00001.parquet")
     with pytest.raises(ZooError, match=r"img\.bytes is not there once"):
@@ -182,7 +240,12 @@ def number_in_thrift(value: int) -> bytes:
 
 
 def page_header(size: int, compressed: int, encoding: int = 0) -> bytes:
-    data_page = b"\x15" + number_in_thrift(10) + b"".join(b"\x15" + number_in_thrift(kind) for kind in (encoding, 3, 3)) + b"\0"
+    data_page = (
+        b"\x15"
+        + number_in_thrift(10)
+        + b"".join(b"\x15" + number_in_thrift(kind) for kind in (encoding, 3, 3))
+        + b"\0"
+    )
     return (
         b"\x15"
         + number_in_thrift(0)
@@ -206,8 +269,14 @@ PAGES = {
     "beyond the column": (page_header(100, 10**6), "a page of 1000000 bytes"),
     "compressed to less than nothing": (page_header(100, -4), "a page of -4 bytes"),
     "delta": (page_header(100, 4, 7) + bytes(4), "a page in encoding 7"),
-    "second size": (GOOD[:-1] + b"\x05\x04" + number_in_thrift(2**31 - 1) + b"\0" + bytes(4), "field 2 of a header twice"),
-    "second size by overflow": (GOOD[:-1] + b"\x05" + number_in_thrift(2**16 + 2) + number_in_thrift(2**31 - 1) + b"\0", "field 65538"),
+    "second size": (
+        GOOD[:-1] + b"\x05\x04" + number_in_thrift(2**31 - 1) + b"\0" + bytes(4),
+        "field 2 of a header twice",
+    ),
+    "second size by overflow": (
+        GOOD[:-1] + b"\x05" + number_in_thrift(2**16 + 2) + number_in_thrift(2**31 - 1) + b"\0",
+        "field 65538",
+    ),
     "deep": (b"\x1c" * 60_000, "nested too deeply"),
     "deep lists": (b"\x19" * 60_000, "nested too deeply"),
     "long number": (b"\x15" + b"\xff" * 100, "a number of more than 64 bits"),
@@ -232,11 +301,24 @@ def test_headers_of_good_pages() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"data_page_version": "2.0"}, {"compression": "none"}, {"write_page_checksum": True}, {"version": "1.0"}]
+    "options",
+    [
+        {"data_page_version": "2.0"},
+        {"compression": "none"},
+        {"write_page_checksum": True},
+        {"version": "1.0"},
+    ],
 )
 def test_parquet_files_of_all_kinds_are_read(tmp_path: Path, options: dict[str, Any]) -> None:
     blobs = [png(32, 32) + bytes([row]) for row in range(100)]
-    parquet(tmp_path / "cifar10", blobs, [row % 10 for row in range(100)], row_group_size=30, data_page_size=100, **options)
+    parquet(
+        tmp_path / "cifar10",
+        blobs,
+        [row % 10 for row in range(100)],
+        row_group_size=30,
+        data_page_size=100,
+        **options,
+    )
     with pytest.raises(ZooError, match=r"found \(100, 1, 32, 32\)"):
         shape_of(tmp_path)
 
@@ -255,7 +337,9 @@ def test_a_footer_of_many_small_parts(tmp_path: Path) -> None:
     parquet(tmp_path / "cifar10", [png(32, 32)] * 10, list(range(10)))
     columns = b"\x19\xfc" + varint(15_000) + b"\x26\x00\x00" * 15_000 + b"\x00"
     footer = b"\x49\xfc" + varint(150) + columns * 150 + b"\x00"
-    (tmp_path / "cifar10/train-00000-of-00001.parquet").write_bytes(b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1")
+    (tmp_path / "cifar10/train-00000-of-00001.parquet").write_bytes(
+        b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1"
+    )
     refused(lambda: load_image_set("cifar10", tmp_path), "entries in a header, more than 131072")
 
 
@@ -304,7 +388,9 @@ def test_pipes_in_place_of_files(tmp_path: Path) -> None:
         return folder
 
     def released(folder: Path) -> Path:
-        return factory.write_nws(folder / "nws", "main", {"train": {0: factory.nws_meta(0)}, "test": {1: factory.nws_meta(1)}})
+        return factory.write_nws(
+            folder / "nws", "main", {"train": {0: factory.nws_meta(0)}, "test": {1: factory.nws_meta(1)}}
+        )
 
     def read(folder: Path) -> None:
         zoo = Zoo(folder)
@@ -341,7 +427,12 @@ def test_the_seed_is_that_of_the_lines_and_splits_stay(tmp_path: Path) -> None:
     out = tmp_path / "out"
     import_zoo("small_cnn", small(tmp_path), out)
     rows = Zoo(out).filter(is_final=True)
-    assert dict(zip(rows["model_number"].tolist(), rows["seed"].tolist(), strict=True)) == {0: 0, 4: 1, 8: 2, 12: 0}
+    assert dict(zip(rows["model_number"].tolist(), rows["seed"].tolist(), strict=True)) == {
+        0: 0,
+        4: 1,
+        8: 2,
+        12: 0,
+    }
     assert Manifest.read(out).subsets["small_cnn_2020"].seed == 42
 
 
@@ -386,7 +477,11 @@ def test_metrics_that_inflate_to_a_gigabyte(tmp_path: Path) -> None:
         file.write(header)
         for _ in range(1000):
             file.write(line * (MB // len(line)))
-    refused(lambda: import_zoo("small_cnn", source, tmp_path / "out"), "lines, as many as weights.npy has rows", 400)
+    refused(
+        lambda: import_zoo("small_cnn", source, tmp_path / "out"),
+        "lines, as many as weights.npy has rows",
+        400,
+    )
 
 
 HEADERS = {
@@ -404,8 +499,14 @@ HEADERS = {
 def test_npy_headers(tmp_path: Path, header: str) -> None:
     source = small(tmp_path)
     text = header.encode() + b" " * (-(len(header) + 11) % 64) + b"\n"
-    (source / "mnist/weights.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(1000))
-    refused(lambda: import_zoo("small_cnn", source, tmp_path / "out"), "weights.npy: expected an array [36, 4970] of float32", 400)
+    (source / "mnist/weights.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(1000)
+    )
+    refused(
+        lambda: import_zoo("small_cnn", source, tmp_path / "out"),
+        "weights.npy: expected an array [36, 4970] of float32",
+        400,
+    )
 
 
 def test_a_layout_of_a_hundred_megabytes(tmp_path: Path) -> None:
@@ -418,7 +519,9 @@ def test_a_layout_of_a_hundred_megabytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", ["(" + "9" * 5000 + ")", "\u0663", "(1, 2, 3, 4)" * 100])
 def test_shapes_in_a_layout(tmp_path: Path, shape: str) -> None:
     source = small(tmp_path)
-    (source / "mnist/layout.csv").write_text(f'varname,start_idx,end_idx,shape\nsequential/conv2d/bias:0,0,16,"{shape}"\n')
+    (source / "mnist/layout.csv").write_text(
+        f'varname,start_idx,end_idx,shape\nsequential/conv2d/bias:0,0,16,"{shape}"\n'
+    )
     with pytest.raises(ZooError) as raised:
         import_zoo("small_cnn", source, tmp_path / "out")
     assert "\n" not in str(raised.value)
@@ -468,4 +571,8 @@ def test_exports_that_are_none(tmp_path: Path, exports: float) -> None:
         numbers = np.fromfile(stat)
         numbers[0] = exports
         numbers.tofile(stat)
-    refused(lambda: import_zoo("nws", source, tmp_path / "out"), "stat.bin: expected 20 or more exported epochs", 300)
+    refused(
+        lambda: import_zoo("nws", source, tmp_path / "out"),
+        "stat.bin: expected 20 or more exported epochs",
+        300,
+    )

@@ -31,11 +31,20 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return made
 
 
-def asked(handler: Handler, url: str = f"{HOME}/a", home: str = HOME, most: int = 1000, **options: Any) -> httpx.Response:
+def asked(
+    handler: Handler, url: str = f"{HOME}/a", home: str = HOME, most: int = 1000, **options: Any
+) -> httpx.Response:
     """The answer of a server that is a function."""
     with httpx.Client(transport=httpx.MockTransport(handler)) as client:
-        request = client.build_request("GET", url, headers={"Authorization": "Bearer hf_secret"}, extensions={MOST: most})
-        return ask(lambda request: client.send(request, stream=True, follow_redirects=False), request, home, **options)
+        request = client.build_request(
+            "GET", url, headers={"Authorization": "Bearer hf_secret"}, extensions={MOST: most}
+        )
+        return ask(
+            lambda request: client.send(request, stream=True, follow_redirects=False),
+            request,
+            home,
+            **options,
+        )
 
 
 def through_client(handler: Handler, method: str = "GET", home: str = HOME, **options: Any) -> httpx.Response:
@@ -64,12 +73,18 @@ BOTH = pytest.mark.parametrize("ask_it", [asked, through_client], ids=["reader",
         ("//evil/b", False),
     ],
 )
-def test_the_token_goes_to_the_hub_alone(ask_it: Callable[..., httpx.Response], there: str, goes_along: bool) -> None:
+def test_the_token_goes_to_the_hub_alone(
+    ask_it: Callable[..., httpx.Response], there: str, goes_along: bool
+) -> None:
     tokens: list[bool] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
         tokens.append(request.headers.get("Authorization") == "Bearer hf_secret")
-        return httpx.Response(302, headers={"Location": there}) if len(tokens) == 1 else httpx.Response(200, content=b"ok")
+        return (
+            httpx.Response(302, headers={"Location": there})
+            if len(tokens) == 1
+            else httpx.Response(200, content=b"ok")
+        )
 
     assert ask_it(handler).content == b"ok"
     assert tokens == [True, goes_along]
@@ -77,7 +92,14 @@ def test_the_token_goes_to_the_hub_alone(ask_it: Callable[..., httpx.Response], 
 
 @BOTH
 @pytest.mark.parametrize(
-    "there", ["http://hub.example/b", "http://evil/b", "http://hub.example:443/b", "ftp://hub.example/b", "file:///etc/b"]
+    "there",
+    [
+        "http://hub.example/b",
+        "http://evil/b",
+        "http://hub.example:443/b",
+        "ftp://hub.example/b",
+        "file:///etc/b",
+    ],
 )
 def test_https_never_falls(ask_it: Callable[..., httpx.Response], there: str) -> None:
     asked_for: list[str] = []
@@ -93,7 +115,9 @@ def test_https_never_falls(ask_it: Callable[..., httpx.Response], there: str) ->
 
 def test_https_of_another_host_does_not_fall_either() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(302, headers={"Location": "https://b/" if request.url.scheme == "http" else "http://c/"})
+        return httpx.Response(
+            302, headers={"Location": "https://b/" if request.url.scheme == "http" else "http://c/"}
+        )
 
     with pytest.raises(BadAnswer, match="a way from https to http://c"):
         asked(handler, "http://127.0.0.1/a", "http://127.0.0.1")
@@ -104,8 +128,15 @@ def test_an_upload_in_clear_is_refused() -> None:
     with Client(HOME, 5.0) as client, pytest.raises(BadAnswer, match="a way from https to http://hub"):
         client.post("http://hub.example/verify", headers={"Authorization": "Bearer hf_secret"})
     with Client(HOME, 5.0) as client:
-        client._transport = httpx.MockTransport(lambda request: httpx.Response(200, json=dict(request.headers)))
-        assert "authorization" not in client.put("https://storage.example/x", headers={"Authorization": "Bearer hf_secret"}).json()
+        client._transport = httpx.MockTransport(
+            lambda request: httpx.Response(200, json=dict(request.headers))
+        )
+        assert (
+            "authorization"
+            not in client.put(
+                "https://storage.example/x", headers={"Authorization": "Bearer hf_secret"}
+            ).json()
+        )
 
 
 @BOTH
@@ -126,12 +157,29 @@ def test_redirect_loops(ask_it: Callable[..., httpx.Response], there: str) -> No
 
 @BOTH
 @pytest.mark.parametrize(
-    "headers", [{}, {"Location": "http://["}, {"Location": "https://a:99999999/"}, {"Location": "https://\x80\xff..\x01/"}], ids=str
+    "headers",
+    [
+        {},
+        {"Location": "http://["},
+        {"Location": "https://a:99999999/"},
+        {"Location": "https://\x80\xff..\x01/"},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("status", [300, 301, 302, 304, 307])
-def test_redirects_to_nowhere(ask_it: Callable[..., httpx.Response], status: int, headers: dict[str, str]) -> None:
-    with pytest.raises(BadAnswer, match=rf"a redirect \({status}\) to no address|a way from https|an address that cannot be asked"):
-        ask_it(lambda request: httpx.Response(status, headers={name: value.encode("latin-1") for name, value in headers.items()}))  # type: ignore[misc]
+def test_redirects_to_nowhere(
+    ask_it: Callable[..., httpx.Response], status: int, headers: dict[str, str]
+) -> None:
+    with pytest.raises(
+        BadAnswer,
+        match=rf"a redirect \({status}\) to no address|a way from https|an "
+        rf"address that cannot be asked",
+    ):
+        ask_it(
+            lambda request: httpx.Response(
+                status, headers={name: value.encode("latin-1") for name, value in headers.items()}
+            )
+        )  # type: ignore[misc]
 
 
 # --- Bodies ---
@@ -196,7 +244,9 @@ def test_one_byte_a_second(ask_it: Callable[..., httpx.Response], monkeypatch: p
     assert len(ask_it(lambda request: httpx.Response(200, stream=enough), **options).content) == 10_000_000
 
 
-@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 103 Early Hints\r\n\r\n"], ids=["headers", "hints"])
+@pytest.mark.parametrize(
+    "begin", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 103 Early Hints\r\n\r\n"], ids=["headers", "hints"]
+)
 def test_headers_one_byte_at_a_time(monkeypatch: pytest.MonkeyPatch, begin: bytes) -> None:
     """A client's own limit is for the next byte only."""
     monkeypatch.setattr(http, "DEADLINE_SECONDS", 0.2)
@@ -247,7 +297,11 @@ def test_headers_one_byte_at_a_time(monkeypatch: pytest.MonkeyPatch, begin: byte
 )
 @BOTH
 def test_waits(
-    ask_it: Callable[..., httpx.Response], headers: dict[str, str], seconds: float, naps: list[float], caplog: pytest.LogCaptureFixture
+    ask_it: Callable[..., httpx.Response],
+    headers: dict[str, str],
+    seconds: float,
+    naps: list[float],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     raw = {name: value.encode() for name, value in headers.items()}
     assert asked_to_wait(httpx.Response(429, headers=raw)) == seconds  # type: ignore[arg-type]
@@ -256,7 +310,9 @@ def test_waits(
         assert ask_it(lambda request: next(answers, httpx.Response(200))).status_code == 200
     assert naps == [max(seconds, http.PAUSES[0])]
     assert [record.getMessage() for record in caplog.records] == [
-        f"hub.example is busy (status 429): asking again in {seconds:.0f} s" for _ in naps if seconds > http.TOLD_WAIT
+        f"hub.example is busy (status 429): asking again in {seconds:.0f} s"
+        for _ in naps
+        if seconds > http.TOLD_WAIT
     ]
 
 
@@ -266,13 +322,23 @@ def test_huggingface_hub_is_told_a_wait_that_it_can_bear() -> None:
         headers = {"Retry-After": asked_for.encode(), "RateLimit": b'"api";r=0;t=999999999'}
         if told_it is None:
             del headers["RateLimit"]
-        found = through_client(lambda request, headers=headers: httpx.Response(503, headers=headers), "PUT", content=iter([b"a file"]))  # type: ignore[misc]
+        found = through_client(
+            lambda request, headers=headers: httpx.Response(503, headers=headers),
+            "PUT",
+            content=iter([b"a file"]),
+        )  # type: ignore[misc]
         assert found.headers.get("Retry-After") == told_it and "RateLimit" not in found.headers
 
 
 @BOTH
-@pytest.mark.parametrize("error", [httpx.UnsupportedProtocol("no"), httpx.LocalProtocolError("no"), httpx.InvalidURL("no")], ids=repr)
-def test_what_cannot_pass_is_not_tried_again(ask_it: Callable[..., httpx.Response], error: Exception, naps: list[float]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [httpx.UnsupportedProtocol("no"), httpx.LocalProtocolError("no"), httpx.InvalidURL("no")],
+    ids=repr,
+)
+def test_what_cannot_pass_is_not_tried_again(
+    ask_it: Callable[..., httpx.Response], error: Exception, naps: list[float]
+) -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         raise error
 
@@ -314,9 +380,13 @@ def test_what_passes_is(ask_it: Callable[..., httpx.Response], naps: list[float]
     ],
     ids=lambda value: str(value)[:30],
 )
-@pytest.mark.parametrize("content_type", ["application/json", "text/plain; charset=hex", "text/plain; charset=utf-16"])
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain; charset=hex", "text/plain; charset=utf-16"]
+)
 def test_complaints_of_any_type(content: bytes, said: str, content_type: str) -> None:
-    response = asked(lambda request: httpx.Response(400, content=content, headers={"Content-Type": content_type}))
+    response = asked(
+        lambda request: httpx.Response(400, content=content, headers={"Content-Type": content_type})
+    )
     with pytest.raises(HfHubHTTPError) as error:
         hf_raise_for_status(response)
     assert said in str(error.value)
@@ -324,7 +394,11 @@ def test_complaints_of_any_type(content: bytes, said: str, content_type: str) ->
 
 
 def test_one_line_without_the_token() -> None:
-    error = told("org/nws", httpx.LocalProtocolError("Illegal header value b'Bearer hf_secret\\n'\nmore"), "hf_secret\n")
+    error = told(
+        "org/nws",
+        httpx.LocalProtocolError("Illegal header value b'Bearer hf_secret\\n'\nmore"),
+        "hf_secret\n",
+    )
     assert isinstance(error, ZooError) and "hf_secret" not in str(error) and "\n" not in str(error)
 
     def fails() -> None:

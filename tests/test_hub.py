@@ -1,4 +1,6 @@
-"""Reading from the Hub: the same rows as from the folder, few requests, no byte too many, through faults, and damage is refused by name."""
+"""Reading from the Hub: the same rows as from the folder, few requests, no byte too many, through faults, and
+damage is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,11 @@ def remote(hub: LoopbackHub, folder: Path, tmp_path: Path) -> Callable[..., Zoo]
 
 def weight_requests(hub: LoopbackHub) -> list[Any]:
     """The requests that brought weights; index files are read from their first byte on, weights never."""
-    return [request for request in hub.requests if request.status == 206 and not request.range.startswith("bytes=0-")]
+    return [
+        request
+        for request in hub.requests
+        if request.status == 206 and not request.range.startswith("bytes=0-")
+    ]
 
 
 # --- the same rows ---
@@ -68,7 +74,10 @@ def test_the_same_rows_as_the_folder(remote: Callable[..., Zoo], local: Zoo, hub
         rows = zoo.filter(architecture=architecture.id)
         assert np.array_equal(zoo.weights(rows[::-1]), local.weights(rows[::-1]))
         assert np.array_equal(zoo.slices(rows, [3] * len(rows), 20), local.weights(rows)[:, 3:23])
-    assert all(np.array_equal(a, b) for a, b in zip(zoo.arrays(zoo.filter()), local.arrays(local.filter()), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(zoo.arrays(zoo.filter()), local.arrays(local.filter()), strict=True)
+    )
 
 
 def test_neighbours_are_one_request_and_no_byte_too_many(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -80,7 +89,9 @@ def test_neighbours_are_one_request_and_no_byte_too_many(hub: LoopbackHub, tmp_p
     zoo, local = Zoo(REPOSITORY, cache_dir=tmp_path / "cache"), Zoo(tmp_path / "zoo")
     final = zoo.filter(is_final=True)
     for rows, requests in ((final[20:70], 1), (final[::2], 50)):
-        zoo.source.cache.folder.rename(tmp_path / f"dropped{requests}") if zoo.source.cache.folder.exists() else None
+        zoo.source.cache.folder.rename(
+            tmp_path / f"dropped{requests}"
+        ) if zoo.source.cache.folder.exists() else None
         hub.clear()
         weights = zoo.weights(rows)
         found = weight_requests(hub)
@@ -89,7 +100,9 @@ def test_neighbours_are_one_request_and_no_byte_too_many(hub: LoopbackHub, tmp_p
         assert np.array_equal(weights, local.weights(rows))
 
 
-def test_what_was_read_is_not_fetched_again(remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_is_not_fetched_again(
+    remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     zoo = remote()
     rows = zoo.filter(architecture=PLAIN.id)
     first = zoo.weights(rows)
@@ -140,7 +153,8 @@ def test_one_commit_is_read(remote: Callable[..., Zoo], local: Zoo, hub: Loopbac
     assert len(remote().filter(is_final=True)) == 5
     with pytest.raises(
         ZooError,
-        match=r"org/nws@v2/nws.json: expected a repository on the Hub that is there and open to you, found 404.*check name and revision",
+        match=r"org/nws@v2/nws.json: expected a repository on the Hub that is there and open to you, found "
+        r"404.*check name and revision",
     ):
         remote(revision="v2")
 
@@ -148,7 +162,11 @@ def test_one_commit_is_read(remote: Callable[..., Zoo], local: Zoo, hub: Loopbac
 def test_pickle(remote: Callable[..., Zoo]) -> None:
     zoo = remote(cache_bytes=12345)
     again = pickle.loads(pickle.dumps(zoo))
-    assert (again.name, again.source.cache.folder, again.source.cache.limit) == (zoo.name, zoo.source.cache.folder, 12345)
+    assert (again.name, again.source.cache.folder, again.source.cache.limit) == (
+        zoo.name,
+        zoo.source.cache.folder,
+        12345,
+    )
 
 
 def test_private(hub: LoopbackHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,10 +200,15 @@ def test_datasets_from_the_hub(load: Callable[..., Any], folder: Path, local: Zo
 
 
 def test_weights_are_fetched_batch_by_batch(load: Callable[..., Any], local: Zoo, hub: LoopbackHub) -> None:
-    ds = with_weights(load(split="train").filter(lambda row: row["is_final"] and row["architecture"] == PLAIN.id))
+    ds = with_weights(
+        load(split="train").filter(lambda row: row["is_final"] and row["architecture"] == PLAIN.id)
+    )
     hub.clear()
     batch = ds[:10]
-    assert np.array_equal(np.stack(batch["weights"]), local.weights(local.filter(split="train", is_final=True, architecture=PLAIN.id))[:10])
+    assert np.array_equal(
+        np.stack(batch["weights"]),
+        local.weights(local.filter(split="train", is_final=True, architecture=PLAIN.id))[:10],
+    )
     assert len(weight_requests(hub)) == len({batch["file"][i] for i in range(len(batch["file"]))})
 
 
@@ -203,10 +226,14 @@ def test_streams(load: Callable[..., Any], local: Zoo) -> None:
     ds = with_weights(load(split="train", streaming=True).shuffle(seed=3, buffer_size=8), columns=["sha256"])
     expected = {row["sha256"]: local.row(row) for row in local.filter(split="train")}
     found = {row["sha256"]: row["weights"] for row in ds}
-    assert found.keys() == expected.keys() and all(np.array_equal(found[key], expected[key]) for key in expected)
+    assert found.keys() == expected.keys() and all(
+        np.array_equal(found[key], expected[key]) for key in expected
+    )
 
 
-def test_a_dataset_finds_its_zoo_in_another_process(load: Callable[..., Any], local: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_finds_its_zoo_in_another_process(
+    load: Callable[..., Any], local: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ds = load(split="test")
     monkeypatch.setattr("nws_dataset.load._opened", {})
     assert np.array_equal(with_weights(ds)[0]["weights"], local.row(ds[0]))
@@ -215,9 +242,15 @@ def test_a_dataset_finds_its_zoo_in_another_process(load: Callable[..., Any], lo
 # --- faults and damage ---
 
 
-@pytest.mark.parametrize("faults", [(503,), (429,), ("drop",), ("cut",), ("stall",), (503, "cut", 429, "drop")], ids=str)
+@pytest.mark.parametrize(
+    "faults", [(503,), (429,), ("drop",), ("cut",), ("stall",), (503, "cut", 429, "drop")], ids=str
+)
 def test_faults_in_every_second_request(
-    remote: Callable[..., Zoo], local: Zoo, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, faults: tuple[Any, ...]
+    remote: Callable[..., Zoo],
+    local: Zoo,
+    hub: LoopbackHub,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: tuple[Any, ...],
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     hub.stall_seconds = 0.6
@@ -231,7 +264,11 @@ def test_a_hub_that_stays_away(remote: Callable[..., Zoo], hub: LoopbackHub) -> 
     zoo = remote()
     rows = zoo.filter(architecture=NORMED.id)
     hub.faults = lambda number, method, path: 503
-    with pytest.raises(ZooError, match=r"org/nws@.*parquet at byte \d+: expected an answer of the Hub, found 503.*then try again"):
+    with pytest.raises(
+        ZooError,
+        match=r"org/nws@.*parquet at byte \d+: expected an answer of the Hub, "
+        r"found 503.*then try again",
+    ):
         zoo.weights(rows)
 
 
@@ -239,7 +276,11 @@ def test_a_flipped_byte_on_the_way(remote: Callable[..., Zoo], hub: LoopbackHub)
     zoo = remote()
     row = zoo.filter()[3]
     hub.faults = lambda number, method, path: "corrupt"
-    with pytest.raises(ZooError, match=rf"org/nws@\w+/{row['file']} at byte {row['offset']}: expected sha256 {row['sha256']}"):
+    with pytest.raises(
+        ZooError,
+        match=rf"org/nws@\w+/{row['file']} at byte {row['offset']}: expected "
+        rf"sha256 {row['sha256']}",
+    ):
         zoo.row(row)
     assert zoo.source.cache.get(row["sha256"]) is None
 
@@ -260,7 +301,10 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_hostile_index(hub: LoopbackHub, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     shard = "snapshots/demo/train-a-00000.parquet"
     index, _ = make_shard(tmp_path / "zoo", shard, PLAIN)
-    write_index(tmp_path / "zoo" / INDEX, pa.Table.from_pylist([{**row, **changes} for row in index.to_pylist()], INDEX_SCHEMA))
+    write_index(
+        tmp_path / "zoo" / INDEX,
+        pa.Table.from_pylist([{**row, **changes} for row in index.to_pylist()], INDEX_SCHEMA),
+    )
     write_manifest(tmp_path / "zoo", ["demo"], 3, [shard, INDEX])
     hub.put(REPOSITORY, tmp_path / "zoo")
     zoo = Zoo(REPOSITORY, cache_dir=tmp_path / "cache")
@@ -271,7 +315,9 @@ def test_a_hostile_index(hub: LoopbackHub, tmp_path: Path, changes: dict[str, An
 
 
 def test_an_index_that_is_not_the_listed_one(hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
     hub.put(REPOSITORY, {**files, INDEX: files["index/demo/test.parquet"]})
     with pytest.raises(ZooError, match=r"train\.parquet at byte 0: expected sha256"):
         Zoo(REPOSITORY, cache_dir=tmp_path / "cache").filter()

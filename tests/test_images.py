@@ -1,4 +1,6 @@
-"""The images: exact resizing against literal numbers and against torch, every format read back, every bad input."""
+"""The images: exact resizing against literal numbers and against torch, every format read back, every bad
+input.
+"""
 
 import gzip
 import hashlib
@@ -21,7 +23,8 @@ from nws_dataset.errors import ZooError
 from nws_dataset.recipe import LEGAL_VALUES
 
 DIGITS_SHA256 = "f6cdc3211221fa77d36ca36d5e36b47c7c305f01b193c226a05303cda78d8dc9"
-DIGITS_32_SHA256 = "c2efdd68b0697962a4493ca9d83b61598cf4b1ef2fe749d1c907d86222defc79"  # train, then test, 3 x 32 x 32
+# train, then test, 3 x 32 x 32
+DIGITS_32_SHA256 = "c2efdd68b0697962a4493ca9d83b61598cf4b1ef2fe749d1c907d86222defc79"
 LABELS = {"train": np.arange(40) % 10, "test": np.arange(20) % 10}
 
 
@@ -31,14 +34,19 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 def pixels(channels: int = 1, size: int = 6) -> dict[str, np.ndarray]:
     """Train and test images uint8 [N, C, H, W] to go with LABELS."""
-    return {split: noise(len(labels), channels, size, size, seed=len(labels)) for split, labels in LABELS.items()}
+    return {
+        split: noise(len(labels), channels, size, size, seed=len(labels)) for split, labels in LABELS.items()
+    }
 
 
 # --- files as they are found in the wild ---
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    data = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    data = (
+        struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
@@ -69,7 +77,9 @@ def write_parquet_set(folder: Path, channels: int = 3, column: str = "image", sh
         whole = table([encode(image) for image in images], LABELS[split].tolist(), column)
         rows = len(whole) // shards
         for shard in range(shards):
-            pq.write_table(whole.slice(shard * rows, rows), folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
+            pq.write_table(
+                whole.slice(shard * rows, rows), folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+            )
     return folder
 
 
@@ -122,7 +132,9 @@ def torch_resize(images: np.ndarray, size: int) -> np.ndarray:
     return interpolate(double, (size, size), mode="bilinear", align_corners=False, antialias=False).numpy()
 
 
-@pytest.mark.parametrize("shape", [(600, 1, 28, 28), (20, 3, 8, 8), (5, 3, 96, 96), (2, 1, 33, 31), (3, 1, 1, 5)])
+@pytest.mark.parametrize(
+    "shape", [(600, 1, 28, 28), (20, 3, 8, 8), (5, 3, 96, 96), (2, 1, 33, 31), (3, 1, 1, 5)]
+)
 def test_resize_equals_torch_where_its_weights_are_exact(shape):
     images = noise(*shape)
     np.testing.assert_array_equal(resize(images, 32), torch_resize(images, 32).round().astype(np.uint8))
@@ -183,7 +195,8 @@ def test_digits_are_scikit_learns_split_without_shuffling(tmp_path):
     digits = load_image_set("digits", tmp_path)  # the folder does not matter
     assert digits.train_images.shape == (1437, 1, 8, 8) and digits.test_images.shape == (360, 1, 8, 8)
     assert digits.train_labels[:5].tolist() == [0, 1, 2, 3, 4]
-    assert digits.train_images[0, 0, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]  # 0 0 5 13 9 1 0 0 times 255 / 16
+    # 0 0 5 13 9 1 0 0 times 255 / 16
+    assert digits.train_images[0, 0, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
     for labels in (digits.train_labels, digits.test_labels):
         assert labels.dtype == np.int64 and np.unique(labels).tolist() == list(range(10))
     assert digits.source == "scikit-learn digits"
@@ -387,7 +400,10 @@ def test_idx_labels_do_not_fit(tmp_path, labels, words):
 
 
 def test_a_class_is_missing_in_training(tmp_path):
-    write_idx(write_idx_set(tmp_path) / "train-labels-idx1-ubyte.gz", np.where(LABELS["train"] > 7, 0, LABELS["train"]))
+    write_idx(
+        write_idx_set(tmp_path) / "train-labels-idx1-ubyte.gz",
+        np.where(LABELS["train"] > 7, 0, LABELS["train"]),
+    )
     refused("mnist", tmp_path, str(tmp_path), "every class", "none of 8, 9")
 
 
@@ -462,7 +478,9 @@ def test_parquet_without_rows(tmp_path):
     bad_table(tmp_path, table([], []), "at least one image")
 
 
-@pytest.mark.parametrize("blob", [None, b"", b"not an image", PNG[:40], PNG[:-30], PNG[:50] + b"\0\0" + PNG[52:]])
+@pytest.mark.parametrize(
+    "blob", [None, b"", b"not an image", PNG[:40], PNG[:-30], PNG[:50] + b"\0\0" + PNG[52:]]
+)
 def test_parquet_image_cannot_be_decoded(tmp_path, blob):
     bad_table(tmp_path, table([PNG, blob], [0, 1]), "row 1", "8-bit grey or RGB image")
 

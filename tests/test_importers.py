@@ -1,4 +1,6 @@
-"""The original releases become subsets of a zoo: the same functions, recipes and splits; resumable, growing, and damage is named."""
+"""The original releases become subsets of a zoo: the same functions, recipes and splits; resumable, growing,
+and damage is named.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ Damage = Callable[[Path], object]
 
 
 def write_main(root: Path, splits: dict[str, tuple[int, ...]]) -> Path:
-    return factory.write_nws(root, "main", {split: {n: factory.nws_meta(n) for n in numbers} for split, numbers in splits.items()})
+    return factory.write_nws(
+        root, "main", {split: {n: factory.nws_meta(n) for n in numbers} for split, numbers in splits.items()}
+    )
 
 
 def write_fixed(root: Path) -> Path:
@@ -91,7 +95,11 @@ def small_zoo(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Z
 
 
 def digests(out: Path) -> dict[str, str]:
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(out.rglob("*"))
+        if p.is_file()
+    }
 
 
 def several_shards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +126,9 @@ def test_fixed_networks_compute_what_the_originals_do(nws_zoo: Zoo) -> None:
 
 
 @pytest.mark.parametrize(("dataset", "name", "size"), [("mnist", "mnist", 28), ("svhn", "svhn_cropped", 32)])
-def test_small_networks_compute_what_the_originals_do(small_zoo: Zoo, dataset: str, name: str, size: int) -> None:
+def test_small_networks_compute_what_the_originals_do(
+    small_zoo: Zoo, dataset: str, name: str, size: int
+) -> None:
     images = np.random.default_rng(3).random((4, size, size, 1))
     position = SMALL_CNN["dataset"].values.index(dataset)
     for number, snapshot in ((0, 1), (1, 5), (7, 9)):
@@ -145,12 +155,20 @@ def test_nws_rows_tell_the_recipe_and_the_split(nws_zoo: Zoo) -> None:
         assert len(rows) == 20
         assert set(rows["split"]) == {"test" if original in MAIN_SPLITS["test"] else "train"}
         row = rows[0]
-        assert (row["seed"], row["num_outputs"], row["class_test_accuracy"], row["test_loss"]) == (None, 20, None, None)
+        assert (row["seed"], row["num_outputs"], row["class_test_accuracy"], row["test_loss"]) == (
+            None,
+            20,
+            None,
+            None,
+        )
         assert row["dataset"] == {"fashion": "fashion_mnist"}.get(str(meta["dataset"]), meta["dataset"])
         assert row["learning_rate"] == pytest.approx(meta["lrate"])
         assert row["optimizer"] == ("adam", "rmsprop", "momentum")[int(str(meta["optimizer"]))]
         assert row["activation"] == ("relu", "elu", "sigmoid", "tanh")[int(str(meta["activation"]))]
-        assert row["initialization"] == ("constant", "normal", "glorot_uniform", "glorot_normal")[int(str(meta["initialization"]))]
+        assert (
+            row["initialization"]
+            == ("constant", "normal", "glorot_uniform", "glorot_normal")[int(str(meta["initialization"]))]
+        )
         for name in ("batch_size", "batch_norm", "augmentation", *FIXED):
             assert row[name] == meta[name]
         for name in ("dropout", "validation_fraction", "balanced", "learning_rate_decay", "early_stopping"):
@@ -174,10 +192,23 @@ def test_small_rows_tell_the_recipe_and_the_results(small_zoo: Zoo) -> None:
         config = factory.small_config("svhn_cropped", number)
         rows = small_zoo.filter(model_number=4 * number + 3)
         row = rows[0]
-        assert (row["dataset"], row["seed"], row["batch_size"], row["num_outputs"]) == ("svhn", number % 3, 512, 10)
-        assert row["initialization"] == ("he_normal", "orthogonal", "glorot_normal", "random_normal", "truncated_normal")[number % 5]
+        assert (row["dataset"], row["seed"], row["batch_size"], row["num_outputs"]) == (
+            "svhn",
+            number % 3,
+            512,
+            10,
+        )
+        assert (
+            row["initialization"]
+            == ("he_normal", "orthogonal", "glorot_normal", "random_normal", "truncated_normal")[number % 5]
+        )
         assert row["init_std"] == (pytest.approx(config["config.init_std"]) if number % 5 > 2 else None)
-        named = {"dropout": "dropout", "l2": "l2reg", "learning_rate": "learning_rate", "train_fraction": "train_fraction"}
+        named = {
+            "dropout": "dropout",
+            "l2": "l2reg",
+            "learning_rate": "learning_rate",
+            "train_fraction": "train_fraction",
+        }
         for name, column in {**named, "optimizer": "optimizer", "activation": "activation"}.items():
             assert row[name] == pytest.approx(config[f"config.{column}"])
         assert rows["epoch"].tolist() == list(factory.SMALL_EPOCHS)
@@ -231,7 +262,9 @@ def test_a_snapshot_that_is_not_finite_repeats_the_last_one(tmp_path: Path) -> N
         for name in ("epoch", "step", "test_accuracy", "train_loss", "sha256"):
             assert len(set(rows[name][whole - 1 :])) == 1
         assert len(set(rows["sha256"])) == whole
-        assert rows["test_accuracy"][-1] == pytest.approx(factory.small_results(number, whole - 1)["test_accuracy"])
+        assert rows["test_accuracy"][-1] == pytest.approx(
+            factory.small_results(number, whole - 1)["test_accuracy"]
+        )
 
 
 def test_weights_that_float32_cannot_hold_are_not_finite(tmp_path: Path) -> None:
@@ -262,7 +295,9 @@ def run_verify(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[
     return int(ended.value.code or 0), captured.out, captured.err
 
 
-def test_verify_accepts_imported_zoos(nws_zoo: Zoo, small_zoo: Zoo, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_accepts_imported_zoos(
+    nws_zoo: Zoo, small_zoo: Zoo, capsys: pytest.CaptureFixture[str]
+) -> None:
     for zoo, names in ((nws_zoo, "fixed_2020, main_2020"), (small_zoo, "small_cnn_2020")):
         code, out, err = run_verify(capsys, zoo.path)
         assert (code, err) == (0, "")
@@ -270,25 +305,38 @@ def test_verify_accepts_imported_zoos(nws_zoo: Zoo, small_zoo: Zoo, capsys: pyte
         for option in ("--reevaluate", "--retrain"):
             code, _, err = run_verify(capsys, zoo.path, option, 1)
             assert code == 2
-            assert f"Error: {option}: expected models that nws-build trained, found imported ones only ({names}); leave it out\n" == err
+            assert (
+                f"Error: {option}: expected models that nws-build trained, found imported ones only "
+                f"({names}); leave it out\n"
+            ) == err
 
 
-def test_imported_models_stand_beside_trained_ones(small_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imported_models_stand_beside_trained_ones(
+    small_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "nws"
     build(Request("demo", 1, epochs=1), out, device="cpu", workers=1)
     import_zoo("small_cnn", small_source, out, models=3)
     code, printed, _ = run_verify(capsys, out, "--reevaluate", 2, "--retrain", 1)
     assert code == 0
-    assert "1 models with the plan's recipes, 4 with one split each; without a plan, skipped: small_cnn_2020\n" in printed
-    assert "1 models trained again alone, equal in every bit; without a plan, skipped: small_cnn_2020\n" in printed
+    assert (
+        "1 models with the plan's recipes, 4 with one split each; without a plan, skipped: small_cnn_2020\n"
+    ) in printed
+    assert (
+        "1 models trained again alone, equal in every bit; without a plan, skipped: small_cnn_2020\n"
+    ) in printed
 
 
-def test_verify_sees_an_imported_model_in_two_splits(small_zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_sees_an_imported_model_in_two_splits(
+    small_zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     verifier = Verifier(small_zoo.path)
     table = small_zoo.index
     splits = table["split"].to_pylist()
     splits[-1] = "test" if splits[-1] == "train" else "train"
-    verifier.rows = Rows(table.set_column(table.column_names.index("split"), table.schema.field("split"), [splits]))
+    verifier.rows = Rows(
+        table.set_column(table.column_names.index("split"), table.schema.field("split"), [splits])
+    )
     with pytest.raises(ZooError, match=r"expected the plan's recipe and split, found another split"):
         verifier.plan()
 
@@ -298,7 +346,9 @@ def test_the_stock_library_loads_it(nws_zoo: Zoo, tmp_path: Path) -> None:
     assert {split: len(part) for split, part in loaded.items()} == {"train": 120, "test": 60}
     loaded = datasets.load_dataset(str(nws_zoo.path), "fixed_2020", split="test", streaming=True)
     row = next(iter(loaded))
-    assert row["weights"] == bytes(nws_zoo.value(nws_zoo.filter(subset="fixed_2020", split="test", snapshot=1)[0]))
+    assert row["weights"] == bytes(
+        nws_zoo.value(nws_zoo.filter(subset="fixed_2020", split="test", snapshot=1)[0])
+    )
 
 
 def test_rows_are_the_originals_numbers(nws_zoo: Zoo, small_zoo: Zoo) -> None:
@@ -309,7 +359,9 @@ def test_rows_are_the_originals_numbers(nws_zoo: Zoo, small_zoo: Zoo) -> None:
     np.testing.assert_array_equal(nws_zoo.row(row)[:first], numbers[:first])
     np.testing.assert_array_equal(np.sort(nws_zoo.row(row)), np.sort(numbers))
     (row,) = small_zoo.filter(model_number=0, is_final=True)
-    np.testing.assert_array_equal(np.sort(small_zoo.row(row)), np.sort(factory.SmallNet("relu", (0, 8)).numbers()))
+    np.testing.assert_array_equal(
+        np.sort(small_zoo.row(row)), np.sort(factory.SmallNet("relu", (0, 8)).numbers())
+    )
 
 
 # Stopped, resumed, grown
@@ -332,17 +384,24 @@ import_zoo("small_cnn", Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 @pytest.mark.parametrize("files", [0, 2])
-def test_a_killed_import_goes_on(small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int) -> None:
+def test_a_killed_import_goes_on(
+    small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
     several_shards(monkeypatch)
     whole, out = tmp_path / "whole", tmp_path / "out"
     import_zoo("small_cnn", small_source, whole)
-    killed = subprocess.run([sys.executable, "-c", KILLER, str(small_source), str(out), str(files)], cwd=ROOT, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLER, str(small_source), str(out), str(files)], cwd=ROOT, check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     times = {path.name: path.stat().st_mtime_ns for path in (out / NEXT).rglob("snapshots/**/[!.]*.parquet")}
     assert len(times) == files and not (out / "snapshots").exists()  # readers see none of them yet
     import_zoo("small_cnn", small_source, out)
     assert digests(out) == digests(whole)
-    assert times.items() <= {path.name: path.stat().st_mtime_ns for path in out.rglob("snapshots/**/*.parquet")}.items()
+    assert (
+        times.items()
+        <= {path.name: path.stat().st_mtime_ns for path in out.rglob("snapshots/**/*.parquet")}.items()
+    )
 
 
 def test_interrupted_between_shards_the_folder_is_whole(
@@ -363,14 +422,20 @@ def test_interrupted_between_shards_the_folder_is_whole(
     assert run_verify(capsys, tmp_path / "out")[0] == 0
 
 
-def test_imports_grow(nws_source: Path, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One model after another, one image set or part after another, in any order: the same bytes as all at once."""
+def test_imports_grow(
+    nws_source: Path, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model after another, one image set or part after another, in any order: the same bytes as all at
+    once.
+    """
     several_shards(monkeypatch)
     whole, grown, parts = tmp_path / "whole", tmp_path / "grown", tmp_path / "parts"
     import_zoo("nws", nws_source, whole)
     import_zoo("small_cnn", small_source, whole)
     import_zoo("small_cnn", small_source / "svhn_cropped", grown, models=3)
-    assert import_zoo("small_cnn", small_source / "svhn_cropped", grown) == "small_cnn_2020: 10 models, 7 of them imported now"
+    assert import_zoo("small_cnn", small_source / "svhn_cropped", grown) == (
+        "small_cnn_2020: 10 models, 7 of them imported now"
+    )
     for part in ("fixed", "main"):
         shutil.copytree(nws_source / part, parts / part)
         for split in ("train", "test"):
@@ -382,7 +447,10 @@ def test_imports_grow(nws_source: Path, small_source: Path, tmp_path: Path, monk
     assert digests(grown) == digests(whole)
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     lines = import_zoo("nws", nws_source, whole).splitlines()
-    assert lines[:2] == ["main_2020: 7 models, 0 of them imported now", "fixed_2020: 2 models, 0 of them imported now"]
+    assert lines[:2] == [
+        "main_2020: 7 models, 0 of them imported now",
+        "fixed_2020: 2 models, 0 of them imported now",
+    ]
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == {
         p: t for p, t in before.items() if p.is_file()
     }
@@ -393,7 +461,9 @@ def test_the_first_models_are_of_both_splits(nws_source: Path, tmp_path: Path) -
     assert Counter(Zoo(tmp_path / "out").filter(is_final=True)["split"].tolist()) == {"train": 2, "test": 2}
 
 
-def test_shards_stay_below_their_limit(small_zoo: Zoo, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_stay_below_their_limit(
+    small_zoo: Zoo, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     several_shards(monkeypatch)
     import_zoo("small_cnn", small_source, tmp_path / "out")
     files = Zoo(tmp_path / "out").manifest.files
@@ -422,7 +492,10 @@ def test_other_epochs(tmp_path: Path) -> None:
 
     source = factory.write_small_cnn(tmp_path / "mnist", "mnist", 2, change)
     told = import_zoo("small_cnn", source, tmp_path / "out").splitlines()
-    assert told[1].startswith("models on mnist are of the epochs [0, 10, 20, 30, 200, 400, 600, 800, 860], not of the plan's [0, 1, ")
+    assert told[1].startswith(
+        "models on mnist are of the epochs [0, 10, 20, 30, 200, 400, 600, 800, 860], "
+        "not of the plan's [0, 1, "
+    )
     assert set(Zoo(tmp_path / "out").filter()["epoch"]) == {0, 10, 20, 30, 200, 400, 600, 800, 860}
 
 
@@ -436,7 +509,16 @@ def test_one_split_file_is_enough(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command(tmp_path: Path, hub: LoopbackHub) -> None:
     source = factory.write_small_cnn(tmp_path / "mnist", "mnist", 2)
-    arguments = ["--import", "small_cnn", str(source), "--out", str(tmp_path / "out"), "--upload", "--repo-id", "org/nws"]
+    arguments = [
+        "--import",
+        "small_cnn",
+        str(source),
+        "--out",
+        str(tmp_path / "out"),
+        "--upload",
+        "--repo-id",
+        "org/nws",
+    ]
     nws_build(arguments, standalone_mode=False)
     there = Zoo("org/nws", cache_dir=tmp_path / "cache")
     assert there.index.equals(Zoo(tmp_path / "out").index)
@@ -466,31 +548,122 @@ def save(file: Path, array: np.ndarray, **options: Any) -> None:
 
 
 NWS_DAMAGE: dict[str, tuple[Damage, str]] = {
-    "no split files": (lambda s: [f.unlink() for f in s.glob("*.csv")], r"source: expected split files, such as nws_main_train.csv"),
-    "an empty split file": (lambda s: (s / "nws_main_test.csv").write_text(""), r"nws_main_test.csv: expected at least one row"),
-    "bytes that are no text": (lambda s: (s / "nws_main_test.csv").write_bytes(b"\xff\xfe\x00"), r"nws_main_test.csv: expected a table"),
-    "no column": (lambda s: edit(s / "nws_main_train.csv", "optimizer", "optimiser"), r"train.csv line 2: .* found no optimizer"),
-    "an unknown code": (lambda s: edit_line(s / "nws_main_train.csv", 2, "optimizer", "3"), r"line 2: expected optimizer 0 to 2, found 3"),
-    "a negative code": (lambda s: edit_line(s / "nws_main_train.csv", 2, "activation", "-1"), r"expected activation 0 to 3, found -1"),
-    "an unknown data set": (lambda s: edit_line(s / "nws_main_test.csv", 2, "dataset", "pascal"), r"expected dataset mnist or .*'pascal'"),
-    "a foreign width": (lambda s: edit_line(s / "nws_main_test.csv", 2, "width_conv", "5"), r"expected width_conv 4 or 8 or 12, found 5"),
-    "no batch norm": (lambda s: edit_line(s / "nws_main_test.csv", 2, "batch_norm", "False"), r"expected batch_norm True, found 0"),
-    "no number": (lambda s: edit_line(s / "nws_main_test.csv", 2, "lrate", "fast"), r"expected a number as lrate, found 'fast'"),
-    "half a layer": (lambda s: edit_line(s / "nws_main_test.csv", 2, "depth_fc", "2.5"), r"expected a whole number as depth_fc"),
-    "a path upwards": (lambda s: edit_line(s / "nws_main_test.csv", 2, "path", "../x"), r"test.csv line 2: expected a path below .*'../x'"),
-    "an absolute path": (lambda s: edit_line(s / "nws_main_test.csv", 2, "path", "/etc"), r"line 2: expected a path below .* '/etc'"),
-    "a net twice": (lambda s: edit_line(s / "nws_main_test.csv", 2, "path", "main/0000"), r"main/0000: expected a net .* list once"),
-    "no folder": (lambda s: shutil.rmtree(s / "main/0005"), r"main/0005/weights/001.bin: expected \d+ bytes .* found no file"),
-    "no snapshot": (lambda s: (s / "main/0005/weights/020.bin").unlink(), r"weights/020.bin: expected \d+ bytes .* found no file"),
-    "a short snapshot": (lambda s: os.truncate(s / "main/0005/weights/003.bin", 80), r"003.bin: expected \d+ bytes .* found 80 bytes"),
-    "no errors": (lambda s: (s / "main/0005/error.bin").unlink(), r"error.bin: expected \d+ bytes \(errors of 65 epochs\), found no file"),
-    "short errors": (lambda s: os.truncate(s / "main/0005/error.bin", 400), r"error.bin: expected 2600 bytes .* found 400 bytes"),
-    "long statistics": (lambda s: os.truncate(s / "main/0005/stat.bin", 40), r"stat.bin: expected 32 bytes .* found 40 bytes"),
-    "few epochs": (lambda s: overwrite(s / "main/0005/stat.bin", 0, 19), r"stat.bin: expected 20 or more exported epochs, found 19"),
-    "no epochs": (lambda s: overwrite(s / "main/0005/stat.bin", 0, np.nan), r"stat.bin: expected 20 or more exported epochs, found nan"),
-    "no percent": (lambda s: overwrite(s / "main/0005/error.bin", 3, 1e9), r"error.bin: expected a whole step and errors in percent"),
-    "half a step": (lambda s: overwrite(s / "main/0005/error.bin", 0, 0.5), r"error.bin: expected a whole step"),
-    "no start": (lambda s: overwrite(s / "main/0005/weights/001.bin", 9, np.inf), r"0005/weights/001.bin: expected finite weights"),
+    "no split files": (
+        lambda s: [f.unlink() for f in s.glob("*.csv")],
+        r"source: expected split files, "
+        r"such as nws_main_train.csv",
+    ),
+    "an empty split file": (
+        lambda s: (s / "nws_main_test.csv").write_text(""),
+        r"nws_main_test.csv: "
+        r"expected at least one row",
+    ),
+    "bytes that are no text": (
+        lambda s: (s / "nws_main_test.csv").write_bytes(b"\xff\xfe\x00"),
+        r"nws_main_test.csv: expected a table",
+    ),
+    "no column": (
+        lambda s: edit(s / "nws_main_train.csv", "optimizer", "optimiser"),
+        r"train.csv line 2: "
+        r".* found no optimizer",
+    ),
+    "an unknown code": (
+        lambda s: edit_line(s / "nws_main_train.csv", 2, "optimizer", "3"),
+        r"line 2: expected optimizer 0 to 2, found 3",
+    ),
+    "a negative code": (
+        lambda s: edit_line(s / "nws_main_train.csv", 2, "activation", "-1"),
+        r"expected activation 0 to 3, found -1",
+    ),
+    "an unknown data set": (
+        lambda s: edit_line(s / "nws_main_test.csv", 2, "dataset", "pascal"),
+        r"expected dataset mnist or .*'pascal'",
+    ),
+    "a foreign width": (
+        lambda s: edit_line(s / "nws_main_test.csv", 2, "width_conv", "5"),
+        r"expected width_conv 4 or 8 or 12, found 5",
+    ),
+    "no batch norm": (
+        lambda s: edit_line(s / "nws_main_test.csv", 2, "batch_norm", "False"),
+        r"expected batch_norm True, found 0",
+    ),
+    "no number": (
+        lambda s: edit_line(s / "nws_main_test.csv", 2, "lrate", "fast"),
+        r"expected a number as "
+        r"lrate, found 'fast'",
+    ),
+    "half a layer": (
+        lambda s: edit_line(s / "nws_main_test.csv", 2, "depth_fc", "2.5"),
+        r"expected a whole number as depth_fc",
+    ),
+    "a path upwards": (
+        lambda s: edit_line(s / "nws_main_test.csv", 2, "path", "../x"),
+        r"test.csv line 2: "
+        r"expected a path below .*'../x'",
+    ),
+    "an absolute path": (
+        lambda s: edit_line(s / "nws_main_test.csv", 2, "path", "/etc"),
+        r"line 2: expected a path below .* '/etc'",
+    ),
+    "a net twice": (
+        lambda s: edit_line(s / "nws_main_test.csv", 2, "path", "main/0000"),
+        r"main/0000: expected a net .* list once",
+    ),
+    "no folder": (
+        lambda s: shutil.rmtree(s / "main/0005"),
+        r"main/0005/weights/001.bin: expected \d+ "
+        r"bytes .* found no file",
+    ),
+    "no snapshot": (
+        lambda s: (s / "main/0005/weights/020.bin").unlink(),
+        r"weights/020.bin: expected \d+ "
+        r"bytes .* found no file",
+    ),
+    "a short snapshot": (
+        lambda s: os.truncate(s / "main/0005/weights/003.bin", 80),
+        r"003.bin: expected "
+        r"\d+ bytes .* found 80 bytes",
+    ),
+    "no errors": (
+        lambda s: (s / "main/0005/error.bin").unlink(),
+        r"error.bin: expected \d+ bytes \(errors "
+        r"of 65 epochs\), found no file",
+    ),
+    "short errors": (
+        lambda s: os.truncate(s / "main/0005/error.bin", 400),
+        r"error.bin: expected 2600 "
+        r"bytes .* found 400 bytes",
+    ),
+    "long statistics": (
+        lambda s: os.truncate(s / "main/0005/stat.bin", 40),
+        r"stat.bin: expected 32 bytes "
+        r".* found 40 bytes",
+    ),
+    "few epochs": (
+        lambda s: overwrite(s / "main/0005/stat.bin", 0, 19),
+        r"stat.bin: expected 20 or more "
+        r"exported epochs, found 19",
+    ),
+    "no epochs": (
+        lambda s: overwrite(s / "main/0005/stat.bin", 0, np.nan),
+        r"stat.bin: expected 20 or "
+        r"more exported epochs, found nan",
+    ),
+    "no percent": (
+        lambda s: overwrite(s / "main/0005/error.bin", 3, 1e9),
+        r"error.bin: expected a whole "
+        r"step and errors in percent",
+    ),
+    "half a step": (
+        lambda s: overwrite(s / "main/0005/error.bin", 0, 0.5),
+        r"error.bin: expected a whole "
+        r"step",
+    ),
+    "no start": (
+        lambda s: overwrite(s / "main/0005/weights/001.bin", 9, np.inf),
+        r"0005/weights/001.bin: "
+        r"expected finite weights",
+    ),
 }
 
 
@@ -512,9 +685,13 @@ def refused(kind: str, source: Path, out: Path, message: str) -> None:
     with pytest.raises(ZooError, match=message) as raised:
         import_zoo(kind, source, out)
     assert len(str(raised.value).splitlines()) == 1
-    assert ": expected " in str(raised.value) and ", found " in str(raised.value) and "; " in str(raised.value)
+    assert (
+        ": expected " in str(raised.value) and ", found " in str(raised.value) and "; " in str(raised.value)
+    )
     assert not [
-        path for path in out.rglob("*.parquet") if path.parent.name != "index" and path.relative_to(out).as_posix() not in listed(out)
+        path
+        for path in out.rglob("*.parquet")
+        if path.parent.name != "index" and path.relative_to(out).as_posix() not in listed(out)
     ]
 
 
@@ -542,40 +719,121 @@ def without_column(source: Path) -> None:
 
 
 SMALL_DAMAGE: dict[str, tuple[Damage, str]] = {
-    "no files": (lambda s: [(s / name).unlink() for name in ("weights.npy", "layout.csv", "metrics.csv.gz")], r"expected folders with wei"),
-    "no weights": (lambda s: (s / "weights.npy").unlink(), r"weights.npy: expected an array \[18, 4970\] of float32"),
+    "no files": (
+        lambda s: [(s / name).unlink() for name in ("weights.npy", "layout.csv", "metrics.csv.gz")],
+        r"expected folders with wei",
+    ),
+    "no weights": (
+        lambda s: (s / "weights.npy").unlink(),
+        r"weights.npy: expected an array \[18, 4970\] "
+        r"of float32",
+    ),
     "no layout": (lambda s: (s / "layout.csv").unlink(), r"layout.csv: expected a table that can be read"),
-    "no metrics": (lambda s: (s / "metrics.csv.gz").unlink(), r"metrics.csv.gz: expected a table with the columns modeldir"),
-    "float64": (lambda s: save(s / "weights.npy", np.zeros((18, 4970))), r"weights.npy: .* found \[18, 4970\] of float64"),
-    "few columns": (lambda s: save(s / "weights.npy", np.zeros((18, 4969), np.float32)), r"found \[18, 4969\] of float32"),
-    "few rows": (lambda s: save(s / "weights.npy", np.zeros((17, 4970), np.float32)), r"weights.npy: .* found \[17, 4970\] of float32"),
-    "pickled": (lambda s: save(s / "weights.npy", np.array([{}] * 3, object), allow_pickle=True), r"weights.npy: expected an array"),
-    "a pickle": (lambda s: (s / "weights.npy").write_bytes(pickle.dumps({"a": 1})), r"weights.npy: expected an array"),
+    "no metrics": (
+        lambda s: (s / "metrics.csv.gz").unlink(),
+        r"metrics.csv.gz: expected a table with the "
+        r"columns modeldir",
+    ),
+    "float64": (
+        lambda s: save(s / "weights.npy", np.zeros((18, 4970))),
+        r"weights.npy: .* found \[18, "
+        r"4970\] of float64",
+    ),
+    "few columns": (
+        lambda s: save(s / "weights.npy", np.zeros((18, 4969), np.float32)),
+        r"found \[18, "
+        r"4969\] of float32",
+    ),
+    "few rows": (
+        lambda s: save(s / "weights.npy", np.zeros((17, 4970), np.float32)),
+        r"weights.npy: .* "
+        r"found \[17, 4970\] of float32",
+    ),
+    "pickled": (
+        lambda s: save(s / "weights.npy", np.array([{}] * 3, object), allow_pickle=True),
+        r"weights.npy: expected an array",
+    ),
+    "a pickle": (
+        lambda s: (s / "weights.npy").write_bytes(pickle.dumps({"a": 1})),
+        r"weights.npy: "
+        r"expected an array",
+    ),
     "empty": (lambda s: (s / "weights.npy").write_bytes(b""), r"weights.npy: expected an array"),
     "cut short": (lambda s: os.truncate(s / "weights.npy", 10_000), r"weights.npy: expected an array"),
     "an archive": (archive, r"weights.npy: expected an array"),
     "a gap": (lambda s: edit(s / "layout.csv", ":0,0,16,", ":0,16,32,"), r"layout.csv: expected kernels"),
-    "another shape": (lambda s: edit(s / "layout.csv", '"(3, 3, 1, 16)"', '"(3, 3, 16, 1)"'), r"layout.csv: expected kernels"),
-    "another size": (lambda s: edit(s / "layout.csv", '"(16, 10)"', '"(16, 11)"'), r"layout.csv line 9: expected a kernel or bias, and"),
-    "another tensor": (lambda s: edit(s / "layout.csv", "conv2d/bias", "conv2d/gamma"), r"layout.csv line 2: expected a kernel or bias"),
-    "no index": (lambda s: edit(s / "layout.csv", ",4970,", ",end,"), r"layout.csv line 9: expected a number as end_idx, found 'end'"),
+    "another shape": (
+        lambda s: edit(s / "layout.csv", '"(3, 3, 1, 16)"', '"(3, 3, 16, 1)"'),
+        r"layout.csv: expected kernels",
+    ),
+    "another size": (
+        lambda s: edit(s / "layout.csv", '"(16, 10)"', '"(16, 11)"'),
+        r"layout.csv line 9: "
+        r"expected a kernel or bias, and",
+    ),
+    "another tensor": (
+        lambda s: edit(s / "layout.csv", "conv2d/bias", "conv2d/gamma"),
+        r"layout.csv line "
+        r"2: expected a kernel or bias",
+    ),
+    "no index": (
+        lambda s: edit(s / "layout.csv", ",4970,", ",end,"),
+        r"layout.csv line 9: expected a "
+        r"number as end_idx, found 'end'",
+    ),
     "no shape": (lambda s: edit(s / "layout.csv", "shape", "form"), r"layout.csv line 2: .* found no shape"),
-    "no table": (lambda s: (s / "metrics.csv.gz").write_bytes(b"not gzip"), r"metrics.csv.gz: expected a table"),
+    "no table": (
+        lambda s: (s / "metrics.csv.gz").write_bytes(b"not gzip"),
+        r"metrics.csv.gz: expected a "
+        r"table",
+    ),
     "half a table": (lambda s: os.truncate(s / "metrics.csv.gz", 200), r"metrics.csv.gz: expected a table"),
     "no modeldir": (without_column, r"metrics.csv.gz: expected a table with the columns modeldir"),
-    "an unknown start": (config(0, "config.w_init", "lecun_normal"), r"metrics.csv.gz line 2: expected initialization he_normal or"),
-    "an unknown optimizer": (config(1, "config.optimizer", "nadam"), r"line 3: expected optimizer adam or sgd or rmsprop, found 'nadam'"),
-    "an unknown fraction": (config(0, "config.train_fraction", 0.3), r"expected train_fraction 0.1 or 0.25 or 0.5 or 1.0, found 0.3"),
-    "no rate": (config(0, "config.learning_rate", ""), r"line 2: expected a number as config.learning_rate, found"),
-    "two data sets": (config(0, "config.dataset", "cifar10"), r"expected complete models of one image set, found cifar10, mnist"),
-    "an unknown data set": (config(0, "config.dataset", "kmnist"), r"line 2: expected dataset mnist or .*, found 'kmnist'"),
-    "an epoch twice": (config(2, "step", 0), r"expected one row a model and step, found step 0 of mnist/0 twice"),
+    "an unknown start": (
+        config(0, "config.w_init", "lecun_normal"),
+        r"metrics.csv.gz line 2: expected "
+        r"initialization he_normal or",
+    ),
+    "an unknown optimizer": (
+        config(1, "config.optimizer", "nadam"),
+        r"line 3: expected optimizer adam or "
+        r"sgd or rmsprop, found 'nadam'",
+    ),
+    "an unknown fraction": (
+        config(0, "config.train_fraction", 0.3),
+        r"expected train_fraction 0.1 or 0.25 "
+        r"or 0.5 or 1.0, found 0.3",
+    ),
+    "no rate": (
+        config(0, "config.learning_rate", ""),
+        r"line 2: expected a number as "
+        r"config.learning_rate, found",
+    ),
+    "two data sets": (
+        config(0, "config.dataset", "cifar10"),
+        r"expected complete models of one image set, "
+        r"found cifar10, mnist",
+    ),
+    "an unknown data set": (
+        config(0, "config.dataset", "kmnist"),
+        r"line 2: expected dataset mnist or .*, "
+        r"found 'kmnist'",
+    ),
+    "an epoch twice": (
+        config(2, "step", 0),
+        r"expected one row a model and step, found step 0 of mnist/0 "
+        r"twice",
+    ),
     "no whole step": (
         lambda s: factory.write_small_cnn(s, "mnist", 1, lambda w, lines: lines[3].update(step=2.5)),
         r"expected whole numbers up to 1000000 as step",
     ),
     "text as a loss": (config(4, "test_loss", "low"), r"metrics.csv.gz: expected a table"),
-    "no start": (config(0, "train_accuracy", "nan"), r"weights.npy row 0: expected finite weights and results of the initial network"),
+    "no start": (
+        config(0, "train_accuracy", "nan"),
+        r"weights.npy row 0: expected finite weights and "
+        r"results of the initial network",
+    ),
 }
 
 
@@ -591,12 +849,30 @@ def test_damaged_small_cnn_releases_are_refused(tmp_path: Path, case: str) -> No
 def test_an_image_set_twice_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         factory.write_small_cnn(tmp_path / "source" / name, "mnist", 1)
-    refused("small_cnn", tmp_path / "source", tmp_path / "out", r"source/b: expected networks of another image set than .*a, found mnist")
+    refused(
+        "small_cnn",
+        tmp_path / "source",
+        tmp_path / "out",
+        r"source/b: expected networks of another "
+        r"image set than .*a, found mnist",
+    )
 
 
 def test_other_mistakes_are_told(small_source: Path, tmp_path: Path) -> None:
-    refused("large_cnn", small_source, tmp_path / "out", r"--import: expected one of nws, small_cnn, found 'large_cnn'")
-    refused("nws", tmp_path / "none", tmp_path / "out", r"none: expected the folder of a release, found nothing")
+    refused(
+        "large_cnn",
+        small_source,
+        tmp_path / "out",
+        r"--import: expected one of nws, small_cnn, found "
+        r"'large_cnn'",
+    )
+    refused(
+        "nws",
+        tmp_path / "none",
+        tmp_path / "out",
+        r"none: expected the folder of a release, found "
+        r"nothing",
+    )
 
 
 def test_a_disk_that_fails_is_told(small_nws: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -604,19 +880,31 @@ def test_a_disk_that_fails_is_told(small_nws: Path, tmp_path: Path, monkeypatch:
         raise OSError(5, "Input/output error", str(file))
 
     monkeypatch.setattr(np, "fromfile", fail)
-    refused("nws", small_nws, tmp_path / "out", r"stat.bin: expected files that can be read and written, found .*Input/output error")
+    refused(
+        "nws",
+        small_nws,
+        tmp_path / "out",
+        r"stat.bin: expected files that can be read and written, "
+        r"found .*Input/output error",
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_another_selection_of_models_is_refused(tmp_path: Path) -> None:
     """It would take models away that are in the shard."""
-    train = [number for number in range(20) if plan.split_of(f"small_cnn_2020-{4 * number:06d}", 42) == "train"]
+    train = [
+        number for number in range(20) if plan.split_of(f"small_cnn_2020-{4 * number:06d}", 42) == "train"
+    ]
     for source, missing in zip(("a", "b"), train, strict=False):
         config(20 * 8 + missing, "step", 85, models=20)(tmp_path / source)
     import_zoo("small_cnn", tmp_path / "a", tmp_path / "out")
     before = digests(tmp_path / "out")
     refused(
-        "small_cnn", tmp_path / "b", tmp_path / "out", r"expected models that this release has too, found 1 others; import into another"
+        "small_cnn",
+        tmp_path / "b",
+        tmp_path / "out",
+        r"expected models that this release has too, found "
+        r"1 others; import into another",
     )
     assert digests(tmp_path / "out") == before
 

@@ -1,4 +1,6 @@
-"""Who may import whom, and what a room needs: researchers' code never needs the builder, training needs neither datasets nor lightgbm."""
+"""Who may import whom, and what a room needs: researchers' code never needs the builder, training needs
+neither datasets nor lightgbm.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def imported(tree: ast.AST) -> Iterator[str]:
 def test_import_direction(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         found = set(imported(ast.parse(path.read_text()))) & OURS
-        assert found <= MAY_IMPORT[package], f"{path.relative_to(ROOT)} imports {sorted(found - MAY_IMPORT[package])}"
+        assert found <= MAY_IMPORT[package], (
+            f"{path.relative_to(ROOT)} imports {sorted(found - MAY_IMPORT[package])}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -51,5 +55,8 @@ def test_import_direction(package: str) -> None:
     ],
 )
 def test_imports_without(module: str, blocked: tuple[str, ...]) -> None:
-    code = f"import sys, importlib\nfor name in {blocked}: sys.modules[name] = None\nimportlib.import_module({module!r})"
+    code = (
+        f"import sys, importlib\nfor name in {blocked}: sys.modules[name] = "
+        f"None\nimportlib.import_module({module!r})"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -28,7 +28,10 @@ def conv2(initialization: str, **fields) -> np.ndarray:
     ("initialization", "distribution"),
     [
         ("normal", scipy.stats.norm(0, 1)),
-        ("glorot_uniform", scipy.stats.uniform(-math.sqrt(6 / (FAN_IN + FAN_OUT)), 2 * math.sqrt(6 / (FAN_IN + FAN_OUT)))),
+        (
+            "glorot_uniform",
+            scipy.stats.uniform(-math.sqrt(6 / (FAN_IN + FAN_OUT)), 2 * math.sqrt(6 / (FAN_IN + FAN_OUT))),
+        ),
         ("glorot_normal", scipy.stats.norm(0, math.sqrt(2 / (FAN_IN + FAN_OUT)))),
         ("he_normal", scipy.stats.norm(0, math.sqrt(2 / FAN_IN))),
         ("random_normal", scipy.stats.norm(0, 0.1)),
@@ -54,7 +57,11 @@ def test_orthogonal_on_the_shorter_axis(shape: tuple[int, int]) -> None:
 
 def test_biases_and_batch_norm() -> None:
     views = layout_of(WIDE).views(initial_row(make_model(WIDE)))
-    assert not views["conv1.bias"].any() and not views["conv1_norm.bias"].any() and not views["conv1_norm.running_mean"].any()
+    assert (
+        not views["conv1.bias"].any()
+        and not views["conv1_norm.bias"].any()
+        and not views["conv1_norm.running_mean"].any()
+    )
     assert np.all(views["conv1_norm.running_var"] == 1)
     scale = np.concatenate([view for name, view in views.items() if name.endswith("_norm.weight")])
     assert scale.mean() == pytest.approx(1, abs=5e-4) and scale.std() == pytest.approx(0.002, rel=0.3)
@@ -71,7 +78,9 @@ def test_rows_are_golden() -> None:
     for initialization in LEGAL_VALUES["initialization"]:
         for architecture in (NWS, SMALL_CNN):
             row = initial_row(make_model(architecture, 11, initialization=initialization))
-            digests[f"{initialization} {architecture.id}"] = hashlib.sha256(row.astype("<f4").tobytes()).hexdigest()[:16]
+            digests[f"{initialization} {architecture.id}"] = hashlib.sha256(
+                row.astype("<f4").tobytes()
+            ).hexdigest()[:16]
     assert digests == GOLDEN_ROWS
 
 

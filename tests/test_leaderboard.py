@@ -67,7 +67,11 @@ class Page(HTMLParser):
         named = dict(attributes)
         self.ids += [named["id"]] if "id" in named else []
         self.anchors += [named["href"]] if tag == "a" else []
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data") and tag != "a"]
+        self.addresses += [
+            value
+            for name, value in attributes
+            if name in ("src", "href", "srcset", "action", "data") and tag != "a"
+        ]
         self.open += [] if tag in VOID else [tag]
         if tag == "td" and "title" in named:
             self.cells.append((named["title"], ""))
@@ -97,14 +101,33 @@ def zoo(tmp_path_factory):
 
 def record(value, **fields):
     """A record as the evaluation commands write it."""
-    names = {"experiment": "accuracy", "target": "test_accuracy", "method": "boosting", "input": "layers", "nets": "all", "metric": "r2"}
-    sides = {"trained_on": "mnist, train", "tested_on": "mnist, test", "num_train": 80, "num_test": 10, "seed": 0}
+    names = {
+        "experiment": "accuracy",
+        "target": "test_accuracy",
+        "method": "boosting",
+        "input": "layers",
+        "nets": "all",
+        "metric": "r2",
+    }
+    sides = {
+        "trained_on": "mnist, train",
+        "tested_on": "mnist, test",
+        "num_train": 80,
+        "num_test": 10,
+        "seed": 0,
+    }
     return {**names, **sides, "value": value, **fields}
 
 
 def told(experiment, value, **fields):
     """A record of a property."""
-    names = {"target": "optimizer", "metric": "accuracy", "input": "slice", "chance": 0.25, "from_architecture": 0.375}
+    names = {
+        "target": "optimizer",
+        "metric": "accuracy",
+        "input": "slice",
+        "chance": 0.25,
+        "from_architecture": 0.375,
+    }
     return record(value, experiment=experiment, **{**names, **fields})
 
 
@@ -117,23 +140,51 @@ RECORDS = [
     told("what", 0.8125, interval_95=[0.7, 0.9]),
     told("what", 0.5, method="linear SVM", input="layers"),
     told("what", 0.6875, nets="converged"),
-    record(0.312, experiment="what", target="learning_rate", task="learning_rate (log10)", metric="mae", chance=0.4, pairs=[[0, 1]]),
+    record(
+        0.312,
+        experiment="what",
+        target="learning_rate",
+        task="learning_rate (log10)",
+        metric="mae",
+        chance=0.4,
+        pairs=[[0, 1]],
+    ),
     *(told("when", value, snapshot=snapshot) for snapshot, value in ((1, 0.26), (10, 0.51), (20, 0.812))),
     *(told("where", value, snapshot=20, position=position) for position, value in ((0.0, 0.41), (1.0, 0.62))),
     told("where", 0.7321, snapshot=20, layer="convolutional part"),
     *(
-        record(value, experiment="transfer", metric="kendall_tau", trained_on=source, tested_on=target, across="dataset")
+        record(
+            value,
+            experiment="transfer",
+            metric="kendall_tau",
+            trained_on=source,
+            tested_on=target,
+            across="dataset",
+        )
         for source, target, value in (("a", "a", 0.91), ("a", "b", 0.62), ("b", "a", 0.63), ("b", "b", 0.92))
     ),
     record(0.5678, experiment="held_out", trained_on="all but adam", tested_on="adam", across="optimizer"),
-    *(record(value, experiment="early", snapshot=snapshot, epoch=snapshot) for snapshot, value in ((1, -0.2), (5, 0.77))),
-    *(record(value, experiment="learning_curve", dataset="mnist", num_train=size) for size, value in ((20, 0.31), (40, 0.64))),
+    *(
+        record(value, experiment="early", snapshot=snapshot, epoch=snapshot)
+        for snapshot, value in ((1, -0.2), (5, 0.77))
+    ),
+    *(
+        record(value, experiment="learning_curve", dataset="mnist", num_train=size)
+        for size, value in ((20, 0.31), (40, 0.64))
+    ),
 ]
 
 
 def results_of(zoo, records=RECORDS, **more):
     facts = report.facts_of(Zoo(zoo), "nws")
-    return {"zoo": facts, "command": "evaluate_predictors.py nws", "settings": {"seeds": [0]}, "results": records, "plots": [], **more}
+    return {
+        "zoo": facts,
+        "command": "evaluate_predictors.py nws",
+        "settings": {"seeds": [0]},
+        "results": records,
+        "plots": [],
+        **more,
+    }
 
 
 def write(path, contents):
@@ -162,23 +213,38 @@ def page_at(path):
 
 def test_every_result_is_on_the_page_once(zoo, tmp_path):
     write(tmp_path / "results" / "predictors.json", results_of(zoo, unknown=[{"field": 1}]))
-    assert str(tmp_path / "page.html") in run(zoo, "--results", tmp_path / "results", "--out", tmp_path / "page.html")
+    assert str(tmp_path / "page.html") in run(
+        zoo, "--results", tmp_path / "results", "--out", tmp_path / "page.html"
+    )
     page = page_at(tmp_path / "page.html")
     assert {name for name in leaderboard.SECTIONS} <= set(page.ids)
     for score in scores_of(RECORDS):
-        shown = [text for title, text in page.cells if title == score.source and text.startswith(score.metric.text(score.mean()))]
+        shown = [
+            text
+            for title, text in page.cells
+            if title == score.source and text.startswith(score.metric.text(score.mean()))
+        ]
         twins = [other for other in scores_of(RECORDS) if other.source == score.source]
         assert len(shown) == len(twins), score.source
     text = (tmp_path / "page.html").read_text()
-    assert "0.901 (seed 0), 0.903 (seed 1); 95 % interval 0.800 to 0.950; trained on mnist, train (80 networks)" in text
+    assert (
+        "0.901 (seed 0), 0.903 (seed 1); 95 % interval 0.800 to 0.950; trained on mnist, train (80 networks)"
+    ) in text
     assert "evaluate_predictors.py nws" in text and "demo: 20 networks, seed 7" in text
     assert {"statistics of all layers", "boosting", "optimizer"} <= set(page.heads)
 
 
 def test_the_order_of_the_ranking():
-    table = leaderboard.accuracy_section(scores_of(r for r in RECORDS if r["experiment"] == "accuracy")).tables[0]
+    table = leaderboard.accuracy_section(
+        scores_of(r for r in RECORDS if r["experiment"] == "accuracy")
+    ).tables[0]
     assert [heads[1] for heads, _ in table.rows] == ["boosting", "linear"]
-    assert table.columns == (("Paper", "R²"), ("All networks", "R²"), ("All networks", table.columns[2][1]), ("Converged networks", "R²"))
+    assert table.columns == (
+        ("Paper", "R²"),
+        ("All networks", "R²"),
+        ("All networks", table.columns[2][1]),
+        ("Converged networks", "R²"),
+    )
     (_, first), (_, second) = table.rows
     assert [cell.text for cell in first] == ["0.993", "0.902", "2.13", "0.654"] and first[1].spread == "0.001"
     assert first[1].best and not second[1].best and not first[2].best  # of a single one there is no best
@@ -189,15 +255,30 @@ def test_the_order_of_the_ranking():
 def test_lower_errors_are_better():
     scores = scores_of(record(value, metric="mse", method=name) for name, value in (("a", 0.2), ("b", 0.1)))
     table = table_of(
-        "", scores, ("method",), lambda s: (s["method"],), lambda s: ("", s["metric"]), given=[Given("paper", "", "")], ranked=True
+        "",
+        scores,
+        ("method",),
+        lambda s: (s["method"],),
+        lambda s: ("", s["metric"]),
+        given=[Given("paper", "", "")],
+        ranked=True,
     )
-    assert [(heads[0], cells[0].best) for heads, cells in table.rows] == [("b", True), ("a", False)] and len(table.columns) == 1
+    assert [(heads[0], cells[0].best) for heads, cells in table.rows] == [("b", True), ("a", False)] and len(
+        table.columns
+    ) == 1
 
 
 def test_blanks_and_unknown_names(zoo, tmp_path):
     """Only what a record must have is asked for; what the page does not know is named or shown as it is."""
-    least = {name: record(0.25)[name] for name in ("experiment", "target", "method", "input", "nets", "metric", "value")}
-    records = [least, {**least, "value": None, "method": "failed"}, {**least, "experiment": "another_question"}]
+    least = {
+        name: record(0.25)[name]
+        for name in ("experiment", "target", "method", "input", "nets", "metric", "value")
+    }
+    records = [
+        least,
+        {**least, "value": None, "method": "failed"},
+        {**least, "experiment": "another_question"},
+    ]
     records.append({**least, "metric": "my_score", "input": "<b>features</b>", "nets": "odd"})
     path = write(tmp_path / "one.json", results_of(zoo, records))
     run(zoo, "--results", path, "--out", tmp_path / "page.html")
@@ -215,11 +296,21 @@ def test_blanks_and_unknown_names(zoo, tmp_path):
         ({"zoo": {}, "command": "c"}, "no legal 'results'"),
         ({"zoo": {}, "command": "c", "results": [{"method": "m"}]}, "record 0 without experiment, target"),
         ({"zoo": {}, "command": "c", "results": [record("high")]}, "'high' in record 0"),
-        ({"zoo": {"name": "other", "subsets": {}}, "command": "c", "results": []}, "expected results of nws with"),
+        (
+            {"zoo": {"name": "other", "subsets": {}}, "command": "c", "results": []},
+            "expected results of nws with",
+        ),
     ],
 )
 def test_files_that_are_no_results(zoo, tmp_path, contents, found):
-    run(zoo, "--results", write(tmp_path / "results" / "bad.json", contents).parent, "--out", tmp_path / "page.html", mistake=found)
+    run(
+        zoo,
+        "--results",
+        write(tmp_path / "results" / "bad.json", contents).parent,
+        "--out",
+        tmp_path / "page.html",
+        mistake=found,
+    )
     assert not (tmp_path / "page.html").exists()
 
 
@@ -242,7 +333,9 @@ def test_a_method_from_a_file(zoo, tmp_path):
     results = json.loads(first)
     assert results["command"] == "leaderboard.py nws --method my_method.py:Quantiles --seeds 2"
     found = results["results"]
-    assert {(r["target"], r["seed"]) for r in found} == {(name, seed) for name in ("test_accuracy", "learning_rate") for seed in (0, 1)}
+    assert {(r["target"], r["seed"]) for r in found} == {
+        (name, seed) for name in ("test_accuracy", "learning_rate") for seed in (0, 1)
+    }
     assert {r["num_test"] for r in found if r["target"] == "test_accuracy" and r["nets"] == "all"} == {20}
     assert str(tmp_path) not in first.decode() and "Quantiles" in page_at(page).heads
 
@@ -264,7 +357,8 @@ def test_a_classifier_is_asked_for_classes(zoo, tmp_path):
     found = json.loads((tmp_path / "method_MostFrequent.json").read_text())["results"]
     targets = {r["target"] for r in found}
     assert {"activation", "dataset"} <= targets and {r["metric"] for r in found} == {"accuracy"}
-    assert all(r["value"] <= 0.5 for r in found if r["target"] == "activation" and r["nets"] == "all")  # balanced: no better than chance
+    # balanced: no better than chance
+    assert all(r["value"] <= 0.5 for r in found if r["target"] == "activation" and r["nets"] == "all")
     assert "activation (2 values)" in page_at(tmp_path / "page.html").heads
 
 
@@ -275,16 +369,28 @@ def test_a_classifier_is_asked_for_classes(zoo, tmp_path):
         ("class A:\n    def fit(self, rows, y): pass", "A", "A without predict"),
         ("class A: pass", "B", "expected a class 'B', found none of that name"),
         ("A = 1", "A", "found none of that name"),
-        ("class A:\n    fit = lambda self, rows, y: self\n    predict = lambda self, rows: [0.5]", "A", "of shape (1,)"),
         (
-            "class A:\n    fit = lambda self, rows, y: self\n    predict = lambda self, rows: [float('nan')] * len(rows)",
+            "class A:\n    fit = lambda self, rows, y: self\n    predict = lambda self, rows: [0.5]",
+            "A",
+            "of shape (1,)",
+        ),
+        (
+            "class A:\n    fit = lambda self, rows, y: self\n    predict = lambda self, rows: "
+            "[float('nan')] * len(rows)",
             "A",
             "not all finite",
         ),
     ],
 )
 def test_methods_that_are_none(zoo, tmp_path, code, name, found):
-    run(zoo, "--method", f"{write(tmp_path / 'bad.py', code)}:{name}", "--out", tmp_path / "page.html", mistake=found)
+    run(
+        zoo,
+        "--method",
+        f"{write(tmp_path / 'bad.py', code)}:{name}",
+        "--out",
+        tmp_path / "page.html",
+        mistake=found,
+    )
     assert not (tmp_path / "page.html").exists() and not list(tmp_path.glob("*.json"))
 
 
@@ -297,13 +403,25 @@ def test_files_that_are_no_methods(text, tmp_path, monkeypatch):
 
 
 def test_charts():
-    panel = Panel("optimizer", [Line("svm", [(1, 0.25, 0.0), (10, 0.5, 0.1), (100, 2.0, 0.0)])], "snapshot", 0.0, 1.0, logarithmic=True)
+    panel = Panel(
+        "optimizer",
+        [Line("svm", [(1, 0.25, 0.0), (10, 0.5, 0.1), (100, 2.0, 0.0)])],
+        "snapshot",
+        0.0,
+        1.0,
+        logarithmic=True,
+    )
     middle = (LEFT + RIGHT) / 2
     assert [panel.x(value) for value in (1, 10, 100)] == [LEFT, middle, RIGHT]
     assert panel.y(2.0) == panel.y(1.0) < panel.y(0.5)  # above the top is drawn on it
     assert panel.path(panel.lines[0]).split()[1] == f"{middle},{panel.y(0.5)}"
     assert panel.band(panel.lines[0]).split()[1] == f"{middle},{panel.y(0.6)}"
-    assert [words for _, words in panel.x_ticks] == ["1", "10", "100"] and [words for _, words in panel.y_ticks] == ["0", "0.5", "1"]
+    assert [words for _, words in panel.x_ticks] == ["1", "10", "100"] and [
+        words for _, words in panel.y_ticks
+    ] == ["0", "0.5", "1"]
     assert "svm from 0.25 to 2.00" in panel.words
-    other = Panel("activation", [Line("boosting", [(1, 0.5, 0.0)]), Line("svm", [(1, 0.5, 0.0)])], "snapshot", 0.0, 1.0)
-    assert leaderboard.Figure("", [panel, other]).styles == {"svm": 0, "boosting": 1}  # one colour in all panels
+    other = Panel(
+        "activation", [Line("boosting", [(1, 0.5, 0.0)]), Line("svm", [(1, 0.5, 0.0)])], "snapshot", 0.0, 1.0
+    )
+    # one colour in all panels
+    assert leaderboard.Figure("", [panel, other]).styles == {"svm": 0, "boosting": 1}

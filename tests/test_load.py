@@ -41,10 +41,16 @@ def load(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 # --- load_dataset ---
 
 
-def test_the_stock_library_reads_the_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stock_library_reads_the_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder.parent)
     index = datasets.load_dataset("nws", cache_dir=str(tmp_path))
-    assert {split: part.num_rows for split, part in index.items()} == {"train": 36, "validation": 12, "test": 12}
+    assert {split: part.num_rows for split, part in index.items()} == {
+        "train": 36,
+        "validation": 12,
+        "test": 12,
+    }
     assert index["train"].features == datasets.Features.from_arrow_schema(INDEX_SCHEMA)
     subset = datasets.load_dataset("nws", "more", split="test", cache_dir=str(tmp_path))
     assert subset.features == datasets.Features.from_arrow_schema(SNAPSHOTS_SCHEMA)
@@ -95,7 +101,9 @@ def plain_card(folder: Path) -> Path:
     """Make the card one of before: it names no state."""
     card = folder / "README.md"
     front = yaml.safe_load(card.read_text().split("---\n")[1])
-    front["dataset_info"] = [{name: info[name] for name in ("config_name", "features")} for info in front["dataset_info"]]
+    front["dataset_info"] = [
+        {name: info[name] for name in ("config_name", "features")} for info in front["dataset_info"]
+    ]
     card.write_text(f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n")
     return folder
 
@@ -104,9 +112,14 @@ def plain_card(folder: Path) -> Path:
 def test_another_process_reads_the_zoo_that_is_there(tmp_path: Path, library: str) -> None:
     def found(path: str, project: str = ".") -> list[str]:
         command = [sys.executable, "-c", ROWS, library, path, str(tmp_path / "cache")]
-        return json.loads(subprocess.run(command, cwd=tmp_path / project, capture_output=True, text=True, check=True).stdout)
+        return json.loads(
+            subprocess.run(command, cwd=tmp_path / project, capture_output=True, text=True, check=True).stdout
+        )
 
-    one, two = (make_zoo(tmp_path / project / "nws", models=8, seed=seed) for seed, project in enumerate(("one", "two")))
+    one, two = (
+        make_zoo(tmp_path / project / "nws", models=8, seed=seed)
+        for seed, project in enumerate(("one", "two"))
+    )
     for folder in (one, two):
         assert found("nws", folder.parent.name) == digests(folder, "validation")
     before = digests(one, "validation")
@@ -122,7 +135,10 @@ def test_content_is_the_key(tmp_path: Path, load: Callable[..., Any], name: str 
         folder = make_zoo(tmp_path / f"{seed}" / "nws", models=models, seed=seed)
         if card == "of before":
             plain_card(folder)
-        for ds, plain in ((load(folder, name), Zoo(folder)), (load(folder, name, streaming=True), Zoo(folder))):
+        for ds, plain in (
+            (load(folder, name), Zoo(folder)),
+            (load(folder, name, streaming=True), Zoo(folder)),
+        ):
             loaded.append([row["test_accuracy"] for split in ds.values() for row in split])
             assert sorted(loaded[-1]) == sorted(plain.index["test_accuracy"].to_pylist())
     assert loaded[0] == loaded[-2] != loaded[2]
@@ -134,7 +150,9 @@ def test_equal_zoos_share_the_cache(tmp_path: Path, load: Callable[..., Any]) ->
     assert (one.info.homepage, two.info.homepage) == (str(tmp_path / "one"), str(tmp_path / "two"))
 
 
-def test_a_folder_that_changes_under_the_load(tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_changes_under_the_load(
+    tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, read, times = make_zoo(tmp_path / "nws", models=8), prepare.read_index, []
 
     def grown(path: Path, content: memoryview) -> Any:
@@ -161,15 +179,22 @@ def test_a_card_that_fits_no_file_is_refused_by_the_library(tmp_path: Path) -> N
 @pytest.mark.parametrize("models", [9, 16])
 @pytest.mark.parametrize("name", [INDEX_CONFIG, "demo"])
 def test_the_library_beside_a_zoo_that_grows(tmp_path: Path, name: str, models: int) -> None:
-    """Files of a new state take their places one by one, the card and nws.json last: rows of one state, or an error."""
+    """Files of a new state take their places one by one, the card and nws.json last: rows of one state, or an
+    error.
+    """
     folder, new = make_zoo(tmp_path / "nws", models=8), make_zoo(tmp_path / "new", models=models)
-    states = [sorted(row["model_id"] for split in datasets.load_dataset(str(zoo), name).values() for row in split) for zoo in (folder, new)]
+    states = [
+        sorted(row["model_id"] for split in datasets.load_dataset(str(zoo), name).values() for row in split)
+        for zoo in (folder, new)
+    ]
     found = []
     for relative in [*sorted(Manifest.read(new).files, reverse=True), "README.md", "nws.json"]:
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(new / relative, folder / relative)
         try:
-            loaded = datasets.load_dataset(str(folder), name, cache_dir=str(tmp_path / relative.replace("/", "-")))
+            loaded = datasets.load_dataset(
+                str(folder), name, cache_dir=str(tmp_path / relative.replace("/", "-"))
+            )
         except (datasets.exceptions.NonMatchingSplitsSizesError, datasets.exceptions.UnexpectedSplitsError):
             continue
         found.append(sorted(row["model_id"] for split in loaded.values() for row in split))
@@ -179,12 +204,33 @@ def test_the_library_beside_a_zoo_that_grows(tmp_path: Path, name: str, models: 
 
 # A folder's name is no pattern
 
-NAMES = ["zoo*", "zoo?a", "zoo[1]", "zoo[!1]", "{a,b}", "**", "a::b", "hf:", "~", "zoo a", "100%20", "zoo\\", "é\N{SNOWMAN}", "-x", "http:"]
+NAMES = [
+    "zoo*",
+    "zoo?a",
+    "zoo[1]",
+    "zoo[!1]",
+    "{a,b}",
+    "**",
+    "a::b",
+    "hf:",
+    "~",
+    "zoo a",
+    "100%20",
+    "zoo\\",
+    "é\N{SNOWMAN}",
+    "-x",
+    "http:",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_that_look_like_patterns(tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    folder, _ = make_zoo(tmp_path / name / "nws", models=3, seed=1), make_zoo(tmp_path / "zooa" / "nws", models=3)
+def test_names_that_look_like_patterns(
+    tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder, _ = (
+        make_zoo(tmp_path / name / "nws", models=3, seed=1),
+        make_zoo(tmp_path / "zooa" / "nws", models=3),
+    )
     make_zoo(tmp_path / "zooba", models=3)
     monkeypatch.chdir(tmp_path)
     for path in (folder, str(folder), f"./{name}/nws", *([f"{name}//nws/"] if name != "~" else [])):
@@ -211,7 +257,9 @@ def test_options(folder: Path, load: Callable[..., Any]) -> None:
     assert len(load(split="train[:25%]+test")) == 21
     some = load(split="train", columns=["model_id", "is_final"], filters=[("is_final", "=", True)])
     assert (some.column_names, len(some)) == (["model_id", "is_final"], 12)
-    assert load(folder, "demo", split="test", columns=["weights"], num_proc=1, keep_in_memory=True).column_names == ["weights"]
+    assert load(
+        folder, "demo", split="test", columns=["weights"], num_proc=1, keep_in_memory=True
+    ).column_names == ["weights"]
     assert len(load(split="test", download_mode="force_redownload", verification_mode="no_checks")) == 12
     for options, message in (
         ({"data_files": "x"}, "found data_files; leave it out"),
@@ -226,7 +274,9 @@ def test_options(folder: Path, load: Callable[..., Any]) -> None:
             load(**options)
 
 
-def test_local_name(folder: Path, tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, hub: LoopbackHub) -> None:
+def test_local_name(
+    folder: Path, tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, hub: LoopbackHub
+) -> None:
     monkeypatch.chdir(folder.parent)
     assert len(load("nws", split="test")) == 12
     monkeypatch.chdir(tmp_path)
@@ -236,12 +286,18 @@ def test_local_name(folder: Path, tmp_path: Path, load: Callable[..., Any], monk
     assert len(load("nws", split="test")) == 3
 
 
-def test_filters_give_some_of_the_rows_that_the_card_counts(tmp_path: Path, load: Callable[..., Any], hub: LoopbackHub) -> None:
+def test_filters_give_some_of_the_rows_that_the_card_counts(
+    tmp_path: Path, load: Callable[..., Any], hub: LoopbackHub
+) -> None:
     folder, filters = make_zoo(tmp_path / "nws"), [("is_final", "==", True)]
     hub.put("org/nws", folder)
     told = {"split": "train", "filters": filters, "cache_dir": str(tmp_path / "cache")}
     stock = datasets.load_dataset(str(folder), **told, verification_mode="no_checks")
-    assert stock["is_final"][:] == load("org/nws", split="train", filters=filters)["is_final"][:] == [True] * len(stock)
+    assert (
+        stock["is_final"][:]
+        == load("org/nws", split="train", filters=filters)["is_final"][:]
+        == [True] * len(stock)
+    )
 
 
 def test_mistakes(tmp_path: Path, load: Callable[..., Any]) -> None:
@@ -262,12 +318,17 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "sort": lambda ds: ds.sort("test_accuracy"),
     "train_test_split": lambda ds: ds.train_test_split(0.5, seed=1)["train"],
     "concatenate": lambda ds: datasets.concatenate_datasets([ds.select([1, 2]), ds.select([3])]),
-    "select_columns": lambda ds: ds.select_columns(["file", "offset", "length", "sha256", "architecture_json"]),
-    "all": lambda ds: ds.filter(lambda row: row["is_final"]).shuffle(seed=1).map(lambda row: {"x": 1}).select(range(4)),
+    "select_columns": lambda ds: ds.select_columns(
+        ["file", "offset", "length", "sha256", "architecture_json"]
+    ),
+    "all": lambda ds: (
+        ds.filter(lambda row: row["is_final"]).shuffle(seed=1).map(lambda row: {"x": 1}).select(range(4))
+    ),
 }
 
 
-@pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")  # datasets' sort, with a newer pyarrow
+# datasets' sort, with a newer pyarrow
+@pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_weights_after_a_change(load: Callable[..., Any], folder: Path, change: Callable[[Any], Any]) -> None:
     zoo, plain = Zoo(folder), change(load(split="train")).with_format(None)
@@ -286,8 +347,14 @@ def test_formats_that_are_set_before(load: Callable[..., Any], folder: Path, kin
     ds, expected = with_weights(formatted), Zoo(folder).weights(plain)
     assert set(ds[0]) == {*READ_COLUMNS, "test_accuracy", "model_id", "weights"}
     for batch in (ds[2:5], with_weights(formatted, columns=["test_accuracy"])[2:5]):
-        assert type(batch["weights"]) is type(batch["test_accuracy"]) is {"numpy": np.ndarray, "torch": torch.Tensor}[kind]
-        assert np.array_equal(batch["weights"], expected[2:5]) and np.allclose(batch["test_accuracy"], plain[2:5]["test_accuracy"])
+        assert (
+            type(batch["weights"])
+            is type(batch["test_accuracy"])
+            is {"numpy": np.ndarray, "torch": torch.Tensor}[kind]
+        )
+        assert np.array_equal(batch["weights"], expected[2:5]) and np.allclose(
+            batch["test_accuracy"], plain[2:5]["test_accuracy"]
+        )
     assert np.array_equal(ds[3]["weights"], expected[3])
     mixed = with_weights(load(split="train").with_format(kind))[:20]["weights"]
     assert {len(weights) for weights in mixed} == {386, 3050}
@@ -296,12 +363,19 @@ def test_formats_that_are_set_before(load: Callable[..., Any], folder: Path, kin
 def test_set_format_of_rows_with_their_bytes(load: Callable[..., Any]) -> None:
     ds = load(name="demo", split="train")
     ds.set_format("torch", columns=["test_accuracy", "snapshot"])
-    assert {name: value.dtype for name, value in ds[:4].items()} == {"test_accuracy": torch.float32, "snapshot": torch.int64}
+    assert {name: value.dtype for name, value in ds[:4].items()} == {
+        "test_accuracy": torch.float32,
+        "snapshot": torch.int64,
+    }
 
 
 def test_map_in_two_processes(load: Callable[..., Any], folder: Path) -> None:
     ds = with_weights(load(split="train"))
-    norms = ds.map(lambda row: {"norm": float(np.linalg.norm(row["weights"]))}, num_proc=2, remove_columns=ds.column_names)
+    norms = ds.map(
+        lambda row: {"norm": float(np.linalg.norm(row["weights"]))},
+        num_proc=2,
+        remove_columns=ds.column_names,
+    )
     expected = [float(np.linalg.norm(array)) for array in Zoo(folder).arrays(load(split="train"))]
     assert np.allclose(norms.with_format("numpy")["norm"][:], expected)
 
@@ -310,10 +384,17 @@ def test_map_in_two_processes(load: Callable[..., Any], folder: Path) -> None:
 def test_streams(load: Callable[..., Any], folder: Path, columns: list[str] | None) -> None:
     zoo, plain = Zoo(folder), load(split="train", streaming=True)
     expected = {(row["model_id"], row["snapshot"]): zoo.row(row) for row in zoo.filter(split="train")}
-    parts = [with_weights(plain.shard(2, i), columns=columns) for i in range(2)]  # an index file for each subset
+    # an index file for each subset
+    parts = [with_weights(plain.shard(2, i), columns=columns) for i in range(2)]
     shuffled = with_weights(plain.shuffle(seed=1, buffer_size=10), columns=columns)
-    for rows in ([row for part in parts for row in part], list(shuffled), list(with_weights(plain, columns=columns))):
-        assert {(row["model_id"], row["snapshot"]) for row in rows} == set(expected) and len(rows) == len(expected)
+    for rows in (
+        [row for part in parts for row in part],
+        list(shuffled),
+        list(with_weights(plain, columns=columns)),
+    ):
+        assert {(row["model_id"], row["snapshot"]) for row in rows} == set(expected) and len(rows) == len(
+            expected
+        )
         assert all(np.array_equal(row["weights"], expected[row["model_id"], row["snapshot"]]) for row in rows)
         assert columns is None or set(rows[0]) == {*columns, "weights"}
     assert isinstance(with_weights(load(streaming=True)), datasets.IterableDatasetDict)
@@ -336,7 +417,9 @@ def test_batches_and_columns(load: Callable[..., Any]) -> None:
         ds["nothing"]
 
 
-def test_weights_are_read_only_when_asked_for(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_read_only_when_asked_for(
+    load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[str] = []
     arrays = Zoo.arrays
 

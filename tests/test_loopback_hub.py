@@ -1,4 +1,6 @@
-"""The Hub of the tests: huggingface_hub and datasets find in it what they expect, and its faults are what they say."""
+"""The Hub of the tests: huggingface_hub and datasets find in it what they expect, and its faults are what
+they say.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ from pathlib import Path
 import datasets
 import httpx2
 import pytest
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    HfFileSystem,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -55,17 +65,27 @@ def test_files_small_and_large(hub: LoopbackHub, api: HfApi, tmp_path: Path) -> 
     large = CommitOperationAdd("data/a.parquet", str(tmp_path / "large"))
     api.preupload_lfs_files(REPO, [large], repo_type="dataset")
     puts = [request for request in hub.requests if request.method == "PUT"]
-    api.create_commit(REPO, [large, CommitOperationAdd("b.parquet", LARGE)], commit_message="Large", repo_type="dataset")
-    assert [request.path for request in hub.requests if request.method == "PUT"] == [put.path for put in puts]  # sent once
+    api.create_commit(
+        REPO, [large, CommitOperationAdd("b.parquet", LARGE)], commit_message="Large", repo_type="dataset"
+    )
+    # sent once
+    assert [request.path for request in hub.requests if request.method == "PUT"] == [put.path for put in puts]
     assert len(puts) == 1
-    assert [path for path in hub.repos[REPO].commits[api.dataset_info(REPO).sha or ""].tree if path != ".gitattributes"] == [
+    assert [
+        path
+        for path in hub.repos[REPO].commits[api.dataset_info(REPO).sha or ""].tree
+        if path != ".gitattributes"
+    ] == [
         "README.md",
         "b.parquet",
         "data/a.parquet",
     ]
     for name, content in (("README.md", b"text"), ("data/a.parquet", LARGE)):
         assert hub.file(REPO, name) == content
-        assert Path(hf_hub_download(REPO, name, repo_type="dataset", cache_dir=tmp_path / "cache")).read_bytes() == content
+        assert (
+            Path(hf_hub_download(REPO, name, repo_type="dataset", cache_dir=tmp_path / "cache")).read_bytes()
+            == content
+        )
     folder = snapshot_download(REPO, repo_type="dataset", cache_dir=tmp_path / "cache")
     assert (Path(folder) / "data" / "a.parquet").read_bytes() == LARGE
 
@@ -105,11 +125,20 @@ def test_history(hub: LoopbackHub, api: HfApi) -> None:
     api.create_branch(REPO, branch="work/in progress", repo_type="dataset")
     second = commit(api, a_txt=b"two", b_parquet=b"second")
     for revision, small, large in (("main", b"two", b"second"), (second, b"two", b"second")):
-        assert (get("a.txt", revision=revision).content, get("b.parquet", revision=revision).content) == (small, large)
+        assert (get("a.txt", revision=revision).content, get("b.parquet", revision=revision).content) == (
+            small,
+            large,
+        )
     for revision in (first, "v1", "work/in progress"):
-        assert (get("a.txt", revision=revision).content, get("b.parquet", revision=revision).content) == (b"one", b"first")
+        assert (get("a.txt", revision=revision).content, get("b.parquet", revision=revision).content) == (
+            b"one",
+            b"first",
+        )
     refs = api.list_repo_refs(REPO, repo_type="dataset")
-    assert {branch.name: branch.target_commit for branch in refs.branches} == {"main": second, "work/in progress": first}
+    assert {branch.name: branch.target_commit for branch in refs.branches} == {
+        "main": second,
+        "work/in progress": first,
+    }
     assert {tag.name: tag.target_commit for tag in refs.tags} == {"v1": first}
     assert [c.commit_id for c in api.list_repo_commits(REPO, repo_type="dataset")][:2] == [second, first]
     with pytest.raises(HfHubHTTPError, match="409"):
@@ -147,7 +176,9 @@ def test_who_may_do_what(hub: LoopbackHub, api: HfApi, monkeypatch: pytest.Monke
     with pytest.raises(HfHubHTTPError, match="401"):
         HfApi(token="hf_wrong").dataset_info(REPO)
     with pytest.raises(HfHubHTTPError, match="403"):
-        HfApi(token=READ_TOKEN).upload_file(path_or_fileobj=b"", path_in_repo="a", repo_id=REPO, repo_type="dataset")
+        HfApi(token=READ_TOKEN).upload_file(
+            path_or_fileobj=b"", path_in_repo="a", repo_id=REPO, repo_type="dataset"
+        )
     with pytest.raises(HfHubHTTPError, match="403"):
         api.create_repo("others/nws", repo_type="dataset")
     with pytest.raises(HfHubHTTPError, match="409"):
@@ -170,13 +201,20 @@ def test_who_may_do_what(hub: LoopbackHub, api: HfApi, monkeypatch: pytest.Monke
         ("bytes=0-1,4-5", 200, slice(None)),
     ],
 )
-def test_ranges(hub: LoopbackHub, api: HfApi, name: str, range: str | None, status: int, expected: slice) -> None:
+def test_ranges(
+    hub: LoopbackHub, api: HfApi, name: str, range: str | None, status: int, expected: slice
+) -> None:
     hub.put(REPO, {name: LARGE})
     response = get(name, range)
     assert (response.status_code, response.content) == (status, LARGE[expected])
     assert response.headers["Accept-Ranges"] == "bytes"
     record = hub.requests[-1]
-    assert (record.method, record.range, record.status, record.sent) == ("GET", range, status, len(LARGE[expected]))
+    assert (record.method, record.range, record.status, record.sent) == (
+        "GET",
+        range,
+        status,
+        len(LARGE[expected]),
+    )
     if status == 206:
         start = LARGE[expected] and expected.indices(len(LARGE))[0]
         assert response.headers["Content-Range"].startswith(f"bytes {start}-")
@@ -185,7 +223,11 @@ def test_ranges(hub: LoopbackHub, api: HfApi, name: str, range: str | None, stat
 def test_metadata_of_a_large_file_come_before_the_storage(hub: LoopbackHub, api: HfApi) -> None:
     sha = hub.put(REPO, {"a.parquet": LARGE})
     metadata = api.get_hf_file_metadata(url=hf_hub_url(REPO, "a.parquet", repo_type="dataset"))
-    assert (metadata.commit_hash, metadata.etag, metadata.size) == (sha, hashlib.sha256(LARGE).hexdigest(), len(LARGE))
+    assert (metadata.commit_hash, metadata.etag, metadata.size) == (
+        sha,
+        hashlib.sha256(LARGE).hexdigest(),
+        len(LARGE),
+    )
     assert metadata.location.startswith(hub.storage_url)
 
 
@@ -198,7 +240,9 @@ def test_load_dataset(hub: LoopbackHub, api: HfApi, tmp_path: Path, streaming: b
     api.upload_folder(folder_path=zoo, repo_id=REPO, repo_type="dataset")
     for name in (None, "demo"):
         here = datasets.load_dataset(str(zoo), name, split="train", cache_dir=str(tmp_path / "here"))
-        there = datasets.load_dataset(REPO, name, split="train", streaming=streaming, cache_dir=str(tmp_path / "there"))
+        there = datasets.load_dataset(
+            REPO, name, split="train", streaming=streaming, cache_dir=str(tmp_path / "there")
+        )
         assert list(there) == list(here)
     assert any(request.path.startswith("/storage/") for request in hub.requests)
 
@@ -215,9 +259,17 @@ def test_a_folder_put_in_directly(hub: LoopbackHub, tmp_path: Path) -> None:
 
 def test_another_process(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.put(REPO, {"a.txt": b"text"}, private=True)
-    code = f"import huggingface_hub as h; print(open(h.hf_hub_download({REPO!r}, 'a.txt', repo_type='dataset')).read())"
+    code = (
+        f"import huggingface_hub as h; print(open(h.hf_hub_download({REPO!r}, 'a.txt', "
+        "repo_type='dataset')).read())"
+    )
     environment = {**os.environ, **hub.environment(), "HF_HOME": str(tmp_path)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout == "text\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        == "text\n"
+    )
 
 
 # Faults
@@ -272,8 +324,15 @@ def test_clients_try_again(hub: LoopbackHub, api: HfApi, tmp_path: Path) -> None
     hub.put(REPO, {"a.parquet": LARGE})
     hub.clear()
     hub.faults = every_second("cut", 429)
-    assert Path(hf_hub_download(REPO, "a.parquet", repo_type="dataset", cache_dir=tmp_path)).read_bytes() == LARGE
-    assert [(request.method, request.sent) for request in hub.requests] == [("HEAD", 0), ("GET", len(LARGE) // 2), ("GET", len(LARGE))]
+    assert (
+        Path(hf_hub_download(REPO, "a.parquet", repo_type="dataset", cache_dir=tmp_path)).read_bytes()
+        == LARGE
+    )
+    assert [(request.method, request.sent) for request in hub.requests] == [
+        ("HEAD", 0),
+        ("GET", len(LARGE) // 2),
+        ("GET", len(LARGE)),
+    ]
 
 
 def test_a_hub_that_is_not_there(tmp_path: Path) -> None:

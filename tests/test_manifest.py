@@ -44,7 +44,11 @@ GOLDEN = """\
 """
 MANIFEST = Manifest(
     generator_version="1.0",
-    subsets={"fixed": SubsetEntry(7, 50, {"epochs": 2, "train_images": None}, {"mnist": ImageSet("ylecun/mnist", "cd")})},
+    subsets={
+        "fixed": SubsetEntry(
+            7, 50, {"epochs": 2, "train_images": None}, {"mnist": ImageSet("ylecun/mnist", "cd")}
+        )
+    },
     files={"index/fixed/train.parquet": FileEntry(12, "ab")},
 )
 
@@ -99,7 +103,9 @@ HALF = "\\ud800"  # of a character, as JSON writes it
 def test_half_a_character(tmp_path: Path, old: str) -> None:
     """The card, which holds these texts, could not be written."""
     assert old in GOLDEN
-    (tmp_path / MANIFEST_NAME).write_text(GOLDEN.replace(old, f'"{HALF}": {{' if old.endswith("{") else f'"{HALF}"', 1))
+    (tmp_path / MANIFEST_NAME).write_text(
+        GOLDEN.replace(old, f'"{HALF}": {{' if old.endswith("{") else f'"{HALF}"', 1)
+    )
     with pytest.raises(ZooError, match="the manifest of a zoo") as raised:
         Manifest.read(tmp_path)
     assert str(raised.value).isprintable()
@@ -145,14 +151,19 @@ def test_configs_list_only_splits_with_rows() -> None:
         "snapshots/fixed/test-c-00001.parquet",
     ]
     entry = SubsetEntry(7, 5)
-    manifest = Manifest("1.0", {"main": entry, "fixed": entry, "empty": entry}, {path: FileEntry(3, "") for path in paths})
+    manifest = Manifest(
+        "1.0", {"main": entry, "fixed": entry, "empty": entry}, {path: FileEntry(3, "") for path in paths}
+    )
     index = pa.table({"subset": ["main", "fixed", "main"], "split": ["train", "test", "train"]})
     block = configs(manifest, index)
     assert block["configs"] == [
         {
             "config_name": "index",
             "default": True,
-            "data_files": [{"split": "train", "path": "index/*/train.parquet"}, {"split": "test", "path": "index/*/test.parquet"}],
+            "data_files": [
+                {"split": "train", "path": "index/*/train.parquet"},
+                {"split": "test", "path": "index/*/test.parquet"},
+            ],
         },
         {"config_name": "main", "data_files": [{"split": "train", "path": "snapshots/main/train-*.parquet"}]},
         {"config_name": "fixed", "data_files": [{"split": "test", "path": "snapshots/fixed/test-*.parquet"}]},
@@ -160,7 +171,9 @@ def test_configs_list_only_splits_with_rows() -> None:
     assert [info["config_name"] for info in block["dataset_info"]] == ["index", "main", "fixed"]
     names = [[feature["name"] for feature in info["features"]] for info in block["dataset_info"]]
     assert names == [INDEX_SCHEMA.names, SNAPSHOTS_SCHEMA.names, SNAPSHOTS_SCHEMA.names]
-    counts = [{split["name"]: split["num_examples"] for split in info["splits"]} for info in block["dataset_info"]]
+    counts = [
+        {split["name"]: split["num_examples"] for split in info["splits"]} for info in block["dataset_info"]
+    ]
     assert counts == [{"train": 2, "test": 1}, {"train": 2}, {"test": 1}]
     assert [split["num_bytes"] for split in block["dataset_info"][0]["splits"]] == [3, 3]
     assert [info["download_size"] for info in block["dataset_info"]] == [6, 3, 3]

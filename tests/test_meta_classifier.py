@@ -1,4 +1,6 @@
-"""The meta-classifier and meta-regressor: the paper's network, learning, determinism, rows of any length, saving."""
+"""The meta-classifier and meta-regressor: the paper's network, learning, determinism, rows of any length,
+saving.
+"""
 
 from typing import Any
 
@@ -54,7 +56,28 @@ def signal_lengths(network, slice_length):
 def test_network_of_the_paper():
     network = build_network(5000, 4)
     shapes = signal_lengths(network, 5000)
-    assert [c for c, _ in shapes] == [8, 8, 16, 16, 32, 64, 64, 128, 256, 256, 256, 256, 256, 256, 256, 256, 256, 256, 256, 256]
+    assert [c for c, _ in shapes] == [
+        8,
+        8,
+        16,
+        16,
+        32,
+        64,
+        64,
+        128,
+        256,
+        256,
+        256,
+        256,
+        256,
+        256,
+        256,
+        256,
+        256,
+        256,
+        256,
+        256,
+    ]
     assert shapes[-1] == (256, 19)
     dense = [module.out_features for module in network if isinstance(module, torch.nn.Linear)]
     assert dense == [1024, 1024, 1024, 1024, 64, 4]
@@ -100,7 +123,11 @@ def test_a_prediction_is_the_mean_over_slices(fitted):
 
 def test_short_rows_are_filled_with_zeros_at_their_end(fitted):
     row = np.random.default_rng(0).normal(size=150).astype(np.float32)
-    np.testing.assert_allclose(fitted.predict_proba([row]), fitted.predict_proba([np.append(row, np.zeros(50, np.float32))]), rtol=1e-5)
+    np.testing.assert_allclose(
+        fitted.predict_proba([row]),
+        fitted.predict_proba([np.append(row, np.zeros(50, np.float32))]),
+        rtol=1e-5,
+    )
 
 
 def test_a_model_is_in_training_or_in_validation(data):
@@ -123,7 +150,11 @@ def test_history_and_progress(data):
 def test_huge_weights_are_tamed(data, linear_below):
     rows, labels = data
     rows = [row if i else np.full(300, 1e30, np.float32) for i, row in enumerate(rows)]
-    assert np.isfinite(DeepMetaClassifier(**{**SLIM, "epochs": 1}, linear_below=linear_below).fit(rows, labels).predict_proba(rows)).all()
+    assert np.isfinite(
+        DeepMetaClassifier(**{**SLIM, "epochs": 1}, linear_below=linear_below)
+        .fit(rows, labels)
+        .predict_proba(rows)
+    ).all()
 
 
 def test_mistakes_are_told(data):
@@ -145,7 +176,10 @@ NOT_APPLICABLE = {
 }
 
 
-@parametrize_with_checks([DeepMetaClassifier(**CHECKED), DeepMetaRegressor(**CHECKED)], expected_failed_checks=lambda e: NOT_APPLICABLE)
+@parametrize_with_checks(
+    [DeepMetaClassifier(**CHECKED), DeepMetaRegressor(**CHECKED)],
+    expected_failed_checks=lambda e: NOT_APPLICABLE,
+)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
@@ -161,7 +195,9 @@ def numbers():
 @pytest.mark.parametrize("loss", ["absolute_error", "squared_error"])
 def test_regressor(loss, numbers):
     rows, spread = numbers
-    regressor = DeepMetaRegressor(**{**SLIM, "epochs": 40}, linear_below=0.1, loss=loss).fit(rows[:90], 1e-3 * spread[:90])
+    regressor = DeepMetaRegressor(**{**SLIM, "epochs": 40}, linear_below=0.1, loss=loss).fit(
+        rows[:90], 1e-3 * spread[:90]
+    )
     assert regressor.score(rows[90:], 1e-3 * spread[90:]) > 0.7
     assert regressor.predict(rows[90:]).shape == (30,)
     again = clone(regressor).fit(rows[:90], 1e-3 * spread[:90])
@@ -175,7 +211,11 @@ def test_the_epoch_that_is_best_on_validation_rows_is_kept(data):
     classifier = DeepMetaClassifier(**SLIM).fit(rows[:60], labels[:60], None, rows[60:90], labels[60:90])
     losses = [entry["validation_loss"] for entry in classifier.history_]
     assert classifier.best_epoch_ == 1 + int(np.argmin(losses))
-    kept = -np.log(classifier.predict_proba(rows[60:90])[np.arange(30), np.searchsorted(classifier.classes_, labels[60:90])]).mean()
+    kept = -np.log(
+        classifier.predict_proba(rows[60:90])[
+            np.arange(30), np.searchsorted(classifier.classes_, labels[60:90])
+        ]
+    ).mean()
     assert kept == pytest.approx(min(losses), rel=1e-4)
 
 
@@ -184,7 +224,10 @@ def test_saved_and_loaded(fitted, data, numbers, tmp_path):
     loaded = DeepMetaClassifier.load(fitted.save(tmp_path / "classifier"))
     np.testing.assert_array_equal(loaded.predict_proba(rows), fitted.predict_proba(rows))
     regressor = DeepMetaRegressor(**{**SLIM, "epochs": 1}).fit(*numbers)
-    np.testing.assert_array_equal(DeepMetaRegressor.load(regressor.save(tmp_path / "r")).predict(numbers[0]), regressor.predict(numbers[0]))
+    np.testing.assert_array_equal(
+        DeepMetaRegressor.load(regressor.save(tmp_path / "r")).predict(numbers[0]),
+        regressor.predict(numbers[0]),
+    )
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pkl", ".pt", ".bin")]
 
 
@@ -198,7 +241,9 @@ def test_sources_give_the_same_slices(tmp_path):
     length = int(views.lengths.min()) + 10
     starts = random.integers(np.maximum(0, views.lengths[numbers] - length) + 1)
     expected = views.slices(numbers, starts, length)
-    assert (expected[views.lengths[numbers] < length, -10:] == 0).all() and (views.lengths[numbers] < length).any()
+    assert (expected[views.lengths[numbers] < length, -10:] == 0).all() and (
+        views.lengths[numbers] < length
+    ).any()
     np.testing.assert_array_equal(ZooRows(zoo, rows).slices(numbers, starts, length), expected)
     np.testing.assert_array_equal(DeviceRows(views, "cpu").slices(numbers, starts, length).numpy(), expected)
 
@@ -209,7 +254,9 @@ def test_a_zoo_is_read_lazily(tmp_path):
     options = {**SLIM, "epochs": 2, "validation_fraction": 0.25}
     lazy = DeepMetaClassifier(**options).fit(ZooRows(zoo, rows), rows["activation"])
     views = DeepMetaClassifier(**options).fit(zoo.arrays(rows), rows["activation"])
-    np.testing.assert_array_equal(lazy.predict_proba(ZooRows(zoo, rows)), views.predict_proba(zoo.arrays(rows)))
+    np.testing.assert_array_equal(
+        lazy.predict_proba(ZooRows(zoo, rows)), views.predict_proba(zoo.arrays(rows))
+    )
 
 
 def test_prefetching_keeps_the_order_and_hands_errors_on():

@@ -1,4 +1,6 @@
-"""What an estimator cannot be fitted with is told in one line, before anything is made of it; and never saved or loaded."""
+"""What an estimator cannot be fitted with is told in one line, before anything is made of it; and never saved
+or loaded.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from nws_dataset import DeepMetaClassifier, DeepMetaRegressor, DenseNet, GradientBoosting, LogitLinear, statistics, views
+from nws_dataset import (
+    DeepMetaClassifier,
+    DeepMetaRegressor,
+    DenseNet,
+    GradientBoosting,
+    LogitLinear,
+    statistics,
+    views,
+)
 from nws_dataset.errors import ValueZooError, ZooError
 from nws_dataset.layout import layout_of
 from nws_dataset.network import Network
@@ -40,7 +50,12 @@ RANGES = [
     (0, 10**400),
 ]
 ILLEGAL: dict[type, dict[str, list[Any]]] = {
-    LogitLinear: {"l2": [-1, float("nan"), None, "x"], "max_iter": COUNTS, "validation_fraction": FRACTIONS, "target_range": RANGES},
+    LogitLinear: {
+        "l2": [-1, float("nan"), None, "x"],
+        "max_iter": COUNTS,
+        "validation_fraction": FRACTIONS,
+        "target_range": RANGES,
+    },
     GradientBoosting: {
         **dict.fromkeys(("num_trees", "max_depth", "min_rows_in_leaf", "patience"), COUNTS),
         "num_threads": [-1, HUGE, 1.5, None, True],
@@ -55,7 +70,9 @@ ILLEGAL: dict[type, dict[str, list[Any]]] = {
         "l2": [-1.0, float("nan")],
     },
     DeepMetaClassifier: {
-        **dict.fromkeys(("slice_length", "epochs", "slices_per_row", "slices_per_prediction", "batch_size"), COUNTS),
+        **dict.fromkeys(
+            ("slice_length", "epochs", "slices_per_row", "slices_per_prediction", "batch_size"), COUNTS
+        ),
         **dict.fromkeys(("width", "learning_rate"), RATES),
         **dict.fromkeys(("dropout", "validation_fraction"), FRACTIONS),
         "progress": ["x", 1],
@@ -67,7 +84,12 @@ X = np.random.default_rng(0).normal(size=(40, 3))
 X_32 = X.astype(np.float32)
 Y = np.linspace(0, 1, 40)
 SLIM = {"slice_length": 16, "epochs": 1, "width": 1 / 32, "batch_size": 8, "random_state": 0}
-CASES = [(kind, name, value) for kind, fields in ILLEGAL.items() for name, values in fields.items() for value in values]
+CASES = [
+    (kind, name, value)
+    for kind, fields in ILLEGAL.items()
+    for name, values in fields.items()
+    for value in values
+]
 
 
 def refused(call: Callable[[], object], where: str) -> None:
@@ -75,12 +97,20 @@ def refused(call: Callable[[], object], where: str) -> None:
     with pytest.raises(ValueError) as raised:
         call()
     error = raised.value
-    assert isinstance(error, ValueZooError) and "\n" not in str(error) and str(error).startswith(f"{where}: expected ")
+    assert (
+        isinstance(error, ValueZooError)
+        and "\n" not in str(error)
+        and str(error).startswith(f"{where}: expected ")
+    )
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (ValueZooError, str(error))
 
 
-@pytest.mark.parametrize(("kind", "name", "value"), CASES, ids=lambda value: value.__name__ if isinstance(value, type) else repr(value))
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    CASES,
+    ids=lambda value: value.__name__ if isinstance(value, type) else repr(value),
+)
 def test_illegal_parameters(kind: type, name: str, value: Any) -> None:
     labels = np.arange(40) % 2 if kind is DeepMetaClassifier else Y
     refused(lambda: kind(**{name: value}).fit(X, labels), name)
@@ -88,7 +118,11 @@ def test_illegal_parameters(kind: type, name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("kind", ILLEGAL)
 def test_every_number_among_the_parameters_has_its_bounds(kind: type) -> None:
-    numbers = [name for name, value in kind().get_params().items() if isinstance(value, int | float) and not isinstance(value, bool)]
+    numbers = [
+        name
+        for name, value in kind().get_params().items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
     assert set(numbers) <= kind._legal.keys()
     kind().check_parameters()
 
@@ -104,13 +138,20 @@ def test_every_number_among_the_parameters_has_its_bounds(kind: type) -> None:
         ),
         (Legal(0, 1, open_high=True), "a number of at least 0 and below 1", [0, 0.99], [1]),
         (Legal(0, 1, open_low=True, none=True), "a number above 0 and at most 1, or None", [1, None], [0]),
-        (Legal(2, 9, whole=True), "a whole number of at least 2 and at most 9", [2, np.int8(9)], [1, 10, 3.0, None]),
+        (
+            Legal(2, 9, whole=True),
+            "a whole number of at least 2 and at most 9",
+            [2, np.int8(9)],
+            [1, 10, 3.0, None],
+        ),
         (Legal(choices=("a", "b")), "a or b", ["a", "b"], ["c", None, 1]),
     ],
 )
 def test_what_is_legal(legal: Legal, told: str, inside: list[Any], outside: list[Any]) -> None:
     assert str(legal) == told
-    assert [legal.allows(value) for value in inside + outside] == [True] * len(inside) + [False] * len(outside)
+    assert [legal.allows(value) for value in inside + outside] == [True] * len(inside) + [False] * len(
+        outside
+    )
 
 
 # Saved and loaded
@@ -120,8 +161,13 @@ def test_an_illegal_parameter_is_neither_saved_nor_loaded(tmp_path: Path) -> Non
     fitted = LogitLinear(max_iter=3).fit(X, Y)
     facts = json.loads((fitted.save(tmp_path) / FACTS).read_text())
     for value in (0, -1, HUGE):
-        (tmp_path / FACTS).write_text(json.dumps({**facts, "parameters": {**facts["parameters"], "max_iter": value}}))
-        with pytest.raises(ZooError, match="a saved LogitLinear, found ValueZooError: max_iter: expected a whole number of at least 1"):
+        (tmp_path / FACTS).write_text(
+            json.dumps({**facts, "parameters": {**facts["parameters"], "max_iter": value}})
+        )
+        with pytest.raises(
+            ZooError,
+            match="a saved LogitLinear, found ValueZooError: max_iter: expected a whole number of at least 1",
+        ):
             LogitLinear.load(tmp_path)
     refused(lambda: fitted.set_params(max_iter=0).save(tmp_path), "max_iter")
 
@@ -156,7 +202,9 @@ def test_validation_rows_and_targets_go_together(kind: type[Saved]) -> None:
         estimator.fit(X, Y, X_validation=X, y_validation=Y[1:])
 
 
-@pytest.mark.parametrize("rows", [{"a": [1.0]}, iter([[1.0]]), {1.0}, "rows", b"rows"], ids=lambda rows: type(rows).__name__)
+@pytest.mark.parametrize(
+    "rows", [{"a": [1.0]}, iter([[1.0]]), {1.0}, "rows", b"rows"], ids=lambda rows: type(rows).__name__
+)
 def test_what_is_no_rows(rows: Any) -> None:
     refused(lambda: DeepMetaRegressor(**SLIM).fit(rows, [0.0]), "X")
 
@@ -171,7 +219,12 @@ def test_positions_of_slices(positions: Any) -> None:
 
 
 def test_a_network_that_diverged_is_none() -> None:
-    refused(lambda: DeepMetaRegressor(**SLIM, learning_rate=1e30, validation_fraction=0.0).fit(X.astype(np.float32), Y), "fit")
+    refused(
+        lambda: DeepMetaRegressor(**SLIM, learning_rate=1e30, validation_fraction=0.0).fit(
+            X.astype(np.float32), Y
+        ),
+        "fit",
+    )
     refused(lambda: DenseNet(max_epochs=2, learning_rate=1e30, random_state=0).fit(X, Y), "fit")
 
 
@@ -209,16 +262,26 @@ def test_a_training_row_is_left(predictor: Any, fraction: float) -> None:
 @pytest.mark.parametrize("number", [np.int64, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("predictor", FAST, ids=lambda p: type(p).__name__)
 def test_a_range_of_numpy_numbers_is_saved(predictor: Any, number: Any, tmp_path: Path) -> None:
-    loaded = saved_and_loaded(clone(predictor).set_params(target_range=(number(0), number(1))).fit(X, Y), tmp_path)
+    loaded = saved_and_loaded(
+        clone(predictor).set_params(target_range=(number(0), number(1))).fit(X, Y), tmp_path
+    )
     assert loaded.target_range == (0, 1)
 
 
 @pytest.mark.parametrize("whole", [np.int64, np.int8])
 def test_whole_numbers_of_numpy_are_those_of_python(whole: Any, tmp_path: Path) -> None:
     """A grid of np.arange gives such; those of 8 bits overflow."""
-    options = {"slice_length": 16, "epochs": 1, "batch_size": 8, "slices_per_row": 100, "slices_per_prediction": 8}
+    options = {
+        "slice_length": 16,
+        "epochs": 1,
+        "batch_size": 8,
+        "slices_per_row": 100,
+        "slices_per_prediction": 8,
+    }
     plain = DeepMetaRegressor(**{**SLIM, **options}).fit(X_32, Y)
-    own = DeepMetaRegressor(**{**SLIM, **{name: whole(value) for name, value in options.items()}}).fit(X_32, Y)
+    own = DeepMetaRegressor(**{**SLIM, **{name: whole(value) for name, value in options.items()}}).fit(
+        X_32, Y
+    )
     np.testing.assert_array_equal(plain.predict(X_32), own.predict(X_32))
     assert saved_and_loaded(own, tmp_path / "regressor").get_params() == plain.get_params()
     for predictor, numbers in (
@@ -226,8 +289,12 @@ def test_whole_numbers_of_numpy_are_those_of_python(whole: Any, tmp_path: Path) 
         (FAST[2], {"num_layers": 2, "num_units": 8, "batch_size": 5, "max_epochs": 2, "patience": 3}),
     ):
         expected = clone(predictor).set_params(**numbers).fit(X, Y).predict(X)
-        found = clone(predictor).set_params(**{name: whole(value) for name, value in numbers.items()}).fit(X, Y)
-        np.testing.assert_array_equal(saved_and_loaded(found, tmp_path / type(found).__name__).predict(X), expected)
+        found = (
+            clone(predictor).set_params(**{name: whole(value) for name, value in numbers.items()}).fit(X, Y)
+        )
+        np.testing.assert_array_equal(
+            saved_and_loaded(found, tmp_path / type(found).__name__).predict(X), expected
+        )
 
 
 @pytest.mark.parametrize("predictor", FAST, ids=lambda p: type(p).__name__)
@@ -280,7 +347,11 @@ def test_targets_groups_and_rows_that_are_none(kind: Any) -> None:
 DATES = np.array(["2020-01-01", "2021-01-01"] * 20, "datetime64[D]")
 
 
-@pytest.mark.parametrize("labels", [DATES, np.array(["a", 1] * 20, object), np.array([b"a", b"b"] * 20)], ids=["dates", "mixed", "bytes"])
+@pytest.mark.parametrize(
+    "labels",
+    [DATES, np.array(["a", 1] * 20, object), np.array([b"a", b"b"] * 20)],
+    ids=["dates", "mixed", "bytes"],
+)
 def test_labels_that_cannot_be_saved(labels: np.ndarray) -> None:
     refused(lambda: DeepMetaClassifier(**SLIM).fit(X_32, labels), "y")
 
@@ -289,7 +360,10 @@ def test_labels_that_cannot_be_saved(labels: np.ndarray) -> None:
 def test_targets_that_are_no_numbers(estimator: Any) -> None:
     for wrong in (["a"] * 40, ["1"] * 40, DATES):
         refused(lambda wrong=wrong: clone(estimator).fit(X_32, wrong), "y")
-        refused(lambda wrong=wrong: clone(estimator).fit(X_32, Y, X_validation=X_32, y_validation=wrong), "y_validation")
+        refused(
+            lambda wrong=wrong: clone(estimator).fit(X_32, Y, X_validation=X_32, y_validation=wrong),
+            "y_validation",
+        )
     options = {} if isinstance(estimator, DeepMetaRegressor) else {"target_range": None}
     refused(lambda: clone(estimator).set_params(**options).fit(X_32, 1e31 * Y), "y")
     for wrong in (None, [None] * 40, np.full(40, np.nan), np.full(40, np.inf)):
@@ -308,10 +382,23 @@ def test_what_is_not_a_number_is_not_saved(tmp_path: Path) -> None:
 
 
 ARCHITECTURE = Architecture(filter_size=3, depth_conv=3, width_conv=4, depth_fc=3, width_fc=8)
-NO_ROWS = [None, "rows", 1, [1, 2], [[1.0], [1.0, 2.0]], {}, np.zeros(8), np.zeros((3, 7)), np.full((1, 8), "a"), np.zeros((2, 8), object)]
+NO_ROWS = [
+    None,
+    "rows",
+    1,
+    [1, 2],
+    [[1.0], [1.0, 2.0]],
+    {},
+    np.zeros(8),
+    np.zeros((3, 7)),
+    np.full((1, 8), "a"),
+    np.zeros((2, 8), object),
+]
 
 
-@pytest.mark.parametrize("rows", NO_ROWS, ids=lambda rows: f"{type(rows).__name__} {getattr(rows, 'shape', '')}")
+@pytest.mark.parametrize(
+    "rows", NO_ROWS, ids=lambda rows: f"{type(rows).__name__} {getattr(rows, 'shape', '')}"
+)
 def test_rows_of_features_and_views(rows: Any) -> None:
     layout = layout_of(ARCHITECTURE)
     if isinstance(rows, np.ndarray) and rows.shape[-1] == 8:

@@ -1,4 +1,6 @@
-"""The generator against its authors' known answers; the transforms against scipy and against literal values."""
+"""The generator against its authors' known answers; the transforms against scipy and against literal
+values.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ KNOWN_ANSWERS = [
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
-@pytest.mark.parametrize("kind", [int, lambda word: np.array([word]), lambda word: torch.tensor([word])], ids=["int", "numpy", "torch"])
+@pytest.mark.parametrize(
+    "kind",
+    [int, lambda word: np.array([word]), lambda word: torch.tensor([word])],
+    ids=["int", "numpy", "torch"],
+)
 def test_known_answers(counter, key, answer, kind) -> None:
     words = philox.philox(key, tuple(map(kind, counter)))
     assert tuple(word if kind is int else word.item() for word in words) == answer
@@ -36,11 +42,15 @@ def test_known_answers(counter, key, answer, kind) -> None:
 def test_mixed_arguments_broadcast_and_agree() -> None:
     index = np.arange(5)[:, None]
     words = philox.draw((3, 4), Purpose.NOISE, index=index, epoch=7, model=2**31, block=np.arange(3))
-    on_torch = philox.draw((3, 4), Purpose.NOISE, index=torch.arange(5)[:, None], epoch=7, model=2**31, block=torch.arange(3))
+    on_torch = philox.draw(
+        (3, 4), Purpose.NOISE, index=torch.arange(5)[:, None], epoch=7, model=2**31, block=torch.arange(3)
+    )
     for i in range(5):
         for b in range(3):
             alone = philox.philox((3, 4), (i, 7, 2**31, b | Purpose.NOISE << 24))
-            assert [int(word[i, b]) for word in words] == list(alone) == [int(word[i, b]) for word in on_torch]
+            assert (
+                [int(word[i, b]) for word in words] == list(alone) == [int(word[i, b]) for word in on_torch]
+            )
 
 
 def test_key_and_field_block_are_golden() -> None:
@@ -69,15 +79,25 @@ def test_log_exp_and_normal_agree_with_scipy() -> None:
 )
 def test_distributions(transform, distribution) -> None:
     words = philox.draw((1, 2), Purpose.INITIAL, index=np.arange(20_000))
-    assert scipy.stats.kstest(transform(philox.unit_interval(words[0], words[1])), distribution.cdf).pvalue > 0.01
+    assert (
+        scipy.stats.kstest(transform(philox.unit_interval(words[0], words[1])), distribution.cdf).pvalue
+        > 0.01
+    )
 
 
 def test_transforms_are_golden() -> None:
-    """The bytes of what recipes and initial rows are made of: they must not change with a library or a machine."""
+    """The bytes of what recipes and initial rows are made of: they must not change with a library or a
+    machine.
+    """
     words = philox.draw(philox.key_of(0, "main"), Purpose.INITIAL, index=np.arange(4096), model=5)
     u = philox.unit_interval(words[0], words[1])
-    numbers = np.concatenate([u, philox.normal(u), philox.truncated_normal(u), philox.log_uniform(u, 5e-4, 5e-2)])
-    assert hashlib.sha256(numbers.astype("<f8").tobytes()).hexdigest() == "22ddeec0069db6d6c5034d3a8c302f62b70103d12aa464a87fe84b1ec6dd50d0"
+    numbers = np.concatenate(
+        [u, philox.normal(u), philox.truncated_normal(u), philox.log_uniform(u, 5e-4, 5e-2)]
+    )
+    assert (
+        hashlib.sha256(numbers.astype("<f8").tobytes()).hexdigest()
+        == "22ddeec0069db6d6c5034d3a8c302f62b70103d12aa464a87fe84b1ec6dd50d0"
+    )
 
 
 def test_words_are_used_as_documented() -> None:

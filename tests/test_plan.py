@@ -34,7 +34,8 @@ MAIN_0 = Recipe(
 )
 SMALL_CNN_7 = Recipe(
     Architecture(
-        filter_size=3, depth_conv=3, width_conv=16, width_growth=1, stride=2, padding="valid", pooling="none", head="average", depth_fc=0,
+        filter_size=3, depth_conv=3, width_conv=16, width_growth=1, stride=2, padding="valid", pooling="none",
+        head="average", depth_fc=0,
         width_fc=None, batch_norm=False, dropout_place="conv", image_channels=1, image_size=32, pixel_min=-1,
     ),
     dataset="svhn",
@@ -55,7 +56,10 @@ def model(subset: str, number: int, seed: int = 0) -> Model:
     return next(itertools.islice(plan(SUBSETS[subset], seed), number, None))
 
 
-@pytest.mark.parametrize(("subset", "number", "recipe", "split"), [("main", 0, MAIN_0, "train"), ("small_cnn", 7, SMALL_CNN_7, "test")])
+@pytest.mark.parametrize(
+    ("subset", "number", "recipe", "split"),
+    [("main", 0, MAIN_0, "train"), ("small_cnn", 7, SMALL_CNN_7, "test")],
+)
 def test_golden_recipes(subset: str, number: int, recipe: Recipe, split: str) -> None:
     found = model(subset, number)
     assert found.recipe == recipe
@@ -84,11 +88,18 @@ def test_the_first_models_do_not_depend_on_how_many_are_taken(subset: str) -> No
 def test_beyond_what_is_drawn_at_once() -> None:
     """Models are drawn some thousands at a time; a smaller subset is the beginning of a larger one."""
     small = dataclasses.replace(SUBSETS["main"], num_models=4100)
-    assert [m.recipe for m in itertools.islice(plan(SUBSETS["main"], 0), 4090, 4100)] == [m.recipe for m in select(small, 0)[4090:]]
+    assert [m.recipe for m in itertools.islice(plan(SUBSETS["main"], 0), 4090, 4100)] == [
+        m.recipe for m in select(small, 0)[4090:]
+    ]
 
 
 def test_subsets_seeds_and_models_differ() -> None:
-    rates = [model(subset, number, seed).recipe.learning_rate for subset in ("main", "fixed") for number in (0, 1) for seed in (0, 1)]
+    rates = [
+        model(subset, number, seed).recipe.learning_rate
+        for subset in ("main", "fixed")
+        for number in (0, 1)
+        for seed in (0, 1)
+    ]
     assert len(set(rates)) == 8
 
 
@@ -104,7 +115,9 @@ def test_selecting_never_redraws() -> None:
     assert len(chosen) == 20
     assert {m.recipe.dataset for m in chosen} == {"svhn", "mnist"}
     assert all(whole[m.number] == m for m in chosen)
-    assert [m.number for m in chosen] == [n for n, m in whole.items() if m.recipe.dataset in ("svhn", "mnist")][:20]
+    assert [m.number for m in chosen] == [
+        n for n, m in whole.items() if m.recipe.dataset in ("svhn", "mnist")
+    ][:20]
     capped = select(subset, 0, models=20, epochs=7)
     assert all(m.recipe == dataclasses.replace(whole[m.number].recipe, max_epochs=7) for m in capped)
     assert all((m.split, m.block) == (whole[m.number].split, whole[m.number].block) for m in capped)

@@ -1,4 +1,6 @@
-"""The pointer of loading_script/nws: fresh, and all that the stock library needs to load the repository on the Hub."""
+"""The pointer of loading_script/nws: fresh, and all that the stock library needs to load the repository on
+the Hub.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ FOLDER = ROOT / "loading_script" / LOCAL_NAME
 
 @pytest.fixture
 def zoo(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A zoo that is on the Hub, as the default repository; the test runs in the folder that holds the pointer."""
+    """A zoo that is on the Hub, as the default repository; the test runs in the folder that holds the
+    pointer.
+    """
     folder = make_zoo(tmp_path / "zoo")
     hub.put(DEFAULT_REPOSITORY, folder)
     monkeypatch.chdir(FOLDER.parent)
@@ -40,8 +44,15 @@ def rows(dataset: Any) -> dict[str, list[dict[str, Any]]]:
 
 def test_it_is_fresh() -> None:
     readme = str((FOLDER / "README.md").relative_to(ROOT))
-    result = subprocess.run([sys.executable, "-m", "cogapp", "--check", "-I", "scripts", readme], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, f"{result.stdout}{result.stderr}\nwrite it anew: cog -r -I scripts {readme}"
+    result = subprocess.run(
+        [sys.executable, "-m", "cogapp", "--check", "-I", "scripts", readme],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, (
+        f"{result.stdout}{result.stderr}\nwrite it anew: cog -r -I scripts {readme}"
+    )
 
 
 def test_it_is_a_card_and_nothing_else() -> None:
@@ -54,18 +65,26 @@ def test_it_is_a_card_and_nothing_else() -> None:
 
 def test_the_stock_library_loads_the_repository(zoo: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
-    assert rows(datasets.load_dataset(LOCAL_NAME, cache_dir=cache)) == rows(datasets.load_dataset(str(zoo), cache_dir=cache))
+    assert rows(datasets.load_dataset(LOCAL_NAME, cache_dir=cache)) == rows(
+        datasets.load_dataset(str(zoo), cache_dir=cache)
+    )
     streamed = datasets.load_dataset(LOCAL_NAME, "demo", streaming=True, cache_dir=cache)
     assert rows(streamed) == rows(datasets.load_dataset(str(zoo), "demo", cache_dir=cache))
 
 
-def test_what_is_not_there_keeps_nothing_else_from_loading(zoo: Path, hub: LoopbackHub, tmp_path: Path) -> None:
+def test_what_is_not_there_keeps_nothing_else_from_loading(
+    zoo: Path, hub: LoopbackHub, tmp_path: Path
+) -> None:
     make_zoo(zoo, ("main",), models=2)  # both in train
     hub.put(DEFAULT_REPOSITORY, zoo)
     cache = str(tmp_path / "cache")
     assert datasets.load_dataset(LOCAL_NAME, "main", split="train", cache_dir=cache).num_rows == 6
     streamed = datasets.load_dataset(LOCAL_NAME, "main", streaming=True, cache_dir=cache)
-    assert {split: len(part) for split, part in rows(streamed).items()} == {"train": 6, "validation": 0, "test": 0}
+    assert {split: len(part) for split, part in rows(streamed).items()} == {
+        "train": 6,
+        "validation": 0,
+        "test": 0,
+    }
     assert datasets.load_dataset(LOCAL_NAME, split="test", cache_dir=cache).num_rows == 6
     with pytest.raises(ValueError, match="data_files"):
         datasets.load_dataset(LOCAL_NAME, "small_cnn", cache_dir=cache)
@@ -75,7 +94,8 @@ LATER = """
 import functools, json, sys
 import datasets, nws_dataset
 options = {"split": "validation", "cache_dir": sys.argv[1]}
-stock, ours = (functools.partial(load, "nws", **options) for load in (datasets.load_dataset, nws_dataset.load_dataset))
+loads = (datasets.load_dataset, nws_dataset.load_dataset)
+stock, ours = (functools.partial(load, "nws", **options) for load in loads)
 anew = {"download_mode": "reuse_cache_if_exists", "verification_mode": "no_checks"}
 loads = (stock, functools.partial(stock, streaming=True), functools.partial(stock, **anew), stock, ours)
 print(json.dumps([[row["sha256"] for row in load()] for load in loads]))
@@ -83,7 +103,9 @@ print(json.dumps([[row["sha256"] for row in load()] for load in loads]))
 
 
 def test_the_repository_moves_on(zoo: Path, hub: LoopbackHub, tmp_path: Path) -> None:
-    """What the pointer's text says: the library keeps what it prepared, since the text of the card alone is its key."""
+    """What the pointer's text says: the library keeps what it prepared, since the text of the card alone is
+    its key.
+    """
     cache = str(tmp_path / "cache")
     before = [row["sha256"] for row in datasets.load_dataset(LOCAL_NAME, split="validation", cache_dir=cache)]
     hub.put(DEFAULT_REPOSITORY, make_zoo(zoo, models=16))

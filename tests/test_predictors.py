@@ -1,4 +1,6 @@
-"""The predictors are scikit-learn estimators, stay within their range, are deterministic, and are saved without pickle."""
+"""The predictors are scikit-learn estimators, stay within their range, are deterministic, and are saved
+without pickle.
+"""
 
 import huggingface_hub
 import numpy as np
@@ -67,8 +69,12 @@ def test_targets_in_percent_are_refused(predictor, data):
 def test_validation_rows_stop_the_fit(data):
     X, y = data
     shuffled = np.random.default_rng(1).permutation(y[300:])
-    short = GradientBoosting(num_trees=500, patience=5, num_threads=1, random_state=0).fit(X[:300], y[:300], X[300:], shuffled)
-    long = GradientBoosting(num_trees=500, patience=5, num_threads=1, random_state=0).fit(X[:300], y[:300], X[300:], y[300:])
+    short = GradientBoosting(num_trees=500, patience=5, num_threads=1, random_state=0).fit(
+        X[:300], y[:300], X[300:], shuffled
+    )
+    long = GradientBoosting(num_trees=500, patience=5, num_threads=1, random_state=0).fit(
+        X[:300], y[:300], X[300:], y[300:]
+    )
     assert short.booster_.best_iteration < long.booster_.best_iteration
 
 
@@ -99,7 +105,11 @@ def test_names_of_features_and_generators(data, tmp_path):
     frame = pandas.DataFrame(data[0], columns=list("abcdef"))
     predictor = LogitLinear(random_state=np.random.RandomState(0), target_range=None).fit(frame, data[1])
     loaded = LogitLinear.load(predictor.save(tmp_path))
-    assert loaded.feature_names_in_.tolist() == list("abcdef") and loaded.random_state is None and loaded.target_range is None
+    assert (
+        loaded.feature_names_in_.tolist() == list("abcdef")
+        and loaded.random_state is None
+        and loaded.target_range is None
+    )
     np.testing.assert_array_equal(loaded.predict(frame), predictor.predict(frame))
 
 
@@ -115,7 +125,12 @@ def _cut(path):
         (lambda folder: (folder / FACTS).write_text("[]"), "TypeError"),
         (lambda folder: _cut(folder / ARRAYS), "is not the file that estimator.json names"),
         (lambda folder: (folder / ARRAYS).unlink(), "FileNotFoundError"),
-        (lambda folder: (folder / FACTS).write_text((folder / FACTS).read_text().replace("GradientBoosting", "DenseNet")), "a DenseNet"),
+        (
+            lambda folder: (folder / FACTS).write_text(
+                (folder / FACTS).read_text().replace("GradientBoosting", "DenseNet")
+            ),
+            "a DenseNet",
+        ),
     ],
 )
 def test_damaged_files_are_refused(damage, found, data, tmp_path):
@@ -132,7 +147,9 @@ def test_what_is_not_fitted_is_not_saved(tmp_path):
 
 
 def test_pushed_with_a_card(data, hub, tmp_path):
-    """What goes to the Hub: the files of `save` and a card that says how to load them; private, and again, and by whom it may."""
+    """What goes to the Hub: the files of `save` and a card that says how to load them; private, and again,
+    and by whom it may.
+    """
     predictor = LogitLinear(l2=0.25, random_state=0).fit(*data)
     address = predictor.push_to_hub("org/linear", about="Of 800 MNIST networks: R2 0.9.", private=True)
     repo = hub.repos["org/linear"]
@@ -140,11 +157,15 @@ def test_pushed_with_a_card(data, hub, tmp_path):
     assert address == f"{hub.url}/org/linear/commit/{first}" and repo.kind == "model" and repo.private
     assert {".gitattributes", CARD, FACTS, ARRAYS} == set(repo.commits[first].tree)
     card = huggingface_hub.ModelCard(hub.file("org/linear", CARD).decode())
-    assert card.data.library_name == "nws-dataset" and "LogitLinear.from_pretrained('org/linear')" in card.text
+    assert (
+        card.data.library_name == "nws-dataset" and "LogitLinear.from_pretrained('org/linear')" in card.text
+    )
     assert "Of 800 MNIST networks" in card.text and "| l2 | 0.25 |" in card.text
     LogitLinear(l2=0.5, random_state=0).fit(*data).push_to_hub("org/linear")
     for place, revision in (("org/linear", first), (predictor.save(tmp_path), None)):
-        np.testing.assert_array_equal(LogitLinear.from_pretrained(place, revision=revision).predict(data[0]), predictor.predict(data[0]))
+        np.testing.assert_array_equal(
+            LogitLinear.from_pretrained(place, revision=revision).predict(data[0]), predictor.predict(data[0])
+        )
     assert LogitLinear.from_pretrained("org/linear").l2 == 0.5
     with pytest.raises(ZooError, match="org/linear"):
         predictor.push_to_hub("org/linear", token=READ_TOKEN)
@@ -160,7 +181,9 @@ SHARED = [
 
 @pytest.mark.parametrize("estimator", SHARED, ids=lambda e: type(e).__name__)
 def test_pushed_trees_and_networks(data, hub, estimator):
-    """Texts and tensors come back from the Hub as they went, though the Hub is busy at first and then a connection is lost."""
+    """Texts and tensors come back from the Hub as they went, though the Hub is busy at first and then a
+    connection is lost.
+    """
     estimator.fit(*data)
     hub.faults = lambda number, method, path: {1: 503, 4: "drop"}.get(number)
     estimator.push_to_hub("org/estimator")

@@ -1,4 +1,6 @@
-"""Publishing: what is on the Hub is what is in the folder, whenever it is looked at and whatever goes wrong on the way."""
+"""Publishing: what is on the Hub is what is in the folder, whenever it is looked at and whatever goes wrong
+on the way.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def zoo(tmp_path: Path) -> Path:
 
 
 class Witness:
-    """Looks at every commit: each value that an index names is there with its sha256, and each file as nws.json says."""
+    """Looks at every commit: each value that an index names is there with its sha256, and each file as
+    nws.json says.
+    """
 
     def __init__(self) -> None:
         self.commits, self.values, self.wrong = 0, 0, list[str]()
@@ -64,8 +68,14 @@ class Witness:
         self.commits += 1
         for path, file in tree.items():
             if path.startswith("index/"):
-                columns = pq.read_table(io.BytesIO(file.content), columns=["file", "offset", "length", "sha256"]).to_pylist()
-                self.wrong += [f"{path}: {row['file']} at {row['offset']}" for row in columns if not self.there(row, tree)]
+                columns = pq.read_table(
+                    io.BytesIO(file.content), columns=["file", "offset", "length", "sha256"]
+                ).to_pylist()
+                self.wrong += [
+                    f"{path}: {row['file']} at {row['offset']}"
+                    for row in columns
+                    if not self.there(row, tree)
+                ]
         if "nws.json" in tree:
             for path, entry in json.loads(tree["nws.json"].content)["files"].items():
                 if path not in tree or tree[path].sha256 != entry["sha256"]:
@@ -115,7 +125,13 @@ def sent(hub: LoopbackHub) -> list[str]:
 
 def test_a_folder(hub: LoopbackHub, witness: Witness, tmp_path: Path) -> None:
     zoo = make_zoo(tmp_path / "zoo", subsets=("demo", "other"))
-    for name in (".local.json", ".staging/models/demo-000001.parquet", "snapshots/demo/.x.parquet.1.tmp", "plots/a.png", "plots/.b.png"):
+    for name in (
+        ".local.json",
+        ".staging/models/demo-000001.parquet",
+        "snapshots/demo/.x.parquet.1.tmp",
+        "plots/a.png",
+        "plots/.b.png",
+    ):
         (zoo / name).parent.mkdir(parents=True, exist_ok=True)
         (zoo / name).write_bytes(b"local")
     publisher = push(zoo)
@@ -150,7 +166,11 @@ def test_a_grown_zoo(hub: LoopbackHub, witness: Witness, zoo: Path, tmp_path: Pa
     push(zoo)
     before = hub.repos[REPO].branches["main"]
     grown = make_zoo(tmp_path / "grown", models=12)
-    replaced = [path for path in published(zoo) if path.startswith("snapshots/") and published(zoo)[path] != published(grown)[path]]
+    replaced = [
+        path
+        for path in published(zoo)
+        if path.startswith("snapshots/") and published(zoo)[path] != published(grown)[path]
+    ]
     assert replaced
     hub.clear()
     push(grown)
@@ -183,7 +203,9 @@ def test_a_card_that_was_written_on_the_hub_is_replaced(hub: LoopbackHub, zoo: P
 
 def offer(publisher: Publisher, zoo: Path, count: int | None = None) -> list[str]:
     """Offer some shards, or all; returns their paths."""
-    shards = [(path, entry) for path, entry in Manifest.read(zoo).files.items() if path.startswith("snapshots/")][:count]
+    shards = [
+        (path, entry) for path, entry in Manifest.read(zoo).files.items() if path.startswith("snapshots/")
+    ][:count]
     for path, entry in shards:
         publisher.offer(zoo / path, path, entry)
         if publisher._thread is not None:
@@ -221,12 +243,24 @@ def test_what_fails_in_the_background_is_tried_again_at_the_end(
 
 @pytest.mark.parametrize(
     "faults",
-    [(503, 429), ("drop",), ("drop after",), ("cut",), ("stall", 503), (500, "drop", 429, "drop after", "stall", 503, "cut")],
+    [
+        (503, 429),
+        ("drop",),
+        ("drop after",),
+        ("cut",),
+        ("stall", 503),
+        (500, "drop", 429, "drop after", "stall", 503, "cut"),
+    ],
     ids=lambda faults: "+".join(map(str, faults)),
 )
 @pytest.mark.parametrize("first", [0, 1], ids=["even", "odd"])
 def test_faults_in_every_second_request(
-    hub: LoopbackHub, witness: Witness, zoo: Path, monkeypatch: pytest.MonkeyPatch, faults: tuple[Fault, ...], first: int
+    hub: LoopbackHub,
+    witness: Witness,
+    zoo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: tuple[Fault, ...],
+    first: int,
 ) -> None:
     monkeypatch.setattr(publish, "TIMEOUT_SECONDS", 0.2)
     hub.stall_seconds = 0.3
@@ -276,7 +310,9 @@ for line in sys.stdin:  # a folder and a repository: push one to the other, in a
 def test_killed_at_ten_moments(hub: LoopbackHub, witness: Witness, zoo: Path) -> None:
     environment = {**os.environ, **hub.environment(), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", CHILD]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
         assert driver.stdin is not None and driver.stdout is not None
         children: queue.Queue[int] = queue.Queue()
 
@@ -321,7 +357,13 @@ def test_someone_else_commits_at_the_same_time(hub: LoopbackHub, witness: Witnes
 
     publisher = Publisher(REPO)
     publisher.prepare(Content.of(zoo))
-    hub.put(REPO, {"nws.json": (zoo / "nws.json").read_bytes(), **{p: b for p, b in published(zoo).items() if "/" in p}})
+    hub.put(
+        REPO,
+        {
+            "nws.json": (zoo / "nws.json").read_bytes(),
+            **{p: b for p, b in published(zoo).items() if "/" in p},
+        },
+    )
     hub.faults = meddle
     publisher.push(zoo)
     assert on_the_hub(hub) == {**published(zoo), "notes.txt": b"hello"}
@@ -335,7 +377,10 @@ def test_the_hub_holds_another_file_than_was_sent(hub: LoopbackHub, zoo: Path) -
             tree[shard] = File(b"x" * len(tree[shard].content), True)  # type: ignore[index]
 
     hub.on_commit = spoil
-    with pytest.raises(ZooError, match=f"^{REPO}/{shard} on the Hub: expected the file that was sent, found another; run the same"):
+    with pytest.raises(
+        ZooError,
+        match=f"^{REPO}/{shard} on the Hub: expected the file that was sent, found another; run the same",
+    ):
         push(zoo)
 
 
@@ -354,7 +399,9 @@ def test_a_hub_that_never_answers(hub: LoopbackHub, zoo: Path) -> None:
     publisher.prepare(Content.of(zoo))
     for fault, found in ((503, "503: "), ("drop", "RemoteProtocolError: ")):
         hub.faults = lambda number, method, path, fault=fault: fault if method == "PUT" else None  # type: ignore[misc]
-        with pytest.raises(ZooError, match=f"expected an answer, found {found}.*; run the same command again"):
+        with pytest.raises(
+            ZooError, match=f"expected an answer, found {found}.*; run the same command again"
+        ):
             publisher.push(zoo)
 
 
@@ -391,7 +438,10 @@ def change(zoo: Path, **fields: Any) -> None:
     ("there", "told"),
     [
         ({"generator_version": "1"}, "expected generator version test, found 1;"),
-        ({"format_version": 1}, "expected nws.json of this version's format, found another, or a damaged one;"),
+        (
+            {"format_version": 1},
+            "expected nws.json of this version's format, found another, or a damaged one;",
+        ),
         ({"subset": {"seed": 8}}, "expected seed of subset demo 7, found 8;"),
         ({"subset": {"options": {"epochs": 3}}}, "expected epochs of subset demo None, found 3;"),
         (
@@ -400,7 +450,9 @@ def change(zoo: Path, **fields: Any) -> None:
         ),
     ],
 )
-def test_a_zoo_that_was_made_otherwise(hub: LoopbackHub, zoo: Path, tmp_path: Path, there: dict[str, Any], told: str) -> None:
+def test_a_zoo_that_was_made_otherwise(
+    hub: LoopbackHub, zoo: Path, tmp_path: Path, there: dict[str, Any], told: str
+) -> None:
     theirs = make_zoo(tmp_path / "theirs")
     change(theirs, **there)
     refused(hub, theirs, zoo, told)
@@ -418,28 +470,49 @@ def refused(hub: LoopbackHub, there: Path | dict[str, bytes], zoo: Path, told: s
 
 def test_models_that_are_not_here(hub: LoopbackHub, zoo: Path, tmp_path: Path) -> None:
     theirs = make_zoo(tmp_path / "theirs", models=12)
-    refused(hub, theirs, zoo, "expected models that are in the folder too, found a model demo-000010 that is not; use another --repo-id")
+    refused(
+        hub,
+        theirs,
+        zoo,
+        "expected models that are in the folder too, found a model demo-000010 that "
+        "is not; use another --repo-id",
+    )
 
 
 def test_a_subset_that_is_not_here(hub: LoopbackHub, zoo: Path, tmp_path: Path) -> None:
     theirs = make_zoo(tmp_path / "theirs", subsets=("demo", "other"))
-    refused(hub, theirs, zoo, "expected subsets that are in the folder too, found a subset other that is not;")
+    refused(
+        hub, theirs, zoo, "expected subsets that are in the folder too, found a subset other that is not;"
+    )
 
 
 def test_files_that_are_not_here(hub: LoopbackHub, zoo: Path, tmp_path: Path) -> None:
     hub.put(REPO, zoo)
     refused(
-        hub, {"snapshots/demo/train-x.parquet": b""}, zoo, "expected files that are in the folder too, found a file snapshots/demo/train-x"
+        hub,
+        {"snapshots/demo/train-x.parquet": b""},
+        zoo,
+        "expected files that are in the folder too, found a file snapshots/demo/train-x",
     )
 
 
 def test_a_repository_of_something_else(hub: LoopbackHub, zoo: Path) -> None:
-    refused(hub, {"cats.csv": b"1"}, zoo, "expected an empty repository or a zoo, found a file cats.csv and no nws.json;")
+    refused(
+        hub,
+        {"cats.csv": b"1"},
+        zoo,
+        "expected an empty repository or a zoo, found a file cats.csv and no nws.json;",
+    )
 
 
 def test_a_damaged_index(hub: LoopbackHub, zoo: Path) -> None:
     hub.put(REPO, zoo)
-    refused(hub, {"index/demo/train.parquet": b"PAR1"}, zoo, "expected an index that can be read, found ArrowInvalid: ")
+    refused(
+        hub,
+        {"index/demo/train.parquet": b"PAR1"},
+        zoo,
+        "expected an index that can be read, found ArrowInvalid: ",
+    )
 
 
 def test_a_public_repository(hub: LoopbackHub, zoo: Path) -> None:
@@ -452,7 +525,13 @@ def test_a_tag_elsewhere(hub: LoopbackHub, zoo: Path, tmp_path: Path, models: in
     sha = hub.put(REPO, make_zoo(tmp_path / "theirs", models=models))
     hub.repos[REPO].tags["v1"] = sha
     told = "expected no tag v1 yet" if models == 5 else "expected tag v1 at commit "
-    refused(hub, {"README.md" if models == 10 else "notes.txt": (zoo / "README.md").read_bytes()}, zoo, told, tag="v1")
+    refused(
+        hub,
+        {"README.md" if models == 10 else "notes.txt": (zoo / "README.md").read_bytes()},
+        zoo,
+        told,
+        tag="v1",
+    )
 
 
 def test_a_tag_of_a_folder_that_changed(hub: LoopbackHub, zoo: Path) -> None:
@@ -460,7 +539,11 @@ def test_a_tag_of_a_folder_that_changed(hub: LoopbackHub, zoo: Path) -> None:
     push(zoo, tag="v1")
     (zoo / "README.md").write_text((zoo / "README.md").read_text() + "More.\n")
     hub.clear()
-    with pytest.raises(ZooError, match=rf"{REPO} on the Hub: expected no tag v1 yet, found it at commit \w+; choose another --tag"):
+    with pytest.raises(
+        ZooError,
+        match=rf"{REPO} on the Hub: expected no tag v1 yet, found it at commit "
+        rf"\w+; choose another --tag",
+    ):
         push(zoo, tag="v1")
     assert sent(hub) == []
 
@@ -469,10 +552,14 @@ def test_a_tag_of_a_folder_that_changed(hub: LoopbackHub, zoo: Path) -> None:
     ("token", "told"),
     [
         (None, "Error: --upload: expected a login, found no token; log in (hf auth login), or set HF_TOKEN"),
-        ("hf_notAToken", "Error: org/nws: expected a repository that you may write to, found 401: Invalid user token. "),
+        (
+            "hf_notAToken",
+            "Error: org/nws: expected a repository that you may write to, found 401: Invalid user token. ",
+        ),
         (
             READ_TOKEN,
-            "Error: org/nws: expected a repository that you may write to, found 403: You don't have the rights to write to org/nws; ",
+            "Error: org/nws: expected a repository that you may write to, found 403: You don't have the "
+            "rights to write to org/nws; ",
         ),
         ("hf_é", "Error: the Hub"),
     ],
@@ -491,7 +578,9 @@ def test_who_may_not_write(
         hub.put(REPO, {"README.md": b""})
     monkeypatch.setenv("HF_TOKEN", token or "")
     with pytest.raises(SystemExit) as ended:
-        main.main(["--models", "2", "--epochs", "1", "--out", str(tmp_path / "nws"), "--upload", "--repo-id", REPO])
+        main.main(
+            ["--models", "2", "--epochs", "1", "--out", str(tmp_path / "nws"), "--upload", "--repo-id", REPO]
+        )
     out, err = capfd.readouterr()
     assert (ended.value.code, out, len(err.splitlines())) == (2, "", 1) and told in err
     assert not (tmp_path / "nws").exists()
@@ -509,7 +598,11 @@ def test_a_stored_login(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyP
 
 def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ZooError, match=r"^HF_HUB_OFFLINE: expected a Hub that may be asked, found offline mode; unset it"):
+    with pytest.raises(
+        ZooError,
+        match=r"^HF_HUB_OFFLINE: expected a Hub that may be asked, found offline "
+        r"mode; unset it",
+    ):
         Publisher(REPO).prepare(Content("test", {}, frozenset(), frozenset()))
 
 
@@ -517,7 +610,11 @@ def test_an_unreachable_hub(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     idle = LoopbackHub()
     publisher = Publisher(REPO)
     publisher.api.endpoint = idle.url
-    with pytest.raises(ZooError, match=rf"^the Hub \({idle.url}\): expected an answer, found ConnectError: .*; run the same command again"):
+    with pytest.raises(
+        ZooError,
+        match=rf"^the Hub \({idle.url}\): expected an answer, found ConnectError: "
+        rf".*; run the same command again",
+    ):
         publisher.prepare(Content("test", {}, frozenset(), frozenset()))
     idle.server.server_close()
     idle.home.cleanup()
@@ -530,14 +627,20 @@ def test_an_unreachable_hub(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 def test_a_build_that_grows(hub: LoopbackHub, witness: Witness, tmp_path: Path) -> None:
     def grow(folder: str, models: int) -> None:
         publisher = Publisher(REPO)
-        build(Request("demo", models, epochs=1), tmp_path / folder, device="cpu", workers=1, publisher=publisher)
+        build(
+            Request("demo", models, epochs=1), tmp_path / folder, device="cpu", workers=1, publisher=publisher
+        )
         publisher.push(tmp_path / folder)
 
     for models in (3, 4):
         grow("nws", models)
         assert on_the_hub(hub) == published(tmp_path / "nws")
     hub.clear()
-    with pytest.raises(ZooError, match=r"expected (models|files) that are in the folder too, found a .* that is not;"):
+    with pytest.raises(
+        ZooError,
+        match=r"expected (models|files) that are in the folder too, found a .* "
+        r"that is not;",
+    ):
         grow("fewer", 2)
     assert sent(hub) == [] and not (tmp_path / "fewer").exists()
 
@@ -547,15 +650,31 @@ def test_a_build_that_grows(hub: LoopbackHub, witness: Witness, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_command(hub: LoopbackHub, witness: Witness, tmp_path: Path) -> None:
-    arguments = ["--preset", "demo", "--models", "4", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "nws")]
+    arguments = [
+        "--preset",
+        "demo",
+        "--models",
+        "4",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "nws"),
+    ]
     options = ["--upload", "--repo-id", REPO, "--private", "--tag", "v1.0.0"]
     command = [sys.executable, "-m", "builder.cli", *arguments, *options]
     environment = {**os.environ, **hub.environment(), "PYTHONPATH": str(ROOT)}
     for number in range(2):
         hub.clear()
-        finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        finished = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
         assert finished.returncode == 0, finished.stderr
-        assert f"{hub.url}/datasets/{REPO}/tree/v1.0.0 is complete: datasets.load_dataset('{REPO}', revision='v1.0.0')" in finished.stdout
+        assert (
+            f"{hub.url}/datasets/{REPO}/tree/v1.0.0 is complete: datasets.load_dataset('{REPO}', "
+            "revision='v1.0.0')"
+        ) in finished.stdout
         assert TOKEN not in finished.stdout + finished.stderr
         assert bool([request for request in sent(hub) if "/tag/" not in request]) == (number == 0)
     assert on_the_hub(hub, "v1.0.0") == published(tmp_path / "nws")
@@ -568,5 +687,8 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
     monkeypatch.setattr("builder.forecast.forecast", lambda request, calibrate: "A forecast.")
     options = ["--upload", "--repo-id", REPO, "--private", "--revision", "work", "--tag", "v1.0.0"]
     main.main(["--dry-run", *options], standalone_mode=False)
-    told = f"A forecast.\nThen it would push the folder to: private data set {REPO} on the Hub, branch work, and tag it v1.0.0.\n"
+    told = (
+        f"A forecast.\nThen it would push the folder to: private data set {REPO} on the Hub, branch "
+        "work, and tag it v1.0.0.\n"
+    )
     assert capfd.readouterr().out == told

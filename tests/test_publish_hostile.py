@@ -1,4 +1,6 @@
-"""Publishing to a Hub that answers anything at all: one line, in time, the token goes nowhere else, and nothing is sent by mistake."""
+"""Publishing to a Hub that answers anything at all: one line, in time, the token goes nowhere else, and
+nothing is sent by mistake.
+"""
 
 from __future__ import annotations
 
@@ -57,10 +59,14 @@ def refused(zoo: Path, match: str = ": expected ", **options: Any) -> None:
     assert "\n" not in str(error.value) and TOKEN not in str(error.value)
 
 
-def answering(hub: LoopbackHub, part: str, make: Callable[[Answer], Answer], method: str = "", times: int | None = None) -> None:
+def answering(
+    hub: LoopbackHub, part: str, make: Callable[[Answer], Answer], method: str = "", times: int | None = None
+) -> None:
     """Another answer to requests whose path has this part: each time, or the first ones."""
     left = itertools.count() if times is None else iter(range(times))
-    hub.faults = lambda number, how, path: make if part in path and how.startswith(method) and next(left, None) is not None else None
+    hub.faults = lambda number, how, path: (
+        make if part in path and how.startswith(method) and next(left, None) is not None else None
+    )
 
 
 # The questions of a push, by part of their path
@@ -83,7 +89,9 @@ BODIES = [b"", b"null", b"[5]", b"5", b"{}", b"[" * 100_000, b"9" * 5000, b"\xff
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: str(body[:20]))
 @pytest.mark.parametrize(("part", "method"), QUESTIONS.values(), ids=QUESTIONS)
-def test_any_body_of_any_answer(hub: LoopbackHub, zoo: Path, tmp_path: Path, part: str, method: str, body: bytes) -> None:
+def test_any_body_of_any_answer(
+    hub: LoopbackHub, zoo: Path, tmp_path: Path, part: str, method: str, body: bytes
+) -> None:
     """Either the push is refused in one line, or the answer made no difference and all is there."""
     hub.put(REPO, make_zoo(tmp_path / "before", models=3))
     answering(hub, part, lambda reply: dataclasses.replace(reply, body=body), method)
@@ -97,9 +105,13 @@ def test_any_body_of_any_answer(hub: LoopbackHub, zoo: Path, tmp_path: Path, par
 
 @pytest.mark.parametrize("status", [204, 304, 307, 400, 401, 404, 412, 999])
 @pytest.mark.parametrize(("part", "method"), QUESTIONS.values(), ids=QUESTIONS)
-def test_any_status_of_any_answer(hub: LoopbackHub, zoo: Path, tmp_path: Path, part: str, method: str, status: int) -> None:
+def test_any_status_of_any_answer(
+    hub: LoopbackHub, zoo: Path, tmp_path: Path, part: str, method: str, status: int
+) -> None:
     hub.put(REPO, make_zoo(tmp_path / "before", models=3))
-    answering(hub, part, lambda reply: Answer(status, b"" if status in (204, 304) else b'{"error": 5}', {}), method)
+    answering(
+        hub, part, lambda reply: Answer(status, b"" if status in (204, 304) else b'{"error": 5}', {}), method
+    )
     try:
         push(zoo, tag="v1")
     except ZooError as error:
@@ -120,7 +132,9 @@ def changed(**fields: Any) -> Callable[[Answer], Answer]:
     return make
 
 
-@pytest.mark.parametrize("value", [None, 5, -1, 1.5, True, "x", "../../x", [], {}, [5], {"oid": 5}, {"a": []}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, 5, -1, 1.5, True, "x", "../../x", [], {}, [5], {"oid": 5}, {"a": []}], ids=repr
+)
 @pytest.mark.parametrize("field", ["path", "size", "oid", "lfs", "type"])
 def test_listings_of_other_types(hub: LoopbackHub, zoo: Path, field: str, value: Any) -> None:
     hub.put(REPO, zoo)
@@ -143,7 +157,11 @@ def test_a_commit_that_is_none(hub: LoopbackHub, zoo: Path, sha: Any) -> None:
 def test_a_listing_without_end(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "MOST_PAGES", 20)
     number = itertools.count()
-    more = lambda reply: Answer(200, b"[]", {"Link": f'<{hub.url}/api/datasets/{REPO}/tree/main?cursor={next(number)}>; rel="next"'})  # noqa: E731
+
+    def more(reply: Any) -> Answer:
+        url = f"{hub.url}/api/datasets/{REPO}/tree/main?cursor={next(number)}"
+        return Answer(200, b"[]", {"Link": f'<{url}>; rel="next"'})
+
     hub.put(REPO, zoo)
     answering(hub, "/tree/", more)
     refused(zoo, "found BadAnswer: a listing of more than 20 pages")
@@ -152,11 +170,18 @@ def test_a_listing_without_end(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("link", ["ftp://x/", "http://[", "/relative", "http://a:99999999/", "?"])
 def test_a_listing_that_goes_on_nowhere(hub: LoopbackHub, zoo: Path, link: str) -> None:
     hub.put(REPO, zoo)
-    answering(hub, "/tree/", lambda reply: dataclasses.replace(reply, headers={**reply.headers, "Link": f'<{link}>; rel="next"'}))
+    answering(
+        hub,
+        "/tree/",
+        lambda reply: dataclasses.replace(reply, headers={**reply.headers, "Link": f'<{link}>; rel="next"'}),
+    )
     refused(zoo)
 
 
-@pytest.mark.parametrize(("part", "method"), [QUESTIONS[name] for name in ("whoami", "repository", "listing", "nws.json", "commit")])
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [QUESTIONS[name] for name in ("whoami", "repository", "listing", "nws.json", "commit")],
+)
 def test_redirect_loops(hub: LoopbackHub, zoo: Path, tmp_path: Path, part: str, method: str) -> None:
     hub.put(REPO, make_zoo(tmp_path / "before", models=3))
     answering(hub, part, lambda reply: Answer(307, b"", {"Location": f"{hub.url}{part}/again"}), method)
@@ -172,7 +197,9 @@ def test_a_redirect_without_location(hub: LoopbackHub, zoo: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["endless", "encoded"])
-def test_answers_without_bound(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch, bad: str) -> None:
+def test_answers_without_bound(
+    hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
     monkeypatch.setattr(http, "MAX_JSON_BYTES", 100_000)
     hub.put(REPO, zoo)
 
@@ -183,21 +210,33 @@ def test_answers_without_bound(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.
 
     for part in ("/api/whoami", "/tree/", "nws.json", "/storage/", "/refs"):
         answering(hub, part, make)
-        refused(zoo, r"an answer of more than \d+ bytes" if bad == "endless" else "in the encoding gzip", tag="v1")
+        refused(
+            zoo, r"an answer of more than \d+ bytes" if bad == "endless" else "in the encoding gzip", tag="v1"
+        )
 
 
 def test_one_byte_at_a_time(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "DEADLINE_SECONDS", 0.1)
     pause = hub.stopped.wait
     hub.put(REPO, zoo)
-    answering(hub, "/tree/", lambda reply: dataclasses.replace(reply, body=iter(lambda: b" " if not pause(0.02) else b"", None)))
+    answering(
+        hub,
+        "/tree/",
+        lambda reply: dataclasses.replace(reply, body=iter(lambda: b" " if not pause(0.02) else b"", None)),
+    )
     refused(zoo, "found SlowAnswer: an answer that comes too slowly")
 
 
 @pytest.mark.parametrize("asked", ["999999999", "²", "9" * 5000, "soon"], ids=lambda asked: asked[:9])
 @pytest.mark.parametrize(("part", "method"), [QUESTIONS["whoami"], QUESTIONS["sending"]])
 def test_waits(
-    hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str, method: str, asked: str
+    hub: LoopbackHub,
+    zoo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    method: str,
+    asked: str,
 ) -> None:
     """Files are sent again by huggingface_hub itself, which sleeps as it is told."""
     from huggingface_hub.utils import _http
@@ -212,9 +251,9 @@ def test_waits(
     assert hub.file(REPO, "nws.json") == (zoo / "nws.json").read_bytes()
     assert all(nap <= http.MOST_WAIT + 1 for nap in naps)
     if part == "/api/whoami":
-        assert [record.getMessage() for record in caplog.records if "asking again in 300 s" in record.getMessage()] == [
-            "127.0.0.1 is busy (status 503): asking again in 300 s" for nap in naps if nap == 300
-        ]
+        assert [
+            record.getMessage() for record in caplog.records if "asking again in 300 s" in record.getMessage()
+        ] == ["127.0.0.1 is busy (status 503): asking again in 300 s" for nap in naps if nap == 300]
         assert naps.count(300) == (2 if asked == "999999999" else 0)
 
 
@@ -225,7 +264,11 @@ def test_another_host_gets_no_token(hub: LoopbackHub, zoo: Path) -> None:
         other.on_headers = seen.append
         hub.put(REPO, zoo)
         answering(
-            hub, "/tree/", lambda reply: dataclasses.replace(reply, headers={**reply.headers, "Link": f'<{other.url}/x>; rel="next"'})
+            hub,
+            "/tree/",
+            lambda reply: dataclasses.replace(
+                reply, headers={**reply.headers, "Link": f'<{other.url}/x>; rel="next"'}
+            ),
         )
         refused(zoo)
         answering(hub, "nws.json", lambda reply: Answer(302, b"", {"Location": f"{other.url}/x"}))
@@ -279,7 +322,9 @@ def test_any_index(hub: LoopbackHub, zoo: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"[" * 9999, b'{"format_version": 2}', b'{"format_version": []}', b"\xff"], ids=lambda c: str(c[:12])
+    "content",
+    [b"", b"[]", b"[" * 9999, b'{"format_version": 2}', b'{"format_version": []}', b"\xff"],
+    ids=lambda c: str(c[:12]),
 )
 def test_any_nws_json(hub: LoopbackHub, zoo: Path, content: bytes) -> None:
     hub.put(REPO, zoo)
@@ -287,7 +332,9 @@ def test_any_nws_json(hub: LoopbackHub, zoo: Path, content: bytes) -> None:
     refused(zoo, "expected nws.json of this version's format, found another, or a damaged one;")
 
 
-def test_a_disk_that_fails_at_any_moment(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_at_any_moment(
+    hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each time that a file of the zoo is opened, one run in which that fails."""
     really = io.open
     opened = itertools.count()
@@ -313,7 +360,9 @@ def test_a_disk_that_fails_at_any_moment(hub: LoopbackHub, zoo: Path, monkeypatc
 
 @pytest.mark.parametrize("path", ["plots/accuracy.png", "README.md", "nws.json"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_what_is_no_file_of_the_zoo_is_not_sent(hub: LoopbackHub, tmp_path: Path, path: str, kind: str) -> None:
+def test_what_is_no_file_of_the_zoo_is_not_sent(
+    hub: LoopbackHub, tmp_path: Path, path: str, kind: str
+) -> None:
     """A zoo that a stranger made may hold links to what is private."""
     folder, private = make_zoo(tmp_path / "nws", models=2), tmp_path / "private"
     private.write_bytes((folder / path).read_bytes() if (folder / path).exists() else b"private")

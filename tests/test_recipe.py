@@ -19,14 +19,20 @@ FIELDS = [field.name for field in dataclasses.fields(Architecture)]
 
 
 def test_layers_without_units() -> None:
-    with pytest.raises(ZooError, match=r"Architecture\.width_fc: expected a unit in each hidden layer, found 1, halved to 1, 0"):
+    with pytest.raises(
+        ZooError,
+        match=r"Architecture\.width_fc: expected a unit in each hidden layer, "
+        r"found 1, halved to 1, 0",
+    ):
         Architecture(width_fc=1)
     assert Architecture(width_fc=2).dense_widths == (2, 1)
     assert Architecture(depth_fc=1, width_fc=1).dense_widths == (1,)
 
 
 @pytest.mark.parametrize("name", FIELDS)
-@pytest.mark.parametrize("value", ["x", 1.5, True, [], {}, -1, 10**30, float("nan"), np.int64(3), b"3"], ids=repr)
+@pytest.mark.parametrize(
+    "value", ["x", 1.5, True, [], {}, -1, 10**30, float("nan"), np.int64(3), b"3"], ids=repr
+)
 def test_values_of_another_type_or_size(name: str, value: Any) -> None:
     if isinstance(getattr(Architecture(), name), bool) and isinstance(value, bool):
         return
@@ -41,7 +47,11 @@ def test_values_of_another_type_or_size(name: str, value: Any) -> None:
 def test_bounds(name: str) -> None:
     low, high = BOUNDS[name]
     for value in (low - 1, high + 1):
-        with pytest.raises(ZooError, match=rf"^Architecture\.{name}: expected {low} to {high}, found {value}"):
+        with pytest.raises(
+            ZooError,
+            match=rf"^Architecture\.{name}: expected {low} to {high}, found "
+            rf"{value}",
+        ):
             Architecture(**{name: value})
 
 
@@ -75,7 +85,9 @@ def test_json_goes_there_and_back() -> None:
 
 
 def test_a_network_that_no_machine_holds() -> None:
-    huge = Architecture.from_json(json.dumps({"width_conv": 1 << 16, "width_growth": 64, "image_size": 1 << 16}))
+    huge = Architecture.from_json(
+        json.dumps({"width_conv": 1 << 16, "width_growth": 64, "image_size": 1 << 16})
+    )
     with pytest.raises(ZooError, match=r"expected at most 4294967296 weights, found \d+"):
         layout_of(huge)
     with pytest.raises(ZooError, match="at most 4294967296 weights"):
@@ -83,7 +95,8 @@ def test_a_network_that_no_machine_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("activation", "dropout"), [("gelu", 0.0), (None, 0.0), ("relu", 2.0), ("relu", "x"), ("relu", None), ("relu", True)]
+    ("activation", "dropout"),
+    [("gelu", 0.0), (None, 0.0), ("relu", 2.0), ("relu", "x"), ("relu", None), ("relu", True)],
 )
 def test_what_is_no_recipe_of_a_network(activation: Any, dropout: Any) -> None:
     with pytest.raises(ZooError, match=r"^(activation|dropout): expected "):
@@ -111,7 +124,10 @@ def test_images_that_are_none() -> None:
     for shape in ((3, 32, 32), (1, 1, 32, 32), (1, 3, 28, 28), (1, 3, 32)):
         with pytest.raises(ZooError, match=r"expected images \[B, 3, 32, 32\], found \["):
             net(torch.zeros(shape))
-    for images, scaled in ((torch.zeros(1, 3, 32, 32, dtype=torch.int64), False), (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), True)):
+    for images, scaled in (
+        (torch.zeros(1, 3, 32, 32, dtype=torch.int64), False),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), True),
+    ):
         with pytest.raises(ZooError, match=r"expected (uint8|floating point)"):
             net(images, scaled=scaled)
 
@@ -120,7 +136,11 @@ def test_images_that_are_none() -> None:
 @pytest.mark.parametrize("name", ["width_conv", "width_fc", "pixel_min", "batch_norm", "padding"])
 def test_a_number_of_more_digits_than_python_prints(name: str, sign: int) -> None:
     values: dict[str, Any] = {name: sign * 10**5_000}
-    with pytest.raises(ZooError, match=rf"Architecture\.{name}: expected .* found a number of more than 64 bits"):
+    with pytest.raises(
+        ZooError,
+        match=rf"Architecture\.{name}: expected .* found a number of more than 64 "
+        rf"bits",
+    ):
         Architecture(**values)
 
 

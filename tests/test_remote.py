@@ -58,10 +58,16 @@ def fetched(**options: Any) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-WANTED = {name: content for name, content in FILES.items() if name in ("estimator.json", "arrays.safetensors", "trees.txt")}
+WANTED = {
+    name: content
+    for name, content in FILES.items()
+    if name in ("estimator.json", "arrays.safetensors", "trees.txt")
+}
 
 
-def answering(hub: LoopbackHub, part: str, make: Callable[[Answer], Answer], times: int | None = None) -> None:
+def answering(
+    hub: LoopbackHub, part: str, make: Callable[[Answer], Answer], times: int | None = None
+) -> None:
     left = itertools.count() if times is None else iter(range(times))
     hub.faults = lambda number, method, path: make if part in path and next(left, None) is not None else None
 
@@ -127,7 +133,17 @@ def test_one_bad_answer_is_asked_for_again(model: LoopbackHub, bad: Any) -> None
 
 @pytest.mark.parametrize(
     "path",
-    ["../x.txt", "{tmp_path}/evil.txt", "..", "a\0.txt", "a\\b.txt", "x" * 5000 + ".txt", "\ud800.txt", "a\n.txt", ""],
+    [
+        "../x.txt",
+        "{tmp_path}/evil.txt",
+        "..",
+        "a\0.txt",
+        "a\\b.txt",
+        "x" * 5000 + ".txt",
+        "\ud800.txt",
+        "a\n.txt",
+        "",
+    ],
     ids=lambda p: repr(p)[:12],
 )
 def test_names_of_files_stay_inside(model: LoopbackHub, tmp_path: Path, path: str) -> None:
@@ -144,7 +160,18 @@ def test_names_of_files_stay_inside(model: LoopbackHub, tmp_path: Path, path: st
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"null", b"[]", b"[5]", b"5", b"{}", b"[" * 100_000, b"9" * 5000, b'{"sha": 5}', b'{"sha": "main"}'],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"[5]",
+        b"5",
+        b"{}",
+        b"[" * 100_000,
+        b"9" * 5000,
+        b'{"sha": 5}',
+        b'{"sha": "main"}',
+    ],
     ids=lambda b: str(b[:12]),
 )
 @pytest.mark.parametrize("part", ["/revision/", "/tree/"])
@@ -164,7 +191,9 @@ def test_an_estimator_of_a_terabyte(model: LoopbackHub, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "org/..", "org/a/b", "x" * 5000, "a\0b", "./x", "/tmp/x", "\udcff", ""], ids=lambda name: repr(name)[:12]
+    "name",
+    ["..", "org/..", "org/a/b", "x" * 5000, "a\0b", "./x", "/tmp/x", "\udcff", ""],
+    ids=lambda name: repr(name)[:12],
 )
 def test_a_name_of_any_kind(name: str) -> None:
     with pytest.raises(ZooError) as error:
@@ -183,15 +212,25 @@ def test_the_commits_of_revisions(tmp_path: Path) -> None:
 # --- Pushing ---
 
 
-def test_a_push_is_bounded_too(hub: LoopbackHub, predictor: LogitLinear, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_is_bounded_too(
+    hub: LoopbackHub, predictor: LogitLinear, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = _http._GLOBAL_CLIENT_FACTORY
     for part, make, match in (
-        ("/repos/create", lambda reply: Answer(307, b"", {"Location": "/api/repos/create"}), "more than 5 redirects"),
+        (
+            "/repos/create",
+            lambda reply: Answer(307, b"", {"Location": "/api/repos/create"}),
+            "more than 5 redirects",
+        ),
         ("/repos/create", lambda reply: Answer(200, b"[]"), "expected an answer of the Hub"),
         ("/repos/create", lambda reply: Answer(302, b""), "to no address"),
         ("/preupload/", lambda reply: Answer(200, b"{}"), "expected an answer of the Hub"),
         ("/commit/", lambda reply: Answer(200, b"[]"), "expected an answer of the Hub"),
-        ("/repos/create", lambda reply: Answer(200, itertools.repeat(b"x" * 10_000)), "an answer of more than"),
+        (
+            "/repos/create",
+            lambda reply: Answer(200, itertools.repeat(b"x" * 10_000)),
+            "an answer of more than",
+        ),
     ):
         monkeypatch.setattr(http, "MAX_JSON_BYTES", 100_000)
         answering(hub, part, make)  # type: ignore[arg-type]

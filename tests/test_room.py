@@ -1,4 +1,6 @@
-"""Memory is short on a GPU: lanes, then slots are halved, said, and the rows are the same; a stand-in for the memory counts slots."""
+"""Memory is short on a GPU: lanes, then slots are halved, said, and the rows are the same; a stand-in for the
+memory counts slots.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ BATCHES = 10, 12, 14, 16  # a cohort of each
 
 
 def models_of(batch: int) -> list[Model]:
-    return [make_model(SMALL_CNN, 10 * batch + n, batch_size=batch, max_epochs=1 + n % 2, early_stopping=False) for n in range(8)]
+    return [
+        make_model(SMALL_CNN, 10 * batch + n, batch_size=batch, max_epochs=1 + n % 2, early_stopping=False)
+        for n in range(8)
+    ]
 
 
 ALL = [model for batch in BATCHES for model in models_of(batch)]
@@ -49,7 +54,9 @@ class Memory:
             self.steps.add(step)
             used = sum(other.slots for other in self.steps)
         if used > self.slots:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 80 GiB.")
+            raise torch.cuda.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 80 GiB."
+            )
 
 
 class Step(CpuStep):
@@ -59,7 +66,9 @@ class Step(CpuStep):
         super().__init__(architecture)
         self.memory, self.slots = memory, 0
 
-    def train(self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]) -> torch.Tensor:
+    def train(
+        self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]
+    ) -> torch.Tensor:
         with self.memory.lock:
             self.memory.begun.update(s.model.number for s in segments.values() if s.step == 0)
         self.memory.take(self, len(state[0]))
@@ -67,12 +76,16 @@ class Step(CpuStep):
 
 
 @pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[Memory, dict[str, bytes], Task]]:
+def build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], tuple[Memory, dict[str, bytes], Task]]:
     """Trains ALL in lanes with a memory for so many slots; the memory, what was staged, and the task."""
 
     def run(slots: int) -> tuple[Memory, dict[str, bytes], Task]:
         memory, out = Memory(slots), tmp_path / str(slots)
-        monkeypatch.setattr(workers, "make_step", lambda architecture, device, **options: Step(memory, architecture))
+        monkeypatch.setattr(
+            workers, "make_step", lambda architecture, device, **options: Step(memory, architecture)
+        )
         task = Task(DEMO, "cpu", out=out)
         bank.save(load_image_set("digits"), SMALL_CNN, 60, task.images)
         found = [summary.model_id for summary in task.run_cohorts(ALL, Occupancy()) if summary is not None]
@@ -85,7 +98,9 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tu
 def test_lanes_then_slots_are_halved_and_the_rows_are_the_same(
     build: Callable[[int], tuple[Memory, dict[str, bytes], Task]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four cohorts of four slots: memory for all, for two of them, for one, and for two slots or one of it."""
+    """Four cohorts of four slots: memory for all, for two of them, for one, and for two slots or one of
+    it.
+    """
     _, plenty, task = build(16)
     epochs = task.epochs.value
     assert epochs == sum(model.recipe.max_epochs for model in ALL)
@@ -102,10 +117,13 @@ def test_lanes_then_slots_are_halved_and_the_rows_are_the_same(
         for now, before in ((2, 4), (1, 2)):
             assert (slots.format(now, before) in told) == (room < before)
         begun = max(memory.begun.values())
-        assert begun <= 2 + told.count("\n")  # a failure trains those again that it interrupted, and no others
+        # a failure trains those again that it interrupted, and no others
+        assert begun <= 2 + told.count("\n")
 
 
-def test_a_model_that_fits_nowhere_ends_the_build(build: Callable[[int], tuple[Memory, dict[str, bytes], Task]]) -> None:
+def test_a_model_that_fits_nowhere_ends_the_build(
+    build: Callable[[int], tuple[Memory, dict[str, bytes], Task]],
+) -> None:
     with pytest.raises(torch.cuda.OutOfMemoryError):
         build(0)
 
@@ -115,8 +133,16 @@ def test_a_build_says_so_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 80 GiB.")
 
     monkeypatch.setattr(workers, "make_step", no_step)
-    monkeypatch.setattr(build_module, "run_on_processes", lambda task, todo, workers, occupancy: task.run_cohorts(todo, occupancy))
-    with pytest.raises(ZooError, match=r"^--device: expected a GPU with room for one model, found CUDA out of memory"):
+    monkeypatch.setattr(
+        build_module,
+        "run_on_processes",
+        lambda task, todo, workers, occupancy: task.run_cohorts(todo, occupancy),
+    )
+    with pytest.raises(
+        ZooError,
+        match=r"^--device: expected a GPU with room for one model, found CUDA out "
+        r"of memory",
+    ):
         build_module.build(build_module.Request("demo", 1, epochs=1), tmp_path / "nws", device="cpu")
 
 
@@ -135,7 +161,9 @@ def test_finished_models_are_not_trained_again() -> None:
         calls.append(([model.number for model in models], slots))
         yield trained(models[-1])
         if slots > 1:
-            raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+            raise RuntimeError(
+                "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"
+            )
         yield from map(trained, models[:-1])
 
     room = Room(8, threading.Event())

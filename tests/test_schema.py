@@ -7,14 +7,48 @@ import pyarrow as pa
 import pytest
 
 from nws_dataset.recipe import Architecture, Recipe
-from nws_dataset.schema import COLUMNS, INDEX_SCHEMA, METADATA_SCHEMA, SNAPSHOTS_SCHEMA, card_features, model_id
+from nws_dataset.schema import (
+    COLUMNS,
+    INDEX_SCHEMA,
+    METADATA_SCHEMA,
+    SNAPSHOTS_SCHEMA,
+    card_features,
+    model_id,
+)
 from zoo_factory import NORMED, PLAIN, make_recipe
 
-IDENTITY = ["model_id", "subset", "split", "model_number", "seed", "snapshot", "num_snapshots", "is_final", "epoch", "step"]
+IDENTITY = [
+    "model_id",
+    "subset",
+    "split",
+    "model_number",
+    "seed",
+    "snapshot",
+    "num_snapshots",
+    "is_final",
+    "epoch",
+    "step",
+]
 ARCHITECTURE = ["architecture", "architecture_json", "num_weights"]
-MEASURES = ["train_accuracy", "validation_accuracy", "test_accuracy", "train_loss", "validation_loss", "test_loss"]
+MEASURES = [
+    "train_accuracy",
+    "validation_accuracy",
+    "test_accuracy",
+    "train_loss",
+    "validation_loss",
+    "test_loss",
+]
 MARKS = ["class_test_accuracy", "converged", "diverged"]
-NULLABLE = {"seed", "train_loss", "test_loss", "class_test_accuracy", "init_std", "width_fc", "validation_accuracy", "validation_loss"}
+NULLABLE = {
+    "seed",
+    "train_loss",
+    "test_loss",
+    "class_test_accuracy",
+    "init_std",
+    "width_fc",
+    "validation_accuracy",
+    "validation_loss",
+}
 
 
 def test_columns_and_their_order() -> None:
@@ -43,7 +77,9 @@ def test_only_what_may_not_apply_is_nullable() -> None:
 @pytest.mark.parametrize("architecture", [PLAIN, NORMED])
 def test_every_recipe_field_is_a_column_that_holds_it(architecture: Architecture) -> None:
     columns = make_recipe(architecture).columns()
-    assert set(columns) == {f.name for cls in (Recipe, Architecture) for f in dataclasses.fields(cls)} - {"architecture"}
+    assert set(columns) == {f.name for cls in (Recipe, Architecture) for f in dataclasses.fields(cls)} - {
+        "architecture"
+    }
     schema = pa.schema([METADATA_SCHEMA.field(name) for name in columns])
     assert pa.Table.from_pylist([columns], schema).to_pylist() == [columns]
 
@@ -62,7 +98,11 @@ def test_card_features_are_the_hubs(schema: pa.Schema) -> None:
 
 def test_model_id() -> None:
     assert model_id("small_cnn", 119_999) == "small_cnn-119999"
-    assert sorted(model_id("main", n) for n in (10, 9, 100_000)) == ["main-000009", "main-000010", "main-100000"]
+    assert sorted(model_id("main", n) for n in (10, 9, 100_000)) == [
+        "main-000009",
+        "main-000010",
+        "main-100000",
+    ]
     for number in (-1, 10**6):
         with pytest.raises(ValueError, match="expected 0 to 999999"):
             model_id("main", number)

@@ -1,4 +1,6 @@
-"""Snapshots files: values pinned byte for byte, contiguous in the file, readable by the stock libraries, and damage is noticed."""
+"""Snapshots files: values pinned byte for byte, contiguous in the file, readable by the stock libraries, and
+damage is noticed.
+"""
 
 import hashlib
 import itertools
@@ -69,7 +71,10 @@ def test_golden_header() -> None:
     ("architecture", "digest"),
     [
         (Architecture(), "7e264997ab2e998072df60b1a3a9bbdf6cd8d4ed7eb5a38135217b2add75b987"),
-        (Architecture(depth_conv=5, depth_fc=4, filter_size=3), "da007188f329fa980c61b397c2149e28ca426296830aa78bd31f4976c17fc15f"),
+        (
+            Architecture(depth_conv=5, depth_fc=4, filter_size=3),
+            "da007188f329fa980c61b397c2149e28ca426296830aa78bd31f4976c17fc15f",
+        ),
     ],
     ids=lambda value: getattr(value, "id", ""),
 )
@@ -80,15 +85,23 @@ def test_golden_header_digests(architecture: Architecture, digest: str) -> None:
 
 def test_golden_value() -> None:
     value = pack(PLAIN, np.arange(386, dtype=np.float32))
-    assert hashlib.sha256(value).hexdigest() == "5740e417aef149e0b87c8e1bff4ed9ddcda7d0295da56043b3cdfd39950bc87f"
+    assert (
+        hashlib.sha256(value).hexdigest()
+        == "5740e417aef149e0b87c8e1bff4ed9ddcda7d0295da56043b3cdfd39950bc87f"
+    )
     assert value[-4:].hex() == "0080c043"  # 385.0, little-endian
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, Architecture()], ids=lambda architecture: architecture.id)
+@pytest.mark.parametrize(
+    "architecture", [*ARCHITECTURES, Architecture()], ids=lambda architecture: architecture.id
+)
 def test_stock_safetensors_reads_a_value(architecture: Architecture) -> None:
     row = random_row(architecture)
     expected = layout_of(architecture).views(row)
-    for arrays in (safetensors.numpy.load(pack(architecture, row)), safetensors.torch.load(pack(architecture, row))):
+    for arrays in (
+        safetensors.numpy.load(pack(architecture, row)),
+        safetensors.torch.load(pack(architecture, row)),
+    ):
         assert set(arrays) == set(expected)
         assert all(np.array_equal(arrays[name], tensor) for name, tensor in expected.items())
     net = Network(architecture, "relu")
@@ -105,17 +118,27 @@ def test_unpack_is_a_view() -> None:
 
 
 def test_unpack_refuses_another_architecture() -> None:
-    with pytest.raises(ZooError, match=r"here: expected the safetensors header of conv3x4k3-max.*, found that of conv3x4k3s2g1v"):
+    with pytest.raises(
+        ZooError,
+        match=r"here: expected the safetensors header of conv3x4k3-max.*, found "
+        r"that of conv3x4k3s2g1v",
+    ):
         unpack(NORMED, pack(PLAIN, random_row(PLAIN)), "here")
 
 
-@pytest.mark.parametrize("change", [lambda v: v[:-1], lambda v: v + b"\0", lambda v: v[:20], lambda v: b"", lambda v: b"{" + v[1:]])
+@pytest.mark.parametrize(
+    "change", [lambda v: v[:-1], lambda v: v + b"\0", lambda v: v[:20], lambda v: b"", lambda v: b"{" + v[1:]]
+)
 def test_unpack_refuses_damage(change: Any) -> None:
     with pytest.raises(ZooError, match=r"here: expected .* found .*; fetch or build"):
         unpack(NORMED, change(pack(NORMED, random_row(NORMED))), "here")
 
 
-@pytest.mark.parametrize("row", [np.zeros(386), np.zeros(385, np.float32), np.zeros((1, 386), np.float32)], ids=["type", "length", "axes"])
+@pytest.mark.parametrize(
+    "row",
+    [np.zeros(386), np.zeros(385, np.float32), np.zeros((1, 386), np.float32)],
+    ids=["type", "length", "axes"],
+)
 def test_pack_refuses_what_is_no_row(row: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"row: expected \[386\] float32"):
         pack(PLAIN, row)
@@ -140,11 +163,15 @@ def test_index_finds_every_value(tmp_path: Path, architecture: Architecture) -> 
 def test_equal_values_have_places_of_their_own(tmp_path: Path) -> None:
     places = list(itertools.product((1, 2), range(4)))
     value = pack(PLAIN, np.zeros(386, np.float32))
-    index = write_snapshots(tmp_path / "a.parquet", metadata_of(PLAIN, places), [value] * len(places), relative=NAME)
+    index = write_snapshots(
+        tmp_path / "a.parquet", metadata_of(PLAIN, places), [value] * len(places), relative=NAME
+    )
     assert len(set(index["offset"].to_pylist())) == len(places)
 
 
-def test_values_larger_than_a_page_and_than_a_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_larger_than_a_page_and_than_a_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "GROUP_BYTES", 3 << 20)
     large = Architecture(width_fc=192, width_conv=12, depth_fc=4)
     index, values = make_shard(tmp_path, NAME, large, numbers=range(9), snapshots=2)
@@ -191,7 +218,9 @@ def test_stock_readers(tmp_path: Path) -> None:
     assert table.schema.equals(SNAPSHOTS_SCHEMA)
     assert table["weights"].to_pylist() == values
     assert table.drop_columns("weights").equals(index.select(METADATA_SCHEMA.names))
-    ds = datasets.load_dataset("parquet", data_files=str(tmp_path / NAME), split="train", cache_dir=str(tmp_path / "cache"))
+    ds = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / NAME), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert ds["weights"][:] == values
     assert ds.features["weights"] == datasets.Value("large_binary")
 
@@ -201,7 +230,9 @@ def test_read_snapshots(tmp_path: Path) -> None:
     table = pa.Table.from_batches(read_snapshots(tmp_path / NAME))
     assert table.schema.equals(SNAPSHOTS_SCHEMA)
     assert table["weights"].to_pylist() == values
-    (column,) = {name for batch in read_snapshots(tmp_path / NAME, ["model_id"]) for name in batch.schema.names}
+    (column,) = {
+        name for batch in read_snapshots(tmp_path / NAME, ["model_id"]) for name in batch.schema.names
+    }
     assert column == "model_id"
 
 
@@ -217,7 +248,10 @@ def test_unsorted_rows_are_refused(tmp_path: Path) -> None:
 def test_as_many_values_as_rows(tmp_path: Path, count: int) -> None:
     with pytest.raises(ValueError, match=r"zip\(\)"):
         write_snapshots(
-            tmp_path / "a.parquet", metadata_of(PLAIN, [(1, 0), (1, 1)]), [pack(PLAIN, random_row(PLAIN))] * count, relative=NAME
+            tmp_path / "a.parquet",
+            metadata_of(PLAIN, [(1, 0), (1, 1)]),
+            [pack(PLAIN, random_row(PLAIN))] * count,
+            relative=NAME,
         )
     assert list(tmp_path.iterdir()) == []
 

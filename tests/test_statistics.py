@@ -6,7 +6,16 @@ import pytest
 from nws_dataset.errors import ZooError
 from nws_dataset.layout import layout_of
 from nws_dataset.recipe import Architecture
-from nws_dataset.statistics import KINDS, STATISTICS, _aligned, _describe, norms, statistics, whole_vector_statistics, zoo_features
+from nws_dataset.statistics import (
+    KINDS,
+    STATISTICS,
+    _aligned,
+    _describe,
+    norms,
+    statistics,
+    whole_vector_statistics,
+    zoo_features,
+)
 from nws_dataset.zoo import Rows, Zoo
 from zoo_factory import NORMED, PLAIN, make_zoo
 
@@ -20,17 +29,24 @@ def plain_statistics(values):
 @pytest.mark.parametrize("architecture", [PLAIN, NORMED])
 def test_equals_numpy(architecture):
     layout = layout_of(architecture)
-    rows = np.random.default_rng(0).normal(3, 2, (300, layout.num_weights)).astype(np.float32)  # more than one block
+    # more than one block
+    rows = np.random.default_rng(0).normal(3, 2, (300, layout.num_weights)).astype(np.float32)
     features, names = statistics(rows, layout)
-    expected = [[s for tensor in layout.views(row).values() for s in plain_statistics(tensor)] for row in rows]
+    expected = [
+        [s for tensor in layout.views(row).values() for s in plain_statistics(tensor)] for row in rows
+    ]
     np.testing.assert_allclose(features, expected, rtol=1e-6, atol=1e-6)
     assert names == [f"{spec.name}.{statistic}" for spec in layout.tensors for statistic in STATISTICS]
-    np.testing.assert_allclose(whole_vector_statistics(rows)[0], [plain_statistics(row) for row in rows], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        whole_vector_statistics(rows)[0], [plain_statistics(row) for row in rows], rtol=1e-6, atol=1e-6
+    )
 
 
 def _steps(random, shape):
     """Rows whose quartiles lie in different places of each part: windows are too narrow for them."""
-    return np.repeat(random.normal(size=(shape[0], 5)), -(-shape[1] // 5), axis=1)[:, : shape[1]] + 1e-3 * random.normal(size=shape)
+    return np.repeat(random.normal(size=(shape[0], 5)), -(-shape[1] // 5), axis=1)[
+        :, : shape[1]
+    ] + 1e-3 * random.normal(size=shape)
 
 
 ROWS = {
@@ -39,7 +55,9 @@ ROWS = {
     "ties": lambda random, shape: random.integers(0, 3, shape),
     "sorted": lambda random, shape: np.sort(random.normal(size=shape), axis=1),
     "steps": _steps,
-    "periodic": lambda random, shape: np.tile(random.normal(size=(shape[0], 5)), -(-shape[1] // 5))[:, : shape[1]],
+    "periodic": lambda random, shape: np.tile(random.normal(size=(shape[0], 5)), -(-shape[1] // 5))[
+        :, : shape[1]
+    ],
     "heavy": lambda random, shape: random.standard_cauchy(shape),
     "huge": lambda random, shape: 1e30 * random.normal(size=shape),
     "tiny": lambda random, shape: 1e-25 * random.normal(size=shape),
@@ -69,7 +87,9 @@ def test_norms_equal_numpy():
             assert told[f"{spec.name}.l1"] == pytest.approx(np.abs(tensor).sum())
             assert told[f"{spec.name}.l2"] == pytest.approx(np.linalg.norm(tensor))
             if spec.kind == "weight":
-                assert told[f"{spec.name}.spectral"] == pytest.approx(np.linalg.norm(tensor.reshape(len(tensor), -1), 2))
+                assert told[f"{spec.name}.spectral"] == pytest.approx(
+                    np.linalg.norm(tensor.reshape(len(tensor), -1), 2)
+                )
     with pytest.raises(ZooError, match="row 1"):
         norms(np.where(np.arange(3)[:, None] == 1, np.nan, rows), layout)
 
@@ -109,7 +129,13 @@ def test_weights_must_be_finite(bad):
 def test_dense_layers_are_counted_from_the_output():
     layout = layout_of(Architecture(depth_fc=3))
     names = [f"{layer}.weight.min" for layer in ("conv1", "dense1", "dense3", "dense3_norm", "output")]
-    aligned = ["conv1.weight.min", "dense-3.weight.min", "dense-1.weight.min", "dense-1_norm.weight.min", "output.weight.min"]
+    aligned = [
+        "conv1.weight.min",
+        "dense-3.weight.min",
+        "dense-1.weight.min",
+        "dense-1_norm.weight.min",
+        "output.weight.min",
+    ]
     assert _aligned(names, layout) == aligned
 
 

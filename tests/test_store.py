@@ -1,4 +1,6 @@
-"""A zoo's folder while it is built: taken up again after any kill, locked for the whole command, never in the way of others."""
+"""A zoo's folder while it is built: taken up again after any kill, locked for the whole command, never in the
+way of others.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ LEFT: dict[str, Callable[[Path], object]] = {
     "staging and a card": lambda out: (make_file(out / STAGING / "lock"), make_file(out / "README.md")),
     "an empty next state": lambda out: (out / NEXT / "index").mkdir(parents=True),
     "an empty pending state": lambda out: (out / PENDING / "snapshots").mkdir(parents=True),
-    "half a file": lambda out: make_file(out / NEXT / "snapshots/demo/.train-x-00000.parquet.7-ab.tmp", "half"),
+    "half a file": lambda out: make_file(
+        out / NEXT / "snapshots/demo/.train-x-00000.parquet.7-ab.tmp", "half"
+    ),
 }
 
 
@@ -58,7 +62,10 @@ def test_what_a_kill_left_is_taken_up_again(tmp_path: Path, left: Callable[[Path
 
 def test_folders_of_others_are_refused(tmp_path: Path) -> None:
     make_file(tmp_path / "out" / "thesis.tex")
-    with pytest.raises(ZooError, match="expected a zoo, or an empty or new folder, found other files"), hold(tmp_path / "out"):
+    with (
+        pytest.raises(ZooError, match="expected a zoo, or an empty or new folder, found other files"),
+        hold(tmp_path / "out"),
+    ):
         pass
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
@@ -69,11 +76,18 @@ def test_a_project_of_others_with_a_staging_folder(tmp_path: Path) -> None:
         make_file(out / name, "precious")
     with pytest.raises(ZooError, match="found other files"), hold(out):
         pass
-    assert {path.relative_to(out).as_posix() for path in out.rglob("*")} == {"README.md", "thesis.tex", STAGING, f"{STAGING}/thesis.aux"}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*")} == {
+        "README.md",
+        "thesis.tex",
+        STAGING,
+        f"{STAGING}/thesis.aux",
+    }
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_a_disk_that_is_full_between_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_disk_that_is_full_between_two_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     """Whichever folder cannot be made: one line, and the next run goes on."""
     out, real, count = tmp_path / "a/b/out", os.mkdir, iter(range(1000))
 
@@ -112,7 +126,11 @@ def test_what_was_committed_is_never_removed(tmp_path: Path, monkeypatch: pytest
     old, new = make_zoo(tmp_path / "old", models=4), make_zoo(tmp_path / "new", models=8)
     (old / STAGING).mkdir()
     new.rename(old / PENDING)
-    monkeypatch.setattr(store, "fsync", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error", str(path))))
+    monkeypatch.setattr(
+        store,
+        "fsync",
+        lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error", str(path))),
+    )
     with pytest.raises(ZooError, match="Input/output error"), hold(old):
         pass
     assert len(set(Zoo(old, check=True).filter()["model_id"])) == 8
@@ -125,8 +143,12 @@ def test_what_was_committed_is_never_removed(tmp_path: Path, monkeypatch: pytest
 # --- the lock ---
 
 
-def test_a_lock_that_was_removed_since_it_was_opened_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first build ends and removes the file that the second has just opened; a third makes it anew and holds it."""
+def test_a_lock_that_was_removed_since_it_was_opened_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first build ends and removes the file that the second has just opened; a third makes it anew and
+    holds it.
+    """
     out, real, others = tmp_path / "out", fcntl.flock, []
 
     def overtaken(file: object, operation: int) -> None:
@@ -163,7 +185,9 @@ def test_the_lock_is_held_until_all_is_done(tmp_path: Path, monkeypatch: pytest.
         def push(self, folder: Path) -> None:
             seen.append(("push", locked(folder)))
 
-    monkeypatch.setattr(build_module, "build", lambda request, out, **options: seen.append(("build", locked(out))))
+    monkeypatch.setattr(
+        build_module, "build", lambda request, out, **options: seen.append(("build", locked(out)))
+    )
     monkeypatch.setattr(gallery, "draw", lambda out: seen.append(("draw", locked(out))))
     monkeypatch.setattr(cli, "_publisher", lambda *args, **options: Witness())
     cli.main.main(["--out", str(out), "--models", "1"], standalone_mode=False)
@@ -193,7 +217,9 @@ def in_fork(action: Callable[[Path], bool], out: Path) -> bool:
 
 
 @pytest.mark.parametrize("beside", [in_thread, in_fork])
-def test_a_folder_is_locked_against_threads_and_forks_too(tmp_path: Path, beside: Callable[[Callable[[Path], bool], Path], bool]) -> None:
+def test_a_folder_is_locked_against_threads_and_forks_too(
+    tmp_path: Path, beside: Callable[[Callable[[Path], bool], Path], bool]
+) -> None:
     out, link = tmp_path / "out", tmp_path / "link"
     link.symlink_to(out)
     with hold(out):
@@ -205,7 +231,9 @@ def test_a_folder_is_locked_against_threads_and_forks_too(tmp_path: Path, beside
 
 
 @pytest.mark.parametrize("leave", [SystemExit, RuntimeError, None])
-def test_a_fork_that_leaves_the_block_clears_nothing_away(tmp_path: Path, leave: type[BaseException] | None) -> None:
+def test_a_fork_that_leaves_the_block_clears_nothing_away(
+    tmp_path: Path, leave: type[BaseException] | None
+) -> None:
     out = tmp_path / "out"
     builder = os.getpid()
     try:
@@ -245,7 +273,9 @@ def test_a_lock_that_somebody_removed_is_not_given_back(tmp_path: Path) -> None:
     other.close()
 
 
-def test_a_disk_that_fails_when_the_lock_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_when_the_lock_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, really = tmp_path / "out", os.stat
 
     def failing(path: object, **options: object) -> os.stat_result:
@@ -269,7 +299,10 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
         return really(folder)
 
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(ZooError, match="expected a folder that can be written, found PermissionError"), hold(out):
+    with (
+        pytest.raises(ZooError, match="expected a folder that can be written, found PermissionError"),
+        hold(out),
+    ):
         pass
     assert not (out / STAGING).exists()
 
@@ -303,7 +336,9 @@ def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_build_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder that is to hold the lock is removed before the lock can be made, or found; what the new build makes stays."""
+    """The folder that is to hold the lock is removed before the lock can be made, or found; what the new
+    build makes stays.
+    """
     out, unlink, held = tmp_path / "out", store.Path.unlink, []
     mkdir, is_dir = store.Path.mkdir, store.Path.is_dir
 
@@ -345,9 +380,24 @@ def test_a_build_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pyte
     assert not refused(out)
 
 
-@pytest.mark.parametrize("where", [STAGING, "snapshots", "plots", f"{STAGING}/lock", f"{STAGING}/models", f"{STAGING}/next/snapshots",
-                                   f"{STAGING}/models/demo-1.parquet", f"{PENDING}/snapshots", "snapshots/demo", "index",
-                                   "plots/a.png", f"{NEXT}/snapshots/demo/a.parquet", f"{STAGING}/images/.a.tmp"])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    [
+        STAGING,
+        "snapshots",
+        "plots",
+        f"{STAGING}/lock",
+        f"{STAGING}/models",
+        f"{STAGING}/next/snapshots",
+        f"{STAGING}/models/demo-1.parquet",
+        f"{PENDING}/snapshots",
+        "snapshots/demo",
+        "index",
+        "plots/a.png",
+        f"{NEXT}/snapshots/demo/a.parquet",
+        f"{STAGING}/images/.a.tmp",
+    ],
+)
 def test_a_build_never_follows_a_link_out_of_its_folder(tmp_path: Path, where: str) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     make_zoo(out)
@@ -364,12 +414,18 @@ def test_a_build_never_follows_a_link_out_of_its_folder(tmp_path: Path, where: s
     assert precious.read_text() == kept.read_text() == "precious"
 
 
-@pytest.mark.parametrize("where", [f"{STAGING}/lock", f"{STAGING}/models/demo-000000.parquet", f"{NEXT}/snapshots/demo/train-x.parquet"])
+@pytest.mark.parametrize(
+    "where",
+    [f"{STAGING}/lock", f"{STAGING}/models/demo-000000.parquet", f"{NEXT}/snapshots/demo/train-x.parquet"],
+)
 def test_a_pipe_is_not_waited_for(tmp_path: Path, where: str) -> None:
     out = make_zoo(tmp_path / "out")
     (out / where).parent.mkdir(parents=True)
     os.mkfifo(out / where)
-    with pytest.raises(ZooError, match="where a build writes, found neither a file nor a folder; remove it"), hold(out):
+    with (
+        pytest.raises(ZooError, match="where a build writes, found neither a file nor a folder; remove it"),
+        hold(out),
+    ):
         pass
 
 
@@ -408,7 +464,10 @@ def test_temporaries_of_others_are_left_alone(tmp_path: Path) -> None:
     """An evaluation may write its results into a zoo's folder while it is built."""
     out = make_zoo(tmp_path / "out")
     kept = [make_file(out / name) for name in (".method_x.json.5-ab.tmp", "results/.a.png.5-ab.tmp")]
-    swept = [make_file(out / name) for name in (".nws.json.5-ab.tmp", "index/demo/.train.parquet.5-ab.tmp", "plots/.a.png.5-ab.tmp")]
+    swept = [
+        make_file(out / name)
+        for name in (".nws.json.5-ab.tmp", "index/demo/.train.parquet.5-ab.tmp", "plots/.a.png.5-ab.tmp")
+    ]
     with hold(out):
         pass
     assert all(path.exists() for path in kept) and not any(path.exists() for path in swept)
@@ -418,7 +477,9 @@ def test_temporaries_of_others_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["loop", "loop/out", "x" * 5000, "file", "file/out"])
-def test_folders_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str) -> None:
+def test_folders_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     Path("file").write_text("")
@@ -428,7 +489,9 @@ def test_folders_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert raised.value.code == 2 and told.count("\n") == 1 and "a folder that can be written" in told
 
 
-@pytest.mark.parametrize("text", ["", "[]", "5", '{"images": 5}', '{"images": ["a"]}', "{}", "[" * 100_000, '"\\ud800"'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "5", '{"images": 5}', '{"images": ["a"]}', "{}", "[" * 100_000, '"\\ud800"']
+)
 def test_a_note_of_where_images_lie(tmp_path: Path, text: str) -> None:
     make_file(tmp_path / LOCAL_NOTE, text)
     with pytest.raises(ZooError, match=r"\.local\.json: expected .*where the") as raised:
@@ -446,11 +509,15 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(build_module, "build", interrupted)
-    with pytest.raises(Interrupted, match="finished models are kept in" if staged else "^interrupted; no model was finished$"):
+    with pytest.raises(
+        Interrupted, match="finished models are kept in" if staged else "^interrupted; no model was finished$"
+    ):
         cli.main.main(["--out", str(out)], standalone_mode=False)
 
 
-def test_more_models_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_models_than_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(build_module, "_build_subset", lambda *_: None)
     build(Request("demo", 320), tmp_path / "out", device="cpu")
     assert capsys.readouterr().err == "--models 320: preset demo has 208 models, and all of them are built\n"
@@ -466,12 +533,20 @@ def test_a_script_without_a_guard(tmp_path: Path) -> None:
         "build(Request('demo', 1, epochs=1), Path(sys.argv[1]), device='cpu', workers=1)\n",
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, script, tmp_path / "out"], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "out"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1 and 'below `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
     assert done.stderr.count("nws_dataset.errors.ZooError") == 1  # the workers say nothing
 
 
-def test_where_nothing_compiled_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_compiled_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", "")
     monkeypatch.setattr(cpu.config, "CACHE_DIR", "")
     monkeypatch.setattr(cpu.tempfile, "tempdir", str(tmp_path))
@@ -479,8 +554,13 @@ def test_where_nothing_compiled_can_be_kept(tmp_path: Path, monkeypatch: pytest.
     assert (cpu.config.CACHE_DIR, capsys.readouterr().err) == ("", "")
     monkeypatch.setattr(cpu, "_writable", lambda folder: False)
     cpu.find_cache()
-    assert Path(cpu.config.CACHE_DIR).parent == tmp_path and os.environ["NUMBA_CACHE_DIR"] == cpu.config.CACHE_DIR
-    assert capsys.readouterr().err.endswith(f"__pycache__ cannot be written: what is compiled is kept in {cpu.config.CACHE_DIR}\n")
+    assert (
+        Path(cpu.config.CACHE_DIR).parent == tmp_path
+        and os.environ["NUMBA_CACHE_DIR"] == cpu.config.CACHE_DIR
+    )
+    assert capsys.readouterr().err.endswith(
+        f"__pycache__ cannot be written: what is compiled is kept in {cpu.config.CACHE_DIR}\n"
+    )
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

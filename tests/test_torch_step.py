@@ -1,4 +1,6 @@
-"""Plain stacked torch against the plain loop in float64; what a neighbour may change; and zoos built by it, through the command."""
+"""Plain stacked torch against the plain loop in float64; what a neighbour may change; and zoos built by it,
+through the command.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,10 @@ from test_build import content, staged
 from training_cases import ARCHITECTURES, CPU, NWS, every_combination, images_for, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
-TOLERANCE = 1e-9  # of a row after a step in float64, relative to the row's largest weight where that is above 1
-NEIGHBOUR_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}  # of a row after a step, beside others and alone
+# of a row after a step in float64, relative to the row's largest weight where that is above 1
+TOLERANCE = 1e-9
+# of a row after a step, beside others and alone
+NEIGHBOUR_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
 CONV_DROPPED = dataclasses.replace(NWS, dropout_place="conv", pixel_min=-1)
 CASES = {**ARCHITECTURES, "conv_dropped": CONV_DROPPED}
 State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -42,8 +46,12 @@ def on_device(images: Images) -> Images:
 
 
 def state_of(loops: list[PlainLoop], dtype: torch.dtype = torch.float64) -> State:
-    """Their rows and moments with an empty slot before them, as a cohort holds them: a row ends before the next one starts."""
-    state = torch.full((3, 1 + len(loops), len(loops[0].row) + 3), torch.nan, dtype=dtype, device=DEVICE)[:, :, :-3]
+    """Their rows and moments with an empty slot before them, as a cohort holds them: a row ends before the
+    next one starts.
+    """
+    state = torch.full((3, 1 + len(loops), len(loops[0].row) + 3), torch.nan, dtype=dtype, device=DEVICE)[
+        :, :, :-3
+    ]
     for m, loop in enumerate(loops, 1):
         state[:, m] = torch.stack([loop.row, loop.first, loop.second]).to(state)
     return state[0], state[1], state[2]
@@ -54,8 +62,12 @@ def segments_of(loops: list[PlainLoop], steps: int) -> dict[int, Segment]:
     segments = {}
     for m, loop in enumerate(loops, 1):
         images = on_device(loop.images)
-        order = batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0).to(images.train_labels.device)
-        segments[m] = Segment(loop.model, images, order, loop.model.recipe.batch_size, 0, loop.steps, loop.steps, steps)
+        order = batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0).to(
+            images.train_labels.device
+        )
+        segments[m] = Segment(
+            loop.model, images, order, loop.model.recipe.batch_size, 0, loop.steps, loop.steps, steps
+        )
     return segments
 
 
@@ -67,9 +79,13 @@ def check_steps(models: list[Model], images: Images, steps: int) -> None:
     """One segment of all the models, against the plain loop's steps."""
     loops = [PlainLoop(model, images) for model in models]
     state, segments = state_of(loops), segments_of(loops, steps)
-    losses = make_step(models[0].recipe.architecture, DEVICE, torch.float64, backend="torch").train(state, segments)
+    losses = make_step(models[0].recipe.architecture, DEVICE, torch.float64, backend="torch").train(
+        state, segments
+    )
     for m, (loop, loss) in enumerate(zip(loops, losses.tolist(), strict=True), 1):
-        assert loss == pytest.approx(sum(loop.step(*batch) for batch, _ in zip(loop.epoch(0), range(steps), strict=False)), rel=1e-9)
+        assert loss == pytest.approx(
+            sum(loop.step(*batch) for batch, _ in zip(loop.epoch(0), range(steps), strict=False)), rel=1e-9
+        )
         for x, expected in zip(state, (loop.row, loop.first, loop.second), strict=True):
             assert difference(x[m], expected) <= TOLERANCE, loop.model.recipe
     assert all(x[0].isnan().all() for x in state)
@@ -82,20 +98,26 @@ def test_a_step_of_every_combination_equals_the_plain_loop(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_segment_of_steps_equals_the_plain_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In several stacks of an activation, with images for two steps made ready at a time, and the labels where Apple's GPUs have them."""
+    """In several stacks of an activation, with images for two steps made ready at a time, and the labels
+    where Apple's GPUs have them.
+    """
     monkeypatch.setattr(bank, "labels_on", lambda device: CPU)
     monkeypatch.setattr(torch_step, "STACKED", 2)
     monkeypatch.setattr(torch_step, "PREPARED_IMAGES", 32)
     kinds = itertools.product(("adam", "momentum"), ("elu", "tanh", "elu"))
     models = [
-        make_model(CASES[name], n, optimizer=optimizer, activation=activation, augmentation=n % 2 == 0, l2=1e-3)
+        make_model(
+            CASES[name], n, optimizer=optimizer, activation=activation, augmentation=n % 2 == 0, l2=1e-3
+        )
         for n, (optimizer, activation) in enumerate(kinds)
     ]
     check_steps(models, images_for(CASES[name], 200)["digits"], 5)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_evaluation_equals_the_plain_network_and_is_that_of_a_row_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_equals_the_plain_network_and_is_that_of_a_row_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch_step, "EVALUATION_IMAGES", 100)
     architecture = CASES[name]
     images = images_for(architecture)["digits"]
@@ -103,7 +125,11 @@ def test_evaluation_equals_the_plain_network_and_is_that_of_a_row_alone(name: st
     start = loop.row
     for batch in loop.epoch(0):
         loop.step(*batch)
-    rows, pixels, labels = torch.stack([start, loop.row]).to(DEVICE), images.test_images.to(DEVICE), images.test_labels
+    rows, pixels, labels = (
+        torch.stack([start, loop.row]).to(DEVICE),
+        images.test_images.to(DEVICE),
+        images.test_labels,
+    )
     for dtype in (torch.float64, torch.float32):
         step = make_step(architecture, DEVICE, dtype, backend="torch")
         correct, losses = step.evaluate(rows.to(dtype), "elu", pixels, labels)
@@ -123,9 +149,14 @@ def test_evaluation_equals_the_plain_network_and_is_that_of_a_row_alone(name: st
 @pytest.mark.parametrize("dtype", NEIGHBOUR_TOLERANCE)
 @pytest.mark.parametrize("name", CASES)
 def test_a_neighbour_moves_the_rounding_at_most(name: str, dtype: torch.dtype) -> None:
-    """Also one that diverges. The model's optimizer must not divide by a gradient that is nothing but rounding, as Adam does."""
+    """Also one that diverges.
+
+    The model's optimizer must not divide by a gradient that is nothing but rounding, as Adam does.
+    """
     images, found = images_for(CASES[name])["digits"], []
-    models = [make_model(CASES[name], n, optimizer=o) for n, o in enumerate(("momentum", "sgd", "adam", "rmsprop"))]
+    models = [
+        make_model(CASES[name], n, optimizer=o) for n, o in enumerate(("momentum", "sgd", "adam", "rmsprop"))
+    ]
     for chosen in (models, models[:1], models[:1]):
         loops = [PlainLoop(model, images) for model in chosen]
         state, segments = state_of(loops, dtype), segments_of(loops, 1)
@@ -138,10 +169,20 @@ def test_a_neighbour_moves_the_rounding_at_most(name: str, dtype: torch.dtype) -
     assert torch.equal(alone, again)
 
 
-def cohort_of(models: list[Model], dtype: torch.dtype = torch.float32, *, slots: int = 1, stacked: bool = False) -> dict[str, Trained]:
+def cohort_of(
+    models: list[Model], dtype: torch.dtype = torch.float32, *, slots: int = 1, stacked: bool = False
+) -> dict[str, Trained]:
     architecture = models[0].recipe.architecture
     step = TorchStep(architecture, CPU, dtype)
-    cohort = Cohort(SUBSETS["demo"], architecture, images_for(architecture), device=CPU, slots=slots, dtype=dtype, step=step)
+    cohort = Cohort(
+        SUBSETS["demo"],
+        architecture,
+        images_for(architecture),
+        device=CPU,
+        slots=slots,
+        dtype=dtype,
+        step=step,
+    )
     cohort.stacked = stacked
     return {trained.model.id: trained for trained in cohort.train(models)}
 
@@ -150,7 +191,15 @@ def smooth(architecture: Architecture, count: int) -> list[Model]:
     """Models whose trajectories do not part for a rounding; their trainings end at different times."""
     kinds = itertools.cycle(itertools.product(("momentum", "sgd"), ("tanh", "sigmoid")))
     return [
-        make_model(architecture, n, optimizer=o, activation=a, max_epochs=1 + n % 2, augmentation=n % 3 == 0, balanced=n % 5 > 0)
+        make_model(
+            architecture,
+            n,
+            optimizer=o,
+            activation=a,
+            max_epochs=1 + n % 2,
+            augmentation=n % 3 == 0,
+            balanced=n % 5 > 0,
+        )
         for n, (o, a) in zip(range(count), kinds, strict=False)
     ]
 
@@ -161,7 +210,10 @@ def test_on_a_cpu_rows_are_bit_identical_alone_and_in_a_cohort(name: str) -> Non
     together = cohort_of(models, slots=3)
     for model in models:
         (alone,) = cohort_of([model]).values()
-        assert together[model.id].rows.tobytes() == alone.rows.tobytes() and together[model.id].snapshots == alone.snapshots
+        assert (
+            together[model.id].rows.tobytes() == alone.rows.tobytes()
+            and together[model.id].snapshots == alone.snapshots
+        )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -185,21 +237,38 @@ def test_stacked_as_on_a_gpu_whole_trainings_equal_the_plain_loop(name: str) -> 
 class NoDouble(TorchDispatchMode):
     """As on Apple's GPUs: an operation that gives float64 fails."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
-        assert not any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in torch.utils._pytree.tree_leaves(out)), func
+        assert not any(
+            isinstance(x, torch.Tensor) and x.dtype == torch.float64
+            for x in torch.utils._pytree.tree_leaves(out)
+        ), func
         return out
 
 
 def test_nothing_on_the_device_is_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random words are drawn as on a device, by torch."""
 
-    def words(model: Model, purpose: philox.Purpose, *, index: torch.Tensor, epoch: int = 0, block: Any = 0) -> tuple[torch.Tensor, ...]:
-        return philox.draw(philox.key_of(model.seed, model.subset), purpose, index=index, epoch=epoch, model=model.number, block=block)
+    def words(
+        model: Model, purpose: philox.Purpose, *, index: torch.Tensor, epoch: int = 0, block: Any = 0
+    ) -> tuple[torch.Tensor, ...]:
+        return philox.draw(
+            philox.key_of(model.seed, model.subset),
+            purpose,
+            index=index,
+            epoch=epoch,
+            model=model.number,
+            block=block,
+        )
 
     monkeypatch.setattr(batches, "words", words)
     images = images_for(NWS, 200)["digits"]
-    loops = [PlainLoop(make_model(NWS, n, augmentation=n > 0, optimizer=o), images, torch.float32) for n, o in enumerate(("adam", "sgd"))]
+    loops = [
+        PlainLoop(make_model(NWS, n, augmentation=n > 0, optimizer=o), images, torch.float32)
+        for n, o in enumerate(("adam", "sgd"))
+    ]
     step, state = make_step(NWS, DEVICE, backend="torch"), state_of(loops, torch.float32)
     with NoDouble():
         assert step.train(state, segments_of(loops, 2)).isfinite().all()
@@ -212,8 +281,12 @@ def test_nothing_on_the_device_is_float64(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-def test_a_zoo_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Interrupted and continued it ends in the same bytes; nothing else continues it; it says what built it, and training repeats."""
+def test_a_zoo_by_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted and continued it ends in the same bytes; nothing else continues it; it says what built it,
+    and training repeats.
+    """
     monkeypatch.setattr(workers_module, "cores", lambda: 1)
     monkeypatch.setattr(build_module, "compile_step", None)  # torch needs no compiled step
     command = ["--epochs", "1", "--train-images", "200", "--device", "cpu", "--backend", "torch", "--models"]
@@ -230,7 +303,10 @@ def test_a_zoo_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         patch.setattr(build_module._Shards, "advance", interrupted)
         run(tmp_path / "nws", *command, "5")
     assert 1 <= staged(tmp_path / "nws") < 5
-    refused = "backend of subset demo fast, found torch in nws.json; use another --out, or the settings it was built with"
+    refused = (
+        "backend of subset demo fast, found torch in nws.json; use another --out, or the settings it "
+        "was built with"
+    )
     with pytest.raises(Mistake, match=refused):
         run(tmp_path / "nws", *command[:-2], "auto", "--models", "5")
     run(tmp_path / "nws", *command, "5")
@@ -238,11 +314,15 @@ def test_a_zoo_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     recorded = {"backend": "torch", "device": "cpu", "epochs": 1, "tf32": False, "train_images": 200}
     assert Zoo(tmp_path / "nws").manifest.subsets["demo"].options == recorded
     assert (
-        "Trained by plain torch on CPUs: the same seed gives other last bits by the fast step." in (tmp_path / "nws/README.md").read_text()
+        "Trained by plain torch on CPUs: the same seed gives other last bits by the fast step."
+        in (tmp_path / "nws/README.md").read_text()
     )
     nws_verify([str(tmp_path / "nws"), "--reevaluate", "5", "--retrain", "2"], standalone_mode=False)
     told = capsys.readouterr().out
-    assert "5 networks: the builder's evaluation exactly" in told and "2 models trained again alone, equal in every bit" in told
+    assert (
+        "5 networks: the builder's evaluation exactly" in told
+        and ("2 models trained again alone, equal in every bit") in told
+    )
 
 
 def test_a_dry_run_by_torch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,5 +331,10 @@ def test_a_dry_run_by_torch(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.setattr("builder.cpu.step.compile_step", None)
     monkeypatch.setattr(calibration, "SECONDS", 0.001)
     monkeypatch.setattr(calibration, "IMAGES", 300)
-    nws_build(["--models", "2", "--epochs", "1", "--device", "cpu", "--backend", "torch", "--dry-run"], standalone_mode=False)
-    assert " on 2 CPU processes (trainings of 1 epochs)" in capsys.readouterr().out or calibration.cores() == 1
+    nws_build(
+        ["--models", "2", "--epochs", "1", "--device", "cpu", "--backend", "torch", "--dry-run"],
+        standalone_mode=False,
+    )
+    assert (
+        " on 2 CPU processes (trainings of 1 epochs)" in capsys.readouterr().out or calibration.cores() == 1
+    )

@@ -1,4 +1,7 @@
-"""A few kills and faults of `scripts/torture.py`: what is run again ends in the same bytes. The campaign itself is for hand."""
+"""A few kills and faults of `scripts/torture.py`: what is run again ends in the same bytes.
+
+The campaign itself is for hand.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,12 @@ CASES = 21  # three of each scenario
 
 @pytest.mark.slow
 def test_a_short_campaign() -> None:
-    done = subprocess.run([sys.executable, SCRIPT, "--cases", str(CASES), "--seed", "3"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--cases", str(CASES), "--seed", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-5000:]
     rows = re.findall(r"(\d+) │ +(\d+) │ +(\d+) │ +(\d+) │", done.stdout)
     assert len(rows) == 7 and all(cases == identical == "3" for cases, _, _, identical in rows), done.stdout

@@ -1,4 +1,6 @@
-"""Training: a row depends on its model alone, the papers' rules, divergence, and the whole cohort against the plain loop."""
+"""Training: a row depends on its model alone, the papers' rules, divergence, and the whole cohort against the
+plain loop.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from training_cases import ARCHITECTURES, CPU, NWS, NWS_PLAIN, SMALL_CNN, images
 DEMO = SUBSETS["demo"]
 
 
-def run(models: list[Model], slots: int = 1, dtype: torch.dtype = torch.float32, subset: Subset = DEMO) -> dict[str, Trained]:
+def run(
+    models: list[Model], slots: int = 1, dtype: torch.dtype = torch.float32, subset: Subset = DEMO
+) -> dict[str, Trained]:
     architecture = models[0].recipe.architecture
     cohort = Cohort(subset, architecture, images_for(architecture), device=CPU, slots=slots, dtype=dtype)
     return {trained.model.id: trained for trained in cohort.train(models)}
@@ -30,7 +34,9 @@ def run(models: list[Model], slots: int = 1, dtype: torch.dtype = torch.float32,
 
 def mixed(architecture: Architecture, count: int) -> list[Model]:
     """Models of one cohort that differ in all else; their trainings end at different times."""
-    kinds = itertools.cycle(itertools.product(("adam", "rmsprop", "momentum", "sgd"), ("relu", "elu", "sigmoid", "tanh")))
+    kinds = itertools.cycle(
+        itertools.product(("adam", "rmsprop", "momentum", "sgd"), ("relu", "elu", "sigmoid", "tanh"))
+    )
     return [
         make_model(
             architecture,
@@ -89,7 +95,8 @@ def test_a_diverging_model_freezes_and_leaves_its_neighbours_alone() -> None:
         assert not trained[model.id].snapshots[-1]["diverged"]
     frozen = trained[wild.id]
     assert all(columns["diverged"] and columns["epoch"] == 0 for columns in frozen.snapshots)
-    assert all(np.array_equal(row, initial_row(wild)) for row in frozen.rows)  # the last finite epoch's start, repeated
+    # the last finite epoch's start, repeated
+    assert all(np.array_equal(row, initial_row(wild)) for row in frozen.rows)
 
 
 # The whole cohort against the plain loop
@@ -112,7 +119,9 @@ def test_three_epochs_equal_the_plain_loop(name: str) -> None:
 
 
 def test_segments_of_many_slots_change_nothing() -> None:
-    """The way of a GPU: slots take their steps together until the first ends its epoch; data sets and ends differ, slots are refilled."""
+    """The way of a GPU: slots take their steps together until the first ends its epoch; data sets and ends
+    differ, slots are refilled.
+    """
     models = mixed(SMALL_CNN, 7)
     cohort = Cohort(DEMO, SMALL_CNN, images_for(SMALL_CNN), device=CPU, slots=3)
     cohort.stacked = True
@@ -128,10 +137,18 @@ def test_snapshot_one_is_the_initialization_and_metrics_are_of_the_row() -> None
     images = images_for(SMALL_CNN)["digits"]
     assert np.array_equal(trained.rows[0], initial_row(model))
     for row, columns in zip(trained.rows, trained.snapshots, strict=True):
-        ((accuracy, loss, by_class),) = train.evaluate_rows(make_step(SMALL_CNN, CPU), torch.from_numpy(row)[None], model, images, None)
-        assert (columns["test_accuracy"], columns["test_loss"], columns["class_test_accuracy"]) == (accuracy, loss, by_class)
+        ((accuracy, loss, by_class),) = train.evaluate_rows(
+            make_step(SMALL_CNN, CPU), torch.from_numpy(row)[None], model, images, None
+        )
+        assert (columns["test_accuracy"], columns["test_loss"], columns["class_test_accuracy"]) == (
+            accuracy,
+            loss,
+            by_class,
+        )
         counts = torch.bincount(images.test_labels).tolist()
-        assert sum(a * n for a, n in zip(by_class, counts, strict=True)) / sum(counts) == pytest.approx(accuracy)
+        assert sum(a * n for a, n in zip(by_class, counts, strict=True)) / sum(counts) == pytest.approx(
+            accuracy
+        )
 
 
 def test_without_validation_part_its_columns_are_null() -> None:
@@ -146,8 +163,18 @@ def test_fewer_images_than_a_batch_make_one_step() -> None:
 
 
 def test_early_stopping_ends_a_training_and_frees_its_slot() -> None:
-    """A network that cannot learn has an unchanged validation accuracy; it stops by the rule, not by max_epochs."""
-    stuck = make_model(SMALL_CNN, 0, optimizer="sgd", learning_rate=1e-12, max_epochs=200, initialization="constant", dropout=0.0)
+    """A network that cannot learn has an unchanged validation accuracy; it stops by the rule, not by
+    max_epochs.
+    """
+    stuck = make_model(
+        SMALL_CNN,
+        0,
+        optimizer="sgd",
+        learning_rate=1e-12,
+        max_epochs=200,
+        initialization="constant",
+        dropout=0.0,
+    )
     after = make_model(SMALL_CNN, 1, max_epochs=2)
     trained = run([stuck, after], slots=1)
     assert trained[stuck.id].snapshots[-1]["epoch"] == train.UNCHANGED_IN_A_ROW
@@ -186,7 +213,8 @@ def first_stop(accuracies: list[float]) -> int | None:
 def test_stopping_rule() -> None:
     rising = [n / 2000 for n in range(1001)]
     assert first_stop(rising) is None
-    assert first_stop([*rising[:31], *(0.015 - 0.001 * n for n in range(1, 10))]) == 35  # five in a row worse after epoch 30
+    # five in a row worse after epoch 30
+    assert first_stop([*rising[:31], *(0.015 - 0.001 * n for n in range(1, 10))]) == 35
     assert first_stop([1 - n / 100 for n in range(30)]) == 20  # never before 20 epochs
     assert first_stop([0.5] * 100) == 30  # thirty in a row unchanged
     saw = [0.5 + 0.1 * (n % 2) for n in range(100)]  # below its average at every second epoch

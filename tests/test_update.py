@@ -32,7 +32,14 @@ def test_a_weight_without_gradient_stays(optimizer: str) -> None:
     row, first = torch.ones(1, 3), torch.zeros(1, 3)
     second = torch.full((1, 3), update.SECOND_START[optimizer])
     for step in range(1, 400):
-        update.update(optimizer, row, torch.zeros(1, 3), first, second, torch.tensor([[update.step_size(optimizer, 0.1, step)]]))
+        update.update(
+            optimizer,
+            row,
+            torch.zeros(1, 3),
+            first,
+            second,
+            torch.tensor([[update.step_size(optimizer, 0.1, step)]]),
+        )
     assert torch.equal(row, torch.ones(1, 3))
 
 

@@ -65,7 +65,9 @@ def reseal(folder: Path) -> None:
     for name in manifest.files:
         manifest.files[name] = FileEntry((folder / name).stat().st_size, sha256_file(folder / name))  # type: ignore[index]
     manifest.write(folder)
-    (folder / "README.md").write_text(render(manifest, [read_index(folder / name) for name in manifest.index_files()]))
+    (folder / "README.md").write_text(
+        render(manifest, [read_index(folder / name) for name in manifest.index_files()])
+    )
 
 
 def rewrite_index(folder: Path, change: Callable[[list[Row]], list[Row]]) -> None:
@@ -76,7 +78,9 @@ def rewrite_index(folder: Path, change: Callable[[list[Row]], list[Row]]) -> Non
 
 
 def forge(folder: Path, change: Callable[[Row, np.ndarray], None]) -> None:
-    """Write rows and weights, changed in place, into shards, index and nws.json: nothing but the content tells."""
+    """Write rows and weights, changed in place, into shards, index and nws.json: nothing but the content
+    tells.
+    """
     zoo = Zoo(folder)
     for name in zoo.manifest.index_files():
         tables = []
@@ -87,7 +91,11 @@ def forge(folder: Path, change: Callable[[Row, np.ndarray], None]) -> None:
                 change(row, weights)
                 changed.append({key: row[key] for key in METADATA_SCHEMA.names})
                 values.append(pack(zoo.architecture(row), weights))
-            tables.append(write_snapshots(folder / file, pa.Table.from_pylist(changed, METADATA_SCHEMA), values, relative=file))
+            tables.append(
+                write_snapshots(
+                    folder / file, pa.Table.from_pylist(changed, METADATA_SCHEMA), values, relative=file
+                )
+            )
         write_index(folder / name, pa.concat_tables(tables))
     reseal(folder)
 
@@ -171,24 +179,36 @@ def test_no_card(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{zoo / 'README.md'}: expected the card, found no file" in complaint(capsys, zoo)
 
 
-TOLD_OTHERWISE = [("split: train", "split: validation"), ("---\n", ""), ("dtype: float64", "dtype: float32"), ("---\n", "---\n[")]
+TOLD_OTHERWISE = [
+    ("split: train", "split: validation"),
+    ("---\n", ""),
+    ("dtype: float64", "dtype: float32"),
+    ("---\n", "---\n["),
+]
 
 
 @pytest.mark.parametrize("old, new", TOLD_OTHERWISE)
-def test_a_card_that_tells_otherwise(zoo: Path, capsys: pytest.CaptureFixture[str], old: str, new: str) -> None:
+def test_a_card_that_tells_otherwise(
+    zoo: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
+) -> None:
     card = zoo / "README.md"
     assert old in card.read_text()
     card.write_text(card.read_text().replace(old, new, 1))
     assert f"{card}: expected configs and features as nws.json has them" in complaint(capsys, zoo)
 
 
-@pytest.mark.parametrize("old", ["num_examples: ", "num_bytes: ", "nws.json sha256 ", "download_size: ", "  description: "])
+@pytest.mark.parametrize(
+    "old", ["num_examples: ", "num_bytes: ", "nws.json sha256 ", "download_size: ", "  description: "]
+)
 def test_a_card_of_another_state(zoo: Path, capsys: pytest.CaptureFixture[str], old: str) -> None:
     card = zoo / "README.md"
     assert old in card.read_text()
     card.write_text(card.read_text().replace(old, f"{old}1", 1))
     told = complaint(capsys, zoo)
-    assert f"{card}: expected this index's numbers of rows and nws.json sha256 {Zoo(zoo).manifest.digest}, found others" in told
+    assert (
+        f"{card}: expected this index's numbers of rows and nws.json sha256 {Zoo(zoo).manifest.digest}, "
+        "found others"
+    ) in told
 
 
 # Rows that are sealed but wrong
@@ -203,7 +223,9 @@ def test_a_duplicated_row(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_missing_row(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = Rows(read_index(zoo / "index" / "demo" / "train.parquet"))[1]
     rewrite_index(zoo, lambda rows: [rows[0], *rows[2:]])
-    assert f"{row['model_id']} snapshot {row['snapshot']}: expected the row that the index has" in complaint(capsys, zoo)
+    assert f"{row['model_id']} snapshot {row['snapshot']}: expected the row that the index has" in complaint(
+        capsys, zoo
+    )
 
 
 def test_fewer_models_than_recorded(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +245,9 @@ def test_an_accuracy_in_the_index_alone(zoo: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("column", ["test_accuracy", "train_accuracy", "validation_accuracy"])
-def test_an_accuracy_that_is_off_by_one_image(zoo: Path, capsys: pytest.CaptureFixture[str], column: str) -> None:
+def test_an_accuracy_that_is_off_by_one_image(
+    zoo: Path, capsys: pytest.CaptureFixture[str], column: str
+) -> None:
     def change(row: Row, weights: np.ndarray) -> None:
         if (row["model_id"], row["is_final"]) == ("demo-000002", True):
             row[column] += 1 / (360 if column == "test_accuracy" else 500)
@@ -256,9 +280,12 @@ def test_a_weight_that_training_does_not_give(zoo: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("split", "test"), ("seed", 1), ("learning_rate", 0.5), ("width_conv", 17), ("optimizer", "plain")]
+    ("column", "value"),
+    [("split", "test"), ("seed", 1), ("learning_rate", 0.5), ("width_conv", 17), ("optimizer", "plain")],
 )
-def test_a_row_that_the_plan_does_not_have(zoo: Path, capsys: pytest.CaptureFixture[str], column: str, value: Any) -> None:
+def test_a_row_that_the_plan_does_not_have(
+    zoo: Path, capsys: pytest.CaptureFixture[str], column: str, value: Any
+) -> None:
     """Also one that is not final."""
 
     def change(row: Row, weights: np.ndarray) -> None:
@@ -267,7 +294,9 @@ def test_a_row_that_the_plan_does_not_have(zoo: Path, capsys: pytest.CaptureFixt
             row[column] = value
 
     forge(zoo, change)
-    assert f"demo-000002: expected the plan's recipe and split, found another {column} in snapshot 1" in complaint(capsys, zoo)
+    assert (
+        f"demo-000002: expected the plan's recipe and split, found another {column} in snapshot 1"
+    ) in complaint(capsys, zoo)
 
 
 def test_a_model_beyond_the_plan(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +309,9 @@ def test_other_images(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = data["subsets"]["demo"]["image_sets"]["digits"]["sha256"]
     data["subsets"]["demo"]["image_sets"]["digits"]["sha256"] = "0" * 64
     (zoo / "nws.json").write_text(json.dumps(data))
-    assert f"image set digits: expected sha256 {'0' * 64}, found {found}; give --images" in complaint(capsys, zoo, "--reevaluate", 1)
+    assert f"image set digits: expected sha256 {'0' * 64}, found {found}; give --images" in complaint(
+        capsys, zoo, "--reevaluate", 1
+    )
 
 
 def test_a_note_that_cannot_be_read(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,7 +319,16 @@ def test_a_note_that_cannot_be_read(zoo: Path, capsys: pytest.CaptureFixture[str
     assert f"{zoo / '.local.json'}: expected where the images lie" in complaint(capsys, zoo)
 
 
-@pytest.mark.parametrize("name", ["plots/accuracy.png", "README.md", "index/demo/train.parquet", "snapshots/demo/x.parquet", ".local.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plots/accuracy.png",
+        "README.md",
+        "index/demo/train.parquet",
+        "snapshots/demo/x.parquet",
+        ".local.json",
+    ],
+)
 def test_a_pipe_is_not_waited_for(zoo: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     (zoo / name).parent.mkdir(exist_ok=True)
     (zoo / name).unlink(missing_ok=True)
@@ -305,10 +345,14 @@ def test_a_folder_that_is_not_there_is_not_asked_for_on_the_hub(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert complaint(capsys, name).startswith(f"Error: {tmp_path / name}: expected a folder with nws.json, found nothing;")
+    assert complaint(capsys, name).startswith(
+        f"Error: {tmp_path / name}: expected a folder with nws.json, found nothing;"
+    )
 
 
-def test_a_folder_that_is_named_from_here(zoo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_named_from_here(
+    zoo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(zoo.parent)
     assert verify(capsys, "nws")[1].endswith("nws is whole\n")
 
@@ -316,7 +360,13 @@ def test_a_folder_that_is_named_from_here(zoo: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("exact", [True, False])
 def test_what_counts_as_the_same(exact: bool) -> None:
     """On another device than the builder's, numbers may differ by rounding; nothing else may."""
-    for equal in ((0.5, 0.5), (float("nan"), float("nan")), ([0.8, None], [0.8, None]), ("a", "a"), (None, None)):
+    for equal in (
+        (0.5, 0.5),
+        (float("nan"), float("nan")),
+        ([0.8, None], [0.8, None]),
+        ("a", "a"),
+        (None, None),
+    ):
         assert _same(*equal, exact=exact)
     for near in ((0.5, 0.5002), ([0.812, None], [0.8121, None])):
         assert _same(*near, exact=exact) != exact
@@ -341,7 +391,9 @@ def test_what_counts_as_the_same(exact: bool) -> None:
         {},
     ],
 )
-def test_options_that_no_build_writes(zoo: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]) -> None:
+def test_options_that_no_build_writes(
+    zoo: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
     manifest = Manifest.read(zoo)
     options = manifest.subsets["demo"].options
     assert isinstance(options, dict)
@@ -353,7 +405,9 @@ def test_options_that_no_build_writes(zoo: Path, capsys: pytest.CaptureFixture[s
     assert "nws.json: expected option" in line and "of subset demo as nws-build writes it" in line
 
 
-def test_what_torch_trained_on_a_gpu_does_not_repeat_to_the_bit(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_torch_trained_on_a_gpu_does_not_repeat_to_the_bit(
+    zoo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest = Manifest.read(zoo)
     options = manifest.subsets["demo"].options
     assert isinstance(options, dict)
@@ -371,7 +425,9 @@ def test_image_sets_that_are_not_listed(zoo: Path, capsys: pytest.CaptureFixture
     image_sets.clear()
     manifest.write(zoo)
     reseal(zoo)
-    assert "expected image set digits among those of subset demo, found none" in complaint(capsys, zoo, "--reevaluate", 1)
+    assert "expected image set digits among those of subset demo, found none" in complaint(
+        capsys, zoo, "--reevaluate", 1
+    )
 
 
 def test_a_number_of_snapshots_that_no_memory_holds(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,6 @@
-"""Every view turns back into the rows, and a permutation of hidden units leaves the function as it is and reorders the views as it says."""
+"""Every view turns back into the rows, and a permutation of hidden units leaves the function as it is and
+reorders the views as it says.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,15 @@ ARCHITECTURES = {
     "fixed": Architecture(),
     "plain": PLAIN,
     "normed": NORMED,
-    "small_cnn": Architecture(**{name: value for name, value in SMALL_CNN.items() if name in FIELDS - {"image_size"}}, image_size=28),
+    "small_cnn": Architecture(
+        **{name: value for name, value in SMALL_CNN.items() if name in FIELDS - {"image_size"}}, image_size=28
+    ),
     "no_norm": dataclasses.replace(SMALL, batch_norm=False),
     "two_convs_a_block": dataclasses.replace(SMALL, depth_conv=5, depth_fc=4, width_fc=16),
     "twenty_outputs": dataclasses.replace(SMALL, num_outputs=20),
-    "strided_valid_flatten": dataclasses.replace(SMALL, stride=2, padding="valid", pooling="none", image_size=32),
+    "strided_valid_flatten": dataclasses.replace(
+        SMALL, stride=2, padding="valid", pooling="none", image_size=32
+    ),
     "average_then_dense": dataclasses.replace(SMALL, head="average"),
     "flatten_of_one_pixel": dataclasses.replace(SMALL, image_size=8),
     "flatten_to_outputs": dataclasses.replace(SMALL, depth_fc=0, width_fc=None),
@@ -106,7 +112,9 @@ def check_same_function(architecture: Architecture, activation: str) -> None:
     (row,) = make_rows(architecture, 1)
     permuted = permute(architecture, row, random_permutations(architecture, np.random.default_rng(2)))
     expected = logits(architecture, row, activation)
-    assert np.abs(logits(architecture, permuted, activation) - expected).max() <= 1e-9 * max(1.0, np.abs(expected).max())
+    assert np.abs(logits(architecture, permuted, activation) - expected).max() <= 1e-9 * max(
+        1.0, np.abs(expected).max()
+    )
 
 
 # Permutations
@@ -120,15 +128,21 @@ def test_permuted_networks_compute_the_same(architecture: Architecture, activati
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(architectures(), st.sampled_from(LEGAL_VALUES["activation"]))
-def test_permuted_networks_compute_the_same_whatever_their_shape(architecture: Architecture, activation: str) -> None:
+def test_permuted_networks_compute_the_same_whatever_their_shape(
+    architecture: Architecture, activation: str
+) -> None:
     check_same_function(architecture, activation)
 
 
 @each_architecture
 def test_the_function_notices_every_axis(architecture: Architecture) -> None:
-    """A tensor that stays behind when the others are permuted changes the function, so that the tests above can fail."""
+    """A tensor that stays behind when the others are permuted changes the function, so that the tests above
+    can fail.
+    """
     (row,) = make_rows(architecture, 1)
-    permutations = {layer: np.roll(np.arange(size), 1) for layer, size in permutation_spec(architecture).sizes.items()}
+    permutations = {
+        layer: np.roll(np.arange(size), 1) for layer, size in permutation_spec(architecture).sizes.items()
+    }
     permuted, expected = permute(architecture, row, permutations), logits(architecture, row, "tanh")
     for tensor in layout_of(architecture).tensors:
         if tensor.name != f"{OUTPUT}.bias":
@@ -141,7 +155,9 @@ def test_the_function_notices_every_axis(architecture: Architecture) -> None:
 def test_the_specification_says_what_permute_does(architecture: Architecture) -> None:
     spec, rows = permutation_spec(architecture), make_rows(architecture)
     permutations = random_permutations(architecture, np.random.default_rng(3))
-    before, after = (layout_of(architecture).views(r) for r in (rows, permute(architecture, rows, permutations)))
+    before, after = (
+        layout_of(architecture).views(r) for r in (rows, permute(architecture, rows, permutations))
+    )
     for name, axes in spec.axes_to_perm.items():
         tensor = before[name].reshape(2, *spec.shapes[name])
         for axis, layer in enumerate(axes, 1):
@@ -149,7 +165,11 @@ def test_the_specification_says_what_permute_does(architecture: Architecture) ->
         assert np.array_equal(tensor.reshape(before[name].shape), after[name])
     hidden = [layer for layer in layout_of(architecture).layers if layer != OUTPUT]
     assert list(spec.sizes) == list(spec.perm_to_axes) == hidden
-    assert all(spec.axes_to_perm[tensor][axis] == layer for layer, axes in spec.perm_to_axes.items() for tensor, axis in axes)
+    assert all(
+        spec.axes_to_perm[tensor][axis] == layer
+        for layer, axes in spec.perm_to_axes.items()
+        for tensor, axis in axes
+    )
 
 
 def test_after_the_flatten_blocks_of_inputs_move() -> None:
@@ -157,7 +177,10 @@ def test_after_the_flatten_blocks_of_inputs_move() -> None:
     rows = make_rows(architecture)
     swap = np.arange(16)
     swap[[0, 5]] = 5, 0
-    before, after = (layout_of(architecture).views(r)["output.weight"] for r in (rows, permute(architecture, rows, {"conv3": swap})))
+    before, after = (
+        layout_of(architecture).views(r)["output.weight"]
+        for r in (rows, permute(architecture, rows, {"conv3": swap}))
+    )
     assert np.array_equal(after[..., 0:4], before[..., 20:24])
     assert np.array_equal(after[..., 4:20], before[..., 4:20])
 
@@ -169,13 +192,17 @@ def test_permutations_invert_and_compose(architecture: Architecture) -> None:
     once = permute(architecture, rows, first)
     assert not np.array_equal(once, rows)
     assert np.array_equal(permute(architecture, once, inverse_permutations(first)), rows)
-    assert np.array_equal(permute(architecture, rows, compose_permutations(first, second)), permute(architecture, once, second))
+    assert np.array_equal(
+        permute(architecture, rows, compose_permutations(first, second)), permute(architecture, once, second)
+    )
     assert np.array_equal(permute(architecture, rows, {}), rows)
 
 
 def test_layers_that_are_not_named_keep_their_order() -> None:
     rows, permutations = make_rows(NORMED), random_permutations(NORMED, np.random.default_rng(5))
-    conv, dense = ({name: p for name, p in permutations.items() if name.startswith(kind)} for kind in ("conv", "dense"))
+    conv, dense = (
+        {name: p for name, p in permutations.items() if name.startswith(kind)} for kind in ("conv", "dense")
+    )
     both = compose_permutations(conv, dense)
     assert both.keys() == permutations.keys()
     assert np.array_equal(permute(NORMED, permute(NORMED, rows, conv), dense), permute(NORMED, rows, both))
@@ -217,9 +244,23 @@ def test_what_is_not_finite_stays_where_it_is(view: Callable[..., Any]) -> None:
 def test_tensors_as_arrays(view: Callable[..., Any], dtype: torch.dtype) -> None:
     rows = torch.from_numpy(make_rows(NORMED)).to(dtype).requires_grad_()
     found, array = view(NORMED, rows), view(NORMED, rows.detach().double().numpy())
-    for name in ("weights", "biases", "norms", "x", "edge_attr", "edge_index", "node_layer", "node_kind", "tokens", "mask", "position"):
+    for name in (
+        "weights",
+        "biases",
+        "norms",
+        "x",
+        "edge_attr",
+        "edge_index",
+        "node_layer",
+        "node_kind",
+        "tokens",
+        "mask",
+        "position",
+    ):
         parts = getattr(found, name, ())
-        for tensor, like in zip(*((p if isinstance(p, tuple) else (p,)) for p in (parts, getattr(array, name, ()))), strict=True):
+        for tensor, like in zip(
+            *((p if isinstance(p, tuple) else (p,)) for p in (parts, getattr(array, name, ()))), strict=True
+        ):
             assert isinstance(tensor, torch.Tensor)
             assert not tensor.is_floating_point() or tensor.dtype == dtype
             assert np.array_equal(tensor.detach().double().numpy(), like)
@@ -282,12 +323,17 @@ def test_layer_tuples_hold_the_tensors(architecture: Architecture) -> None:
     layers = layout_of(architecture).layers
     assert len(nfn.norms) == len(dws.norms) == (len(layers) - 1) * architecture.batch_norm
     for i, layer in enumerate(layers):
-        weight, bias = tensors[f"{layer}.weight"].reshape(2, *shapes[f"{layer}.weight"]), tensors[f"{layer}.bias"]
+        weight, bias = (
+            tensors[f"{layer}.weight"].reshape(2, *shapes[f"{layer}.weight"]),
+            tensors[f"{layer}.bias"],
+        )
         assert np.array_equal(nfn.weights[i], weight[:, None])
         assert np.array_equal(dws.weights[i], np.moveaxis(weight.reshape(*weight.shape[:3], -1), 1, 2))
         assert np.array_equal(nfn.biases[i][:, 0], bias)
         assert np.array_equal(dws.biases[i][..., 0], bias)
-        for feature, name in enumerate(("weight", "bias", "running_mean", "running_var") if nfn.norms[i : i + 1] else ()):
+        for feature, name in enumerate(
+            ("weight", "bias", "running_mean", "running_var") if nfn.norms[i : i + 1] else ()
+        ):
             assert np.array_equal(nfn.norms[i][:, feature], tensors[f"{layer}_norm.{name}"])
             assert np.array_equal(dws.norms[i][..., feature], tensors[f"{layer}_norm.{name}"])
 
@@ -306,7 +352,10 @@ def test_permuted_layer_tuples(architecture: Architecture) -> None:
         assert np.array_equal(after.biases[i], before.biases[i][..., own])
         assert np.array_equal(dws_after.weights[i], dws_before.weights[i][:, inputs][:, :, own])
         assert np.array_equal(dws_after.biases[i], dws_before.biases[i][:, own])
-        assert all(np.array_equal(a, b[..., own]) for a, b in zip(after.norms[i : i + 1], before.norms[i : i + 1], strict=True))
+        assert all(
+            np.array_equal(a, b[..., own])
+            for a, b in zip(after.norms[i : i + 1], before.norms[i : i + 1], strict=True)
+        )
 
 
 @each_architecture
@@ -338,7 +387,9 @@ def test_the_graph_holds_the_tensors(architecture: Architecture) -> None:
 @each_architecture
 def test_permuted_graphs_are_isomorphic(architecture: Architecture) -> None:
     rows, permutations = make_rows(architecture), random_permutations(architecture, np.random.default_rng(8))
-    before, after = (Graph.from_rows(architecture, r) for r in (rows, permute(architecture, rows, permutations)))
+    before, after = (
+        Graph.from_rows(architecture, r) for r in (rows, permute(architecture, rows, permutations))
+    )
     old = np.arange(before.x.shape[1])  # new node -> old node
     for layer, permutation in permutations.items():
         nodes = np.flatnonzero(before.node_layer == before.layers.index(layer))
@@ -389,9 +440,14 @@ def test_tokens_hold_units(architecture: Architecture) -> None:
 
 @each_architecture
 def test_permuted_tokens(architecture: Architecture) -> None:
-    """A unit's tokens hold the numbers of the unit that it was; those of the first layer, whose inputs keep their order, are the same."""
+    """A unit's tokens hold the numbers of the unit that it was; those of the first layer, whose inputs keep
+    their order, are the same.
+    """
     rows, permutations = make_rows(architecture), random_permutations(architecture, np.random.default_rng(9))
-    before, after = (Tokens.from_rows(architecture, r, 10_000) for r in (rows, permute(architecture, rows, permutations)))  # one a unit
+    # one a unit
+    before, after = (
+        Tokens.from_rows(architecture, r, 10_000) for r in (rows, permute(architecture, rows, permutations))
+    )
     old = np.arange(before.tokens.shape[1])
     for i, layer in enumerate(layout_of(architecture).layers):
         tokens = np.flatnonzero(before.position[:, 1] == i)
@@ -421,19 +477,35 @@ def test_what_is_handed_out_can_be_written_to() -> None:
         (lambda rows: Tokens.from_rows(NORMED, rows[:, 1:]), "rows: expected"),
         (lambda rows: LayerTuples.from_rows(NORMED, rows[:, 1:]), "rows: expected"),
         (lambda rows: permute(NORMED, rows[:, 1:], {}), "rows: expected"),
-        (lambda rows: permute(NORMED, rows, {"output": np.arange(10)}), "hidden layers conv1, .*, found 'output'"),
-        (lambda rows: permute(NORMED, rows, {"conv1": [0, 1, 2, 2]}), r"permutations\['conv1'\]: expected each of 0 .. 3 once"),
+        (
+            lambda rows: permute(NORMED, rows, {"output": np.arange(10)}),
+            "hidden layers conv1, .*, found 'output'",
+        ),
+        (
+            lambda rows: permute(NORMED, rows, {"conv1": [0, 1, 2, 2]}),
+            r"permutations\['conv1'\]: expected "
+            r"each of 0 .. 3 once",
+        ),
         (lambda rows: permute(NORMED, rows, {"conv1": [0, 1]}), r"permutations\['conv1'\]"),
         (lambda rows: permute(NORMED, rows, {"conv1": [0.0, 1.0, 2.0, 3.0]}), r"permutations\['conv1'\]"),
         (lambda rows: LayerTuples.from_rows(NORMED, rows, "keras"), "one of nfn, dws, found 'keras'"),
         (lambda rows: Graph.from_rows(NORMED, rows, 4), "an odd number of at least 3, found 4"),
         (lambda rows: Graph.from_rows(NORMED, rows, 1), "an odd number of at least 3, found 1"),
-        (lambda rows: Graph.from_rows(NORMED, rows).node_activation("gelu"), "relu, elu, sigmoid, tanh, found gelu"),
+        (
+            lambda rows: Graph.from_rows(NORMED, rows).node_activation("gelu"),
+            "relu, elu, sigmoid, tanh, found gelu",
+        ),
         (lambda rows: Graph(NORMED, rows, rows).rows(), "kernel_size|x: expected"),
         (lambda rows: Tokens.from_rows(NORMED, rows, 0), "size: expected at least 1, found 0"),
         (lambda rows: Tokens(NORMED, rows[:, None, :8]).rows(), "tokens: expected"),
-        (lambda rows: dataclasses.replace(LayerTuples.from_rows(NORMED, rows), convention="dws").rows(), r"weights\[0\]: expected"),
-        (lambda rows: dataclasses.replace(LayerTuples.from_rows(NORMED, rows), norms=()).rows(), "norms: expected 5 tensors, found 0"),
+        (
+            lambda rows: dataclasses.replace(LayerTuples.from_rows(NORMED, rows), convention="dws").rows(),
+            r"weights\[0\]: expected",
+        ),
+        (
+            lambda rows: dataclasses.replace(LayerTuples.from_rows(NORMED, rows), norms=()).rows(),
+            "norms: expected 5 tensors, found 0",
+        ),
     ],
 )
 def test_mistakes_are_named(mistake: Callable[[np.ndarray], Any], message: str) -> None:

@@ -1,4 +1,6 @@
-"""The wheel alone, in an environment and a folder where the checkout cannot be found, builds a zoo and learns from it."""
+"""The wheel alone, in an environment and a folder where the checkout cannot be found, builds a zoo and learns
+from it.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel, which borrows this one's libraries but not its editable installation."""
+    """A virtual environment with the wheel, which borrows this one's libraries but not its editable
+    installation.
+    """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder)
     python = folder / "bin" / "python"
     install = ["install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
-    libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}  # their own .pth files are not read again
+    # their own .pth files are not read again
+    libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site / "libraries.pth").write_text("\n".join(libraries))
     return folder
 
@@ -53,7 +58,9 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(environment: Path, folder: Path, program: str, *arguments: str) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [str(environment / "bin" / program), *arguments]
-    result = subprocess.run(command, cwd=folder, env={**kept, "HF_HOME": str(folder / "hf")}, capture_output=True, text=True)
+    result = subprocess.run(
+        command, cwd=folder, env={**kept, "HF_HOME": str(folder / "hf")}, capture_output=True, text=True
+    )
     assert result.returncode == 0, f"{program} {' '.join(arguments)}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
@@ -64,13 +71,23 @@ def test_contents(wheel: Path) -> None:
         (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         parser = ConfigParser()
         parser.read_string(archive.read(entry_points).decode())
-    expected = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
+    expected = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file()
+    }
     assert names == {name for name in expected if "__pycache__" not in name}
-    assert dict(parser["console_scripts"]) == {command: f"{module}:main" for command, module in readme.COMMANDS.items()}
+    assert dict(parser["console_scripts"]) == {
+        command: f"{module}:main" for command, module in readme.COMMANDS.items()
+    }
 
 
 def test_the_wheel_is_what_is_imported(environment: Path, empty: Path) -> None:
-    code = f"import importlib, json; print(json.dumps([importlib.import_module(name).__file__ for name in {PACKAGES}]))"
+    code = (
+        "import importlib, json; print(json.dumps([importlib.import_module(name).__file__ for name in "
+        f"{PACKAGES}]))"
+    )
     files = json.loads(run(environment, empty, "python", "-c", code))
     assert all(Path(file).is_relative_to(environment) for file in files), files
 
@@ -95,5 +112,14 @@ def test_builds_a_zoo_and_learns_from_it(environment: Path, empty: Path) -> None
         "results",
     )
     run(environment, empty, "nws-evaluate-predictors", "nws", "--seeds", "1", "--out", "results")
-    run(environment, empty, "nws-leaderboard", "nws", "--results", "results", "--out", "results/leaderboard.html")
+    run(
+        environment,
+        empty,
+        "nws-leaderboard",
+        "nws",
+        "--results",
+        "results",
+        "--out",
+        "results/leaderboard.html",
+    )
     assert {path.suffix for path in (empty / "results").rglob("*") if path.is_file()} >= {".json", ".md"}

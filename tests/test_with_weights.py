@@ -1,4 +1,6 @@
-"""with_weights: the methods of the library keep the weights, or refuse by name; rows of another zoo are refused."""
+"""with_weights: the methods of the library keep the weights, or refuse by name; rows of another zoo are
+refused.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def index(folder: Path, cache: str) -> Any:
     """Nine rows of one layout, without weights."""
-    return load_dataset(folder, split="train", cache_dir=cache).filter(lambda row: row["architecture"] == PLAIN.id)
+    return load_dataset(folder, split="train", cache_dir=cache).filter(
+        lambda row: row["architecture"] == PLAIN.id
+    )
 
 
 @pytest.fixture
@@ -61,27 +65,38 @@ def formatted_for_a_while(ds: Any) -> None:
 
 METHODS: dict[str, Callable[[Any], Any]] = {
     "map": lambda ds: ds.map(lambda row: {"x": float(np.linalg.norm(row["weights"]))}),
-    "map of batches": lambda ds: ds.map(lambda batch: {"x": [float(np.linalg.norm(w)) for w in batch["weights"]]}, batched=True),
+    "map of batches": lambda ds: ds.map(
+        lambda batch: {"x": [float(np.linalg.norm(w)) for w in batch["weights"]]}, batched=True
+    ),
     "map that returns rows": lambda ds: ds.map(lambda row: {**row, "x": 1.0}),
     "map that changes rows": lambda ds: ds.map(lambda row: row.update(x=1.0) or row),
     "map of nothing": lambda ds: ds.map().add_column("x", [1.0] * len(ds)),
     "map for its effect": lambda ds: ds.map(lambda row: None).add_column("x", [1.0] * len(ds)),
     "map with indices": lambda ds: ds.map(lambda row, i: {"x": float(i)}, with_indices=True),
     "map of columns": lambda ds: ds.map(lambda a: {"x": a}, input_columns=["test_accuracy"]),
-    "map that removes": lambda ds: ds.map(lambda row: {"x": row["test_accuracy"]}, remove_columns=["test_accuracy", "seed"]),
+    "map that removes": lambda ds: ds.map(
+        lambda row: {"x": row["test_accuracy"]}, remove_columns=["test_accuracy", "seed"]
+    ),
     "map in memory": lambda ds: ds.map(lambda row: {"x": 1.0}, keep_in_memory=True),
     "add_column": lambda ds: ds.add_column("x", [1.0] * len(ds)),
     "rename_column": lambda ds: ds.rename_column("test_accuracy", "x"),
     "rename_columns": lambda ds: ds.rename_columns({"test_accuracy": "x", "seed": "y"}),
     "remove_columns": lambda ds: ds.rename_column("test_accuracy", "x").remove_columns(["seed", "epoch"]),
-    "select_columns": lambda ds: ds.rename_column("test_accuracy", "x").select_columns(["x", "sha256", "weights"]),
+    "select_columns": lambda ds: ds.rename_column("test_accuracy", "x").select_columns(
+        ["x", "sha256", "weights"]
+    ),
     "cast": lambda ds: ds.rename_column("test_accuracy", "x").cast_column("x", datasets.Value("float32")),
     "class_encode_column": lambda ds: ds.rename_column("dataset", "x").class_encode_column("x"),
     "add_item": lambda ds: ds.rename_column("test_accuracy", "x").add_item(
         ds.remove_columns("weights").rename_column("test_accuracy", "x")[0]
     ),
-    "to numpy and back": lambda ds: ds.rename_column("test_accuracy", "x").with_format("numpy").with_format(None),
-    "reset_format": lambda ds: [made := ds.rename_column("test_accuracy", "x").with_format("torch"), made.reset_format()][0],
+    "to numpy and back": lambda ds: (
+        ds.rename_column("test_accuracy", "x").with_format("numpy").with_format(None)
+    ),
+    "reset_format": lambda ds: [
+        made := ds.rename_column("test_accuracy", "x").with_format("torch"),
+        made.reset_format(),
+    ][0],
     "formatted_as": lambda ds: [
         made := ds.rename_column("test_accuracy", "x"),
         made.formatted_as("torch").__enter__(),
@@ -93,7 +108,9 @@ METHODS: dict[str, Callable[[Any], Any]] = {
 }
 SELECTIONS: dict[str, Callable[[Any], Any]] = {
     "filter": lambda ds: ds.filter(lambda row: row["weights"].size > 0 and row["is_final"]),
-    "filter of batches": lambda ds: ds.filter(lambda batch: [len(w) > 0 for w in batch["weights"]], batched=True),
+    "filter of batches": lambda ds: ds.filter(
+        lambda batch: [len(w) > 0 for w in batch["weights"]], batched=True
+    ),
     "filter of columns": lambda ds: ds.filter(lambda final: final, input_columns=["is_final"]),
     "select": lambda ds: ds.select([5, 2, 7]),
     "select a range": lambda ds: ds.select(range(2, 6)),
@@ -107,7 +124,9 @@ SELECTIONS: dict[str, Callable[[Any], Any]] = {
     "flatten": lambda ds: ds.flatten(),
     "concatenate": lambda ds: datasets.concatenate_datasets([ds.select([1, 2]), ds.select([3])]),
     "interleave": lambda ds: datasets.interleave_datasets([ds.select([1, 2]), ds.select([3, 4])]),
-    "dict": lambda ds: datasets.DatasetDict(a=ds).map(lambda row: {"x": 1.0}).filter(lambda row: row["is_final"])["a"],
+    "dict": lambda ds: (
+        datasets.DatasetDict(a=ds).map(lambda row: {"x": 1.0}).filter(lambda row: row["is_final"])["a"]
+    ),
     "column": lambda ds: ds.select(range(4)),
 }
 
@@ -120,11 +139,14 @@ def test_methods_that_change_columns(ds: Any, folder: Path, change: Callable[[An
     assert all(np.array_equal(a, b) for a, b in zip(changed[:]["weights"], changed["weights"], strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")  # datasets' sort, with a newer pyarrow
+# datasets' sort, with a newer pyarrow
+@pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")
 @pytest.mark.parametrize("change", SELECTIONS.values(), ids=SELECTIONS)
 def test_methods_that_choose_rows(ds: Any, index: Any, folder: Path, change: Callable[[Any], Any]) -> None:
     assert same(change(ds), folder)
-    assert [row["sha256"] for row in change(ds.map(lambda row: {"x": 2}))] == [row["sha256"] for row in change(ds)]
+    assert [row["sha256"] for row in change(ds.map(lambda row: {"x": 2}))] == [
+        row["sha256"] for row in change(ds)
+    ]
 
 
 def test_what_is_shown(ds: Any, folder: Path) -> None:
@@ -139,7 +161,11 @@ def test_what_is_shown(ds: Any, folder: Path) -> None:
     assert type(mapped) is datasets.Dataset and "weights" not in mapped[0] and "norm" in mapped[0]
     alone = ds.map(lambda row: {"norm": 1.0}, remove_columns=ds.column_names)
     assert type(alone) is datasets.Dataset and alone[0] == {"norm": 1.0}
-    assert [row["weights"].size for row in ds.iter(4) for row in [{"weights": np.stack(row["weights"])}]] == [386 * 4, 386 * 4, 386]
+    assert [row["weights"].size for row in ds.iter(4) for row in [{"weights": np.stack(row["weights"])}]] == [
+        386 * 4,
+        386 * 4,
+        386,
+    ]
 
 
 REFUSALS: dict[str, Callable[[Any], Any]] = {
@@ -159,10 +185,16 @@ REFUSALS: dict[str, Callable[[Any], Any]] = {
     "cast_column: expected": lambda ds: ds.cast_column("weights", datasets.Value("string")),
     "batch: expected": lambda ds: ds.batch(2),
     "to_tf_dataset: expected": lambda ds: ds.to_tf_dataset(2),
-    "to_iterable_dataset: expected": lambda ds: ds.with_format("torch", columns=["snapshot"]).to_iterable_dataset(),
+    "to_iterable_dataset: expected": lambda ds: ds.with_format(
+        "torch", columns=["snapshot"]
+    ).to_iterable_dataset(),
     "with_weights: expected the columns": lambda ds: ds.map(lambda row: {"offset": None})[0],
-    "rows with weights: expected": lambda ds: datasets.concatenate_datasets([ds, ds]).remove_columns("file")[0],
-    "with_weights: expected rows of the config index": lambda ds: with_weights(datasets.Dataset.from_list(ds.to_list())),
+    "rows with weights: expected": lambda ds: datasets.concatenate_datasets([ds, ds]).remove_columns("file")[
+        0
+    ],
+    "with_weights: expected rows of the config index": lambda ds: with_weights(
+        datasets.Dataset.from_list(ds.to_list())
+    ),
 }
 
 
@@ -177,11 +209,16 @@ def test_every_public_method_is_decided() -> None:
     """A method that a new version of the library has must be looked at."""
     own = {name for name in vars(WeightsDataset) if not name.startswith("__")}
     through = {  # on stored columns, of the object itself, or by way of those above
-        "add_elasticsearch_index", "add_faiss_index", "add_faiss_index_from_external_arrays", "builder_name", "cache_files", "citation",
-        "cleanup_cache_files", "column_names", "config_name", "data", "dataset_size", "description", "download_checksums", "download_size",
-        "drop_index", "features", "format", "formatted_as", "get_index", "get_nearest_examples", "get_nearest_examples_batch", "homepage",
-        "info", "is_index_initialized", "iter", "license", "list_indexes", "load_elasticsearch_index", "load_faiss_index", "load_from_disk",
-        "num_columns", "num_rows", "reset_format", "save_faiss_index", "search", "search_batch", "set_transform", "shape",
+        "add_elasticsearch_index", "add_faiss_index", "add_faiss_index_from_external_arrays", "builder_name",
+        "cache_files", "citation",
+        "cleanup_cache_files", "column_names", "config_name", "data", "dataset_size", "description",
+        "download_checksums", "download_size",
+        "drop_index", "features", "format", "formatted_as", "get_index", "get_nearest_examples",
+        "get_nearest_examples_batch", "homepage",
+        "info", "is_index_initialized", "iter", "license", "list_indexes", "load_elasticsearch_index",
+        "load_faiss_index", "load_from_disk",
+        "num_columns", "num_rows", "reset_format", "save_faiss_index", "search", "search_batch",
+        "set_transform", "shape",
         "size_in_bytes", "split", "supervised_keys", "unique", "version", "with_format", "with_transform",
     }  # fmt: skip
     public = {name for name in dir(datasets.Dataset) if not name.startswith(("_", "from_"))}
@@ -197,7 +234,11 @@ def test_every_public_method_is_decided() -> None:
 @pytest.mark.parametrize("kind", ["numpy", "torch", "arrow", "pandas"])
 def test_formats(index: Any, folder: Path, kind: str, columns: list[str] | None, late: bool) -> None:
     named = columns and [*columns, *READ_COLUMNS]
-    ds = with_weights(index).with_format(kind, columns=columns) if late else with_weights(index.with_format(kind, columns=named))
+    ds = (
+        with_weights(index).with_format(kind, columns=columns)
+        if late
+        else with_weights(index.with_format(kind, columns=named))
+    )
     expected, names = Zoo(folder).weights(index), set(columns or index.column_names) | {"weights"}
     batch, row, column = ds[2:5], ds[3], ds["weights"]
     if kind in ("arrow", "pandas"):
@@ -208,19 +249,32 @@ def test_formats(index: Any, folder: Path, kind: str, columns: list[str] | None,
             assert np.array_equal(np.array(values, np.float32), expected[list(numbers)])
         assert len(column) == len(index) and len(ds["model_id"]) == len(index)
     else:
-        assert type(batch["weights"]) is type(row["weights"]) is {"numpy": np.ndarray, "torch": torch.Tensor}[kind]
-        assert names <= set(row) and row["weights"].dtype == {"numpy": np.float32, "torch": torch.float32}[kind]
+        assert (
+            type(batch["weights"])
+            is type(row["weights"])
+            is {"numpy": np.ndarray, "torch": torch.Tensor}[kind]
+        )
+        assert (
+            names <= set(row) and row["weights"].dtype == {"numpy": np.float32, "torch": torch.float32}[kind]
+        )
         assert np.array_equal(batch["weights"], expected[2:5]) and np.array_equal(row["weights"], expected[3])
         assert np.array_equal(column[3], expected[3])
-    add = {"arrow": lambda t: t.append_column("x", t["weights"]), "pandas": lambda t: t.assign(x=t["weights"])}
+    add = {
+        "arrow": lambda t: t.append_column("x", t["weights"]),
+        "pandas": lambda t: t.assign(x=t["weights"]),
+    }
     mapped = ds.map(add.get(kind, lambda batch: {"x": [1] * len(batch["weights"])}), batched=True)
-    assert type(mapped) is WeightsDataset and "x" in (mapped[0].column_names if kind == "arrow" else mapped[0])
+    assert type(mapped) is WeightsDataset and "x" in (
+        mapped[0].column_names if kind == "arrow" else mapped[0]
+    )
     assert same(mapped.with_format(None), folder) and mapped.view.type == kind
     assert type(ds.filter(lambda rows: [True] * len(rows["weights"]), batched=True)[0]) is type(row)
 
 
 def test_a_transform_gets_the_weights(ds: Any, folder: Path) -> None:
-    made = ds.with_transform(lambda batch: {"norm": [float((w**2).sum()) for w in batch["weights"]], "id": batch["model_id"]})
+    made = ds.with_transform(
+        lambda batch: {"norm": [float((w**2).sum()) for w in batch["weights"]], "id": batch["model_id"]}
+    )
     expected = (Zoo(folder).weights(ds.remove_columns("weights")) ** 2).sum(1)
     assert (
         set(made[0]) == {"norm", "id"}
@@ -282,9 +336,17 @@ def test_streams_that_were_mapped_before(folder: Path, cache: str, kind: str | N
             assert same(rows, folder) and (columns is None or set(rows[0]) == set(columns))
         else:
             known = {row["sha256"]: Zoo(folder).row(row) for row in Zoo(folder).filter()}
-            assert all(np.array_equal(row["weights"][0].values, known[row["sha256"][0].as_py()]) for row in rows)
-    after = with_weights(plain).map(lambda row: {"norm": float(np.linalg.norm(row["weights"]))}).rename_column("norm", "y")
-    assert all(row["y"] == float(np.linalg.norm(row["weights"])) for row in after.filter(lambda row: row["is_final"]))
+            assert all(
+                np.array_equal(row["weights"][0].values, known[row["sha256"][0].as_py()]) for row in rows
+            )
+    after = (
+        with_weights(plain)
+        .map(lambda row: {"norm": float(np.linalg.norm(row["weights"]))})
+        .rename_column("norm", "y")
+    )
+    assert all(
+        row["y"] == float(np.linalg.norm(row["weights"])) for row in after.filter(lambda row: row["is_final"])
+    )
     with pytest.raises(ZooError, match="found no offset"):
         with_weights(plain.map(lambda row: {"x": 1}, remove_columns=["offset"]))
     with pytest.raises(ZooError, match="found no nothing"):
@@ -300,9 +362,17 @@ def test_to_iterable_dataset(ds: Any, folder: Path, kind: str | None) -> None:
 
 def test_several_splits(folder: Path, cache: str) -> None:
     for streaming in (False, True):
-        parts = with_weights(load_dataset(folder, split=["train", "test"], streaming=streaming, cache_dir=cache))
-        assert isinstance(parts, list) and [len(list(part)) for part in parts] == [18, 6] and same(list(parts[1]), folder)
-    assert {type(part) for part in with_weights(load_dataset(folder, cache_dir=cache)).values()} == {WeightsDataset}
+        parts = with_weights(
+            load_dataset(folder, split=["train", "test"], streaming=streaming, cache_dir=cache)
+        )
+        assert (
+            isinstance(parts, list)
+            and [len(list(part)) for part in parts] == [18, 6]
+            and same(list(parts[1]), folder)
+        )
+    assert {type(part) for part in with_weights(load_dataset(folder, cache_dir=cache)).values()} == {
+        WeightsDataset
+    }
 
 
 # Rows of another zoo
@@ -316,7 +386,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("join", [datasets.concatenate_datasets, datasets.interleave_datasets])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_rows_of_two_zoos(folder: Path, other: Path, cache: str, join: Any, streaming: bool) -> None:
-    joined = join([load_dataset(path, split="train", streaming=streaming, cache_dir=cache) for path in (folder, other)])
+    joined = join(
+        [load_dataset(path, split="train", streaming=streaming, cache_dir=cache) for path in (folder, other)]
+    )
     for zoo in (None, Zoo(folder), Zoo(other)):
         with pytest.raises(ZooError, match="expected rows of one zoo, found rows of 2 zoos, joined"):
             with_weights(joined, zoo)
@@ -336,12 +408,16 @@ def test_rows_of_two_zoos_that_name_none(folder: Path, other: Path) -> None:
 
 def test_rows_that_hide_behind_others(index: Any, folder: Path, other: Path) -> None:
     """`info` of what was joined names one zoo alone."""
-    strange = datasets.Dataset.from_list([dict(row) for row in Zoo(other).filter(split="train", architecture=PLAIN.id)])
+    strange = datasets.Dataset.from_list(
+        [dict(row) for row in Zoo(other).filter(split="train", architecture=PLAIN.id)]
+    )
     joined = with_weights(datasets.concatenate_datasets([index, strange.cast(index.features)]))
     assert same(joined.select(range(9)), folder)
     with pytest.raises(ZooError, match="a row of another zoo"):
         joined[9]
-    moved = with_weights(index).map(lambda row, i: {"offset": index[(i + 1) % 9]["offset"]}, with_indices=True)
+    moved = with_weights(index).map(
+        lambda row, i: {"offset": index[(i + 1) % 9]["offset"]}, with_indices=True
+    )
     with pytest.raises(ZooError, match="found others: a row of another zoo"):
         moved[0]
 
@@ -353,7 +429,9 @@ def test_rows_of_before_it_grew(tmp_path: Path, cache: str, stock: bool) -> None
     before = load(str(folder), split="train", cache_dir=cache)
     assert same(with_weights(before, Zoo(folder)), folder)
     make_zoo(folder, models=16)
-    with pytest.raises(ZooError, match="of another, or of this one as it was before; load them from this zoo again"):
+    with pytest.raises(
+        ZooError, match="of another, or of this one as it was before; load them from this zoo again"
+    ):
         with_weights(before, Zoo(folder))
     assert same(with_weights(load(str(folder), split="train", cache_dir=cache), Zoo(folder)), folder)
 

@@ -48,7 +48,9 @@ def zoo_of_one_shard(folder: Path, **changes: Any) -> Path:
     """A zoo whose only index file has these columns replaced, with sizes and digests in nws.json that fit."""
     shard = "snapshots/demo/train-a-00000.parquet"
     index, _ = make_shard(folder, shard, PLAIN)
-    write_index(folder / INDEX, pa.Table.from_pylist([{**row, **changes} for row in index.to_pylist()], INDEX_SCHEMA))
+    write_index(
+        folder / INDEX, pa.Table.from_pylist([{**row, **changes} for row in index.to_pylist()], INDEX_SCHEMA)
+    )
     write_manifest(folder, ["demo"], 3, [shard, INDEX])
     return folder
 
@@ -109,19 +111,31 @@ def test_filters_of_filters_and_of_tables(zoo: Zoo) -> None:
     for rows in (zoo.filter(), Rows(zoo.index), zoo.filter()[np.arange(len(everything))]):
         chosen = rows.filter(subset="demo").filter(snapshot=2.0, validation_accuracy=lambda a: a is not None)
         assert list(chosen) == [
-            r for r in everything if r["subset"] == "demo" and r["snapshot"] == 2 and r["validation_accuracy"] is not None
+            r
+            for r in everything
+            if r["subset"] == "demo" and r["snapshot"] == 2 and r["validation_accuracy"] is not None
         ]
         assert list(rows[::-3].filter(snapshot=(1, 2))) == [r for r in everything[::-3] if r["snapshot"] < 3]
-        assert list(rows.filter(class_test_accuracy=lambda a: a[0] > 0.5)) == [r for r in everything if r["class_test_accuracy"][0] > 0.5]
+        assert list(rows.filter(class_test_accuracy=lambda a: a[0] > 0.5)) == [
+            r for r in everything if r["class_test_accuracy"][0] > 0.5
+        ]
         sha256 = [everything[5]["sha256"], everything[7]["sha256"]]
         assert list(rows.filter(sha256=sha256)) == [r for r in everything if r["sha256"] in sha256]
         assert len(rows.filter(class_test_accuracy=None)) == 0
 
 
 def test_values_that_are_not_finite(tmp_path: Path) -> None:
-    zoo = Zoo(zoo_of_one_shard(tmp_path, test_loss=float("nan"), validation_loss=None, train_loss=float("inf")))
-    assert [len(zoo.filter(**{name: float("nan")})) for name in ("test_loss", "validation_loss", "train_loss")] == [9, 0, 0]
-    assert [len(zoo.filter(**{name: None})) for name in ("test_loss", "validation_loss", "train_loss")] == [0, 9, 0]
+    zoo = Zoo(
+        zoo_of_one_shard(tmp_path, test_loss=float("nan"), validation_loss=None, train_loss=float("inf"))
+    )
+    assert [
+        len(zoo.filter(**{name: float("nan")})) for name in ("test_loss", "validation_loss", "train_loss")
+    ] == [9, 0, 0]
+    assert [len(zoo.filter(**{name: None})) for name in ("test_loss", "validation_loss", "train_loss")] == [
+        0,
+        9,
+        0,
+    ]
     assert len(zoo.filter(train_loss=float("inf"))) == 9 and len(zoo.filter(test_loss=lambda a: a == a)) == 0
     assert np.isnan(zoo.filter()["validation_loss"]).all()
 
@@ -129,7 +143,8 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
 def test_a_function_is_called_once_for_each_value(zoo: Zoo) -> None:
     asked: list[Any] = []
     zoo.filter(dataset=asked.append, snapshot=asked.append, width_fc=asked.append, is_final=asked.append)
-    assert sorted(map(str, asked)) == sorted(map(str, {*zoo.filter()["dataset"]}))  # nothing is left after the first
+    # nothing is left after the first
+    assert sorted(map(str, asked)) == sorted(map(str, {*zoo.filter()["dataset"]}))
     asked.clear()
     rows = zoo.filter(snapshot=lambda n: asked.append(n) or n > 1, width_fc=lambda n: asked.append(n) or True)
     assert (asked, len(rows)) == ([1, 2, 3, 16, None], 40)
@@ -138,7 +153,11 @@ def test_a_function_is_called_once_for_each_value(zoo: Zoo) -> None:
 def test_a_filter_reads_the_columns_that_it_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     whole = pq.ParquetFile.read
-    monkeypatch.setattr(pq.ParquetFile, "read", lambda self, names, **kwargs: read.extend(names) or whole(self, names, **kwargs))
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read",
+        lambda self, names, **kwargs: read.extend(names) or whole(self, names, **kwargs),
+    )
     zoo = Zoo(folder)
     rows = zoo.filter(dataset="mnist", is_final=True)
     assert set(read) == {"subset", "model_id", "is_final", "dataset"}
@@ -152,7 +171,14 @@ def test_rows_are_a_sequence(zoo: Zoo) -> None:
     rows = zoo.filter(subset="demo")
     plain = rows.table.to_pylist()
     assert (len(rows), list(rows), rows[0], rows[-1]) == (30, plain, plain[0], plain[-1])
-    for part in (slice(3, 7), slice(None), slice(-2, None), slice(7, 3), slice(None, None, 4), slice(None, None, -1)):
+    for part in (
+        slice(3, 7),
+        slice(None),
+        slice(-2, None),
+        slice(7, 3),
+        slice(None, None, 4),
+        slice(None, None, -1),
+    ):
         assert isinstance(rows[part], Rows)
         assert list(rows[part]) == plain[part]
     assert [row["model_id"] for row in reversed(rows)] == [row["model_id"] for row in reversed(plain)]
@@ -168,13 +194,36 @@ def test_rows_by_mask_and_by_numbers(zoo: Zoo) -> None:
     rows = zoo.filter(subset="demo")
     plain = rows.table.to_pylist()
     assert list(rows[rows["test_accuracy"] > 0.5]) == [row for row in plain if row["test_accuracy"] > 0.5]
-    for numbers in ([0, 2], (4, -1, 4), np.array([3, 1], np.uint8), [], np.array([], int), pandas.Series([7, 8])):
+    for numbers in (
+        [0, 2],
+        (4, -1, 4),
+        np.array([3, 1], np.uint8),
+        [],
+        np.array([], int),
+        pandas.Series([7, 8]),
+    ):
         assert list(rows[numbers]) == [plain[i] for i in numbers]
     assert list(rows[[False] * 29 + [True]]) == plain[-1:]
     assert rows[np.int64(3)] == plain[3] and list(rows[[5, 6]][::-1]) == [plain[6], plain[5]]
     assert pickle.loads(pickle.dumps(rows[[5]]))[0] == plain[5]
-    for wrong in ([30], [-31], [True], np.ones(31, bool), [0.5], ["a"], [[1]], [[1], [1, 2]], None, ("subset", "split"), 1.0):
-        with pytest.raises(ZooError, match=r"^rows: expected .*, a mask of 30 or numbers of rows below 30, found "):
+    for wrong in (
+        [30],
+        [-31],
+        [True],
+        np.ones(31, bool),
+        [0.5],
+        ["a"],
+        [[1]],
+        [[1], [1, 2]],
+        None,
+        ("subset", "split"),
+        1.0,
+    ):
+        with pytest.raises(
+            ZooError,
+            match=r"^rows: expected .*, a mask of 30 or numbers of rows below 30, "
+            r"found ",
+        ):
             rows[wrong]
 
 
@@ -197,7 +246,9 @@ def test_rows_columns(zoo: Zoo) -> None:
 
 @pytest.mark.parametrize("check", [False, True])
 @pytest.mark.parametrize("architecture", [PLAIN, NORMED], ids=["plain", "normed"])
-def test_every_way_to_the_weights_gives_the_same(folder: Path, architecture: Architecture, check: bool) -> None:
+def test_every_way_to_the_weights_gives_the_same(
+    folder: Path, architecture: Architecture, check: bool
+) -> None:
     zoo = Zoo(folder, check=check)
     rows = zoo.filter(architecture=architecture.id, is_final=True)
     weights = zoo.weights(rows)
@@ -230,7 +281,11 @@ def test_weights_of_rows_slices_and_dicts(zoo: Zoo) -> None:
 
 
 def test_weights_of_two_layouts_or_none(zoo: Zoo) -> None:
-    with pytest.raises(ZooError, match=r"one layout, found conv3x4k3-max.*, conv3x4k3s2g1v.*; filter by architecture"):
+    with pytest.raises(
+        ZooError,
+        match=r"one layout, found conv3x4k3-max.*, conv3x4k3s2g1v.*; filter by "
+        r"architecture",
+    ):
         zoo.weights(zoo.filter())
     with pytest.raises(ZooError, match="found no rows"):
         zoo.weights(zoo.filter(subset="nothing"))
@@ -239,7 +294,10 @@ def test_weights_of_two_layouts_or_none(zoo: Zoo) -> None:
 def test_image_sizes_may_differ_when_the_layout_does_not(tmp_path: Path) -> None:
     wider = Architecture.from_json(json.dumps({**json.loads(PLAIN.to_json()), "image_size": 32}))
     paths = ["snapshots/demo/train-a-00000.parquet", "snapshots/demo/train-b-00000.parquet"]
-    shards = [make_shard(tmp_path, path, a, numbers=[n]) for n, (path, a) in enumerate(zip(paths, (PLAIN, wider), strict=True))]
+    shards = [
+        make_shard(tmp_path, path, a, numbers=[n])
+        for n, (path, a) in enumerate(zip(paths, (PLAIN, wider), strict=True))
+    ]
     write_index(tmp_path / INDEX, pa.concat_tables([index for index, _ in shards]))
     write_manifest(tmp_path, ["demo"], 2, [*paths, INDEX])
     zoo = Zoo(tmp_path)
@@ -262,9 +320,14 @@ def test_rows_of_every_kind(zoo: Zoo) -> None:
         "table": rows.table,
         "of some columns": rows.select(READ_COLUMNS),
         "DataFrame": frame,
-        "of numpy": [{name: np.str_(value) if isinstance(value, str) else np.int64(value) for name, value in row.items()}
-                     for row in frame[list(READ_COLUMNS)].to_dict("records")],
-    }  # fmt: skip
+        "of numpy": [
+            {
+                name: np.str_(value) if isinstance(value, str) else np.int64(value)
+                for name, value in row.items()
+            }
+            for row in frame[list(READ_COLUMNS)].to_dict("records")
+        ],
+    }
     for kind in kinds.values():
         assert np.array_equal(zoo.weights(kind), weights)
         assert all(map(np.array_equal, zoo.arrays(kind), weights))
@@ -281,26 +344,44 @@ def test_rows_of_every_kind(zoo: Zoo) -> None:
         (lambda rows: [1, 2], "expected a mapping of columns to values, found int"),
         (lambda rows: rows.table.drop_columns(["offset", "file"]), "found no file, offset"),
         (lambda rows: rows.to_pandas().drop(columns="sha256"), "found no sha256"),
-        (lambda rows: [{**rows[0], "offset": None}], "column offset of a row: expected a value of type int64, found None"),
+        (
+            lambda rows: [{**rows[0], "offset": None}],
+            "column offset of a row: expected a value of type int64, found None",
+        ),
         (lambda rows: [{**rows[0], "offset": 4.5}], "column offset of a row"),
         (lambda rows: [{**rows[0], "length": True}], "column length of a row"),
-        (lambda rows: [{**rows[0], "offset": 2**70}], "expected rows of the config index, found OverflowError"),
-        (lambda rows: [{**rows[0], "file": "\ud800"}], "expected rows of the config index, found UnicodeEncodeError"),
+        (
+            lambda rows: [{**rows[0], "offset": 2**70}],
+            "expected rows of the config index, found OverflowError",
+        ),
+        (
+            lambda rows: [{**rows[0], "file": "\ud800"}],
+            "expected rows of the config index, found UnicodeEncodeError",
+        ),
         (lambda rows: [{**rows[0], "file": 3}], "column file of a row"),
         (
-            lambda rows: rows.table.drop_columns("offset").append_column("offset", rows.table["length"].cast("double")),
+            lambda rows: rows.table.drop_columns("offset").append_column(
+                "offset", rows.table["length"].cast("double")
+            ),
             "column offset of rows",
         ),
     ],
 )
 def test_what_is_no_row(zoo: Zoo, wrong: Callable[[Rows], Any], message: str) -> None:
     rows = zoo.filter(architecture=PLAIN.id)[:3]
-    for read in (zoo.arrays, zoo.weights, lambda rows: list(zoo.stacks(rows)), lambda rows: zoo.slices(rows, [0, 0, 0], 5)):
+    for read in (
+        zoo.arrays,
+        zoo.weights,
+        lambda rows: list(zoo.stacks(rows)),
+        lambda rows: zoo.slices(rows, [0, 0, 0], 5),
+    ):
         with pytest.raises(ZooError, match=message):
             read(wrong(rows))
 
 
-@pytest.mark.parametrize("starts", [[0, 0], [0.5, 0, 0], ["a", 0, 0], [None] * 3, [2**70, 0, 0], [[0], [0], [0]]])
+@pytest.mark.parametrize(
+    "starts", [[0, 0], [0.5, 0, 0], ["a", 0, 0], [None] * 3, [2**70, 0, 0], [[0], [0], [0]]]
+)
 def test_what_is_no_start(zoo: Zoo, starts: Any) -> None:
     with pytest.raises(ZooError, match=r"^slices: expected 3 whole numbers and a length"):
         zoo.slices(zoo.filter(architecture=PLAIN.id)[:3], starts, 5)
@@ -314,7 +395,11 @@ def test_stacks_that_are_kept_stay_as_they_are(zoo: Zoo, monkeypatch: pytest.Mon
     assert len(kept) > 20
     for (rows, weights), view, tensor in zip(kept, views, tensors, strict=True):
         expected = zoo.weights(rows)
-        assert np.array_equal(weights, expected) and np.array_equal(view, expected[0]) and np.array_equal(tensor.numpy(), expected)
+        assert (
+            np.array_equal(weights, expected)
+            and np.array_equal(view, expected[0])
+            and np.array_equal(tensor.numpy(), expected)
+        )
     addresses = {weights.ctypes.data for _, weights in zoo.stacks()}
     assert len(addresses) < len(kept)  # those that nobody keeps lie in the same memory
 
@@ -330,7 +415,11 @@ def test_files_are_mapped_without_being_kept_open(folder: Path) -> None:
     assert maps
     del zoo, views  # without the garbage collector
     assert not {name for name in open_files(folder) if "snapshots" in name}
-    assert not [name for name in Path("/proc/self/maps").read_text().splitlines() if str(folder) in name and "snapshots" in name]
+    assert not [
+        name
+        for name in Path("/proc/self/maps").read_text().splitlines()
+        if str(folder) in name and "snapshots" in name
+    ]
 
 
 def open_files(folder: Path) -> set[str]:
@@ -350,11 +439,16 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     write_index(tmp_path / INDEX, pa.concat_tables(tables))
     write_manifest(tmp_path, ["demo"], 40, [*paths, INDEX])
     program = (
-        "import resource, sys; from nws_dataset.zoo import Zoo; zoo = Zoo(sys.argv[1]); rows = zoo.filter(); import os\n"
+        "import resource, sys; from nws_dataset.zoo import Zoo; zoo = Zoo(sys.argv[1]); rows = "
+        "zoo.filter(); import os\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) + 10,) * 2)\n"
         "for _ in range(2): zoo.slices(rows, [0] * 40, 5); zoo.weights(rows); [zoo.row(row) for row in rows]"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=Path(folder_module.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        check=True,
+        cwd=Path(folder_module.__file__).parents[1],
+    )
 
 
 def test_pickle(folder: Path) -> None:
@@ -375,7 +469,9 @@ def test_reading_imports_neither_torch_nor_datasets_nor_pandas(folder: Path) -> 
         "zoo.weights(zoo.filter(architecture=zoo.filter()[0]['architecture']))\n"
         "assert not {'torch', 'datasets', 'pandas'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=Path(folder_module.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", program, str(folder)], check=True, cwd=Path(folder_module.__file__).parents[1]
+    )
 
 
 # --- damage and mistakes ---
@@ -392,7 +488,20 @@ def test_not_a_zoo(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["./missing", "../missing/x", "a/b/c", "~/missing", "x" * 5000, "x/" + "x" * 5000, "\ud800", "a\0b", "loop", "loop/x", "file", ""],
+    [
+        "./missing",
+        "../missing/x",
+        "a/b/c",
+        "~/missing",
+        "x" * 5000,
+        "x/" + "x" * 5000,
+        "\ud800",
+        "a\0b",
+        "loop",
+        "loop/x",
+        "file",
+        "",
+    ],
 )
 def test_paths_that_are_no_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """Nobody is asked on the network, and the line names a folder."""
@@ -401,7 +510,11 @@ def test_paths_that_are_no_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(zoo_module, "Repository", None)
     Path("loop").symlink_to("loop")
     Path("file").write_text("")
-    with pytest.raises(ZooError, match=r"expected (a folder with nws\.json|the (folder|manifest) of a zoo), found ") as raised:
+    with pytest.raises(
+        ZooError,
+        match=r"expected (a folder with nws\.json|the (folder|manifest) of a "
+        r"zoo), found ",
+    ) as raised:
         Zoo(path)
     assert "\n" not in str(raised.value) and str(raised.value).isprintable() and len(str(raised.value)) < 2500
 
@@ -413,7 +526,11 @@ def test_a_name_that_could_be_either(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise ZooError(name, expected="a repository", found="none", do="look again")
 
     monkeypatch.setattr(zoo_module, "Repository", refuse)
-    with pytest.raises(ZooError, match=r"^a/b: expected a repository, found none, and no folder a/b; look again$"):
+    with pytest.raises(
+        ZooError,
+        match=r"^a/b: expected a repository, found none, and no folder a/b; look "
+        r"again$",
+    ):
         Zoo("a/b")
     Path("a").mkdir()
     Path("a/b").symlink_to(folder)
@@ -457,8 +574,16 @@ def test_an_index_with_more_rows_than_values(tmp_path: Path) -> None:
     path.write_bytes(content)
     told["files"][INDEX] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(told))
-    for read in (lambda zoo: list(zoo.filter()), lambda zoo: zoo.filter(is_final=True), lambda zoo: zoo.filter()["test_loss"]):
-        with pytest.raises(ZooError, match=rf"train\.parquet: expected {rows + 1} values a column, found {rows} of "):
+    for read in (
+        lambda zoo: list(zoo.filter()),
+        lambda zoo: zoo.filter(is_final=True),
+        lambda zoo: zoo.filter()["test_loss"],
+    ):
+        with pytest.raises(
+            ZooError,
+            match=rf"train\.parquet: expected {rows + 1} values a column, found "
+            rf"{rows} of ",
+        ):
             read(Zoo(tmp_path))
 
 
@@ -467,7 +592,11 @@ def test_shard_missing_or_cut_short(tmp_path: Path) -> None:
     row = zoo.filter()[0]
     path = tmp_path / row["file"]
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ZooError, match=r"a-00000\.parquet: expected \d+ bytes, found \d+ bytes; fetch or build"):
+    with pytest.raises(
+        ZooError,
+        match=r"a-00000\.parquet: expected \d+ bytes, found \d+ bytes; fetch or "
+        r"build",
+    ):
         zoo.row(row)
     path.unlink()
     with pytest.raises(ZooError, match="found no file"):
@@ -486,7 +615,10 @@ def test_shard_missing_or_cut_short(tmp_path: Path) -> None:
         ({"length": 1 << 40}, "a place in its"),
         ({"offset": 5}, "the safetensors header of"),
         ({"length": 100}, "the safetensors header of"),
-        ({"architecture_json": NORMED.to_json()}, "the safetensors header of conv3x4k3-max.*found that of conv3x4k3s2g1v"),
+        (
+            {"architecture_json": NORMED.to_json()},
+            "the safetensors header of conv3x4k3-max.*found that of conv3x4k3s2g1v",
+        ),
         ({"architecture_json": "{}}"}, "the fields of Architecture"),
     ],
 )
@@ -500,7 +632,9 @@ def test_a_wrong_index(tmp_path: Path, changes: dict[str, Any], message: str) ->
 
 HOSTILE = {
     "huge length": lambda head: (1 << 62).to_bytes(8, "little") + head[8:],
-    "overlapping offsets": lambda head: head.replace(b'"data_offsets":[144,160]', b'"data_offsets":[000,160]'),
+    "overlapping offsets": lambda head: head.replace(
+        b'"data_offsets":[144,160]', b'"data_offsets":[000,160]'
+    ),
     "another shape": lambda head: head.replace(b'"shape":[4,1,3,3]', b'"shape":[9,1,2,2]'),
     "another type": lambda head: head.replace(b'"F32"', b'"F16"', 1),
 }
@@ -521,7 +655,11 @@ def test_a_hostile_safetensors_header(tmp_path: Path, change: Callable[[bytes], 
     zoo = Zoo(folder, check=check)
     row = zoo.filter()[1]
     for read in (zoo.row, zoo.network, lambda row: zoo.weights([row]), lambda row: zoo.slices([row], [0], 9)):
-        with pytest.raises(ZooError, match=r"a-00000\.parquet at byte \d+: expected the safetensors header of"):
+        with pytest.raises(
+            ZooError,
+            match=r"a-00000\.parquet at byte \d+: expected the safetensors header "
+            r"of",
+        ):
             read(row)
 
 
@@ -542,7 +680,11 @@ def test_check_finds_a_flipped_byte(tmp_path: Path) -> None:
     (tmp_path / row["file"]).write_bytes(content)
     Zoo(tmp_path).row(row)  # documented: unchecked
     Zoo(tmp_path, check=True).row(Zoo(tmp_path).filter()[1])
-    with pytest.raises(ZooError, match=rf"a-00000\.parquet at byte {row['offset']}: expected sha256 {row['sha256']}"):
+    with pytest.raises(
+        ZooError,
+        match=rf"a-00000\.parquet at byte {row['offset']}: expected sha256 "
+        rf"{row['sha256']}",
+    ):
         Zoo(tmp_path, check=True).row(row)
 
 

@@ -16,7 +16,9 @@ from nws_dataset.recipe import INITIALIZATIONS_WITH_STD, LEGAL_VALUES, Architect
 
 CPU = torch.device("cpu")
 NWS = Architecture(filter_size=3, width_conv=4, width_fc=16, image_size=12)
-NWS_PLAIN = Architecture(filter_size=5, depth_conv=4, width_conv=4, depth_fc=3, width_fc=16, batch_norm=False, image_size=13)
+NWS_PLAIN = Architecture(
+    filter_size=5, depth_conv=4, width_conv=4, depth_fc=3, width_fc=16, batch_norm=False, image_size=13
+)
 SMALL_CNN = Architecture(
     filter_size=3,
     width_conv=8,
@@ -37,7 +39,9 @@ ARCHITECTURES = {"nws": NWS, "nws_plain": NWS_PLAIN, "small_cnn": SMALL_CNN}
 
 
 @functools.cache
-def images_for(architecture: Architecture, train_images: int | None = 60, dataset: str = "digits") -> dict[str, Images]:
+def images_for(
+    architecture: Architecture, train_images: int | None = 60, dataset: str = "digits"
+) -> dict[str, Images]:
     """Digits in an architecture's channels and size."""
     return bank_of({dataset: load_image_set("digits")}, architecture, CPU, train_images)
 
@@ -66,8 +70,12 @@ def make_model(architecture: Architecture, number: int = 0, **fields: object) ->
 
 
 def every_combination(architecture: Architecture) -> list[Model]:
-    """A model of every optimizer, activation and initialization; augmentation, dropout, L2 and the balanced re-drawing alternate."""
-    kinds = itertools.product(LEGAL_VALUES["optimizer"], LEGAL_VALUES["activation"], LEGAL_VALUES["initialization"])
+    """A model of every optimizer, activation and initialization; augmentation, dropout, L2 and the balanced
+    re-drawing alternate.
+    """
+    kinds = itertools.product(
+        LEGAL_VALUES["optimizer"], LEGAL_VALUES["activation"], LEGAL_VALUES["initialization"]
+    )
     return [
         make_model(
             architecture,

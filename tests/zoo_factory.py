@@ -20,7 +20,8 @@ from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS, model_id
 from nws_dataset.shards import pack, read_index, write_index, write_snapshots
 
 PLAIN = Architecture(
-    filter_size=3, width_conv=4, width_growth=1, stride=2, padding="valid", pooling="none", head="average", depth_fc=0, width_fc=None,
+    filter_size=3, width_conv=4, width_growth=1, stride=2, padding="valid", pooling="none", head="average",
+    depth_fc=0, width_fc=None,
     batch_norm=False, dropout_place="conv", image_channels=1, image_size=28, pixel_min=-1,
 )  # fmt: skip
 NORMED = Architecture(filter_size=3, width_conv=4, width_fc=16, image_size=16)
@@ -48,7 +49,14 @@ def split_of(number: int) -> str:
 
 
 def make_metadata(
-    recipe: Recipe, *, subset: str, number: int, snapshot: int, snapshots: int, split: str, random: np.random.Generator
+    recipe: Recipe,
+    *,
+    subset: str,
+    number: int,
+    snapshot: int,
+    snapshots: int,
+    split: str,
+    random: np.random.Generator,
 ) -> dict[str, Any]:
     """One row of METADATA_SCHEMA as a dict, with random results."""
     architecture, held_out = recipe.architecture, recipe.validation_fraction > 0
@@ -97,14 +105,24 @@ def make_shard(
     metadata, values = [], []
     for snapshot, number in itertools.product(range(1, snapshots + 1), numbers):
         recipe = make_recipe(architecture, number)
-        names: dict[str, Any] = {"subset": subset, "number": number, "snapshot": snapshot, "snapshots": snapshots, "split": split}
+        names: dict[str, Any] = {
+            "subset": subset,
+            "number": number,
+            "snapshot": snapshot,
+            "snapshots": snapshots,
+            "split": split,
+        }
         metadata.append(make_metadata(recipe, **names, random=random))
         values.append(pack(architecture, random.standard_normal(num_weights, np.float32)))
-    index = write_snapshots(folder / relative, pa.Table.from_pylist(metadata, METADATA_SCHEMA), values, relative=relative)
+    index = write_snapshots(
+        folder / relative, pa.Table.from_pylist(metadata, METADATA_SCHEMA), values, relative=relative
+    )
     return index, values
 
 
-def make_zoo(folder: Path, subsets: Sequence[str] = ("demo",), models: int = 10, snapshots: int = 3, seed: int = 0) -> Path:
+def make_zoo(
+    folder: Path, subsets: Sequence[str] = ("demo",), models: int = 10, snapshots: int = 3, seed: int = 0
+) -> Path:
     """Write a zoo of random networks.
 
     Args:
@@ -124,8 +142,18 @@ def make_zoo(folder: Path, subsets: Sequence[str] = ("demo",), models: int = 10,
         for parity, architecture in enumerate(ARCHITECTURES):
             numbers = [n for n in range(models) if n % 2 == parity and split_of(n) == split]
             if numbers:
-                paths.append(blank.snapshots_path.format(subset=subset, split=split, architecture=architecture.id, block=0))
-                part: dict[str, Any] = {"subset": subset, "split": split, "numbers": numbers, "snapshots": snapshots, "seed": seed}
+                paths.append(
+                    blank.snapshots_path.format(
+                        subset=subset, split=split, architecture=architecture.id, block=0
+                    )
+                )
+                part: dict[str, Any] = {
+                    "subset": subset,
+                    "split": split,
+                    "numbers": numbers,
+                    "snapshots": snapshots,
+                    "seed": seed,
+                }
                 tables.append(make_shard(folder, paths[-1], architecture, **part)[0])
         if tables:
             paths.append(blank.index_path.format(subset=subset, split=split))
@@ -137,10 +165,16 @@ def make_zoo(folder: Path, subsets: Sequence[str] = ("demo",), models: int = 10,
 def write_manifest(folder: Path, subsets: Sequence[str], models: int, paths: Sequence[str]) -> Manifest:
     """Write nws.json and README.md for files that are there."""
     images = {"mnist": ImageSet("random", hashlib.sha256(b"").hexdigest())}
-    entries = {subset: SubsetEntry(7, models, {"epochs": None, "train_images": None}, images) for subset in subsets}
+    entries = {
+        subset: SubsetEntry(7, models, {"epochs": None, "train_images": None}, images) for subset in subsets
+    }
     files = {path: FileEntry((folder / path).stat().st_size, sha256_file(folder / path)) for path in paths}
     manifest = Manifest("test", entries, files)
     manifest.write(folder)
-    index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *(read_index(folder / path) for path in manifest.index_files())])
-    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(configs(manifest, index), sort_keys=False)}---\n")
+    index = pa.concat_tables(
+        [INDEX_SCHEMA.empty_table(), *(read_index(folder / path) for path in manifest.index_files())]
+    )
+    (folder / "README.md").write_text(
+        f"---\n{yaml.safe_dump(configs(manifest, index), sort_keys=False)}---\n"
+    )
     return manifest

@@ -1,1 +1,3 @@
-"""How fast training is, beside PyTorch as it is usually written, carefully written, and mapped over models."""
+"""How fast training is, beside PyTorch as it is usually written, carefully written, and mapped over
+models.
+"""

@@ -1,7 +1,8 @@
 """The peers: PyTorch as most people write it, as a careful user writes it, and mapped over models.
 
-All train the network of `nws_dataset.network` from the same row on the same batches, with torch's own random numbers, optimizers (whose
-epsilons stand elsewhere than in TensorFlow's forms) and convolutions, on a GPU in TF32 as torch does by default.
+All train the network of `nws_dataset.network` from the same row on the same batches, with torch's own random
+numbers, optimizers (whose epsilons stand elsewhere than in TensorFlow's forms) and convolutions, on a GPU in
+TF32 as torch does by default.
 
 Axes: M models, B images, C channels, H W pixels, P weights.
 """
@@ -37,7 +38,9 @@ def network_of(model: Model) -> Network:
     return network.load_row(torch.from_numpy(initial_row(model))).train()
 
 
-def optimizer_of(recipe: Recipe, weights: Iterable[tuple[str, torch.Tensor]], *, tuned: bool = False) -> torch.optim.Optimizer:
+def optimizer_of(
+    recipe: Recipe, weights: Iterable[tuple[str, torch.Tensor]], *, tuned: bool = False
+) -> torch.optim.Optimizer:
     """Torch's optimizer for a recipe.
 
     Args:
@@ -48,17 +51,24 @@ def optimizer_of(recipe: Recipe, weights: Iterable[tuple[str, torch.Tensor]], *,
     layout, named = layout_of(recipe.architecture), list(weights)
     is_kernel = [layout[name].kind == "weight" for name, _ in named]
     groups: list[dict[str, Any]] = [
-        {"params": [x for (_, x), kernel in zip(named, is_kernel, strict=True) if kernel], "weight_decay": 2 * recipe.l2},
+        {
+            "params": [x for (_, x), kernel in zip(named, is_kernel, strict=True) if kernel],
+            "weight_decay": 2 * recipe.l2,
+        },
         {"params": [x for (_, x), kernel in zip(named, is_kernel, strict=True) if not kernel]},
     ]
     rate, c = recipe.learning_rate, update.COEFFICIENTS[recipe.optimizer]
     in_graph = tuned and named[0][1].device.type == "cuda"
     if recipe.optimizer == "adam":
         fused = True if tuned else None
-        return torch.optim.Adam(groups, rate, betas=update.ADAM_DECAYS, eps=c.outer_epsilon, fused=fused, capturable=in_graph)
+        return torch.optim.Adam(
+            groups, rate, betas=update.ADAM_DECAYS, eps=c.outer_epsilon, fused=fused, capturable=in_graph
+        )
     if recipe.optimizer == "rmsprop":  # torch has no fused one
         foreach = True if tuned else None
-        return torch.optim.RMSprop(groups, rate, alpha=c.second_decay, eps=c.inner_epsilon, foreach=foreach, capturable=in_graph)
+        return torch.optim.RMSprop(
+            groups, rate, alpha=c.second_decay, eps=c.inner_epsilon, foreach=foreach, capturable=in_graph
+        )
     return torch.optim.SGD(groups, rate, momentum=c.first_decay, fused=True if tuned else None)
 
 
@@ -89,7 +99,9 @@ class Plain:
 
 
 class Careful:
-    """One model, by someone who knows torch: channels last, images made floating point beforehand, a fused optimizer."""
+    """One model, by someone who knows torch: channels last, images made floating point beforehand, a fused
+    optimizer.
+    """
 
     models = 1
 
@@ -129,8 +141,12 @@ class Graphs:
         self.batches = itertools.cycle(self.trainings[0].order)
         self.indices = [torch.zeros_like(training.order[0]) for training in self.trainings]
         self.streams = [torch.cuda.Stream(device) for _ in range(models)]
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32):
-            self.graphs = [self._capture(*x) for x in zip(self.trainings, self.indices, self.streams, strict=True)]
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32
+        ):
+            self.graphs = [
+                self._capture(*x) for x in zip(self.trainings, self.indices, self.streams, strict=True)
+            ]
 
     @staticmethod
     def _capture(training: Careful, index: torch.Tensor, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
@@ -153,7 +169,9 @@ class Graphs:
 
 
 class Vmapped:
-    """Models of one recipe, stacked: torch.func's vmap of the gradient, and one elementwise optimizer on the stacked weights."""
+    """Models of one recipe, stacked: torch.func's vmap of the gradient, and one elementwise optimizer on the
+    stacked weights.
+    """
 
     models = VMAPPED
 
@@ -163,16 +181,24 @@ class Vmapped:
         order = order_of(case.model, self.images)
         # [M, B] for each step: every model is at another place of the order.
         self.batches = itertools.cycle(torch.stack([order.roll(m, 0) for m in range(VMAPPED)], 1))
-        networks = [network_of(dataclasses.replace(case.model, number=case.model.number + m)).to(device) for m in range(VMAPPED)]
+        networks = [
+            network_of(dataclasses.replace(case.model, number=case.model.number + m)).to(device)
+            for m in range(VMAPPED)
+        ]
         self.network = networks[0]
         self.weights = {name: _stack(networks, name) for name, _ in self.network.named_parameters()}
-        # Batch-norm's running statistics and its counter, [M, ...] too: vmap changes in place only what is mapped.
+        # Batch-norm's running statistics and its counter, [M, ...] too: vmap changes in place only what is
+        # mapped.
         self.buffers = {name: _stack(networks, name) for name, _ in self.network.named_buffers()}
         self.optimizer = optimizer_of(self.recipe, self.weights.items(), tuned=True)
         self.gradient = vmap(grad(self._loss), randomness="different")
 
     def _loss(
-        self, weights: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor], images: torch.Tensor, labels: torch.Tensor
+        self,
+        weights: dict[str, torch.Tensor],
+        buffers: dict[str, torch.Tensor],
+        images: torch.Tensor,
+        labels: torch.Tensor,
     ) -> torch.Tensor:
         return F.cross_entropy(functional_call(self.network, (weights, buffers), (images,)), labels)
 
@@ -232,7 +258,9 @@ def warp(images: torch.Tensor) -> torch.Tensor:
 
 
 def shift_colours(images: torch.Tensor, hue: torch.Tensor, saturation: torch.Tensor) -> torch.Tensor:
-    """Images [B, 3, H, W] with another hue (added, in turns) and saturation (multiplied), both [B, 1, 1]: to HSV and back."""
+    """Images [B, 3, H, W] with another hue (added, in turns) and saturation (multiplied), both [B, 1, 1]: to
+    HSV and back.
+    """
     red, green, blue = images.unbind(1)
     value, least = images.amax(1), images.amin(1)
     spread = value - least

@@ -1,7 +1,8 @@
-"""The benchmark of reading: from a folder beside the original's one file a snapshot, and from a Hub beside the stock library.
+"""The benchmark of reading: from a folder beside the original's one file a snapshot, and from a Hub beside
+the stock library.
 
-All sides of a measurement take turns, and what is told are medians. Files are in the page cache, hash checks off, as the numbers of weights
-are those of real networks. Axes: N rows, P weights.
+All sides of a measurement take turns, and what is told are medians. Files are in the page cache, hash checks
+off, as the numbers of weights are those of real networks. Axes: N rows, P weights.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA
 SLICE, SLICES = 5000, 64  # of the meta-classifier's batch
 REPOSITORY = "org/bench"
 MODELS = 16_000  # of the original zoo
-RESULTS = {name: 0.5 for name in METADATA_SCHEMA.names if name.endswith(("_accuracy", "_loss")) and not name.startswith("class")}
+RESULTS = {
+    name: 0.5
+    for name in METADATA_SCHEMA.names
+    if name.endswith(("_accuracy", "_loss")) and not name.startswith("class")
+}
 SMALL: Family = {**SMALL_CNN, "dataset": "mnist"}  # 4,970 weights
 FIXED: Family = {**NWS_FIXED, "dataset": Choice(("mnist",))}  # 92,218 weights
 HUB: Family = {**FIXED, "filter_size": 3, "width_fc": 64}  # about 40,000 weights
@@ -58,36 +63,62 @@ class Line:
     @property
     def met(self) -> bool | None:
         """Whether the target is met; None without one."""
-        return None if self.target is None else (self.value <= self.target if self.at_most else self.value >= self.target)
+        return (
+            None
+            if self.target is None
+            else (self.value <= self.target if self.at_most else self.value >= self.target)
+        )
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.option("--quick", is_flag=True, help="Smaller zoos and fewer repetitions.")
-@click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write every number there.")
+@click.option(
+    "--json",
+    "report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write every number there.",
+)
 @click.pass_obj
 def main(hub: Any, quick: bool, report: Path | None) -> None:
     """Measure how fast a zoo is read.
 
-    Zoos of random weights are written to a temporary folder (2 GB, with --quick less), read from there and from a Hub on this
-    machine; and the index of a zoo of 320,000 snapshots (with --quick 32,000), whose weights are holes in sparse files.
+    Zoos of random weights are written to a temporary folder (2 GB, with --quick less), read from there and
+    from a Hub on this machine; and the index of a zoo of 320,000 snapshots (with --quick 32,000), whose
+    weights are holes in sparse files.
     """
     part, repetitions = (10, 5) if quick else (1, 15)
     lines: list[Line] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name, family, models in (("small", SMALL, 500), ("fixed", FIXED, 100)):
-            zoo, files = write_zoo(Path(scratch) / name, family, max(20, models // part)), Path(scratch) / f"{name}-files"
+            zoo, files = (
+                write_zoo(Path(scratch) / name, family, max(20, models // part)),
+                Path(scratch) / f"{name}-files",
+            )
             lines += local_lines(zoo, write_original(zoo, files), repetitions)
         lines += index_lines(write_large_index(Path(scratch) / "large", MODELS // part), repetitions)
-        lines += hub_lines(hub, write_zoo(Path(scratch) / "hub", HUB, max(110, 250 // part), snapshots=20), Path(scratch) / "cache")
+        lines += hub_lines(
+            hub,
+            write_zoo(Path(scratch) / "hub", HUB, max(110, 250 // part), snapshots=20),
+            Path(scratch) / "cache",
+        )
     tell("Reading", lines, report)
 
 
 def tell(title: str, lines: list[Line], report: Path | None) -> None:
     """Print lines as a table; write them as JSON to `report` if it is given."""
     if report is not None:
-        report.write_text(json.dumps([{**asdict(line), "met": line.met} for line in lines], indent=1) + "\n", encoding="utf-8")
+        report.write_text(
+            json.dumps([{**asdict(line), "met": line.met} for line in lines], indent=1) + "\n",
+            encoding="utf-8",
+        )
     columns = ("", "network", "measured", "target", "met")
-    rows = [(line.what, line.network, f"{told_number(line.value)} {line.unit}", _target(line), MET[line.met]) for line in lines]
+    rows = [
+        (line.what, line.network, f"{told_number(line.value)} {line.unit}", _target(line), MET[line.met])
+        for line in lines
+    ]
     Table(title, columns, rows).print()
 
 
@@ -110,27 +141,41 @@ def write_zoo(folder: Path, family: Family, models: int, snapshots: int = 10) ->
     subset = Subset("bench", models, (family,), num_snapshots=snapshots)
     drawn = list(select(subset, 0))
     relative = shard_of(drawn[0]).replace(drawn[0].split, "train")
-    rows = sorted((row for model in drawn for row in _rows(model, snapshots)), key=lambda row: (row["snapshot"], row["model_id"]))
+    rows = sorted(
+        (row for model in drawn for row in _rows(model, snapshots)),
+        key=lambda row: (row["snapshot"], row["model_id"]),
+    )
     architecture, random = drawn[0].recipe.architecture, np.random.default_rng(0)
     num_weights = layout_of(architecture).num_weights
     values = (shards.pack(architecture, random.standard_normal(num_weights, np.float32)) for _ in rows)
-    index = shards.write_snapshots(folder / relative, pa.Table.from_pylist(rows, METADATA_SCHEMA), values, relative=relative)
+    index = shards.write_snapshots(
+        folder / relative, pa.Table.from_pylist(rows, METADATA_SCHEMA), values, relative=relative
+    )
     index_path = INDEX_PATH.format(subset=subset.name, split="train")
     shards.write_index(folder / index_path, index)
-    files = {path: FileEntry((folder / path).stat().st_size, sha256_file(folder / path)) for path in (relative, index_path)}
+    files = {
+        path: FileEntry((folder / path).stat().st_size, sha256_file(folder / path))
+        for path in (relative, index_path)
+    }
     manifest = Manifest("benchmark", {subset.name: SubsetEntry(0, models)}, files)
     manifest.write(folder)
-    (folder / "README.md").write_text(f"---\n{json.dumps(configs(manifest, index))}\n---\n", encoding="utf-8")  # JSON is YAML
+    # JSON is YAML
+    (folder / "README.md").write_text(f"---\n{json.dumps(configs(manifest, index))}\n---\n", encoding="utf-8")
     return Zoo(folder)
 
 
 def _rows(model: Model, snapshots: int) -> list[dict[str, Any]]:
-    told = [{"epoch": s, "step": s, **RESULTS, "converged": True, "diverged": False} for s in range(snapshots)]
+    told = [
+        {"epoch": s, "step": s, **RESULTS, "converged": True, "diverged": False} for s in range(snapshots)
+    ]
     return [{**row, "split": "train"} for row in metadata(model, told)]
 
 
 def write_original(zoo: Zoo, folder: Path) -> list[Path]:
-    """The same weights as the original release has them: a file a snapshot, raw float64. Returns the files, in the order of the rows."""
+    """The same weights as the original release has them: a file a snapshot, raw float64.
+
+    Returns the files, in the order of the rows.
+    """
     folder.mkdir()
     paths = []
     for i, row in enumerate(zoo.filter()):
@@ -140,7 +185,8 @@ def write_original(zoo: Zoo, folder: Path) -> list[Path]:
 
 
 def write_large_index(folder: Path, models: int) -> Path:
-    """The index of a zoo as large as the original one: models of the subset main, 20 snapshots each; their weights are not there.
+    """The index of a zoo as large as the original one: models of the subset main, 20 snapshots each; their
+    weights are not there.
 
     Args:
         folder: made.
@@ -148,20 +194,37 @@ def write_large_index(folder: Path, models: int) -> Path:
     """
     subset, random = Subset("main", models, (NWS_MAIN,)), np.random.default_rng(0)
     plan = select(subset, 0)
-    rows = [row for model in plan for row in metadata(model, [{"epoch": 0, "step": 0, **RESULTS, "converged": True, "diverged": False}])]
-    table, sizes = pa.Table.from_pylist(rows, METADATA_SCHEMA), {model.id: _value_bytes(model) for model in plan}
+    rows = [
+        row
+        for model in plan
+        for row in metadata(model, [{"epoch": 0, "step": 0, **RESULTS, "converged": True, "diverged": False}])
+    ]
+    table, sizes = (
+        pa.Table.from_pylist(rows, METADATA_SCHEMA),
+        {model.id: _value_bytes(model) for model in plan},
+    )
     by_split: dict[str, list[pa.Table]] = {}
     files = {}
-    for shard, numbers in itertools.groupby(sorted(range(models), key=lambda i: shard_of(plan[i])), key=lambda i: shard_of(plan[i])):
+    for shard, numbers in itertools.groupby(
+        sorted(range(models), key=lambda i: shard_of(plan[i])), key=lambda i: shard_of(plan[i])
+    ):
         chosen = list(numbers)
         part = pa.concat_tables(
-            [_at_snapshot(table.take(chosen), s, subset.num_snapshots, random) for s in range(1, subset.num_snapshots + 1)]
+            [
+                _at_snapshot(table.take(chosen), s, subset.num_snapshots, random)
+                for s in range(1, subset.num_snapshots + 1)
+            ]
         )
         length, count = sizes[plan[chosen[0]].id], part.num_rows
         digests = [random.bytes(32).hex() for _ in range(count)]
         places = [[shard] * count, [4 + i * (length + 4) for i in range(count)], [length] * count, digests]
-        columns = [pa.array(values, INDEX_SCHEMA.field(name).type) for name, values in zip(PLACE_COLUMNS, places, strict=True)]
-        by_split.setdefault(plan[chosen[0]].split, []).append(pa.table([*part.columns, *columns], schema=INDEX_SCHEMA))
+        columns = [
+            pa.array(values, INDEX_SCHEMA.field(name).type)
+            for name, values in zip(PLACE_COLUMNS, places, strict=True)
+        ]
+        by_split.setdefault(plan[chosen[0]].split, []).append(
+            pa.table([*part.columns, *columns], schema=INDEX_SCHEMA)
+        )
         (folder / shard).parent.mkdir(parents=True, exist_ok=True)
         with open(folder / shard, "wb") as file:
             file.truncate(count * (length + 4))
@@ -181,14 +244,21 @@ def _value_bytes(model: Model) -> int:
 
 def _at_snapshot(table: pa.Table, snapshot: int, snapshots: int, random: np.random.Generator) -> pa.Table:
     """Rows of models at a snapshot, with results of its own."""
-    changed: dict[str, Any] = {"snapshot": snapshot, "num_snapshots": snapshots, "is_final": snapshot == snapshots, "epoch": snapshot}
+    changed: dict[str, Any] = {
+        "snapshot": snapshot,
+        "num_snapshots": snapshots,
+        "is_final": snapshot == snapshots,
+        "epoch": snapshot,
+    }
     for i, field in enumerate(METADATA_SCHEMA):
         if field.name in changed:
             table = table.set_column(i, field, pa.array([changed[field.name]] * len(table), field.type))
         elif field.name in RESULTS:
             table = table.set_column(i, field, pa.array(random.random(len(table)), field.type))
         elif field.name == "class_test_accuracy":
-            table = table.set_column(i, field, pa.array(list(random.random((len(table), NUM_CLASSES))), field.type))
+            table = table.set_column(
+                i, field, pa.array(list(random.random((len(table), NUM_CLASSES))), field.type)
+            )
     return table
 
 
@@ -196,9 +266,13 @@ def _at_snapshot(table: pa.Table, snapshot: int, snapshots: int, random: np.rand
 
 
 def index_lines(folder: Path, repetitions: int) -> list[Line]:
-    """What opening a zoo and choosing rows costs: seconds of the processor and memory, each time in a process of its own."""
+    """What opening a zoo and choosing rows costs: seconds of the processor and memory, each time in a process
+    of its own.
+    """
     told = [_told_by(folder, what) for what in ("filter", "all") for _ in range(3)]
-    few, every = ({name: float(np.median([t[name] for t in part])) for name in told[0]} for part in (told[:3], told[3:]))
+    few, every = (
+        {name: float(np.median([t[name] for t in part])) for name in told[0]} for part in (told[:3], told[3:])
+    )
     zoo = Zoo(folder)
     rows = zoo.filter()
     what = f"{len(rows):,} snapshots"
@@ -215,7 +289,12 @@ def index_lines(folder: Path, repetitions: int) -> list[Line]:
         Line("read all columns, memory beyond that of the import", what, "MB", every["megabytes"], 200),
         Line("read all columns, processor time", what, "s", every["seconds"]),
         Line("filter by values of three columns that were read", what, "ms", 1e3 * times["value"], 30),
-        Line("filter by a function of a column with as many values as rows", what, "ms", 1e3 * times["function"]),
+        Line(
+            "filter by a function of a column with as many values as rows",
+            what,
+            "ms",
+            1e3 * times["function"],
+        ),
         Line("a row and one of its values", what, "us", 1e4 * times["row"], 50),
     ]
 
@@ -235,13 +314,16 @@ if sys.argv[2] == "all":
     rows = Zoo(sys.argv[1]).filter()
     for name in INDEX_SCHEMA.names:
         rows[name]
-print(json.dumps({"seconds": time.process_time() - start, "megabytes": (peak() - before) / 1e3, "rows": len(rows)}))
+seconds, megabytes = time.process_time() - start, (peak() - before) / 1e3
+        print(json.dumps({"seconds": seconds, "megabytes": megabytes, "rows": len(rows)}))
 """
 
 
 def _told_by(folder: Path, what: str) -> dict[str, float]:
     """What a new process says of itself."""
-    done = subprocess.run([sys.executable, "-c", _PROGRAM, str(folder), what], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(folder), what], check=True, capture_output=True, text=True
+    )
     told: dict[str, float] = json.loads(done.stdout)
     return told
 
@@ -254,7 +336,13 @@ def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]
     rows, random = zoo.filter(), np.random.default_rng(1)
     network = f"{rows[0]['num_weights']:,} weights"
     chosen = iter(random.integers(len(rows), size=100_000).tolist())
-    one = alternate({"ours": lambda: zoo.row(rows[next(chosen)]).copy(), "files": lambda: np.fromfile(files[next(chosen)])}, 300)
+    one = alternate(
+        {
+            "ours": lambda: zoo.row(rows[next(chosen)]).copy(),
+            "files": lambda: np.fromfile(files[next(chosen)]),
+        },
+        300,
+    )
     source = np.concatenate([weights for _, weights in zoo.stacks()])
     target = source.copy()
 
@@ -266,12 +354,35 @@ def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]
         for file in files:
             np.fromfile(file)
 
-    whole = alternate({"ours": ours, "memory": lambda: np.copyto(target, source), "files": original}, repetitions)
+    whole = alternate(
+        {"ours": ours, "memory": lambda: np.copyto(target, source), "files": original}, repetitions
+    )
     return [
-        Line("a random snapshot", network, "ms", 1e3 * one["ours"], 0.025 if source.shape[1] < SLICE else 0.06),
-        Line("a random snapshot, np.fromfile of the original's file / ours", network, "x", one["files"] / one["ours"], 1.0, at_most=False),
-        Line("a pass over all rows, speed / that of a memory copy", network, "x", whole["memory"] / whole["ours"], 0.7, at_most=False),
-        Line("a pass over all rows, np.fromfile of the original's files / ours", network, "x", whole["files"] / whole["ours"]),
+        Line(
+            "a random snapshot", network, "ms", 1e3 * one["ours"], 0.025 if source.shape[1] < SLICE else 0.06
+        ),
+        Line(
+            "a random snapshot, np.fromfile of the original's file / ours",
+            network,
+            "x",
+            one["files"] / one["ours"],
+            1.0,
+            at_most=False,
+        ),
+        Line(
+            "a pass over all rows, speed / that of a memory copy",
+            network,
+            "x",
+            whole["memory"] / whole["ours"],
+            0.7,
+            at_most=False,
+        ),
+        Line(
+            "a pass over all rows, np.fromfile of the original's files / ours",
+            network,
+            "x",
+            whole["files"] / whole["ours"],
+        ),
         *slice_lines(zoo, files, network, min(SLICE, source.shape[1]), repetitions),
     ]
 
@@ -284,7 +395,12 @@ def slice_lines(zoo: Zoo, files: Sequence[Path], network: str, length: int, repe
     starts = random.integers(chosen["num_weights"] - length + 1)
 
     def original() -> None:
-        np.stack([np.fromfile(files[number])[start : start + length] for number, start in zip(numbers, starts, strict=True)])
+        np.stack(
+            [
+                np.fromfile(files[number])[start : start + length]
+                for number, start in zip(numbers, starts, strict=True)
+            ]
+        )
 
     before = bytes_read()
     slices = zoo.slices(chosen, starts, length)
@@ -294,13 +410,20 @@ def slice_lines(zoo: Zoo, files: Sequence[Path], network: str, length: int, repe
     return [
         Line(f"{what}, bytes read / their bytes", network, "x", read / slices.nbytes, 2.0),
         Line(what, network, "ms", 1e3 * times["ours"]),
-        Line(f"{what}, np.fromfile of the original's files / ours", network, "x", times["files"] / times["ours"]),
+        Line(
+            f"{what}, np.fromfile of the original's files / ours",
+            network,
+            "x",
+            times["files"] / times["ours"],
+        ),
     ]
 
 
 def bytes_read() -> int:
     """Bytes that this process has read from files so far, the page cache included (Linux)."""
-    counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines())
+    counters = dict(
+        line.split(": ") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    )
     return int(counters["rchar"])
 
 
@@ -319,7 +442,9 @@ def alternate(sides: dict[str, Callable[[], object]], repetitions: int) -> dict[
 
 
 def hub_lines(hub: Any, zoo: Zoo, cache: Path) -> list[Line]:
-    """The final networks of 50 neighbouring and of 50 scattered models: requests and bytes, ours and the stock library's."""
+    """The final networks of 50 neighbouring and of 50 scattered models: requests and bytes, ours and the
+    stock library's.
+    """
     hub.put(REPOSITORY, zoo.path)
     network = f"{zoo.filter()[0]['num_weights']:,} weights"
     final = zoo.filter(is_final=True)
@@ -343,7 +468,12 @@ def hub_lines(hub: Any, zoo: Zoo, cache: Path) -> list[Line]:
             Line(f"{what}, bytes fetched / weights", network, "x", sent / weights.nbytes, 1.1),
             Line(f"{what}, range requests", network, "", ranges, 1.0 if name == "neighbouring" else 50.0),
             Line(f"{what}, index and nws.json", network, "MB", index / 1e6),
-            Line(f"{what}, bytes that datasets fetches with filters= / ours", network, "x", stock_sent / (sent + index)),
+            Line(
+                f"{what}, bytes that datasets fetches with filters= / ours",
+                network,
+                "x",
+                stock_sent / (sent + index),
+            ),
             Line(f"{what}, time of datasets with filters= / ours", network, "x", stock_seconds / seconds),
         ]
     return lines
@@ -356,7 +486,10 @@ def stock(hub: Any, wanted: Rows, cache: Path) -> tuple[float, int]:
     hub.clear()
     start = time.perf_counter()
     filters = [("is_final", "==", True), ("model_id", "in", wanted["model_id"].tolist())]
-    options = {"download_mode": "force_redownload", "verification_mode": "no_checks"}  # the card counts the rows without filters
-    found = datasets.load_dataset(REPOSITORY, "bench", split="train", filters=filters, cache_dir=str(cache), **options)
+    # the card counts the rows without filters
+    options = {"download_mode": "force_redownload", "verification_mode": "no_checks"}
+    found = datasets.load_dataset(
+        REPOSITORY, "bench", split="train", filters=filters, cache_dir=str(cache), **options
+    )
     assert found.num_rows == len(wanted)
     return time.perf_counter() - start, sum(request.sent for request in hub.requests)

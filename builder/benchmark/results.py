@@ -27,7 +27,8 @@ class Comparison:
 
     where: str
     peers: tuple[str, ...]
-    targets: Mapping[str, float] = field(default_factory=dict)  # workload -> the least ratio that is good enough
+    # workload -> the least ratio that is good enough
+    targets: Mapping[str, float] = field(default_factory=dict)
 
 
 COMPARISONS = {
@@ -51,7 +52,8 @@ COMPARISONS = {
         Comparison("GPU", ("careful", "vmap"), {"fixed": 5}),
     ),
 }
-PEAK_TARGETS: dict[str, dict[str, float]] = {"cpu": {"fixed": 0.55}, "cuda": {"fixed": 0.25}}  # workload -> least fraction of the peak
+# workload -> least fraction of the peak
+PEAK_TARGETS: dict[str, dict[str, float]] = {"cpu": {"fixed": 0.55}, "cuda": {"fixed": 0.25}}
 HOURS_TARGETS = {"cpu": None, "cuda": 24.0}
 
 
@@ -117,7 +119,8 @@ class Results:
             for peer in comparison.peers
             for measured in self.measured
             if measured.has(comparison.where, peer)
-            and self.flop_rate(measured, comparison.where, peer) > self.flop_rate(measured, comparison.where, "ours")
+            and self.flop_rate(measured, comparison.where, peer)
+            > self.flop_rate(measured, comparison.where, "ours")
         ]
 
     def summary(self) -> list[Line]:
@@ -127,14 +130,22 @@ class Results:
             lines.append(Line(f"peak, {where}, GFLOP/s", self.peak(where) / 1e9))
             for workload, group in self.workloads().items():
                 fraction = self.pooled_flop_rate(group, where, "ours") / self.peak(where)
-                lines.append(Line(f"ours / peak, {where}: {workload}", fraction, PEAK_TARGETS[self.device.type].get(workload)))
+                lines.append(
+                    Line(
+                        f"ours / peak, {where}: {workload}",
+                        fraction,
+                        PEAK_TARGETS[self.device.type].get(workload),
+                    )
+                )
         return [*lines, *self._projection()]
 
     def _ratios(self, comparison: Comparison) -> Iterator[Line]:
         where, peers = comparison.where, comparison.peers
 
         def ratio(group: Sequence[Measured]) -> float:
-            return self.pooled_flop_rate(group, where, "ours") / max(self.pooled_flop_rate(group, where, peer) for peer in peers)
+            return self.pooled_flop_rate(group, where, "ours") / max(
+                self.pooled_flop_rate(group, where, peer) for peer in peers
+            )
 
         for workload, group in self.workloads().items():
             timed = [measured for measured in group if all(measured.has(where, peer) for peer in peers)]
@@ -146,7 +157,9 @@ class Results:
                 values = {"main, median": statistics.median(each), "main, least": min(each)}
             for name, value in values.items():
                 told = name if len(timed) == len(group) else f"{name} ({len(timed)} of {len(group)} cases)"
-                yield Line(f"ours / {' or '.join(peers)}, {where}: {told}", value, comparison.targets.get(name))
+                yield Line(
+                    f"ours / {' or '.join(peers)}, {where}: {told}", value, comparison.targets.get(name)
+                )
 
     def _projection(self) -> Iterator[Line]:
         """Hours for the whole zoo, at the rates of the measured cases of each subset."""
@@ -155,10 +168,17 @@ class Results:
         plans = {name: select(SUBSETS[name], SEED) for name in PROJECTED}
         for name, models in plans.items():
             training += training_flops(models) / self.pooled_flop_rate(groups[name], self.widest, "ours")
-            evaluation += evaluation_flops(models) / self.pooled_flop_rate(groups[name], self.widest, "evaluation")
+            evaluation += evaluation_flops(models) / self.pooled_flop_rate(
+                groups[name], self.widest, "evaluation"
+            )
         count = sum(map(len, plans.values()))
         target = HOURS_TARGETS[self.device.type]
-        yield Line(f"hours for {count:,} models of {EPOCHS} epochs", (training + evaluation) / 3600, target, at_most=True)
+        yield Line(
+            f"hours for {count:,} models of {EPOCHS} epochs",
+            (training + evaluation) / 3600,
+            target,
+            at_most=True,
+        )
         yield Line("of them evaluation and export", evaluation / 3600)
 
     def to_json(self) -> dict[str, Any]:
@@ -190,4 +210,6 @@ def training_flops(models: Sequence[Model]) -> float:
 
 def evaluation_flops(models: Sequence[Model]) -> float:
     """FLOPs of the models' evaluations."""
-    return sum(evaluated_images(model, None, EPOCHS) * forward_flops(model.recipe.architecture) for model in models)
+    return sum(
+        evaluated_images(model, None, EPOCHS) * forward_flops(model.recipe.architecture) for model in models
+    )

@@ -1,4 +1,6 @@
-"""The sides that are timed: this project's step and its evaluation, the peers, and what tells the machine's peak."""
+"""The sides that are timed: this project's step and its evaluation, the peers, and what tells the machine's
+peak.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Side(Protocol):
     models: int  # that take each step together
 
     def run(self, steps: int) -> None:
-        """Take so many steps, of training or of what else the side does; a GPU may still be at work afterwards."""
+        """Take so many steps, of training or of what else the side does; a GPU may still be at work
+        afterwards.
+        """
         ...
 
 
@@ -41,20 +45,32 @@ class Ours:
         bank: their image sets.
         device: where to train.
         step: what trains; None: the fast step.
-        apart: the models' epochs end one after the other, so many steps apart; 0: all at once, and an epoch is one segment.
+        apart: the models' epochs end one after the other, so many steps apart; 0: all at once, and an epoch
+            is one segment.
     """
 
-    def __init__(self, case: Case, bank: Bank, device: torch.device, step: Step | None = None, *, apart: int = 0) -> None:
+    def __init__(
+        self, case: Case, bank: Bank, device: torch.device, step: Step | None = None, *, apart: int = 0
+    ) -> None:
         self.cohort, self.models, self.apart = case.models, len(case.models), apart
         self.images = [bank[model.recipe.dataset] for model in self.cohort]
-        self.orders = [order_of(model, images) for model, images in zip(self.cohort, self.images, strict=True)]  # [steps, B] each
+        # [steps, B] each
+        self.orders = [
+            order_of(model, images) for model, images in zip(self.cohort, self.images, strict=True)
+        ]
         self.length = apart * self.models or min(len(order) for order in self.orders)
         rounds = [-(-self.length // len(order)) for order in self.orders]
-        self.flat = [order.repeat(n, 1)[: self.length].flatten() for n, order in zip(rounds, self.orders, strict=True)]
+        self.flat = [
+            order.repeat(n, 1)[: self.length].flatten() for n, order in zip(rounds, self.orders, strict=True)
+        ]
         self.step = step or make_step(case.model.recipe.architecture, device)
         rows = torch.stack([torch.from_numpy(initial_row(model)) for model in self.cohort])
         buffers = torch.zeros(3, self.models, aligned(rows.shape[1]), device=device)
-        self.state = buffers[0, :, : rows.shape[1]], buffers[1, :, : rows.shape[1]], buffers[2, :, : rows.shape[1]]
+        self.state = (
+            buffers[0, :, : rows.shape[1]],
+            buffers[1, :, : rows.shape[1]],
+            buffers[2, :, : rows.shape[1]],
+        )
         self.state[0].copy_(rows)
         for second, model in zip(self.state[2], self.cohort, strict=True):
             second.fill_(update.SECOND_START[model.recipe.optimizer])
@@ -62,14 +78,19 @@ class Ours:
 
     def run(self, steps: int) -> None:
         while steps:
-            count = min(steps, *(self.length - (self.taken + m * self.apart) % self.length for m in range(self.models)))
+            count = min(
+                steps,
+                *(self.length - (self.taken + m * self.apart) % self.length for m in range(self.models)),
+            )
             self.step.train(self.state, {m: self._segment(m, count) for m in range(self.models)})
             steps, self.taken = steps - count, self.taken + count
 
     def _segment(self, m: int, count: int) -> Segment:
         step = self.taken + m * self.apart
         epoch, start = divmod(step, self.length)
-        return Segment(self.cohort[m], self.images[m], self.flat[m], self.orders[m].shape[1], epoch, step, start, count)
+        return Segment(
+            self.cohort[m], self.images[m], self.flat[m], self.orders[m].shape[1], epoch, step, start, count
+        )
 
 
 class Evaluation:
@@ -79,7 +100,10 @@ class Evaluation:
 
     def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
         images, self.activation = bank[case.model.recipe.dataset], case.model.recipe.activation
-        self.pixels, self.labels = images.train_images[:EVALUATED_IMAGES], images.train_labels[:EVALUATED_IMAGES]
+        self.pixels, self.labels = (
+            images.train_images[:EVALUATED_IMAGES],
+            images.train_labels[:EVALUATED_IMAGES],
+        )
         self.step = make_step(case.model.recipe.architecture, device)
         self.row = torch.from_numpy(initial_row(case.model)).to(device)
         self.spool = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the side
@@ -93,7 +117,9 @@ class Evaluation:
 
 
 class Peak:
-    """The largest rate at which the device multiplies and adds in float32: tiles in a core's registers, or a GPU's product of matrices."""
+    """The largest rate at which the device multiplies and adds in float32: tiles in a core's registers, or a
+    GPU's product of matrices.
+    """
 
     models = 1
 
@@ -105,7 +131,9 @@ class Peak:
         else:
             from builder.cpu import kernels  # a GPU needs no Numba
 
-            self.step = functools.partial(kernels.multiply_add, torch.zeros(kernels.SCRATCH).numpy(), PEAK_ROUNDS)
+            self.step = functools.partial(
+                kernels.multiply_add, torch.zeros(kernels.SCRATCH).numpy(), PEAK_ROUNDS
+            )
 
     def run(self, steps: int) -> None:
         for _ in range(steps):

@@ -1,4 +1,6 @@
-"""Times sides in turns, so that what else the machine does meets all of them alike: in this process, and on all cores together."""
+"""Times sides in turns, so that what else the machine does meets all of them alike: in this process, and on
+all cores together.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class Measured:
     """What was measured on a case."""
 
     case: Case
-    rates: dict[str, dict[str, list[float]]]  # where -> side -> steps a second, all models counted, of each repetition
+    # where -> side -> steps a second, all models counted, of each repetition
+    rates: dict[str, dict[str, list[float]]]
     memory: dict[str, int]  # side -> bytes that it took on a GPU
 
     def rate(self, where: str, side: str) -> float:
@@ -50,7 +53,9 @@ class Team(Protocol):
     """What sides are timed by."""
 
     def prepare(self, case: Case, sides: Sequence[str]) -> dict[str, int]:
-        """Make sides for a case, warm them up, and find how many steps fill a timed block; returns the GPU memory that each took."""
+        """Make sides for a case, warm them up, and find how many steps fill a timed block; returns the GPU
+        memory that each took.
+        """
         ...
 
     def time(self, side: str) -> float:
@@ -69,7 +74,9 @@ def measure(case: Case, teams: Mapping[str, tuple[Team, Sequence[str]]], repetit
     memory: dict[str, int] = {}
     for team, sides in teams.values():
         memory |= team.prepare(case, sides)
-    rates: dict[str, dict[str, list[float]]] = {where: {side: [] for side in sides} for where, (_, sides) in teams.items()}
+    rates: dict[str, dict[str, list[float]]] = {
+        where: {side: [] for side in sides} for where, (_, sides) in teams.items()
+    }
     for _ in range(repetitions):
         for where, (team, sides) in teams.items():
             for side in sides:
@@ -109,7 +116,9 @@ class Here:
         return steps * made.models / self._elapsed(made, steps)
 
     def _steps(self, side: Side) -> int:
-        """Steps that fill a timed block; what a side does at its first step (it may compile) is not counted."""
+        """Steps that fill a timed block; what a side does at its first step (it may compile) is not
+        counted.
+        """
         self._elapsed(side, 1)
         steps = 1
         while (elapsed := self._elapsed(side, steps)) < CALIBRATION_SHARE * self.seconds:
@@ -125,7 +134,8 @@ class Here:
 
 
 class Crew:
-    """Times sides on all cores: processes of one thread, each with models of its own, all at work on the same side at a time.
+    """Times sides on all cores: processes of one thread, each with models of its own, all at work on the same
+    side at a time.
 
     Args:
         folder: with the images that `write_images` wrote.
@@ -137,7 +147,10 @@ class Crew:
         self.barrier = CONTEXT.Barrier(workers)  # kept: it must live until the workers have taken it
         pipes = [CONTEXT.Pipe() for _ in range(workers)]
         self.connections = [ours for ours, _ in pipes]
-        self.processes = [CONTEXT.Process(target=_work, args=(theirs, self.barrier, folder, seconds), daemon=True) for _, theirs in pipes]
+        self.processes = [
+            CONTEXT.Process(target=_work, args=(theirs, self.barrier, folder, seconds), daemon=True)
+            for _, theirs in pipes
+        ]
         for process, (_, theirs) in zip(self.processes, pipes, strict=True):
             process.start()
             theirs.close()  # so that the end of a worker is the end of its pipe
@@ -145,7 +158,9 @@ class Crew:
     def __enter__(self) -> Crew:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for process in self.processes:
             process.terminate()
         for process in self.processes:
@@ -173,13 +188,19 @@ class Crew:
                 answers += [connection.recv() for connection in pending if connection in ready]
                 pending = [connection for connection in pending if connection not in ready]
         except (EOFError, ConnectionError) as error:
-            raise ZooError("a worker", expected="an answer", found="it has ended", do="see its error above, or free memory") from error
+            raise ZooError(
+                "a worker",
+                expected="an answer",
+                found="it has ended",
+                do="see its error above, or free memory",
+            ) from error
         return answers
 
 
 def _work(connection: Connection, barrier: Barrier, folder: Path, seconds: float) -> None:
     """What a worker does: all start each timed block together."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent ends this one
+    # Ctrl-C reaches all processes of a terminal; the parent ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     here = Here(folder, torch.device("cpu"), seconds)
     while True:

@@ -1,4 +1,6 @@
-"""The benchmark's command: trains models of the plan in turns with this project's step and with its peers, and says how fast each is."""
+"""The benchmark's command: trains models of the plan in turns with this project's step and with its peers,
+and says how fast each is.
+"""
 
 from __future__ import annotations
 
@@ -38,31 +40,45 @@ class Effort:
 
     repetitions: int
     seconds: float  # of a timed block
-    all_vmapped: bool  # whether vmap is timed everywhere: on a CPU a step of large stacked networks takes many seconds
+    # whether vmap is timed everywhere: on a CPU a step of large stacked networks takes many seconds
+    all_vmapped: bool
 
 
 FULL, QUICK = Effort(7, 0.3, True), Effort(3, 0.1, False)
 QUICK_VMAP_FLOPS = 8e9  # of a step of all stacked models
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cuda if there is one]")
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cuda if there is one]"
+)
 @click.option("--quick", is_flag=True, help="Shorter timings and fewer repetitions.")
-@click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write every number there.")
+@click.option(
+    "--json",
+    "report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write every number there.",
+)
 @click.option(
     "--images",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Folder of the real image sets, as for nws-build; without it scikit-learn's digits stand in for them.",
+    help="Folder of the real image sets, as for nws-build; without it scikit-learn's digits stand in for "
+    "them.",
 )
 def main(device: str | None, quick: bool, report: Path | None, images: Path | None) -> None:
     """Measure how fast training is, beside plain, careful and vmapped PyTorch.
 
-    All sides train the same networks with the same recipes, in turns. On a CPU plain and vmapped PyTorch are compared on one thread,
-    careful PyTorch on all cores with a process each.
+    All sides train the same networks with the same recipes, in turns. On a CPU plain and vmapped PyTorch are
+    compared on one thread, careful PyTorch on all cores with a process each.
     """
     if report is not None and not report.absolute().parent.is_dir():
-        raise ZooError(report, expected="a file in a folder that exists", found="no such folder", do="make the folder")
+        raise ZooError(
+            report, expected="a file in a folder that exists", found="no such folder", do="make the folder"
+        )
     results = run(resolve_device(device or "auto"), QUICK if quick else FULL, images)
     if report is not None:
         report.write_text(json.dumps(results.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -103,10 +119,14 @@ def _measure(case: Case, here: Here, crew: Crew | None, effort: Effort) -> Measu
     return measure(case, teams, effort.repetitions)
 
 
-def _about(device: torch.device, effort: Effort, directory: Path | None, measured: list[Measured], crew: Crew | None) -> dict[str, Any]:
+def _about(
+    device: torch.device, effort: Effort, directory: Path | None, measured: list[Measured], crew: Crew | None
+) -> dict[str, Any]:
     """What there is to know of the run besides the rates."""
     about: dict[str, Any] = {
-        "processor": torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} {get_host_cpu_name()}",
+        "processor": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{platform.machine()} {get_host_cpu_name()}",
         "cores": cores(),
         "vectors of ours": f"{32 * registers().lanes} bits",
         "vectors of torch": torch.backends.cpu.get_cpu_capability(),
@@ -118,4 +138,7 @@ def _about(device: torch.device, effort: Effort, directory: Path | None, measure
     }
     if crew is not None:
         return about | {"peak memory of a worker, MB": round(max(crew.memory()) / 1e6)}
-    return about | {f"peak GPU memory of {side}, MB": round(max(m.memory.get(side, 0) for m in measured) / 1e6) for side in GPU_SIDES}
+    return about | {
+        f"peak GPU memory of {side}, MB": round(max(m.memory.get(side, 0) for m in measured) / 1e6)
+        for side in GPU_SIDES
+    }

@@ -31,7 +31,9 @@ DIGITS_REPEATED = 8  # so that an epoch has many steps and the images do not fit
 
 @dataclass(frozen=True)
 class Case:
-    """A model that all sides train; the cohort's side trains others of its architecture and batch size beside it."""
+    """A model that all sides train; the cohort's side trains others of its architecture and batch size beside
+    it.
+    """
 
     workload: str
     models: tuple[Model, ...]
@@ -58,11 +60,15 @@ def cases(cohort: int = 1) -> list[Case]:
         cohort: how many models train together, at most.
     """
     found = []
-    small = [m for m in select(SUBSETS["small_cnn"], SEED, models=SMALL_CNN_MODELS) if m.recipe.train_fraction == 1]
+    small = [
+        m for m in select(SUBSETS["small_cnn"], SEED, models=SMALL_CNN_MODELS) if m.recipe.train_fraction == 1
+    ]
     first = next(m for m in small if (m.recipe.optimizer, m.recipe.activation) == ("adam", "relu"))
     together = _together(first, small, cohort)
     for batch in SMALL_CNN_BATCHES:
-        models = (dataclasses.replace(m, recipe=dataclasses.replace(m.recipe, batch_size=batch)) for m in together)
+        models = (
+            dataclasses.replace(m, recipe=dataclasses.replace(m.recipe, batch_size=batch)) for m in together
+        )
         found.append(Case(f"small_cnn {batch}", tuple(models)))
     for name, count in CASES.items():
         plan = select(SUBSETS[name], SEED)
@@ -77,10 +83,11 @@ def _together(first: Model, models: Iterable[Model], count: int) -> tuple[Model,
 
 
 def spread(models: Sequence[Model], count: int) -> list[Model]:
-    """Models that stand for all: one from each of `count` equally large groups by cost, of which each recipe's value occurs as often.
+    """Models that stand for all: one from each of `count` equally large groups by cost, of which each
+    recipe's value occurs as often.
 
-    In every group that model is taken whose values of the fields `VARIED` were seen least so far, and of equal ones the nearest to the
-    group's middle.
+    In every group that model is taken whose values of the fields `VARIED` were seen least so far, and of
+    equal ones the nearest to the group's middle.
     """
     by_cost = sorted(models, key=lambda model: (forward_flops(model.recipe.architecture), model.number))
     seen: Counter[tuple[str, object]] = Counter()
@@ -88,7 +95,10 @@ def spread(models: Sequence[Model], count: int) -> list[Model]:
     for i in range(count):
         group = by_cost[i * len(models) // count : (i + 1) * len(models) // count]
         middle = len(group) // 2
-        place = min(range(len(group)), key=lambda p: (sum(seen[value] for value in _values(group[p])), abs(p - middle)))
+        place = min(
+            range(len(group)),
+            key=lambda p: (sum(seen[value] for value in _values(group[p])), abs(p - middle)),
+        )
         chosen.append(group[place])
         seen.update(_values(group[place]))
     return chosen
@@ -119,13 +129,17 @@ def write_images(cases: Sequence[Case], directory: Path | None, folder: Path) ->
 
 
 def stand_in(name: str) -> ImageSet:
-    """Digits in place of another image set; coloured where that is in colour, so that augmentation does all its work."""
+    """Digits in place of another image set; coloured where that is in colour, so that augmentation does all
+    its work.
+    """
     digits = load_image_set("digits")
     images = np.tile(digits.train_images, (DIGITS_REPEATED, 1, 1, 1)), digits.test_images
     if name in COLOUR:
         images = _coloured(images[0]), _coloured(images[1])
     labels = np.tile(digits.train_labels, DIGITS_REPEATED)
-    return ImageSet(name, images[0], labels, images[1], digits.test_labels, f"{digits.source} in place of {name}")
+    return ImageSet(
+        name, images[0], labels, images[1], digits.test_labels, f"{digits.source} in place of {name}"
+    )
 
 
 def _coloured(images: np.ndarray) -> np.ndarray:

@@ -1,11 +1,12 @@
 """The step of one model: forward, backward and update, compiled by Numba.
 
-A model's batch is split into groups of 16 images, an image a lane (see `builder.cpu.tables`). Kernels keep a tile of a few pixels and four
-channels in registers; what follows a linear part (pooling, activation, dropout) happens as its tile is stored. A step of a network without
-batch-norm goes through a few groups at a time, so that their maps stay in the core's cache; batch-norm needs the whole batch in each layer.
+A model's batch is split into groups of 16 images, an image a lane (see `builder.cpu.tables`). Kernels keep a
+tile of a few pixels and four channels in registers; what follows a linear part (pooling, activation, dropout)
+happens as its tile is stored. A step of a network without batch-norm goes through a few groups at a time, so
+that their maps stay in the core's cache; batch-norm needs the whole batch in each layer.
 
-A layer is: linear part -> [batch-norm] -> max-pool -> activation -> [batch-norm] -> dropout. Activations are monotone, so pooling first
-gives the same numbers.
+A layer is: linear part -> [batch-norm] -> max-pool -> activation -> [batch-norm] -> dropout. Activations are
+monotone, so pooling first gives the same numbers.
 """
 
 from __future__ import annotations
@@ -116,7 +117,14 @@ class Pictures(NamedTuple):
 def bare(work: Any, net: Any, pictures: Any) -> Any:
     """The same with addresses for the arrays that every vector needs."""
     work = Work(
-        work.layers, work.classes, raw(work.offsets), raw(work.x), raw(work.masks), raw(work.scratch), raw(work.statistics), work.groups
+        work.layers,
+        work.classes,
+        raw(work.offsets),
+        raw(work.x),
+        raw(work.masks),
+        raw(work.scratch),
+        raw(work.statistics),
+        work.groups,
     )
     net = Net(
         *(raw(net.row), raw(net.gradient), net.size, net.activation, net.pixel_min, net.training),
@@ -124,7 +132,13 @@ def bare(work: Any, net: Any, pictures: Any) -> Any:
     )
     pictures = Pictures(
         *(raw(pictures.images), raw(pictures.starts), raw(pictures.labels), raw(pictures.places)),
-        *(raw(pictures.distortions), raw(pictures.quantiles), pictures.gray, pictures.augmented, pictures.length),
+        *(
+            raw(pictures.distortions),
+            raw(pictures.quantiles),
+            pictures.gray,
+            pictures.augmented,
+            pictures.length,
+        ),
     )
     return work, net, pictures
 
@@ -193,7 +207,9 @@ def pool(masks: Any, place: int, a: Any, b: Any, c: Any, d: Any) -> Any:
 
 @inline
 def finish(work: Any, net: Any, L: Any, v: Any, place: int, kept: int) -> None:
-    """Activation and dropout of a vector, which goes to `place`; batch-norm after the activation comes before dropout, elsewhere."""
+    """Activation and dropout of a vector, which goes to `place`; batch-norm after the activation comes before
+    dropout, elsewhere.
+    """
     v = activate(work.x, net.activation, v)
     if net.dropping and L.drops and L.norm != NORM_AFTER:
         v = keep(work.masks[u64(kept)], v * fill(work.x, net.dropout_factor))
@@ -205,7 +221,9 @@ def _make_sums(tile: Tile) -> Any:
 
     @inline
     def sums(work: Any, row: Any, L: Any, place: int, start: int, q: int, first: int, stop: int) -> Any:
-        """Bias + sum over taps of input * weight, of four channels; the pixels' places are in the table at `place`."""
+        """Bias + sum over taps of input * weight, of four channels; the pixels' places are in the table at
+        `place`.
+        """
         x, tab = work.x, work.offsets
         rows, bases = channels(L.weight, q, L.units, L.taps), offsets(tab, place, start)
         acc = filled(row, channels(L.bias, q, L.units, 1))
@@ -225,7 +243,10 @@ def _make_forward(count: int) -> Any:
 
     @jit
     def forward(work: Any, net: Any, L: Any) -> None:
-        """The linear part: bias + sum over taps of input * weight. Without batch-norm before it, the activation too."""
+        """The linear part: bias + sum over taps of input * weight.
+
+        Without batch-norm before it, the activation too.
+        """
         x, tab, row = work.x, work.offsets, net.row
         relu = L.hidden and L.norm == NO_NORM and net.activation == RELU and not (L.drops and net.dropping)
         direct = relu or not L.hidden or L.norm == NORM_BEFORE
@@ -238,7 +259,9 @@ def _make_forward(count: int) -> Any:
                     first, stop = entry(tab, L.tile_first + i // count), entry(tab, L.tile_stop + i // count)
                     for p in range(0, count, part):
                         for lane in range(0, LANES, lanes):
-                            acc = sums(work, row, L, L.tile_x + i + p, L.x + r * L.x_group + lane, q, first, stop)
+                            acc = sums(
+                                work, row, L, L.tile_x + i + p, L.x + r * L.x_group + lane, q, first, stop
+                            )
                             if direct:
                                 put(acc, x, offsets(tab, L.tile_out + i + p, lane), outputs, least)
                             else:
@@ -247,10 +270,20 @@ def _make_forward(count: int) -> Any:
                         continue
                     for c in range(CHANNELS):
                         channel = min(q + c, L.units - 1)
-                        place, kept = to + r * to_group + channel * to_channel, L.kept + r * L.kept_group + channel * L.kept_channel
+                        place, kept = (
+                            to + r * to_group + channel * to_channel,
+                            L.kept + r * L.kept_group + channel * L.kept_channel,
+                        )
                         for p in range(count):
                             v = load(work.scratch, (c * count + p) * LANES)
-                            finish(work, net, L, v, place + entry(tab, L.tile_out + i + p), kept + entry(tab, L.tile_kept + i + p))
+                            finish(
+                                work,
+                                net,
+                                L,
+                                v,
+                                place + entry(tab, L.tile_out + i + p),
+                                kept + entry(tab, L.tile_kept + i + p),
+                            )
 
     return forward
 
@@ -268,17 +301,41 @@ def forward_pooled(work: Any, net: Any, L: Any) -> None:
     for r in range(L.rounds):
         for q in range(0, L.units, CHANNELS):
             for i in range(0, L.tiled, POOL_TILE):
-                first, stop = entry(tab, L.tile_first + i // POOL_TILE), entry(tab, L.tile_stop + i // POOL_TILE)
+                first, stop = (
+                    entry(tab, L.tile_first + i // POOL_TILE),
+                    entry(tab, L.tile_stop + i // POOL_TILE),
+                )
                 for p in range(0, POOL_TILE, _WINDOW_PART):
                     for lane in range(0, LANES, _WINDOW_LANES):
-                        acc = _window_sums(work, row, L, L.tile_x + i + p, L.x + r * L.x_group + lane, q, first, stop)
+                        acc = _window_sums(
+                            work, row, L, L.tile_x + i + p, L.x + r * L.x_group + lane, q, first, stop
+                        )
                         _window_spill(acc, work.scratch, p * LANES + lane, POOL_TILE * LANES)
                 for c in range(min(CHANNELS, L.units - q)):
                     k, channel, s = c * POOL_TILE * LANES, q + c, work.scratch
-                    chosen = L.chosen + r * L.chosen_group + channel * L.chosen_channel + entry(tab, L.tile_chosen + i)
+                    chosen = (
+                        L.chosen
+                        + r * L.chosen_group
+                        + channel * L.chosen_channel
+                        + entry(tab, L.tile_chosen + i)
+                    )
                     kept = L.kept + r * L.kept_group + channel * L.kept_channel + entry(tab, L.tile_kept + i)
-                    v = pool(work.masks, chosen, load(s, k), load(s, k + LANES), load(s, k + 2 * LANES), load(s, k + 3 * LANES))
-                    finish(work, net, L, v, L.y + r * L.y_group + channel * L.y_channel + entry(tab, L.tile_out + i), kept)
+                    v = pool(
+                        work.masks,
+                        chosen,
+                        load(s, k),
+                        load(s, k + LANES),
+                        load(s, k + 2 * LANES),
+                        load(s, k + 3 * LANES),
+                    )
+                    finish(
+                        work,
+                        net,
+                        L,
+                        v,
+                        L.y + r * L.y_group + channel * L.y_channel + entry(tab, L.tile_out + i),
+                        kept,
+                    )
 
 
 @jit
@@ -315,7 +372,8 @@ def average_forward(work: Any, L: Any, after: Any) -> None:
 def shifted_sums(x: Any, start: int, count: int, shift: Any, mask: Any) -> Any:
     """Sums of z - shift and of its square, over the mask's lanes of `count` vectors."""
     s0 = s1 = s2 = s3 = q0 = q1 = q2 = q3 = fill(x, 0.0)
-    for i in range(start, start + count // 4 * 4 * LANES, 4 * LANES):  # four sums at once: an addition takes four cycles
+    # four sums at once: an addition takes four cycles
+    for i in range(start, start + count // 4 * 4 * LANES, 4 * LANES):
         v0, v1 = keep(mask, load(x, i) - shift), keep(mask, load(x, i + LANES) - shift)
         v2, v3 = keep(mask, load(x, i + 2 * LANES) - shift), keep(mask, load(x, i + 3 * LANES) - shift)
         s0, s1, s2, s3 = s0 + v0, s1 + v1, s2 + v2, s3 + v3
@@ -328,7 +386,9 @@ def shifted_sums(x: Any, start: int, count: int, shift: Any, mask: Any) -> Any:
 
 @jit
 def batch_statistics(work: Any, L: Any, c: int, images: int) -> Any:
-    """Mean and biased variance of a channel over the batch, summed about a rough mean so that nothing cancels."""
+    """Mean and biased variance of a channel over the batch, summed about a rough mean so that nothing
+    cancels.
+    """
     x, start = work.x, L.z + c * L.z_channel
     stride, seen = max(1, L.pixels // LANES), min(LANES, L.pixels)
     rough = fill(x, 0.0)
@@ -347,7 +407,10 @@ def batch_statistics(work: Any, L: Any, c: int, images: int) -> Any:
 
 @jit
 def channel_scale(work: Any, net: Any, L: Any, c: int, images: int) -> Any:
-    """Mean and factor of batch-norm in a channel. In training the statistics are the batch's, and the running ones move."""
+    """Mean and factor of batch-norm in a channel.
+
+    In training the statistics are the batch's, and the running ones move.
+    """
     row = net.row
     if net.training:
         mean, variance = batch_statistics(work, L, c, images)
@@ -370,12 +433,18 @@ def norm_forward(work: Any, net: Any, L: Any, images: int) -> None:
         m, a, b = fill(x, mean), fill(x, factor), fill(x, net.row[L.beta + c])
         for g in range(work.groups):
             z, y = L.z + g * L.z_group + c * L.z_channel, L.y + g * L.y_group + c * L.y_channel
-            kept, chosen = L.kept + g * L.kept_group + c * L.kept_channel, L.chosen + g * L.chosen_group + c * L.chosen_channel
+            kept, chosen = (
+                L.kept + g * L.kept_group + c * L.kept_channel,
+                L.chosen + g * L.chosen_group + c * L.chosen_channel,
+            )
             if L.norm == NORM_AFTER:
                 for i in range(L.pixels):
                     v = fma(load(x, z + entry(tab, L.pixel_z + i)) - m, a, b)
                     if net.dropping and L.drops:
-                        v = keep(work.masks[u64(kept + entry(tab, L.pixel_kept + i))], v * fill(x, net.dropout_factor))
+                        v = keep(
+                            work.masks[u64(kept + entry(tab, L.pixel_kept + i))],
+                            v * fill(x, net.dropout_factor),
+                        )
                     store(x, y + entry(tab, L.pixel_y + i), v)
             elif L.pool:
                 for i in range(0, L.pooled, POOL_TILE):
@@ -384,11 +453,15 @@ def norm_forward(work: Any, net: Any, L: Any, images: int) -> None:
                     v2 = fma(load(x, z + entry(tab, L.pixel_z + i + 2)) - m, a, b)
                     v3 = fma(load(x, z + entry(tab, L.pixel_z + i + 3)) - m, a, b)
                     v = pool(work.masks, chosen + entry(tab, L.pixel_chosen + i), v0, v1, v2, v3)
-                    finish(work, net, L, v, y + entry(tab, L.pixel_y + i), kept + entry(tab, L.pixel_kept + i))
+                    finish(
+                        work, net, L, v, y + entry(tab, L.pixel_y + i), kept + entry(tab, L.pixel_kept + i)
+                    )
             else:
                 for i in range(L.pixels):
                     v = fma(load(x, z + entry(tab, L.pixel_z + i)) - m, a, b)
-                    finish(work, net, L, v, y + entry(tab, L.pixel_y + i), kept + entry(tab, L.pixel_kept + i))
+                    finish(
+                        work, net, L, v, y + entry(tab, L.pixel_y + i), kept + entry(tab, L.pixel_kept + i)
+                    )
 
 
 @jit
@@ -413,7 +486,9 @@ def norm_sums(work: Any, L: Any, c: int, mean: Any) -> Any:
 
 @jit
 def norm_backward(work: Any, net: Any, L: Any, images: int) -> None:
-    """Gradient of batch-norm's output, in d -> that of the linear part, in place; and of gamma, beta and the bias."""
+    """Gradient of batch-norm's output, in d -> that of the linear part, in place; and of gamma, beta and the
+    bias.
+    """
     x, tab, count = work.x, work.offsets, images * L.pixels
     for c in range(L.units):
         mean, inverse = work.statistics[L.statistics + c], work.statistics[L.statistics + L.units + c]
@@ -426,7 +501,11 @@ def norm_backward(work: Any, net: Any, L: Any, images: int) -> None:
         net.gradient[L.gamma + c] += d_gamma
         net.gradient[L.beta + c] += d_beta
         factor = net.row[L.gamma + c] * inverse
-        a, b, e = fill(x, factor), fill(x, -factor * inverse * d_gamma / count), fill(x, -factor * d_beta / count)
+        a, b, e = (
+            fill(x, factor),
+            fill(x, -factor * inverse * d_gamma / count),
+            fill(x, -factor * d_beta / count),
+        )
         bias = 0.0
         for g in range(work.groups):
             z, d = L.z + g * L.z_group + c * L.z_channel, L.d + g * L.d_group + c * L.d_channel
@@ -448,7 +527,9 @@ def norm_backward(work: Any, net: Any, L: Any, images: int) -> None:
 
 @inline
 def hand_back(work: Any, net: Any, L: Any, g: Any, d: int, y: int, chosen: int, kept: int) -> None:
-    """A vector of the gradient of a layer's output, through dropout, activation and pooling, into the layer's d."""
+    """A vector of the gradient of a layer's output, through dropout, activation and pooling, into the layer's
+    d.
+    """
     x = work.x
     dropped = net.dropping and L.drops
     if dropped:
@@ -474,7 +555,9 @@ def _make_backward(count: int) -> Any:
 
     @jit
     def backward(work: Any, net: Any, L: Any, before: Any, K: Any) -> None:
-        """The gradient of the input, for pixels of one class: sum over taps of d * weight; then through the layer before."""
+        """The gradient of the input, for pixels of one class: sum over taps of d * weight; then through the
+        layer before.
+        """
         x, tab, row = work.x, work.offsets, net.row
         to, to_group = (before.slope, before.slope_group) if before.average else (before.d, before.d_group)
         for r in range(K.rounds):
@@ -489,7 +572,15 @@ def _make_backward(count: int) -> Any:
                             for start in range(0, K.runs * K.run, K.run):
                                 for t in range(start + first, start + stop):
                                     barrier()
-                                    acc = multiply(acc, x, bases, entry(tab, K.tap_d + t), row, rows, entry(tab, K.tap_weight + t))
+                                    acc = multiply(
+                                        acc,
+                                        x,
+                                        bases,
+                                        entry(tab, K.tap_d + t),
+                                        row,
+                                        rows,
+                                        entry(tab, K.tap_weight + t),
+                                    )
                             spill(acc, work.scratch, p * LANES + lane, count * LANES)
                     for c in range(CHANNELS):
                         channel = min(q + c, L.inputs - 1)
@@ -503,7 +594,10 @@ def _make_backward(count: int) -> Any:
                                 store(x, d + entry(tab, K.tile_to + k), g)
                                 continue
                             places = (d + entry(tab, K.tile_to + k), y + entry(tab, K.tile_x + k))
-                            bits = (chosen + entry(tab, K.tile_chosen + k), kept + entry(tab, K.tile_kept + k))
+                            bits = (
+                                chosen + entry(tab, K.tile_chosen + k),
+                                kept + entry(tab, K.tile_kept + k),
+                            )
                             hand_back(work, net, before, g, places[0], places[1], bits[0], bits[1])
 
     return backward
@@ -534,14 +628,18 @@ def average_backward(work: Any, net: Any, L: Any) -> None:
         for c in range(L.units):
             slope = load(x, L.slope + g * L.slope_group + c * LANES) * share
             d, y = L.d + g * L.d_group + c * L.d_channel, L.y + g * L.y_group + c * L.y_channel
-            chosen, kept = L.chosen + g * L.chosen_group + c * L.chosen_channel, L.kept + g * L.kept_group + c * L.kept_channel
+            chosen, kept = (
+                L.chosen + g * L.chosen_group + c * L.chosen_channel,
+                L.kept + g * L.kept_group + c * L.kept_channel,
+            )
             for i in range(0, L.pooled, window):
                 places = (d + entry(tab, L.pixel_d + i), y + entry(tab, L.pixel_y + i))
                 bits = (chosen + entry(tab, L.pixel_chosen + i), kept + entry(tab, L.pixel_kept + i))
                 hand_back(work, net, L, slope, places[0], places[1], bits[0], bits[1])
 
 
-# Pixels of which one part of the lanes is summed after the other, so that the first-level cache holds them; all, where there is one part.
+# Pixels of which one part of the lanes is summed after the other, so that the first-level cache holds them;
+# all, where there is one part.
 SHARED_PIXELS = 64 if registers().lanes < LANES else 1 << 30
 
 
@@ -552,7 +650,9 @@ def _make_weight_gradient(count: int) -> Any:
 
     @jit
     def weight_gradient(work: Any, net: Any, L: Any, q: int, t: int, first: int, stop: int) -> None:
-        """The gradient of `count` taps of four channels: a sum over the pixels of some groups, kept in registers."""
+        """The gradient of `count` taps of four channels: a sum over the pixels of some groups, kept in
+        registers.
+        """
         x, tab = work.x, work.offsets
         taps, seen, end = offsets(tab, L.tap_x + t, 0), L.summed, 0
         for p in range(count):
@@ -563,12 +663,22 @@ def _make_weight_gradient(count: int) -> Any:
         for group in range(first, stop, together):
             for begin in range(seen, end, SHARED_PIXELS):
                 for lane in range(0, LANES, lanes):
-                    rows, acc = channels(L.d + lane, q, L.units, L.d_channel), taken(work.scratch, lane, count * LANES)
+                    rows, acc = (
+                        channels(L.d + lane, q, L.units, L.d_channel),
+                        taken(work.scratch, lane, count * LANES),
+                    )
                     for g in range(group, min(group + together, stop)):
                         d, inputs = g * L.d_group, g * L.x_group + L.x + lane
                         for i in range(begin, min(begin + SHARED_PIXELS, end)):
                             barrier()
-                            acc = outer(acc, x, rows, d + entry(tab, L.sum_d + i), inputs + entry(tab, L.sum_x + i), taps)
+                            acc = outer(
+                                acc,
+                                x,
+                                rows,
+                                d + entry(tab, L.sum_d + i),
+                                inputs + entry(tab, L.sum_x + i),
+                                taps,
+                            )
                     spill(acc, work.scratch, lane, count * LANES)
         totals(work.scratch)
         for c in range(min(CHANNELS, L.units - q)):
@@ -604,7 +714,12 @@ def bias_gradients(work: Any, net: Any, L: Any) -> None:
         for g in range(L.sum_rounds):
             for i in range(L.summed):
                 place = g * L.d_group + entry(tab, L.sum_d + i)
-                s0, s1, s2, s3 = s0 + load(x, d0 + place), s1 + load(x, d1 + place), s2 + load(x, d2 + place), s3 + load(x, d3 + place)
+                s0, s1, s2, s3 = (
+                    s0 + load(x, d0 + place),
+                    s1 + load(x, d1 + place),
+                    s2 + load(x, d2 + place),
+                    s3 + load(x, d3 + place),
+                )
         sums = (total(s0), total(s1), total(s2), total(s3))
         for c in range(min(CHANNELS, L.units - q)):
             net.gradient[L.bias + q + c] += sums[c]
@@ -631,7 +746,9 @@ def load_images(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None:
 
 @jit
 def warp(work: Any, L: Any, pictures: Any, c: int, first: int, to: int) -> Any:
-    """One channel of a group's images, warped (bilinear, black outside) and brightened, at `to`; returns its mean."""
+    """One channel of a group's images, warped (bilinear, black outside) and brightened, at `to`; returns its
+    mean.
+    """
     x, tab, n, p, size = work.x, work.offsets, pictures.length, pictures.distortions, L.size
     a, b, shift_x = load(p, first), load(p, n + first), load(p, 2 * n + first)
     d, e, shift_y = load(p, 3 * n + first), load(p, 4 * n + first), load(p, 5 * n + first)
@@ -645,10 +762,22 @@ def warp(work: Any, L: Any, pictures: Any, c: int, first: int, to: int) -> Any:
             row = (fma(d, u, fma(e, v, shift_y)) + one) * scale - half
             left, top = floor(column), floor(row)
             right_share, bottom_share = column - left, row - top
-            upper = sample(pictures.images, c * size * size, pictures.starts, first, size, top, left) * (one - right_share)
-            upper = fma(sample(pictures.images, c * size * size, pictures.starts, first, size, top, left + one), right_share, upper)
-            lower = sample(pictures.images, c * size * size, pictures.starts, first, size, top + one, left) * (one - right_share)
-            lower = fma(sample(pictures.images, c * size * size, pictures.starts, first, size, top + one, left + one), right_share, lower)
+            upper = sample(pictures.images, c * size * size, pictures.starts, first, size, top, left) * (
+                one - right_share
+            )
+            upper = fma(
+                sample(pictures.images, c * size * size, pictures.starts, first, size, top, left + one),
+                right_share,
+                upper,
+            )
+            lower = sample(
+                pictures.images, c * size * size, pictures.starts, first, size, top + one, left
+            ) * (one - right_share)
+            lower = fma(
+                sample(pictures.images, c * size * size, pictures.starts, first, size, top + one, left + one),
+                right_share,
+                lower,
+            )
             value = fma(lower, bottom_share, upper * (one - bottom_share)) / fill(x, 255.0) + brightness
             sums = sums + value
             store(x, to + entry(tab, L.input_places + (c * size + i) * size + j), value)
@@ -716,7 +845,8 @@ def noisy(work: Any, net: Any, L: Any, pictures: Any, deviation: Any, halves: An
 def add_noise(work: Any, net: Any, L: Any, pictures: Any, first: int, to: int) -> None:
     count = L.inputs * L.size * L.size
     deviation = load(pictures.distortions, 10 * pictures.length + first)
-    for block in range((count - 1) // HALVES, -1, -1):  # from the end: what a gray set's channels begin with is overwritten last
+    # from the end: what a gray set's channels begin with is overwritten last
+    for block in range((count - 1) // HALVES, -1, -1):
         drawn = words(pictures.places, first, net.epoch, net.number, NOISE_BLOCK + block, net.key)
         for j in range(3, -1, -1):
             e = block * HALVES + 2 * j
@@ -745,7 +875,14 @@ def draw_dropout(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None
     for g in range(work.groups):
         kept = L.kept + g * L.kept_group
         for block in range(L.kept_group // HALVES):
-            drawn = words(pictures.places, first + g * LANES, net.epoch, net.number, DROPOUT_BLOCK + L.kept_block + block, net.key)
+            drawn = words(
+                pictures.places,
+                first + g * LANES,
+                net.epoch,
+                net.number,
+                DROPOUT_BLOCK + L.kept_block + block,
+                net.key,
+            )
             for j in range(4):
                 place = kept + block * HALVES + 2 * j
                 work.masks[u64(place)] = at_least(low_half(drawn[j]), net.dropout_threshold)
@@ -829,7 +966,17 @@ def change_weights(net: Any, first: Any, second: Any, rate: Any, coefficients: A
 
 
 @jit
-def train(work: Any, net: Any, pictures: Any, first: Any, second: Any, rates: Any, coefficients: Any, decay: Any, batch: int) -> float:
+def train(
+    work: Any,
+    net: Any,
+    pictures: Any,
+    first: Any,
+    second: Any,
+    rates: Any,
+    coefficients: Any,
+    decay: Any,
+    batch: int,
+) -> float:
     """Steps of one model.
 
     Args:
@@ -885,12 +1032,19 @@ def evaluate(work: Any, net: Any, pictures: Any, correct: Any, losses: Any) -> N
 _part, _lanes = part_of(max(TILES))
 TILE_SUMS = _part * _lanes * CHANNELS  # of the largest part of a tile
 _peak = make_tile(_part, _lanes)
-_peak_offsets, _peak_zeros, _peak_multiply, _peak_spill = _peak.offsets, _peak.zeros, _peak.multiply, _peak.spill
+_peak_offsets, _peak_zeros, _peak_multiply, _peak_spill = (
+    _peak.offsets,
+    _peak.zeros,
+    _peak.multiply,
+    _peak.spill,
+)
 
 
 @jit
 def multiply_add(x: Any, rounds: int) -> None:
-    """TILE_SUMS multiply-adds a round, of x[:16] and x[0], in the first-level cache; the sums go to x [SCRATCH]."""
+    """TILE_SUMS multiply-adds a round, of x[:16] and x[0], in the first-level cache; the sums go to x
+    [SCRATCH].
+    """
     places = _peak_offsets(np.zeros(_part, np.int32), 0, 0)
     rows, acc = channels(0, 0, CHANNELS, 0), _peak_zeros(x)
     for _ in range(rounds):

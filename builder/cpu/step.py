@@ -26,7 +26,9 @@ CACHED_GROUPS = 4  # groups of 16 images whose maps stay in a core's cache
 
 
 def groups_of(architecture: Architecture, batch: int) -> int:
-    """Groups of images that go through the network together in training: all with batch-norm, else equal parts of few."""
+    """Groups of images that go through the network together in training: all with batch-norm, else equal
+    parts of few.
+    """
     groups = -(-batch // LANES)
     if architecture.batch_norm:
         return groups
@@ -38,7 +40,9 @@ SOURCES = (vectors, tables, kernels, update, philox, network)  # what the compil
 
 @functools.cache
 def drop_stale_kernels() -> None:
-    """Delete what Numba compiled from other sources: it looks only at the file that a function stands in, not at what that imports."""
+    """Delete what Numba compiled from other sources: it looks only at the file that a function stands in, not
+    at what that imports.
+    """
     folder = Path(kernels.train.stats.cache_path)
     digest = sources.digest(SOURCES)
     mark = folder / "sources.sha256"
@@ -62,7 +66,9 @@ class CpuStep:
         self.architecture, self.dtype = architecture, dtype
         self._works: dict[int, kernels.Work] = {}
 
-    def train(self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]) -> torch.Tensor:
+    def train(
+        self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]
+    ) -> torch.Tensor:
         """See `Step.train`."""
         losses = [self._train([x[m] for x in state], segment) for m, segment in segments.items()]
         return torch.tensor(losses, dtype=torch.float64)
@@ -70,7 +76,8 @@ class CpuStep:
     def _train(self, state: list[torch.Tensor], segment: Segment) -> float:
         recipe = segment.model.recipe
         work = self._work(groups_of(self.architecture, segment.batch))
-        row, first, second = (x.clone().numpy() for x in state)  # the same alignment wherever a row comes from
+        # the same alignment wherever a row comes from
+        row, first, second = (x.clone().numpy() for x in state)
         number = row.dtype.type
         loss = kernels.train(
             work,
@@ -97,7 +104,13 @@ class CpuStep:
         correct = torch.empty(len(rows), len(labels), dtype=torch.bool)
         losses = torch.empty(len(rows), len(labels), dtype=self.dtype)
         for k, row in enumerate(rows):
-            kernels.evaluate(work, self._net(row.clone().numpy(), activation), pictures, correct[k].numpy(), losses[k].numpy())
+            kernels.evaluate(
+                work,
+                self._net(row.clone().numpy(), activation),
+                pictures,
+                correct[k].numpy(),
+                losses[k].numpy(),
+            )
         return correct, losses
 
     def _work(self, groups: int) -> kernels.Work:
@@ -129,11 +142,19 @@ class CpuStep:
         index = _filled(segment.order.view(segment.steps, segment.batch), groups * LANES)
         distortions = torch.empty(0, dtype=self.dtype)
         if model.recipe.augmentation:
-            distortions = torch.stack(batches.distortions(model, index, segment.epoch, images.train_images.shape[-1], self.dtype))
+            distortions = torch.stack(
+                batches.distortions(model, index, segment.epoch, images.train_images.shape[-1], self.dtype)
+            )
         return self._gathered(images.train_images, images.train_labels, index, distortions, gray=images.gray)
 
     def _gathered(
-        self, images: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, distortions: torch.Tensor, *, gray: bool
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        index: torch.Tensor,
+        distortions: torch.Tensor,
+        *,
+        gray: bool,
     ) -> kernels.Pictures:
         return kernels.Pictures(
             images=images.contiguous().view(-1).numpy(),
@@ -149,12 +170,23 @@ class CpuStep:
 
 
 def compile_step() -> None:
-    """Have Numba compile the step, or load it from its cache, so that several processes need not do it at once."""
+    """Have Numba compile the step, or load it from its cache, so that several processes need not do it at
+    once.
+    """
     architecture = Architecture(image_size=8, width_conv=1)
     recipe = Recipe(architecture, "digits", 0.01, LANES, "sgd", "relu", "glorot_uniform")
-    pixels = torch.zeros(LANES, architecture.image_channels, architecture.image_size, architecture.image_size, dtype=torch.uint8)
+    pixels = torch.zeros(
+        LANES,
+        architecture.image_channels,
+        architecture.image_size,
+        architecture.image_size,
+        dtype=torch.uint8,
+    )
     labels = torch.zeros(LANES, dtype=torch.int64)
-    model, images = Model("demo", 0, seed=0, recipe=recipe, block=0), Images(pixels, labels, pixels, labels, gray=True)
+    model, images = (
+        Model("demo", 0, seed=0, recipe=recipe, block=0),
+        Images(pixels, labels, pixels, labels, gray=True),
+    )
     step, rows = CpuStep(architecture), torch.zeros(3, 1, layout_of(architecture).num_weights)
     step.train((rows[0], rows[1], rows[2]), {0: Segment(model, images, torch.arange(LANES), LANES, 0, 0)})
     step.evaluate(rows[0], recipe.activation, pixels, labels)

@@ -1,9 +1,11 @@
 """Where everything lies while a model takes its step: one workspace, and tables of offsets into it.
 
-Every buffer is [group][channel][y][x][lane]: a group is 16 images, one a lane. A dense layer is a convolution of size 1 over its flattened
-input. Kernels read all places from tables that are made once for an architecture, so one compilation serves every architecture.
+Every buffer is [group][channel][y][x][lane]: a group is 16 images, one a lane. A dense layer is a convolution
+of size 1 over its flattened input. Kernels read all places from tables that are made once for an
+architecture, so one compilation serves every architecture.
 
-Axes: G groups, C channels, H W pixels, L lanes, T taps (weights of one output channel), P pixels of a register tile.
+Axes: G groups, C channels, H W pixels, L lanes, T taps (weights of one output channel), P pixels of a
+register tile.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ POOL_TILE = 4  # a tile of one pooling window
 GRADIENT_TAPS = 5  # taps of the widest tile of the weight gradient
 TILE_COST = 1.5  # pixels that a tile costs beside its own
 FEW_PIXELS = 6  # maps with fewer pixels than this fill a tile from several groups
-BLOCK_PIXELS = 1024  # pixels whose weight gradient is summed in registers at a time: what keeps their inputs in the cache
+# pixels whose weight gradient is summed in registers at a time: what keeps their inputs in the cache
+BLOCK_PIXELS = 1024
 ALIGNMENT = 16  # numbers
 NONE = -1
 
@@ -41,20 +44,38 @@ LAYER = np.dtype(
             *("hidden", "norm", "pool", "average", "drops"),
             # places in the row
             *("weight", "bias", "gamma", "beta", "mean", "variance"),
-            # buffers: input x, norm's input z, gradient d of the linear output, output y; with strides of a group and of a channel
-            *("x", "x_group", "x_channel", "z", "z_group", "z_channel", "d", "d_group", "d_channel", "y", "y_group", "y_channel"),
+            # buffers: input x, norm's input z, gradient d of the linear output, output y; with strides of a
+            # group and of a channel
+            *(
+                "x",
+                "x_group",
+                "x_channel",
+                "z",
+                "z_group",
+                "z_channel",
+                "d",
+                "d_group",
+                "d_channel",
+                "y",
+                "y_group",
+                "y_channel",
+            ),
             *("slope", "slope_group"),  # gradient of the average
             *("input_places",),  # of the network's pixels in x, in the images' order
             *("chosen", "chosen_group", "chosen_channel"),  # masks of max-pooling
-            *("kept", "kept_group", "kept_channel", "kept_block"),  # masks of dropout, and the first block of its random numbers
+            # masks of dropout, and the first block of its random numbers
+            *("kept", "kept_group", "kept_channel", "kept_block"),
             *("statistics",),  # of batch-norm: mean and 1 / standard deviation of the batch
-            # forward tiles: rounds, pixels of a tile, tiled pixels, tables of inputs, of outputs and of pooling masks and dropout masks
+            # forward tiles: rounds, pixels of a tile, tiled pixels, tables of inputs, of outputs and of
+            # pooling masks and dropout masks
             *("rounds", "tile", "tiled", "tile_x", "tile_out", "tile_chosen", "tile_kept"),
-            # taps come in runs (of an input channel); of each run a tile sees those between two places, the others only see padding
+            # taps come in runs (of an input channel); of each run a tile sees those between two places, the
+            # others only see padding
             *("runs", "run", "tile_first", "tile_stop"),
             # pixels of a group, one by one: in z, d, y, and the masks
             *("pixel_z", "pixel_d", "pixel_y", "pixel_chosen", "pixel_kept"),
-            *("tap_x", "tap_first", "tap_stop"),  # a weight's place in the input, from that of its pixel; the pixels that it sees
+            # a weight's place in the input, from that of its pixel; the pixels that it sees
+            *("tap_x", "tap_first", "tap_stop"),
             # weight gradient: groups of a block, pixels, tables of inputs and gradients
             *("block", "summed", "sum_x", "sum_d", "sum_rounds"),
             # input gradient: classes, and how many
@@ -120,7 +141,9 @@ class _Shape:
 
     @property
     def map(self) -> int:
-        """Size of the part of the linear output that matters: batch-norm's statistics see the odd row and column too."""
+        """Size of the part of the linear output that matters: batch-norm's statistics see the odd row and
+        column too.
+        """
         return 2 * self.out if self.pool and not self.norm else self.full
 
     @property
@@ -150,7 +173,10 @@ def _shapes(architecture: Architecture) -> list[_Shape]:
         width = units
     shapes[-1].average = a.head == "average"
     flat = (width, 1 if a.head == "average" else shapes[-1].out)
-    for name, units in [*((f"dense{i + 1}", u) for i, u in enumerate(a.dense_widths)), (OUTPUT, layout_of(a)[f"{OUTPUT}.bias"].size)]:
+    for name, units in [
+        *((f"dense{i + 1}", u) for i, u in enumerate(a.dense_widths)),
+        (OUTPUT, layout_of(a)[f"{OUTPUT}.bias"].size),
+    ]:
         norm = NORM_AFTER if a.batch_norm and name != OUTPUT else NO_NORM
         shapes.append(_Shape(name, units, flat[0] * flat[1] ** 2, 1, 1, 0, 1, flat, norm=norm))
         flat = (units, 1)
@@ -182,7 +208,13 @@ class _Maker:
         self._input(self.shapes[0], self.layers[0])
         classes = np.array(self.classes, CLASS) if self.classes else np.zeros(1, CLASS)
         return Tables(
-            self.layers, classes, np.concatenate(self.offsets), self.groups, self.workspace, max(1, self.masks), max(1, self.statistics)
+            self.layers,
+            classes,
+            np.concatenate(self.offsets),
+            self.groups,
+            self.workspace,
+            max(1, self.masks),
+            max(1, self.statistics),
         )
 
     # Room
@@ -221,7 +253,10 @@ class _Maker:
         channels = shape.inputs if shape.flat is None else shape.flat[0] * shape.flat[1] ** 2
         record["x_channel"], record["x_group"] = shape.x_channel, channels * shape.x_channel
         record["x"] = self._room(self.groups * int(record["x_group"]))
-        record["d_channel"], record["d_group"] = shape.d_size**2 * LANES, shape.units * shape.d_size**2 * LANES
+        record["d_channel"], record["d_group"] = (
+            shape.d_size**2 * LANES,
+            shape.units * shape.d_size**2 * LANES,
+        )
         record["d"] = self._room(self.groups * int(record["d_group"]))
         record["d_row"] = shape.d_size * LANES
         record["z_channel"], record["z_group"] = per_map, shape.units * per_map
@@ -232,11 +267,17 @@ class _Maker:
         record["slope_group"] = shape.units * LANES
         record["slope"] = self._room(self.groups * shape.units * LANES) if shape.average else NONE
         if shape.pool:
-            record["chosen_channel"], record["chosen_group"] = 4 * shape.out**2, 4 * shape.units * shape.out**2
+            record["chosen_channel"], record["chosen_group"] = (
+                4 * shape.out**2,
+                4 * shape.units * shape.out**2,
+            )
             record["chosen"] = self._mask_room(int(record["chosen_group"]))
         if shape.name in self.dropped:
             record["drops"] = 1
-            record["kept_channel"], record["kept_group"] = shape.out**2, -(-shape.units * shape.out**2 // 8) * 8
+            record["kept_channel"], record["kept_group"] = (
+                shape.out**2,
+                -(-shape.units * shape.out**2 // 8) * 8,
+            )
             record["kept"] = self._mask_room(int(record["kept_group"]))
             record["kept_block"] = self.layout.layers.index(shape.name) * DROPOUT_LAYER_BLOCKS
         if shape.average or i == len(self.shapes) - 1:  # not the next layer's input as it is
@@ -246,7 +287,9 @@ class _Maker:
     # Pixels
 
     def _pixels(self, shape: _Shape) -> tuple[np.ndarray, np.ndarray]:
-        """y and x of the linear output's pixels; four of a pooling window follow each other, then those in none."""
+        """y and x of the linear output's pixels; four of a pooling window follow each other, then those in
+        none.
+        """
         y, x = (v.ravel() for v in np.mgrid[: shape.map, : shape.map])
         if shape.pool:
             outside = (y >= 2 * shape.out) | (x >= 2 * shape.out)
@@ -280,7 +323,13 @@ class _Maker:
         d = ((y + shape.halo) * shape.d_size + x + shape.halo) * LANES
         kept = (y // half) * shape.out + x // half
         chosen = 4 * kept
-        for name, values in (("pixel_z", z), ("pixel_d", d), ("pixel_y", out), ("pixel_chosen", chosen), ("pixel_kept", kept)):
+        for name, values in (
+            ("pixel_z", z),
+            ("pixel_d", d),
+            ("pixel_y", out),
+            ("pixel_chosen", chosen),
+            ("pixel_kept", kept),
+        ):
             record[name] = self._table(values)
         linear = (z, record["z_group"]) if shape.norm else (out, record["y_group"])
         strides = (record["x_group"], linear[1], record["chosen_group"], record["kept_group"])
@@ -288,15 +337,26 @@ class _Maker:
         names = ("tile_x", "tile_out", "tile_chosen", "tile_kept")
         lines = np.arange(shape.kernel)
         seen = self._seen(y[:, None] * shape.stride + lines - shape.pad, shape.size) * shape.kernel
-        self._tiles(record, names, (inputs, linear[0], chosen, kept), strides, fused, (shape.inputs, shape.kernel**2, seen))
+        self._tiles(
+            record,
+            names,
+            (inputs, linear[0], chosen, kept),
+            strides,
+            fused,
+            (shape.inputs, shape.kernel**2, seen),
+        )
 
     def _input(self, shape: _Shape, record: np.ndarray) -> None:
         channel, y, x = (v.ravel() for v in np.mgrid[: shape.inputs, : shape.size, : shape.size])
-        record["input_places"] = self._table(channel * shape.x_channel + ((y + shape.pad) * shape.padded + x + shape.pad) * LANES)
+        record["input_places"] = self._table(
+            channel * shape.x_channel + ((y + shape.pad) * shape.padded + x + shape.pad) * LANES
+        )
 
     @staticmethod
     def _seen(lines: np.ndarray, size: int) -> np.ndarray:
-        """For each pixel [P, k lines of the kernel]: the first line of its k that lies in the map, and the first one after it: [2, P]."""
+        """For each pixel [P, k lines of the kernel]: the first line of its k that lies in the map, and the
+        first one after it: [2, P].
+        """
         inside = (lines >= 0) & (lines < size)
         first = inside.argmax(1) if inside.shape[1] else np.zeros(len(inside), np.int64)
         return np.stack([first, first + inside.sum(1)])
@@ -310,25 +370,34 @@ class _Maker:
         tile: int | None,
         taps: tuple[int, int, np.ndarray],
     ) -> None:
-        """Tables of pixels in whole tiles; the last pixel fills what is left over. Small maps fill a tile from several groups.
+        """Tables of pixels in whole tiles; the last pixel fills what is left over.
+
+        Small maps fill a tile from several groups.
 
         `taps` are the runs of taps, the length of a run, and what each pixel sees of it [2, P].
         """
         runs, run, seen = taps
         record["rounds"] = self.groups
         if len(tables[0]) < FEW_PIXELS and tile is None:
-            tables, record["rounds"] = [self._spread(t, int(s)) for t, s in zip(tables, strides, strict=True)], 1
+            tables, record["rounds"] = (
+                [self._spread(t, int(s)) for t, s in zip(tables, strides, strict=True)],
+                1,
+            )
             seen = np.tile(seen, self.groups)
         if run == 1:  # a dense layer: one long run
             runs, run, seen = 1, runs, np.stack([0 * seen[0], 0 * seen[0] + runs])
         elif run == 0:  # pixels between the strides of a small kernel see nothing
             runs, run = 0, 1
         choices = [_in_tiles(count, seen) for count in ((tile,) if tile else TILES)]
-        count, first, stop = min(choices, key=lambda choice: (choice[0] + TILE_COST) * (choice[2] - choice[1]).sum())
+        count, first, stop = min(
+            choices, key=lambda choice: (choice[0] + TILE_COST) * (choice[2] - choice[1]).sum()
+        )
         record["tile"], record["tiled"], record["runs"], record["run"] = count, len(first) * count, runs, run
         record["tile_first"], record["tile_stop"] = self._table(first), self._table(stop)
         for name, table in zip(names, tables, strict=True):
-            record[name] = self._table(np.concatenate([table, np.repeat(table[-1:], len(first) * count - len(table))]))
+            record[name] = self._table(
+                np.concatenate([table, np.repeat(table[-1:], len(first) * count - len(table))])
+            )
 
     # Gradients
 
@@ -349,7 +418,9 @@ class _Maker:
         taps = channel * shape.x_channel + (ky * shape.padded + kx) * LANES
         more = np.zeros(GRADIENT_TAPS, np.int64)  # the last tile may reach past the end
         record["tap_x"] = self._table(np.concatenate([taps, more]))
-        record["tap_first"], record["tap_stop"] = (self._table(np.concatenate([v, more + v[-1]])) for v in seen)
+        record["tap_first"], record["tap_stop"] = (
+            self._table(np.concatenate([v, more + v[-1]])) for v in seen
+        )
 
     def _input_gradient(self, i: int) -> None:
         """One class a residue of the input's position modulo the stride: its pixels see the same taps."""
@@ -363,20 +434,33 @@ class _Maker:
         record["classes"] = len(self.classes) - int(record["first_class"])
 
     def _targets(self, i: int) -> None:
-        """Where the gradient of each input channel (or feature) goes: in the previous layer's d, x and masks."""
-        shape, before, record, previous = self.shapes[i], self.shapes[i - 1], self.layers[i], self.layers[i - 1]
+        """Where the gradient of each input channel (or feature) goes: in the previous layer's d, x and
+        masks.
+        """
+        shape, before, record, previous = (
+            self.shapes[i],
+            self.shapes[i - 1],
+            self.layers[i],
+            self.layers[i - 1],
+        )
         channels, size = shape.flat or (shape.inputs, 1)
         channel, y, x = (v.ravel() for v in np.mgrid[:channels, :size, :size])
         if before.average:
             record["to_d"] = self._table(channel * LANES)
         else:
             half = 2 if before.pool else 1
-            record["to_d"] = self._table(channel * int(previous["d_channel"]) + half * (y * before.d_size + x) * LANES)
+            record["to_d"] = self._table(
+                channel * int(previous["d_channel"]) + half * (y * before.d_size + x) * LANES
+            )
         record["to_x"] = self._table(np.arange(shape.inputs) * shape.x_channel)
-        record["to_chosen"] = self._table(channel * int(previous["chosen_channel"]) + 4 * (y * before.out + x))
+        record["to_chosen"] = self._table(
+            channel * int(previous["chosen_channel"]) + 4 * (y * before.out + x)
+        )
         record["to_kept"] = self._table(channel * int(previous["kept_channel"]) + y * before.out + x)
 
-    def _class(self, shape: _Shape, before: _Shape, record: np.ndarray, previous: np.ndarray, ry: int, rx: int) -> np.ndarray:
+    def _class(
+        self, shape: _Shape, before: _Shape, record: np.ndarray, previous: np.ndarray, ry: int, rx: int
+    ) -> np.ndarray:
         out, k, s, p = np.zeros((), CLASS), shape.kernel, shape.stride, shape.pad
         unit, ky, kx = (v.ravel() for v in np.mgrid[: shape.units, :k, :k])
         matching = ((ry + p - ky) % s == 0) & ((rx + p - kx) % s == 0)
@@ -384,7 +468,10 @@ class _Maker:
         dy, dx = (ry + p - ky) // s + shape.halo, (rx + p - kx) // s + shape.halo
         out["tap_d"] = self._table((unit * shape.d_size**2 + dy * shape.d_size + dx) * LANES)
         out["tap_weight"] = self._table((unit * shape.inputs * k + ky) * k + kx)
-        y, x = (v.ravel() for v in np.meshgrid(np.arange(ry, shape.size, s), np.arange(rx, shape.size, s), indexing="ij"))
+        y, x = (
+            v.ravel()
+            for v in np.meshgrid(np.arange(ry, shape.size, s), np.arange(rx, shape.size, s), indexing="ij")
+        )
         gradient = (y // s * shape.d_size + x // s) * LANES
         kept = y * before.out + x
         inputs = ((y + p) * shape.padded + x + p) * LANES if shape.flat is None else np.zeros(1, np.int64)
@@ -392,13 +479,29 @@ class _Maker:
             to, to_group = np.zeros(1, np.int64), previous["slope_group"]
         else:
             half = 2 if before.pool else 1
-            to, to_group = ((half * y + before.halo) * before.d_size + half * x + before.halo) * LANES, previous["d_group"]
-        strides = (record["d_group"], to_group, record["x_group"], previous["chosen_group"], previous["kept_group"])
+            to, to_group = (
+                ((half * y + before.halo) * before.d_size + half * x + before.halo) * LANES,
+                previous["d_group"],
+            )
+        strides = (
+            record["d_group"],
+            to_group,
+            record["x_group"],
+            previous["chosen_group"],
+            previous["kept_group"],
+        )
         names = ("tile_d", "tile_to", "tile_x", "tile_chosen", "tile_kept")
         lines = np.unique(ky)
         width = len(np.unique(kx))
         seen = self._seen((y[:, None] + p - lines) // s, shape.map) * width
-        self._tiles(out, names, (gradient, to, inputs, 4 * kept, kept), strides, None, (shape.units, len(lines) * width, seen))
+        self._tiles(
+            out,
+            names,
+            (gradient, to, inputs, 4 * kept, kept),
+            strides,
+            None,
+            (shape.units, len(lines) * width, seen),
+        )
         return out
 
 
@@ -411,7 +514,10 @@ def _in_tiles(count: int, seen: np.ndarray) -> tuple[int, np.ndarray, np.ndarray
 
 def _record_places(record: np.ndarray, layout: Layout, shape: _Shape) -> None:
     """Offsets of the layer's tensors in the row."""
-    record["weight"], record["bias"] = layout[f"{shape.name}.weight"].offset, layout[f"{shape.name}.bias"].offset
+    record["weight"], record["bias"] = (
+        layout[f"{shape.name}.weight"].offset,
+        layout[f"{shape.name}.bias"].offset,
+    )
     if shape.norm:
         fields = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
         for name, tensor in fields.items():

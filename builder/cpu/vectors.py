@@ -1,8 +1,9 @@
 """Vectors of 16 lanes for Numba, and tiles that stay in registers.
 
-Numba knows no vector type, and its loops over lanes reach a fraction of a core's rate; these are thin wrappers of LLVM's instructions.
-LLVM takes a vector apart where a processor's registers are shorter (two for AVX2, four for NEON); a tile is made to fit them, some of the
-lanes at a time. A lane's numbers are the same either way. A lane is an image wherever this is used.
+Numba knows no vector type, and its loops over lanes reach a fraction of a core's rate; these are thin
+wrappers of LLVM's instructions. LLVM takes a vector apart where a processor's registers are shorter (two for
+AVX2, four for NEON); a tile is made to fit them, some of the lanes at a time. A lane's numbers are the same
+either way. A lane is an image wherever this is used.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ inline = numba.njit(error_model="numpy", cache=True, nogil=True, forceinline=Tru
 
 
 class Vector(types.Type):
-    """Numba's type of a vector; `dtype` is that of a lane. Only tiles have other vectors than those of LANES lanes."""
+    """Numba's type of a vector; `dtype` is that of a lane.
+
+    Only tiles have other vectors than those of LANES lanes.
+    """
 
     def __init__(self, dtype: Any, lanes: int = LANES) -> None:
         self.dtype, self.lanes = dtype, lanes
@@ -85,14 +89,18 @@ def _element(b: Any, data: Any, index: Any, element: Any) -> Any:
 
 def _splat(b: Any, scalar: Any, lanes: int = LANES) -> Any:
     undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
-    return b.shuffle_vector(b.insert_element(undefined, scalar, _I32(0)), undefined, _constant(ir.VectorType(_I32, lanes), 0))
+    return b.shuffle_vector(
+        b.insert_element(undefined, scalar, _I32(0)), undefined, _constant(ir.VectorType(_I32, lanes), 0)
+    )
 
 
 def _call(b: Any, name: str, *values: Any) -> Any:
     """LLVM's overloaded intrinsic `name`, for the type of the first value."""
     vector = values[0].type
     suffix = f".v{vector.count}f{64 if isinstance(vector.element, ir.DoubleType) else 32}"
-    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(vector, [v.type for v in values]), name + suffix)
+    function = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(vector, [v.type for v in values]), name + suffix
+    )
     return b.call(function, values)
 
 
@@ -110,7 +118,9 @@ def _shuffle(b: Any, x: Any, y: Any, lanes: list[int]) -> Any:
 
 
 def _totals(b: Any, vectors: list[Any]) -> Any:
-    """One vector whose first lanes are the sums of the given ones, at most 16: halves are added until each is one lane."""
+    """One vector whose first lanes are the sums of the given ones, at most 16: halves are added until each is
+    one lane.
+    """
     zero = _constant(vectors[0].type, 0.0)
     held, width = list(vectors), LANES  # every vector in `held` consists of runs of `width` partial sums
     while len(held) & (len(held) - 1):
@@ -135,8 +145,13 @@ def _both(b: Any, x: Any, y: Any, lanes: list[int]) -> Any:
 
 @intrinsic
 def raw(typing: Any, array: Any) -> Any:
-    """The address of a flat array's numbers. Taking an array out of a tuple counts a reference, which costs more than a vector's work."""
-    return types.CPointer(array.dtype)(array), lambda context, b, signature, values: _data(context, b, array, values[0])
+    """The address of a flat array's numbers.
+
+    Taking an array out of a tuple counts a reference, which costs more than a vector's work.
+    """
+    return types.CPointer(array.dtype)(array), lambda context, b, signature, values: _data(
+        context, b, array, values[0]
+    )
 
 
 # Vectors. An array below may be flat, or the address of one.
@@ -173,7 +188,12 @@ def entry(typing: Any, array: Any, index: Any) -> Any:
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         index_ = context.cast(b, values[1], signature.args[1], types.int64)
         element = context.get_data_type(array.dtype)
-        return context.cast(b, _element(b, _data(context, b, signature.args[0], values[0]), index_, element), array.dtype, number)
+        return context.cast(
+            b,
+            _element(b, _data(context, b, signature.args[0], values[0]), index_, element),
+            array.dtype,
+            number,
+        )
 
     return number(array, index), emit
 
@@ -182,7 +202,9 @@ def entry(typing: Any, array: Any, index: Any) -> Any:
 def fill(typing: Any, array: Any, scalar: Any) -> Any:
     """A vector of the array's type with the same number in every lane."""
     dtype = array.dtype
-    return Vector(dtype)(array, scalar), lambda context, b, s, v: _splat(b, context.cast(b, v[1], s.args[1], dtype))
+    return Vector(dtype)(array, scalar), lambda context, b, s, v: _splat(
+        b, context.cast(b, v[1], s.args[1], dtype)
+    )
 
 
 def _elementwise(emit: Callable[..., Any]) -> Any:
@@ -226,7 +248,8 @@ _define(operator.sub, _elementwise(lambda b, x, y: b.fsub(x, y)))
 _define(operator.mul, _elementwise(lambda b, x, y: b.fmul(x, y)))
 _define(operator.truediv, _elementwise(lambda b, x, y: b.fdiv(x, y)))
 maximum = _elementwise(_maximum)  # where neither is larger, y
-minimum = _elementwise(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))  # where neither is smaller, y
+# where neither is smaller, y
+minimum = _elementwise(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
 greater = _mask(lambda b, x, y: b.fcmp_ordered(">", x, y))
 equal = _mask(lambda b, x, y: b.fcmp_ordered("==", x, y))
 floor = _unary(lambda b, x: _call(b, "llvm.floor", x))
@@ -243,7 +266,9 @@ def choose(typing: Any, mask: Any, x: Any, y: Any) -> Any:
     """x where the mask's bit is set, else y."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
-        bits = b.bitcast(context.cast(b, values[0], signature.args[0], types.uint16), ir.VectorType(ir.IntType(1), LANES))
+        bits = b.bitcast(
+            context.cast(b, values[0], signature.args[0], types.uint16), ir.VectorType(ir.IntType(1), LANES)
+        )
         return b.select(bits, values[1], values[2])
 
     return x(mask, x, y), emit
@@ -254,7 +279,9 @@ def keep(typing: Any, mask: Any, x: Any) -> Any:
     """x where the mask's bit is set, else 0."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
-        bits = b.bitcast(context.cast(b, values[0], signature.args[0], types.uint16), ir.VectorType(ir.IntType(1), LANES))
+        bits = b.bitcast(
+            context.cast(b, values[0], signature.args[0], types.uint16), ir.VectorType(ir.IntType(1), LANES)
+        )
         return b.select(bits, values[1], _constant(_vector(x.dtype), 0.0))
 
     return x(mask, x), emit
@@ -263,7 +290,9 @@ def keep(typing: Any, mask: Any, x: Any) -> Any:
 @intrinsic
 def total(typing: Any, x: Any) -> Any:
     """The sum of the lanes."""
-    return x.dtype(x), lambda context, b, signature, values: b.extract_element(_totals(b, [values[0]]), _I32(0))
+    return x.dtype(x), lambda context, b, signature, values: b.extract_element(
+        _totals(b, [values[0]]), _I32(0)
+    )
 
 
 # The exponential: 2**k * exp(r) with |r| <= log(2) / 2, and the series of exp(r) - 1.
@@ -287,7 +316,9 @@ def _split_log2(code: str, short: float) -> tuple[float, float]:
 
 _EXPONENTIALS = {
     types.float32: _Exponential(_I32, 23, 127, 7, -87.0, 88.0, _split_log2("f", 0.693145751953125)),
-    types.float64: _Exponential(_I64, 52, 1023, 13, -708.0, 709.0, (0.6931471803691238, 1.9082149292705877e-10)),
+    types.float64: _Exponential(
+        _I64, 52, 1023, 13, -708.0, 709.0, (0.6931471803691238, 1.9082149292705877e-10)
+    ),
 }
 
 
@@ -308,7 +339,10 @@ def _exponential(b: Any, x: Any, dtype: Any) -> tuple[Any, Any]:
     for coefficient in reversed(coefficients):
         series = _fma(b, series, r, _constant(vector, coefficient))
     integers = ir.VectorType(e.integer, LANES)
-    exponent = b.add(b.shl(b.bitcast(shifted, integers), _constant(integers, e.bits)), _constant(integers, e.bias << e.bits))
+    exponent = b.add(
+        b.shl(b.bitcast(shifted, integers), _constant(integers, e.bits)),
+        _constant(integers, e.bias << e.bits),
+    )
     return b.bitcast(exponent, vector), b.fmul(series, r)
 
 
@@ -352,7 +386,9 @@ def pixels(typing: Any, like: Any, images: Any, starts: Any, first: Any, place: 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         data, table = (_data(context, b, signature.args[i], values[i]) for i in (1, 2))
         first_, place_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 4))
-        indices = [b.add(_element(b, table, b.add(first_, _I64(lane)), _I64), place_) for lane in range(LANES)]
+        indices = [
+            b.add(_element(b, table, b.add(first_, _I64(lane)), _I64), place_) for lane in range(LANES)
+        ]
         return _bytes(b, data, indices, _vector(like.dtype))
 
     return Vector(like.dtype)(like, images, starts, first, place), emit
@@ -360,7 +396,9 @@ def pixels(typing: Any, like: Any, images: Any, starts: Any, first: Any, place: 
 
 @intrinsic
 def sample(typing: Any, images: Any, plane: Any, starts: Any, first: Any, size: Any, y: Any, x: Any) -> Any:
-    """Pixel (y, x) of the plane [size, size] at starts[first + lane] + plane; 0 outside. y and x are whole numbers."""
+    """Pixel (y, x) of the plane [size, size] at starts[first + lane] + plane; 0 outside. y and x are whole
+    numbers.
+    """
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         data, table = (_data(context, b, signature.args[i], values[i]) for i in (0, 2))
@@ -368,17 +406,25 @@ def sample(typing: Any, images: Any, plane: Any, starts: Any, first: Any, size: 
         edge = _splat(b, context.cast(b, values[4], signature.args[4], types.int32))
         integers = ir.VectorType(_I32, LANES)
         row, column = (b.fptosi(v, integers) for v in values[5:])
-        inside = b.and_(b.icmp_unsigned("<", row, edge), b.icmp_unsigned("<", column, edge))  # a negative number is a large one
+        # a negative number is a large one
+        inside = b.and_(b.icmp_unsigned("<", row, edge), b.icmp_unsigned("<", column, edge))
         place = b.select(inside, b.add(b.mul(row, edge), column), _constant(integers, 0))
-        starts_ = [b.add(plane_, _element(b, table, b.add(first_, _I64(lane)), _I64)) for lane in range(LANES)]
-        indices = [b.add(start, b.sext(b.extract_element(place, _I32(lane)), _I64)) for lane, start in enumerate(starts_)]
+        starts_ = [
+            b.add(plane_, _element(b, table, b.add(first_, _I64(lane)), _I64)) for lane in range(LANES)
+        ]
+        indices = [
+            b.add(start, b.sext(b.extract_element(place, _I32(lane)), _I64))
+            for lane, start in enumerate(starts_)
+        ]
         return b.select(inside, _bytes(b, data, indices, _vector(y.dtype)), _constant(_vector(y.dtype), 0.0))
 
     return y(images, plane, starts, first, size, y, x), emit
 
 
 def _product(b: Any, x: Any, factor: int) -> tuple[Any, Any]:
-    """Low and high words of x * factor: even and odd lanes apart, as processors multiply words, so that no lane moves."""
+    """Low and high words of x * factor: even and odd lanes apart, as processors multiply words, so that no
+    lane moves.
+    """
     pairs = ir.VectorType(_I64, LANES // 2)
 
     def all_(value: int) -> ir.Constant:
@@ -394,7 +440,8 @@ def _product(b: Any, x: Any, factor: int) -> tuple[Any, Any]:
 
 @intrinsic
 def words(typing: Any, index: Any, first: Any, epoch: Any, model: Any, block: Any, key: Any) -> Any:
-    """`philox.philox` of the counters (index[first + lane], epoch, model, block): four vectors of 32-bit words.
+    """`philox.philox` of the counters (index[first + lane], epoch, model, block): four vectors of 32-bit
+    words.
 
     index is int64; key a uint32 array of two.
     """
@@ -405,7 +452,9 @@ def words(typing: Any, index: Any, first: Any, epoch: Any, model: Any, block: An
         data, keys = (_data(context, b, signature.args[i], values[i]) for i in (0, 5))
         first_ = context.cast(b, values[1], signature.args[1], types.int64)
         indices = b.load(_address(b, data, first_, _I64, wide), align=8, typ=wide)
-        c = [b.trunc(indices, narrow)] + [_splat(b, context.cast(b, values[i], signature.args[i], types.uint32)) for i in (2, 3, 4)]
+        c = [b.trunc(indices, narrow)] + [
+            _splat(b, context.cast(b, values[i], signature.args[i], types.uint32)) for i in (2, 3, 4)
+        ]
         k = [_splat(b, _element(b, keys, _I64(i), _I32)) for i in range(2)]
         for _ in range(philox.ROUNDS):
             (low0, high0), (low1, high1) = (_product(b, c[2 * i], philox.MULTIPLIERS[i]) for i in range(2))
@@ -433,7 +482,12 @@ def at_least(typing: Any, x: Any, threshold: Any) -> Any:
     """A mask of the words that are at least an integer."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
-        return b.bitcast(b.icmp_unsigned(">=", values[0], _splat(b, context.cast(b, values[1], signature.args[1], types.uint32))), _I16)
+        return b.bitcast(
+            b.icmp_unsigned(
+                ">=", values[0], _splat(b, context.cast(b, values[1], signature.args[1], types.uint32))
+            ),
+            _I16,
+        )
 
     return types.uint16(x, threshold), emit
 
@@ -453,7 +507,8 @@ def lookup(typing: Any, table: Any, x: Any) -> Any:
     return Vector(table.dtype)(table, x), emit
 
 
-# Tiles: a tuple of vectors, one for each of some pixels (or taps) and CHANNELS output channels, accumulated in registers
+# Tiles: a tuple of vectors, one for each of some pixels (or taps) and CHANNELS output channels, accumulated
+# in registers
 
 
 @intrinsic
@@ -469,10 +524,14 @@ def barrier(typing: Any) -> Any:
 
 @intrinsic
 def channels(typing: Any, start: Any, first: Any, count: Any, stride: Any) -> Any:
-    """Offsets of the channels first .. first + CHANNELS - 1 of `count`; past the end the last one again, whose results are then equal."""
+    """Offsets of the channels first .. first + CHANNELS - 1 of `count`; past the end the last one again,
+    whose results are then equal.
+    """
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
-        start_, first_, count_, stride_ = (context.cast(b, v, t, types.int64) for v, t in zip(values, signature.args, strict=True))
+        start_, first_, count_, stride_ = (
+            context.cast(b, v, t, types.int64) for v, t in zip(values, signature.args, strict=True)
+        )
         last = b.sub(count_, _I64(1))
         offsets = []
         for i in range(CHANNELS):
@@ -494,14 +553,19 @@ class Registers(NamedTuple):
 def registers_of(target: llvm.Target, processor: str, features: str) -> Registers:
     """Those of a processor: what LLVM adds two vectors of LANES lanes with there."""
     module, vector = ir.Module(), _vector(types.float32)
-    b = ir.IRBuilder(ir.Function(module, ir.FunctionType(vector, [vector, vector]), "add").append_basic_block())
+    b = ir.IRBuilder(
+        ir.Function(module, ir.FunctionType(vector, [vector, vector]), "add").append_basic_block()
+    )
     b.ret(b.fadd(*b.function.args))
-    assembly = target.create_target_machine(cpu=processor, features=features).emit_assembly(llvm.parse_assembly(str(module)))
+    assembly = target.create_target_machine(cpu=processor, features=features).emit_assembly(
+        llvm.parse_assembly(str(module))
+    )
     if "zmm" in assembly:
         return Registers(16, 32)
     if "ymm" in assembly:
         return Registers(8, 16)
-    return Registers(4, 16 if target.name.startswith("x86") else 24)  # of NEON's 32: LLVM moves sums about when a tile fills more
+    # of NEON's 32: LLVM moves sums about when a tile fills more
+    return Registers(4, 16 if target.name.startswith("x86") else 24)
 
 
 @functools.cache
@@ -517,18 +581,27 @@ def inputs_of_tile() -> int:
 
 
 def part_of(pixels: int) -> tuple[int, int]:
-    """The pixels, and the lanes of each, that are summed at a time for a tile of so many pixels: as many as the registers take.
+    """The pixels, and the lanes of each, that are summed at a time for a tile of so many pixels: as many as
+    the registers take.
 
     Example:
-        The 16 registers of 8 lanes of AVX2 take half the lanes of 3 pixels, 12 sums and a weight: 4 parts make a tile of 6 pixels.
+        The 16 registers of 8 lanes of AVX2 take half the lanes of 3 pixels, 12 sums and a weight: 4 parts
+        make a tile of 6 pixels.
     """
     lanes, most = registers().lanes, inputs_of_tile()
-    parts = [(p, n) for p in range(1, pixels + 1) for n in (4, 8, 16) if pixels % p == 0 and n >= lanes and p * n <= most * lanes]
+    parts = [
+        (p, n)
+        for p in range(1, pixels + 1)
+        for n in (4, 8, 16)
+        if pixels % p == 0 and n >= lanes and p * n <= most * lanes
+    ]
     return max(parts, key=lambda part: (part[0] * part[1], part[0]))
 
 
 class Tile(NamedTuple):
-    """Operations on a tile of a number of pixels (or taps); the vector of pixel p and channel q is number q * pixels + p."""
+    """Operations on a tile of a number of pixels (or taps); the vector of pixel p and channel q is number q *
+    pixels + p.
+    """
 
     offsets: Any
     zeros: Any
@@ -564,7 +637,9 @@ def make_tile(count: int, lanes: int) -> Tile:
     def zeros(typing: Any, like: Any) -> Any:
         """A tile of zeros in the type of an array."""
         zero = _constant(_vector(like.dtype, lanes), 0.0)
-        return tile_of(like.dtype)(like), lambda context, b, signature, values: cgutils.pack_array(b, [zero] * size)
+        return tile_of(like.dtype)(like), lambda context, b, signature, values: cgutils.pack_array(
+            b, [zero] * size
+        )
 
     @intrinsic
     def filled(typing: Any, array: Any, places_: Any) -> Any:
@@ -572,13 +647,18 @@ def make_tile(count: int, lanes: int) -> Tile:
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
             data = _data(context, b, signature.args[0], values[0])
-            found = [_splat(b, _element(b, data, place, _IR[array.dtype]), lanes) for place in cgutils.unpack_tuple(b, values[1])]
+            found = [
+                _splat(b, _element(b, data, place, _IR[array.dtype]), lanes)
+                for place in cgutils.unpack_tuple(b, values[1])
+            ]
             return cgutils.pack_array(b, [vector for vector in found for _ in range(count)])
 
         return tile_of(array.dtype)(array, places_), emit
 
     @intrinsic
-    def multiply(typing: Any, tile: Any, x: Any, bases: Any, offset: Any, weights: Any, rows: Any, place: Any) -> Any:
+    def multiply(
+        typing: Any, tile: Any, x: Any, bases: Any, offset: Any, weights: Any, rows: Any, place: Any
+    ) -> Any:
         """tile[p, q] += x[bases[p] + offset] * weights[rows[q] + place]."""
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
@@ -648,7 +728,11 @@ def make_tile(count: int, lanes: int) -> Tile:
             data = _data(context, b, signature.args[0], values[0])
             start_, stride_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (1, 2))
             starts = [b.add(start_, b.mul(stride_, _I64(q))) for q in range(CHANNELS)]
-            held = [_load(b, data, b.add(at, _I64(p * LANES)), x.dtype, lanes) for at in starts for p in range(count)]
+            held = [
+                _load(b, data, b.add(at, _I64(p * LANES)), x.dtype, lanes)
+                for at in starts
+                for p in range(count)
+            ]
             return cgutils.pack_array(b, held)
 
         return tile_of(x.dtype)(x, start, stride), emit
@@ -666,7 +750,9 @@ def make_totals(count: int) -> Any:
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
             data = _data(context, b, signature.args[0], values[0])
             for first in range(0, count, LANES):  # written below what is still to be read
-                vectors = [_load(b, data, _I64(k * LANES), x.dtype) for k in range(first, min(first + LANES, count))]
+                vectors = [
+                    _load(b, data, _I64(k * LANES), x.dtype) for k in range(first, min(first + LANES, count))
+                ]
                 _store(b, data, _I64(first), x.dtype, _totals(b, vectors))
             return context.get_dummy_value()
 

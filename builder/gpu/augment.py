@@ -1,4 +1,5 @@
-"""The batch of a step: images of uint8 on the device -> what each model sees, augmented where its recipe says so.
+"""The batch of a step: images of uint8 on the device -> what each model sees, augmented where its recipe says
+so.
 
 The function of `builder.batches.augment` in one kernel, a program an image; a test holds the two together.
 
@@ -20,11 +21,20 @@ _ROTATION = tl.constexpr(batches.ROTATION)
 _ZOOM = tl.constexpr(batches.ZOOM)
 _SHEAR = tl.constexpr(batches.SHEAR)
 _BRIGHTNESS = tl.constexpr(batches.BRIGHTNESS)
-_CONTRAST_LOW, _CONTRAST_RANGE = tl.constexpr(batches.CONTRAST[0]), tl.constexpr(batches.CONTRAST[1] - batches.CONTRAST[0])
+_CONTRAST_LOW, _CONTRAST_RANGE = (
+    tl.constexpr(batches.CONTRAST[0]),
+    tl.constexpr(batches.CONTRAST[1] - batches.CONTRAST[0]),
+)
 _HUE = tl.constexpr(batches.HUE)
-_SATURATION_LOW, _SATURATION_RANGE = tl.constexpr(batches.SATURATION[0]), tl.constexpr(batches.SATURATION[1] - batches.SATURATION[0])
+_SATURATION_LOW, _SATURATION_RANGE = (
+    tl.constexpr(batches.SATURATION[0]),
+    tl.constexpr(batches.SATURATION[1] - batches.SATURATION[0]),
+)
 _NOISE = tl.constexpr(batches.NOISE)
-_AUGMENT_PURPOSE, _NOISE_PURPOSE = tl.constexpr(int(Purpose.AUGMENT) << 24), tl.constexpr(int(Purpose.NOISE) << 24)
+_AUGMENT_PURPOSE, _NOISE_PURPOSE = (
+    tl.constexpr(int(Purpose.AUGMENT) << 24),
+    tl.constexpr(int(Purpose.NOISE) << 24),
+)
 _LANES = tl.constexpr(LANES)
 
 
@@ -51,8 +61,14 @@ def _bilinear(image, x, y, size, like):
     """A channel at the places x, y."""
     left, top = tl.floor(x), tl.floor(y)
     right_part, low_part = x - left, y - top
-    above = _pixel(image, top, left, size, like) * (1.0 - right_part) + _pixel(image, top, left + 1.0, size, like) * right_part
-    below = _pixel(image, top + 1.0, left, size, like) * (1.0 - right_part) + _pixel(image, top + 1.0, left + 1.0, size, like) * right_part
+    above = (
+        _pixel(image, top, left, size, like) * (1.0 - right_part)
+        + _pixel(image, top, left + 1.0, size, like) * right_part
+    )
+    below = (
+        _pixel(image, top + 1.0, left, size, like) * (1.0 - right_part)
+        + _pixel(image, top + 1.0, left + 1.0, size, like) * right_part
+    )
     return above * (1.0 - low_part) + below * low_part
 
 
@@ -81,7 +97,11 @@ def _turn(red, green, blue, hue, saturation):
     sextant = tl.where(value == green, (blue - red) / safe + 2.0, (red - green) / safe + 4.0)
     sextant = tl.where(value == red, (green - blue) / safe, sextant) + 6.0 * ((hue * 2.0 - 1.0) * _HUE)
     chroma = tl.minimum(chroma * (saturation * _SATURATION_RANGE + _SATURATION_LOW), value)
-    return _colour(5, sextant, value, chroma), _colour(3, sextant, value, chroma), _colour(1, sextant, value, chroma)
+    return (
+        _colour(5, sextant, value, chroma),
+        _colour(3, sextant, value, chroma),
+        _colour(1, sextant, value, chroma),
+    )
 
 
 @triton.jit
@@ -111,7 +131,8 @@ def _warp_places(pixel, key, index, epoch, number, size, like):
 
 @kernel(aligned="x_model x_image")
 def load_kernel(
-    addresses, label_addresses, order_addresses, step, index, labels, x, table, augmented, active, keys, numbers, epochs,
+    addresses, label_addresses, order_addresses, step, index, labels, x, table, augmented, active, keys,
+    numbers, epochs,
     x_model, x_image, x_channel, x_row, images, size, low,
     CHANNELS: tl.constexpr, AREA: tl.constexpr,
 ):  # fmt: skip
@@ -123,7 +144,9 @@ def load_kernel(
     order = tl.load(order_addresses + m).to(tl.pointer_type(tl.int64))
     place = tl.load(order + tl.load(step + m) * images + b).to(tl.int32)
     tl.store(index + m * images + b, place)
-    tl.store(labels + m * images + b, tl.load(tl.load(label_addresses + m).to(tl.pointer_type(tl.int64)) + place))
+    tl.store(
+        labels + m * images + b, tl.load(tl.load(label_addresses + m).to(tl.pointer_type(tl.int64)) + place)
+    )
     area, pixel = size * size, tl.arange(0, AREA)
     valid = pixel < area
     image = tl.load(addresses + m).to(tl.pointer_type(tl.uint8)) + place.to(tl.int64) * CHANNELS * area
@@ -133,16 +156,25 @@ def load_kernel(
             plain = tl.load(image + channel * area + pixel, mask=valid, other=0).to(like) / 255.0
             tl.store(target + channel * x_channel, plain * (1.0 - low) + low, mask=valid)
     else:
-        key, epoch, number = tl.load(keys + m), tl.load(epochs + m).to(tl.int32), tl.load(numbers + m).to(tl.int32)
+        key, epoch, number = (
+            tl.load(keys + m),
+            tl.load(epochs + m).to(tl.int32),
+            tl.load(numbers + m).to(tl.int32),
+        )
         at_x, at_y = _warp_places(pixel, key, place, epoch, number, size, like)
         _, v1, v2, v3 = tl.philox(key, place, epoch, number, _AUGMENT_PURPOSE + 1)
         t0, t1, _, _ = tl.philox(key, place, epoch, number, _AUGMENT_PURPOSE + 2)
         brightness, contrast, strength = _uniform(v1, like), _uniform(v2, like), _uniform(t1, like) * _NOISE
         first = _contrast(_bilinear(image, at_x, at_y, size, like), brightness, contrast, valid, area)
         if CHANNELS == 3:
-            second = _contrast(_bilinear(image + area, at_x, at_y, size, like), brightness, contrast, valid, area)
-            third = _contrast(_bilinear(image + 2 * area, at_x, at_y, size, like), brightness, contrast, valid, area)
-            first, second, third = _turn(first, second, third, _uniform(v3, like), _uniform(t0, like))  # leaves gray as it is
+            second = _contrast(
+                _bilinear(image + area, at_x, at_y, size, like), brightness, contrast, valid, area
+            )
+            third = _contrast(
+                _bilinear(image + 2 * area, at_x, at_y, size, like), brightness, contrast, valid, area
+            )
+            # leaves gray as it is
+            first, second, third = _turn(first, second, third, _uniform(v3, like), _uniform(t0, like))
             second = _noisy(second, pixel + area, key, place, epoch, number, strength, table)
             third = _noisy(third, pixel + 2 * area, key, place, epoch, number, strength, table)
             tl.store(target + x_channel, second * (1.0 - low) + low, mask=valid)
@@ -152,14 +184,15 @@ def load_kernel(
 
 
 def load(
-    sources: torch.Tensor, step: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], augmented: torch.Tensor,
+    sources: torch.Tensor, step: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    augmented: torch.Tensor,
     slots: Slots, low: int,
 ) -> None:  # fmt: skip
     """The batches of all models.
 
     Args:
-        sources: [3, M] int64: addresses of each model's images [N, C, S, S] uint8, labels [N] int64, and order [n B] int64, the places
-            in the images of n steps.
+        sources: [3, M] int64: addresses of each model's images [N, C, S, S] uint8, labels [N] int64, and
+            order [n B] int64, the places in the images of n steps.
         step: [M] int64: which step of the order it is.
         batch: where the results go: images [M, B, C, S, S], labels [M, B] int64, places [M, B] int32.
         augmented: [M].

@@ -1,10 +1,13 @@
-"""The end of a convolution: batch-norm, 2 x 2 max-pool, activation and dropout in one kernel; and the way back.
+"""The end of a convolution: batch-norm, 2 x 2 max-pool, activation and dropout in one kernel; and the way
+back.
 
-As every activation is monotone, pooling first gives the same maxima. Batch-norm's statistics come from moments of parts of the pixels
-(mean, and sum of squared distances from it), which the product before may have left behind.
+As every activation is monotone, pooling first gives the same maxima. Batch-norm's statistics come from
+moments of parts of the pixels (mean, and sum of squared distances from it), which the product before may have
+left behind.
 
 Axes: M slots, B images, C channels, S height = width, Q the same after pooling, T parts of a sum, P weights.
-Maps are [M, B, C, S, S]; those that a product reads may lie within a border, the others are contiguous in their last three axes.
+Maps are [M, B, C, S, S]; those that a product reads may lie within a border, the others are contiguous in
+their last three axes.
 """
 
 from __future__ import annotations
@@ -15,7 +18,20 @@ import torch
 import triton
 import triton.language as tl
 
-from builder.gpu.pieces import EPSILON, Dropout, Slots, activate, affine, bits_of, drop, kernel, move_running, places, slope, winner
+from builder.gpu.pieces import (
+    EPSILON,
+    Dropout,
+    Slots,
+    activate,
+    affine,
+    bits_of,
+    drop,
+    kernel,
+    move_running,
+    places,
+    slope,
+    winner,
+)
 
 BLOCK = 1024  # numbers that a program works on
 MOMENT_PIXELS = 4096  # pixels in a part of `moments`
@@ -34,7 +50,11 @@ def moments_kernel(y, moments, active, y_model, y_image, num_pixels, channels, a
     channel = tl.program_id(1)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = pixel < num_pixels
-    x = tl.load(y + m * y_model + (pixel // area).to(tl.int64) * y_image + channel * area + pixel % area, mask=valid, other=0.0)
+    x = tl.load(
+        y + m * y_model + (pixel // area).to(tl.int64) * y_image + channel * area + pixel % area,
+        mask=valid,
+        other=0.0,
+    )
     mean = tl.sum(x) / tl.minimum(BLOCK, num_pixels - tl.program_id(0) * BLOCK)
     distance = tl.where(valid, x - mean, 0.0)
     part = moments + ((m * channels + channel) * tl.num_programs(0) + tl.program_id(0)) * 2
@@ -44,9 +64,21 @@ def moments_kernel(y, moments, active, y_model, y_image, num_pixels, channels, a
 
 @kernel()
 def statistics_kernel(
-    moments, mean, deviation, running, active, running_model, num_pixels, channels, parts, PIXELS: tl.constexpr, PARTS: tl.constexpr
+    moments,
+    mean,
+    deviation,
+    running,
+    active,
+    running_model,
+    num_pixels,
+    channels,
+    parts,
+    PIXELS: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
-    """The moments of a channel's parts -> its mean and 1 / standard deviation; the running statistics in the rows move on."""
+    """The moments of a channel's parts -> its mean and 1 / standard deviation; the running statistics in the
+    rows move on.
+    """
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -69,7 +101,8 @@ def close_kernel(
     y, top, out, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
     y_model, y_image, top_model, top_image, out_model, out_image, out_channel, out_row, weight_model,
     images, channels, groups,
-    SIZE: tl.constexpr, OUT_SIZE: tl.constexpr, NORM: tl.constexpr, POOL: tl.constexpr, DROP: tl.constexpr, BLOCK: tl.constexpr,
+    SIZE: tl.constexpr, OUT_SIZE: tl.constexpr, NORM: tl.constexpr, POOL: tl.constexpr, DROP: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """y -> out; `top` gets the window's winners before batch-norm, which the backward pass starts from."""
     m = tl.program_id(2).to(tl.int64)
@@ -82,7 +115,9 @@ def close_kernel(
     valid = pixel < images * AREA
     image, row, column = places(pixel, OUT_SIZE)
     inner = row * OUT_SIZE + column
-    corner = y + m * y_model + (image * y_image + channel * (SIZE * SIZE) + row * (STEP * SIZE) + column * STEP)
+    corner = (
+        y + m * y_model + (image * y_image + channel * (SIZE * SIZE) + row * (STEP * SIZE) + column * STEP)
+    )
     gain = weight + m * weight_model + channel
     best_y = tl.load(corner, mask=valid, other=0.0)
     best_z = affine(best_y, m * channels + channel, mean, deviation, gain, gain + channels, NORM)
@@ -106,9 +141,11 @@ def open_kernel(
     dout, dz, top, sums, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
     dout_model, dout_image, dz_model, dz_image, dz_channel, dz_row, top_model, top_image, weight_model,
     images, channels, groups,
-    OUT_SIZE: tl.constexpr, NORM: tl.constexpr, AVERAGE: tl.constexpr, DROP: tl.constexpr, BLOCK: tl.constexpr,
+    OUT_SIZE: tl.constexpr, NORM: tl.constexpr, AVERAGE: tl.constexpr, DROP: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Backward through dropout and activation at the winners; with NORM also the sums of dz and of dz times the normalized value.
+    """Backward through dropout and activation at the winners; with NORM also the sums of dz and of dz times
+    the normalized value.
 
     With AVERAGE `dout` is the gradient of each channel's average, [M, B, C].
     """
@@ -125,7 +162,9 @@ def open_kernel(
     gain = weight + m * weight_model + channel
     z = affine(y, m * channels + channel, mean, deviation, gain, gain + channels, NORM)
     if AVERAGE:
-        gradient = tl.load(dout + m * dout_model + (image * dout_image + channel), mask=valid, other=0.0) / AREA
+        gradient = (
+            tl.load(dout + m * dout_model + (image * dout_image + channel), mask=valid, other=0.0) / AREA
+        )
     else:
         gradient = tl.load(dout + m * dout_model + (image * dout_image + inner), mask=valid, other=0.0)
     if DROP:
@@ -144,7 +183,9 @@ def open_kernel(
 
 
 @kernel()
-def norm_gradient_kernel(sums, totals, gradient, active, gradient_model, channels, parts, PARTS: tl.constexpr):
+def norm_gradient_kernel(
+    sums, totals, gradient, active, gradient_model, channels, parts, PARTS: tl.constexpr
+):
     """The sums of a channel's parts -> totals [M, C, 2] and the gradients of batch-norm's weight and bias."""
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
@@ -164,7 +205,8 @@ def norm_gradient_kernel(sums, totals, gradient, active, gradient_model, channel
 @kernel(aligned="dz y dz_model dz_image y_model y_image dy_model dy_image")
 def spread_kernel(
     dz, y, dy, mean, deviation, weight, totals, active,
-    dz_model, dz_image, y_model, y_image, dy_model, dy_image, dy_channel, dy_row, weight_model, images, channels,
+    dz_model, dz_image, y_model, y_image, dy_model, dy_image, dy_channel, dy_row, weight_model, images,
+    channels,
     SIZE: tl.constexpr, OUT_SIZE: tl.constexpr, NORM: tl.constexpr, POOL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Backward through max-pool, to the first winner of each window, and batch-norm: dz -> dy."""
@@ -181,8 +223,12 @@ def spread_kernel(
     source = image * dz_image + channel * (OUT_SIZE * OUT_SIZE) + row * OUT_SIZE + column
     gradient = tl.load(dz + m * dz_model + source, mask=whole, other=0.0)
     at, gain = m * channels + channel, weight + m * weight_model + channel
-    corner = y + m * y_model + (image * y_image + channel * (SIZE * SIZE) + row * (STEP * SIZE) + column * STEP)
-    target = dy + m * dy_model + (image * dy_image + channel * dy_channel + row * STEP * dy_row + column * STEP)
+    corner = (
+        y + m * y_model + (image * y_image + channel * (SIZE * SIZE) + row * (STEP * SIZE) + column * STEP)
+    )
+    target = (
+        dy + m * dy_model + (image * dy_image + channel * dy_channel + row * STEP * dy_row + column * STEP)
+    )
     best = tl.zeros((BLOCK,), tl.int32)
     if POOL:
         best_y = tl.load(corner, mask=whole, other=0.0)
@@ -211,14 +257,29 @@ def moments(y: torch.Tensor, out: torch.Tensor, active: torch.Tensor) -> None:
     """Moments of y [M, B, C, S, S] in parts of MOMENT_PIXELS pixels: out [M, C, T, 2]."""
     models, images, channels, size, _ = y.shape
     moments_kernel[(out.shape[2], channels, models)](
-        y, out, active, y.stride(0), y.stride(1), images * size * size, channels, size * size, BLOCK=MOMENT_PIXELS
+        y,
+        out,
+        active,
+        y.stride(0),
+        y.stride(1),
+        images * size * size,
+        channels,
+        size * size,
+        BLOCK=MOMENT_PIXELS,
     )
 
 
 def statistics(
-    parts: torch.Tensor, pixels: int, of_part: int, mean: torch.Tensor, deviation: torch.Tensor, running: torch.Tensor, active: torch.Tensor
+    parts: torch.Tensor,
+    pixels: int,
+    of_part: int,
+    mean: torch.Tensor,
+    deviation: torch.Tensor,
+    running: torch.Tensor,
+    active: torch.Tensor,
 ) -> None:
-    """Moments [M, C, T, 2] of so many pixels, `of_part` in a part -> mean and 1 / standard deviation, [M, C] each.
+    """Moments [M, C, T, 2] of so many pixels, `of_part` in a part -> mean and 1 / standard deviation, [M, C]
+    each.
 
     `running` [M, 2 C..], a part of the rows, has the running means and variances, which move on.
     """
@@ -230,7 +291,9 @@ def statistics(
 
 
 def _parts(count: int) -> int:
-    """Parts that one program takes in at once: a thread each at least, so that small layers share a kernel."""
+    """Parts that one program takes in at once: a thread each at least, so that small layers share a
+    kernel.
+    """
     return max(LEAST_PARTS, triton.next_power_of_2(count))
 
 
@@ -243,25 +306,37 @@ class Norm(NamedTuple):
 
 
 def close(
-    y: torch.Tensor, top: torch.Tensor, out: torch.Tensor, norm: Norm | None, dropout: Dropout | None, slots: Slots, *, pool: bool
+    y: torch.Tensor,
+    top: torch.Tensor,
+    out: torch.Tensor,
+    norm: Norm | None,
+    dropout: Dropout | None,
+    slots: Slots,
+    *,
+    pool: bool,
 ) -> None:
-    """y [M, B, C, S, S] -> out [M, B, C, Q, Q]; with `pool`, `top`, of out's shape, gets the winners of the windows in y."""
+    """y [M, B, C, S, S] -> out [M, B, C, Q, Q]; with `pool`, `top`, of out's shape, gets the winners of the
+    windows in y.
+    """
     models, images, channels, size, _ = y.shape
     out_size = out.shape[-1]
     mean, deviation, weight = norm or (y, y, y)  # not read
     kept, groups = bits_of(dropout, slots)
     close_kernel[(triton.cdiv(images * out_size**2, BLOCK), channels, models)](
-        y, top, out, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold, slots.keep,
+        y, top, out, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold,
+        slots.keep,
         *y.stride()[:2], *top.stride()[:2], *out.stride()[:4], weight.stride(0), images, channels, groups,
         SIZE=size, OUT_SIZE=out_size, NORM=norm is not None, POOL=pool, DROP=dropout is not None, BLOCK=BLOCK,
     )  # fmt: skip
 
 
 def open_(
-    dout: torch.Tensor, top: torch.Tensor, dz: torch.Tensor, sums: torch.Tensor, norm: Norm | None, dropout: Dropout | None, slots: Slots,
+    dout: torch.Tensor, top: torch.Tensor, dz: torch.Tensor, sums: torch.Tensor, norm: Norm | None,
+    dropout: Dropout | None, slots: Slots,
     *, average: bool,
 ) -> None:  # fmt: skip
-    """The gradient before activation at the winners, dz [M, B, C, Q, Q]; with batch-norm also its `sums` [M, C, T, 2].
+    """The gradient before activation at the winners, dz [M, B, C, Q, Q]; with batch-norm also its `sums` [M,
+    C, T, 2].
 
     `dout` is as dz, or [M, B, C, 1, 1] if the network averages over the map. T is `sum_parts`.
     """
@@ -269,7 +344,8 @@ def open_(
     mean, deviation, weight = norm or (top, top, top)  # not read
     kept, groups = bits_of(dropout, slots)
     open_kernel[(sum_parts(dz), channels, models)](
-        dout, dz, top, sums, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold, slots.keep,
+        dout, dz, top, sums, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold,
+        slots.keep,
         *dout.stride()[:2], *dz.stride()[:4], *top.stride()[:2], weight.stride(0), images, channels, groups,
         OUT_SIZE=out_size, NORM=norm is not None, AVERAGE=average, DROP=dropout is not None, BLOCK=BLOCK,
     )  # fmt: skip
@@ -280,14 +356,27 @@ def sum_parts(dz: torch.Tensor) -> int:
     return triton.cdiv(dz.shape[1] * dz.shape[-1] ** 2, BLOCK)
 
 
-def norm_gradient(sums: torch.Tensor, totals: torch.Tensor, gradient: torch.Tensor, active: torch.Tensor) -> None:
-    """Sums [M, C, T, 2] -> totals [M, C, 2], and the gradients of batch-norm's weight and bias in gradient [M, 2 C..]."""
+def norm_gradient(
+    sums: torch.Tensor, totals: torch.Tensor, gradient: torch.Tensor, active: torch.Tensor
+) -> None:
+    """Sums [M, C, T, 2] -> totals [M, C, 2], and the gradients of batch-norm's weight and bias in gradient
+    [M, 2 C..].
+    """
     models, channels, count, _ = sums.shape
-    norm_gradient_kernel[(channels, models)](sums, totals, gradient, active, gradient.stride(0), channels, count, PARTS=_parts(count))
+    norm_gradient_kernel[(channels, models)](
+        sums, totals, gradient, active, gradient.stride(0), channels, count, PARTS=_parts(count)
+    )
 
 
 def spread(
-    dz: torch.Tensor, y: torch.Tensor, dy: torch.Tensor, totals: torch.Tensor, norm: Norm | None, active: torch.Tensor, *, pool: bool
+    dz: torch.Tensor,
+    y: torch.Tensor,
+    dy: torch.Tensor,
+    totals: torch.Tensor,
+    norm: Norm | None,
+    active: torch.Tensor,
+    *,
+    pool: bool,
 ) -> None:
     """dz [M, B, C, Q, Q] -> dy [M, B, C, S, S]."""
     models, images, channels, size, _ = y.shape

@@ -1,4 +1,6 @@
-"""The end of a dense layer with batch-norm: activation, batch-norm, dropout in one kernel; and the way back. In training a program
+"""The end of a dense layer with batch-norm: activation, batch-norm, dropout in one kernel; and the way back.
+
+In training a program
 holds a whole batch.
 
 Axes: M slots, B images, U units, P weights. Maps are [M, B, U].
@@ -22,7 +24,10 @@ def dense_close_kernel(
     x_model, x_image, weight_model, images, units, groups,
     TRAINING: tl.constexpr, DROP: tl.constexpr, IMAGES: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """x -> out [M, B, U], with the same strides. In a row weight, bias, running mean and running variance follow each other."""
+    """x -> out [M, B, U], with the same strides.
+
+    In a row weight, bias, running mean and running variance follow each other.
+    """
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -58,7 +63,9 @@ def dense_open_kernel(
     x_model, x_image, weight_model, gradient_model, images, units, groups,
     DROP: tl.constexpr, IMAGES: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """Backward of `dense_close_kernel`: dout -> dx and the gradients of batch-norm's weight and bias; all maps have x's strides."""
+    """Backward of `dense_close_kernel`: dout -> dx and the gradients of batch-norm's weight and bias; all
+    maps have x's strides.
+    """
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -80,7 +87,11 @@ def dense_open_kernel(
     tl.store(target, gain, mask=unit < units)
     tl.store(target + units, bias, mask=unit < units)
     step = step - (bias[None, :] + normal * gain[None, :]) / images
-    step = step * scale[None, :] * tl.load(weight + m * weight_model + unit, mask=unit < units, other=0.0)[None, :]
+    step = (
+        step
+        * scale[None, :]
+        * tl.load(weight + m * weight_model + unit, mask=unit < units, other=0.0)[None, :]
+    )
     tl.store(dx + place, step * slope(before, kind), mask=valid)
 
 
@@ -88,13 +99,15 @@ def dense_open_kernel(
 
 
 def dense_close(
-    x: torch.Tensor, out: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, weight: torch.Tensor, dropout: Dropout | None,
+    x: torch.Tensor, out: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, weight: torch.Tensor,
+    dropout: Dropout | None,
     slots: Slots, *, training: bool,
 ) -> None:  # fmt: skip
     """x -> out, [M, B, U] of the same strides.
 
-    `weight` [M, 4 U..], a part of the rows, has batch-norm's weights, biases, running means and variances. In training the batch's
-    statistics are used and kept in mean and deviation (1 / standard deviation), [M, U] each, and the running ones move on.
+    `weight` [M, 4 U..], a part of the rows, has batch-norm's weights, biases, running means and variances. In
+    training the batch's statistics are used and kept in mean and deviation (1 / standard deviation), [M, U]
+    each, and the running ones move on.
     """
     models, images, units = x.shape
     blocks = _blocks(images if training else EVALUATION_ROWS, units)
@@ -107,7 +120,8 @@ def dense_close(
 
 
 def dense_open(
-    dout: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, weight: torch.Tensor,
+    dout: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor,
+    weight: torch.Tensor,
     gradient: torch.Tensor, dropout: Dropout | None, slots: Slots,
 ) -> None:  # fmt: skip
     """dout -> dx, both as x; the gradients of batch-norm's weights and biases in gradient [M, 2 U..]."""
@@ -115,7 +129,8 @@ def dense_open(
     blocks = _blocks(images, units)
     kept, groups = bits_of(dropout, slots)
     dense_open_kernel[(triton.cdiv(units, blocks["UNITS"]), models)](
-        dout, x, dx, mean, deviation, weight, gradient, kept, slots.active, slots.activation, slots.threshold, slots.keep,
+        dout, x, dx, mean, deviation, weight, gradient, kept, slots.active, slots.activation, slots.threshold,
+        slots.keep,
         x.stride(0), x.stride(1), weight.stride(0), gradient.stride(0), images, units, groups,
         DROP=dropout is not None, **blocks,
     )  # fmt: skip

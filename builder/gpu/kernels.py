@@ -22,7 +22,18 @@ TILE = 2048  # numbers of a batch that a program holds at once
 
 @kernel(aligned="x x_model x_image")
 def average_kernel(
-    x, out, active, x_model, x_image, out_model, out_image, images, channels, area, IMAGES: tl.constexpr, AREA: tl.constexpr
+    x,
+    out,
+    active,
+    x_model,
+    x_image,
+    out_model,
+    out_image,
+    images,
+    channels,
+    area,
+    IMAGES: tl.constexpr,
+    AREA: tl.constexpr,
 ):
     """The average of each channel, [M, B, C]."""
     m = tl.program_id(2).to(tl.int64)
@@ -32,15 +43,30 @@ def average_kernel(
     image = tl.program_id(0) * IMAGES + tl.arange(0, IMAGES).to(tl.int64)
     place = tl.arange(0, AREA)
     source = x + m * x_model + image * x_image + channel * area
-    numbers = tl.load(source[:, None] + place[None, :], mask=(image < images)[:, None] & (place < area)[None, :], other=0.0)
-    tl.store(out + m * out_model + image * out_image + channel, tl.sum(numbers, 1) / area, mask=image < images)
+    numbers = tl.load(
+        source[:, None] + place[None, :], mask=(image < images)[:, None] & (place < area)[None, :], other=0.0
+    )
+    tl.store(
+        out + m * out_model + image * out_image + channel, tl.sum(numbers, 1) / area, mask=image < images
+    )
 
 
 @kernel(aligned="logits dlogits logits_model logits_image")
 def cross_entropy_kernel(
-    logits, labels, dlogits, losses, active, logits_model, logits_image, images, IMAGES: tl.constexpr, CLASSES: tl.constexpr
+    logits,
+    labels,
+    dlogits,
+    losses,
+    active,
+    logits_model,
+    logits_image,
+    images,
+    IMAGES: tl.constexpr,
+    CLASSES: tl.constexpr,
 ):
-    """Adds each model's mean cross-entropy to its losses; its gradient in the logits goes to `dlogits`, of the same strides."""
+    """Adds each model's mean cross-entropy to its losses; its gradient in the logits goes to `dlogits`, of
+    the same strides.
+    """
     m = tl.program_id(0).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -50,14 +76,20 @@ def cross_entropy_kernel(
         of_class = tl.arange(0, CLASSES)
         valid = (image < images)[:, None] & (of_class < _CLASSES)[None, :]
         place = m * logits_model + image[:, None] * logits_image + of_class[None, :]
-        x = tl.where((of_class < _CLASSES)[None, :], tl.load(logits + place, mask=valid, other=0.0), float("-inf"))
+        x = tl.where(
+            (of_class < _CLASSES)[None, :], tl.load(logits + place, mask=valid, other=0.0), float("-inf")
+        )
         x = x - tl.max(x, 1)[:, None]
         power = tl.exp(x)
         power_sum = tl.sum(power, 1)
-        chosen = tl.load(labels + m * images + image, mask=image < images, other=0)[:, None] == of_class[None, :]
+        chosen = (
+            tl.load(labels + m * images + image, mask=image < images, other=0)[:, None] == of_class[None, :]
+        )
         loss = tl.log(power_sum) - tl.sum(tl.where(chosen, x, 0.0), 1)
         total += tl.where(image < images, loss, 0.0)
-        tl.store(dlogits + place, (power / power_sum[:, None] - tl.where(chosen, 1.0, 0.0)) / images, mask=valid)
+        tl.store(
+            dlogits + place, (power / power_sum[:, None] - tl.where(chosen, 1.0, 0.0)) / images, mask=valid
+        )
     tl.store(losses + m, tl.load(losses + m) + tl.sum(total) / images)
 
 
@@ -74,10 +106,15 @@ def update_kernel(
     valid, at = place < num_weights, m * row_stride + place
     row = tl.load(rows + at, mask=valid, other=0.0)
     is_kernel = tl.load(kernels + place, mask=valid, other=0.0)
-    gradient = tl.load(gradients + m * gradient_stride + place, mask=valid, other=0.0) + 2.0 * tl.load(l2 + m) * is_kernel * row
+    gradient = (
+        tl.load(gradients + m * gradient_stride + place, mask=valid, other=0.0)
+        + 2.0 * tl.load(l2 + m) * is_kernel * row
+    )
     c = coefficients + m
     a = tl.load(c) * tl.load(first + at, mask=valid, other=0.0) + tl.load(c + models) * gradient
-    b = tl.load(c + 2 * models) * tl.load(second + at, mask=valid, other=1.0) + tl.load(c + 3 * models) * (gradient * gradient)
+    b = tl.load(c + 2 * models) * tl.load(second + at, mask=valid, other=1.0) + tl.load(c + 3 * models) * (
+        gradient * gradient
+    )
     rate = tl.load(tl.load(rate_addresses + m).to(tl.pointer_type(rows.dtype.element_ty)) + tl.load(step + m))
     row = row - rate * a / (tl.sqrt(b + tl.load(c + 4 * models)) + tl.load(c + 5 * models))
     tl.store(rows + at, row, mask=valid)
@@ -94,20 +131,49 @@ def average(x: torch.Tensor, out: torch.Tensor, active: torch.Tensor) -> None:
     area = triton.next_power_of_2(size**2)
     rows = max(1, TILE // area)
     average_kernel[(triton.cdiv(images, rows), channels, models)](
-        x, out, active, x.stride(0), x.stride(1), out.stride(0), out.stride(1), images, channels, size**2, IMAGES=rows, AREA=area
+        x,
+        out,
+        active,
+        x.stride(0),
+        x.stride(1),
+        out.stride(0),
+        out.stride(1),
+        images,
+        channels,
+        size**2,
+        IMAGES=rows,
+        AREA=area,
     )
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, dlogits: torch.Tensor, losses: torch.Tensor, active: torch.Tensor) -> None:
-    """Adds the mean cross-entropies of logits [M, B, 10] to losses [M]; their gradient goes to dlogits, of the same strides."""
+def cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    dlogits: torch.Tensor,
+    losses: torch.Tensor,
+    active: torch.Tensor,
+) -> None:
+    """Adds the mean cross-entropies of logits [M, B, 10] to losses [M]; their gradient goes to dlogits, of
+    the same strides.
+    """
     models, images, _ = logits.shape
     cross_entropy_kernel[(models,)](
-        logits, labels, dlogits, losses, active, logits.stride(0), logits.stride(1), images, IMAGES=TILE // CLASSES, CLASSES=CLASSES
+        logits,
+        labels,
+        dlogits,
+        losses,
+        active,
+        logits.stride(0),
+        logits.stride(1),
+        images,
+        IMAGES=TILE // CLASSES,
+        CLASSES=CLASSES,
     )
 
 
 def update(
-    state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gradients: torch.Tensor, kernels: torch.Tensor, rate_addresses: torch.Tensor,
+    state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], gradients: torch.Tensor, kernels: torch.Tensor,
+    rate_addresses: torch.Tensor,
     step: torch.Tensor, l2: torch.Tensor, coefficients: torch.Tensor, active: torch.Tensor,
 ) -> None:  # fmt: skip
     """Rows, first and second moments, [M, P] of the same strides, move on.

@@ -1,4 +1,5 @@
-"""Forward and backward of the networks of M slots on B images each: the order of the kernels, and the memory between them.
+"""Forward and backward of the networks of M slots on B images each: the order of the kernels, and the memory
+between them.
 
 Axes: M slots, B images, C channels, S height = width, U units, T parts of a sum, P weights.
 """
@@ -26,7 +27,9 @@ class Gradient:
     """A layer's memory of the way back."""
 
     dy: torch.Tensor  # as y
-    dz: torch.Tensor  # as out: before activation, at the winners of pooling; dy itself if there is neither pooling nor batch-norm
+    # as out: before activation, at the winners of pooling; dy itself if there is neither pooling nor
+    # batch-norm
+    dz: torch.Tensor
     dout: torch.Tensor  # as out, or [M, B, C, 1, 1] before the average over the map
     sums: torch.Tensor  # [M, C, T, 2], for batch-norm
     totals: torch.Tensor  # [M, C, 2]
@@ -58,10 +61,18 @@ class Layers:
         products: how products are computed.
         slots: what the models differ in.
         images: B.
-        index: [M, B] int32, where dropout finds the images' places; None: only forward, batch-norm with running statistics, no dropout.
+        index: [M, B] int32, where dropout finds the images' places; None: only forward, batch-norm with
+            running statistics, no dropout.
     """
 
-    def __init__(self, architecture: Architecture, products: Products, slots: Slots, images: int, index: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        products: Products,
+        slots: Slots,
+        images: int,
+        index: torch.Tensor | None,
+    ) -> None:
         self.architecture, self.products, self.slots, self.images = architecture, products, slots, images
         self.training = index is not None
         self.layers = [self._layer(i, product) for i, product in enumerate(products_of(architecture))]
@@ -71,12 +82,16 @@ class Layers:
             self._add_training(index)
 
     def map(self, channels: int, size: int, border: int = 0, models: int | None = None) -> torch.Tensor:
-        """Memory for a map [M, B, C, S, S], in which the models of an image stand together as grouped convolutions want them."""
+        """Memory for a map [M, B, C, S, S], in which the models of an image stand together as grouped
+        convolutions want them.
+        """
         keep, models = self.slots.keep, models or len(self.slots.keep)
         border = border if self.products.bordered else 0
         side = size + 2 * border
         room = aligned(channels * side**2) if self.products.bordered else channels * side**2
-        whole = (torch.zeros if border else torch.empty)(self.images * models * room, dtype=keep.dtype, device=keep.device)
+        whole = (torch.zeros if border else torch.empty)(
+            self.images * models * room, dtype=keep.dtype, device=keep.device
+        )
         strides = room, models * room, side**2, side, 1
         return whole.as_strided((models, self.images, channels, size, size), strides, border * (side + 1))
 
@@ -87,11 +102,27 @@ class Layers:
         closed = product.layer != layout.layers[-1]
         y = self.map(product.outputs, product.out_size)
         read_under_window = is_conv and i + 1 < architecture.depth_conv
-        out = self.map(product.outputs, product.out_size // (2 if pool else 1), architecture.pad * read_under_window) if closed else y
-        mean, deviation = torch.empty(2, len(self.slots.active), product.outputs, dtype=y.dtype, device=y.device)
+        out = (
+            self.map(
+                product.outputs, product.out_size // (2 if pool else 1), architecture.pad * read_under_window
+            )
+            if closed
+            else y
+        )
+        mean, deviation = torch.empty(
+            2, len(self.slots.active), product.outputs, dtype=y.dtype, device=y.device
+        )
         has_norm = architecture.batch_norm and closed
         return Layer(
-            product, is_conv, pool, layout[norm].offset if has_norm else None, y, out, self._like(out) if pool else y, mean, deviation
+            product,
+            is_conv,
+            pool,
+            layout[norm].offset if has_norm else None,
+            y,
+            out,
+            self._like(out) if pool else y,
+            mean,
+            deviation,
         )
 
     def _like(self, x: torch.Tensor) -> torch.Tensor:
@@ -123,7 +154,9 @@ class Layers:
     # Forward
 
     def forward(self, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """x [M, B, C, S, S], which may have stride 0 over the models -> logits [M, B, 10]; in training the running statistics move on."""
+        """x [M, B, C, S, S], which may have stride 0 over the models -> logits [M, B, 10]; in training the
+        running statistics move on.
+        """
         for layer, source in zip(self.layers, self.inputs(x), strict=True):
             if layer.product is self._head and self.average is not None:
                 kernels.average(self._last_conv.out, self.average, self.slots.active)
@@ -153,12 +186,16 @@ class Layers:
         return inputs
 
     def _norm(self, layer: Layer, rows: torch.Tensor) -> closing.Norm | None:
-        return None if layer.norm is None else closing.Norm(layer.mean, layer.deviation, rows[:, layer.norm :])
+        return (
+            None if layer.norm is None else closing.Norm(layer.mean, layer.deviation, rows[:, layer.norm :])
+        )
 
     def _close_conv(self, layer: Layer, rows: torch.Tensor) -> None:
         if layer.norm is not None:
             self._conv_statistics(layer, rows[:, layer.norm + 2 * layer.product.outputs :])
-        closing.close(layer.y, layer.top, layer.out, self._norm(layer, rows), layer.dropout, self.slots, pool=layer.pool)
+        closing.close(
+            layer.y, layer.top, layer.out, self._norm(layer, rows), layer.dropout, self.slots, pool=layer.pool
+        )
 
     def _conv_statistics(self, layer: Layer, running: torch.Tensor) -> None:
         if layer.moments is None:
@@ -167,14 +204,23 @@ class Layers:
             torch.rsqrt(running[:, channels : 2 * channels] + BATCH_NORM_EPSILON, out=layer.deviation)
         else:
             pixels = self.images * layer.product.out_size**2
-            closing.statistics(layer.moments, pixels, self.products.moment_pixels, layer.mean, layer.deviation, running, self.slots.active)
+            closing.statistics(
+                layer.moments,
+                pixels,
+                self.products.moment_pixels,
+                layer.mean,
+                layer.deviation,
+                running,
+                self.slots.active,
+            )
 
     def _close_dense(self, layer: Layer, rows: torch.Tensor) -> None:
         if layer.norm is None:
             closing.close(layer.y, layer.top, layer.out, None, layer.dropout, self.slots, pool=False)
         else:
             dense.dense_close(
-                layer.y[..., 0, 0], layer.out[..., 0, 0], layer.mean, layer.deviation, rows[:, layer.norm :], layer.dropout, self.slots,
+                layer.y[..., 0, 0], layer.out[..., 0, 0], layer.mean, layer.deviation, rows[:, layer.norm :],
+                layer.dropout, self.slots,
                 training=self.training,
             )  # fmt: skip
 
@@ -191,7 +237,9 @@ class Layers:
                 self._open(layer, found, rows, gradients)
             self.products.weight_gradient(layer.product, inputs[i], found.dy, gradients, self.slots.active)
             if i > 0:
-                self.products.input_gradient(layer.product, found.dy, rows, self._towards(i), self.slots.active)
+                self.products.input_gradient(
+                    layer.product, found.dy, rows, self._towards(i), self.slots.active
+                )
 
     def _towards(self, i: int) -> torch.Tensor:
         """Where the gradient in the input of layer i goes."""
@@ -204,11 +252,19 @@ class Layers:
         norm, active = self._norm(layer, rows), self.slots.active
         if norm is not None and not layer.is_conv:
             dense.dense_open(
-                found.dout[..., 0, 0], layer.y[..., 0, 0], found.dy[..., 0, 0], *norm, gradients[:, layer.norm :], layer.dropout, self.slots
+                found.dout[..., 0, 0],
+                layer.y[..., 0, 0],
+                found.dy[..., 0, 0],
+                *norm,
+                gradients[:, layer.norm :],
+                layer.dropout,
+                self.slots,
             )
             return
         average = found.dout.shape != found.dz.shape
-        closing.open_(found.dout, layer.top, found.dz, found.sums, norm, layer.dropout, self.slots, average=average)
+        closing.open_(
+            found.dout, layer.top, found.dz, found.sums, norm, layer.dropout, self.slots, average=average
+        )
         if norm is not None:
             closing.norm_gradient(found.sums, found.totals, gradients[:, layer.norm :], active)
         if found.dz is not found.dy:

@@ -1,4 +1,5 @@
-"""What the kernels are made of: activations, dropout, batch-norm; and what tells the models of a cohort apart.
+"""What the kernels are made of: activations, dropout, batch-norm; and what tells the models of a cohort
+apart.
 
 Axes: M slots, B images.
 """
@@ -49,32 +50,41 @@ class Slots(NamedTuple):
 class Dropout(NamedTuple):
     """A layer's dropout: which random numbers it takes, and which units of a step's images they keep."""
 
-    kept: torch.Tensor  # [M, B, groups] uint8: a bit of each unit; eight share a block of Philox's counter, so one draw is enough
+    # [M, B, groups] uint8: a bit of each unit; eight share a block of Philox's counter, so one draw is enough
+    kept: torch.Tensor
     places: torch.Tensor  # [M, B] int32: the images' places in their data sets
     block: int  # the layer's first block of the counter
 
     @classmethod
     def of(cls, places: torch.Tensor, block: int, units: int) -> Dropout:
         """For a layer of so many units an image."""
-        return cls(torch.empty(*places.shape, triton.cdiv(units, LANES), dtype=torch.uint8, device=places.device), places, block)
+        return cls(
+            torch.empty(*places.shape, triton.cdiv(units, LANES), dtype=torch.uint8, device=places.device),
+            places,
+            block,
+        )
 
 
 def kernel(*, aligned: str = "", ones: str = "") -> Callable[[Callable[..., None]], Any]:
     """A decorator for kernels that the host launches: Triton's, with what holds for each of ours.
 
-    Multiplications and additions are fused, whatever Triton's version does by itself. And Triton compiles a kernel anew where 16 divides
-    an address or a number that it did not divide before, or where a number is 1, which multiplies what a build waits for: here it does so
-    only for those named.
+    Multiplications and additions are fused, whatever Triton's version does by itself. And Triton compiles a
+    kernel anew where 16 divides an address or a number that it did not divide before, or where a number is 1,
+    which multiplies what a build waits for: here it does so only for those named.
 
     Args:
-        aligned: parameters, with blanks between, whose divisibility by 16 makes loads and stores wide: strides and addresses that are
-            aligned almost always.
+        aligned: parameters, with blanks between, whose divisibility by 16 makes loads and stores wide:
+            strides and addresses that are aligned almost always.
         ones: numbers that being 1 makes simpler: where a map has one pixel.
     """
 
     def decorate(function: Callable[..., None]) -> Any:
         parameters = inspect.signature(function).parameters.items()
-        plain = [name for name, p in parameters if name not in aligned.split() and "constexpr" not in str(p.annotation)]
+        plain = [
+            name
+            for name, p in parameters
+            if name not in aligned.split() and "constexpr" not in str(p.annotation)
+        ]
         decorated = triton.jit(
             function,
             do_not_specialize=[name for name in plain if name not in ones.split()],
@@ -134,7 +144,9 @@ def _kept(word, threshold):
 
 
 @kernel(aligned="kept places")
-def draw_kernel(kept, places, active, keys, numbers, epochs, thresholds, images, groups, block, BLOCK: tl.constexpr):
+def draw_kernel(
+    kept, places, active, keys, numbers, epochs, thresholds, images, groups, block, BLOCK: tl.constexpr
+):
     """The bits of BLOCK groups of eight units."""
     m = tl.program_id(1).to(tl.int64)
     threshold = tl.load(thresholds + m).to(tl.int32)
@@ -145,7 +157,12 @@ def draw_kernel(kept, places, active, keys, numbers, epochs, thresholds, images,
     place = tl.load(places + m * images + at // groups, mask=valid, other=0)
     epoch, number = tl.load(epochs + m).to(tl.int32), tl.load(numbers + m).to(tl.int32)
     w0, w1, w2, w3 = tl.philox(tl.load(keys + m), place, epoch, number, block + at % groups + DROPOUT_PURPOSE)
-    bits = _kept(w0, threshold) | _kept(w1, threshold) << 2 | _kept(w2, threshold) << 4 | _kept(w3, threshold) << 6
+    bits = (
+        _kept(w0, threshold)
+        | _kept(w1, threshold) << 2
+        | _kept(w2, threshold) << 4
+        | _kept(w3, threshold) << 6
+    )
     tl.store(kept + m * images * groups + at, bits.to(tl.uint8), mask=valid)
 
 
@@ -176,7 +193,11 @@ def drop(x, kept, unit, valid, threshold, keep):
 def places(pixel, SIZE: tl.constexpr):
     """A pixel's image, row and column; unsigned numbers are faster to divide."""
     pixel = pixel.to(tl.uint32)
-    return (pixel // (SIZE * SIZE)).to(tl.int32), (pixel % (SIZE * SIZE) // SIZE).to(tl.int32), (pixel % SIZE).to(tl.int32)
+    return (
+        (pixel // (SIZE * SIZE)).to(tl.int32),
+        (pixel % (SIZE * SIZE) // SIZE).to(tl.int32),
+        (pixel % SIZE).to(tl.int32),
+    )
 
 
 @triton.jit

@@ -1,12 +1,14 @@
-"""The matrix products of a layer: forward, input gradient and weight gradient of M models, each with the weights of its own row.
+"""The matrix products of a layer: forward, input gradient and weight gradient of M models, each with the
+weights of its own row.
 
-A convolution is an implicit matrix product: pixels are its rows, output channels its columns, taps (an input channel's place under the
-kernel) what is summed over. A dense layer is a convolution of 1 x 1 maps. Every sum runs in an order that follows from the layer's shape
-and the batch alone, and nothing is added up across models, so a model's numbers depend neither on its slot nor on its neighbours.
+A convolution is an implicit matrix product: pixels are its rows, output channels its columns, taps (an input
+channel's place under the kernel) what is summed over. A dense layer is a convolution of 1 x 1 maps. Every sum
+runs in an order that follows from the layer's shape and the batch alone, and nothing is added up across
+models, so a model's numbers depend neither on its slot nor on its neighbours.
 
 Axes: M slots, B images, C input channels, O output channels, S height = width, T parts of a sum, P weights.
-Maps are [M, B, C, S, S]. Those that a kernel reads under a moving window lie within a border of zeros, so that it need not ask where the
-map ends; the others are contiguous in their last three axes.
+Maps are [M, B, C, S, S]. Those that a kernel reads under a moving window lie within a border of zeros, so
+that it need not ask where the map ends; the others are contiguous in their last three axes.
 """
 
 from __future__ import annotations
@@ -50,7 +52,10 @@ class Product:
     def gradient_border(self) -> int:
         """How far outside of its map the input gradient reads the output's gradient."""
         reach = -(-self.kernel // self.stride)
-        return max(reach - 1 - self.pad // self.stride, (self.size - 1 + self.pad) // self.stride - (self.out_size - 1))
+        return max(
+            reach - 1 - self.pad // self.stride,
+            (self.size - 1 + self.pad) // self.stride - (self.out_size - 1),
+        )
 
     @property
     def taps(self) -> int:
@@ -64,7 +69,9 @@ class Product:
 
     def weight(self, rows: torch.Tensor) -> torch.Tensor:
         """The weights in rows [M, P], a view [M, O, taps]."""
-        return rows[:, self.offset : self.offset + self.outputs * self.taps].unflatten(1, (self.outputs, self.taps))
+        return rows[:, self.offset : self.offset + self.outputs * self.taps].unflatten(
+            1, (self.outputs, self.taps)
+        )
 
     def bias(self, rows: torch.Tensor) -> torch.Tensor:
         """The biases in rows [M, P], a view [M, O]."""
@@ -78,7 +85,16 @@ def products_of(architecture: Architecture) -> list[Product]:
         spec = layout[f"{layer}.weight"]
         if layer.startswith("conv"):
             products.append(
-                Product(layer, spec.offset, spec.shape[1], size, spec.shape[0], spec.shape[2], architecture.stride, architecture.pad)
+                Product(
+                    layer,
+                    spec.offset,
+                    spec.shape[1],
+                    size,
+                    spec.shape[0],
+                    spec.shape[2],
+                    architecture.stride,
+                    architecture.pad,
+                )
             )
             size = products[-1].out_size // (2 if architecture.pooled[len(products) - 1] else 1)
         else:
@@ -107,19 +123,35 @@ class Products(Protocol):
     moment_pixels: int  # pixels in a part of `forward`'s moments
 
     def forward(
-        self, product: Product, x: torch.Tensor, rows: torch.Tensor, y: torch.Tensor, moments: torch.Tensor | None, active: torch.Tensor
+        self,
+        product: Product,
+        x: torch.Tensor,
+        rows: torch.Tensor,
+        y: torch.Tensor,
+        moments: torch.Tensor | None,
+        active: torch.Tensor,
     ) -> None:
         """x [M, B, C, S, S] -> y [M, B, O, S', S'], with bias; x may have stride 0 over the models.
 
-        `moments` [M, O, T, 2], if given, gets the mean, and the sum of squared distances from it, of each part of the pixels.
+        `moments` [M, O, T, 2], if given, gets the mean, and the sum of squared distances from it, of each
+        part of the pixels.
         """
         ...
 
-    def input_gradient(self, product: Product, dy: torch.Tensor, rows: torch.Tensor, dx: torch.Tensor, active: torch.Tensor) -> None:
+    def input_gradient(
+        self, product: Product, dy: torch.Tensor, rows: torch.Tensor, dx: torch.Tensor, active: torch.Tensor
+    ) -> None:
         """dy [M, B, O, S', S'] -> dx [M, B, C, S, S]."""
         ...
 
-    def weight_gradient(self, product: Product, x: torch.Tensor, dy: torch.Tensor, gradients: torch.Tensor, active: torch.Tensor) -> None:
+    def weight_gradient(
+        self,
+        product: Product,
+        x: torch.Tensor,
+        dy: torch.Tensor,
+        gradients: torch.Tensor,
+        active: torch.Tensor,
+    ) -> None:
         """Into the places of weight and bias in gradients [M, P]."""
         ...
 
@@ -132,12 +164,15 @@ def forward_kernel(
     x, rows, y, moments, active,
     x_model, x_image, x_channel, x_row, y_model, y_image, y_channel, row_stride, offset,
     num_pixels, num_taps, outputs, out_size,
-    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, MOMENTS: tl.constexpr, PRECISION: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, MOMENTS: tl.constexpr,
+    PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, TAPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of pixels and output channels of one model; with MOMENTS also their mean and sum of squared distances from it.
+    """One tile of pixels and output channels of one model; with MOMENTS also their mean and sum of squared
+    distances from it.
 
-    What lies behind the last pixel or tap is read from a place that counts anyway, and its weight is 0 or its result not kept.
+    What lies behind the last pixel or tap is read from a place that counts anyway, and its weight is 0 or its
+    result not kept.
     """
     m = tl.program_id(2).to(tl.int64)
     if tl.load(active + m) == 0:
@@ -154,12 +189,15 @@ def forward_kernel(
     for start in range(0, num_taps, TAPS):
         tap = start + tl.arange(0, TAPS)
         b = tl.load(
-            weight + channel[None, :] * num_taps + tap[:, None], mask=(tap < num_taps)[:, None] & (channel < outputs)[None, :], other=0.0
+            weight + channel[None, :] * num_taps + tap[:, None],
+            mask=(tap < num_taps)[:, None] & (channel < outputs)[None, :],
+            other=0.0,
         )
         tap = tl.where(tap < num_taps, tap, 0)
         under = tap % (KERNEL * KERNEL)
         reach = tap // (KERNEL * KERNEL) * x_channel + under // KERNEL * x_row + under % KERNEL
-        a = tl.load(x + m * x_model + (reach[:, None] + corner[None, :]))  # neighbouring threads take neighbouring pixels
+        # neighbouring threads take neighbouring pixels
+        a = tl.load(x + m * x_model + (reach[:, None] + corner[None, :]))
         sums = tl.dot(tl.trans(a), b, sums, input_precision=PRECISION, out_dtype=sums.dtype)
     bias = tl.load(weight + outputs * num_taps + channel, mask=channel < outputs, other=0.0)
     sums += bias[None, :]
@@ -184,8 +222,8 @@ def input_gradient_kernel(
 ):  # fmt: skip
     """One tile of input pixels and input channels of one model.
 
-    With a stride only every STRIDE-th tap reaches a given pixel, so pixels are taken by their remainders (down, right) modulo STRIDE:
-    those of a class share the taps first + STRIDE * j.
+    With a stride only every STRIDE-th tap reaches a given pixel, so pixels are taken by their remainders
+    (down, right) modulo STRIDE: those of a class share the taps first + STRIDE * j.
     """
     m = tl.program_id(2).to(tl.int64)
     if tl.load(active + m) == 0:
@@ -202,7 +240,11 @@ def input_gradient_kernel(
     valid = (place < num_pixels) & (row < size) & (column < size)
     row, column = tl.where(row < size, row, down), tl.where(column < size, column, right)
     first_down, first_right = (down + PAD) % STRIDE, (right + PAD) % STRIDE
-    corner = image * dy_image + (row + PAD - first_down) // STRIDE * dy_row + (column + PAD - first_right) // STRIDE
+    corner = (
+        image * dy_image
+        + (row + PAD - first_down) // STRIDE * dy_row
+        + (column + PAD - first_right) // STRIDE
+    )
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     weight = rows + m * row_stride + offset
     sums = tl.zeros((PIXELS, CHANNELS), dy.dtype.element_ty)
@@ -221,19 +263,30 @@ def input_gradient_kernel(
         reach = tl.where(output < outputs, output, 0) * dy_channel - up * dy_row - back
         a = tl.load(dy + m * dy_model + (reach[:, None] + corner[None, :]))
         sums = tl.dot(tl.trans(a), b, sums, input_precision=PRECISION, out_dtype=sums.dtype)
-    target = dx + m * dx_model + (image * dx_image + row * size + column)[:, None] + (channel * dx_channel)[None, :]
+    target = (
+        dx
+        + m * dx_model
+        + (image * dx_image + row * size + column)[:, None]
+        + (channel * dx_channel)[None, :]
+    )
     tl.store(target, sums, mask=valid[:, None] & (channel < inputs)[None, :])
 
 
-@kernel(aligned="parts x_model x_image dy_model dy_image part_model part_stride", ones="x_channel x_row dy_channel dy_row")
+@kernel(
+    aligned="parts x_model x_image dy_model dy_image part_model part_stride",
+    ones="x_channel x_row dy_channel dy_row",
+)
 def weight_gradient_kernel(
     x, dy, parts, active,
     x_model, x_image, x_channel, x_row, dy_model, dy_image, dy_channel, dy_row, part_model, part_stride,
     num_pixels, num_taps, outputs,
-    OUT_SIZE: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, PRECISION: tl.constexpr, PART: tl.constexpr,
+    OUT_SIZE: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr,
+    PRECISION: tl.constexpr, PART: tl.constexpr,
     PIXELS: tl.constexpr, TAPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of taps and output channels of one model, summed over PART pixels; the first tile of taps also sums the bias's."""
+    """One tile of taps and output channels of one model, summed over PART pixels; the first tile of taps also
+    sums the bias's.
+    """
     m = tl.program_id(2).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -253,7 +306,9 @@ def weight_gradient_kernel(
         corner = image * x_image + (row * STRIDE - PAD) * x_row + column * STRIDE - PAD
         a = tl.load(x + m * x_model + (reach[:, None] + corner[None, :]))
         at = image * dy_image + row * dy_row + column
-        b = tl.load(dy + m * dy_model + (found[:, None] + at[None, :]), mask=(place < num_pixels)[None, :], other=0.0)
+        b = tl.load(
+            dy + m * dy_model + (found[:, None] + at[None, :]), mask=(place < num_pixels)[None, :], other=0.0
+        )
         biases += b
         sums = tl.dot(a, tl.trans(b), sums, input_precision=PRECISION, out_dtype=sums.dtype)
     target = parts + m * part_model + tl.program_id(1) * part_stride
@@ -264,7 +319,18 @@ def weight_gradient_kernel(
 
 
 @kernel(aligned="parts part_model part_stride")
-def sum_parts_kernel(parts, gradients, active, part_model, part_stride, row_stride, offset, count, num_parts, BLOCK: tl.constexpr):
+def sum_parts_kernel(
+    parts,
+    gradients,
+    active,
+    part_model,
+    part_stride,
+    row_stride,
+    offset,
+    count,
+    num_parts,
+    BLOCK: tl.constexpr,
+):
     """The parts of the weight gradient, added one after the other."""
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
@@ -272,7 +338,10 @@ def sum_parts_kernel(parts, gradients, active, part_model, part_stride, row_stri
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
     for part in range(num_parts):
-        total += tl.load(parts + m * part_model + part * part_stride + place, mask=place < part_stride, other=0.0)  # wide, as 16 divides it
+        # wide, as 16 divides it
+        total += tl.load(
+            parts + m * part_model + part * part_stride + place, mask=place < part_stride, other=0.0
+        )
     tl.store(gradients + m * row_stride + offset + place, total, mask=place < count)
 
 
@@ -280,7 +349,8 @@ class TritonProducts:
     """Products by the kernels above.
 
     Args:
-        precision: "ieee" (float32), "tf32", or "tf32x3" (float32's precision from three products of tensor cores).
+        precision: "ieee" (float32), "tf32", or "tf32x3" (float32's precision from three products of tensor
+            cores).
         tiles: block sizes.
     """
 
@@ -291,18 +361,32 @@ class TritonProducts:
         self.moment_pixels = tiles.rows
 
     def forward(
-        self, product: Product, x: torch.Tensor, rows: torch.Tensor, y: torch.Tensor, moments: torch.Tensor | None, active: torch.Tensor
+        self,
+        product: Product,
+        x: torch.Tensor,
+        rows: torch.Tensor,
+        y: torch.Tensor,
+        moments: torch.Tensor | None,
+        active: torch.Tensor,
     ) -> None:
         pixels = y.shape[1] * product.out_size**2
         blocks = self._blocks(product.outputs, self._rows(pixels))
-        grid = (triton.cdiv(pixels, blocks["PIXELS"]), triton.cdiv(product.outputs, blocks["CHANNELS"]), len(y))
+        grid = (
+            triton.cdiv(pixels, blocks["PIXELS"]),
+            triton.cdiv(product.outputs, blocks["CHANNELS"]),
+            len(y),
+        )
         forward_kernel[grid](
             x, rows, y, y if moments is None else moments, active,
-            *x.stride()[:4], *y.stride()[:3], rows.stride(0), product.offset, pixels, product.taps, product.outputs, product.out_size,
-            KERNEL=product.kernel, STRIDE=product.stride, PAD=product.pad, MOMENTS=moments is not None, **blocks,
+            *x.stride()[:4], *y.stride()[:3], rows.stride(0), product.offset, pixels, product.taps,
+            product.outputs, product.out_size,
+            KERNEL=product.kernel, STRIDE=product.stride, PAD=product.pad, MOMENTS=moments is not None,
+            **blocks,
         )  # fmt: skip
 
-    def input_gradient(self, product: Product, dy: torch.Tensor, rows: torch.Tensor, dx: torch.Tensor, active: torch.Tensor) -> None:
+    def input_gradient(
+        self, product: Product, dy: torch.Tensor, rows: torch.Tensor, dx: torch.Tensor, active: torch.Tensor
+    ) -> None:
         images, side = dx.shape[1], triton.cdiv(product.size, product.stride)
         blocks = self._blocks(product.inputs, self._rows(images * side**2))
         pixel_blocks = product.stride**2 * triton.cdiv(images * side**2, blocks["PIXELS"])
@@ -313,23 +397,38 @@ class TritonProducts:
             KERNEL=product.kernel, STRIDE=product.stride, PAD=product.pad, **blocks,
         )  # fmt: skip
 
-    def weight_gradient(self, product: Product, x: torch.Tensor, dy: torch.Tensor, gradients: torch.Tensor, active: torch.Tensor) -> None:
+    def weight_gradient(
+        self,
+        product: Product,
+        x: torch.Tensor,
+        dy: torch.Tensor,
+        gradients: torch.Tensor,
+        active: torch.Tensor,
+    ) -> None:
         pixels = dy.shape[1] * product.out_size**2
         num_parts = triton.cdiv(pixels, PART_PIXELS)
         if num_parts == 1:
             parts, stride, offset = gradients[:, None], 0, product.offset
         else:
-            parts, stride, offset = gradients.new_empty(len(gradients), num_parts, aligned(product.weights)), aligned(product.weights), 0
+            parts, stride, offset = (
+                gradients.new_empty(len(gradients), num_parts, aligned(product.weights)),
+                aligned(product.weights),
+                0,
+            )
         blocks = self._blocks(product.outputs, self._taps(product.taps), "TAPS", "PIXELS")
-        tap_blocks = triton.cdiv(product.taps, blocks["TAPS"]) * triton.cdiv(product.outputs, blocks["CHANNELS"])
+        tap_blocks = triton.cdiv(product.taps, blocks["TAPS"]) * triton.cdiv(
+            product.outputs, blocks["CHANNELS"]
+        )
         weight_gradient_kernel[(tap_blocks, num_parts, len(dy))](
             x, dy, parts[:, :, offset:], active,
             *x.stride()[:4], *dy.stride()[:4], parts.stride(0), stride, pixels, product.taps, product.outputs,
-            OUT_SIZE=product.out_size, KERNEL=product.kernel, STRIDE=product.stride, PAD=product.pad, PART=PART_PIXELS, **blocks,
+            OUT_SIZE=product.out_size, KERNEL=product.kernel, STRIDE=product.stride, PAD=product.pad,
+            PART=PART_PIXELS, **blocks,
         )  # fmt: skip
         if num_parts > 1:
             sum_parts_kernel[(triton.cdiv(product.weights, 1024), len(dy))](
-                parts, gradients, active, parts.stride(0), stride, gradients.stride(0), product.offset, product.weights, num_parts,
+                parts, gradients, active, parts.stride(0), stride, gradients.stride(0), product.offset,
+                product.weights, num_parts,
                 BLOCK=1024,
             )  # fmt: skip
 
@@ -338,7 +437,9 @@ class TritonProducts:
         return min(self.tiles.rows, max(LEAST_PIXELS, triton.next_power_of_2(pixels)))
 
     def _taps(self, taps: int) -> int:
-        """Taps of a tile of the weight gradient: fewer where the layer has no more, or where a quarter less is computed in vain."""
+        """Taps of a tile of the weight gradient: fewer where the layer has no more, or where a quarter less
+        is computed in vain.
+        """
         most = min(self.tiles.rows // 2, max(LEAST_TAPS, triton.next_power_of_2(taps)))
         half = max(LEAST_TAPS, most // 2)
         return half if triton.cdiv(taps, half) * half <= 0.75 * triton.cdiv(taps, most) * most else most
@@ -355,7 +456,8 @@ class TritonProducts:
 
 
 class LibraryProducts:
-    """Products by cuDNN's grouped convolutions and cuBLAS's batched products; the candidate that the kernels are measured against.
+    """Products by cuDNN's grouped convolutions and cuBLAS's batched products; the candidate that the kernels
+    are measured against.
 
     Slots that are not active are computed too, which nothing reads.
     """
@@ -367,7 +469,13 @@ class LibraryProducts:
         self.tf32 = tf32
 
     def forward(
-        self, product: Product, x: torch.Tensor, rows: torch.Tensor, y: torch.Tensor, moments: torch.Tensor | None, active: torch.Tensor
+        self,
+        product: Product,
+        x: torch.Tensor,
+        rows: torch.Tensor,
+        y: torch.Tensor,
+        moments: torch.Tensor | None,
+        active: torch.Tensor,
     ) -> None:
         weight, bias = product.weight(rows), product.bias(rows)
         with library_precision(self.tf32, fastest=True):
@@ -375,12 +483,16 @@ class LibraryProducts:
                 torch.baddbmm(bias[:, None], x[..., 0, 0], weight.transpose(1, 2), out=y[..., 0, 0])
             else:
                 maps = x.transpose(0, 1).flatten(1, 2)
-                out = torch.ops.aten.convolution(maps, self._kernels(product, weight), bias.flatten(), *self._geometry(product), len(y))
+                out = torch.ops.aten.convolution(
+                    maps, self._kernels(product, weight), bias.flatten(), *self._geometry(product), len(y)
+                )
                 y.copy_(out.unflatten(1, (len(y), -1)).transpose(0, 1))
         if moments is not None:
             closing.moments(y, moments, active)
 
-    def input_gradient(self, product: Product, dy: torch.Tensor, rows: torch.Tensor, dx: torch.Tensor, active: torch.Tensor) -> None:
+    def input_gradient(
+        self, product: Product, dy: torch.Tensor, rows: torch.Tensor, dx: torch.Tensor, active: torch.Tensor
+    ) -> None:
         weight = product.weight(rows)
         if product.size == 1:
             with library_precision(self.tf32, fastest=True):
@@ -389,7 +501,14 @@ class LibraryProducts:
         found = self._backward(product, dy, dx, weight, [True, False, False])[0]
         dx.copy_(found.unflatten(1, (len(dy), -1)).transpose(0, 1))
 
-    def weight_gradient(self, product: Product, x: torch.Tensor, dy: torch.Tensor, gradients: torch.Tensor, active: torch.Tensor) -> None:
+    def weight_gradient(
+        self,
+        product: Product,
+        x: torch.Tensor,
+        dy: torch.Tensor,
+        gradients: torch.Tensor,
+        active: torch.Tensor,
+    ) -> None:
         weight, bias = product.weight(gradients), product.bias(gradients)
         if product.size == 1:
             with library_precision(self.tf32, fastest=True):

@@ -1,8 +1,10 @@
-"""The check before an architecture trains on a GPU: steps of a tiny cohort and an evaluation against the plain network in float64.
+"""The check before an architecture trains on a GPU: steps of a tiny cohort and an evaluation against the
+plain network in float64.
 
-The kernels are those that the architecture's first cohort takes, captured as it captures them, on models of all activations and
-optimizers, with and without augmentation and dropout. What differs is named. Once a device, two lanes capture and train side by side.
-What passed is remembered, in a file in the user's cache, until the GPU, its driver, torch, Triton or the sources change.
+The kernels are those that the architecture's first cohort takes, captured as it captures them, on models of
+all activations and optimizers, with and without augmentation and dropout. What differs is named. Once a
+device, two lanes capture and train side by side. What passed is remembered, in a file in the user's cache,
+until the GPU, its driver, torch, Triton or the sources change.
 """
 
 from __future__ import annotations
@@ -26,7 +28,16 @@ from builder.flight import fly
 from builder.gpu import augment, closing, dense, kernels, layers, pieces, products, tiny
 from builder.gpu import step as gpu_step
 from builder.gpu.step import GpuStep, Run
-from builder.gpu.tiny import EMPTY, EVALUATED_IMAGES, MOST_LOOKS, TinyCohort, copy_of, noise_images, start_of, tiny_models
+from builder.gpu.tiny import (
+    EMPTY,
+    EVALUATED_IMAGES,
+    MOST_LOOKS,
+    TinyCohort,
+    copy_of,
+    noise_images,
+    start_of,
+    tiny_models,
+)
 from builder.gpu.warmup import Work
 from builder.initial import initial_row
 from builder.plan import Model
@@ -40,16 +51,18 @@ from nws_dataset.recipe import Architecture
 STREAMS = 40  # taken before lanes capture; torch has 32, which come round
 CAPTURES = 16  # of each of the two lanes
 LANES = "two lanes"  # as what passed is called
+# what a check follows from
 SOURCES = (
     *(augment, closing, dense, kernels, layers, pieces, products, gpu_step, tiny, sys.modules[__name__]),
     *(batches, flight, initial, network, philox, plain, update),
-)  # what a check follows from
+)
 
 _locks: dict[str, threading.Lock] = {}  # what is being checked in this process
 
 
 def problem(model: Model, device: torch.device, *, tf32: bool = False) -> str | None:
-    """What is wrong with the training of a model's architecture on a device, in a line; None: nothing, now or when it was checked before.
+    """What is wrong with the training of a model's architecture on a device, in a line; None: nothing, now or
+    when it was checked before.
 
     Args:
         model: of the architecture's first cohort.
@@ -73,7 +86,9 @@ def passed(model: Model, device: torch.device, *, tf32: bool = False) -> bool:
 
 
 def work_of(model: Model, *, tf32: bool = False) -> Work:
-    """What the check of a model's architecture has the device do: what the first cohort has, with fewer models."""
+    """What the check of a model's architecture has the device do: what the first cohort has, with fewer
+    models.
+    """
     architecture, batch = model.recipe.architecture, model.recipe.batch_size
     slots, images = len(tiny_models(architecture, batch)) + 1, min(EVALUATED_IMAGES, MOST_LOOKS * batch)
     return Work(architecture, frozenset({(slots, batch)}), frozenset({(1, images)}), tf32)
@@ -93,7 +108,9 @@ def require(model: Model, device: torch.device, *, tf32: bool = False) -> None:
 def refusal(device: torch.device, found: str) -> ZooError:
     """What a build says that stops because of a problem."""
     do = "use --device cpu or --backend torch in another folder, and report it"
-    return ZooError(f"--device {device.type}", expected="kernels that agree with the plain network", found=found, do=do)
+    return ZooError(
+        f"--device {device.type}", expected="kernels that agree with the plain network", found=found, do=do
+    )
 
 
 def checked(model: Model, device: torch.device, *, tf32: bool = False, lanes: bool = True) -> str | None:
@@ -102,7 +119,10 @@ def checked(model: Model, device: torch.device, *, tf32: bool = False, lanes: bo
     try:
         found = TinyCohort(architecture, batch, device, tf32=tf32).difference()
         return found or (lanes_difference(architecture, batch, device, tf32=tf32) if lanes else None)
-    except (RuntimeError, TritonError) as error:  # of a kernel that does not compile, or that the device refuses
+    except (
+        RuntimeError,
+        TritonError,
+    ) as error:  # of a kernel that does not compile, or that the device refuses
         if out_of_memory(error) is not None:
             raise
         return f"{reason(error)}, with {architecture.id}"
@@ -111,8 +131,12 @@ def checked(model: Model, device: torch.device, *, tf32: bool = False, lanes: bo
 # Two lanes
 
 
-def lanes_difference(architecture: Architecture, batch: int, device: torch.device, *, tf32: bool = False) -> str | None:
-    """Whether two lanes that capture and train side by side get the bits that one alone gets, after more streams than torch has."""
+def lanes_difference(
+    architecture: Architecture, batch: int, device: torch.device, *, tf32: bool = False
+) -> str | None:
+    """Whether two lanes that capture and train side by side get the bits that one alone gets, after more
+    streams than torch has.
+    """
     models, images = tiny_models(architecture, batch), noise_images(architecture, 2 * batch, device)
     places = [m for m in range(len(models) + 1) if m != EMPTY]
     rows = [torch.from_numpy(initial_row(model)) for model in models]
@@ -123,7 +147,12 @@ def lanes_difference(architecture: Architecture, batch: int, device: torch.devic
         state = copy_of(start)
         run = Run(architecture, step.products, state, batch)
         for _ in range(2):
-            run.train({m: Segment(model, images, order, batch, 0, 0) for m, model in zip(places, models, strict=True)})
+            run.train(
+                {
+                    m: Segment(model, images, order, batch, 0, 0)
+                    for m, model in zip(places, models, strict=True)
+                }
+            )
         return state[0]
 
     alone, meeting = trained(), threading.Barrier(2)
@@ -145,7 +174,8 @@ def lanes_difference(architecture: Architecture, batch: int, device: torch.devic
 
 
 class Remembered:
-    """What passed on a device, in a file of the user's cache; nothing once the GPU, the driver, torch, Triton or the sources differ.
+    """What passed on a device, in a file of the user's cache; nothing once the GPU, the driver, torch, Triton
+    or the sources differ.
 
     Two processes that write at once may lose what one found, which is then checked again.
     """
@@ -175,7 +205,9 @@ class Remembered:
         passed = list(dict.fromkeys(itertools.chain(self.passed, names)))
         try:
             with atomic_write(self.path) as temporary:
-                temporary.write_text(json.dumps({**self.identity, "passed": passed}, indent=1) + "\n", encoding="utf-8")
+                temporary.write_text(
+                    json.dumps({**self.identity, "passed": passed}, indent=1) + "\n", encoding="utf-8"
+                )
         except ZooError as error:
             print(f"the GPU's check will be made again: {error}", file=sys.stderr)
 

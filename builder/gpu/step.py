@@ -1,7 +1,9 @@
-"""The step of a cohort on a GPU: all slots together, captured in a CUDA graph; on a CPU the same kernels run in Triton's interpreter.
+"""The step of a cohort on a GPU: all slots together, captured in a CUDA graph; on a CPU the same kernels run
+in Triton's interpreter.
 
-Nothing in a step asks the device for an answer: what its models differ in, their epochs' orders and rates lie on the device, and counters
-there say which step it is. So a call that only goes on costs the host three operations beside the steps.
+Nothing in a step asks the device for an answer: what its models differ in, their epochs' orders and rates lie
+on the device, and counters there say which step it is. So a call that only goes on costs the host three
+operations beside the steps.
 
 Axes: M slots, K rows, B images, C channels, H W pixels, P weights.
 """
@@ -51,7 +53,9 @@ class GpuStep:
         convolution: str = "triton",
     ) -> None:
         self.architecture, self.device, self.dtype = architecture, device, dtype
-        self.products: Products = TritonProducts("tf32" if tf32 else "ieee") if convolution == "triton" else LibraryProducts(tf32)
+        self.products: Products = (
+            TritonProducts("tf32" if tf32 else "ieee") if convolution == "triton" else LibraryProducts(tf32)
+        )
         self._runs: dict[tuple[int, ...], Run] = {}
 
     def train(self, state: State, segments: Mapping[int, Segment]) -> torch.Tensor:
@@ -80,12 +84,18 @@ class GpuStep:
             logits = layers.forward(rows, x.expand(len(rows), -1, -1, -1, -1))
             expected = target.expand(len(rows), -1)
             correct.append(logits.argmax(-1) == expected)
-            losses.append(F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="none").view(expected.shape))
+            losses.append(
+                F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="none").view(
+                    expected.shape
+                )
+            )
         return torch.cat(correct, 1), torch.cat(losses, 1)
 
 
 def evaluation_parts(rows: int, images: int) -> int:
-    """In how many parts so many rows see so many images; the parts are of nearly one size, as a small one would need kernels of its own."""
+    """In how many parts so many rows see so many images; the parts are of nearly one size, as a small one
+    would need kernels of its own.
+    """
     return -(-images // max(1, EVALUATION_IMAGES // rows))
 
 
@@ -105,7 +115,8 @@ class Run:
         self.architecture, self.state, self.batch = architecture, state, batch
         self.integers = torch.zeros(12, models, dtype=torch.int64, device=device)
         self.numbers = torch.zeros(2 + len(update.Coefficients._fields), models, dtype=dtype, device=device)
-        self.on_host = [torch.zeros_like(table, device="cpu") for table in (self.integers, self.numbers)]  # as they were last filled
+        # as they were last filled
+        self.on_host = [torch.zeros_like(table, device="cpu") for table in (self.integers, self.numbers)]
         self.slots = Slots.of(self.integers[:6], self.numbers[0])
         self.augmented, self.sources, self.rates = self.integers[6], self.integers[7:10], self.integers[10]
         self.taken = self.integers[11]  # steps of its epoch that each slot has taken: a step counts here
@@ -113,7 +124,8 @@ class Run:
         self.places: list[int] = []  # of the active slots
         self.there = torch.zeros(0, dtype=torch.int64, device=device)  # the same
         self.losses = torch.zeros(models, dtype=dtype, device=device)
-        self.gradients = torch.zeros(models, rows.stride(0), dtype=dtype, device=device)[:, : rows.shape[1]]  # as aligned as the rows;
+        # as aligned as the rows;
+        self.gradients = torch.zeros(models, rows.stride(0), dtype=dtype, device=device)[:, : rows.shape[1]]
         # stays 0 at the running statistics, which no gradient reaches
         self.labels = torch.zeros(models, batch, dtype=torch.int64, device=device)
         self.index = torch.zeros(models, batch, dtype=torch.int32, device=device)
@@ -131,12 +143,25 @@ class Run:
         logits = self.layers.forward(self.state[0], self.images)
         kernels.cross_entropy(logits, self.labels, self.layers.dlogits, self.losses, active)
         self.layers.backward(self.state[0], self.images, self.gradients)
-        kernels.update(self.state, self.gradients, self.kernels, self.rates, self.taken, self.numbers[1], self.numbers[2:], active)
+        kernels.update(
+            self.state,
+            self.gradients,
+            self.kernels,
+            self.rates,
+            self.taken,
+            self.numbers[1],
+            self.numbers[2:],
+            active,
+        )
         self.taken.add_(active)
 
     def train(self, segments: Mapping[int, Segment]) -> torch.Tensor:
         """See `builder.step.Step`."""
-        starting = [m for m, segment in segments.items() if m not in self.epochs or not self.epochs[m].goes_on(segment)]
+        starting = [
+            m
+            for m, segment in segments.items()
+            if m not in self.epochs or not self.epochs[m].goes_on(segment)
+        ]
         if starting or list(segments) != self.places:
             self._fill(segments, starting)
         self.losses.zero_()
@@ -181,7 +206,11 @@ class _Epoch:
     def goes_on(self, segment: Segment) -> bool:
         """Whether a segment's steps are the next ones of this epoch."""
         own = self.segment
-        same = segment.model is own.model and segment.images is own.images and segment.epoch_order is own.epoch_order
+        same = (
+            segment.model is own.model
+            and segment.images is own.images
+            and segment.epoch_order is own.epoch_order
+        )
         return same and (segment.epoch, segment.start) == (own.epoch, self.taken)
 
     def integers(self) -> list[int]:
@@ -191,7 +220,13 @@ class _Epoch:
         key = (high << 32 | low) - (high >> 31 << 64)  # as a signed number
         addressed = segment.images.train_images, segment.images.train_labels, self.order, self.rates
         return [
-            *(ACTIVATION_NUMBERS[recipe.activation], key, segment.model.number, segment.epoch, batches.dropout_threshold(recipe.dropout)),
+            *(
+                ACTIVATION_NUMBERS[recipe.activation],
+                key,
+                segment.model.number,
+                segment.epoch,
+                batches.dropout_threshold(recipe.dropout),
+            ),
             *(int(recipe.augmentation), *(x.data_ptr() for x in addressed)),
         ]
 
@@ -211,13 +246,15 @@ def _kernels(architecture: Architecture) -> torch.Tensor:
 
 
 def _capture(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph | None:
-    """A CUDA graph of a step; no slot is active yet, so the run before the capture, which compiles the kernels, changes no model."""
+    """A CUDA graph of a step; no slot is active yet, so the run before the capture, which compiles the
+    kernels, changes no model.
+    """
     if device.type != "cuda":
         return None
     with _capturing, torch.cuda.device(device):
         own, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
-        # A lane captures on its own stream: torch's new streams come round after 32, so one could be another lane's. Not by
-        # torch.cuda.graph, which waits for all lanes' work.
+        # A lane captures on its own stream: torch's new streams come round after 32, so one could be another
+        # lane's. Not by torch.cuda.graph, which waits for all lanes' work.
         stream = torch.cuda.Stream() if own == torch.cuda.default_stream() else own
         stream.wait_stream(own)
         with torch.cuda.stream(stream):

@@ -1,7 +1,8 @@
 """Compiles what cohorts will launch before they train; Triton keeps it on disk, where the launches find it.
 
-What they will launch is recorded: the step's own code runs on tensors without memory, and Triton's hook takes note of each kernel in place
-of compiling it. Neither recording nor compiling needs a GPU, and both are done in processes that do not train.
+What they will launch is recorded: the step's own code runs on tensors without memory, and Triton's hook takes
+note of each kernel in place of compiling it. Neither recording nor compiling needs a GPU, and both are done
+in processes that do not train.
 
 Axes: M slots, K rows, B images.
 """
@@ -47,7 +48,9 @@ class Variant(NamedTuple):
     specialization: str  # in Triton's words
 
 
-def work_of(models: Iterable[Model], images: Mapping[str, tuple[int, int]], *, tf32: bool = False) -> list[Work]:
+def work_of(
+    models: Iterable[Model], images: Mapping[str, tuple[int, int]], *, tf32: bool = False
+) -> list[Work]:
     """What models that train in cohorts have the device do.
 
     Args:
@@ -67,7 +70,10 @@ def work_of(models: Iterable[Model], images: Mapping[str, tuple[int, int]], *, t
             snapshots = num_snapshots(SUBSETS[subset], recipe.max_epochs)
             steps[architecture].add((slots_of(len(members)), min(batch, trained)))
             evaluations[architecture] |= {(1, validated)} if validated else set()
-            evaluations[architecture] |= {(snapshots, tested), (snapshots, min(trained, TRAIN_EVALUATION_IMAGES))}
+            evaluations[architecture] |= {
+                (snapshots, tested),
+                (snapshots, min(trained, TRAIN_EVALUATION_IMAGES)),
+            }
     return [Work(a, frozenset(steps[a]), frozenset(_in_parts(evaluations[a])), tf32) for a in steps]
 
 
@@ -101,7 +107,9 @@ def target() -> GPUTarget:
 
 
 def pretend(target: GPUTarget) -> None:
-    """Let Triton take this process's device for `target`, whatever there is; the process can launch nothing any more."""
+    """Let Triton take this process's device for `target`, whatever there is; the process can launch nothing
+    any more.
+    """
     driver.set_active(_Pretended(target))
 
 
@@ -132,7 +140,9 @@ def launch(work: Work) -> None:
         Run(architecture, step.products, (rows, first, second), batch).step()
     for count, images in work.evaluations:
         size = architecture.image_size
-        pixels = torch.empty(images, architecture.image_channels, size, size, dtype=torch.uint8, device=NOWHERE)
+        pixels = torch.empty(
+            images, architecture.image_channels, size, size, dtype=torch.uint8, device=NOWHERE
+        )
         labels = torch.empty(images, dtype=torch.int64, device=NOWHERE)
         step.evaluate(torch.empty(count, weights, device=NOWHERE), "relu", pixels, labels)
 

@@ -1,9 +1,11 @@
-"""Reads the original neural weight space (Eilertsen et al. 2020): split files, and a folder a net with raw float64 weights.
+"""Reads the original neural weight space (Eilertsen et al. 2020): split files, and a folder a net with raw
+float64 weights.
 
     nws_<part>_<split>.csv          one row a net: its recipe, and its folder `path`
     <path>/weights/001.bin ...      the snapshots, float64, layer by layer
-    <path>/error.bin                five float64 an epoch: step, errors in percent (training, validation, test, smoothed validation)
-    <path>/stat.bin                 four float64, of which the first is the number of epochs that were exported
+    <path>/error.bin                five float64 an epoch: step, errors in percent (training, validation,
+    test, smoothed validation) <path>/stat.bin                 four float64, of which the first is the number
+    of epochs that were exported
 
 Axes: P weights, S snapshots, E exports, O units, H W height and width, C channels.
 """
@@ -45,12 +47,23 @@ PARTS = subsets_of("nws")  # "main" and "fixed", as the release and we name them
 SPLITS = ("train", "test")
 NUM_OUTPUTS = 20
 DTYPE = np.dtype("<f8")
-KIND_ORDER = ("weight", "bias", "norm_bias", "norm_weight", "norm_mean", "norm_variance")  # of a layer's tensors in the release
+# of a layer's tensors in the release
+KIND_ORDER = ("weight", "bias", "norm_bias", "norm_weight", "norm_mean", "norm_variance")
 ERROR_COLUMNS = 5  # of error.bin
 STAT_NUMBERS = 4  # of stat.bin
 DATASETS = {"fashion": "fashion_mnist"}  # the release's name -> ours, where they differ
-CODED = ("optimizer", "activation", "initialization")  # given as places among the family's values; a data set may be, too
-WHOLE = ("batch_size", "batch_norm", "augmentation", "filter_size", "depth_conv", "depth_fc", "width_conv", "width_fc")
+# given as places among the family's values; a data set may be, too
+CODED = ("optimizer", "activation", "initialization")
+WHOLE = (
+    "batch_size",
+    "batch_norm",
+    "augmentation",
+    "filter_size",
+    "depth_conv",
+    "depth_fc",
+    "width_conv",
+    "width_fc",
+)
 COLUMNS = ("dataset", "lrate", *WHOLE, *CODED, "path")
 META_NAME = "meta.csv"  # each net's folder has one
 
@@ -73,16 +86,30 @@ class Net(Original):
         exports = float(_read(file, STAT_NUMBERS, "numbers of a training")[0])
         subset = SUBSETS[self.part]
         if not (subset.num_snapshots <= exports <= MAX_EPOCHS and exports.is_integer()):
-            raise ZooError(file, expected=f"{subset.num_snapshots} or more exported epochs", found=f"{exports:g}", do=REFETCH)
+            raise ZooError(
+                file,
+                expected=f"{subset.num_snapshots} or more exported epochs",
+                found=f"{exports:g}",
+                do=REFETCH,
+            )
         chosen = chosen_exports(subset, self.recipe.max_epochs, int(exports))
-        return [{"epoch": export, **columns} for export, columns in zip(chosen, self._errors(int(exports), chosen), strict=True)]
+        return [
+            {"epoch": export, **columns}
+            for export, columns in zip(chosen, self._errors(int(exports), chosen), strict=True)
+        ]
 
     def _errors(self, exports: int, chosen: list[int]) -> Iterator[dict[str, Any]]:
         """Step and accuracies of the chosen epochs."""
         file = self.folder / "error.bin"
-        errors = _read(file, exports * ERROR_COLUMNS, f"errors of {exports} epochs").reshape(exports, ERROR_COLUMNS)
+        errors = _read(file, exports * ERROR_COLUMNS, f"errors of {exports} epochs").reshape(
+            exports, ERROR_COLUMNS
+        )
         for step, train, validation, test, _ in errors[chosen].tolist():
-            if not (0 <= step <= MAX_STEPS and step.is_integer() and all(0 <= error <= 100 for error in (train, validation, test))):
+            if not (
+                0 <= step <= MAX_STEPS
+                and step.is_integer()
+                and all(0 <= error <= 100 for error in (train, validation, test))
+            ):
                 found = f"step {step:g}, errors {train:g}, {validation:g}, {test:g}"
                 raise ZooError(file, expected="a whole step and errors in percent", found=found, do=REFETCH)
             accuracies = {"train_accuracy": train, "validation_accuracy": validation, "test_accuracy": test}
@@ -103,7 +130,8 @@ class Net(Original):
 def read(root: Path) -> Release:
     """List the nets of the parts (main, fixed) whose split files are in a folder.
 
-    A part's nets are numbered in turn from its train and its test file, so that the first few are of both splits.
+    A part's nets are numbered in turn from its train and its test file, so that the first few are of both
+    splits.
 
     Args:
         root: the folder with the split files; their paths are relative to it.
@@ -117,11 +145,15 @@ def read(root: Path) -> Release:
             nets += _read_part(root, part)
     if not nets:
         names = " or ".join(f"{_split_file(root, part, SPLITS[0]).name}" for part in PARTS)
-        raise ZooError(root, expected=f"split files, such as {names}", found="none", do="give the folder that holds them")
+        raise ZooError(
+            root, expected=f"split files, such as {names}", found="none", do="give the folder that holds them"
+        )
     listed: set[Path] = set()
     for net in nets:
         if net.folder in listed:
-            raise ZooError(net.folder, expected="a net that the split files list once", found="it twice", do=REFETCH)
+            raise ZooError(
+                net.folder, expected="a net that the split files list once", found="it twice", do=REFETCH
+            )
         listed.add(net.folder)
     unlisted = sum(folder not in listed for folder in _net_folders(root.resolve()))
     return Release(nets, [f"left out: {unlisted} nets that no split file lists"])
@@ -152,7 +184,16 @@ def _read_part(root: Path, part: str) -> Iterator[Net]:
     for index, (split, where, row) in enumerate(in_turn):
         recipe = _recipe_of(where, family, row)
         block = blocks.next(split, recipe.architecture)
-        yield Net(PARTS[part], index, None, split, recipe, block, folder=_folder(root, where, row["path"]), part=part)
+        yield Net(
+            PARTS[part],
+            index,
+            None,
+            split,
+            recipe,
+            block,
+            folder=_folder(root, where, row["path"]),
+            part=part,
+        )
 
 
 def _folder(root: Path, where: str, path: str) -> Path:
@@ -160,7 +201,12 @@ def _folder(root: Path, where: str, path: str) -> Path:
     try:
         return inside(root, path)
     except ZooError as error:
-        raise ZooError(where, expected="a path below the split file's folder", found=repr(path), do="do not trust this file") from error
+        raise ZooError(
+            where,
+            expected="a path below the split file's folder",
+            found=repr(path),
+            do="do not trust this file",
+        ) from error
 
 
 def _recipe_of(where: str, family: Family, row: dict[str, str]) -> Recipe:

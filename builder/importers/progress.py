@@ -27,7 +27,13 @@ class Progress:
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.done = name, total, 0
         self.console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("snapshots"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("snapshots"),
+            TimeRemainingColumn(),
+        )
         self.bar = RichProgress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task(name, total=total)
         self.start = self.line = time.monotonic()
@@ -36,7 +42,9 @@ class Progress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def track(self, values: Iterable[bytes]) -> Iterator[bytes]:
@@ -53,4 +61,8 @@ class Progress:
         if not self.console.is_terminal and now - self.line >= LINE_SECONDS:
             self.line = now
             left = timedelta(seconds=round((now - self.start) / self.done * (self.total - self.done)))
-            self.console.print(f"{self.name}: {self.done}/{self.total} snapshots, {left} left", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{self.name}: {self.done}/{self.total} snapshots, {left} left",
+                highlight=False,
+                soft_wrap=True,
+            )

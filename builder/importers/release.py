@@ -1,7 +1,8 @@
 """Imports an original release into a zoo's folder, shard by shard and straight from its files.
 
-`nws.read` and `small_cnn.read` list the release's models; what follows is the same for both. A shard that is complete is not written again,
-so an import may stop at any moment, and another part of the release adds to the folder.
+`nws.read` and `small_cnn.read` list the release's models; what follows is the same for both. A shard that is
+complete is not written again, so an import may stop at any moment, and another part of the release adds to
+the folder.
 
 Axes: P weights, S snapshots.
 """
@@ -86,7 +87,9 @@ class Original(ABC):
 
     @abstractmethod
     def row(self, snapshot: int) -> np.ndarray:
-        """The weights of a snapshot (counted from 0), [P] float32 in network order; they may be not finite."""
+        """The weights of a snapshot (counted from 0), [P] float32 in network order; they may be not
+        finite.
+        """
 
     @abstractmethod
     def place(self, snapshot: int) -> str:
@@ -104,7 +107,9 @@ class Release:
 
 @dataclass
 class Blocks:
-    """Numbers the shards of a subset; `streams` of them are filled side by side, so that one does not wait for another."""
+    """Numbers the shards of a subset; `streams` of them are filled side by side, so that one does not wait
+    for another.
+    """
 
     num_snapshots: int
     streams: int = 1
@@ -114,11 +119,14 @@ class Blocks:
         """The block of the next model of a split, architecture and stream."""
         place = (split, architecture, stream)
         self.counts[place] += 1
-        return (self.counts[place] - 1) // models_per_shard(architecture, self.num_snapshots) * self.streams + stream
+        return (self.counts[place] - 1) // models_per_shard(
+            architecture, self.num_snapshots
+        ) * self.streams + stream
 
 
 def import_zoo(kind: str, source: Path, out: Path, models: int | None = None) -> str:
-    """Write a release, or the part of it that is there, as subsets of a zoo; what the zoo has already is kept.
+    """Write a release, or the part of it that is there, as subsets of a zoo; what the zoo has already is
+    kept.
 
     Args:
         kind: "nws" (the original neural weight space) or "small_cnn" (the Small CNN Zoo).
@@ -130,7 +138,8 @@ def import_zoo(kind: str, source: Path, out: Path, models: int | None = None) ->
         What was imported and what was left out, one line each.
 
     Raises:
-        ZooError: if a file is missing, damaged or not of the release's layout, or the folder holds something else.
+        ZooError: if a file is missing, damaged or not of the release's layout, or the folder holds something
+            else.
 
     Example:
         >>> print(import_zoo("small_cnn", Path("smallcnnzoo"), Path("nws")))  # doctest: +SKIP
@@ -141,15 +150,21 @@ def import_zoo(kind: str, source: Path, out: Path, models: int | None = None) ->
     readers: dict[str, Callable[[Path], Release]] = {"nws": nws.read, "small_cnn": small_cnn.read}
     assert tuple(readers) == KINDS
     if kind not in readers:
-        raise ZooError("--import", expected=f"one of {', '.join(readers)}", found=repr(kind), do="choose one of them")
+        raise ZooError(
+            "--import", expected=f"one of {', '.join(readers)}", found=repr(kind), do="choose one of them"
+        )
     if what_is_at(source) != "a folder":
-        raise ZooError(source, expected="the folder of a release", found=what_is_at(source), do="correct the path")
+        raise ZooError(
+            source, expected="the folder of a release", found=what_is_at(source), do="correct the path"
+        )
     try:
         release = readers[kind](source)
         lines = _write(release.models[:models], out, release.seed)
     except OSError as error:
         do = "permit it or free space, then run again"
-        raise ZooError(error.filename or source, expected="files that can be read and written", found=str(error), do=do) from error
+        raise ZooError(
+            error.filename or source, expected="files that can be read and written", found=str(error), do=do
+        ) from error
     return "\n".join([*lines, *release.left_out])
 
 
@@ -176,7 +191,9 @@ class _Part:
             self.shards[shard_of(model)].append(model)
 
     def check(self) -> None:
-        """Keep the shards that lack a model, and raise a ZooError if the zoo or the release is not fit for them."""
+        """Keep the shards that lack a model, and raise a ZooError if the zoo or the release is not fit for
+        them.
+        """
         self.store.check(self.name, self.entry)
         for path, models in list(self.shards.items()):
             wanted, present = {model.id for model in models}, self.store.models_in(path)
@@ -185,13 +202,18 @@ class _Part:
             elif not present <= wanted:
                 found = f"{len(present - wanted)} others"
                 raise ZooError(
-                    self.store.out / path, expected="models that this release has too", found=found, do="import into another folder"
+                    self.store.out / path,
+                    expected="models that this release has too",
+                    found=found,
+                    do="import into another folder",
                 )
         for model in itertools.chain.from_iterable(self.shards.values()):
             model.check()
 
     def write(self) -> str:
-        """Write the shards, and list those that are there even if one cannot be written; returns what was done."""
+        """Write the shards, and list those that are there even if one cannot be written; returns what was
+        done.
+        """
         self.store.declare(self.name, self.entry)
         present = self.store.manifest.subsets[self.name].num_models
         total = sum(map(len, self.shards.values())) * SUBSETS[IMPORTED[self.name].like].num_snapshots
@@ -220,16 +242,22 @@ def _shard(models: Sequence[Original]) -> tuple[pa.Table, Iterator[bytes]]:
 
 
 def _whole_snapshots(model: Original) -> int:
-    """How many snapshots come before the first whose weights or results are not finite; all, if there is none such."""
+    """How many snapshots come before the first whose weights or results are not finite; all, if there is none
+    such.
+    """
     results = model.results()
 
     def is_whole(snapshot: int) -> bool:
-        return all(map(math.isfinite, results[snapshot].values())) and bool(np.isfinite(model.row(snapshot)).all())
+        return all(map(math.isfinite, results[snapshot].values())) and bool(
+            np.isfinite(model.row(snapshot)).all()
+        )
 
     whole = sum(1 for _ in itertools.takewhile(is_whole, range(len(results))))
     if not whole:
         expected = "finite weights and results of the initial network"
-        raise ZooError(model.place(0), expected=expected, found="a number that is not (in float32), or none", do=REFETCH)
+        raise ZooError(
+            model.place(0), expected=expected, found="a number that is not (in float32), or none", do=REFETCH
+        )
     return whole
 
 
@@ -239,7 +267,9 @@ def _columns(model: Original, whole: int) -> list[dict[str, Any]]:
     accuracy = results[whole - 1]["test_accuracy"]
     converged = accuracy >= IMAGE_FACTS[model.recipe.dataset].majority_rate + CONVERGED_MARGIN
     flags = {"converged": converged, "diverged": whole < len(results)}
-    return metadata(model, [{**results[min(snapshot, whole - 1)], **flags} for snapshot in range(len(results))])
+    return metadata(
+        model, [{**results[min(snapshot, whole - 1)], **flags} for snapshot in range(len(results))]
+    )
 
 
 # What both readers need
@@ -256,7 +286,12 @@ def told_recipe(where: object, family: Family, told: Mapping[str, Any]) -> Recip
     Raises:
         ZooError: for a value that no model of the family has.
     """
-    return recipe_of({**family, **{name: _legal(where, name, family.get(name, value), value) for name, value in told.items()}})
+    return recipe_of(
+        {
+            **family,
+            **{name: _legal(where, name, family.get(name, value), value) for name, value in told.items()},
+        }
+    )
 
 
 def _legal(where: object, name: str, draw: object, value: Any) -> Any:
@@ -266,7 +301,9 @@ def _legal(where: object, name: str, draw: object, value: Any) -> Any:
     legal = draw.values if isinstance(draw, Choice | Cycle) else (draw,)
     if value not in legal:
         expected = f"{name} {' or '.join(map(str, legal))}"
-        raise ZooError(where, expected=expected, found=repr(value), do="not of this release, or damaged: " + REFETCH)
+        raise ZooError(
+            where, expected=expected, found=repr(value), do="not of this release, or damaged: " + REFETCH
+        )
     return legal[legal.index(value)]
 
 
@@ -307,7 +344,9 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         check_file(path)
         if path.stat().st_size > MAX_TABLE_BYTES:
             found = f"{path.stat().st_size} bytes"
-            raise ZooError(path, expected=f"a table of at most {MAX_TABLE_BYTES} bytes", found=found, do=REFETCH)
+            raise ZooError(
+                path, expected=f"a table of at most {MAX_TABLE_BYTES} bytes", found=found, do=REFETCH
+            )
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
@@ -316,7 +355,10 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         missing = [name for name in columns if row.get(name) is None]
         if missing:
             raise ZooError(
-                f"{path} line {line}", expected=f"the columns {', '.join(columns)}", found=f"no {', '.join(missing)}", do=REFETCH
+                f"{path} line {line}",
+                expected=f"the columns {', '.join(columns)}",
+                found=f"no {', '.join(missing)}",
+                do=REFETCH,
             )
     if not rows:
         raise ZooError(path, expected="at least one row", found="none", do=REFETCH)

@@ -1,8 +1,9 @@
 """Reads the Small CNN Zoo (Unterthiner et al. 2020): a folder an image set, with three files.
 
-    weights.npy       float32, one row a snapshot, its tensors in Keras' shapes: kernels height, width, in, out
-    layout.csv        which numbers of a row are which tensor
-    metrics.csv.gz    one line a snapshot, in the rows' order: the recipe (config.*), the model (modeldir), the epoch (step), the results
+    weights.npy       float32, one row a snapshot, its tensors in Keras' shapes: kernels height, width, in,
+    out layout.csv        which numbers of a row are which tensor
+    metrics.csv.gz    one line a snapshot, in the rows' order: the recipe (config.*), the model (modeldir),
+    the epoch (step), the results
 
 Axes: N rows, P weights, S snapshots, O units, I inputs, H W height and width.
 """
@@ -61,7 +62,17 @@ NUMBERS = {
 }
 LEAST_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
 LEAST_ROW_BYTES = 4000  # of the weights
-NPY_ERRORS = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, SyntaxError, tokenize.TokenError)  # of numpy
+# of numpy
+NPY_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 ROUNDING = 1e-6  # of accuracies in float32
 RESULTS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
 LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
@@ -107,30 +118,50 @@ class Net(Original):
 def read(source: Path) -> Release:
     """List the networks of the image sets that are in a folder.
 
-    A network's number does not depend on which image sets are there: within its image set it is that of its first row's place among the
-    models, and the image sets take turns, in the order in which our own subset draws them.
+    A network's number does not depend on which image sets are there: within its image set it is that of its
+    first row's place among the models, and the image sets take turns, in the order in which our own subset
+    draws them.
 
     Args:
         source: an image set's folder, or one that holds several of them.
 
     Raises:
-        ZooError: if there is none, a file is missing or damaged, or an image set or a model's epoch is there twice.
+        ZooError: if there is none, a file is missing or damaged, or an image set or a model's epoch is there
+            twice.
     """
-    folders = [folder for folder in (source, *sorted(source.iterdir())) if any(what_is_at(folder / name) != "nothing" for name in FILES)]
+    folders = [
+        folder
+        for folder in (source, *sorted(source.iterdir()))
+        if any(what_is_at(folder / name) != "nothing" for name in FILES)
+    ]
     if not folders:
-        raise ZooError(source, expected=f"folders with {', '.join(FILES)}", found="none", do="unpack the release, give its folder")
+        raise ZooError(
+            source,
+            expected=f"folders with {', '.join(FILES)}",
+            found="none",
+            do="unpack the release, give its folder",
+        )
     nets: list[Net] = []
     left_out: list[str] = []
     seen: dict[str, Path] = {}
     for folder in folders:
         read_here, dataset, epochs, incomplete = _read_folder(folder)
         if dataset in seen:
-            raise ZooError(folder, expected=f"networks of another image set than {seen[dataset]}", found=dataset, do="remove one of them")
+            raise ZooError(
+                folder,
+                expected=f"networks of another image set than {seen[dataset]}",
+                found=dataset,
+                do="remove one of them",
+            )
         seen[dataset] = folder
         nets += read_here
         planned = [*(PLAN.snapshot_epochs or ())]
-        left_out += [f"models on {dataset} are of the epochs {epochs}, not of the plan's {planned}"] * (epochs != planned)
-        left_out += [f"left out: {incomplete} models on {dataset} without a row for each of the epochs {epochs}"] * bool(incomplete)
+        left_out += [f"models on {dataset} are of the epochs {epochs}, not of the plan's {planned}"] * (
+            epochs != planned
+        )
+        left_out += [
+            f"left out: {incomplete} models on {dataset} without a row for each of the epochs {epochs}"
+        ] * bool(incomplete)
     return Release(sorted(nets, key=lambda net: net.number), left_out, SEED)
 
 
@@ -141,16 +172,25 @@ def _read_folder(folder: Path) -> tuple[list[Net], str, list[int], int]:
     models, epochs, incomplete = _rows_of_models(metrics, table)
     firsts = np.array([rows[0] for rows in models.values()], np.int64)
     configs = table.select([*TEXTS, *NUMBERS, RANDOM_SEED]).take(firsts).to_pylist()
-    recipes = [_recipe_of(f"{metrics} line {first + 2}", config) for first, config in zip(firsts, configs, strict=True)]
+    recipes = [
+        _recipe_of(f"{metrics} line {first + 2}", config)
+        for first, config in zip(firsts, configs, strict=True)
+    ]
     names = sorted({recipe.dataset for recipe in recipes})
     if len(names) != 1:
-        raise ZooError(metrics, expected="complete models of one image set", found=", ".join(names) or "none", do=REFETCH)
+        raise ZooError(
+            metrics, expected="complete models of one image set", found=", ".join(names) or "none", do=REFETCH
+        )
     layout = layout_of(recipes[0].architecture)
     weights = _open_weights(folder / WEIGHTS, (len(table), layout.num_weights))
-    seeds = [_seed(f"{metrics} line {first + 2}", config[RANDOM_SEED]) for first, config in zip(firsts, configs, strict=True)]
+    seeds = [
+        _seed(f"{metrics} line {first + 2}", config[RANDOM_SEED])
+        for first, config in zip(firsts, configs, strict=True)
+    ]
     results = {name: table[name].to_numpy() for name in RESULTS}
     for name in (name for name in RESULTS if name.endswith("accuracy")):
-        wrong = np.flatnonzero(np.abs(results[name] - 0.5) > 0.5 + ROUNDING)  # one that is not a number is no wrong one
+        # one that is not a number is no wrong one
+        wrong = np.flatnonzero(np.abs(results[name] - 0.5) > 0.5 + ROUNDING)
         if len(wrong):
             expected, found = f"0 to 1 as {name}", f"{results[name][wrong[0]]:g}"
             raise ZooError(f"{metrics} line {wrong[0] + 2}", expected=expected, found=found, do=REFETCH)
@@ -158,8 +198,12 @@ def _read_folder(folder: Path) -> tuple[list[Net], str, list[int], int]:
     return list(_number(data, models, recipes, seeds)), names[0], epochs, incomplete
 
 
-def _number(data: DataSet, models: dict[int, np.ndarray], recipes: Sequence[Recipe], seeds: Sequence[int]) -> Iterator[Net]:
-    """The networks with numbers, splits and shards; an image set has shards of its own, so that it does not wait for another."""
+def _number(
+    data: DataSet, models: dict[int, np.ndarray], recipes: Sequence[Recipe], seeds: Sequence[int]
+) -> Iterator[Net]:
+    """The networks with numbers, splits and shards; an image set has shards of its own, so that it does not
+    wait for another.
+    """
     datasets = FAMILY["dataset"].values
     blocks = Blocks(PLAN.num_snapshots, streams=len(datasets))
     for (index, rows), recipe, seed in zip(models.items(), recipes, seeds, strict=True):
@@ -199,7 +243,10 @@ def _read_metrics(file: Path) -> pa.Table:
                 rows, size = sum(map(len, batches)), sum(part.nbytes for part in batches)
                 if rows > most or size > LINE_BYTES * most:
                     raise ZooError(
-                        file, expected=f"at most {most} lines, as many as {WEIGHTS} has rows", found=f"{rows} or more", do=REFETCH
+                        file,
+                        expected=f"at most {most} lines, as many as {WEIGHTS} has rows",
+                        found=f"{rows} or more",
+                        do=REFETCH,
                     )
             return pa.Table.from_batches(batches, reader.schema)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
@@ -216,7 +263,8 @@ def _seed(where: str, told: float) -> int:
 
 
 def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray], list[int], int]:
-    """The rows of each complete model by epoch, [S], by the model's place among all; the epochs; and how many are not complete.
+    """The rows of each complete model by epoch, [S], by the model's place among all; the epochs; and how many
+    are not complete.
 
     A model is complete that has the plan's epochs, or, if none has, as many others as most such models have.
     """
@@ -234,12 +282,19 @@ def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray],
     fitting = [epochs for epochs, _ in counts.most_common() if len(epochs) == PLAN.num_snapshots]
     if not fitting:
         ((most, number_of),) = counts.most_common(1)
-        expected = f"{PLAN.num_snapshots} rows for each modeldir, of the epochs {', '.join(map(str, PLAN.snapshot_epochs or ()))}"
+        expected = (
+            f"{PLAN.num_snapshots} rows for each modeldir, of the epochs "
+            f"{', '.join(map(str, PLAN.snapshot_epochs or ()))}"
+        )
         found = f"{number_of} of {len(groups)} with {len(most)}"
-        raise ZooError(file, expected=expected, found=found, do="see that modeldir names a model, not a checkpoint")
+        raise ZooError(
+            file, expected=expected, found=found, do="see that modeldir names a model, not a checkpoint"
+        )
     epochs = planned if planned in counts else fitting[0]
     if not all(0 <= step <= MAX_EPOCHS and step.is_integer() for step in epochs):
-        raise ZooError(file, expected=f"whole numbers up to {MAX_EPOCHS} as step", found=str(epochs)[:80], do=REFETCH)
+        raise ZooError(
+            file, expected=f"whole numbers up to {MAX_EPOCHS} as step", found=str(epochs)[:80], do=REFETCH
+        )
     complete = {model: rows for model, rows in enumerate(groups) if tuple(step_N[rows].tolist()) == epochs}
     return complete, [int(step) for step in epochs], len(groups) - len(complete)
 
@@ -272,12 +327,20 @@ class Entry:
 def _order(file: Path, layout: Layout) -> np.ndarray:
     """Where each number of our row stands in the release's: [P]."""
     rows = read_table(file, LAYOUT_COLUMNS)
-    entries = sorted((_entry(f"{file} line {line}", row) for line, row in enumerate(rows, 2)), key=lambda entry: entry.start)
+    entries = sorted(
+        (_entry(f"{file} line {line}", row) for line, row in enumerate(rows, 2)),
+        key=lambda entry: entry.start,
+    )
     kernels, biases = ([entry for entry in entries if entry.kind == kind] for kind in ("kernel", "bias"))
-    wanted = [(*spec.shape[2:], *spec.shape[1::-1]) for spec in layout.tensors if spec.kind == "weight"]  # (H, W,) I, O
+    # (H, W,) I, O
+    wanted = [(*spec.shape[2:], *spec.shape[1::-1]) for spec in layout.tensors if spec.kind == "weight"]
     stops = [0, *(entry.stop for entry in entries)]
     in_one_piece = [entry.start for entry in entries] == stops[:-1] and stops[-1] == layout.num_weights
-    if not in_one_piece or [e.shape for e in kernels] != wanted or [e.shape for e in biases] != [shape[-1:] for shape in wanted]:
+    if (
+        not in_one_piece
+        or [e.shape for e in kernels] != wanted
+        or [e.shape for e in biases] != [shape[-1:] for shape in wanted]
+    ):
         expected = f"kernels {wanted} and a bias for each, in {layout.num_weights} numbers without a gap"
         found = f"{[(entry.kind, entry.start, entry.stop, entry.shape) for entry in entries]}"
         raise ZooError(file, expected=expected, found=found, do=REFETCH)
@@ -295,5 +358,7 @@ def _entry(where: str, row: dict[str, str]) -> Entry:
     start, stop = (whole_number(where, name, row[name]) for name in ("start_idx", "end_idx"))
     if kind not in ("kernel", "bias") or stop - start != math.prod(shape):
         found = f"{row['varname']}, {start} to {stop}, {row['shape']}"
-        raise ZooError(where, expected="a kernel or bias, and as many numbers as its shape has", found=found, do=REFETCH)
+        raise ZooError(
+            where, expected="a kernel or bias, and as many numbers as its shape has", found=found, do=REFETCH
+        )
     return Entry(kind, start, stop, shape)

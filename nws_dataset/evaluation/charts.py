@@ -63,7 +63,9 @@ class Panel:
 
     def x(self, value: float) -> float:
         """Where a value is along the horizontal axis."""
-        first, last, value = (math.log(v) if self.logarithmic else v for v in (self._xs[0], self._xs[-1], value))
+        first, last, value = (
+            math.log(v) if self.logarithmic else v for v in (self._xs[0], self._xs[-1], value)
+        )
         part = (value - first) / (last - first) if last > first else 0.5
         return round(LEFT + part * (RIGHT - LEFT), 1)
 
@@ -99,5 +101,7 @@ class Panel:
     @property
     def words(self) -> str:
         """What the chart shows, for those who do not see it."""
-        ends = [f"{line.name} from {line.points[0][1]:.2f} to {line.points[-1][1]:.2f}" for line in self.lines]
+        ends = [
+            f"{line.name} from {line.points[0][1]:.2f} to {line.points[-1][1]:.2f}" for line in self.lines
+        ]
         return f"{self.title}, over {self.x_label}: {'; '.join(ends)}"

@@ -1,4 +1,7 @@
-"""Which models are trained on and which are held out. Always by model: snapshots of one model are never on both sides."""
+"""Which models are trained on and which are held out.
+
+Always by model: snapshots of one model are never on both sides.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import numpy as np
 from nws_dataset.errors import ZooError
 
 SMALLEST_ZOO = 4  # models; of fewer nothing can be said
-SMALL_ZOO = 1000  # models; below, a tenth of them would be too few to test on, so that all are held out in turn
+# models; below, a tenth of them would be too few to test on, so that all are held out in turn
+SMALL_ZOO = 1000
 NUM_FOLDS = 5  # fewer where a class, or the zoo, has fewer models
 VALIDATION_FRACTION = 0.1  # of the training models, where the zoo's own splits are not used
 
@@ -29,9 +33,13 @@ def is_small(num_models: int) -> bool:
 
 
 def check_models(zoo: object, splits: np.ndarray) -> None:
-    """Raise a ZooError that names the zoo if its models, of splits [M], are too few or leave nothing to train on or to test on."""
+    """Raise a ZooError that names the zoo if its models, of splits [M], are too few or leave nothing to train
+    on or to test on.
+    """
     if len(splits) < SMALLEST_ZOO:
-        raise ZooError(zoo, expected=f"{SMALLEST_ZOO} models or more", found=str(len(splits)), do="build more models")
+        raise ZooError(
+            zoo, expected=f"{SMALLEST_ZOO} models or more", found=str(len(splits)), do="build more models"
+        )
     missing = {"train", "test"} - set(splits)
     if missing and not is_small(len(splits)):
         found = "none in " + " and ".join(sorted(missing))
@@ -49,10 +57,19 @@ def describe(num_folds: Collection[int]) -> str:
         return "no model"
     if set(num_folds) == {1}:
         return "the zoo's own splits by model: trained on train, tested on test"
-    return "- or ".join(map(str, sorted(set(num_folds)))) + "-fold cross-validation over models: each one is held out exactly once"
+    return "- or ".join(map(str, sorted(set(num_folds)))) + (
+        "-fold cross-validation over models: each one is held out exactly once"
+    )
 
 
-def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray | None = None, num_folds: int = NUM_FOLDS) -> list[Fold]:
+def folds_of(
+    splits: np.ndarray,
+    seed: int,
+    *,
+    small: bool,
+    labels: np.ndarray | None = None,
+    num_folds: int = NUM_FOLDS,
+) -> list[Fold]:
     """The folds of an experiment.
 
     Args:
@@ -66,7 +83,8 @@ def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray |
         folds that hold out each model once, or the one fold of the zoo's splits.
 
     Example:
-        >>> sorted(np.concatenate([fold.test for fold in folds_of(np.array(["train"] * 10), 0, small=True)]).tolist())
+        >>> folds = folds_of(np.array(["train"] * 10), 0, small=True)
+        >>> sorted(np.concatenate([fold.test for fold in folds]).tolist())
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     if not small:
@@ -79,11 +97,15 @@ def folds_of(splits: np.ndarray, seed: int, *, small: bool, labels: np.ndarray |
     dealt = np.empty(len(splits), dtype=np.intp)
     dealt[order] = np.arange(len(splits)) % num_folds
     nobody = np.empty(0, dtype=np.intp)
-    return [Fold(np.flatnonzero(dealt != fold), nobody, np.flatnonzero(dealt == fold)) for fold in range(num_folds)]
+    return [
+        Fold(np.flatnonzero(dealt != fold), nobody, np.flatnonzero(dealt == fold))
+        for fold in range(num_folds)
+    ]
 
 
 def with_validation(fold: Fold, seed: int, labels: np.ndarray | None = None) -> Fold:
-    """A fold that has a validation part: its own, or a tenth of its training models, of every class; all of them if there are so few.
+    """A fold that has a validation part: its own, or a tenth of its training models, of every class; all of
+    them if there are so few.
 
     Args:
         fold: the fold.
@@ -102,7 +124,8 @@ def with_validation(fold: Fold, seed: int, labels: np.ndarray | None = None) -> 
     cut = []
     for label in np.unique(classes):
         members = random.permutation(fold.training[classes == label])
-        cut.append(members[: max(len(members) > 1, round(VALIDATION_FRACTION * len(members)))])  # of a single one, none
+        # of a single one, none
+        cut.append(members[: max(len(members) > 1, round(VALIDATION_FRACTION * len(members)))])
     validation = np.sort(np.concatenate(cut))
     if not len(validation):  # each class has a single model
         return Fold(fold.training, fold.training, fold.test)
@@ -110,7 +133,8 @@ def with_validation(fold: Fold, seed: int, labels: np.ndarray | None = None) -> 
 
 
 def balanced(labels: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
-    """Places of models of which every class has equally many within each stratum (split); the others are dropped at random.
+    """Places of models of which every class has equally many within each stratum (split); the others are
+    dropped at random.
 
     Example:
         >>> balanced(np.array(["a", "b", "a"]), np.array(["train"] * 3), seed=0).tolist() in ([0, 1], [1, 2])

@@ -70,7 +70,9 @@ def read_inputs(zoo: Zoo, rows: Rows) -> tuple[dict[str, Features], list[str]]:
     if len(set(rows["architecture"].tolist())) > 1:
         skipped.append("All weights are no input: the zoo has several architectures.")
     elif 8 * int(num_weights.sum()) > MOST_BYTES:
-        skipped.append(f"All weights are no input: they are {8 * int(num_weights.sum()) >> 30} GiB in memory.")
+        skipped.append(
+            f"All weights are no input: they are {8 * int(num_weights.sum()) >> 30} GiB in memory."
+        )
     kinds = [LAYERS, WHOLE, NORMS, RECIPE] + [WEIGHTS] * (not skipped)
     read = zoo_features(zoo, rows, kinds)
     layers = list(dict.fromkeys(map(layer_of, read[LAYERS][1])))

@@ -1,6 +1,7 @@
 """What Unterthiner et al. 2020 (arXiv 2002.11448) found, to stand beside what is found here.
 
-R2 of test accuracy predicted from networks of the Small CNN Zoo; the file best_configs.json of google-research/dnn_predict_accuracy.
+R2 of test accuracy predicted from networks of the Small CNN Zoo; the file best_configs.json of
+google-research/dnn_predict_accuracy.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ NUM_TRAIN = 15_000  # networks of each data set that the paper's predictors lear
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "svhn")
 METHODS = ("linear", "boosting", "dense net")
 CAUTION = (
-    f"The paper's R2 is of {NUM_TRAIN:,} networks of each data set, which all start from the same random seed: weights of two networks can"
-    " be compared one by one. Here every network has a seed of its own, and all weights say less, above all to the linear predictor."
+    f"The paper's R2 is of {NUM_TRAIN:,} networks of each data set, which all start from the same random "
+    "seed: weights of two networks can"
+    " be compared one by one. Here every network has a seed of its own, and all weights say less, above "
+    "all to the linear predictor."
 )
 FIRST_LAST = "first + last"
 LAST = "layer output"
@@ -22,7 +25,12 @@ R2: dict[str, tuple[tuple[float, float, float], ...]] = {
     FIRST_LAST: ((0.902, 0.989, 0.988), (0.775, 0.989, 0.988), (0.633, 0.971, 0.968), (0.779, 0.971, 0.971)),
     LAST: ((0.842, 0.973, 0.973), (0.713, 0.976, 0.975), (0.605, 0.941, 0.933), (0.755, 0.946, 0.946)),
     "whole": ((0.780, 0.953, 0.948), (0.516, 0.955, 0.938), (0.186, 0.914, 0.897), (0.384, 0.908, 0.904)),
-    "hyperparameters": ((0.692, 0.918, 0.898), (0.614, 0.924, 0.888), (0.685, 0.934, 0.903), (0.636, 0.935, 0.879)),
+    "hyperparameters": (
+        (0.692, 0.918, 0.898),
+        (0.614, 0.924, 0.888),
+        (0.685, 0.934, 0.903),
+        (0.636, 0.935, 0.879),
+    ),
 }
 
 

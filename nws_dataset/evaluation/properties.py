@@ -1,4 +1,6 @@
-"""What is read off the weights: a property of the training, and the models by which this is learned and tested."""
+"""What is read off the weights: a property of the training, and the models by which this is learned and
+tested.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,16 @@ CLASSES = (
 )
 NUMBERS = ("learning_rate",)  # properties that are told as numbers
 PROPERTIES = (*CLASSES, *NUMBERS)
-# A value that fewer models have is left out, for balancing by it would leave few of the others: a tenth of the zoo within these bounds.
+# A value that fewer models have is left out, for balancing by it would leave few of the others: a tenth of
+# the zoo within these bounds.
 RARE, RAREST = 10, 2
 
 
 @dataclass(frozen=True)
 class Task:
-    """A property that is to be told, and the models by which this is learned and tested: equally many of each class."""
+    """A property that is to be told, and the models by which this is learned and tested: equally many of each
+    class.
+    """
 
     name: str
     classes: list[Any]  # empty for a number
@@ -56,7 +61,10 @@ class Task:
         if self.is_number:
             return f"{self.name} (log10)" if self.logarithmic else self.name
         classes = len(self.classes)
-        return f"{self.name} ({classes if classes == self.num_values else f'{classes} of {self.num_values}'} values)"
+        return (
+            f"{self.name} "
+            f"({classes if classes == self.num_values else f'{classes} of {self.num_values}'} values)"
+        )
 
 
 def tasks_of(
@@ -68,7 +76,8 @@ def tasks_of(
     models: np.ndarray | None = None,
     num_folds: int = NUM_FOLDS,
 ) -> tuple[list[Task], dict[str, str]]:
-    """The properties that can be told apart, those of which two values or more are not rare, and why the others cannot.
+    """The properties that can be told apart, those of which two values or more are not rare, and why the
+    others cannot.
 
     Args:
         final: final rows of a zoo.
@@ -93,7 +102,10 @@ def tasks_of(
             continue
         skipped[name] = f"{'one value' if task.num_values else 'no value'} with {fewest} models or more"
         if properties:
-            expected, do = f"two values or more with {fewest} models or more each", "choose another property, or build more models"
+            expected, do = (
+                f"two values or more with {fewest} models or more each",
+                ("choose another property, or build more models"),
+            )
             raise ZooError(f"property {name}", expected=expected, found=skipped[name], do=do)
     return tasks, skipped
 
@@ -101,7 +113,9 @@ def tasks_of(
 def _classes(final: Rows, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int) -> Task:
     """The task of a property with classes; without folds if it has fewer than two."""
     values, splits = np.asarray(final[name])[models], np.asarray(final["split"])[models]
-    names, counts = np.unique([value for value in values.tolist() if value is not None and value == value], return_counts=True)
+    names, counts = np.unique(
+        [value for value in values.tolist() if value is not None and value == value], return_counts=True
+    )
     needed = () if small else ("train", "test")  # of the zoo's own splits
     frequent = names[counts >= _fewest(len(models))].tolist()
     common = [value for value in frequent if set(needed) <= set(splits[values == value])]
@@ -112,7 +126,14 @@ def _classes(final: Rows, name: str, models: np.ndarray, seed: int, small: bool,
     kept = balanced(truth, np.zeros(len(places)) if small else splits[places], seed)
     places, truth = places[kept], truth[kept]
     folds = folds_of(splits[places], seed, small=small, labels=truth, num_folds=num_folds)
-    return Task(name, common, len(names), models[places], truth, [with_validation(fold, seed, truth) for fold in folds])
+    return Task(
+        name,
+        common,
+        len(names),
+        models[places],
+        truth,
+        [with_validation(fold, seed, truth) for fold in folds],
+    )
 
 
 def _number(final: Rows, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int) -> Task:
@@ -143,11 +164,14 @@ def _fewest(num_models: int) -> int:
 
 
 def constant_guess(truth: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """For all of truth the best guess of one who knows only the values `of`: the most frequent class, or the median number.
+    """For all of truth the best guess of one who knows only the values `of`: the most frequent class, or the
+    median number.
 
     Example:
-        >>> constant_guess(np.array(["a", "b"]), np.array(["b", "b", "a"])).tolist(), constant_guess(np.zeros(1), np.arange(3.0)).tolist()
-        (['b', 'b'], [1.0])
+        >>> constant_guess(np.array(["a", "b"]), np.array(["b", "b", "a"])).tolist()
+        ['b', 'b']
+        >>> constant_guess(np.zeros(1), np.arange(3.0)).tolist()
+        [1.0]
     """
     if of.dtype.kind == "f" and truth.dtype.kind == "f":
         return np.full(len(truth), np.median(of))
@@ -155,7 +179,9 @@ def constant_guess(truth: np.ndarray, of: np.ndarray) -> np.ndarray:
     return np.full(len(truth), classes[counts.argmax()])
 
 
-def guesses_from_architecture(architectures: np.ndarray, truth: np.ndarray, folds: Sequence[Fold]) -> np.ndarray:
+def guesses_from_architecture(
+    architectures: np.ndarray, truth: np.ndarray, folds: Sequence[Fold]
+) -> np.ndarray:
     """The best guess of one who sees a model's architecture and none of its weights.
 
     Args:
@@ -164,12 +190,13 @@ def guesses_from_architecture(architectures: np.ndarray, truth: np.ndarray, fold
         folds: as the methods'.
 
     Returns:
-        [M] for each held-out model the best constant guess (see `constant_guess`) from its fold's training models of its architecture;
-        from them all if none has it.
+        [M] for each held-out model the best constant guess (see `constant_guess`) from its fold's training
+        models of its architecture; from them all if none has it.
 
     Example:
         >>> fold = Fold(training=np.array([0, 1, 2, 3]), validation=np.array([]), test=np.array([4]))
-        >>> str(guesses_from_architecture(np.array(list("aabba")), np.array(["adam", "adam", "sgd", "sgd", "sgd"]), [fold])[4])
+        >>> optimizers = np.array(["adam", "adam", "sgd", "sgd", "sgd"])
+        >>> str(guesses_from_architecture(np.array(list("aabba")), optimizers, [fold])[4])
         'adam'
     """
     guessed = np.empty_like(truth)

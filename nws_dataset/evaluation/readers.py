@@ -1,6 +1,8 @@
-"""Methods that read a property off the weights, all behind one interface: the deep meta-classifier, and what stands beside it.
+"""Methods that read a property off the weights, all behind one interface: the deep meta-classifier, and what
+stands beside it.
 
-A reader is fitted and asked by places of snapshots, so that each reads what it needs: slices, parts or statistics of their weights.
+A reader is fitted and asked by places of snapshots, so that each reads what it needs: slices, parts or
+statistics of their weights.
 
 Axes: N snapshots, S slices of a row, L weights of a slice, F features, C classes or 1.
 """
@@ -28,12 +30,25 @@ if TYPE_CHECKING:
     from nws_dataset.zoo import Rows, Zoo
 
 DEEP, SVM, BOOSTING = "deep meta-classifier", "linear SVM", "boosting"
-SLICE, UNITS, SLICE_STATISTICS, LAYERS, ROW = "slice", "random units", "statistics of the slice", "layers", "row"
+SLICE, UNITS, SLICE_STATISTICS, LAYERS, ROW = (
+    "slice",
+    "random units",
+    "statistics of the slice",
+    "layers",
+    "row",
+)
 PARTS = {"convolutional part": True, "dense part": False}  # name -> whether it is the convolutions
 SVM_STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the best on the validation models is kept
 SVM_SOLVER = {"dual": False, "tol": 1e-2, "max_iter": 10_000}
 TREES, PATIENCE = 300, 20  # of boosting: rounds at most, and rounds without a gain on the validation models
-BOOSTED = {"learning_rate": 0.1, "num_leaves": 15, "feature_fraction": 0.5, "deterministic": True, "force_row_wise": True, "verbosity": -1}
+BOOSTED = {
+    "learning_rate": 0.1,
+    "num_leaves": 15,
+    "feature_fraction": 0.5,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
 SNAPSHOTS = {"final": "final snapshots", "late": "the later half of the snapshots", "all": "all snapshots"}
 
 
@@ -43,8 +58,10 @@ class Settings:
 
     slice_length: int = 5000
     epochs: int = 50
-    least_steps: int = 0  # where `epochs` have fewer steps in all, there are more epochs, up to the paper's 50
-    snapshots: str = "final"  # of training models: "final", "late" or "all"; also those that the other methods are trained on
+    # where `epochs` have fewer steps in all, there are more epochs, up to the paper's 50
+    least_steps: int = 0
+    # of training models: "final", "late" or "all"; also those that the other methods are trained on
+    snapshots: str = "final"
     slices_per_row: int = 1
     slices_per_prediction: int = 8
     width: float = 1.0
@@ -87,7 +104,9 @@ SMALL_SETTINGS = Settings(
 class Reader(Protocol):
     """Reads a task's property off snapshots, which are given by their places."""
 
-    def fit(self, training: np.ndarray, y: np.ndarray, validation: np.ndarray, y_validation: np.ndarray) -> Any:
+    def fit(
+        self, training: np.ndarray, y: np.ndarray, validation: np.ndarray, y_validation: np.ndarray
+    ) -> Any:
         """Learn from training snapshots; choose by those for validation."""
 
     def predict(self, places: np.ndarray, positions: Sequence[float] | None = None) -> np.ndarray:
@@ -102,9 +121,13 @@ class DeepReader:
     estimator: Any
     settings: Settings
 
-    def fit(self, training: np.ndarray, y: np.ndarray, validation: np.ndarray, y_validation: np.ndarray) -> DeepReader:
+    def fit(
+        self, training: np.ndarray, y: np.ndarray, validation: np.ndarray, y_validation: np.ndarray
+    ) -> DeepReader:
         self.estimator.set_params(epochs=self.settings.epochs_of(len(training)))
-        self.estimator.fit(Chosen(self.source, training), y, None, Chosen(self.source, validation), y_validation)
+        self.estimator.fit(
+            Chosen(self.source, training), y, None, Chosen(self.source, validation), y_validation
+        )
         return self
 
     def predict(self, places: np.ndarray, positions: Sequence[float] | None = None) -> np.ndarray:
@@ -113,17 +136,29 @@ class DeepReader:
 
 @dataclass
 class StatisticsReader:
-    """A model on statistics of weights; where several slices of a row were described, their scores are averaged."""
+    """A model on statistics of weights; where several slices of a row were described, their scores are
+    averaged.
+    """
 
     features: Callable[[np.ndarray, Sequence[float] | None], np.ndarray]  # places, positions -> [N, S, F]
     model: Any  # LinearSVM or Boosting
 
-    def fit(self, training: np.ndarray, y: np.ndarray, validation: np.ndarray, y_validation: np.ndarray) -> StatisticsReader:
+    def fit(
+        self, training: np.ndarray, y: np.ndarray, validation: np.ndarray, y_validation: np.ndarray
+    ) -> StatisticsReader:
         X_NSF, X_validation_NSF = self.features(training, None), self.features(validation, None)
         self.classes = np.unique(y) if self.model.classification else None
-        targets, targets_validation = (part if self.classes is None else np.searchsorted(self.classes, part) for part in (y, y_validation))
+        targets, targets_validation = (
+            part if self.classes is None else np.searchsorted(self.classes, part)
+            for part in (y, y_validation)
+        )
         flat = [X.reshape(-1, X.shape[-1]) for X in (X_NSF, X_validation_NSF)]
-        self.model.fit(flat[0], np.repeat(targets, X_NSF.shape[1]), flat[1], np.repeat(targets_validation, X_NSF.shape[1]))
+        self.model.fit(
+            flat[0],
+            np.repeat(targets, X_NSF.shape[1]),
+            flat[1],
+            np.repeat(targets_validation, X_NSF.shape[1]),
+        )
         return self
 
     def predict(self, places: np.ndarray, positions: Sequence[float] | None = None) -> np.ndarray:
@@ -137,7 +172,8 @@ class LinearSVM:
     """A linear support vector machine on standardised features; C is chosen by the validation part.
 
     Args:
-        classification: classes 0..C-1, one machine against the rest each; else numbers, with squared loss outside a tube.
+        classification: classes 0..C-1, one machine against the rest each; else numbers, with squared loss
+            outside a tube.
         seed: unused: the solution is unique.
     """
 
@@ -148,7 +184,9 @@ class LinearSVM:
         from sklearn.svm import LinearSVC, LinearSVR
 
         self.standardizer = Standardizer.fit(X)
-        self.mean, self.scale = (0.0, 1.0) if self.classification else (float(y.mean()), float(y.std()) or 1.0)
+        self.mean, self.scale = (
+            (0.0, 1.0) if self.classification else (float(y.mean()), float(y.std()) or 1.0)
+        )
         Z, Z_validation = self.standardizer(X), self.standardizer(X_validation)
         candidates = []
         for strength in SVM_STRENGTHS:
@@ -158,7 +196,9 @@ class LinearSVM:
             else:
                 loss = "squared_epsilon_insensitive"
                 machine = LinearSVR(C=strength, loss=loss, **SVM_SOLVER).fit(Z, (y - self.mean) / self.scale)
-                score = -np.mean((machine.predict(Z_validation) - (y_validation - self.mean) / self.scale) ** 2)
+                score = -np.mean(
+                    (machine.predict(Z_validation) - (y_validation - self.mean) / self.scale) ** 2
+                )
             candidates.append((score, machine))
         self.machine = max(candidates, key=lambda candidate: candidate[0])[1]
 
@@ -185,7 +225,11 @@ class Boosting:
     def fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray) -> None:
         import lightgbm
 
-        goal = {"objective": "multiclass", "num_class": int(y.max()) + 1} if self.classification else {"objective": "regression_l1"}
+        goal = (
+            {"objective": "multiclass", "num_class": int(y.max()) + 1}
+            if self.classification
+            else {"objective": "regression_l1"}
+        )
         parameters = {**BOOSTED, **goal, "min_data_in_leaf": max(1, min(20, len(X) // 20)), "seed": self.seed}
         training = lightgbm.Dataset(X, y, params=parameters)
         validation = training.create_valid(X_validation, y_validation)
@@ -230,10 +274,14 @@ class Inputs:
         return RandomUnits(self.views, architectures, self.settings.slice_length, seed)
 
     def part(self, convolutions: bool, seed: int = 0) -> Source:
-        """The weights of the convolutions (with their batch-norm), or those behind them; the seed is unused."""
+        """The weights of the convolutions (with their batch-norm), or those behind them; the seed is
+        unused.
+        """
         ends = {name: convolutions_end(self.zoo.layout(row)) for name, row in self._one_of_each().items()}
         places = [ends[name] for name in self.rows["architecture"]]
-        return ArrayRows([view[:end] if convolutions else view[end:] for view, end in zip(self.views, places, strict=True)])
+        return ArrayRows(
+            [view[:end] if convolutions else view[end:] for view, end in zip(self.views, places, strict=True)]
+        )
 
     def _one_of_each(self) -> dict[str, Any]:
         """A row of each architecture."""
@@ -252,7 +300,9 @@ class Inputs:
         starts_NS = even_starts(self.whole.lengths[unknown], length, spread)
         for place, starts in zip(unknown.tolist(), starts_NS.tolist(), strict=True):
             row = self.views[place]  # a row that is shorter than a slice is described as it is, without zeros
-            known[place] = whole_vector_statistics(np.stack([row[start : start + length] for start in starts]))[0]
+            known[place] = whole_vector_statistics(
+                np.stack([row[start : start + length] for start in starts])
+            )[0]
         return known[places]
 
     @functools.cached_property
@@ -260,7 +310,9 @@ class Inputs:
         """[N, F] statistics of all tensors, and their names."""
         return zoo_features(self.zoo, self.rows, "layers")
 
-    def layer_statistics(self, layer: str | None, places: np.ndarray, positions: Sequence[float] | None = None) -> np.ndarray:
+    def layer_statistics(
+        self, layer: str | None, places: np.ndarray, positions: Sequence[float] | None = None
+    ) -> np.ndarray:
         """[N, 1, F]: statistics of the tensors of a layer, of all layers if it is None."""
         features, names = self.layers
         columns = [i for i, name in enumerate(names) if layer is None or layer_of(name) == layer]
@@ -293,8 +345,8 @@ def methods_of(inputs: Inputs, experiments: Sequence[str]) -> list[Method]:
 
     Args:
         inputs: what they read.
-        experiments: of "what" (all is asked of final snapshots), "when" (and by snapshot), "where" (by position), "layers" (by part and
-            by layer).
+        experiments: of "what" (all is asked of final snapshots), "when" (and by snapshot), "where" (by
+            position), "layers" (by part and by layer).
 
     Returns:
         Methods, each of which is fitted once for all its experiments.
@@ -310,12 +362,28 @@ def methods_of(inputs: Inputs, experiments: Sequence[str]) -> list[Method]:
         Method(DEEP, UNITS, _deep(settings, inputs.units), whole),
     ]
     for name, model in MODELS.items():
-        methods.append(Method(name, SLICE_STATISTICS, functools.partial(statistics, model, inputs.slice_statistics), asked - {"layers"}))
-        methods.append(Method(name, LAYERS, functools.partial(statistics, model, functools.partial(inputs.layer_statistics, None)), whole))
+        methods.append(
+            Method(
+                name,
+                SLICE_STATISTICS,
+                functools.partial(statistics, model, inputs.slice_statistics),
+                asked - {"layers"},
+            )
+        )
+        methods.append(
+            Method(
+                name,
+                LAYERS,
+                functools.partial(statistics, model, functools.partial(inputs.layer_statistics, None)),
+                whole,
+            )
+        )
     if "layers" in asked:
         only = frozenset({"layers"})
         for part, convolutions in PARTS.items():
-            methods.append(Method(DEEP, part, _deep(settings, functools.partial(inputs.part, convolutions)), only, part))
+            methods.append(
+                Method(DEEP, part, _deep(settings, functools.partial(inputs.part, convolutions)), only, part)
+            )
         for layer in inputs.layer_names:
             features = functools.partial(inputs.layer_statistics, layer)
             methods += [
@@ -328,11 +396,15 @@ def methods_of(inputs: Inputs, experiments: Sequence[str]) -> list[Method]:
 def row_method(inputs: Inputs, length: int, experiments: Sequence[str]) -> Method:
     """The deep meta-classifier on whole rows of `length` weights."""
     settings = dataclasses.replace(inputs.settings, slice_length=length, slices_per_prediction=1)
-    return Method(DEEP, ROW, _deep(settings, lambda seed: inputs.whole), frozenset(experiments) - {"where", "layers"})
+    return Method(
+        DEEP, ROW, _deep(settings, lambda seed: inputs.whole), frozenset(experiments) - {"where", "layers"}
+    )
 
 
 def _deep(settings: Settings, source: Callable[[int], Source]) -> Callable[[Task, int], Reader]:
-    """Makes the deep meta-classifier, or the regressor, for a task and a seed; so does `source` what it reads."""
+    """Makes the deep meta-classifier, or the regressor, for a task and a seed; so does `source` what it
+    reads.
+    """
 
     def make(task: Task, seed: int) -> Reader:
         kind = DeepMetaRegressor if task.is_number else DeepMetaClassifier

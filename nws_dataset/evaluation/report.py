@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
 
 from nws_dataset.errors import ZooError, one_line
@@ -26,7 +33,8 @@ if TYPE_CHECKING:
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES = 300
-MAX_SEEDS, MAX_SEED = 1000, 10**9  # libraries take seeds of 31 bits, and folds and repetitions count up from the first
+# libraries take seeds of 31 bits, and folds and repetitions count up from the first
+MAX_SEEDS, MAX_SEED = 1000, 10**9
 FEWEST_FOR_BOOTSTRAP = 10  # models; resamples of fewer say little
 OUT_HELP = "Folder for the results.  [default: ZOO-results, beside the zoo]"
 Interval = tuple[float, float]
@@ -54,7 +62,9 @@ def wilson_interval(correct: int, total: int) -> Interval:
 def bootstrap_interval(
     statistic: Callable[[np.ndarray, np.ndarray], float], truth: np.ndarray, predicted: np.ndarray, seed: int
 ) -> Interval | None:
-    """95 % interval of a statistic of truth [M] and predictions [M], by resampling the M held-out models; None where they are too few."""
+    """95 % interval of a statistic of truth [M] and predictions [M], by resampling the M held-out models;
+    None where they are too few.
+    """
     if len(truth) < FEWEST_FOR_BOOTSTRAP:
         return None
     random = np.random.default_rng(seed)
@@ -85,7 +95,8 @@ def with_interval(value: float | None, interval: Interval | None, percent: bool 
         return "-"
 
     def text(number: float) -> str:
-        return f"{100 * number:.1f}" if percent else f"{round(number, 2) + 0.0:.2f}"  # + 0.0: no minus before zero
+        # + 0.0: no minus before zero
+        return f"{100 * number:.1f}" if percent else f"{round(number, 2) + 0.0:.2f}"
 
     unit, to = (" %", "-") if percent else ("", " to ")
     return text(value) + unit + (f" ({to.join(map(text, interval))})" if interval else "")
@@ -102,15 +113,19 @@ def percent(value: float | None) -> str:
 
 
 def over_seeds(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Records that differ in nothing but the seed, as one: the mean of their numbers, and "spread", the standard deviation of "value".
+    """Records that differ in nothing but the seed, as one: the mean of their numbers, and "spread", the
+    standard deviation of "value".
 
     Example:
-        >>> over_seeds([{"target": "optimizer", "seed": seed, "value": value} for seed, value in ((0, 0.5), (1, 0.6), (2, 0.7))])
+        >>> values = {0: 0.5, 1: 0.6, 2: 0.7}
+        >>> over_seeds([{"target": "optimizer", "seed": seed, "value": values[seed]} for seed in values])
         [{'target': 'optimizer', 'value': 0.6, 'seeds': 3, 'spread': 0.1}]
     """
     same: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for record in records:
-        same.setdefault(tuple((key, value) for key, value in record.items() if key not in OF_A_SEED), []).append(record)
+        same.setdefault(
+            tuple((key, value) for key, value in record.items() if key not in OF_A_SEED), []
+        ).append(record)
     return [_mean(group) for group in same.values()]
 
 
@@ -132,7 +147,11 @@ def _mean(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in ("value", "interval_95", "chance", "from_architecture"):
         if mean.get(key) is not None:
             mean[key] = np.mean([record[key] for record in records], axis=0).round(12).tolist()
-    return {**mean, "seeds": len(records), "spread": round(spread([record["value"] for record in records]) or 0.0, 12)}
+    return {
+        **mean,
+        "seeds": len(records),
+        "spread": round(spread([record["value"] for record in records]) or 0.0, 12),
+    }
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -164,7 +183,8 @@ class Table:
         for row in self.rows:
             table.add_row(*row)
         wide = Console(width=1000)
-        Console(width=None if wide.is_terminal else wide.measure(table).maximum).print(table)  # a log file takes any width
+        # a log file takes any width
+        Console(width=None if wide.is_terminal else wide.measure(table).maximum).print(table)
 
 
 def conclude(
@@ -175,11 +195,12 @@ def conclude(
     draw: Callable[[], dict[str, Any]],
     more: Sequence[Table] = (),
 ) -> None:
-    """Write an experiment's results as `<experiment>.json`, `<experiment>.md` and `<experiment>_<plot>.png`; print the table and the paths.
+    """Write an experiment's results as `<experiment>.json`, `<experiment>.md` and `<experiment>_<plot>.png`;
+    print the table and the paths.
 
     Args:
-        results: all that JSON can hold: "experiment", which names the files, "zoo" (see `facts_of`), "command", "settings", "results"; the
-            plots' names are added as "plots".
+        results: all that JSON can hold: "experiment", which names the files, "zoo" (see `facts_of`),
+            "command", "settings", "results"; the plots' names are added as "plots".
         folder: made if it is not there.
         table: the summary.
         notes: sentences that say how the numbers were taken.
@@ -216,10 +237,18 @@ def _write(path: Path, content: str) -> None:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Gives a function that notes one more of `total` steps and says what runs: a bar on a terminal, ten plain lines elsewhere."""
+    """Gives a function that notes one more of `total` steps and says what runs: a bar on a terminal, ten
+    plain lines elsewhere.
+    """
     console = Console(stderr=True)
     done = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
 
@@ -234,7 +263,9 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
 
 def be_patient() -> None:
-    """Let idle OpenMP threads sleep. Spinning, they make training up to eight times slower where other programs use the cores too.
+    """Let idle OpenMP threads sleep.
+
+    Spinning, they make training up to eight times slower where other programs use the cores too.
 
     Libraries read this when they are loaded: call it before torch and lightgbm are imported.
     """
@@ -250,7 +281,9 @@ def results_folder(zoo: str, out: Path | None) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise a ZooError, before hours of work, if results could not be written to a folder, which need not exist. Writes nothing."""
+    """Raise a ZooError, before hours of work, if results could not be written to a folder, which need not
+    exist. Writes nothing.
+    """
     nearest = folder
     while what_is_at(nearest) == "nothing" and nearest != nearest.parent:
         nearest = nearest.parent
@@ -261,7 +294,12 @@ def check_folder(folder: Path) -> None:
         return
     elif nearest != folder:
         found = f"{found} at {nearest}"
-    raise ZooError(folder, expected="a folder for results", found=found, do="permit writing, or choose another place (--out)")
+    raise ZooError(
+        folder,
+        expected="a folder for results",
+        found=found,
+        do="permit writing, or choose another place (--out)",
+    )
 
 
 def check_device(device: str) -> None:
@@ -272,12 +310,16 @@ def check_device(device: str) -> None:
 
 
 def name_of(zoo: str) -> str:
-    """What reports call a zoo: a folder by its name, so that nothing of the machine gets into them, a repository as it is."""
+    """What reports call a zoo: a folder by its name, so that nothing of the machine gets into them, a
+    repository as it is.
+    """
     return one_line(Path(zoo).resolve().name) if Path(zoo).is_dir() else zoo
 
 
 def facts_of(zoo: Zoo, name: str) -> dict[str, Any]:
-    """What results say about a zoo: what it is called, and of each subset the seed, the build's options and the number of models."""
+    """What results say about a zoo: what it is called, and of each subset the seed, the build's options and
+    the number of models.
+    """
     subsets = {
         subset: {"seed": entry.seed, "options": entry.options, "num_models": entry.num_models}
         for subset, entry in zoo.manifest.subsets.items()
@@ -286,16 +328,25 @@ def facts_of(zoo: Zoo, name: str) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The running click command as it was given, with folders by their names, so that nothing of the machine gets into results."""
+    """The running click command as it was given, with folders by their names, so that nothing of the machine
+    gets into results.
+    """
     context = click.get_current_context()
     words = [Path(context.info_name or "").name]
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.COMMANDLINE or parameter.name == "out":
+        if (
+            context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.COMMANDLINE
+            or parameter.name == "out"
+        ):
             continue
         if isinstance(parameter, click.Option):
             words.append(parameter.opts[0])
-            words += [] if parameter.is_flag else [one_line(",".join(map(str, value)) if isinstance(value, (list, tuple)) else value)]
+            words += (
+                []
+                if parameter.is_flag
+                else [one_line(",".join(map(str, value)) if isinstance(value, (list, tuple)) else value)]
+            )
         else:
             words.append(name_of(str(value)))
     return shlex.join(words)

@@ -1,4 +1,6 @@
-"""Files of results, as the evaluation commands write them and as anyone may: read only when all that a page shows of them is legal."""
+"""Files of results, as the evaluation commands write them and as anyone may: read only when all that a page
+shows of them is legal.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +48,18 @@ def _is_seed(value: Any) -> bool:
 
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(REQUIRED[:-1], (_is_text, "a text")),
-    **dict.fromkeys(("dataset", "across", "trained_on", "tested_on", "layer", "task", "setting"), (_is_text, "a text")),
-    **dict.fromkeys(("value", "position", "chance", "from_architecture", "paper"), (is_number, "a finite number")),
+    **dict.fromkeys(
+        ("dataset", "across", "trained_on", "tested_on", "layer", "task", "setting"), (_is_text, "a text")
+    ),
+    **dict.fromkeys(
+        ("value", "position", "chance", "from_architecture", "paper"), (is_number, "a finite number")
+    ),
     **dict.fromkeys(("snapshot", "epoch", "num_train", "num_test"), (_is_count, "a whole number from 0")),
     "interval_95": (_is_interval, "two finite numbers"),
     "seed": (_is_seed, "a number or a text"),
 }  # field of a record -> what it must be, where it is there and not null
-AXES = {"when": "snapshot", "early": "snapshot", SIZED: "num_train"}  # experiment -> along what its curves are drawn
+# experiment -> along what its curves are drawn
+AXES = {"when": "snapshot", "early": "snapshot", SIZED: "num_train"}
 
 
 def check_record(where: object, record: Any, i: int) -> None:
@@ -62,7 +69,12 @@ def check_record(where: object, record: Any, i: int) -> None:
     axis = None if missing or not _is_text(record["experiment"]) else AXES.get(record["experiment"])
     missing += [axis] if axis and record.get(axis) is None else []
     if missing:
-        raise ZooError(where, expected=f"records with {', '.join(REQUIRED)}", found=f"record {i} without {', '.join(missing)}", do=DO)
+        raise ZooError(
+            where,
+            expected=f"records with {', '.join(REQUIRED)}",
+            found=f"record {i} without {', '.join(missing)}",
+            do=DO,
+        )
     for name, (legal, words) in KINDS.items():
         if record.get(name) is not None and not legal(record[name]):
             found = f"{reprlib.repr(record[name])} in record {i}"
@@ -70,11 +82,17 @@ def check_record(where: object, record: Any, i: int) -> None:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether a value is nested deeper than MAX_DEPTH. A level at a time, for recursion would be what is guarded against."""
+    """Whether a value is nested deeper than MAX_DEPTH.
+
+    A level at a time, for recursion would be what is guarded against.
+    """
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
-            part for outer in level if isinstance(outer, list | dict) for part in (outer.values() if isinstance(outer, dict) else outer)
+            part
+            for outer in level
+            if isinstance(outer, list | dict)
+            for part in (outer.values() if isinstance(outer, dict) else outer)
         ]
     return bool(level)
 
@@ -95,13 +113,19 @@ class Results:
         """
         contents = read_json(path, f"a JSON file with {EXPECTED}")
         kinds = {"zoo": dict, "command": str, "results": list}
-        wrong = [name for name, kind in kinds.items() if not isinstance(contents, dict) or not isinstance(contents.get(name), kind)]
+        wrong = [
+            name
+            for name, kind in kinds.items()
+            if not isinstance(contents, dict) or not isinstance(contents.get(name), kind)
+        ]
         if wrong:
             raise ZooError(path, expected=EXPECTED, found=f"no legal {', '.join(map(repr, wrong))}", do=DO)
         for i, record in enumerate(contents["results"]):
             check_record(path, record, i)
         if _is_deep(contents.get("settings")):
-            raise ZooError(path, expected=f"settings nested at most {MAX_DEPTH} deep", found="deeper ones", do=DO)
+            raise ZooError(
+                path, expected=f"settings nested at most {MAX_DEPTH} deep", found="deeper ones", do=DO
+            )
         return cls(path, contents)
 
     @property

@@ -41,10 +41,15 @@ class Group:
     def folds(self, seed: int) -> list[Fold]:
         """Who is trained on and who is tested, as places among all final rows."""
         folds = folds_of(self.splits, seed, small=self.small)
-        return [Fold(self.places[fold.training], self.places[fold.validation], self.places[fold.test]) for fold in folds]
+        return [
+            Fold(self.places[fold.training], self.places[fold.validation], self.places[fold.test])
+            for fold in folds
+        ]
 
     def sides(self) -> tuple[Fold, np.ndarray]:
-        """For transfer: the models that another group's predictor learns from, and those that it is tested on. Of small groups, all."""
+        """For transfer: the models that another group's predictor learns from, and those that it is tested
+        on. Of small groups, all.
+        """
         nobody = np.empty(0, np.intp)
         fold = Fold(self.places, nobody, self.places) if self.small else self.folds(0)[0]
         return Fold(fold.training, fold.validation, nobody), fold.test
@@ -63,8 +68,10 @@ class Study:
     converged: np.ndarray  # [N]
     seeds: range
     meta: bool  # whether the meta-regressor takes part
-    chosen: dict[tuple[str, str, str], trials.Method] = field(default_factory=dict)  # settings that were found, to choose them once
-    predictions: dict[tuple[str, str, str], np.ndarray] = field(default_factory=dict)  # [N] of the first seed, for the plots
+    # settings that were found, to choose them once
+    chosen: dict[tuple[str, str, str], trials.Method] = field(default_factory=dict)
+    # [N] of the first seed, for the plots
+    predictions: dict[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, zoo: Zoo, seeds: range, meta: bool = False) -> Study:
@@ -78,7 +85,17 @@ class Study:
         inputs, skipped = read_inputs(zoo, rows)
         truth = np.asarray(rows["test_accuracy"], np.float64)
         groups, left_out = groups_of(rows)
-        return cls(zoo, rows, inputs, skipped + left_out, groups, truth, np.asarray(rows["converged"], bool), seeds, meta)
+        return cls(
+            zoo,
+            rows,
+            inputs,
+            skipped + left_out,
+            groups,
+            truth,
+            np.asarray(rows["converged"], bool),
+            seeds,
+            meta,
+        )
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every input with every method that reads it."""
@@ -91,17 +108,25 @@ class Study:
         if key not in self.chosen:
             X = self.inputs[name][0]
             self.chosen[key] = (
-                meta_regressor(X.shape[1]) if method == META else trials.tuned(method, X, self.truth, group.folds(self.seeds[0]))
+                meta_regressor(X.shape[1])
+                if method == META
+                else trials.tuned(method, X, self.truth, group.folds(self.seeds[0]))
             )
         return self.chosen[key]
 
 
 def meta_regressor(num_weights: int) -> trials.Method:
-    """The deep meta-classifier as a regressor on whole rows or slices of 5,000 weights, in a width that suits a CPU."""
+    """The deep meta-classifier as a regressor on whole rows or slices of 5,000 weights, in a width that suits
+    a CPU.
+    """
     from nws_dataset.evaluation.readers import SMALL_SETTINGS
     from nws_dataset.meta_classifier import DeepMetaRegressor
 
-    options = {**SMALL_SETTINGS.of_estimator(), "slice_length": min(SMALL_SETTINGS.slice_length, num_weights), "epochs": META_EPOCHS}
+    options = {
+        **SMALL_SETTINGS.of_estimator(),
+        "slice_length": min(SMALL_SETTINGS.slice_length, num_weights),
+        "epochs": META_EPOCHS,
+    }
     return trials.Method(META, DeepMetaRegressor(**options, loss="squared_error"))
 
 
@@ -110,7 +135,9 @@ def groups_of(rows: Any) -> tuple[list[Group], list[str]]:
     datasets, splits = np.asarray(rows["dataset"]), np.asarray(rows["split"])
     names, counts = np.unique(datasets, return_counts=True)
     if len(names) > 1 and counts.max() < FEWEST_OF_DATASET:
-        return [Group(ALL_DATASETS, np.arange(len(rows)), splits)], ["The data sets have too few networks each to be looked at one by one."]
+        return [Group(ALL_DATASETS, np.arange(len(rows)), splits)], [
+            "The data sets have too few networks each to be looked at one by one."
+        ]
     groups = [Group(str(name), np.flatnonzero(datasets == name), splits[datasets == name]) for name in names]
     if len(groups) == 1:
         return groups, []

@@ -1,6 +1,8 @@
-"""Scores as a page shows them: means over seeds that know where they come from, in tables of which the best cells are marked.
+"""Scores as a page shows them: means over seeds that know where they come from, in tables of which the best
+cells are marked.
 
-Its input are records as the evaluation commands write them: flat dicts, of which a reader needs only REQUIRED.
+Its input are records as the evaluation commands write them: flat dicts, of which a reader needs only
+REQUIRED.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ IDENTITY = (*REQUIRED[:-1], "dataset", "across", "trained_on", "tested_on", "sna
 SIZED = "learning_curve"  # the experiment whose records differ in num_train too
 ALL, CONVERGED = "all", "converged"
 NETS = {ALL: "All networks", CONVERGED: "Converged networks"}
-INPUT_WORDS = {"slice": "slices", "row": "whole rows", "statistics of the slice": "statistics of slices"}  # what `words_of` does not know
+# what `words_of` does not know
+INPUT_WORDS = {"slice": "slices", "row": "whole rows", "statistics of the slice": "statistics of slices"}
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,19 @@ class Metric:
 
 
 METRICS = {
-    "accuracy": Metric("accuracy, %", "The share of held-out networks of which the property was told right.", 100, 1),
+    "accuracy": Metric(
+        "accuracy, %", "The share of held-out networks of which the property was told right.", 100, 1
+    ),
     "r2": Metric(
         "R²",
-        "The part of the variance of the true values that is explained: 1 is perfect, 0 is no better than always saying the mean; worse"
+        "The part of the variance of the true values that is explained: 1 is perfect, 0 is no better than "
+        "always saying the mean; worse"
         " than that is negative.",
     ),
     "kendall_tau": Metric(
         "τ",
-        "Kendall's rank correlation of true and predicted values: 1 if all pairs of networks are in their right order, 0 for a random one.",
+        "Kendall's rank correlation of true and predicted values: 1 if all pairs of networks are in their "
+        "right order, 0 for a random one.",
     ),
     "mse": Metric(
         "MSE \N{MULTIPLICATION SIGN} 10³",
@@ -61,10 +68,16 @@ METRICS = {
         lower_is_better=True,
         is_share=False,
     ),
-    "mae": Metric("mean error", "The mean absolute error, in the number's own unit.", lower_is_better=True, is_share=False),
+    "mae": Metric(
+        "mean error",
+        "The mean absolute error, in the number's own unit.",
+        lower_is_better=True,
+        is_share=False,
+    ),
     "true_rank_of_best": Metric(
         "rank of best",
-        "The true place, from 1, of the held-out network that was predicted best: whoever picks by the prediction gets this one.",
+        "The true place, from 1, of the held-out network that was predicted best: whoever picks by the "
+        "prediction gets this one.",
         places=1,
         lower_is_better=True,
         is_share=False,
@@ -122,7 +135,8 @@ class Score:
         text, first = self.metric.text, self.first
         seeds = ", ".join(f"{text(record['value'])} (seed {seed})" for seed, record in self.records.items())
         numbers = {
-            side: f" ({first[key]} networks)" if key in first else "" for side, key in (("trained", "num_train"), ("tested", "num_test"))
+            side: f" ({first[key]} networks)" if key in first else ""
+            for side, key in (("trained", "num_train"), ("tested", "num_test"))
         }
         parts = [
             f"{NETS.get(self['nets'], self['nets'])}, {self.metric.words}: {seeds}",
@@ -135,7 +149,9 @@ class Score:
     @property
     def interval(self) -> str:
         """The 95 % interval of the first seed that has one, as text."""
-        ends = next((record["interval_95"] for record in self.records.values() if record.get("interval_95")), ())
+        ends = next(
+            (record["interval_95"] for record in self.records.values() if record.get("interval_95")), ()
+        )
         return " to ".join(map(self.metric.text, ends))
 
 
@@ -147,13 +163,20 @@ def scores_of(records: Iterable[Record]) -> list[Score]:
     """
     groups: dict[Key, dict[Any, Record]] = {}
     for record in records:
-        key = tuple(record.get(name) for name in IDENTITY) + ((record.get("num_train"),) if record["experiment"] == SIZED else ())
+        key = tuple(record.get(name) for name in IDENTITY) + (
+            (record.get("num_train"),) if record["experiment"] == SIZED else ()
+        )
         seed = record.get("seed", "unknown")
         known = groups.setdefault(key, {}).setdefault(seed, record)
         if known["value"] != record["value"]:
             what = ", ".join(str(part) for part in key if part is not None)
             found = f"{known['value']} and {record['value']} for {what}, seed {seed}"
-            raise ZooError("results", expected="one value for each seed", found=found, do="give results of one run only (--results)")
+            raise ZooError(
+                "results",
+                expected="one value for each seed",
+                found=found,
+                do="give results of one run only (--results)",
+            )
     return [Score(group) for group in groups.values()]
 
 
@@ -233,7 +256,9 @@ def table_of(
     at = {(row_of(score), column_of(score)): score for score in scores}
     if len(at) < len(scores):
         do = "give results of one run only (--results)"
-        raise ZooError("results", expected="one score in each cell", found=f"two in one of {caption!r}", do=do)
+        raise ZooError(
+            "results", expected="one score in each cell", found=f"two in one of {caption!r}", do=do
+        )
     rows, columns = list(dict.fromkeys(map(row_of, scores))), list(dict.fromkeys(map(column_of, scores)))
     if ranked:
         rows.sort(key=lambda row: _goodness(at.get((row, columns[0]))), reverse=True)
@@ -242,7 +267,9 @@ def table_of(
         lines.setdefault((row_of if best_of_row else column_of)(score), []).append(score)
     tops = {line: max(map(_goodness, rivals)) for line, rivals in lines.items() if len(rivals) > 1}
     best = {
-        place for place, score in at.items() if _goodness(score) == tops.get(place[0] if best_of_row else place[1])
+        place
+        for place, score in at.items()
+        if _goodness(score) == tops.get(place[0] if best_of_row else place[1])
     }  # none of a single score
     of_row = {row: [at[row, column] for column in columns if (row, column) in at] for row in rows}
     shown = [column for column in given if any(score.mean(column.field) is not None for score in scores)]
@@ -280,7 +307,9 @@ def _cell(score: Score | None, best: bool) -> Cell:
     mean, spread, text = score.mean(), score.spread, score.metric.text
     assert mean is not None
     share = min(max(mean, 0.0), 1.0) if score.metric.is_share else None
-    return Cell(text(mean), mean, score.source, "" if spread is None else text(spread), score.interval, share, best)
+    return Cell(
+        text(mean), mean, score.source, "" if spread is None else text(spread), score.interval, share, best
+    )
 
 
 def _given_cell(scores: Sequence[Score], column: Given) -> Cell:

@@ -1,4 +1,5 @@
-"""How far predictors carry: to another data set or architecture, to a value of the recipe that was held out, and to an earlier snapshot.
+"""How far predictors carry: to another data set or architecture, to a value of the recipe that was held out,
+and to an earlier snapshot.
 
 Axes: N final networks, F features.
 """
@@ -26,16 +27,23 @@ THEN = "accuracy then"  # the input that an early prediction must beat: the accu
 
 
 def transfer_steps(study: Study) -> Iterator[Step]:
-    """Train on networks of one value, test on those of another, without retraining; all methods, statistics of all layers."""
+    """Train on networks of one value, test on those of another, without retraining; all methods, statistics
+    of all layers.
+    """
     for column in ACROSS:
         groups = _groups_by(study, column)
         for method in trials.PREDICTORS:
             for source in groups if len(groups) > 1 else ():
-                yield f"transfer from {source.name}, {method}", partial(_transfer, study, source, groups, method, column)
+                yield (
+                    f"transfer from {source.name}, {method}",
+                    partial(_transfer, study, source, groups, method, column),
+                )
 
 
 def held_out_steps(study: Study) -> Iterator[Step]:
-    """Train on all but one value of a field of the recipe, test on networks of that value; boosting, statistics of all layers."""
+    """Train on all but one value of a field of the recipe, test on networks of that value; boosting,
+    statistics of all layers.
+    """
     for column in HELD_OUT:
         groups = _groups_by(study, column)
         for group in groups if len(groups) > 2 else ():  # of two, it is the matrix
@@ -47,22 +55,35 @@ def early_steps(study: Study) -> Iterator[Step]:
     for group in study.groups:
         numbers = np.unique(study.rows["num_snapshots"][group.places])
         if len(numbers) > 1:
-            study.skipped.append(f"No early prediction on {group.name}: its networks have different numbers of snapshots.")
+            study.skipped.append(
+                f"No early prediction on {group.name}: its networks have different numbers of snapshots."
+            )
             continue
-        snapshots = np.unique(np.linspace(1, numbers[0], min(MOST_SNAPSHOTS, numbers[0])).round().astype(int)).tolist()
+        snapshots = np.unique(
+            np.linspace(1, numbers[0], min(MOST_SNAPSHOTS, numbers[0])).round().astype(int)
+        ).tolist()
         for snapshot in snapshots:
-            yield f"final accuracy of {group.name} from snapshot {snapshot}", partial(_early, study, group, snapshot)
+            yield (
+                f"final accuracy of {group.name} from snapshot {snapshot}",
+                partial(_early, study, group, snapshot),
+            )
 
 
 def _groups_by(study: Study, column: str) -> list[Group]:
     """The models of each common value of a column."""
     values, splits = np.asarray(study.rows[column]), np.asarray(study.rows["split"])
     names, counts = np.unique(values, return_counts=True)
-    common = [name for _, name in sorted(zip(-counts, names, strict=True)) if (values == name).sum() >= FEWEST_OF_VALUE][:MOST_VALUES]
+    common = [
+        name
+        for _, name in sorted(zip(-counts, names, strict=True))
+        if (values == name).sum() >= FEWEST_OF_VALUE
+    ][:MOST_VALUES]
     return [Group(str(name), np.flatnonzero(values == name), splits[values == name]) for name in common]
 
 
-def _transfer(study: Study, source: Group, groups: list[Group], method: str, column: str) -> list[trials.Record]:
+def _transfer(
+    study: Study, source: Group, groups: list[Group], method: str, column: str
+) -> list[trials.Record]:
     """One row of the matrix; its place on the diagonal is within a group, on models held out."""
     training, _ = source.sides()
     chosen, found = study.method(source, LAYERS, method), []
@@ -73,7 +94,9 @@ def _transfer(study: Study, source: Group, groups: list[Group], method: str, col
             same = target.name == source.name
             tested = np.flatnonzero(np.isfinite(inside)) if same else target.sides()[1]
             predicted = inside[tested] if same else fitted.predict(study.inputs[LAYERS][0][tested])
-            common = _common("transfer", method, seed, source.name, target.name, len(training.training), across=column)
+            common = _common(
+                "transfer", method, seed, source.name, target.name, len(training.training), across=column
+            )
             found += _records(study, common, tested, predicted)
     return found
 
@@ -88,7 +111,9 @@ def _held_out(study: Study, group: Group, column: str) -> list[trials.Record]:
     chosen, found = trials.tuned(BOOSTING, *_data(study), [fold]), []
     for seed in study.seeds:
         predicted = chosen.fit(*_data(study), fold, seed).predict(study.inputs[LAYERS][0][group.places])
-        common = _common("held_out", BOOSTING, seed, f"all but {group.name}", group.name, len(training), across=column)
+        common = _common(
+            "held_out", BOOSTING, seed, f"all but {group.name}", group.name, len(training), across=column
+        )
         found += _records(study, common, group.places, predicted)
     return found
 
@@ -98,7 +123,10 @@ def _early(study: Study, group: Group, snapshot: int) -> list[trials.Record]:
     rows = study.zoo.filter(snapshot=snapshot, model_id=study.rows["model_id"][group.places].tolist())
     place = {name: i for i, name in enumerate(study.rows["model_id"])}
     places = np.array([place[name] for name in rows["model_id"]])
-    read = {LAYERS: zoo_features(study.zoo, rows, LAYERS)[0], THEN: np.asarray(rows["test_accuracy"], np.float64)[:, None]}
+    read = {
+        LAYERS: zoo_features(study.zoo, rows, LAYERS)[0],
+        THEN: np.asarray(rows["test_accuracy"], np.float64)[:, None],
+    }
     found = []
     for name, values in read.items():
         X = np.full((len(study.truth), values.shape[1]), np.nan)
@@ -108,7 +136,9 @@ def _early(study: Study, group: Group, snapshot: int) -> list[trials.Record]:
             folds = group.folds(seed)
             predicted = trials.held_out_predictions(chosen, X, study.truth, folds, seed)
             tested = np.flatnonzero(np.isfinite(predicted))
-            common = _common("early", BOOSTING, seed, group.name, group.name, len(folds[0].training), snapshot=snapshot)
+            common = _common(
+                "early", BOOSTING, seed, group.name, group.name, len(folds[0].training), snapshot=snapshot
+            )
             common |= {"input": name, "epoch": int(rows[0]["epoch"])}
             found += _records(study, common, tested, predicted[tested])
     return found
@@ -119,11 +149,23 @@ def _data(study: Study) -> tuple[np.ndarray, np.ndarray]:
     return study.inputs[LAYERS][0], study.truth
 
 
-def _common(experiment: str, method: str, seed: int, trained_on: str, tested_on: str, num_train: int, **more: object) -> trials.Record:
-    names = {"experiment": experiment, "method": method, "input": LAYERS, "trained_on": trained_on, "tested_on": tested_on}
+def _common(
+    experiment: str, method: str, seed: int, trained_on: str, tested_on: str, num_train: int, **more: object
+) -> trials.Record:
+    names = {
+        "experiment": experiment,
+        "method": method,
+        "input": LAYERS,
+        "trained_on": trained_on,
+        "tested_on": tested_on,
+    }
     return {**names, "num_train": num_train, "seed": seed, **more}
 
 
-def _records(study: Study, common: trials.Record, tested: np.ndarray, predicted: np.ndarray) -> list[trials.Record]:
+def _records(
+    study: Study, common: trials.Record, tested: np.ndarray, predicted: np.ndarray
+) -> list[trials.Record]:
     intervals = common["seed"] == study.seeds[0]
-    return trials.records(common, study.truth[tested], predicted, study.converged[tested], intervals=intervals)
+    return trials.records(
+        common, study.truth[tested], predicted, study.converged[tested], intervals=intervals
+    )

@@ -1,4 +1,5 @@
-"""Predictors fitted on some networks and scored on others: tuning, held-out predictions, and records of the scores.
+"""Predictors fitted on some networks and scored on others: tuning, held-out predictions, and records of the
+scores.
 
 Axes: M models, F features.
 """
@@ -41,13 +42,24 @@ class Method:
     estimator: Any
 
     def fit(self, X: np.ndarray, y: np.ndarray, fold: Fold, seed: int) -> Any:
-        """A fitted copy; early stopping looks at the fold's validation models, or at a part that the estimator cuts off."""
-        held_out = {"X_validation": X[fold.validation], "y_validation": y[fold.validation]} if len(fold.validation) else {}
-        return clone(self.estimator).set_params(random_state=seed).fit(X[fold.training], y[fold.training], **held_out)
+        """A fitted copy; early stopping looks at the fold's validation models, or at a part that the
+        estimator cuts off.
+        """
+        held_out = (
+            {"X_validation": X[fold.validation], "y_validation": y[fold.validation]}
+            if len(fold.validation)
+            else {}
+        )
+        return (
+            clone(self.estimator)
+            .set_params(random_state=seed)
+            .fit(X[fold.training], y[fold.training], **held_out)
+        )
 
 
 def tuned(name: str, X: np.ndarray, y: np.ndarray, folds: Sequence[Fold], seed: int = 0) -> Method:
-    """The method's setting that has the smallest squared error on the validation models; the test models are not looked at.
+    """The method's setting that has the smallest squared error on the validation models; the test models are
+    not looked at.
 
     Args:
         name: of PREDICTORS.
@@ -64,12 +76,19 @@ def tuned(name: str, X: np.ndarray, y: np.ndarray, folds: Sequence[Fold], seed: 
         return Method(name, settings[0])
 
     def error(estimator: Any) -> float:
-        return float(np.mean((Method(name, estimator).fit(X, y, folds[0], seed).predict(X[validation]) - y[validation]) ** 2))
+        return float(
+            np.mean(
+                (Method(name, estimator).fit(X, y, folds[0], seed).predict(X[validation]) - y[validation])
+                ** 2
+            )
+        )
 
     return Method(name, min(settings, key=error))
 
 
-def held_out_predictions(method: Method, X: np.ndarray, y: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarray:
+def held_out_predictions(
+    method: Method, X: np.ndarray, y: np.ndarray, folds: Sequence[Fold], seed: int
+) -> np.ndarray:
     """[M] predictions of the models that some fold tests; NaN for the others."""
     predicted = np.full(len(y), np.nan)
     for i, fold in enumerate(folds):
@@ -114,7 +133,12 @@ FEWEST = 3  # models that a score is of
 
 
 def records(
-    common: Mapping[str, Any], truth: np.ndarray, predicted: np.ndarray, converged: np.ndarray, *, intervals: bool = False
+    common: Mapping[str, Any],
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    converged: np.ndarray,
+    *,
+    intervals: bool = False,
 ) -> list[Record]:
     """Scores of predictions, on all nets and on the converged ones.
 
@@ -126,7 +150,8 @@ def records(
         intervals: add 95 % intervals of R2 and tau, from resampling the models.
 
     Returns:
-        a record for each metric and part. A score that does not exist (of constant truths, of fewer than three models) is left out.
+        a record for each metric and part. A score that does not exist (of constant truths, of fewer than
+        three models) is left out.
     """
     found = []
     for nets, part in (("all", np.ones(len(truth), bool)), ("converged", converged)):
@@ -136,9 +161,18 @@ def records(
             value = statistic(truth[part], predicted[part])
             if not np.isfinite(value):
                 continue
-            record = {"target": TARGET, **common, "nets": nets, "num_test": int(part.sum()), "metric": metric, "value": value}
+            record = {
+                "target": TARGET,
+                **common,
+                "nets": nets,
+                "num_test": int(part.sum()),
+                "metric": metric,
+                "value": value,
+            }
             if intervals and metric in WITH_INTERVAL:
-                record["interval_95"] = report.bootstrap_interval(statistic, truth[part], predicted[part], common["seed"])
+                record["interval_95"] = report.bootstrap_interval(
+                    statistic, truth[part], predicted[part], common["seed"]
+                )
             found.append(record)
     return found
 
@@ -150,4 +184,8 @@ def values(found: Sequence[Record], **conditions: Any) -> list[float]:
         >>> values([{"metric": "r2", "value": 0.5}, {"metric": "mse", "value": 0.1}], metric="r2")
         [0.5]
     """
-    return [record["value"] for record in found if all(record.get(name) == wanted for name, wanted in conditions.items())]
+    return [
+        record["value"]
+        for record in found
+        if all(record.get(name) == wanted for name, wanted in conditions.items())
+    ]
