@@ -8,117 +8,35 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from builder import bank, batches, store
-from builder.cpu.step import compile_step
-from builder.devices import BACKENDS, lacking
-from builder.flight import Occupancy
+from builder import store
 from builder.images import ImageSet, load_image_set
-from builder.plan import Model, select
-from builder.progress import Progress, checking, compiling
-from builder.room import out_of_memory
+from builder.plan import Model, Request
+from builder.progress import Occupancy, Progress, checking, compiling
+from builder.rules import least_epochs
 from builder.store import GENERATOR_VERSION, Store, open_store, remember_images
-from builder.train import least_epochs
-from builder.workers import Summary, Task, compile_before, is_script_of_worker, run_on_processes
+from builder.trained import Summary
+from builder.training import bank, batches
+from builder.training.cpu.backend import compile_step
+from builder.training.device import resolve_device
+from builder.training.memory import out_of_memory
+from builder.training.workers import Task, compile_before, is_script_of_worker, run_on_processes
 from nws_dataset.errors import ZooError
 from nws_dataset.files import what_is_at
-from nws_dataset.manifest import INDEX_PATH, SubsetEntry
-from nws_dataset.manifest import ImageSet as ImageSource
-from nws_dataset.recipe import PRESETS, SUBSETS, Choice, Cycle, Subset
+from nws_dataset.format.manifest import INDEX_PATH, SubsetEntry
+from nws_dataset.format.manifest import ImageSet as ImageSource
+from nws_dataset.format.subsets import Subset
 
 if TYPE_CHECKING:
     from builder.cluster import Cluster
     from builder.publish import Content, Publisher
 
 COMMIT_SECONDS = 60.0  # finished shards enter nws.json at least this far apart, and at the end
-SEEDS = 2**63  # the index holds seeds as int64
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a zoo's folder shall hold."""
-
-    preset: str
-    models: int | None = None  # the first so many of the selected; None: all
-    datasets: tuple[str, ...] | None = None  # only models of the plan on these image sets; None: all
-    epochs: int | None = None  # cap
-    train_images: int | None = None  # the first so many training images
-    seed: int = 0
-    tf32: bool = False  # whether a GPU may round the factors of products to 10 bits
-    backend: str = "fast"  # what trains: one of BACKENDS
-
-    def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ZooError(
-                "--preset",
-                expected=f"one of {', '.join(PRESETS)}",
-                found=self.preset,
-                do="choose one of them",
-            )
-        if self.backend not in BACKENDS:
-            raise ZooError(
-                "--backend",
-                expected=f"one of {', '.join(BACKENDS)}",
-                found=self.backend,
-                do="choose one of them",
-            )
-        for name in ("models", "epochs", "train_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ZooError(
-                    f"--{name.replace('_', '-')}", expected="at least 1", found=str(value), do="choose more"
-                )
-        if not -SEEDS <= self.seed < SEEDS:
-            raise ZooError(
-                "--seed", expected="an integer of 64 bits", found=str(self.seed), do="choose a smaller one"
-            )
-        drawn = list(
-            dict.fromkeys(name for subset in PRESETS[self.preset] for name in image_sets_of(SUBSETS[subset]))
-        )
-        wrong = [name for name in self.datasets or () if name not in drawn]
-        if wrong or self.datasets == ():
-            expected, found = (
-                f"image sets that preset {self.preset} draws ({', '.join(drawn)})",
-                ", ".join(wrong) or "none",
-            )
-            raise ZooError("--datasets", expected=expected, found=found, do="choose among them")
-
-    def plan(self) -> list[tuple[Subset, list[Model]]]:
-        """The selected models of each of the preset's subsets; `models` counts over all of them."""
-        plans, left = [], self.models
-        for subset in (SUBSETS[name] for name in PRESETS[self.preset]):
-            models = select(subset, self.seed, models=left, datasets=self.datasets, epochs=self.epochs)
-            left = None if left is None else left - len(models)
-            if models:
-                plans.append((subset, models))
-        return plans
-
-    def check_device(self, device: torch.device) -> None:
-        """Raise a ZooError if the device cannot do what is asked."""
-        if self.tf32 and (device.type == "cpu" or self.backend == "torch"):
-            found = "a CPU" if device.type == "cpu" else "plain torch, which trains in float32"
-            raise ZooError("--tf32", expected="a GPU and the fast backend", found=found, do="leave it out")
-
-    def options(self, device: torch.device) -> dict[str, Any]:
-        """What the weights follow from besides preset and seed, for nws.json and the card."""
-        return {
-            "backend": self.backend,
-            "device": device.type,
-            "epochs": self.epochs,
-            "tf32": self.tf32,
-            "train_images": self.train_images,
-        }
-
-
-def image_sets_of(subset: Subset) -> list[str]:
-    """The image sets that a subset draws."""
-    draws = (family["dataset"] for family in subset.families)
-    return [name for draw in draws for name in (draw.values if isinstance(draw, Choice | Cycle) else (draw,))]
 
 
 def build(
@@ -218,33 +136,12 @@ def _build(
         ) from error
 
 
-def resolve_device(name: str, backend: str = "fast") -> torch.device:
-    """The torch device that one of DEVICES names, or "auto": a GPU by which the backend can train, else the
-    CPU.
-    """
-    if name == "auto":
-        name = next(device for device in ("cuda", "mps", "cpu") if not lacking(device, backend))
-        if name == "cpu" and lacking("cuda", backend) == "Triton":
-            print(
-                "training on the CPU: there is a GPU, but not the package triton, by which it would train",
-                file=sys.stderr,
-            )
-    elif needed := lacking(name, backend):
-        do = (
-            "use --device cpu"
-            if lacking(name, "torch")
-            else ("use --device cpu, or --backend torch, which is slower")
-        )
-        raise ZooError(f"--device {name}", expected=needed, found="none", do=do)
-    return torch.device(name)
-
-
 def trusted_device(device: torch.device, request: Request, *, auto: bool) -> torch.device:
     """The device, after the check of a GPU's kernels on the plan's first architecture; where that fails, for
     "auto" the CPU.
     """
     if device.type == "cuda" and request.backend == "fast":
-        from builder.gpu import startup  # needs Triton
+        from builder.training.gpu import startup  # needs Triton
 
         _, (model, *_) = replace(request, models=1).plan()[0]
         if not startup.passed(model, device, tf32=request.tf32):
@@ -403,12 +300,3 @@ class _Shards:
             path = self.written.pop(0)
             if self.publisher is not None:
                 self.publisher.offer(self.folder.out / path, path, self.folder.entries[path])
-
-
-def datasets_of(text: str | None) -> tuple[str, ...] | None:
-    """A comma-separated list of image sets; None for none given."""
-    return (
-        None
-        if text is None
-        else tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    )

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from builder.importers import IMPORTED
-from nws_dataset.manifest import Manifest, configs
-from nws_dataset.recipe import SUBSETS, ByDataset, Choice, Cycle, LogUniform, Uniform
-from nws_dataset.schema import COLUMNS, INDEX_SCHEMA, SPLITS
+from builder.image_sets import IMAGE_SETS
+from nws_dataset.format.manifest import Manifest, configs
+from nws_dataset.format.schema import COLUMNS, INDEX_SCHEMA, SPLITS
+from nws_dataset.format.subsets import IMPORTED, SUBSETS, ByDataset, Choice, Cycle, LogUniform, Uniform
 
 TEMPLATE = "dataset.md.j2"
 PLOTS = {
@@ -24,16 +24,6 @@ PLOTS = {
     "plots/trajectories.png": "Distance of the weights of three layers from their start, over epochs, "
     "coloured by final test accuracy",
 }  # path in the zoo -> its alternative text; `builder.gallery` draws them
-IMAGE_TERMS = {
-    "mnist": "no explicit licence of its authors; copies are given as CC BY-SA 3.0 or as MIT",
-    "fashion_mnist": "MIT",
-    "kmnist": "CC BY-SA 4.0",
-    "cifar10": "no explicit licence",
-    "svhn": "for non-commercial use only",
-    "stl10": "no explicit licence; its images come from ImageNet, whose terms allow non-commercial "
-    "research and education",
-    "digits": "CC BY 4.0 (UCI's optical recognition of handwritten digits, as it comes with scikit-learn)",
-}  # a recipe's `dataset` -> the terms that its authors give
 MANY_ARCHITECTURES = 12  # beyond so many, a card counts them and does not list them
 
 
@@ -61,7 +51,9 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         imported=IMPORTED,
         built=[name for name in manifest.subsets if name in SUBSETS],
         recipes={name: _recipe_table(name) for name in manifest.subsets if name in SUBSETS},
-        image_terms={name: IMAGE_TERMS[name] for name in sorted(pc.unique(index["dataset"]).to_pylist())},
+        image_terms={
+            name: IMAGE_SETS[name].terms for name in sorted(pc.unique(index["dataset"]).to_pylist())
+        },
         plots=PLOTS if len(index) else {},
         many_architectures=MANY_ARCHITECTURES,
         splits=SPLITS,

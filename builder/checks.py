@@ -16,19 +16,21 @@ import numpy as np
 import torch
 import yaml
 
-from builder import batches
-from builder.bank import Images, bank_of
-from builder.devices import BACKENDS, DEVICES, lacking
 from builder.images import ImageSet, load_image_set
-from builder.plan import Model, select
-from builder.step import Step, make_step
+from builder.plan import BACKENDS, DEVICES, Model, select
 from builder.store import CARD_NAME, GENERATOR_VERSION, planned_columns, remembered_images, shard_of
-from builder.train import Cohort, evaluate_rows, evaluate_snapshots
-from nws_dataset import Rows, Zoo, manifest, shards
+from builder.training import batches
+from builder.training.backend import Step
+from builder.training.bank import Images, bank_of
+from builder.training.device import lacking, make_step
+from builder.training.train import Cohort, evaluate_rows, evaluate_snapshots
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
-from nws_dataset.recipe import SUBSETS
-from nws_dataset.schema import METADATA_SCHEMA
+from nws_dataset.format import manifest, shards
+from nws_dataset.format.schema import METADATA_SCHEMA
+from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
 
 # share of the test images that the plain network may classify otherwise (float32 ties)
 PLAIN_TOLERANCE = 3 / 10_000

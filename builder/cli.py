@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.devices import BACKENDS, DEVICES
-from builder.importers import KINDS
-from nws_dataset.command import Command, Interrupted
+from builder.plan import BACKENDS, DEVICES
+from nws_dataset.console import Command, Interrupted
 from nws_dataset.errors import ZooError
-from nws_dataset.recipe import PRESETS
+from nws_dataset.format.subsets import KINDS, PRESETS
 
 if TYPE_CHECKING:
-    from builder.build import Request
+    from builder.plan import Request
     from builder.publish import Publisher
 
 
@@ -120,7 +119,7 @@ def main(
     from builder.store import hold, holds_models  # torch is loaded only when there is something to do
 
     def request() -> Request:
-        from builder.build import Request, datasets_of
+        from builder.plan import Request, datasets_of
 
         by = "fast" if backend == "auto" else backend
         return Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32, by)
@@ -156,9 +155,10 @@ def main(
 
 def _forecast(request: Request, device: str, ray: str | None, publisher: Publisher | None) -> None:
     """Say what would be built, how long it would take, and where it would go."""
-    from builder.build import joined, resolve_device, trusted_device
-    from builder.calibration import calibrate
-    from builder.forecast import forecast
+    from builder.build import joined, trusted_device
+    from builder.forecasting.calibration import calibrate
+    from builder.forecasting.forecast import forecast
+    from builder.training.device import resolve_device
 
     with joined(ray) as cluster:
         target = (
@@ -178,7 +178,7 @@ def _forecast(request: Request, device: str, ray: str | None, publisher: Publish
 
 def _import(kind: str, source: Path, out: Path, models: int | None, publisher: Publisher | None) -> None:
     """Import an original release; see that it may be pushed."""
-    from builder.importers.release import import_zoo
+    from builder.importers.importing import import_zoo
 
     click.echo(import_zoo(kind, source, out, models=models))
     if publisher is not None:

@@ -34,18 +34,22 @@ import torch
 
 import builder
 import nws_dataset
-from builder import bank, store
-from builder.bank import Images
-from builder.calibration import Calibration, calibrate, together
-from builder.devices import lacking
-from builder.flight import HEARTBEAT_SECONDS, Occupancy
+from builder import store
+from builder.forecasting.calibration import Calibration, calibrate, together
 from builder.images import ImageSet
 from builder.plan import Model
-from builder.train import Trained, num_snapshots
-from builder.workers import GPU_LANES, GPU_SLOTS, Summary, Task, Training, cores, summary
+from builder.progress import Occupancy
+from builder.rules import num_snapshots
+from builder.trained import Summary, Trained, summary
+from builder.training import bank
+from builder.training.bank import Images
+from builder.training.device import GPU_LANES, GPU_SLOTS, cores, lacking
+from builder.training.streams import HEARTBEAT_SECONDS
+from builder.training.workers import Task, Training
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.layout import layout_of
-from nws_dataset.recipe import Architecture, Subset
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import Subset
 
 try:
     import ray
@@ -268,8 +272,8 @@ class Cluster:
         backend: str = "fast",
         tf32: bool = False,
     ) -> Calibration:
-        """`builder.calibration.calibrate` on all nodes that are there now, each with all of its cores, or
-        with one of its GPUs.
+        """`builder.forecasting.calibration.calibrate` on all nodes that are there now, each with all of its
+        cores, or with one of its GPUs.
         """
         needs, measured = versions(device.type, backend), []
         for node, places in self.places(device).items():
@@ -462,7 +466,7 @@ def _prepare(device: str, backend: str, needs: tuple[tuple[str, str], ...]) -> N
             do="use --device cpu, or --backend torch, or stop that node",
         )
     if "numba" in found:
-        from builder.cpu.step import compile_step
+        from builder.training.cpu.backend import compile_step
 
         path = Path(tempfile.gettempdir()) / f"nws-compile-{os.getuid()}.lock"
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "wb") as lock:

@@ -28,11 +28,12 @@ from PIL import Image
 
 from builder.card import PLOTS
 from builder.images import PILLOW_ERRORS
-from nws_dataset import Rows, Zoo
-from nws_dataset.evaluation.plots import CYCLE, GREY, MARKERS, STYLE, TICKS
 from nws_dataset.files import atomic_write, what_is_at
-from nws_dataset.manifest import Manifest
-from nws_dataset.recipe import LEGAL_VALUES
+from nws_dataset.format.manifest import Manifest
+from nws_dataset.format.recipe import LEGAL_VALUES
+from nws_dataset.plot_style import CYCLE, GREY, MARKERS, STYLE, TICKS
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
 
 VERSION = "1"  # changes whenever the same zoo would give other plots
 DIGEST = "nws-digest"  # the PNG's text chunk that holds it

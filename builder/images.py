@@ -35,10 +35,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from builder.image_sets import IMAGE_SETS, ImageSetFacts
 from builder.parquet import Cost, cost_of, open_parquet
 from nws_dataset.errors import ZooError
 from nws_dataset.files import open_file, what_is_at
-from nws_dataset.recipe import NUM_CLASSES
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels int64 [N]
 Row = tuple[str, bytes | None, int | None]  # where it stands (for errors), encoded image, label
@@ -67,28 +67,6 @@ MAX_PIXELS = 1 << 22  # of an image: the sets that networks of ours see have 96 
 MOST_INFLATED = 1100  # bytes that a byte of a gzip file can become
 BLOCK = 512  # images resized at a time: keeps the int32 intermediates in cache
 DIGITS_TEST = 360  # scikit-learn ships no split: the last 360 of its 1797 digits are our test images
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the images of one set can be had."""
-
-    hub: str | None  # repository on the Hub; None: there is none
-    folders: tuple[str, ...]  # names of its folder below --images, whatever their case, `-` and `_`
-    config: str | None = None  # configuration of the Hub's repository
-    column: str = "image"  # Parquet column of the images; the labels are in `label`
-    classes: int = NUM_CLASSES
-
-
-IMAGE_SETS: dict[str, Source] = {
-    "mnist": Source("ylecun/mnist", ("mnist",)),
-    "fashion_mnist": Source("zalando-datasets/fashion_mnist", ("fashion_mnist", "fashion")),
-    "kmnist": Source(None, ("kmnist",)),
-    "cifar10": Source("uoft-cs/cifar10", ("cifar10", "plain_text"), column="img"),
-    "svhn": Source("ufldl-stanford/svhn", ("svhn", "cropped_digits"), config="cropped_digits"),
-    "stl10": Source("tanganke/stl10", ("stl10",)),
-    "digits": Source(None, ()),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +255,7 @@ def _load_hub(name: str) -> tuple[Split, Split]:
     return first, second
 
 
-def _hub_rows(split: Any, source: Source) -> Iterator[Row]:
+def _hub_rows(split: Any, source: ImageSetFacts) -> Iterator[Row]:
     """The rows of a `datasets.Dataset`, images still encoded."""
     _check_columns(split.features.arrow_schema, source, source.hub)
     tables = split.with_format("arrow").iter(batch_size=100)
@@ -358,7 +336,7 @@ def _find_idx(folder: Path, prefix: str, rank: int) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _load_idx(folder: Path, prefix: str, source: Source) -> Split:
+def _load_idx(folder: Path, prefix: str, source: ImageSetFacts) -> Split:
     """One split from its two idx files."""
     paths = {rank: _find_idx(folder, prefix, rank) for rank in IDX_KINDS}
     for rank, path in paths.items():
@@ -411,7 +389,7 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()  # writable, as torch wants it
 
 
-def _load_parquet(folder: Path, split: str, source: Source) -> Split:
+def _load_parquet(folder: Path, split: str, source: ImageSetFacts) -> Split:
     """One split from its Parquet files, joined in the order of their names."""
     paths = sorted(folder.glob(f"{split}-*.parquet"))
     if not paths:
@@ -435,7 +413,7 @@ def _load_parquet(folder: Path, split: str, source: Source) -> Split:
 
 
 @contextlib.contextmanager
-def _parquet(path: Path, source: Source) -> Iterator[tuple[pq.ParquetFile, Cost]]:
+def _parquet(path: Path, source: ImageSetFacts) -> Iterator[tuple[pq.ParquetFile, Cost]]:
     """A Parquet file of images, opened, and what reading it costs; a failure of Arrow is one line."""
     try:
         with open_file(path) as file, open_parquet(file) as opened:
@@ -447,12 +425,12 @@ def _parquet(path: Path, source: Source) -> Iterator[tuple[pq.ParquetFile, Cost]
         ) from error
 
 
-def _leaves(source: Source) -> list[str]:
+def _leaves(source: ImageSetFacts) -> list[str]:
     """The columns of a Parquet file that are read."""
     return [f"{source.column}.bytes", "label"]
 
 
-def _parquet_rows(path: Path, source: Source) -> Iterator[Row]:
+def _parquet_rows(path: Path, source: ImageSetFacts) -> Iterator[Row]:
     """The rows of one Parquet file, images still encoded."""
     with _parquet(path, source) as (file, cost):
         yield from _rows(
@@ -460,7 +438,7 @@ def _parquet_rows(path: Path, source: Source) -> Iterator[Row]:
         )
 
 
-def _check_columns(schema: pa.Schema, source: Source, where: object) -> None:
+def _check_columns(schema: pa.Schema, source: ImageSetFacts, where: object) -> None:
     """Raise a ZooError unless there are a column of encoded images and one of integer labels."""
     types = dict(zip(schema.names, schema.types, strict=True))
     image, label = types.get(source.column, pa.null()), types.get("label", pa.null())
@@ -475,7 +453,7 @@ def _check_columns(schema: pa.Schema, source: Source, where: object) -> None:
         raise ZooError(where, expected=expected, found=" ".join(found.split()), do=do)
 
 
-def _rows(batches: Iterable[pa.RecordBatch], source: Source, where: object) -> Iterator[Row]:
+def _rows(batches: Iterable[pa.RecordBatch], source: ImageSetFacts, where: object) -> Iterator[Row]:
     """Where each row stands, its encoded image, its label."""
     number = 0
     for batch in batches:
@@ -485,7 +463,7 @@ def _rows(batches: Iterable[pa.RecordBatch], source: Source, where: object) -> I
             number += 1
 
 
-def _decode(rows: Iterable[Row], count: int, source: Source, where: object) -> Split:
+def _decode(rows: Iterable[Row], count: int, source: ImageSetFacts, where: object) -> Split:
     """Decode the images of a split, all of one size; `count` is how many rows there should be."""
     do = "fetch the file again"
     if not 0 < count <= MAX_IMAGES:

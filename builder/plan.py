@@ -7,26 +7,34 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from builder import philox
-from nws_dataset import shards
-from nws_dataset.layout import layout_of
-from nws_dataset.recipe import (
-    INITIALIZATIONS_WITH_STD,
-    Architecture,
+from nws_dataset.errors import ZooError
+from nws_dataset.format import shards
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Architecture, Recipe
+from nws_dataset.format.schema import model_id
+from nws_dataset.format.subsets import (
+    PRESETS,
+    SUBSETS,
     ByDataset,
     Choice,
     Cycle,
     Family,
     LogUniform,
-    Recipe,
     Subset,
     Uniform,
 )
-from nws_dataset.schema import model_id
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("cpu", "cuda", "mps")  # "cuda" is AMD's GPUs too, "mps" Apple's
+BACKENDS = ("fast", "torch")  # this project's steps for a CPU and for CUDA; plain stacked torch
+SEEDS = 2**63  # the index holds seeds as int64
 
 SPLIT_SHARES = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
 SHARD_BYTES = 500_000_000  # weights in one shard, at most
@@ -164,3 +172,94 @@ def recipe_of(fields: dict[str, Any]) -> Recipe:
         fields["init_std"] = None
     shape = {name: fields.pop(name) for name in ARCHITECTURE_FIELDS if name in fields}
     return Recipe(architecture=Architecture(**shape), **fields)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a zoo's folder shall hold."""
+
+    preset: str
+    models: int | None = None  # the first so many of the selected; None: all
+    datasets: tuple[str, ...] | None = None  # only models of the plan on these image sets; None: all
+    epochs: int | None = None  # cap
+    train_images: int | None = None  # the first so many training images
+    seed: int = 0
+    tf32: bool = False  # whether a GPU may round the factors of products to 10 bits
+    backend: str = "fast"  # what trains: one of BACKENDS
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ZooError(
+                "--preset",
+                expected=f"one of {', '.join(PRESETS)}",
+                found=self.preset,
+                do="choose one of them",
+            )
+        if self.backend not in BACKENDS:
+            raise ZooError(
+                "--backend",
+                expected=f"one of {', '.join(BACKENDS)}",
+                found=self.backend,
+                do="choose one of them",
+            )
+        for name in ("models", "epochs", "train_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ZooError(
+                    f"--{name.replace('_', '-')}", expected="at least 1", found=str(value), do="choose more"
+                )
+        if not -SEEDS <= self.seed < SEEDS:
+            raise ZooError(
+                "--seed", expected="an integer of 64 bits", found=str(self.seed), do="choose a smaller one"
+            )
+        drawn = list(
+            dict.fromkeys(name for subset in PRESETS[self.preset] for name in image_sets_of(SUBSETS[subset]))
+        )
+        wrong = [name for name in self.datasets or () if name not in drawn]
+        if wrong or self.datasets == ():
+            expected, found = (
+                f"image sets that preset {self.preset} draws ({', '.join(drawn)})",
+                ", ".join(wrong) or "none",
+            )
+            raise ZooError("--datasets", expected=expected, found=found, do="choose among them")
+
+    def plan(self) -> list[tuple[Subset, list[Model]]]:
+        """The selected models of each of the preset's subsets; `models` counts over all of them."""
+        plans, left = [], self.models
+        for subset in (SUBSETS[name] for name in PRESETS[self.preset]):
+            models = select(subset, self.seed, models=left, datasets=self.datasets, epochs=self.epochs)
+            left = None if left is None else left - len(models)
+            if models:
+                plans.append((subset, models))
+        return plans
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise a ZooError if the device cannot do what is asked."""
+        if self.tf32 and (device.type == "cpu" or self.backend == "torch"):
+            found = "a CPU" if device.type == "cpu" else "plain torch, which trains in float32"
+            raise ZooError("--tf32", expected="a GPU and the fast backend", found=found, do="leave it out")
+
+    def options(self, device: torch.device) -> dict[str, Any]:
+        """What the weights follow from besides preset and seed, for nws.json and the card."""
+        return {
+            "backend": self.backend,
+            "device": device.type,
+            "epochs": self.epochs,
+            "tf32": self.tf32,
+            "train_images": self.train_images,
+        }
+
+
+def image_sets_of(subset: Subset) -> list[str]:
+    """The image sets that a subset draws."""
+    draws = (family["dataset"] for family in subset.families)
+    return [name for draw in draws for name in (draw.values if isinstance(draw, Choice | Cycle) else (draw,))]
+
+
+def datasets_of(text: str | None) -> tuple[str, ...] | None:
+    """A comma-separated list of image sets; None for none given."""
+    return (
+        None
+        if text is None
+        else tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    )

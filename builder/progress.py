@@ -4,6 +4,7 @@ elsewhere.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -15,8 +16,7 @@ from rich.progress import Progress as RichProgress
 from rich.status import Status
 
 if TYPE_CHECKING:
-    from builder.flight import Occupancy
-    from builder.workers import Summary
+    from builder.trained import Summary
 
 # between lines where there is no terminal, at first; later a twentieth of the time so far
 LINE_SECONDS = 10.0
@@ -145,3 +145,23 @@ class Progress:
         return f", mean test accuracy {self.accuracy_sum / trained:.3f}" + (
             f", {self.diverged} diverged"
         ) * bool(self.diverged)
+
+
+class Occupancy:
+    """How much of the places for training trained a model: slots of a GPU, processes of a CPU."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active = self._taken = 0.0
+
+    def add(self, active: float, taken: float) -> None:
+        """So much of the places' time or steps was taken, and so much of that trained a model."""
+        with self._lock:
+            self._active += active
+            self._taken += taken
+
+    @property
+    def share(self) -> float:
+        """What trained a model, of what was taken; 1 before the first."""
+        with self._lock:
+            return self._active / self._taken if self._taken else 1.0

@@ -41,10 +41,10 @@ from builder.store import CARD_NAME
 from nws_dataset import __version__
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import MAX_JSON_BYTES, inside, parse_json, sha256_file, what_is_at
+from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
+from nws_dataset.format.shards import read_index
 from nws_dataset.http import FAILURES, NONSENSE, PAUSES, Client
-from nws_dataset.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
 from nws_dataset.remote import MEMORY_BYTES, Listed, Remote, blob_id
-from nws_dataset.shards import read_index
 
 REPO_TYPE = constants.REPO_TYPE_DATASET
 OURS = ("index/", "snapshots/")  # where on the Hub only files of the zoo may lie

@@ -28,12 +28,12 @@ import pyarrow.compute as pc
 
 from builder import card
 from builder.plan import Model
-from builder.train import Trained
-from nws_dataset import shards
+from builder.trained import Trained
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import atomic_write, fsync, inside, read_json, sha256_file, what_is_at
-from nws_dataset.layout import layout_of
-from nws_dataset.manifest import (
+from nws_dataset.format import shards
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.manifest import (
     INDEX_PATH,
     MANIFEST_NAME,
     PENDING,
@@ -43,8 +43,8 @@ from nws_dataset.manifest import (
     Manifest,
     SubsetEntry,
 )
-from nws_dataset.recipe import Recipe
-from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
+from nws_dataset.format.recipe import Recipe
+from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 
 GENERATOR_VERSION = "2"  # changes whenever the same plan would give other weights
 CARD_NAME = "README.md"

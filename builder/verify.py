@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nws_dataset.command import Command
+from nws_dataset.console import Command
 
 
 @click.command(

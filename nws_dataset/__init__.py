@@ -15,56 +15,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nws_dataset.baselines.meta_classifier import DeepMetaClassifier as DeepMetaClassifier
+    from nws_dataset.baselines.meta_classifier import DeepMetaRegressor as DeepMetaRegressor
+    from nws_dataset.baselines.predictors import DenseNet as DenseNet
+    from nws_dataset.baselines.predictors import GradientBoosting as GradientBoosting
+    from nws_dataset.baselines.predictors import LogitLinear as LogitLinear
     from nws_dataset.errors import ZooError as ZooError
-    from nws_dataset.layout import Layout as Layout
-    from nws_dataset.layout import layout_of as layout_of
-    from nws_dataset.load import load_dataset as load_dataset
-    from nws_dataset.load import with_weights as with_weights
-    from nws_dataset.meta_classifier import DeepMetaClassifier as DeepMetaClassifier
-    from nws_dataset.meta_classifier import DeepMetaRegressor as DeepMetaRegressor
-    from nws_dataset.network import Network as Network
-    from nws_dataset.predictors import DenseNet as DenseNet
-    from nws_dataset.predictors import GradientBoosting as GradientBoosting
-    from nws_dataset.predictors import LogitLinear as LogitLinear
-    from nws_dataset.recipe import Architecture as Architecture
-    from nws_dataset.recipe import Recipe as Recipe
-    from nws_dataset.slices import RandomUnits as RandomUnits
-    from nws_dataset.slices import ZooRows as ZooRows
-    from nws_dataset.statistics import zoo_features as zoo_features
-    from nws_dataset.views import Graph as Graph
-    from nws_dataset.views import LayerTuples as LayerTuples
-    from nws_dataset.views import Tokens as Tokens
-    from nws_dataset.views import compose_permutations as compose_permutations
-    from nws_dataset.views import inverse_permutations as inverse_permutations
-    from nws_dataset.views import permutation_spec as permutation_spec
-    from nws_dataset.views import permute as permute
-    from nws_dataset.views import random_permutations as random_permutations
-    from nws_dataset.zoo import Rows as Rows
-    from nws_dataset.zoo import Zoo as Zoo
+    from nws_dataset.format.layout import Layout as Layout
+    from nws_dataset.format.layout import layout_of as layout_of
+    from nws_dataset.format.network import Network as Network
+    from nws_dataset.format.recipe import Architecture as Architecture
+    from nws_dataset.format.recipe import Recipe as Recipe
+    from nws_dataset.reading.load import load_dataset as load_dataset
+    from nws_dataset.reading.load import with_weights as with_weights
+    from nws_dataset.reading.snapshots import Rows as Rows
+    from nws_dataset.reading.zoo import Zoo as Zoo
+    from nws_dataset.reading.zoo_rows import ZooRows as ZooRows
+    from nws_dataset.views.permutations import compose_permutations as compose_permutations
+    from nws_dataset.views.permutations import inverse_permutations as inverse_permutations
+    from nws_dataset.views.permutations import permutation_spec as permutation_spec
+    from nws_dataset.views.permutations import permute as permute
+    from nws_dataset.views.permutations import random_permutations as random_permutations
+    from nws_dataset.views.slices import RandomUnits as RandomUnits
+    from nws_dataset.views.statistics import zoo_features as zoo_features
+    from nws_dataset.views.tensors import Graph as Graph
+    from nws_dataset.views.tensors import LayerTuples as LayerTuples
+    from nws_dataset.views.tensors import Tokens as Tokens
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "recipe": ("Architecture", "Recipe"),
-    "layout": ("Layout", "layout_of"),
-    "network": ("Network",),
-    "zoo": ("Rows", "Zoo"),
-    "load": ("load_dataset", "with_weights"),
-    "views": (
-        "Graph",
-        "LayerTuples",
-        "Tokens",
+    "format.recipe": ("Architecture", "Recipe"),
+    "format.layout": ("Layout", "layout_of"),
+    "format.network": ("Network",),
+    "reading.zoo": ("Zoo",),
+    "reading.snapshots": ("Rows",),
+    "reading.zoo_rows": ("ZooRows",),
+    "reading.load": ("load_dataset", "with_weights"),
+    "views.tensors": ("Graph", "LayerTuples", "Tokens"),
+    "views.permutations": (
         "compose_permutations",
         "inverse_permutations",
         "permutation_spec",
         "permute",
         "random_permutations",
     ),
+    "views.slices": ("RandomUnits",),
+    "views.statistics": ("zoo_features",),
+    "baselines.predictors": ("DenseNet", "GradientBoosting", "LogitLinear"),
+    "baselines.meta_classifier": ("DeepMetaClassifier", "DeepMetaRegressor"),
     "errors": ("ZooError",),
-    "statistics": ("zoo_features",),
-    "predictors": ("DenseNet", "GradientBoosting", "LogitLinear"),
-    "meta_classifier": ("DeepMetaClassifier", "DeepMetaRegressor"),
-    "slices": ("RandomUnits", "ZooRows"),
 }  # module -> its public names
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]

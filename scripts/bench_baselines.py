@@ -16,12 +16,12 @@ import click
 import numpy as np
 
 from builder.benchmark.reading import FIXED, SMALL, Line, alternate, tell, write_zoo
-from nws_dataset.command import Command
+from nws_dataset.baselines.meta_classifier import DeepMetaClassifier
+from nws_dataset.console import Command
 from nws_dataset.evaluation.readers import SMALL_SETTINGS
-from nws_dataset.layout import Layout
-from nws_dataset.meta_classifier import DeepMetaClassifier
-from nws_dataset.slices import ArrayRows
-from nws_dataset.statistics import QUANTILES, zoo_features
+from nws_dataset.format.layout import Layout
+from nws_dataset.views.slices import ArrayRows
+from nws_dataset.views.statistics import QUANTILES, zoo_features
 
 
 def features(folder: Path, quick: bool) -> list[Line]:

@@ -25,17 +25,17 @@ import torch
 from ray.cluster_utils import Cluster as Nodes
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from builder import bank
-from builder.build import Request
 from builder.cluster import Cluster, connected
-from builder.cpu.step import compile_step
-from builder.flight import Occupancy
-from builder.forecast import epoch_steps
+from builder.forecasting.costs import epoch_steps
 from builder.images import load_image_set
-from builder.plan import Model
-from builder.workers import Summary, Task, run_on_processes
-from nws_dataset.command import Command
-from nws_dataset.recipe import SUBSETS
+from builder.plan import Model, Request
+from builder.progress import Occupancy
+from builder.trained import Summary
+from builder.training import bank
+from builder.training.cpu.backend import compile_step
+from builder.training.workers import Task, run_on_processes
+from nws_dataset.console import Command
+from nws_dataset.format.subsets import SUBSETS
 
 EPOCHS = 20
 CPU = torch.device("cpu")

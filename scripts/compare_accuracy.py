@@ -22,14 +22,14 @@ import click
 import numpy as np
 import torch
 
-from builder.bank import Images, bank_of
 from builder.images import load_image_set
-from builder.plain import PlainLoop
 from builder.plan import Model, select
-from builder.step import make_step
-from builder.train import Cohort, evaluate_rows
-from nws_dataset.command import Command
-from nws_dataset.recipe import SUBSETS
+from builder.training.bank import Images, bank_of
+from builder.training.device import make_step
+from builder.training.plain import PlainLoop
+from builder.training.train import Cohort, evaluate_rows
+from nws_dataset.console import Command
+from nws_dataset.format.subsets import SUBSETS
 
 CPU = torch.device("cpu")
 SUBSET = SUBSETS["fixed"]

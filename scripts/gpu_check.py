@@ -29,19 +29,20 @@ import click
 import torch
 import torch.nn.functional as F
 
-from builder import batches
-from builder.bank import Images, bank_of
 from builder.images import load_image_set
-from builder.initial import initial_row
-from builder.plain import PlainLoop
 from builder.plan import Model, select
-from builder.step import Segment
-from builder.train import Cohort, aligned
-from builder.update import SECOND_START
-from nws_dataset.command import Command
+from builder.training import batches
+from builder.training.backend import Segment, aligned
+from builder.training.bank import Images, bank_of
+from builder.training.initial import initial_row
+from builder.training.plain import PlainLoop
+from builder.training.train import Cohort
+from builder.training.update import SECOND_START
+from nws_dataset.console import Command
 from nws_dataset.errors import ZooError
-from nws_dataset.layout import layout_of
-from nws_dataset.recipe import SUBSETS, Architecture, Recipe
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.subsets import SUBSETS
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED = Architecture()
@@ -153,8 +154,8 @@ def digits(architecture: Architecture, device: torch.device) -> Images:
 
 def gradients(timer: Timer) -> Report:
     """Relative errors of float32 gradients; SGD's first moment is the gradient, L2 included."""
-    from builder.gpu.step import GpuStep
-    from builder.gpu.tiny import differs
+    from builder.training.gpu.backend import GpuStep
+    from builder.training.gpu.tiny import differs
 
     ways: dict[str, dict[str, Any]] = {
         "triton": {},
@@ -203,7 +204,7 @@ def startup(timer: Timer) -> Report:
     """The check before an architecture trains, of the presets' first architectures; its seconds with
     compiling, and without.
     """
-    from builder.gpu.startup import checked
+    from builder.training.gpu.startup import checked
 
     first = {preset: select(subset, 0, models=4 if timer.quick else 16) for preset, subset in SUBSETS.items()}
     models = {model.recipe.architecture: model for chosen in first.values() for model in chosen}
@@ -226,7 +227,7 @@ def products(timer: Timer) -> Report:
     """Milliseconds of every candidate for every layer of `fixed` and `small_cnn`, forward, input gradient and
     weight gradient.
     """
-    from builder.gpu.products import products_of
+    from builder.training.gpu.products import products_of
 
     found: Report = {}
     for name in ("fixed", "small_cnn"):
@@ -241,7 +242,7 @@ def products(timer: Timer) -> Report:
 
 def candidates(timer: Timer, product: Any, models: int, batch: int) -> dict[str, float]:
     """Candidate and direction -> milliseconds."""
-    from builder.gpu.products import LibraryProducts, Tiles, TritonProducts
+    from builder.training.gpu.products import LibraryProducts, Tiles, TritonProducts
 
     ways: dict[str, Any] = {"grouped": LibraryProducts(), "grouped tf32": LibraryProducts(tf32=True)}
     shapes = [Tiles(), Tiles(128, 16, warps=4)]
@@ -317,7 +318,7 @@ def unfolded(timer: Timer, product: Any, models: int, batch: int) -> dict[str, f
 
 def steps(timer: Timer) -> Report:
     """Milliseconds of a step of M models, its rate, and the kernels that take most of it."""
-    from builder.gpu.step import GpuStep
+    from builder.training.gpu.backend import GpuStep
 
     ways: dict[str, dict[str, Any]] = {
         "triton": {},
@@ -369,7 +370,7 @@ def many_models(architecture: Architecture, models: int, batch: int) -> tuple[An
 
 def step_flops(architecture: Architecture) -> int:
     """Of one image: forward, input gradient (not of the first layer) and weight gradient."""
-    from builder.gpu.products import products_of
+    from builder.training.gpu.products import products_of
 
     return sum(
         2 * p.out_size**2 * p.outputs * p.taps * (2 if i == 0 else 3)
@@ -410,7 +411,7 @@ def benchmark(timer: Timer) -> Report:
 
 def tf32(timer: Timer) -> Report:
     """Final test accuracies of the same 16 models on digits, with and without TF32."""
-    from builder.gpu.step import GpuStep
+    from builder.training.gpu.backend import GpuStep
 
     epochs = 5 if timer.quick else 20
     models = [

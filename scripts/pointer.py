@@ -9,10 +9,10 @@ import itertools
 
 import yaml
 
-from nws_dataset.load import DEFAULT_REPOSITORY
-from nws_dataset.manifest import INDEX_PATH, SNAPSHOTS_PATH, FileEntry, Manifest, SubsetEntry, configs
-from nws_dataset.recipe import SUBSETS
-from nws_dataset.schema import INDEX_SCHEMA, SPLITS
+from nws_dataset.format.manifest import INDEX_PATH, SNAPSHOTS_PATH, FileEntry, Manifest, SubsetEntry, configs
+from nws_dataset.format.schema import INDEX_SCHEMA, SPLITS
+from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.reading.zoo import DEFAULT_REPOSITORY
 
 REVISION = "main"  # of DEFAULT_REPOSITORY; a tag pins a release
 

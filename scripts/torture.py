@@ -54,17 +54,19 @@ from huggingface_hub import HfFileSystem  # noqa: E402
 
 import release_factory  # noqa: E402
 from builder import build as build_module  # noqa: E402
-from builder import gallery, plan, store, workers  # noqa: E402
-from builder.build import Request, build  # noqa: E402
-from builder.importers.release import import_zoo  # noqa: E402
+from builder import gallery, plan, store  # noqa: E402
+from builder.build import build  # noqa: E402
+from builder.importers.importing import import_zoo  # noqa: E402
+from builder.plan import Request  # noqa: E402
 from builder.publish import Content, Publisher  # noqa: E402
-from nws_dataset import shards  # noqa: E402
-from nws_dataset.command import Command  # noqa: E402
+from builder.trained import Summary  # noqa: E402
+from builder.training import workers  # noqa: E402
+from nws_dataset.console import Command, Table  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
 from nws_dataset.evaluation import meta_classifier, readers, report  # noqa: E402
-from nws_dataset.evaluation.report import Table  # noqa: E402
-from nws_dataset.schema import METADATA_SCHEMA  # noqa: E402
-from nws_dataset.zoo import Zoo  # noqa: E402
+from nws_dataset.format import shards  # noqa: E402
+from nws_dataset.format.schema import METADATA_SCHEMA  # noqa: E402
+from nws_dataset.reading.zoo import Zoo  # noqa: E402
 from zoo_factory import make_zoo  # noqa: E402
 
 REPOSITORY = "org/zoo"
@@ -314,7 +316,7 @@ class Campaign:
         """The snapshots of the models of the largest build, trained once: a case only stages them."""
         trained = {}
 
-        def run(task: workers.Task, models: list[plan.Model], *_: object) -> Iterator[workers.Summary]:
+        def run(task: workers.Task, models: list[plan.Model], *_: object) -> Iterator[Summary]:
             for model in models:
                 yield from task.run([model])
                 table = pa.Table.from_batches(shards.read_snapshots(store.staged_path(task.out, model)))
@@ -324,13 +326,11 @@ class Campaign:
             build(Request("demo", GROWN, epochs=1), self.scratch / "training", device="cpu")
         return trained
 
-    def _run_here(
-        self, task: workers.Task, models: list[plan.Model], *_: object
-    ) -> Iterator[workers.Summary]:
+    def _run_here(self, task: workers.Task, models: list[plan.Model], *_: object) -> Iterator[Summary]:
         for model in models:
             file, (rows, values) = store.staged_path(task.out, model), self.trained[model.id]
             shards.write_snapshots(file, rows, values, relative=file.name)
-            yield workers.Summary(model.id, 1, 0.5, False, 0.1)
+            yield Summary(model.id, 1, 0.5, False, 0.1)
 
     def build(self, out: Path, models: int) -> None:
         build(Request("demo", models, epochs=1), out, device="cpu")

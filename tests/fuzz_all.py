@@ -47,19 +47,19 @@ from safetensors import numpy as safetensors  # noqa: E402
 
 import release_factory  # noqa: E402
 from builder import images as images_module  # noqa: E402
-from builder.importers.release import import_zoo  # noqa: E402
+from builder.importers.importing import import_zoo  # noqa: E402
 from builder.store import LOCAL_NOTE, remembered_images  # noqa: E402
 from nws_dataset import http  # noqa: E402
+from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor  # noqa: E402
+from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear  # noqa: E402
+from nws_dataset.baselines.saving import ARRAYS, FACTS  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
 from nws_dataset.evaluation import leaderboard, report  # noqa: E402
-from nws_dataset.layout import layout_of  # noqa: E402
-from nws_dataset.meta_classifier import DeepMetaClassifier, DeepMetaRegressor  # noqa: E402
-from nws_dataset.network import Network  # noqa: E402
-from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear  # noqa: E402
-from nws_dataset.recipe import Architecture  # noqa: E402
-from nws_dataset.saving import ARRAYS, FACTS  # noqa: E402
-from nws_dataset.shards import read_snapshots, reindex  # noqa: E402
-from nws_dataset.zoo import Zoo  # noqa: E402
+from nws_dataset.format.layout import layout_of  # noqa: E402
+from nws_dataset.format.network import Network  # noqa: E402
+from nws_dataset.format.recipe import Architecture  # noqa: E402
+from nws_dataset.format.shards import read_snapshots, reindex  # noqa: E402
+from nws_dataset.reading.zoo import Zoo  # noqa: E402
 from zoo_factory import make_zoo  # noqa: E402
 
 SECONDS, MEGABYTES = 30.0, 500.0  # of a case

@@ -20,13 +20,13 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import KernelInterface
 
-from builder.forecast import TEST_IMAGES, TRAIN_IMAGES
-from builder.gpu import warmup
-from builder.gpu.warmup import Variant, Work
+from builder.image_sets import IMAGE_SETS
 from builder.plan import select
-from nws_dataset.recipe import SUBSETS
+from builder.training.gpu import warmup
+from builder.training.gpu.warmup import Variant, Work
+from nws_dataset.format.subsets import SUBSETS
 
-IMAGES = {name: (TRAIN_IMAGES[name], TEST_IMAGES[name]) for name in TRAIN_IMAGES}
+IMAGES = {name: (facts.train_images, facts.test_images) for name, facts in IMAGE_SETS.items()}
 MODELS = {"small_cnn": 4000}  # of a subset that is long, but has few cohorts
 
 

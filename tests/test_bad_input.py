@@ -22,16 +22,18 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from builder.build import Request, build
+from builder.build import build
 from builder.cli import main as nws_build
+from builder.plan import Request
 from builder.store import GENERATOR_VERSION
 from builder.verify import main as nws_verify
-from nws_dataset import Rows, Zoo
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
-from nws_dataset.manifest import FileEntry, Manifest
-from nws_dataset.schema import INDEX_SCHEMA
-from nws_dataset.shards import header, read_index, write_index
+from nws_dataset.format.manifest import FileEntry, Manifest
+from nws_dataset.format.schema import INDEX_SCHEMA
+from nws_dataset.format.shards import header, read_index, write_index
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
 from test_build import write_idx
 
 ROOT = Path(__file__).parent.parent

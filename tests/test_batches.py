@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from builder import batches
-from builder.batches import training_images
+from builder.training import batches
+from builder.training.batches import training_images
 from nws_dataset.errors import ZooError
 from training_cases import NWS, SMALL_CNN, images_for, make_model
 

@@ -16,21 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from builder import batches
-from builder.bank import Images
-from builder.benchmark import pytorch, sides, training
+from builder.benchmark import contenders, pytorch, training
+from builder.benchmark.contenders import EVALUATED_IMAGES, Evaluation, flops_of
+from builder.benchmark.measurements import EPOCHS, Results, evaluation_flops, training_flops
 from builder.benchmark.pytorch import VMAPPED, Careful, Plain, Vmapped
-from builder.benchmark.results import EPOCHS, Results, evaluation_flops, training_flops
-from builder.benchmark.sides import EVALUATED_IMAGES, Evaluation, Ours, flops_of
-from builder.benchmark.tables import tables
+from builder.benchmark.report import tables
 from builder.benchmark.timing import Crew, Here, Measured, measure
-from builder.benchmark.workloads import VARIED, Case, bank_of_case, cases, order_of, stand_in, write_images
-from builder.cpu import kernels
-from builder.forecast import forward_flops
-from builder.plain import PlainLoop
+from builder.benchmark.workloads import VARIED, bank_of_case, cases, stand_in, write_images
+from builder.forecasting.costs import forward_flops
+from builder.forecasting.pace import Case, Ours, order_of
 from builder.plan import Model, select
+from builder.training import batches
+from builder.training.bank import Images
+from builder.training.cpu import kernels
+from builder.training.plain import PlainLoop
 from nws_dataset.errors import ZooError
-from nws_dataset.recipe import NWS_MAIN, SUBSETS
+from nws_dataset.format.subsets import NWS_MAIN, SUBSETS
 from training_cases import CPU, NWS, SMALL_CNN, IdleStep, images_for, make_model
 
 ROUNDING = 1e-4  # of a gradient in float32, whose largest numbers are near 1
@@ -211,7 +212,7 @@ def test_no_shift_of_colours_changes_nothing() -> None:
 @pytest.fixture
 def fake_step(monkeypatch: pytest.MonkeyPatch) -> IdleStep:
     step = IdleStep()
-    monkeypatch.setattr(sides, "make_step", lambda architecture, device, tf32=False: step)
+    monkeypatch.setattr(contenders, "make_step", lambda architecture, device, tf32=False: step)
     return step
 
 
@@ -262,7 +263,7 @@ class Recorder:
 
     def prepare(self, case: Case, sides: Sequence[str]) -> dict[str, int]:
         self.log.append("prepare")
-        return {side: 1 for side in sides}
+        return {side: 1 for side in contenders}
 
     def time(self, side: str) -> float:
         self.log.append(side)
@@ -298,7 +299,7 @@ def test_a_block_lasts_as_long_as_asked(chosen: list[Case], monkeypatch: pytest.
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock)
     monkeypatch.setattr("builder.benchmark.timing.bank_of_case", lambda *_: {})
-    monkeypatch.setitem(sides.SIDES, "fake", Fake)
+    monkeypatch.setitem(contenders.SIDES, "fake", Fake)
     here = Here(Path(), CPU, 0.3)
     here.prepare(chosen[0], ["fake"])
     side, steps = here.sides["fake"]
@@ -408,7 +409,7 @@ def test_peak_of_a_core_is_counted() -> None:
     x = torch.ones(kernels.SCRATCH).numpy()
     kernels.multiply_add(x, 100)
     assert (x == 100).sum() == kernels.TILE_SUMS and (x[x != 100] == 1).all()
-    assert flops_of("peak", cases()[0], CPU) == 2 * kernels.TILE_SUMS * sides.PEAK_ROUNDS
+    assert flops_of("peak", cases()[0], CPU) == 2 * kernels.TILE_SUMS * contenders.PEAK_ROUNDS
 
 
 def test_vmap_may_be_left_out(chosen: list[Case]) -> None:

@@ -26,18 +26,21 @@ import safetensors.torch
 import torch
 
 from builder import build as build_module
-from builder import devices
-from builder import workers as workers_module
-from builder.build import Request, build, resolve_device
+from builder import plan, trained
+from builder.build import build
 from builder.card import PLOTS
-from builder.flight import Occupancy
 from builder.gallery import stale
-from builder.progress import Progress
-from nws_dataset import Rows, Zoo
-from nws_dataset.command import Interrupted
+from builder.plan import Request
+from builder.progress import Occupancy, Progress
+from builder.training import device
+from builder.training import workers as workers_module
+from builder.training.device import resolve_device
+from nws_dataset.console import Interrupted
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
-from nws_dataset.shards import read_index
+from nws_dataset.format.shards import read_index
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
 
 ROOT = Path(__file__).parent.parent
 MODELS = 30
@@ -556,9 +559,7 @@ def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         progress.advance(None, 10)  # half a model
         for number, accuracy in enumerate((0.5, 0.7), 1):
             now[0] = 30 * number
-            progress.advance(
-                workers_module.Summary("demo-000004", 20, accuracy, accuracy == 0.7, 30.0), 20 * number
-            )
+            progress.advance(trained.Summary("demo-000004", 20, accuracy, accuracy == 0.7, 30.0), 20 * number)
     assert capsys.readouterr().err.splitlines() == [
         "demo: 4/10 models, 2.0 a minute, 0:02:45 left",
         "demo: 5/10 models, 2.0 a minute, 0:02:30 left, mean test accuracy 0.500",
@@ -610,8 +611,8 @@ def test_devices(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus == "cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: gpus == "mps")
-    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: object() if triton else None)
-    if told in devices.DEVICES:
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object() if triton else None)
+    if told in plan.DEVICES:
         assert resolve_device(asked, backend).type == told
         without_triton = (gpus, triton, asked, backend) == ("cuda", False, "auto", "fast")
         assert ("not the package triton" in capsys.readouterr().err) == without_triton

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nws_dataset.cache import ABANDONED_SECONDS, Cache
 from nws_dataset.errors import ZooError
+from nws_dataset.reading.cache import ABANDONED_SECONDS, Cache
 
 VALUES = [bytes([i]) * 1000 for i in range(40)]
 DIGESTS = [hashlib.sha256(value).hexdigest() for value in VALUES]

@@ -10,15 +10,23 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from builder import calibration
-from builder.benchmark.sides import Ours, Side
-from builder.benchmark.workloads import Case
-from builder.calibration import STRATA, Calibration, Pace, calibrate, seconds_a_step, strata, together
-from builder.forecast import epoch_flops, epoch_images, evaluated_images, forward_flops
+from builder.forecasting import calibration
+from builder.forecasting.calibration import (
+    STRATA,
+    Calibration,
+    Pace,
+    calibrate,
+    seconds_a_step,
+    strata,
+    together,
+)
+from builder.forecasting.costs import epoch_flops, epoch_images, evaluated_images, forward_flops
+from builder.forecasting.pace import Case, Ours, Side
 from builder.plan import Model, select
-from builder.train import Cohort, least_epochs
-from builder.workers import slots_of
-from nws_dataset.recipe import SUBSETS
+from builder.rules import least_epochs
+from builder.training.device import slots_of
+from builder.training.train import Cohort
+from nws_dataset.format.subsets import SUBSETS
 from training_cases import CPU, NWS, IdleStep, images_for, make_model
 
 

@@ -26,20 +26,19 @@ import ray
 from ray.cluster_utils import Cluster as Nodes
 from ray.exceptions import WorkerCrashedError
 
-from builder import bank
 from builder import cluster as cluster_module
-from builder.build import Request, build
+from builder.build import build
 from builder.cli import main
 from builder.cluster import OnNode, blocks, connected, input_of, versions
-from builder.flight import Occupancy
 from builder.images import load_image_set
-from builder.plan import Model
-from builder.progress import Progress
-from builder.train import Trained
-from nws_dataset import Zoo
+from builder.plan import Model, Request
+from builder.progress import Occupancy, Progress
+from builder.trained import Trained
+from builder.training import bank
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
-from nws_dataset.recipe import PRESETS, SUBSETS
+from nws_dataset.format.subsets import PRESETS, SUBSETS
+from nws_dataset.reading.zoo import Zoo
 
 ROOT = Path(__file__).parent.parent
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -17,10 +17,10 @@ import llvmlite.binding as llvm
 import pytest
 from numba.core.registry import cpu_target
 
-from builder.cpu import vectors
-from builder.cpu.tables import POOL_TILE, TILES, tables_of
-from builder.cpu.vectors import CHANNELS, LANES, Registers, part_of, registers, registers_of
-from nws_dataset.recipe import Architecture
+from builder.training.cpu import vectors
+from builder.training.cpu.offsets import POOL_TILE, TILES, tables_of
+from builder.training.cpu.vectors import CHANNELS, LANES, Registers, part_of, registers, registers_of
+from nws_dataset.format.recipe import Architecture
 from training_cases import ARCHITECTURES
 
 ON_X86 = platform.machine() == "x86_64"
@@ -70,7 +70,7 @@ def main(forced: list[int], text: str) -> None:
     """In a process of its own: train with other tiles, and keep the LLVM text of the compiled step."""
     vectors.registers = lambda: Registers(*forced)
     found = trained()
-    from builder.cpu import kernels
+    from builder.training.cpu import kernels
 
     Path(text).write_text("\n".join(kernels.train.inspect_llvm().values()))
     print(TOLD + json.dumps(found))

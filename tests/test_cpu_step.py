@@ -10,16 +10,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from builder import batches, update
-from builder.bank import Images
-from builder.cpu import step as step_module
-from builder.cpu.step import CpuStep, groups_of
-from builder.plain import PlainLoop
 from builder.plan import Model
-from builder.step import Segment
-from nws_dataset.layout import layout_of
-from nws_dataset.network import Network
-from nws_dataset.recipe import LEGAL_VALUES, Architecture
+from builder.training import batches, update
+from builder.training.backend import Segment
+from builder.training.bank import Images
+from builder.training.cpu import backend as step_module
+from builder.training.cpu.backend import CpuStep, groups_of
+from builder.training.plain import PlainLoop
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import LEGAL_VALUES, Architecture
 from training_cases import ARCHITECTURES, every_combination, images_for, make_model
 
 TOLERANCE = 1e-9  # of a row after a step, relative to the row's largest weight where that is above 1

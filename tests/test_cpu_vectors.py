@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from builder import philox
-from builder.cpu import vectors as v
+from builder.training.cpu import vectors as v
 
 
 @numba.njit

@@ -20,7 +20,7 @@ from nws_dataset.evaluation.folds import (
     folds_of,
     with_validation,
 )
-from nws_dataset.zoo import Zoo
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import make_zoo
 
 PNG = b"\x89PNG"

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from nws_dataset.baselines.meta_classifier import DeepMetaRegressor
+from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
 from nws_dataset.evaluation import folds, paper, predictors, report, study, transfer, trials
 from nws_dataset.evaluation.folds import Fold
-from nws_dataset.evaluation.inputs import FIRST_LAST, LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, read_inputs
+from nws_dataset.evaluation.inputs import LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, read_inputs
+from nws_dataset.evaluation.paper import FIRST_LAST
 from nws_dataset.evaluation.trials import (
     PREDICTORS,
     Method,
@@ -21,11 +24,9 @@ from nws_dataset.evaluation.trials import (
     true_rank_of_best,
     tuned,
 )
-from nws_dataset.layout import layout_of
-from nws_dataset.meta_classifier import DeepMetaRegressor
-from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
-from nws_dataset.shards import write_index
-from nws_dataset.zoo import Zoo
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.shards import write_index
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import PLAIN, make_shard, make_zoo, write_manifest
 
 PNG = b"\x89PNG"

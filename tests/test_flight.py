@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from builder import flight
-from builder.flight import Occupancy, fly
+from builder.progress import Occupancy
+from builder.training import streams
+from builder.training.streams import fly
 
 CPU = torch.device("cpu")
 
@@ -25,7 +26,7 @@ def cohort(*results: int):
 
 @pytest.mark.parametrize("lanes", [1, 3, 9])
 def test_every_result_comes_once(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flight, "WAITING_RESULTS", 2)
+    monkeypatch.setattr(streams, "WAITING_RESULTS", 2)
     cohorts = (cohort(*range(10 * i, 10 * i + i)) for i in range(6))
     assert sorted(fly(cohorts, lanes, CPU)) == [10 * i + k for i in range(6) for k in range(i)]
 

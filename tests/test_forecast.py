@@ -7,37 +7,25 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from builder import calibration
-from builder.build import Request, build
-from builder.calibration import Calibration, Pace
+from builder.build import build
 from builder.cli import main
-from builder.forecast import (
-    SMALLEST_CLASS,
-    TEST_IMAGES,
-    TRAIN_IMAGES,
-    disk_bytes,
-    epoch_flops,
-    epoch_images,
-    evaluated_images,
-    forecast,
-    forward_flops,
-    makespan,
-    told_duration,
-    told_number,
-)
-from builder.images import load_image_set
-from builder.plan import Model, select
-from builder.step import Segment
-from builder.train import Cohort
-from nws_dataset.recipe import SUBSETS, Architecture
+from builder.forecasting import calibration
+from builder.forecasting.calibration import Calibration, Pace
+from builder.forecasting.costs import disk_bytes, epoch_flops, epoch_images, evaluated_images, forward_flops
+from builder.forecasting.forecast import forecast, makespan, told_duration, told_number
+from builder.image_sets import IMAGE_SETS
+from builder.plan import Model, Request, select
+from builder.training.backend import Segment
+from builder.training.train import Cohort
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import SUBSETS
 from training_cases import CPU, NWS, images_for, make_model
 
 # FACTS: every field of the nets of Eilertsen et al., each value as likely as the others.
@@ -170,20 +158,6 @@ def _with(model: Model, **fields: Any) -> Model:
     return dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, **fields))
 
 
-def test_counts_are_those_of_the_sets() -> None:
-    digits = load_image_set("digits")
-    assert TRAIN_IMAGES["digits"] == len(digits.train_images)
-    assert SMALLEST_CLASS["digits"] == np.bincount(digits.train_labels).min()
-    assert TEST_IMAGES["digits"] == len(digits.test_images)
-    drawn = {
-        model
-        for subset in SUBSETS.values()
-        for family in subset.families
-        for model in _sets(family["dataset"])
-    }
-    assert drawn <= set(TRAIN_IMAGES) == set(SMALLEST_CLASS) == set(TEST_IMAGES)
-
-
 class CountingStep:
     """A `Step` that only counts images."""
 
@@ -218,10 +192,6 @@ def test_counted_images_are_those_of_a_training(balanced: bool) -> None:
     # The smallest class of a part of the images is smaller than its share of all.
     assert step.trained == pytest.approx(3 * epoch_images(model, None), rel=0.1 if balanced else 1e-9)
     assert step.evaluated == pytest.approx(evaluated_images(model, None, 3), rel=0.01)
-
-
-def _sets(draw: Any) -> Iterator[str]:
-    yield from getattr(draw, "values", None) or (draw,)
 
 
 def test_bytes_on_disk(tmp_path: Path) -> None:
@@ -273,7 +243,7 @@ def test_time_of_a_build_that_may_stop_early() -> None:
     ((_, models),) = Request("fixed").plan()
     further = sum(
         epoch_flops(m, None) * (2e-12 if m.recipe.augmentation else 1e-12)
-        + TRAIN_IMAGES[m.recipe.dataset] * 0.1 * forward_flops(m.recipe.architecture) * 0.25e-12
+        + IMAGE_SETS[m.recipe.dataset].train_images * 0.1 * forward_flops(m.recipe.architecture) * 0.25e-12
         for m in models
     )
     assert line.endswith(f"; each further epoch of every model adds {told_duration(further / 2)}")

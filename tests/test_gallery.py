@@ -14,12 +14,12 @@ from PIL import Image
 
 from builder import gallery
 from builder.card import PLOTS
-from nws_dataset import Zoo
 from nws_dataset.errors import ZooError
-from nws_dataset.index import Columns
-from nws_dataset.manifest import FileEntry, Manifest
-from nws_dataset.recipe import LEGAL_VALUES
-from nws_dataset.schema import INDEX_SCHEMA
+from nws_dataset.format.manifest import FileEntry, Manifest
+from nws_dataset.format.recipe import LEGAL_VALUES
+from nws_dataset.format.schema import INDEX_SCHEMA
+from nws_dataset.reading.index import Columns
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import make_zoo
 
 

@@ -19,14 +19,15 @@ pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget
 
 import gpu_recording
-from builder import bank
-from builder.gpu import startup, warmup
-from builder.gpu.warmup import Variant
 from builder.images import load_image_set
 from builder.plan import select
-from builder.workers import CONTEXT, Task, cores
+from builder.training import bank
+from builder.training.device import cores
+from builder.training.gpu import startup, warmup
+from builder.training.gpu.warmup import Variant
+from builder.training.workers import CONTEXT, Task
 from gpu_recording import Recorded
-from nws_dataset.recipe import SUBSETS
+from nws_dataset.format.subsets import SUBSETS
 from training_cases import SMALL_CNN, make_model
 
 CAPABILITIES = 80, 90

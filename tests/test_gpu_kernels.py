@@ -11,15 +11,15 @@ pytest.importorskip("triton")
 
 import torch.nn.functional as F
 
-from builder import batches, update
-from builder.gpu import augment, closing, dense, kernels
-from builder.gpu.pieces import Dropout, Slots, draw
-from builder.gpu.products import LibraryProducts, Product, Products, Tiles, TritonProducts
 from builder.philox import LANES, Purpose, key_of, lanes16
 from builder.plan import Model
-from builder.step import ACTIVATION_NUMBERS
-from nws_dataset.network import ACTIVATIONS, BATCH_NORM_EPSILON
-from nws_dataset.recipe import Architecture
+from builder.training import batches, update
+from builder.training.backend import ACTIVATION_NUMBERS
+from builder.training.gpu import augment, dense, epilogues, update_kernels
+from builder.training.gpu.pieces import Dropout, Slots, draw
+from builder.training.gpu.products import LibraryProducts, Product, Products, Tiles, TritonProducts
+from nws_dataset.format.network import ACTIVATIONS, BATCH_NORM_EPSILON
+from nws_dataset.format.recipe import Architecture
 from training_cases import CPU, NWS, images_for, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
@@ -181,7 +181,7 @@ def reference_close(
 def masks_of(
     models: list[Model], index: torch.Tensor, shape: tuple[int, ...], layer_block: int
 ) -> torch.Tensor:
-    """Dropout's factors [M, B, units...], by `builder.batches`."""
+    """Dropout's factors [M, B, units...], by `builder.training.batches`."""
     found = []
     for model, places in zip(models, index, strict=True):
         blocks = layer_block + torch.arange(-(-math.prod(shape) // LANES), device=DEVICE)
@@ -216,15 +216,15 @@ def test_end_of_a_convolution_and_the_way_back(norm: bool, pool: bool, size: int
     found_grad = torch.autograd.grad((expected * towards).sum(), [y, leaf], allow_unused=True)
 
     plain, running = y.detach().contiguous(), weight.clone()
-    given = closing.Norm(*torch.zeros(2, 4, channels, dtype=F64, device=DEVICE), running) if norm else None
+    given = epilogues.Norm(*torch.zeros(2, 4, channels, dtype=F64, device=DEVICE), running) if norm else None
     if given is not None:
         moments = torch.empty(4, channels, 1, 2, dtype=F64, device=DEVICE)
-        closing.moments(plain, moments, slots.active)
+        epilogues.moments(plain, moments, slots.active)
         pixels = images * size**2
-        closing.statistics(
+        epilogues.statistics(
             moments,
             pixels,
-            closing.MOMENT_PIXELS,
+            epilogues.MOMENT_PIXELS,
             given.mean,
             given.deviation,
             running[:, 2 * channels :],
@@ -239,20 +239,20 @@ def test_end_of_a_convolution_and_the_way_back(norm: bool, pool: bool, size: int
     out, top = (bordered(torch.zeros_like(expected), border) for border in (1, 0))
     dropout = Dropout.of(index.int(), 1 << 20, channels * quarter**2)
     draw(dropout, slots)
-    closing.close(plain, top if pool else plain, out, given, dropout, slots, pool=pool)
+    epilogues.close(plain, top if pool else plain, out, given, dropout, slots, pool=pool)
     close_to(out, expected.detach())
 
     dz, dy = torch.zeros_like(expected), bordered(torch.zeros_like(plain), 2)
     sums, totals = (
-        torch.zeros(4, channels, closing.sum_parts(dz), 2, dtype=F64, device=DEVICE),
+        torch.zeros(4, channels, epilogues.sum_parts(dz), 2, dtype=F64, device=DEVICE),
         noise(4, channels, 2),
     )
-    closing.open_(towards, top if pool else plain, dz, sums, given, dropout, slots, average=False)
+    epilogues.open_(towards, top if pool else plain, dz, sums, given, dropout, slots, average=False)
     gradient = torch.zeros_like(weight)
     if norm:
-        closing.norm_gradient(sums, totals, gradient, slots.active)
+        epilogues.norm_gradient(sums, totals, gradient, slots.active)
         close_to(gradient[:, : 2 * channels], found_grad[1][:, : 2 * channels])
-    closing.spread(dz, plain, dy, totals, given, slots.active, pool=pool)
+    epilogues.spread(dz, plain, dy, totals, given, slots.active, pool=pool)
     close_to(dy, found_grad[0])
 
 
@@ -260,7 +260,7 @@ def test_pooling_sends_the_gradient_to_the_first_of_equals() -> None:
     slots = slots_of(mixed_models("tanh"))
     y = torch.ones(1, 1, 1, 2, 2, dtype=F64, device=DEVICE)
     dz, dy = torch.ones(1, 1, 1, 1, 1, dtype=F64, device=DEVICE), torch.zeros_like(y)
-    closing.spread(dz, y, dy, y, None, slots.active, pool=True)
+    epilogues.spread(dz, y, dy, y, None, slots.active, pool=True)
     assert dy.flatten().tolist() == [1, 0, 0, 0]
 
 
@@ -269,7 +269,7 @@ def test_nan_passes_and_stays_in_its_model() -> None:
     y = noise(2, 2, 1, 4, 4)
     y[0, 0, 0, 1, 1] = torch.nan
     out, top = torch.zeros(2, 2, 2, 1, 2, 2, dtype=F64, device=DEVICE)
-    closing.close(y, top, out, None, None, slots, pool=True)
+    epilogues.close(y, top, out, None, None, slots, pool=True)
     assert out[0, 0, 0, 0, 0].isnan()
     assert torch.isfinite(out[1]).all()
 
@@ -313,7 +313,7 @@ def test_activations_are_exact_near_zero_and_far_from_it(activation: str) -> Non
     tiny = torch.logspace(-12, 2.5, 200, dtype=F64, device=DEVICE)
     x = torch.cat([-tiny, tiny]).view(1, 400, 1, 1, 1)
     out = torch.zeros_like(x)
-    closing.close(x, x, out, None, None, slots_of(mixed_models(activation)), pool=False)
+    epilogues.close(x, x, out, None, None, slots_of(mixed_models(activation)), pool=False)
     torch.testing.assert_close(out, ACTIVATIONS[activation](x), rtol=2e-15, atol=1e-200)
 
 
@@ -360,7 +360,9 @@ def test_loss_and_its_gradient() -> None:
     expected = torch.stack([F.cross_entropy(logits[m], labels[m]) for m in range(3)])
     (gradient,) = torch.autograd.grad(expected.sum(), logits)
     found, losses = torch.zeros_like(gradient), torch.ones(3, dtype=F64, device=DEVICE)
-    kernels.cross_entropy(logits.detach(), labels, found, losses, torch.tensor([1, 1, 0], device=DEVICE))
+    update_kernels.cross_entropy(
+        logits.detach(), labels, found, losses, torch.tensor([1, 1, 0], device=DEVICE)
+    )
     close_to(losses, torch.cat([expected[:2].detach() + 1, torch.ones(1, dtype=F64, device=DEVICE)]))
     close_to(found[:2], gradient[:2])
     assert not found[2].any()
@@ -383,7 +385,7 @@ def test_update_equals_the_rule() -> None:
         torch.full((models,), 2, device=DEVICE),
         torch.ones(models, dtype=torch.int64, device=DEVICE),
     )
-    kernels.update(
+    update_kernels.update(
         (rows, first, second), gradients, is_kernel, rate_addresses, step, l2, coefficients, active
     )
     for m, name in enumerate(names):
@@ -397,5 +399,5 @@ def test_update_equals_the_rule() -> None:
 
 def test_average_of_maps() -> None:
     x, out = noise(2, 5, 3, 3, 3), torch.zeros(2, 5, 3, dtype=F64, device=DEVICE)
-    kernels.average(x, out, torch.ones(2, dtype=torch.int64, device=DEVICE))
+    update_kernels.average(x, out, torch.ones(2, dtype=torch.int64, device=DEVICE))
     close_to(out, x.mean((3, 4)))

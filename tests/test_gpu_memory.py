@@ -14,13 +14,13 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from builder.gpu.step import GpuStep
-from builder.initial import initial_row
-from builder.step import Segment
-from builder.update import SECOND_START
+from builder.training.backend import Segment
+from builder.training.gpu.backend import GpuStep
+from builder.training.initial import initial_row
+from builder.training.update import SECOND_START
 from memory_checker import Fault, checked
-from nws_dataset.layout import layout_of
-from nws_dataset.recipe import Architecture
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import Architecture
 from training_cases import CPU, SMALL_CNN, images_for, make_model
 
 BATCH = 4

@@ -19,16 +19,18 @@ pytest.importorskip("triton")
 from triton.runtime.errors import OutOfResources
 
 from builder import build as build_module
-from builder import update
-from builder.build import Request, build
-from builder.gpu import augment, closing, kernels, startup, tiny
-from builder.gpu import step as gpu_step
-from builder.gpu.products import TritonProducts
-from builder.gpu.step import GpuStep
-from builder.gpu.tiny import TinyCohort, differs
-from builder.workers import Task
+from builder.build import build
+from builder.plan import Request
+from builder.training import update
+from builder.training.gpu import augment, epilogues, startup, tiny, update_kernels
+from builder.training.gpu import backend as gpu_step
+from builder.training.gpu.backend import GpuStep
+from builder.training.gpu.products import TritonProducts
+from builder.training.gpu.tiny import TinyCohort, differs
+from builder.training.workers import Task
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.recipe import SUBSETS, Architecture
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import SUBSETS
 from training_cases import CPU, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
@@ -98,16 +100,16 @@ FAULTS = {
         "the product of conv1, by products.forward, off by ",
     ),
     "pooling": (
-        scaled(closing, "close", lambda *given: given[2]),
+        scaled(epilogues, "close", lambda *given: given[2]),
         "conv1's end (batch-norm, activation, pooling, dropout), by closing.close",
     ),
     "dropout": (no_factor, END),
     "loss": (
-        scaled(kernels, "cross_entropy", lambda *given: given[3]),
+        scaled(update_kernels, "cross_entropy", lambda *given: given[3]),
         "the loss, by kernels.cross_entropy, off by ",
     ),
     "way back": (
-        scaled(closing, "open_", lambda *given: given[2]),
+        scaled(epilogues, "open_", lambda *given: given[2]),
         "the gradient in the product of conv3, by products.input_gradient or closing.open_, off by ",
     ),
     "weight gradient": (
@@ -145,7 +147,7 @@ def test_faults_of_batch_norm_and_of_the_evaluation_are_named(monkeypatch: pytes
         assert found is not None and found.startswith(
             "the evaluation, by GpuStep.evaluate, off by 1.0e+00 with "
         )
-    scaled(closing, "statistics", lambda *given: given[5][:, : given[3].shape[1]], 1.5)(monkeypatch)
+    scaled(epilogues, "statistics", lambda *given: given[5][:, : given[3].shape[1]], 1.5)(monkeypatch)
     found = TinyCohort(NWS, BATCH, DEVICE).difference()
     assert found is not None and found.startswith("conv1_norm.running_mean off by 5.0e-01 with ")
 
@@ -170,13 +172,13 @@ def test_of_each_model_the_best_gradient_counts_and_the_worst_of_all_else() -> N
 def test_a_counter_that_stands_still_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step is right, and the second takes its images again."""
     monkeypatch.setattr(tiny, "MOST_LOOKS", 2)
-    original = kernels.update
+    original = update_kernels.update
 
     def stand_still(*given: Any) -> None:
         original(*given)
         given[4].sub_(1)
 
-    monkeypatch.setattr(kernels, "update", stand_still)
+    monkeypatch.setattr(update_kernels, "update", stand_still)
     found = TinyCohort(SMALL_CNN, BATCH, DEVICE).difference()
     assert found is not None and found.startswith("the batch, by augment.load, that enters conv1 off by ")
 

@@ -18,17 +18,18 @@ import torch
 
 pytest.importorskip("triton")
 
-from builder import batches
-from builder.bank import Images
-from builder.flight import fly
-from builder.gpu import step as gpu_step
-from builder.gpu.step import GpuStep, Run, State
-from builder.plain import PlainLoop
 from builder.plan import Model
-from builder.step import Segment
-from builder.train import Cohort
-from nws_dataset.network import Network
-from nws_dataset.recipe import SUBSETS, Architecture
+from builder.training import batches
+from builder.training.backend import Segment
+from builder.training.bank import Images
+from builder.training.gpu import backend as gpu_step
+from builder.training.gpu.backend import GpuStep, Run, State
+from builder.training.plain import PlainLoop
+from builder.training.streams import fly
+from builder.training.train import Cohort
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import SUBSETS
 from training_cases import ARCHITECTURES, CPU, NWS, SMALL_CNN, images_for, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU

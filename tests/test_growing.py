@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from nws_dataset import folder as folder_module
 from nws_dataset.errors import ZooError
-from nws_dataset.manifest import MANIFEST_NAME, PENDING, STAGING
-from nws_dataset.schema import METADATA_SCHEMA
-from nws_dataset.shards import write_index, write_snapshots
-from nws_dataset.zoo import Rows, Zoo
+from nws_dataset.format.manifest import MANIFEST_NAME, PENDING, STAGING
+from nws_dataset.format.schema import METADATA_SCHEMA
+from nws_dataset.format.shards import write_index, write_snapshots
+from nws_dataset.reading import folder as folder_module
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import make_zoo, write_manifest
 
 FEW, MANY = 6, 10  # models before and after

@@ -22,12 +22,12 @@ import torch
 from safetensors import numpy as safetensors
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
+from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
+from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
+from nws_dataset.baselines.saving import ARRAYS, FACTS, Saved
+from nws_dataset.baselines.trees import Trees
 from nws_dataset.errors import ZooError
-from nws_dataset.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
-from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
-from nws_dataset.saving import ARRAYS, FACTS, Saved
-from nws_dataset.slices import ArrayRows
-from nws_dataset.trees import Trees
+from nws_dataset.views.slices import ArrayRows
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((60, 6)).astype(np.float32)

@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from nws_dataset import Zoo, http
+from nws_dataset import http
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import leaderboard, meta_classifier, predictors, report
 from nws_dataset.evaluation.methods import Candidate
 from nws_dataset.evaluation.results import Results
+from nws_dataset.reading.zoo import Zoo
 from test_leaderboard import RECORDS, record, results_of
 from zoo_factory import make_zoo
 

@@ -19,9 +19,9 @@ import pytest
 
 from loopback_hub import TOKEN, Answer, Faults, LoopbackHub
 from nws_dataset import http
-from nws_dataset import hub as hub_module
 from nws_dataset.errors import ZooError
-from nws_dataset.zoo import Zoo
+from nws_dataset.reading import hub as hub_module
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import make_zoo
 
 REPOSITORY = "org/nws"

@@ -25,11 +25,11 @@ from PIL import Image
 import release_factory as factory
 from builder import images
 from builder.images import load_image_set
-from builder.importers.release import import_zoo
+from builder.importers.importing import import_zoo
 from builder.parquet import _pages
-from nws_dataset import Zoo
 from nws_dataset.errors import ZooError
-from nws_dataset.manifest import Manifest
+from nws_dataset.format.manifest import Manifest
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import make_zoo
 
 MB = 1 << 20

@@ -17,11 +17,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from loopback_hub import TOKEN, LoopbackHub, every_second
-from nws_dataset import http, load_dataset, with_weights
+from nws_dataset import http
 from nws_dataset.errors import ZooError
-from nws_dataset.schema import INDEX_SCHEMA
-from nws_dataset.shards import write_index
-from nws_dataset.zoo import Rows, Zoo
+from nws_dataset.format.schema import INDEX_SCHEMA
+from nws_dataset.format.shards import write_index
+from nws_dataset.reading.load import load_dataset, with_weights
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
 
 REPOSITORY = "org/nws"
@@ -235,7 +237,7 @@ def test_a_dataset_finds_its_zoo_in_another_process(
     load: Callable[..., Any], local: Zoo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ds = load(split="test")
-    monkeypatch.setattr("nws_dataset.load._opened", {})
+    monkeypatch.setattr("nws_dataset.reading.load._opened", {})
     assert np.array_equal(with_weights(ds)[0]["weights"], local.row(ds[0]))
 
 

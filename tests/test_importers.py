@@ -25,20 +25,22 @@ import torch
 
 import release_factory as factory
 from builder import card, plan
-from builder.build import Request, build
+from builder.build import build
 from builder.checks import Verifier
 from builder.cli import main as nws_build
-from builder.importers import IMPORTED, KINDS, subsets_of
-from builder.importers.release import IMAGE_FACTS, import_zoo
+from builder.image_sets import IMAGE_SETS
+from builder.importers.importing import import_zoo
+from builder.plan import Request
+from builder.rules import CONVERGED_MARGIN
 from builder.store import NEXT, Store
-from builder.train import CONVERGED_MARGIN
 from builder.verify import main as verify
 from loopback_hub import LoopbackHub
-from nws_dataset import Rows, Zoo
 from nws_dataset.errors import ZooError
-from nws_dataset.layout import layout_of
-from nws_dataset.manifest import Manifest
-from nws_dataset.recipe import NWS_MAIN, SMALL_CNN, SUBSETS
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.manifest import Manifest
+from nws_dataset.format.subsets import IMPORTED, KINDS, NWS_MAIN, SMALL_CNN, SUBSETS, subsets_of
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-5
@@ -223,17 +225,11 @@ def test_converged_is_as_in_the_builder(small_zoo: Zoo, nws_zoo: Zoo) -> None:
     seen = set()
     for zoo in (small_zoo, nws_zoo):
         for row in zoo.filter(is_final=True):
-            expected = row["test_accuracy"] >= IMAGE_FACTS[row["dataset"]].majority_rate + CONVERGED_MARGIN
+            expected = row["test_accuracy"] >= IMAGE_SETS[row["dataset"]].majority_rate + CONVERGED_MARGIN
             assert set(zoo.filter(model_id=row["model_id"])["converged"]) == {expected}
             seen.add(expected)
             assert not row["diverged"]
     assert seen == {True, False}
-
-
-def test_image_facts_are_probabilities() -> None:
-    assert set(IMAGE_FACTS) == {*NWS_MAIN["dataset"].values, *SMALL_CNN["dataset"].values}
-    for facts in IMAGE_FACTS.values():
-        assert 0.1 <= facts.majority_rate < 0.2
 
 
 def test_what_is_imported_is_declared_once() -> None:
@@ -370,7 +366,7 @@ KILLER = """
 import os, signal, sys
 from pathlib import Path
 from builder import plan
-from builder.importers.release import import_zoo
+from builder.importers.base import import_zoo
 plan.SHARD_BYTES, replace, left = 500_000, os.replace, int(sys.argv[3])
 def dying(source, target):
     global left

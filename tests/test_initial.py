@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from builder.initial import CONSTANT, initial_row, orthogonal
-from nws_dataset.layout import layout_of
-from nws_dataset.recipe import LEGAL_VALUES, Architecture
+from builder.training.initial import CONSTANT, initial_row, orthogonal
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import LEGAL_VALUES, Architecture
 from training_cases import NWS, SMALL_CNN, make_model
 
 WIDE = dataclasses.replace(Architecture(), width_fc=64)

@@ -14,7 +14,7 @@ from nws_dataset.evaluation import leaderboard, report
 from nws_dataset.evaluation.charts import LEFT, RIGHT, Line, Panel
 from nws_dataset.evaluation.methods import Candidate
 from nws_dataset.evaluation.tables import Given, input_words, metric_of, scores_of, table_of
-from nws_dataset.zoo import Zoo
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import make_zoo
 
 VOID = {"meta", "line", "polyline", "polygon", "circle"}  # elements without an end

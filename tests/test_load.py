@@ -17,13 +17,14 @@ import yaml
 from torch.utils.data import DataLoader
 
 from loopback_hub import LoopbackHub
-from nws_dataset import prepare
 from nws_dataset.errors import ZooError
-from nws_dataset.load import load_dataset, with_weights
-from nws_dataset.manifest import INDEX_CONFIG, Manifest
-from nws_dataset.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
-from nws_dataset.shards import unpack
-from nws_dataset.zoo import DEFAULT_REPOSITORY, READ_COLUMNS, Zoo
+from nws_dataset.format.manifest import INDEX_CONFIG, Manifest
+from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
+from nws_dataset.format.shards import unpack
+from nws_dataset.reading import prepare
+from nws_dataset.reading.load import load_dataset, with_weights
+from nws_dataset.reading.snapshots import READ_COLUMNS
+from nws_dataset.reading.zoo import DEFAULT_REPOSITORY, Zoo
 from zoo_factory import PLAIN, make_zoo
 
 

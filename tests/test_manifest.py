@@ -9,8 +9,8 @@ import pytest
 
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
-from nws_dataset.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry, configs
-from nws_dataset.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
+from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry, configs
+from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
 
 GOLDEN = """\
 {

@@ -10,10 +10,11 @@ import torch
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor, build_network
 from nws_dataset.errors import ZooError
-from nws_dataset.meta_classifier import DeepMetaClassifier, DeepMetaRegressor, build_network
-from nws_dataset.slices import ArrayRows, DeviceRows, ZooRows, prefetched
-from nws_dataset.zoo import Zoo
+from nws_dataset.reading.zoo import Zoo
+from nws_dataset.reading.zoo_rows import ZooRows
+from nws_dataset.views.slices import ArrayRows, DeviceRows, prefetched
 from zoo_factory import make_zoo
 
 SLIM: dict[str, Any] = {

@@ -15,21 +15,15 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from nws_dataset import (
-    DeepMetaClassifier,
-    DeepMetaRegressor,
-    DenseNet,
-    GradientBoosting,
-    LogitLinear,
-    statistics,
-    views,
-)
+from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
+from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
+from nws_dataset.baselines.saving import FACTS, Legal, Saved
 from nws_dataset.errors import ValueZooError, ZooError
-from nws_dataset.layout import layout_of
-from nws_dataset.network import Network
-from nws_dataset.recipe import Architecture
-from nws_dataset.saving import FACTS, Legal, Saved
-from nws_dataset.slices import ArrayRows, RandomUnits
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.views import permutations, statistics, tensors
+from nws_dataset.views.slices import ArrayRows, RandomUnits
 
 HUGE = 10**30
 FRACTIONS = [1, 2.0, -0.1, float("nan"), None, "0.1", True]
@@ -173,7 +167,7 @@ def test_an_illegal_parameter_is_neither_saved_nor_loaded(tmp_path: Path) -> Non
 
 
 def test_long_slices_are_predicted_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nws_dataset import meta_classifier
+    from nws_dataset.baselines import meta_classifier
 
     rows = np.random.default_rng(0).normal(size=(20, 64)).astype(np.float32)
     fitted = DeepMetaClassifier(**SLIM).fit(rows, np.arange(20) % 2)
@@ -408,9 +402,9 @@ def test_rows_of_features_and_views(rows: Any) -> None:
     if not (isinstance(rows, np.ndarray) and rows.dtype.kind == "f" and rows.ndim == 2):
         refused(lambda: statistics.whole_vector_statistics(rows), "rows")
     if not isinstance(rows, np.ndarray):
-        for view in (views.LayerTuples, views.Graph, views.Tokens):
+        for view in (tensors.LayerTuples, tensors.Graph, tensors.Tokens):
             refused(lambda view=view: view.from_rows(ARCHITECTURE, rows), "rows")
-        refused(lambda: views.permute(ARCHITECTURE, rows, {}), "rows")
+        refused(lambda: permutations.permute(ARCHITECTURE, rows, {}), "rows")
 
 
 def test_no_rows_have_no_features() -> None:
@@ -424,10 +418,10 @@ def test_no_rows_have_no_features() -> None:
 def test_sizes_of_views(size: Any) -> None:
     rows = np.zeros((1, layout_of(ARCHITECTURE).num_weights), np.float32)
     with pytest.raises(ZooError, match="size: expected at least 1"):
-        views.Tokens.from_rows(ARCHITECTURE, rows, size=size)
+        tensors.Tokens.from_rows(ARCHITECTURE, rows, size=size)
     if size is not None:
         with pytest.raises(ZooError, match="kernel_size: expected an odd number of at least"):
-            views.Graph.from_rows(ARCHITECTURE, rows, kernel_size=size)
+            tensors.Graph.from_rows(ARCHITECTURE, rows, kernel_size=size)
 
 
 @pytest.mark.parametrize("length", [0, -1, "9", 1.5, None, HUGE])
@@ -441,9 +435,9 @@ def test_lengths_of_random_units(length: Any) -> None:
 @pytest.mark.parametrize("wrong", [None, "x", {}, [1, 2], [0, 0], [0.0, 1.0], [[0, 1]], [0, [1]]], ids=repr)
 def test_permutations_that_are_none(wrong: Any) -> None:
     for call in (
-        lambda: views.inverse_permutations({"dense1": wrong}),
-        lambda: views.compose_permutations({"dense1": wrong}, {"dense1": [1, 0]}),
-        lambda: views.compose_permutations({"dense1": [1, 0]}, {"dense1": wrong}),
+        lambda: permutations.inverse_permutations({"dense1": wrong}),
+        lambda: permutations.compose_permutations({"dense1": wrong}, {"dense1": [1, 0]}),
+        lambda: permutations.compose_permutations({"dense1": [1, 0]}, {"dense1": wrong}),
     ):
         with pytest.raises(ZooError, match=r"^permutations\['dense1'\]: expected each of 0 \.\. "):
             call()

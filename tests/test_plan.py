@@ -7,12 +7,13 @@ import itertools
 
 import pytest
 
-from builder.forecast import disk_bytes
+from builder.forecasting.costs import disk_bytes
 from builder.plan import SHARD_BYTES, Model, models_per_shard, plan, select, split_of
 from builder.store import shard_of
-from nws_dataset import shards
-from nws_dataset.layout import layout_of
-from nws_dataset.recipe import SUBSETS, Architecture, Recipe
+from nws_dataset.format import shards
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.subsets import SUBSETS
 
 MAIN_0 = Recipe(
     Architecture(filter_size=5, depth_conv=5, width_conv=4, depth_fc=4, width_fc=192),

@@ -16,11 +16,10 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from loopback_hub import LoopbackHub
-from nws_dataset import Zoo
-from nws_dataset.load import DEFAULT_REPOSITORY, LOCAL_NAME
-from nws_dataset.manifest import INDEX_CONFIG
-from nws_dataset.recipe import SUBSETS
-from nws_dataset.schema import SPLITS
+from nws_dataset.format.manifest import INDEX_CONFIG
+from nws_dataset.format.schema import SPLITS
+from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.reading.zoo import DEFAULT_REPOSITORY, LOCAL_NAME, Zoo
 from zoo_factory import make_zoo
 
 ROOT = Path(__file__).parent.parent

@@ -26,14 +26,15 @@ from huggingface_hub.utils._http import default_client_factory
 from rich.console import Console
 
 from builder import publish
-from builder.build import Request, build
+from builder.build import build
 from builder.cli import main
+from builder.plan import Request
 from builder.publish import Content, Publisher
 from loopback_hub import READ_TOKEN, TOKEN, Fault, File, LoopbackHub, Tree, every_second
 from nws_dataset import http
 from nws_dataset.errors import ZooError
+from nws_dataset.format.manifest import Manifest
 from nws_dataset.http import asked_to_wait
-from nws_dataset.manifest import Manifest
 from zoo_factory import make_zoo
 
 REPO = "org/nws"
@@ -283,7 +284,7 @@ import os, sys, time
 from pathlib import Path
 from builder import publish
 from builder.build import Request, build
-from nws_dataset.manifest import Manifest
+from nws_dataset.format.manifest import Manifest
 
 publish.EARLY_SECONDS = 0
 for line in sys.stdin:  # a folder and a repository: push one to the other, in a process of its own
@@ -684,7 +685,7 @@ def test_the_command(hub: LoopbackHub, witness: Witness, tmp_path: Path) -> None
 
 def test_dry_run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """It asks nobody: here is no Hub."""
-    monkeypatch.setattr("builder.forecast.forecast", lambda request, calibrate: "A forecast.")
+    monkeypatch.setattr("builder.forecasting.forecast.forecast", lambda request, calibrate: "A forecast.")
     options = ["--upload", "--repo-id", REPO, "--private", "--revision", "work", "--tag", "v1.0.0"]
     main.main(["--dry-run", *options], standalone_mode=False)
     told = (

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from nws_dataset.errors import ZooError
-from nws_dataset.layout import layout_of
-from nws_dataset.network import Network
-from nws_dataset.recipe import BOUNDS, Architecture
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import BOUNDS, Architecture
 
 FIELDS = [field.name for field in dataclasses.fields(Architecture)]
 

@@ -16,8 +16,8 @@ from huggingface_hub.utils import _http
 
 from loopback_hub import TOKEN, Answer, LoopbackHub
 from nws_dataset import http, remote
+from nws_dataset.baselines.predictors import LogitLinear
 from nws_dataset.errors import ZooError
-from nws_dataset.predictors import LogitLinear
 from nws_dataset.remote import Kept, download
 
 REPO = "org/linear"

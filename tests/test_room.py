@@ -13,18 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from builder import bank, store, workers
 from builder import build as build_module
-from builder.cpu.step import CpuStep
-from builder.flight import Occupancy, fly
+from builder import plan, store
 from builder.images import load_image_set
 from builder.plan import Model
-from builder.room import Room, Stopped, out_of_memory
-from builder.step import Segment
-from builder.train import Trained
-from builder.workers import Task
+from builder.progress import Occupancy
+from builder.trained import Trained
+from builder.training import bank, workers
+from builder.training.backend import Segment
+from builder.training.cpu.backend import CpuStep
+from builder.training.memory import Room, Stopped, out_of_memory
+from builder.training.streams import fly
+from builder.training.workers import Task
 from nws_dataset.errors import ZooError
-from nws_dataset.recipe import SUBSETS, Architecture
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import SUBSETS
 from training_cases import CPU, SMALL_CNN, make_model
 
 DEMO = SUBSETS["demo"]
@@ -143,7 +146,7 @@ def test_a_build_says_so_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         match=r"^--device: expected a GPU with room for one model, found CUDA out "
         r"of memory",
     ):
-        build_module.build(build_module.Request("demo", 1, epochs=1), tmp_path / "nws", device="cpu")
+        build_module.build(plan.Request("demo", 1, epochs=1), tmp_path / "nws", device="cpu")
 
 
 def cohort_of(*numbers: int) -> list[Model]:

@@ -6,8 +6,8 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from nws_dataset.recipe import Architecture, Recipe
-from nws_dataset.schema import (
+from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.schema import (
     COLUMNS,
     INDEX_SCHEMA,
     METADATA_SCHEMA,

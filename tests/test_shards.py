@@ -17,13 +17,13 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from nws_dataset import shards
 from nws_dataset.errors import ZooError
-from nws_dataset.layout import layout_of
-from nws_dataset.network import Network
-from nws_dataset.recipe import Architecture
-from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SNAPSHOTS_SCHEMA
-from nws_dataset.shards import (
+from nws_dataset.format import shards
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SNAPSHOTS_SCHEMA
+from nws_dataset.format.shards import (
     check_value,
     header,
     pack,

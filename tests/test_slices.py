@@ -7,10 +7,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nws_dataset.layout import layout_of
-from nws_dataset.recipe import Architecture
-from nws_dataset.slices import Chosen, RandomUnits
-from nws_dataset.views import permute, random_permutations
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.views.permutations import permute, random_permutations
+from nws_dataset.views.slices import Chosen, RandomUnits
 
 ARCHITECTURES = [Architecture(), Architecture(batch_norm=False, depth_conv=5, depth_fc=4, filter_size=3)]
 FIRST = np.array([0])

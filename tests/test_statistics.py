@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from nws_dataset.errors import ZooError
-from nws_dataset.layout import layout_of
-from nws_dataset.recipe import Architecture
-from nws_dataset.statistics import (
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
+from nws_dataset.views.statistics import (
     KINDS,
     STATISTICS,
     _aligned,
@@ -16,7 +18,6 @@ from nws_dataset.statistics import (
     whole_vector_statistics,
     zoo_features,
 )
-from nws_dataset.zoo import Rows, Zoo
 from zoo_factory import NORMED, PLAIN, make_zoo
 
 

@@ -17,14 +17,16 @@ from pathlib import Path
 import pytest
 
 from builder import build as build_module
-from builder import cli, cpu, gallery, store
-from builder.build import Request, build
-from builder.importers.release import import_zoo
+from builder import cli, gallery, store
+from builder.build import build
+from builder.importers.importing import import_zoo
+from builder.plan import Request
 from builder.store import CARD_NAME, LOCAL_NOTE, NEXT, hold, remember_images, remembered_images, roll_forward
-from nws_dataset import Zoo
-from nws_dataset.command import Interrupted
+from builder.training import cpu
+from nws_dataset.console import Interrupted
 from nws_dataset.errors import ZooError
-from nws_dataset.manifest import MANIFEST_NAME, PENDING, STAGING
+from nws_dataset.format.manifest import MANIFEST_NAME, PENDING, STAGING
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import make_zoo
 
 ROOT = Path(__file__).parent.parent

@@ -13,21 +13,25 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from builder import bank, batches, philox, torch_step
 from builder import build as build_module
-from builder import workers as workers_module
-from builder.bank import Images
+from builder import philox
 from builder.cli import main as nws_build
-from builder.plain import PlainLoop
 from builder.plan import Model
-from builder.step import Segment, make_step
-from builder.torch_step import TorchStep
-from builder.train import Cohort, Trained
+from builder.trained import Trained
+from builder.training import bank, batches, torch_backend
+from builder.training import workers as workers_module
+from builder.training.backend import Segment
+from builder.training.bank import Images
+from builder.training.device import make_step
+from builder.training.plain import PlainLoop
+from builder.training.torch_backend import TorchStep
+from builder.training.train import Cohort
 from builder.verify import main as nws_verify
-from nws_dataset import Zoo
-from nws_dataset.command import Interrupted, Mistake
-from nws_dataset.network import Network
-from nws_dataset.recipe import SUBSETS, Architecture
+from nws_dataset.console import Interrupted, Mistake
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.reading.zoo import Zoo
 from test_build import content, staged
 from training_cases import ARCHITECTURES, CPU, NWS, every_combination, images_for, make_model
 
@@ -102,8 +106,8 @@ def test_a_segment_of_steps_equals_the_plain_loop(name: str, monkeypatch: pytest
     where Apple's GPUs have them.
     """
     monkeypatch.setattr(bank, "labels_on", lambda device: CPU)
-    monkeypatch.setattr(torch_step, "STACKED", 2)
-    monkeypatch.setattr(torch_step, "PREPARED_IMAGES", 32)
+    monkeypatch.setattr(torch_backend, "STACKED", 2)
+    monkeypatch.setattr(torch_backend, "PREPARED_IMAGES", 32)
     kinds = itertools.product(("adam", "momentum"), ("elu", "tanh", "elu"))
     models = [
         make_model(
@@ -118,7 +122,7 @@ def test_a_segment_of_steps_equals_the_plain_loop(name: str, monkeypatch: pytest
 def test_evaluation_equals_the_plain_network_and_is_that_of_a_row_alone(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_step, "EVALUATION_IMAGES", 100)
+    monkeypatch.setattr(torch_backend, "EVALUATION_IMAGES", 100)
     architecture = CASES[name]
     images = images_for(architecture)["digits"]
     loop = PlainLoop(make_model(architecture, activation="elu"), images)
@@ -326,9 +330,9 @@ def test_a_zoo_by_torch(
 
 
 def test_a_dry_run_by_torch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from builder import calibration
+    from builder.forecasting import calibration
 
-    monkeypatch.setattr("builder.cpu.step.compile_step", None)
+    monkeypatch.setattr("builder.training.cpu.backend.compile_step", None)
     monkeypatch.setattr(calibration, "SECONDS", 0.001)
     monkeypatch.setattr(calibration, "IMAGES", 300)
     nws_build(

@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from builder import train
-from builder.initial import initial_row
-from builder.plain import PlainLoop
+from builder import rules
 from builder.plan import Model
-from builder.step import make_step
-from builder.train import Cohort, Trained, chosen_exports, should_stop
-from nws_dataset.recipe import SUBSETS, Architecture, Subset
+from builder.rules import chosen_exports, should_stop
+from builder.trained import Trained
+from builder.training import train
+from builder.training.device import make_step
+from builder.training.initial import initial_row
+from builder.training.plain import PlainLoop
+from builder.training.train import Cohort
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import SUBSETS, Subset
 from training_cases import ARCHITECTURES, CPU, NWS, NWS_PLAIN, SMALL_CNN, images_for, make_model
 
 DEMO = SUBSETS["demo"]
@@ -177,7 +181,7 @@ def test_early_stopping_ends_a_training_and_frees_its_slot() -> None:
     )
     after = make_model(SMALL_CNN, 1, max_epochs=2)
     trained = run([stuck, after], slots=1)
-    assert trained[stuck.id].snapshots[-1]["epoch"] == train.UNCHANGED_IN_A_ROW
+    assert trained[stuck.id].snapshots[-1]["epoch"] == rules.UNCHANGED_IN_A_ROW
     assert len(trained[stuck.id].rows) == DEMO.num_snapshots
     assert trained[after.id].snapshots[-1]["epoch"] == 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from builder import update
+from builder.training import update
 
 
 @pytest.mark.parametrize(

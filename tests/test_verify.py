@@ -14,15 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from builder.build import Request, build
+from builder.build import build
 from builder.card import render
 from builder.checks import _same
+from builder.plan import Request
 from builder.verify import main
-from nws_dataset import Rows, Zoo
 from nws_dataset.files import sha256_file
-from nws_dataset.manifest import FileEntry, Manifest
-from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA
-from nws_dataset.shards import pack, read_index, write_index, write_snapshots
+from nws_dataset.format.manifest import FileEntry, Manifest
+from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA
+from nws_dataset.format.shards import pack, read_index, write_index, write_snapshots
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
 
 MODELS = 6
 Row = dict[str, Any]

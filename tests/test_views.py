@@ -18,21 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nws_dataset.errors import ZooError
-from nws_dataset.layout import OUTPUT, layout_of
-from nws_dataset.network import Network
-from nws_dataset.recipe import LEGAL_VALUES, SMALL_CNN, Architecture
-from nws_dataset.views import (
-    NODE_KINDS,
-    VECTOR_KINDS,
-    Graph,
-    LayerTuples,
-    Tokens,
+from nws_dataset.format.layout import OUTPUT, layout_of
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import LEGAL_VALUES, Architecture
+from nws_dataset.format.subsets import SMALL_CNN
+from nws_dataset.views.permutations import (
     compose_permutations,
     inverse_permutations,
     permutation_spec,
     permute,
     random_permutations,
 )
+from nws_dataset.views.tensors import NODE_KINDS, VECTOR_KINDS, Graph, LayerTuples, Tokens
 from zoo_factory import NORMED, PLAIN
 
 SMALL = Architecture(filter_size=3, width_conv=4, width_fc=12, image_size=16)

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from nws_dataset import weighted
 from nws_dataset.errors import ZooError
-from nws_dataset.load import load_dataset, with_weights
-from nws_dataset.weighted import KEPT, REFUSED, STORED, WeightsDataset
-from nws_dataset.zoo import READ_COLUMNS, Zoo
+from nws_dataset.reading import weighted
+from nws_dataset.reading.load import load_dataset, with_weights
+from nws_dataset.reading.snapshots import READ_COLUMNS
+from nws_dataset.reading.weighted import KEPT, REFUSED, STORED, WeightsDataset
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import PLAIN, make_zoo
 
 

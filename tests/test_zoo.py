@@ -19,16 +19,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from nws_dataset import folder as folder_module
-from nws_dataset import zoo as zoo_module
 from nws_dataset.errors import ZooError
-from nws_dataset.layout import layout_of
-from nws_dataset.manifest import MANIFEST_NAME, Manifest
-from nws_dataset.network import Network
-from nws_dataset.recipe import Architecture
-from nws_dataset.schema import INDEX_SCHEMA
-from nws_dataset.shards import header, write_index
-from nws_dataset.zoo import READ_COLUMNS, Rows, Zoo
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.manifest import MANIFEST_NAME, Manifest
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.schema import INDEX_SCHEMA
+from nws_dataset.format.shards import header, write_index
+from nws_dataset.reading import folder as folder_module
+from nws_dataset.reading import zoo as zoo_module
+from nws_dataset.reading.snapshots import READ_COLUMNS, Rows
+from nws_dataset.reading.zoo import Zoo
 from zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
 
 INDEX = "index/demo/train.parquet"
@@ -439,7 +440,7 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     write_index(tmp_path / INDEX, pa.concat_tables(tables))
     write_manifest(tmp_path, ["demo"], 40, [*paths, INDEX])
     program = (
-        "import resource, sys; from nws_dataset.zoo import Zoo; zoo = Zoo(sys.argv[1]); rows = "
+        "import resource, sys; from nws_dataset.reading.zoo import Zoo; zoo = Zoo(sys.argv[1]); rows = "
         "zoo.filter(); import os\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) + 10,) * 2)\n"
         "for _ in range(2): zoo.slices(rows, [0] * 40, 5); zoo.weights(rows); [zoo.row(row) for row in rows]"
@@ -462,7 +463,8 @@ def test_pickle(folder: Path) -> None:
 
 def test_reading_imports_neither_torch_nor_datasets_nor_pandas(folder: Path) -> None:
     program = (
-        "import sys; from nws_dataset.zoo import Zoo; import nws_dataset.load; zoo = Zoo(sys.argv[1])\n"
+        "import sys; from nws_dataset.reading.zoo import Zoo; import nws_dataset.reading.load\n"
+        "zoo = Zoo(sys.argv[1])\n"
         "rows = zoo.filter(dataset=['mnist', 'svhn'], test_accuracy=lambda a: a > 0, epoch=1)\n"
         "rows['dataset'], rows[0], list(rows), zoo.index\n"
         "zoo.arrays(list(rows)), list(zoo.stacks()), zoo.slices(rows, [0] * len(rows), 5)\n"

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import torch
 
-from builder.bank import Images, bank_of
 from builder.images import load_image_set
 from builder.plan import Model
-from builder.step import Segment
-from nws_dataset.recipe import INITIALIZATIONS_WITH_STD, LEGAL_VALUES, Architecture, Recipe
+from builder.training.backend import Segment
+from builder.training.bank import Images, bank_of
+from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, LEGAL_VALUES, Architecture, Recipe
 
 CPU = torch.device("cpu")
 NWS = Architecture(filter_size=3, width_conv=4, width_fc=16, image_size=12)

@@ -13,11 +13,11 @@ import pyarrow as pa
 import yaml
 
 from nws_dataset.files import sha256_file
-from nws_dataset.layout import layout_of
-from nws_dataset.manifest import FileEntry, ImageSet, Manifest, SubsetEntry, configs
-from nws_dataset.recipe import NUM_CLASSES, Architecture, Recipe
-from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS, model_id
-from nws_dataset.shards import pack, read_index, write_index, write_snapshots
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.manifest import FileEntry, ImageSet, Manifest, SubsetEntry, configs
+from nws_dataset.format.recipe import NUM_CLASSES, Architecture, Recipe
+from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS, model_id
+from nws_dataset.format.shards import pack, read_index, write_index, write_snapshots
 
 PLAIN = Architecture(
     filter_size=3, width_conv=4, width_growth=1, stride=2, padding="valid", pooling="none", head="average",

@@ -1,8 +1,8 @@
 """The peers: PyTorch as most people write it, as a careful user writes it, and mapped over models.
 
-All train the network of `nws_dataset.network` from the same row on the same batches, with torch's own random
-numbers, optimizers (whose epsilons stand elsewhere than in TensorFlow's forms) and convolutions, on a GPU in
-TF32 as torch does by default.
+All train the network of `nws_dataset.format.network` from the same row on the same batches, with torch's own
+random numbers, optimizers (whose epsilons stand elsewhere than in TensorFlow's forms) and convolutions, on a
+GPU in TF32 as torch does by default.
 
 Axes: M models, B images, C channels, H W pixels, P weights.
 """
@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call, grad, vmap
 
-from builder import batches, update
-from builder.bank import Bank
-from builder.benchmark.workloads import Case, order_of
-from builder.initial import initial_row
+from builder.forecasting.pace import Case, order_of
 from builder.plan import Model
-from nws_dataset.layout import layout_of
-from nws_dataset.network import Network
-from nws_dataset.recipe import Recipe
+from builder.training import batches, update
+from builder.training.bank import Bank
+from builder.training.initial import initial_row
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import Recipe
 
 VMAPPED = 16  # models
 GRAPH_WARM_UP = 3  # steps before a CUDA graph is captured, as torch's documentation asks
@@ -220,7 +220,7 @@ def _stack(networks: list[Network], name: str) -> torch.Tensor:
     return torch.stack([network.state_dict()[name] for network in networks])
 
 
-# Augmentation as one writes it in torch: `builder.batches.augment` with torch's random numbers.
+# Augmentation as one writes it in torch: `builder.training.batches.augment` with torch's random numbers.
 
 
 def augment(images: torch.Tensor, *, gray: bool = False) -> torch.Tensor:

@@ -22,19 +22,21 @@ import click
 import numpy as np
 import pyarrow as pa
 
-from builder.benchmark.tables import MET
-from builder.forecast import told_number
+from builder.benchmark.report import MET
+from builder.forecasting.forecast import told_number
 from builder.plan import Model, select
 from builder.store import metadata, shard_of
-from nws_dataset import Rows, Zoo, shards
-from nws_dataset.command import Command
-from nws_dataset.evaluation.report import Table
+from nws_dataset.console import Command, Table
 from nws_dataset.files import sha256_file
-from nws_dataset.layout import layout_of
-from nws_dataset.manifest import INDEX_PATH, FileEntry, Manifest, SubsetEntry, configs
-from nws_dataset.places import PLACE_COLUMNS
-from nws_dataset.recipe import NUM_CLASSES, NWS_FIXED, NWS_MAIN, SMALL_CNN, Choice, Family, Subset
-from nws_dataset.schema import INDEX_SCHEMA, METADATA_SCHEMA
+from nws_dataset.format import shards
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.manifest import INDEX_PATH, FileEntry, Manifest, SubsetEntry, configs
+from nws_dataset.format.recipe import NUM_CLASSES
+from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA
+from nws_dataset.format.subsets import NWS_FIXED, NWS_MAIN, SMALL_CNN, Choice, Family, Subset
+from nws_dataset.reading.byte_ranges import PLACE_COLUMNS
+from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.zoo import Zoo
 
 SLICE, SLICES = 5000, 64  # of the meta-classifier's batch
 REPOSITORY = "org/bench"
@@ -301,8 +303,8 @@ def index_lines(folder: Path, repetitions: int) -> list[Line]:
 
 _PROGRAM = """
 import json, sys, time
-from nws_dataset.schema import INDEX_SCHEMA
-from nws_dataset.zoo import Zoo
+from nws_dataset.format.schema import INDEX_SCHEMA
+from nws_dataset.reading.zoo import Zoo
 
 def peak():  # kB; what getrusage says goes back to before this program
     with open("/proc/self/status") as status:

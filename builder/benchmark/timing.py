@@ -20,9 +20,10 @@ from typing import Any, Protocol
 
 import torch
 
-from builder.benchmark.sides import SIDES, Side
-from builder.benchmark.workloads import Case, bank_of_case
-from builder.workers import CONTEXT
+from builder.benchmark.contenders import SIDES
+from builder.benchmark.workloads import bank_of_case
+from builder.forecasting.pace import Case, Side
+from builder.training.workers import CONTEXT
 from nws_dataset.errors import ZooError
 
 CALIBRATION_SHARE = 0.2  # of a timed block: how long a side must run before its speed is known well enough

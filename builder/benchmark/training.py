@@ -16,18 +16,17 @@ import click
 import torch
 from llvmlite.binding import get_host_cpu_name
 
+from builder.benchmark.contenders import GRAPHS
+from builder.benchmark.measurements import Results
 from builder.benchmark.pytorch import VMAPPED
-from builder.benchmark.results import Results
-from builder.benchmark.sides import GRAPHS
-from builder.benchmark.tables import tables
+from builder.benchmark.report import tables
 from builder.benchmark.timing import Crew, Here, Measured, Team, measure, peak_memory
-from builder.benchmark.workloads import Case, cases, write_images
-from builder.build import resolve_device
-from builder.cpu.vectors import registers
-from builder.workers import GPU_SLOTS, cores
-from nws_dataset.command import Command
+from builder.benchmark.workloads import cases, write_images
+from builder.forecasting.pace import Case
+from builder.training.cpu.vectors import registers
+from builder.training.device import GPU_SLOTS, cores, resolve_device
+from nws_dataset.console import Command, progress
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation.report import progress
 
 GPU_SIDES = "plain", *(f"careful x{count}" for count in GRAPHS), "vmap", "ours", "evaluation", "peak"
 THREAD_SIDES = "plain", "vmap", "ours", "peak"

@@ -6,51 +6,26 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from builder import bank
-from builder.bank import Bank, Images
-from builder.batches import epoch_order, split_images
-from builder.forecast import BACKWARD, forward_flops
+from builder.forecasting.costs import forward_flops
+from builder.forecasting.pace import Case
+from builder.image_sets import IMAGE_SETS
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, select
-from nws_dataset.recipe import SUBSETS
+from builder.training import bank
+from builder.training.bank import Bank
+from nws_dataset.format.subsets import SUBSETS
 
 SEED = 0  # of the plan
 SMALL_CNN_BATCHES = 64, 512
 SMALL_CNN_MODELS = 4000  # of the plan, to choose among
 CASES = {"fixed": 4, "main": 12}  # models that stand for a subset
 VARIED = "augmentation", "optimizer", "activation", "batch_size"  # fields whose values all occur among them
-COLOUR = "cifar10", "svhn", "stl10"
 DIGITS_REPEATED = 8  # so that an epoch has many steps and the images do not fit in a core's cache
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model that all sides train; the cohort's side trains others of its architecture and batch size beside
-    it.
-    """
-
-    workload: str
-    models: tuple[Model, ...]
-
-    @property
-    def model(self) -> Model:
-        return self.models[0]
-
-    @property
-    def forward_flops(self) -> int:
-        """Of one image."""
-        return forward_flops(self.model.recipe.architecture)
-
-    @property
-    def step_flops(self) -> int:
-        """Of one step of the model, forward and backward."""
-        return self.forward_flops * (1 + BACKWARD) * self.model.recipe.batch_size
 
 
 def cases(cohort: int = 1) -> list[Case]:
@@ -134,7 +109,7 @@ def stand_in(name: str) -> ImageSet:
     """
     digits = load_image_set("digits")
     images = np.tile(digits.train_images, (DIGITS_REPEATED, 1, 1, 1)), digits.test_images
-    if name in COLOUR:
+    if IMAGE_SETS[name].channels == 3:
         images = _coloured(images[0]), _coloured(images[1])
     labels = np.tile(digits.train_labels, DIGITS_REPEATED)
     return ImageSet(
@@ -150,10 +125,3 @@ def bank_of_case(case: Case, device: torch.device, folder: Path) -> Bank:
     """The images of a case, which `write_images` wrote."""
     names = {model.recipe.dataset for model in case.models}
     return {name: bank.load(name, case.model.recipe.architecture, device, folder) for name in names}
-
-
-def order_of(model: Model, images: Images) -> torch.Tensor:
-    """The images of the first epoch's whole batches: places in the data set, [steps, batch] int64."""
-    order = epoch_order(model, split_images(model, images.train_labels), images.train_labels, epoch=0)
-    batch = min(model.recipe.batch_size, len(order))
-    return order[: len(order) // batch * batch].view(-1, batch)

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.importers import subsets_of
-from builder.importers.release import (
+from builder.importers.base import (
     MAX_EPOCHS,
     MAX_STEPS,
     REFETCH,
@@ -36,12 +35,13 @@ from builder.importers.release import (
     told_recipe,
     whole_number,
 )
-from builder.train import chosen_exports
+from builder.rules import chosen_exports
 from nws_dataset.errors import ZooError
 from nws_dataset.files import inside
-from nws_dataset.layout import layout_of
-from nws_dataset.recipe import SUBSETS, Architecture, Family, Recipe
-from nws_dataset.shards import ROW_DTYPE
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.shards import ROW_DTYPE
+from nws_dataset.format.subsets import SUBSETS, Family, subsets_of
 
 PARTS = subsets_of("nws")  # "main" and "fixed", as the release and we name them -> imported subset
 SPLITS = ("train", "test")

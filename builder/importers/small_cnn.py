@@ -23,9 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from builder.importers import subsets_of
-from builder.importers.release import (
-    IMAGE_FACTS,
+from builder.image_sets import IMAGE_SETS
+from builder.importers.base import (
     MAX_EPOCHS,
     REFETCH,
     Blocks,
@@ -39,10 +38,11 @@ from builder.importers.release import (
 from builder.plan import split_of
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import check_file, what_is_at
-from nws_dataset.layout import Layout, layout_of
-from nws_dataset.recipe import INITIALIZATIONS_WITH_STD, SUBSETS, Recipe
-from nws_dataset.schema import model_id
-from nws_dataset.shards import ROW_DTYPE
+from nws_dataset.format.layout import Layout, layout_of
+from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Recipe
+from nws_dataset.format.schema import model_id
+from nws_dataset.format.shards import ROW_DTYPE
+from nws_dataset.format.subsets import SUBSETS, subsets_of
 
 ((LIKE, SUBSET),) = subsets_of("small_cnn").items()
 SEED = 42  # what the splits follow from; imported models keep theirs
@@ -100,7 +100,7 @@ class Net(Original):
         """Its data set was checked as a whole."""
 
     def results(self) -> list[dict[str, Any]]:
-        images = int(self.recipe.train_fraction * IMAGE_FACTS[self.recipe.dataset].training)
+        images = int(self.recipe.train_fraction * IMAGE_SETS[self.recipe.dataset].train_images)
         steps = images // self.recipe.batch_size  # an epoch's: a partial last batch is dropped
         results = {name: values[self.rows].tolist() for name, values in self.data.results.items()}
         return [

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nws_dataset.evaluation.paper import FIRST_LAST
-from nws_dataset.layout import NORM_SUFFIX
-from nws_dataset.statistics import Features, zoo_features
+from nws_dataset.format.layout import NORM_SUFFIX
+from nws_dataset.views.statistics import Features, zoo_features
 
 if TYPE_CHECKING:
-    from nws_dataset.zoo import Rows, Zoo
+    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.zoo import Zoo
 
 LAYERS, WHOLE, NORMS, WEIGHTS, RECIPE = "layers", "whole", "norms", "weights", "hyperparameters"
 WITH_RECIPE = f"{LAYERS} + {RECIPE}"

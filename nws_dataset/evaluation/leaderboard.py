@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nws_dataset.command import Command
+from nws_dataset.console import Command
 from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.evaluation import charts, report
 from nws_dataset.evaluation.charts import Line, Panel, round_up
@@ -40,7 +40,7 @@ from nws_dataset.files import atomic_write, what_is_at
 if TYPE_CHECKING:
     import jinja2
 
-    from nws_dataset.zoo import Zoo
+    from nws_dataset.reading.zoo import Zoo
 
 PAGE = "leaderboard.html"
 TEMPLATE = f"{PAGE}.j2"  # beside this file
@@ -605,7 +605,7 @@ def main(
     classes; else on the test accuracy and on properties that are numbers. Its results are kept beside the
     page, and taken from there until its file changes.
     """
-    from nws_dataset.zoo import Zoo
+    from nws_dataset.reading.zoo import Zoo
 
     report.be_patient()
     opened, called = Zoo(zoo), report.name_of(zoo)

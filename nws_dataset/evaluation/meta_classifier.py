@@ -30,8 +30,8 @@ import click
 import joblib
 import numpy as np
 
-from nws_dataset import __version__
-from nws_dataset.command import Command, Interrupted
+from nws_dataset import __version__, console
+from nws_dataset.console import Command, Interrupted
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.evaluation import report
 from nws_dataset.evaluation.folds import NUM_FOLDS, check_models, describe, is_small
@@ -56,7 +56,7 @@ from nws_dataset.evaluation.readers import (
 from nws_dataset.files import atomic_write, read_json, what_is_at
 
 if TYPE_CHECKING:
-    from nws_dataset.zoo import Rows
+    from nws_dataset.reading.snapshots import Rows
 
 EXPERIMENTS = ("what", "when", "where", "layers")
 CURVE_POINTS = 8  # snapshots at which held-out models are tested: when
@@ -427,7 +427,7 @@ def evaluate(
     rows: bool = False,
     jobs: int = 1,
     kept: Path | None = None,
-    progress: Callable[[int], Any] = report.progress,
+    progress: Callable[[int], Any] = console.progress,
 ) -> dict[str, Any]:
     """Fit and test all methods on all properties.
 
@@ -496,7 +496,7 @@ def layer_borders(zoo: Any, final: Rows, slice_length: int) -> dict[str, float]:
     }
 
 
-def table_of(results: Mapping[str, Any], name: str) -> report.Table:
+def table_of(results: Mapping[str, Any], name: str) -> console.Table:
     """What: for each property a row for all held-out models, and one for those that converged."""
     return _table(
         results,
@@ -505,13 +505,13 @@ def table_of(results: Mapping[str, Any], name: str) -> report.Table:
     )
 
 
-def places_table(results: Mapping[str, Any], name: str) -> report.Table:
+def places_table(results: Mapping[str, Any], name: str) -> console.Table:
     """Where: the same by part and by layer."""
     records = [r for r in results["results"] if r["experiment"] == "where" and "layer" in r]
     return _table(results, f"Where the weights tell it: {name}", records)
 
 
-def _table(results: Mapping[str, Any], title: str, records: Sequence[Mapping[str, Any]]) -> report.Table:
+def _table(results: Mapping[str, Any], title: str, records: Sequence[Mapping[str, Any]]) -> console.Table:
     """A row for each property and kind of nets, a column for each method and input."""
     means = report.over_seeds(records)
     methods = list(dict.fromkeys((r["method"], r["input"]) for r in means))
@@ -536,7 +536,7 @@ def _table(results: Mapping[str, Any], title: str, records: Sequence[Mapping[str
         "from the architecture",
         *(f"{m}: {i}" for m, i in methods),
     )
-    return report.Table(title, columns, rows)
+    return console.Table(title, columns, rows)
 
 
 def _text(record: Mapping[str, Any], value: float, spread: float | None = None) -> str:
@@ -704,7 +704,7 @@ def main(
     plots. What: from final snapshots. When: by snapshot. Where: by position in the row. Layers: by part, and
     by layer. A run that was interrupted goes on where it stopped.
     """
-    from nws_dataset.zoo import Zoo
+    from nws_dataset.reading.zoo import Zoo
 
     report.be_patient()
     opened, called = Zoo(zoo), report.name_of(zoo)

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import ClassifierMixin
 
+from nws_dataset import console
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.evaluation import report, study, trials
 from nws_dataset.evaluation.folds import check_models, is_small
@@ -43,7 +44,8 @@ from nws_dataset.files import atomic_write, sha256_file, what_is_at
 
 if TYPE_CHECKING:
     from nws_dataset.evaluation.properties import Task
-    from nws_dataset.zoo import Rows, Zoo
+    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.zoo import Zoo
 
 Weights = np.ndarray | list[np.ndarray]
 MAX_PREDICTION = float(np.finfo(np.float32).max)  # the squares of larger ones are infinite
@@ -263,7 +265,7 @@ def _chosen(weights: Weights, places: np.ndarray) -> Weights:
 
 
 def evaluate(
-    zoo: Zoo, candidate: Candidate, seeds: int, progress: Callable[[int], Any] = report.progress
+    zoo: Zoo, candidate: Candidate, seeds: int, progress: Callable[[int], Any] = console.progress
 ) -> list[trials.Record]:
     """Try a method on the standard tasks of a zoo, with the balanced classes and splits of our own.
 

@@ -14,28 +14,9 @@ from matplotlib.figure import Figure  # drawn with Agg when saved; pyplot's glob
 from matplotlib.lines import Line2D
 
 from nws_dataset.evaluation import paper, report
+from nws_dataset.plot_style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, PURPLE, RED, STYLE, TICKS
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#222222",
-)
-CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
-MARKERS = "osD^vPX"
-GREY = "#BBBBBB"
 LEGEND_INCHES = 2.9  # that an entry of a legend takes
-TICKS = (0, 0.25, 0.5, 0.75, 1)
-STYLE: Any = {
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-}
 
 
 def accuracy_bars(records: Sequence[Mapping[str, Any]], title: str) -> Figure:

@@ -18,7 +18,8 @@ from typing import Any
 import click
 import numpy as np
 
-from nws_dataset.command import Command
+from nws_dataset import console
+from nws_dataset.console import Command
 from nws_dataset.evaluation import paper, report, trials
 from nws_dataset.evaluation.folds import Fold, describe
 from nws_dataset.evaluation.inputs import LAYERS, RECIPE, WHOLE, words_of
@@ -149,7 +150,7 @@ def all_steps(study: Study) -> list[Step]:
 # The page
 
 
-def tables_of(study: Study, found: Sequence[trials.Record]) -> list[report.Table]:
+def tables_of(study: Study, found: Sequence[trials.Record]) -> list[console.Table]:
     """A table for each data set, and one for each kind of transfer."""
     return [
         *(_accuracy_table(study, group, found) for group in study.groups),
@@ -159,7 +160,7 @@ def tables_of(study: Study, found: Sequence[trials.Record]) -> list[report.Table
     ]
 
 
-def _accuracy_table(study: Study, group: Group, found: Sequence[trials.Record]) -> report.Table:
+def _accuracy_table(study: Study, group: Group, found: Sequence[trials.Record]) -> console.Table:
     rows = []
     for name, method in study.pairs():
         mine = {"experiment": "accuracy", "dataset": group.name, "input": name, "method": method}
@@ -196,10 +197,10 @@ def _accuracy_table(study: Study, group: Group, found: Sequence[trials.Record]) 
         "tau, converged",
         "rank of best",
     )
-    return report.Table(f"Test accuracy of {group.name} networks, predicted", columns, rows)
+    return console.Table(f"Test accuracy of {group.name} networks, predicted", columns, rows)
 
 
-def _transfer_tables(found: Sequence[trials.Record]) -> list[report.Table]:
+def _transfer_tables(found: Sequence[trials.Record]) -> list[console.Table]:
     tables = []
     for experiment, column in dict.fromkeys((r["experiment"], r["across"]) for r in found if "across" in r):
         part = [
@@ -224,11 +225,11 @@ def _transfer_tables(found: Sequence[trials.Record]) -> list[report.Table]:
             if experiment == "transfer"
             else f"One {column} held out"
         )
-        tables.append(report.Table(title, ("trained on", "tested on", "method", "tau", "R2"), rows))
+        tables.append(console.Table(title, ("trained on", "tested on", "method", "tau", "R2"), rows))
     return tables
 
 
-def _early_tables(study: Study, found: Sequence[trials.Record]) -> list[report.Table]:
+def _early_tables(study: Study, found: Sequence[trials.Record]) -> list[console.Table]:
     early = [record for record in found if record["experiment"] == "early" and record["nets"] == "all"]
     tables = []
     for group in study.groups:
@@ -252,7 +253,7 @@ def _early_tables(study: Study, found: Sequence[trials.Record]) -> list[report.T
                 "tau, accuracy then",
             )
             tables.append(
-                report.Table(f"Final accuracy of {group.name} networks, predicted early", columns, rows)
+                console.Table(f"Final accuracy of {group.name} networks, predicted early", columns, rows)
             )
     return tables
 
@@ -285,7 +286,7 @@ def curves(
     )
 
 
-def departures(study: Study, found: Sequence[trials.Record]) -> list[report.Table]:
+def departures(study: Study, found: Sequence[trials.Record]) -> list[console.Table]:
     """A table of the pairs of inputs of a method, or methods of an input, that stand in another order here
     than in the paper.
     """
@@ -307,7 +308,7 @@ def departures(study: Study, found: Sequence[trials.Record]) -> list[report.Tabl
                 told = trend(sizes, gaps, float(np.std((low - high)[-1])))
                 rows.append((group.name, *pair, f"{papers[better] - papers[worse]:.3f}", told))
     columns = ("data set", "ahead in the paper", "of", "in R2 by", "but here behind")
-    return [report.Table("Another order than the paper's", columns, rows)] if rows else []
+    return [console.Table("Another order than the paper's", columns, rows)] if rows else []
 
 
 def trend(sizes: np.ndarray, gaps: np.ndarray, spread: float) -> str:
@@ -436,7 +437,7 @@ def main(zoo: str, out: Path | None, seed: int, seeds: int, meta: bool) -> None:
     Three predictors by all inputs, learning curves, transfer, early prediction. Prints tables, and writes
     JSON, Markdown and plots.
     """
-    from nws_dataset.zoo import Zoo
+    from nws_dataset.reading.zoo import Zoo
 
     report.be_patient()
     started = time.monotonic()
@@ -444,7 +445,7 @@ def main(zoo: str, out: Path | None, seed: int, seeds: int, meta: bool) -> None:
     report.check_folder(folder)
     study = Study.of(opened, range(seed, seed + seeds), meta)
     steps, found = all_steps(study), []
-    with report.progress(len(steps)) as advance:
+    with console.progress(len(steps)) as advance:
         for words, step in steps:
             found += step()
             advance(words)

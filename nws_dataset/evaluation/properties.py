@@ -12,10 +12,10 @@ import numpy as np
 
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation.folds import NUM_FOLDS, Fold, balanced, folds_of, with_validation
-from nws_dataset.recipe import SUBSETS, LogUniform
+from nws_dataset.format.subsets import SUBSETS, LogUniform
 
 if TYPE_CHECKING:
-    from nws_dataset.zoo import Rows
+    from nws_dataset.reading.snapshots import Rows
 
 CLASSES = (
     "dataset",

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
+from nws_dataset.baselines.predictors import Standardizer
 from nws_dataset.evaluation.inputs import layer_of
 from nws_dataset.evaluation.properties import Task
-from nws_dataset.layout import Layout
-from nws_dataset.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
-from nws_dataset.predictors import Standardizer
-from nws_dataset.slices import ArrayRows, Chosen, RandomUnits, Source, even_starts
-from nws_dataset.statistics import STATISTICS, whole_vector_statistics, zoo_features
+from nws_dataset.format.layout import Layout
+from nws_dataset.views.slices import ArrayRows, Chosen, RandomUnits, Source, even_starts
+from nws_dataset.views.statistics import STATISTICS, whole_vector_statistics, zoo_features
 
 if TYPE_CHECKING:
-    from nws_dataset.zoo import Rows, Zoo
+    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.zoo import Zoo
 
 DEEP, SVM, BOOSTING = "deep meta-classifier", "linear SVM", "boosting"
 SLICE, UNITS, SLICE_STATISTICS, LAYERS, ROW = (

@@ -6,30 +6,19 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table as RichTable
 
+from nws_dataset.console import Table
 from nws_dataset.errors import ZooError, one_line
 from nws_dataset.files import atomic_write, what_is_at
 
 if TYPE_CHECKING:
-    from nws_dataset.zoo import Zoo
+    from nws_dataset.reading.zoo import Zoo
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES = 300
@@ -164,29 +153,6 @@ def spread(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first column holds names, the others numbers."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-
-    def markdown(self) -> str:
-        lines = [self.columns, ("---", *["---:"] * (len(self.columns) - 1)), *self.rows]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-    def print(self) -> None:
-        table = RichTable(title=self.title, title_justify="left")
-        for i, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if i else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        wide = Console(width=1000)
-        # a log file takes any width
-        Console(width=None if wide.is_terminal else wide.measure(table).maximum).print(table)
-
-
 def conclude(
     results: dict[str, Any],
     folder: Path,
@@ -235,33 +201,6 @@ def _write(path: Path, content: str) -> None:
         temporary.write_text(content + "\n", encoding="utf-8")
 
 
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Gives a function that notes one more of `total` steps and says what runs: a bar on a terminal, ten
-    plain lines elsewhere.
-    """
-    console = Console(stderr=True)
-    done = 0
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-
-        def advance(what: str) -> None:
-            nonlocal done
-            done += 1
-            bar.update(task, advance=1, description=what)
-            if not console.is_terminal and (10 * done) // total > (10 * (done - 1)) // total:
-                console.print(f"{done}/{total} {what}", highlight=False)
-
-        yield advance
-
-
 def be_patient() -> None:
     """Let idle OpenMP threads sleep.
 
@@ -304,7 +243,7 @@ def check_folder(folder: Path) -> None:
 
 def check_device(device: str) -> None:
     """Raise a ZooError if torch cannot compute on a device here."""
-    from nws_dataset import slices
+    from nws_dataset.views import slices
 
     slices.check_device(f"--device {device}", device, "leave the option out, or name one that is there")
 

@@ -14,10 +14,11 @@ import numpy as np
 from nws_dataset.evaluation import trials
 from nws_dataset.evaluation.folds import Fold, check_models, folds_of, is_small
 from nws_dataset.evaluation.inputs import WEIGHTS, read_inputs
-from nws_dataset.statistics import Features
+from nws_dataset.views.statistics import Features
 
 if TYPE_CHECKING:
-    from nws_dataset.zoo import Rows, Zoo
+    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.zoo import Zoo
 
 FEWEST_OF_DATASET = 50  # models; where no data set has as many, all data sets are one group
 ALL_DATASETS = "all data sets"
@@ -119,8 +120,8 @@ def meta_regressor(num_weights: int) -> trials.Method:
     """The deep meta-classifier as a regressor on whole rows or slices of 5,000 weights, in a width that suits
     a CPU.
     """
+    from nws_dataset.baselines.meta_classifier import DeepMetaRegressor
     from nws_dataset.evaluation.readers import SMALL_SETTINGS
-    from nws_dataset.meta_classifier import DeepMetaRegressor
 
     options = {
         **SMALL_SETTINGS.of_estimator(),

@@ -15,7 +15,7 @@ from nws_dataset.evaluation import trials
 from nws_dataset.evaluation.folds import Fold, is_small
 from nws_dataset.evaluation.inputs import LAYERS
 from nws_dataset.evaluation.study import Group, Step, Study
-from nws_dataset.statistics import zoo_features
+from nws_dataset.views.statistics import zoo_features
 
 BOOSTING = "boosting"  # the method of what is done with one only
 ACROSS = ("dataset", "architecture")  # between whose values a matrix is drawn

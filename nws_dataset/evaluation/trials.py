@@ -14,9 +14,9 @@ import numpy as np
 from scipy.stats import kendalltau
 from sklearn.base import clone
 
+from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
 from nws_dataset.evaluation import report
 from nws_dataset.evaluation.folds import Fold
-from nws_dataset.predictors import DenseNet, GradientBoosting, LogitLinear
 
 Record = dict[str, Any]
 TARGET = "test_accuracy"

@@ -1,0 +1,91 @@
+"""The sides that are timed: this project's step and its evaluation, the peers, and what tells the machine's
+peak.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+
+import torch
+
+from builder.benchmark.pytorch import Careful, Graphs, Plain, Vmapped
+from builder.forecasting.pace import Case, Ours, Side
+from builder.training.bank import Bank
+from builder.training.device import make_step
+from builder.training.initial import initial_row
+
+EVALUATED_IMAGES = 1000
+PEAK_ROUNDS = 10_000  # of a tile's multiply-adds, which are a step of the peak on a CPU
+MATRIX_SIZE = 8192  # of the products that are a step of the peak on a GPU
+GRAPHS = 1, 4, 8  # models at a time that the careful side tries on a GPU; its best counts
+
+
+class Evaluation:
+    """The project's evaluation of a row, and its export; a step is one of both."""
+
+    models = 1
+
+    def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
+        images, self.activation = bank[case.model.recipe.dataset], case.model.recipe.activation
+        self.pixels, self.labels = (
+            images.train_images[:EVALUATED_IMAGES],
+            images.train_labels[:EVALUATED_IMAGES],
+        )
+        self.step = make_step(case.model.recipe.architecture, device)
+        self.row = torch.from_numpy(initial_row(case.model)).to(device)
+        self.spool = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the side
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            correct, losses = self.step.evaluate(self.row[None], self.activation, self.pixels, self.labels)
+            float(losses.double().mean()), correct.sum().item()
+            self.spool.seek(0)
+            self.spool.write(self.row.cpu().numpy().tobytes())
+
+
+class Peak:
+    """The largest rate at which the device multiplies and adds in float32: tiles in a core's registers, or a
+    GPU's product of matrices.
+    """
+
+    models = 1
+
+    def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
+        self.step: Callable[[], object]
+        if device.type == "cuda":
+            a, b, out = torch.rand(3, MATRIX_SIZE, MATRIX_SIZE, device=device)
+            self.step = functools.partial(torch.mm, a, b, out=out)
+        else:
+            from builder.training.cpu import kernels  # a GPU needs no Numba
+
+            self.step = functools.partial(
+                kernels.multiply_add, torch.zeros(kernels.SCRATCH).numpy(), PEAK_ROUNDS
+            )
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
+
+SIDES: dict[str, Callable[[Case, Bank, torch.device], Side]] = {
+    "plain": Plain,
+    "careful": Careful,
+    "vmap": Vmapped,
+    "ours": Ours,
+    "evaluation": Evaluation,
+    "peak": Peak,
+    **{f"careful x{count}": functools.partial(Graphs, models=count) for count in GRAPHS},
+}
+
+
+def flops_of(side: str, case: Case, device: torch.device) -> int:
+    """FLOPs of one step of one model of a side."""
+    if side == "peak":
+        if device.type == "cuda":
+            return 2 * MATRIX_SIZE**3
+        from builder.training.cpu import kernels
+
+        return 2 * kernels.TILE_SUMS * PEAK_ROUNDS
+    return EVALUATED_IMAGES * case.forward_flops if side == "evaluation" else case.step_flops

@@ -1,0 +1,215 @@
+"""What the measurements mean: ratios beside their targets, fractions of the peak, hours for the whole zoo."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from builder.benchmark.contenders import flops_of
+from builder.benchmark.timing import Measured
+from builder.benchmark.workloads import SEED
+from builder.forecasting.costs import epoch_flops, evaluated_images, forward_flops
+from builder.plan import Model, select
+from nws_dataset.format.subsets import SUBSETS
+
+EPOCHS = 30  # of each model of the projection
+PROJECTED = "main", "fixed"  # subsets
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours beside the fastest of some peers."""
+
+    where: str
+    peers: tuple[str, ...]
+    # workload -> the least ratio that is good enough
+    targets: Mapping[str, float] = field(default_factory=dict)
+
+
+COMPARISONS = {
+    "cpu": (
+        Comparison(
+            "one thread",
+            ("plain",),
+            {"small_cnn 64": 7, "small_cnn 512": 5.5, "fixed": 2.5, "main, median": 2.2, "main, least": 0.9},
+        ),
+        Comparison("one thread", ("vmap",)),
+        Comparison(
+            "all cores",
+            ("careful",),
+            {"small_cnn 64": 6, "small_cnn 512": 3.5, "fixed": 2, "main, median": 1.8, "main, least": 0.85},
+        ),
+    ),
+    "cuda": (
+        Comparison("GPU", ("plain",), {"fixed": 30, "main, median": 10}),
+        Comparison("GPU", ("careful",)),
+        Comparison("GPU", ("vmap",)),
+        Comparison("GPU", ("careful", "vmap"), {"fixed": 5}),
+    ),
+}
+# workload -> least fraction of the peak
+PEAK_TARGETS: dict[str, dict[str, float]] = {"cpu": {"fixed": 0.55}, "cuda": {"fixed": 0.25}}
+HOURS_TARGETS = {"cpu": None, "cuda": 24.0}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A number of the summary."""
+
+    name: str
+    value: float
+    target: float | None = None
+    at_most: bool = False  # the target is an upper bound
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was measured on a device."""
+
+    device: torch.device
+    measured: Sequence[Measured]
+    about: Mapping[str, Any]  # the machine, the settings
+
+    @property
+    def widest(self) -> str:
+        """Where the whole device is at work."""
+        return "GPU" if self.device.type == "cuda" else "all cores"
+
+    @property
+    def places(self) -> list[str]:
+        """Where sides were timed."""
+        return list(self.measured[0].rates)
+
+    def workloads(self) -> dict[str, list[Measured]]:
+        """The measurements of each workload."""
+        groups: dict[str, list[Measured]] = {}
+        for measured in self.measured:
+            groups.setdefault(measured.case.workload, []).append(measured)
+        return groups
+
+    def flop_rate(self, measured: Measured, where: str, side: str) -> float:
+        """FLOP/s of a side on a case."""
+        return measured.rate(where, side) * flops_of(side, measured.case, self.device)
+
+    def pooled_flop_rate(self, group: Sequence[Measured], where: str, side: str) -> float:
+        """FLOP/s of a side that takes equally many images of each case."""
+        flops = [measured.case.forward_flops for measured in group]
+        return sum(flops) / sum(f / self.flop_rate(m, where, side) for f, m in zip(flops, group, strict=True))
+
+    def peak(self, where: str) -> float:
+        """The largest FLOP/s of `sides.Peak`, in any repetition."""
+        return max(max(m.rates[where]["peak"]) * flops_of("peak", m.case, self.device) for m in self.measured)
+
+    def slower(self) -> list[tuple[str, str, Measured]]:
+        """The cases in which a peer is faster than ours: where, which peer, and the case."""
+        return [
+            (comparison.where, peer, measured)
+            for comparison in COMPARISONS[self.device.type]
+            for peer in comparison.peers
+            for measured in self.measured
+            if measured.has(comparison.where, peer)
+            and self.flop_rate(measured, comparison.where, peer)
+            > self.flop_rate(measured, comparison.where, "ours")
+        ]
+
+    def summary(self) -> list[Line]:
+        """The numbers that have targets, and a few beside them."""
+        lines = [line for comparison in COMPARISONS[self.device.type] for line in self._ratios(comparison)]
+        for where in self.places:
+            lines.append(Line(f"peak, {where}, GFLOP/s", self.peak(where) / 1e9))
+            for workload, group in self.workloads().items():
+                fraction = self.pooled_flop_rate(group, where, "ours") / self.peak(where)
+                lines.append(
+                    Line(
+                        f"ours / peak, {where}: {workload}",
+                        fraction,
+                        PEAK_TARGETS[self.device.type].get(workload),
+                    )
+                )
+        return [*lines, *self._projection()]
+
+    def _ratios(self, comparison: Comparison) -> Iterator[Line]:
+        where, peers = comparison.where, comparison.peers
+
+        def ratio(group: Sequence[Measured]) -> float:
+            return self.pooled_flop_rate(group, where, "ours") / max(
+                self.pooled_flop_rate(group, where, peer) for peer in peers
+            )
+
+        for workload, group in self.workloads().items():
+            timed = [measured for measured in group if all(measured.has(where, peer) for peer in peers)]
+            if not timed:
+                continue
+            values = {workload: ratio(timed)}
+            if workload == "main":
+                each = [ratio([measured]) for measured in timed]
+                values = {"main, median": statistics.median(each), "main, least": min(each)}
+            for name, value in values.items():
+                told = name if len(timed) == len(group) else f"{name} ({len(timed)} of {len(group)} cases)"
+                yield Line(
+                    f"ours / {' or '.join(peers)}, {where}: {told}", value, comparison.targets.get(name)
+                )
+
+    def _projection(self) -> Iterator[Line]:
+        """Hours for the whole zoo, at the rates of the measured cases of each subset."""
+        training = evaluation = 0.0
+        groups = self.workloads()
+        plans = {name: select(SUBSETS[name], SEED) for name in PROJECTED}
+        for name, models in plans.items():
+            training += training_flops(models) / self.pooled_flop_rate(groups[name], self.widest, "ours")
+            evaluation += evaluation_flops(models) / self.pooled_flop_rate(
+                groups[name], self.widest, "evaluation"
+            )
+        count = sum(map(len, plans.values()))
+        target = HOURS_TARGETS[self.device.type]
+        yield Line(
+            f"hours for {count:,} models of {EPOCHS} epochs",
+            (training + evaluation) / 3600,
+            target,
+            at_most=True,
+        )
+        yield Line("of them evaluation and export", evaluation / 3600)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number."""
+        return {
+            **self.about,
+            "device": self.device.type,
+            "cases": [self._case(measured) for measured in self.measured],
+            "summary": [dataclasses.asdict(line) | {"met": line.met} for line in self.summary()],
+        }
+
+    def _case(self, measured: Measured) -> dict[str, Any]:
+        case, recipe = measured.case, measured.case.model.recipe
+        return {
+            "workload": case.workload,
+            "model_id": case.model.id,
+            "models_together": len(case.models),
+            "recipe": dataclasses.asdict(recipe) | {"architecture": recipe.architecture.id},
+            "flops": {s: flops_of(s, case, self.device) for sides in measured.rates.values() for s in sides},
+            "steps_per_second": measured.rates,
+            "gpu_memory_bytes": measured.memory,
+        }
+
+
+def training_flops(models: Sequence[Model]) -> float:
+    """FLOPs of the models' epochs."""
+    return EPOCHS * sum(epoch_flops(model, None) for model in models)
+
+
+def evaluation_flops(models: Sequence[Model]) -> float:
+    """FLOPs of the models' evaluations."""
+    return sum(
+        evaluated_images(model, None, EPOCHS) * forward_flops(model.recipe.architecture) for model in models
+    )

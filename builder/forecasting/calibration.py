@@ -1,0 +1,311 @@
+"""Measures on the device how fast it does a build's work, so that a dry run can say how long the build will
+take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from builder.forecasting.costs import drawn_images, epoch_flops, epoch_steps, evaluated_images, forward_flops
+from builder.forecasting.pace import Case, Ours, Side
+from builder.image_sets import IMAGE_SETS
+from builder.plan import Model
+from builder.progress import compiling
+from builder.rules import TRAIN_EVALUATION_IMAGES, least_epochs
+from builder.training.backend import Step
+from builder.training.bank import Images, labels_on
+from builder.training.batches import epoch_order, split_images
+from builder.training.device import cores, lanes_of, make_step, one_thread, slots_of
+from builder.training.initial import initial_row
+from builder.training.train import evaluate_rows
+from nws_dataset.format.recipe import NUM_CLASSES, Architecture
+
+STRATA = 6  # groups of models of which each has its own speed
+SEGMENTS = 20_000  # of a cohort on a GPU whose lengths are averaged, at most
+SECONDS = 0.3  # of one measurement, at least
+IMAGES = 16_384  # random ones that are trained on: more than caches hold
+# a core takes 64 at a time, a GPU more
+EVALUATED_IMAGES = {"cpu": 256, "cuda": TRAIN_EVALUATION_IMAGES, "mps": TRAIN_EVALUATION_IMAGES}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that one worker takes for a FLOP while all work."""
+
+    training: Mapping[bool, float]  # with or without augmentation
+    evaluation: float
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a model, or several, takes on its worker."""
+
+    training: float
+    evaluation: float
+
+    @property
+    def total(self) -> float:
+        return self.training + self.evaluation
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How fast a device trains the models of a subset."""
+
+    device: torch.device
+    workers: int  # that train models of their own at once: processes of a CPU, lanes of a GPU
+    paces: Mapping[int, Pace]  # of each model, by its number
+    order: float  # seconds that an image takes each time an epoch is put in order
+    split: float  # seconds that an image takes when the validation images are chosen
+    nodes: int | None = None  # of a cluster; None: this machine
+
+    @property
+    def place(self) -> str:
+        """Where it trains, in words."""
+        on_nodes = "" if self.nodes is None else f" on {self.nodes} node{'s' * (self.nodes > 1)}"
+        on_gpu = "a GPU" if self.nodes is None else "all GPUs"
+        return (
+            f"{self.workers} CPU process{'es' * (self.workers > 1)}" if self.device.type == "cpu" else on_gpu
+        ) + on_nodes
+
+    def seconds(self, model: Model, train_images: int | None, epochs: int) -> Seconds:
+        """What a model takes that trains for so many epochs, `--train-images` given."""
+        recipe, pace = model.recipe, self.paces[model.number]
+        drawn = drawn_images(model, train_images)
+        ordering = drawn * self.split + epochs * drawn * (1 - recipe.validation_fraction) * self.order
+        training = epochs * epoch_flops(model, train_images) * pace.training[recipe.augmentation]
+        evaluated = evaluated_images(model, train_images, epochs) * forward_flops(recipe.architecture)
+        return Seconds(training + ordering, evaluated * pace.evaluation)
+
+
+def calibrate(
+    models: Sequence[Model],
+    train_images: int | None,
+    device: torch.device,
+    *,
+    backend: str = "fast",
+    tf32: bool = False,
+    processes: int | None = None,
+) -> Calibration:
+    """Measure for a few seconds how fast a device trains and evaluates models; random pixels stand in for the
+    images.
+
+    Args:
+        models: of one subset.
+        train_images: of `--train-images`.
+        device: where the build would train.
+        backend: by which it would train.
+        tf32: of `--tf32`.
+        processes: that would train on a CPU; None: one a core.
+    """
+    if device.type == "cpu" and backend == "fast":
+        # a node without Numba imports this module, and says so itself
+        from builder.training.cpu.backend import compile_step
+
+        with compiling():
+            compile_step()
+    workers = (
+        min(processes or cores(), len(models))
+        if device.type == "cpu"
+        else min(lanes_of(backend), len({model.cohort for model in models}))
+    )
+    at_once = workers if backend == "fast" else 1  # torch's Python would wait for itself in threads
+    step_of = functools.partial(make_step, device=device, backend=backend, tf32=tf32)
+    paces: dict[int, Pace] = {}
+    with one_thread(device):
+        for stratum in strata(models, train_images):
+            pace = _pace(stratum, models, train_images, device, at_once, step_of)
+            paces |= dict.fromkeys((model.number for model in stratum), pace)
+        order, split = _host_seconds(models[len(models) // 2], device)
+    return Calibration(device, workers, paces, order, split)
+
+
+def together(calibrations: Sequence[Calibration]) -> Calibration:
+    """That of a cluster of such nodes: its workers, all taken to be equally fast, get as much done as
+    theirs.
+    """
+    workers, (first, *_) = [each.workers for each in calibrations], calibrations
+
+    def mean(seconds: Sequence[float]) -> float:
+        return sum(workers) / sum(count / each for count, each in zip(workers, seconds, strict=True))
+
+    paces = {
+        number: Pace(
+            {
+                augmented: mean([each.paces[number].training[augmented] for each in calibrations])
+                for augmented in pace.training
+            },
+            mean([each.paces[number].evaluation for each in calibrations]),
+        )
+        for number, pace in first.paces.items()
+    }
+    order, split = mean([each.order for each in calibrations]), mean([each.split for each in calibrations])
+    return Calibration(first.device, sum(workers), paces, order, split, nodes=len(calibrations))
+
+
+def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model]]:
+    """Models by what an image costs, then by batch size, cut into at most STRATA groups of about equally many
+    FLOPs.
+    """
+    ordered = sorted(
+        models,
+        key=lambda model: (forward_flops(model.recipe.architecture), model.recipe.batch_size, model.number),
+    )
+    flops = [least_epochs(model.recipe) * epoch_flops(model, train_images) for model in ordered]
+    ends = list(itertools.accumulate(flops))
+    places = [int(STRATA * (end - own / 2) / ends[-1]) for own, end in zip(flops, ends, strict=True)]
+    return [
+        [model for _, model in group]
+        for _, group in itertools.groupby(zip(places, ordered, strict=True), key=lambda pair: pair[0])
+    ]
+
+
+def mean_segment(models: Sequence[Model], slots: int, train_images: int | None) -> float:
+    """Steps from an end of an epoch to the next one, on average, while models train together as a cohort on a
+    GPU does.
+
+    Models that stop by their accuracy are taken to train one to two times their least epochs: they do not
+    stop at once, and so the next ones in their slots do not begin at once.
+
+    Args:
+        models: of the cohort, in the order in which they train.
+        slots: how many train together.
+        train_images: of `--train-images`.
+    """
+    waiting = iter([(epoch_steps(model, train_images), _some_epochs(model)) for model in models])
+    # steps left, of an epoch, epochs left
+    training = [[length, length, epochs] for length, epochs in itertools.islice(waiting, slots)]
+    steps = segments = 0
+    while training and segments < SEGMENTS:
+        count = min(left for left, _, _ in training)
+        steps, segments = steps + count, segments + 1
+        for slot in training:
+            slot[0] -= count
+            if slot[0] == 0:
+                _, length, epochs = slot
+                length, epochs = (length, epochs - 1) if epochs > 1 else next(waiting, (0, 0))
+                slot[:] = length, length, epochs
+        training = [slot for slot in training if slot[2]]
+    return steps / segments
+
+
+def _some_epochs(model: Model) -> int:
+    least = least_epochs(model.recipe)
+    return min(model.recipe.max_epochs, least + model.number % least)
+
+
+# Measurements
+
+
+def _pace(
+    stratum: Sequence[Model],
+    models: Sequence[Model],
+    train_images: int | None,
+    device: torch.device,
+    workers: int,
+    step_of: Callable[[Architecture], Step],
+) -> Pace:
+    """The speed of a stratum's middle model, on a GPU of its cohort, with segments as short as it has;
+    without and with augmentation if the stratum has both."""
+    middle = stratum[len(stratum) // 2]
+    cohort, apart = [middle], 0
+    if device.type != "cpu":
+        members = [model for model in models if model.cohort == middle.cohort]
+        cohort = members[: slots_of(len(members))]
+        apart = max(1, round(mean_segment(members, len(cohort), train_images)))
+    architecture = middle.recipe.architecture
+    images = _random_images(architecture, device, gray=IMAGE_SETS[middle.recipe.dataset].channels == 1)
+    bank = {model.recipe.dataset: images for model in cohort}
+    training = {}
+    for augmentation in sorted({model.recipe.augmentation for model in stratum}):
+        case = Case(middle.subset, tuple(_on_all_images(model, augmentation) for model in cohort))
+        seconds = seconds_a_step(
+            [Ours(case, bank, device, step_of(architecture), apart=apart) for _ in range(workers)], device
+        )
+        training[augmentation] = seconds / (case.step_flops * len(cohort))
+    seconds = seconds_a_step(
+        [_Evaluation(middle, images, device, step_of(architecture)) for _ in range(workers)], device
+    )
+    return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(architecture)))
+
+
+def _random_images(architecture: Architecture, device: torch.device, *, gray: bool) -> Images:
+    shape = IMAGES, architecture.image_channels, architecture.image_size, architecture.image_size
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8)).to(device)
+    labels = torch.arange(IMAGES, device=labels_on(device)) % NUM_CLASSES
+    return Images(pixels, labels, pixels, labels, gray=gray)
+
+
+def _on_all_images(model: Model, augmentation: bool) -> Model:
+    """The model on all of the random images, so that its epochs are long."""
+    recipe = dataclasses.replace(model.recipe, augmentation=augmentation, train_fraction=1.0, balanced=False)
+    return dataclasses.replace(model, recipe=recipe)
+
+
+class _Evaluation:
+    """Evaluates a model's row as a validation does; that is a step."""
+
+    models = 1
+
+    def __init__(self, model: Model, images: Images, device: torch.device, step: Step) -> None:
+        self.model, self.images, self.step = model, images, step
+        self.row = torch.from_numpy(initial_row(model)).to(device)[None]
+        self.index = torch.arange(EVALUATED_IMAGES[device.type], device=labels_on(device))
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            evaluate_rows(self.step, self.row, self.model, self.images, self.index)
+
+
+def seconds_a_step(sides: Sequence[Side], device: torch.device) -> float:
+    """Seconds of a step of one of the sides while all run, each in a thread of its own."""
+    if device.type == "cuda":
+        for side in sides:
+            side.run(1)  # compiles
+        torch.cuda.synchronize()
+    steps, counts = 1, False  # what is called first is slower
+    with ThreadPoolExecutor(len(sides)) as pool:
+        while True:
+            runs = [functools.partial(side.run, steps) for side in sides]
+            elapsed = statistics.fmean(pool.map(_elapsed, runs, itertools.repeat(device)))
+            if counts and elapsed >= SECONDS:
+                return elapsed / steps
+            # a bit more, so that the next run is the last
+            steps, counts = math.ceil(1.2 * steps * SECONDS / elapsed), True
+
+
+def _host_seconds(model: Model, device: torch.device) -> tuple[float, float]:
+    """Seconds that each image takes in the making of an epoch's order, and in the choice of the validation
+    images.
+    """
+    labels = torch.arange(IMAGES, device=labels_on(device)) % NUM_CLASSES
+    model = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, train_fraction=1.0))
+    parts = split_images(model, labels)
+    order = functools.partial(epoch_order, model, parts, labels, 0)
+    split = functools.partial(split_images, model, labels)
+    order()  # the first call of anything is slower
+    return _elapsed(order, device) / len(parts.train), _elapsed(split, device) / IMAGES
+
+
+def _elapsed(action: Callable[[], object], device: torch.device) -> float:
+    """Seconds of an action; on CUDA in a stream of its own, as lanes have them."""
+    with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
+        start = time.perf_counter()
+        action()
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
+        elif device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter() - start

@@ -1,0 +1,98 @@
+"""What models cost: images, steps, FLOPs and bytes that follow from the plan alone."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from builder.image_sets import IMAGE_SETS
+from builder.plan import Model
+from builder.rules import TRAIN_EVALUATION_IMAGES, num_snapshots
+from nws_dataset.format import shards
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import SUBSETS, Subset
+
+METADATA_BYTES = 870  # of a snapshot beside its weights, in its shard and in the index; as measured
+# that Parquet adds to each row group: page headers, statistics, indexes, footer; as measured
+ROW_GROUP_BYTES = 11_300
+BACKWARD = 2  # a training step costs so many forward passes more
+
+
+@functools.cache
+def forward_flops(architecture: Architecture) -> int:
+    """FLOPs of one image's forward pass, counted from the layout: two for each use of a convolution's or
+    dense layer's weight.
+    """
+    sizes = iter(architecture.map_sizes)
+    weights = [spec for spec in layout_of(architecture).tensors if spec.kind == "weight"]
+    return sum(2 * spec.size * (next(sizes) ** 2 if spec.layer.startswith("conv") else 1) for spec in weights)
+
+
+def drawn_images(model: Model, train_images: int | None) -> float:
+    """Training images that a model has, its validation images among them; `train_images` is that of
+    `--train-images`.
+    """
+    available = IMAGE_SETS[model.recipe.dataset].train_images
+    return min(available, train_images or available) * model.recipe.train_fraction
+
+
+def epoch_images(model: Model, train_images: int | None) -> float:
+    """Images of one epoch of training, about: whole batches."""
+    images = _epoch_images(model, train_images)
+    batch = min(model.recipe.batch_size, images)
+    return images // batch * batch
+
+
+def epoch_steps(model: Model, train_images: int | None) -> int:
+    """Steps of one epoch of training, about."""
+    return max(1, int(_epoch_images(model, train_images) // model.recipe.batch_size))
+
+
+def _epoch_images(model: Model, train_images: int | None) -> float:
+    """Of which batches are made; with balancing as many of each class as the smallest class has."""
+    recipe = model.recipe
+    images = drawn_images(model, train_images) * (1 - recipe.validation_fraction)
+    facts = IMAGE_SETS[recipe.dataset]
+    return images * facts.classes * facts.smallest_class / facts.train_images if recipe.balanced else images
+
+
+def epoch_flops(model: Model, train_images: int | None) -> float:
+    """FLOPs of one epoch of training."""
+    return epoch_images(model, train_images) * (1 + BACKWARD) * forward_flops(model.recipe.architecture)
+
+
+def evaluated_images(model: Model, train_images: int | None, epochs: int) -> float:
+    """Images that are evaluated if a model trains so many epochs: validation at each one's start and the end,
+    and snapshots on two sets.
+    """
+    recipe = model.recipe
+    drawn = drawn_images(model, train_images)
+    held_out = drawn * recipe.validation_fraction
+    snapshot = IMAGE_SETS[recipe.dataset].test_images + min(TRAIN_EVALUATION_IMAGES, drawn - held_out)
+    return (epochs + 1) * held_out + _snapshots(model.subset, recipe.max_epochs) * snapshot
+
+
+@functools.cache
+def _snapshots(subset: str, max_epochs: int) -> int:
+    return num_snapshots(SUBSETS[subset], max_epochs)
+
+
+def disk_bytes(subset: Subset, models: Sequence[Model]) -> int:
+    """Bytes of the shards and the index of some models: values, other columns, and what Parquet adds to each
+    row group.
+    """
+    size = 0
+    for (_, architecture, _, epochs), count in Counter(
+        (m.split, m.recipe.architecture, m.block, m.recipe.max_epochs) for m in models
+    ).items():
+        value = (
+            len(shards.header(architecture)) + shards.ROW_DTYPE.itemsize * layout_of(architecture).num_weights
+        )
+        group = min(shards.GROUP_ROWS, max(1, shards.GROUP_BYTES // value))
+        size += num_snapshots(subset, epochs) * (
+            count * (value + METADATA_BYTES) + math.ceil(count / group) * ROW_GROUP_BYTES
+        )
+    return size

@@ -1,0 +1,116 @@
+"""The project's own step as something that can be timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from builder.forecasting.costs import BACKWARD, forward_flops
+from builder.plan import Model
+from builder.training import update
+from builder.training.backend import Segment, Step, aligned
+from builder.training.bank import Bank, Images
+from builder.training.batches import epoch_order, split_images
+from builder.training.device import make_step
+from builder.training.initial import initial_row
+
+
+class Side(Protocol):
+    """Something that can be timed."""
+
+    models: int  # that take each step together
+
+    def run(self, steps: int) -> None:
+        """Take so many steps, of training or of what else the side does; a GPU may still be at work
+        afterwards.
+        """
+        ...
+
+
+class Ours:
+    """The project's step as a cohort calls it: segments end where an epoch ends.
+
+    Args:
+        case: gives the models.
+        bank: their image sets.
+        device: where to train.
+        step: what trains; None: the fast step.
+        apart: the models' epochs end one after the other, so many steps apart; 0: all at once, and an epoch
+            is one segment.
+    """
+
+    def __init__(
+        self, case: Case, bank: Bank, device: torch.device, step: Step | None = None, *, apart: int = 0
+    ) -> None:
+        self.cohort, self.models, self.apart = case.models, len(case.models), apart
+        self.images = [bank[model.recipe.dataset] for model in self.cohort]
+        # [steps, B] each
+        self.orders = [
+            order_of(model, images) for model, images in zip(self.cohort, self.images, strict=True)
+        ]
+        self.length = apart * self.models or min(len(order) for order in self.orders)
+        rounds = [-(-self.length // len(order)) for order in self.orders]
+        self.flat = [
+            order.repeat(n, 1)[: self.length].flatten() for n, order in zip(rounds, self.orders, strict=True)
+        ]
+        self.step = step or make_step(case.model.recipe.architecture, device)
+        rows = torch.stack([torch.from_numpy(initial_row(model)) for model in self.cohort])
+        buffers = torch.zeros(3, self.models, aligned(rows.shape[1]), device=device)
+        self.state = (
+            buffers[0, :, : rows.shape[1]],
+            buffers[1, :, : rows.shape[1]],
+            buffers[2, :, : rows.shape[1]],
+        )
+        self.state[0].copy_(rows)
+        for second, model in zip(self.state[2], self.cohort, strict=True):
+            second.fill_(update.SECOND_START[model.recipe.optimizer])
+        self.taken = 0
+
+    def run(self, steps: int) -> None:
+        while steps:
+            count = min(
+                steps,
+                *(self.length - (self.taken + m * self.apart) % self.length for m in range(self.models)),
+            )
+            self.step.train(self.state, {m: self._segment(m, count) for m in range(self.models)})
+            steps, self.taken = steps - count, self.taken + count
+
+    def _segment(self, m: int, count: int) -> Segment:
+        step = self.taken + m * self.apart
+        epoch, start = divmod(step, self.length)
+        return Segment(
+            self.cohort[m], self.images[m], self.flat[m], self.orders[m].shape[1], epoch, step, start, count
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model that all sides train; the cohort's side trains others of its architecture and batch size beside
+    it.
+    """
+
+    workload: str
+    models: tuple[Model, ...]
+
+    @property
+    def model(self) -> Model:
+        return self.models[0]
+
+    @property
+    def forward_flops(self) -> int:
+        """Of one image."""
+        return forward_flops(self.model.recipe.architecture)
+
+    @property
+    def step_flops(self) -> int:
+        """Of one step of the model, forward and backward."""
+        return self.forward_flops * (1 + BACKWARD) * self.model.recipe.batch_size
+
+
+def order_of(model: Model, images: Images) -> torch.Tensor:
+    """The images of the first epoch's whole batches: places in the data set, [steps, batch] int64."""
+    order = epoch_order(model, split_images(model, images.train_labels), images.train_labels, epoch=0)
+    batch = min(model.recipe.batch_size, len(order))
+    return order[: len(order) // batch * batch].view(-1, batch)

@@ -1,0 +1,65 @@
+"""When training stops, which exports become snapshots, and what is evaluated: the rules of a build, without
+torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from nws_dataset.format.recipe import Recipe
+from nws_dataset.format.subsets import Subset
+
+TRAIN_EVALUATION_IMAGES = 5000  # training accuracy is that of the model's first so many training images
+CONVERGED_MARGIN = 0.05  # final test accuracy above the majority class's rate
+# The stopping rule of Eilertsen et al.
+MIN_EPOCHS = 20
+WORSE_IN_A_ROW = 5
+BELOW_AVERAGE_IN_ALL = 30
+UNCHANGED_IN_A_ROW = 30
+
+
+def should_stop(accuracies: Sequence[float]) -> bool:
+    """The stopping rule, on the validation accuracies at the epochs' starts (the first is that of the
+    initialization).
+
+    After at least 20 epochs: 5 in a row each worse than the one before, or 30 in all below the running
+    half-half average, or 30 in a row unchanged.
+    """
+    worse = below = unchanged = 0
+    average = accuracies[0]
+    for before, now in itertools.pairwise(accuracies):
+        average = 0.5 * average + 0.5 * now
+        worse = worse + 1 if now < before else 0
+        unchanged = unchanged + 1 if now == before else 0
+        below += now < average
+    epochs = len(accuracies) - 1
+    return epochs >= MIN_EPOCHS and (
+        worse >= WORSE_IN_A_ROW or below >= BELOW_AVERAGE_IN_ALL or unchanged >= UNCHANGED_IN_A_ROW
+    )
+
+
+def least_epochs(recipe: Recipe) -> int:
+    """Epochs that a model trains at least, unless it diverges."""
+    return min(MIN_EPOCHS, recipe.max_epochs) if recipe.early_stopping else recipe.max_epochs
+
+
+def num_snapshots(subset: Subset, max_epochs: int) -> int:
+    """Snapshots of a model: the subset's number, or fewer where a cap on the epochs leaves fewer exports."""
+    return len(chosen_exports(subset, max_epochs, max_epochs + 1))
+
+
+def chosen_exports(subset: Subset, max_epochs: int, exports: int) -> list[int]:
+    """The exports (counted from 0: export e is the row after e epochs) that become a model's snapshots.
+
+    The 20-of-E rule is round(linspace(1, E, 20)); a subset with `snapshot_epochs` takes those. Where a
+    training ended before enough exports were there (it diverged), the last one repeats.
+    """
+    if subset.snapshot_epochs is None:
+        count = min(subset.num_snapshots, max_epochs + 1)
+        wanted = [int(e) - 1 for e in np.round(np.linspace(1, max(exports, count), count))]
+    else:
+        wanted = sorted({min(epoch, max_epochs) for epoch in subset.snapshot_epochs})
+    return [min(export, exports - 1) for export in wanted]

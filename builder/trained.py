@@ -1,0 +1,47 @@
+"""What training a model gives, on its way to the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from builder.plan import Model
+
+
+@dataclass
+class Export:
+    """A model at an epoch's start."""
+
+    epoch: int
+    step: int
+    validation_accuracy: float | None
+    validation_loss: float | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished model."""
+
+    model: Model
+    rows: np.ndarray  # [S, P]
+    # S times the columns that differ between snapshots, and converged, diverged
+    snapshots: list[dict[str, Any]]
+    epochs: int  # begun: of a diverged model the last one counts, though its row is not kept
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a trained model reports besides its staged file."""
+
+    model_id: str
+    epochs: int
+    test_accuracy: float
+    diverged: bool
+    seconds: float  # since its cohort began
+
+
+def summary(trained: Trained, seconds: float) -> Summary:
+    final = trained.snapshots[-1]
+    return Summary(trained.model.id, trained.epochs, final["test_accuracy"], final["diverged"], seconds)

@@ -1,0 +1,1 @@
+"""Training models, many at once."""

@@ -1,0 +1,291 @@
+"""What a model sees at every step: its images, their order, their augmentation, and which units are dropped.
+
+Everything here is a pure function of the model, the epoch and the image, so a batch does not depend on how
+many are prepared at once.
+
+Axes: N images of a data set, B images prepared together, C channels, H W pixels, U units of a layer.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from builder import philox
+from builder.philox import Purpose
+from builder.plan import Model
+from builder.training.bank import Images
+from nws_dataset.errors import ZooError
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import NUM_CLASSES, Architecture
+
+# Ranges of the augmentation (Eilertsen et al., their scale 3).
+SHIFT = 3.0  # pixels
+ROTATION = math.radians(15)
+ZOOM = 0.099
+SHEAR = math.radians(3)
+BRIGHTNESS = 0.2
+CONTRAST = (0.5, 1.5)
+HUE = 0.08  # turns of the colour wheel
+SATURATION = (0.3, 1.5)
+NOISE = 0.03  # largest standard deviation
+
+
+def words(
+    model: Model, purpose: Purpose, *, index: torch.Tensor, epoch: int = 0, block: Any = 0
+) -> tuple[torch.Tensor, ...]:
+    """`philox.draw` on an index tensor's device; on the host through numpy, which is twice as fast there."""
+    key = philox.key_of(model.seed, model.subset)
+    on_host = index.device.type == "cpu"
+    place, block = (x.numpy() if on_host and isinstance(x, torch.Tensor) else x for x in (index, block))
+    drawn = philox.draw(key, purpose, index=place, epoch=epoch, model=model.number, block=block)
+    return tuple(torch.from_numpy(word) for word in drawn) if on_host else drawn
+
+
+# Which images
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model's images, as places in its data set's training images, ascending."""
+
+    train: torch.Tensor  # [n] int64
+    validation: torch.Tensor  # [v] int64, may be empty
+
+
+def part_sizes(train_fraction: float, validation_fraction: float, images: int) -> tuple[int, int]:
+    """How many training and validation images a recipe with these fractions takes from so many."""
+    count = max(1, round(images * train_fraction))
+    held_out = round(count * validation_fraction)
+    return count - held_out, held_out
+
+
+def split_images(model: Model, labels: torch.Tensor) -> Parts:
+    """The model's training and validation images.
+
+    Args:
+        model: gives train_fraction and validation_fraction.
+        labels: [N] int64, of the training images.
+
+    Raises:
+        ZooError: if a class would be missing among the training images, or the batch would hold fewer than
+            two.
+    """
+    recipe = model.recipe
+    trained, held_out = part_sizes(recipe.train_fraction, recipe.validation_fraction, len(labels))
+    index = torch.arange(trained + held_out, device=labels.device)
+    drawn = words(model, Purpose.VALIDATION, index=index)
+    order = torch.argsort(philox.key64(drawn[0], drawn[1]), stable=True)
+    train = order[held_out:].sort().values
+    parts = Parts(train, order[:held_out].sort().values)
+    classes = len(labels[train].unique())
+    if (recipe.balanced and classes < NUM_CLASSES) or len(train) < 2:
+        raise ZooError(
+            f"{model.id} on {recipe.dataset}",
+            expected=f"training images of {NUM_CLASSES} classes",
+            found=f"{len(train)} images of {classes} classes",
+            do="use more --train-images",
+        )
+    return parts
+
+
+def epoch_order(model: Model, parts: Parts, labels: torch.Tensor, epoch: int) -> torch.Tensor:
+    """The images of one epoch in the order in which they are seen: places in the data set, [n] int64.
+
+    A balanced recipe takes as many images of each class as the smallest class has, drawn anew.
+    """
+    drawn = words(model, Purpose.ORDER, index=parts.train, epoch=epoch)
+    chosen = parts.train
+    shuffle = philox.key64(drawn[2], drawn[3])
+    if model.recipe.balanced:
+        lottery = philox.key64(drawn[0], drawn[1])
+        by_key = torch.argsort(lottery, stable=True)
+        by_class = by_key[torch.argsort(labels[chosen][by_key], stable=True)]
+        counts = torch.bincount(labels[chosen], minlength=NUM_CLASSES)
+        starts = torch.cumsum(counts, 0) - counts
+        taken = (starts[:, None] + torch.arange(int(counts.min()), device=labels.device)).ravel()
+        chosen, shuffle = chosen[by_class[taken]], shuffle[by_class[taken]]
+    return chosen[torch.argsort(shuffle, stable=True)]
+
+
+# What is done to them
+
+
+def training_images(
+    model: Model, images: Images, index: torch.Tensor, epoch: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Training images as the model sees them in an epoch: [n, C, H, W] in 0 .. 1, augmented if the recipe
+    says so.
+    """
+    x = images.train_images[index].to(dtype).div_(255)
+    return augment(model, x, index, epoch, gray=images.gray) if model.recipe.augmentation else x
+
+
+def augment(
+    model: Model, images: torch.Tensor, index: torch.Tensor, epoch: int, *, gray: bool = False
+) -> torch.Tensor:
+    """Augmented copies of images: shift, rotation, zoom, shear; brightness, contrast, hue, saturation; noise;
+    clipped to 0 .. 1.
+
+    Args:
+        model: whose random numbers to use.
+        images: [B, C, H, W] floating point in 0 .. 1, one or three channels.
+        index: [B] int64, the images' places in the data set.
+        epoch: of the training.
+        gray: whether the channels of each image are equal; the noise still differs.
+    """
+    drawn = distortions(model, index, epoch, images.shape[-1], images.dtype)
+    d = Distortion(*(part.to(images.device)[:, None, None, None] for part in drawn))
+    x = _recolour(_warp(images[:, :1] if gray else images, d), d)
+    noise = _normals(model, index, epoch, math.prod(images.shape[1:])).to(images).view(images.shape)
+    return (x + noise * d.deviation).clamp_(0, 1)
+
+
+class Distortion(NamedTuple):
+    """What augmentation does to each image, [B] each."""
+
+    # where output (x, y) looks in the input: across_x * x + down_x * y + shift_x, coordinates from -1 to 1
+    across_x: torch.Tensor
+    down_x: torch.Tensor
+    shift_x: torch.Tensor
+    across_y: torch.Tensor
+    down_y: torch.Tensor
+    shift_y: torch.Tensor
+    brightness: torch.Tensor  # added
+    contrast: torch.Tensor  # factor about each channel's mean
+    turn: torch.Tensor  # of the hue
+    saturation: torch.Tensor  # factor
+    deviation: torch.Tensor  # standard deviation of the noise
+
+
+def distortions(model: Model, index: torch.Tensor, epoch: int, size: int, dtype: torch.dtype) -> Distortion:
+    """The draws of images of `size` pixels: shift, rotation, zoom, shear; brightness, contrast, hue,
+    saturation; noise.
+    """
+    draws = [words(model, Purpose.AUGMENT, index=index, epoch=epoch, block=block) for block in range(3)]
+    return _distortion(
+        torch.stack([word for group in draws for word in group]).to(dtype).add(0.5).mul(2.0**-32), size
+    )
+
+
+def _distortion(u: torch.Tensor, size: int) -> Distortion:
+    """From draws in 0 .. 1, [12, B]; the last two are not used."""
+    s = u[:5] * 2 - 1
+    angle, zoom, shear = s[2] * ROTATION, 1 + s[3] * ZOOM, s[4] * SHEAR
+    shift = s[:2] * (2 * SHIFT / size)
+    return Distortion(
+        across_x=torch.cos(angle) / zoom,
+        down_x=-torch.sin(angle + shear) / zoom,
+        shift_x=shift[0],
+        across_y=torch.sin(angle) / zoom,
+        down_y=torch.cos(angle + shear) / zoom,
+        shift_y=shift[1],
+        brightness=(u[5] * 2 - 1) * BRIGHTNESS,
+        contrast=CONTRAST[0] + u[6] * (CONTRAST[1] - CONTRAST[0]),
+        turn=(u[7] * 2 - 1) * HUE,
+        saturation=SATURATION[0] + u[8] * (SATURATION[1] - SATURATION[0]),
+        deviation=NOISE * u[9],
+    )
+
+
+def _warp(images: torch.Tensor, d: Distortion) -> torch.Tensor:
+    """Bilinear affine warp about the centre; what comes from outside is black."""
+    theta = torch.stack([part.flatten() for part in d[:6]], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _recolour(x: torch.Tensor, d: Distortion) -> torch.Tensor:
+    """Brightness, contrast about each channel's mean, then hue and saturation of the HSV model."""
+    x = x + d.brightness
+    mean = x.mean((2, 3), keepdim=True)
+    x = ((x - mean) * d.contrast + mean).clamp_(0, 1)  # colours are defined in 0 .. 1
+    if x.shape[1] == 1:  # gray has neither
+        return x
+    return _recolour_hsv(x, d.turn[:, 0], d.saturation[:, 0])
+
+
+def _recolour_hsv(x: torch.Tensor, turn: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Turn the hue by `turn` of the colour wheel and scale the saturation by `factor`, both [B, 1, 1]; x: [B,
+    3, H, W] in 0 .. 1.
+    """
+    red, green, blue = x.unbind(1)
+    value = x.amax(1)
+    chroma = value - x.amin(1)
+    safe = torch.where(chroma > 0, chroma, 1)
+    sextant = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
+    sextant = torch.where(value == red, (green - blue) / safe, sextant) + 6 * turn
+    chroma = torch.minimum(chroma * factor, value)  # saturation, chroma / value, is at most 1
+    distances = [(n + sextant).remainder(6) for n in (5, 3, 1)]
+    return torch.stack([value - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in distances], 1)
+
+
+@functools.cache
+def normal_table(device: torch.device) -> torch.Tensor:
+    """Quantiles of the standard normal distribution at the centres of 2**16 equal parts."""
+    u = (np.arange(1 << 16) + 0.5) / (1 << 16)
+    return torch.from_numpy(philox.normal(u).astype(np.float32)).to(device)
+
+
+def _normals(model: Model, index: torch.Tensor, epoch: int, count: int) -> torch.Tensor:
+    """[B, count] standard normal numbers for each image, float32."""
+    lanes = _lanes(model, Purpose.NOISE, index, epoch, 0, count)
+    return normal_table(index.device)[lanes]
+
+
+def _lanes(
+    model: Model, purpose: Purpose, index: torch.Tensor, epoch: int, first_block: int, count: int
+) -> torch.Tensor:
+    """[B, count] numbers of 16 bits for each image."""
+    blocks = first_block + torch.arange(-(-count // philox.LANES), device=index.device)
+    drawn = words(model, purpose, index=index[:, None], epoch=epoch, block=blocks)
+    return torch.stack(philox.lanes16(drawn), dim=-1).flatten(1)[:, :count]
+
+
+# Which units are dropped
+
+DROPOUT_LAYER_BLOCKS = 1 << 20  # blocks of the counter that each layer has
+
+
+@functools.cache
+def dropped_layers(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Layer -> shape of its output for one image, for the layers that dropout closes."""
+    if architecture.dropout_place == "dense":
+        return {f"dense{i}": (units,) for i, units in enumerate(architecture.dense_widths, 1)}
+    sizes = [
+        size // 2 if pool else size
+        for size, pool in zip(architecture.map_sizes, architecture.pooled, strict=False)
+    ]
+    return {
+        f"conv{i}": (c, s, s) for i, (c, s) in enumerate(zip(architecture.conv_widths, sizes, strict=True), 1)
+    }
+
+
+def dropout_threshold(rate: float) -> int:
+    """A unit is dropped when its random number of 16 bits is below this."""
+    return round(rate * (1 << 16))
+
+
+def dropout_masks(
+    model: Model, index: torch.Tensor, epoch: int, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Factors of dropout: layer -> [B, units...], 0 where a unit is dropped, else 1 / (1 - rate).
+
+    The rate is taken to 16 bits.
+    """
+    architecture, rate = model.recipe.architecture, model.recipe.dropout
+    layers = layout_of(architecture).layers
+    masks = {}
+    for layer, shape in dropped_layers(architecture).items():
+        lanes = _lanes(
+            model, Purpose.DROPOUT, index, epoch, layers.index(layer) * DROPOUT_LAYER_BLOCKS, math.prod(shape)
+        )
+        kept = lanes >= dropout_threshold(rate)
+        masks[layer] = kept.to(dtype).mul_(1 / (1 - rate)).view(len(index), *shape)
+    return masks

@@ -1,0 +1,116 @@
+"""The devices of a machine: which there are, what trains on them, and how many models at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from builder.training.backend import Step
+from nws_dataset.errors import ZooError
+from nws_dataset.format.recipe import NUM_CLASSES, Architecture
+
+GPU_SLOTS = 64  # models of a cohort that train together on a GPU
+GPU_LANES = 8  # cohorts that are in flight there
+# of a small cohort: a model that stops early hands its slot on, so that few slots wait for the last one
+MODELS_A_SLOT = 2
+
+
+def lacking(device: str, backend: str) -> str:
+    """What this machine lacks to train on a device by a backend; empty if nothing.
+
+    Triton comes with torch for CUDA on Linux alone.
+    """
+    if device == "cpu":
+        return ""
+    if device == "mps" and backend == "fast":
+        return "a fast step for it"
+    if not (torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()):
+        return "a GPU that torch can use"
+    return "Triton" if backend == "fast" and not importlib.util.find_spec("triton") else ""
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Run torch's CPU kernels on one thread: sums do not depend on the machine's cores, and models run side
+    by side in processes.
+
+    Nothing on a GPU, whose cohorts are threads that share the setting.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def make_step(
+    architecture: Architecture,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    backend: str = "fast",
+    tf32: bool = False,
+) -> Step:
+    """The step of a backend for a device; with `tf32` a fast one on a GPU cuts the factors of products to 10
+    bits, unrounded.
+    """
+    assert architecture.num_outputs == NUM_CLASSES, (
+        "only imported networks have more outputs, and those are not trained"
+    )
+    if backend == "torch":
+        from builder.training.torch_backend import TorchStep
+
+        return TorchStep(architecture, device, dtype)
+    if device.type == "cpu":
+        # each only where it is needed: compiling takes seconds, Triton needs a GPU
+        from builder.training.cpu.backend import CpuStep
+
+        return CpuStep(architecture, dtype)
+    from builder.training.gpu.backend import GpuStep
+
+    return GpuStep(architecture, device, dtype, tf32=tf32)
+
+
+def slots_of(models: int) -> int:
+    """Slots on a GPU of a cohort of so many models."""
+    return min(GPU_SLOTS, -(-models // MODELS_A_SLOT))
+
+
+def lanes_of(backend: str) -> int:
+    """Cohorts that are in flight on a GPU: torch's kernels are launched by Python, which one lane keeps
+    busy.
+    """
+    return GPU_LANES if backend == "fast" else 1
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    # macOS has no affinity
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve_device(name: str, backend: str = "fast") -> torch.device:
+    """The torch device that one of DEVICES names, or "auto": a GPU by which the backend can train, else the
+    CPU.
+    """
+    if name == "auto":
+        name = next(device for device in ("cuda", "mps", "cpu") if not lacking(device, backend))
+        if name == "cpu" and lacking("cuda", backend) == "Triton":
+            print(
+                "training on the CPU: there is a GPU, but not the package triton, by which it would train",
+                file=sys.stderr,
+            )
+    elif needed := lacking(name, backend):
+        do = (
+            "use --device cpu"
+            if lacking(name, "torch")
+            else ("use --device cpu, or --backend torch, which is slower")
+        )
+        raise ZooError(f"--device {name}", expected=needed, found="none", do=do)
+    return torch.device(name)

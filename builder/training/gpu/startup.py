@@ -1,0 +1,232 @@
+"""The check before an architecture trains on a GPU: steps of a tiny cohort and an evaluation against the
+plain network in float64.
+
+The kernels are those that the architecture's first cohort takes, captured as it captures them, on models of
+all activations and optimizers, with and without augmentation and dropout. What differs is named. Once a
+device, two lanes capture and train side by side. What passed is remembered, in a file in the user's cache,
+until the GPU, its driver, torch, Triton or the sources change.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import triton
+from triton.errors import TritonError
+
+from builder import philox
+from builder.plan import Model
+from builder.training import batches, initial, plain, sources, streams, update
+from builder.training.backend import Segment
+from builder.training.gpu import augment, dense, epilogues, layers, pieces, products, tiny, update_kernels
+from builder.training.gpu import backend as gpu_step
+from builder.training.gpu.backend import GpuStep, Run
+from builder.training.gpu.tiny import (
+    EMPTY,
+    EVALUATED_IMAGES,
+    MOST_LOOKS,
+    TinyCohort,
+    copy_of,
+    noise_images,
+    start_of,
+    tiny_models,
+)
+from builder.training.gpu.warmup import Work
+from builder.training.initial import initial_row
+from builder.training.memory import out_of_memory
+from builder.training.streams import fly
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.files import atomic_write
+from nws_dataset.format import network
+from nws_dataset.format.recipe import Architecture
+
+STREAMS = 40  # taken before lanes capture; torch has 32, which come round
+CAPTURES = 16  # of each of the two lanes
+LANES = "two lanes"  # as what passed is called
+# what a check follows from
+SOURCES = (
+    *(
+        augment,
+        epilogues,
+        dense,
+        update_kernels,
+        layers,
+        pieces,
+        products,
+        gpu_step,
+        tiny,
+        sys.modules[__name__],
+    ),
+    *(batches, streams, initial, network, philox, plain, update),
+)
+
+_locks: dict[str, threading.Lock] = {}  # what is being checked in this process
+
+
+def problem(model: Model, device: torch.device, *, tf32: bool = False) -> str | None:
+    """What is wrong with the training of a model's architecture on a device, in a line; None: nothing, now or
+    when it was checked before.
+
+    Args:
+        model: of the architecture's first cohort.
+        device: a GPU.
+        tf32: whether products cut their factors.
+    """
+    name = _name(model, tf32)
+    with _locks.setdefault(name, threading.Lock()):
+        remembered = Remembered(device)
+        if name in remembered.passed:
+            return None
+        found = checked(model, device, tf32=tf32, lanes=LANES not in remembered.passed)
+        if found is None:
+            remembered.add(name, LANES)
+        return found
+
+
+def passed(model: Model, device: torch.device, *, tf32: bool = False) -> bool:
+    """Whether a model's architecture was checked before, and nothing was wrong."""
+    return _name(model, tf32) in Remembered(device).passed
+
+
+def work_of(model: Model, *, tf32: bool = False) -> Work:
+    """What the check of a model's architecture has the device do: what the first cohort has, with fewer
+    models.
+    """
+    architecture, batch = model.recipe.architecture, model.recipe.batch_size
+    slots, images = len(tiny_models(architecture, batch)) + 1, min(EVALUATED_IMAGES, MOST_LOOKS * batch)
+    return Work(architecture, frozenset({(slots, batch)}), frozenset({(1, images)}), tf32)
+
+
+def _name(model: Model, tf32: bool) -> str:
+    return model.recipe.architecture.id + " tf32" * tf32
+
+
+def require(model: Model, device: torch.device, *, tf32: bool = False) -> None:
+    """Raise a ZooError if there is a problem."""
+    found = problem(model, device, tf32=tf32)
+    if found is not None:
+        raise refusal(device, found)
+
+
+def refusal(device: torch.device, found: str) -> ZooError:
+    """What a build says that stops because of a problem."""
+    do = "use --device cpu or --backend torch in another folder, and report it"
+    return ZooError(
+        f"--device {device.type}", expected="kernels that agree with the plain network", found=found, do=do
+    )
+
+
+def checked(model: Model, device: torch.device, *, tf32: bool = False, lanes: bool = True) -> str | None:
+    """The check itself, without memory; `lanes`: also that of two lanes."""
+    architecture, batch = model.recipe.architecture, model.recipe.batch_size
+    try:
+        found = TinyCohort(architecture, batch, device, tf32=tf32).difference()
+        return found or (lanes_difference(architecture, batch, device, tf32=tf32) if lanes else None)
+    except (
+        RuntimeError,
+        TritonError,
+    ) as error:  # of a kernel that does not compile, or that the device refuses
+        if out_of_memory(error) is not None:
+            raise
+        return f"{reason(error)}, with {architecture.id}"
+
+
+# Two lanes
+
+
+def lanes_difference(
+    architecture: Architecture, batch: int, device: torch.device, *, tf32: bool = False
+) -> str | None:
+    """Whether two lanes that capture and train side by side get the bits that one alone gets, after more
+    streams than torch has.
+    """
+    models, images = tiny_models(architecture, batch), noise_images(architecture, 2 * batch, device)
+    places = [m for m in range(len(models) + 1) if m != EMPTY]
+    rows = [torch.from_numpy(initial_row(model)) for model in models]
+    start, step = start_of(models, rows, device), GpuStep(architecture, device, tf32=tf32)
+    order = torch.arange(batch, device=device)
+
+    def trained() -> torch.Tensor:
+        state = copy_of(start)
+        run = Run(architecture, step.products, state, batch)
+        for _ in range(2):
+            run.train(
+                {
+                    m: Segment(model, images, order, batch, 0, 0)
+                    for m, model in zip(places, models, strict=True)
+                }
+            )
+        return state[0]
+
+    alone, meeting = trained(), threading.Barrier(2)
+
+    def lane() -> Iterator[bool]:
+        meeting.wait()
+        for _ in range(CAPTURES):
+            yield bool(torch.equal(trained(), alone))
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        _ = [torch.cuda.Stream(device) for _ in range(STREAMS)]
+    if all(found for found in fly([lane, lane], 2, device) if found is not None):
+        return None
+    return f"rows that depend on what another lane does with {architecture.id}, batch size {batch}"
+
+
+# What passed
+
+
+class Remembered:
+    """What passed on a device, in a file of the user's cache; nothing once the GPU, the driver, torch, Triton
+    or the sources differ.
+
+    Two processes that write at once may lose what one found, which is then checked again.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        driver = Path("/proc/driver/nvidia/version")
+        self.identity = {
+            "gpu": gpu,
+            "driver": driver.read_text(encoding="utf-8").splitlines()[0] if driver.exists() else "",
+            "torch": torch.__version__,
+            "triton": triton.__version__,
+            "sources": sources.digest(SOURCES),
+        }
+        self.path = _cache() / f"gpu-check-{re.sub('[^A-Za-z0-9]+', '-', gpu)}.json"
+
+    @property
+    def passed(self) -> list[str]:
+        try:
+            told = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not there, or damaged
+            return []
+        passed = told.pop("passed", None) if isinstance(told, dict) else None
+        return passed if told == self.identity and isinstance(passed, list) else []
+
+    def add(self, *names: str) -> None:
+        passed = list(dict.fromkeys(itertools.chain(self.passed, names)))
+        try:
+            with atomic_write(self.path) as temporary:
+                temporary.write_text(
+                    json.dumps({**self.identity, "passed": passed}, indent=1) + "\n", encoding="utf-8"
+                )
+        except ZooError as error:
+            print(f"the GPU's check will be made again: {error}", file=sys.stderr)
+
+
+def _cache() -> Path:
+    """The user's folder for what may be lost; of a user without a home, one beside other temporary files."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nws"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"nws-{os.getuid()}"

@@ -1,0 +1,350 @@
+"""A tiny cohort whose steps are compared with plain loops in float64, all that a step computes: what differs
+is named.
+
+Axes: M slots, B images, P weights.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from builder.plan import Model
+from builder.training import batches, update
+from builder.training.backend import Segment, aligned
+from builder.training.bank import Images
+from builder.training.gpu.backend import GpuStep, Run, State
+from builder.training.plain import PlainLoop
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import NUM_CLASSES, Architecture, Recipe
+
+# Of float32, relative in norm; the median over models. Rounding alone gives 5e-7 to 3e-5, the most where many
+# layers have batch-norm.
+GRADIENT_TOLERANCE = 1e-4
+# of each model: a max-pool tie, or a unit near a kink, that falls the other way moves a whole gradient
+TIE_TOLERANCE = 2e-3
+# the same two where products cut their factors: of five layers with ReLU a gradient was off by 0.6
+TF32_TOLERANCES = 0.3, 3.0
+UPDATE_TOLERANCE = 1e-5  # of each number, given the gradient, beside the largest number in its sum
+
+# steps that are compared; of each model the best gradient counts, since ties fall elsewhere in each
+LEAST_LOOKS, MOST_LOOKS = 2, 8
+GRADIENT = "the gradient"
+EMPTY = 1  # the slot without a model
+EVALUATED_IMAGES = 256
+
+
+def differs(
+    errors: Sequence[float], tolerances: tuple[float, float] = (GRADIENT_TOLERANCE, TIE_TOLERANCE)
+) -> bool:
+    """Whether relative errors of some models are more than rounding: their median, or one that no tie
+    explains.
+    """
+    median, each = tolerances
+    # NaN is never less
+    return not (all(error < each for error in errors) and statistics.median(errors) < median)
+
+
+class TinyCohort:
+    """Models of all activations and optimizers in slots, and plain loops in float64 beside them.
+
+    Args:
+        architecture: of the models.
+        batch: images in a step.
+        device: where both train.
+        tf32: whether products cut their factors.
+    """
+
+    def __init__(
+        self, architecture: Architecture, batch: int, device: torch.device, *, tf32: bool = False
+    ) -> None:
+        self.architecture, self.layout, self.batch = architecture, layout_of(architecture), batch
+        self.tolerances = TF32_TOLERANCES if tf32 else (GRADIENT_TOLERANCE, TIE_TOLERANCE)
+        self.models = tiny_models(architecture, batch)
+        self.places = [m for m in range(len(self.models) + 1) if m != EMPTY]
+        self.images = noise_images(architecture, MOST_LOOKS * batch, device)
+        self.loops = [NotingLoop(model, self.images) for model in self.models]
+        labels = self.images.train_labels
+        self.orders = [
+            batches.epoch_order(model, loop.parts, labels, 0)
+            for model, loop in zip(self.models, self.loops, strict=True)
+        ]
+        self.steps = [loop.epoch(0) for loop in self.loops]
+        self.trained = torch.cat([torch.full((spec.size,), spec.trained) for spec in self.layout.tensors]).to(
+            device
+        )
+        self.start = start_of(self.models, [loop.row for loop in self.loops], device)
+        self.step = GpuStep(architecture, device, tf32=tf32)
+        self.state = copy_of(self.start)
+        self.run = Run(architecture, self.step.products, self.state, batch)
+        # of each model so far, in the order of the step: the worst, but the best gradient
+        self.errors: dict[str, list[float]] = {}
+        self.clues: dict[str, list[float]] = {}  # the best, of what a wrong gradient is looked for in
+
+    def difference(self) -> str | None:
+        """What differs after some steps, or in the evaluation; None: nothing."""
+        found: str | None = None
+        for look in range(MOST_LOOKS):
+            self.look(look)
+            found = self._worst()
+            if look + 1 >= LEAST_LOOKS and found is None:
+                break
+        return found or self._evaluation()
+
+    def look(self, number: int) -> None:
+        """Take a step from the start and note how far it is from the plain loops'."""
+        for x, start in zip(self.state, self.start, strict=True):
+            x.copy_(start)
+        slots = zip(self.places, self.models, self.orders, strict=True)
+        losses = self.run.train(
+            {
+                m: Segment(model, self.images, order, self.batch, 0, number, number, 1)
+                for m, model, order in slots
+            }
+        )
+        for k, (m, loop) in enumerate(zip(self.places, self.loops, strict=True)):
+            loop.restart()
+            loss = loop.step(*next(self.steps[k]))
+            for name, error in self._errors(m, loop, float(losses[k]), loss):
+                self._keep(self.errors, name, k, error, worst=name != GRADIENT)
+            for name, error in self._clues(m, loop):
+                self._keep(self.clues, name, k, error, worst=False)
+
+    def _keep(self, errors: dict[str, list[float]], name: str, k: int, error: float, *, worst: bool) -> None:
+        error = error if error == error else float("inf")
+        kept = errors.setdefault(name, [0.0 if worst else float("inf")] * len(self.models))
+        kept[k] = max(kept[k], error) if worst else min(kept[k], error)
+
+    def _errors(
+        self, m: int, loop: NotingLoop, found_loss: float, loss: float
+    ) -> Iterator[tuple[str, float]]:
+        """What of a model is compared, in the order in which a step computes it."""
+        run, before = self.run, "the batch, by augment.load,"
+        for layer, entering in zip(run.layers.layers, run.layers.inputs(run.images), strict=True):
+            name = layer.product.layer
+            yield f"{before} that enters {name}", _error(entering[m], loop.entering[name])
+            yield f"the product of {name}, by products.forward,", _error(layer.y[m], loop.leaving[name])
+            before = (
+                f"{name}'s end (batch-norm, activation, pooling, dropout), by "
+                f"{'closing' if layer.is_conv else 'dense'}.close,"
+            )
+        yield "the loss, by kernels.cross_entropy,", abs(found_loss - loss) / abs(loss)
+        for spec in self.layout.tensors:
+            if not spec.trained:
+                yield (
+                    spec.name,
+                    _error(*(row[spec.offset : spec.stop] for row in (self.state[0][m], loop.row))),
+                )
+        yield GRADIENT, _error(self._gradient(m), loop.gradient)
+        yield "the update, by kernels.update,", self._update_error(m, loop)
+        touched = any(
+            (x[EMPTY] != start[EMPTY]).any() for x, start in zip(self.state, self.start, strict=True)
+        )
+        yield "a slot without a model", float(touched)
+
+    def _clues(self, m: int, loop: NotingLoop) -> Iterator[tuple[str, float]]:
+        """From the last layer to the first."""
+        whole, gradient = float(loop.gradient.norm()), self._gradient(m)
+        for layer in reversed(self.run.layers.layers):
+            name = layer.product.layer
+            assert layer.gradient is not None
+            error = _error(layer.gradient.dy[m], loop.towards[name])
+            yield (
+                (f"the gradient in the product of {name}, by products.input_gradient or closing.open_,"),
+                error,
+            )
+            for spec in self.layout.tensors:
+                if spec.trained and spec.layer == name:
+                    found, exact = (row[spec.offset : spec.stop] for row in (gradient, loop.gradient))
+                    # a bias before batch-norm has a gradient of rounding alone
+                    scale = max(float(exact.norm()), 1e-3 * whole)
+                    yield f"the gradient of {spec.name}", float((found - exact).norm()) / scale
+
+    def _gradient(self, m: int) -> torch.Tensor:
+        """[P] float64, with L2."""
+        return self.run.gradients[m].double() + self._l2(m)
+
+    def _l2(self, m: int) -> torch.Tensor:
+        """[P] float64, its part of the gradient."""
+        model = self.models[self.places.index(m)]
+        return 2 * model.recipe.l2 * self.run.kernels.double() * self.start[0][m].double()
+
+    def _update_error(self, m: int, loop: NotingLoop) -> float:
+        """The largest, of a row or its moments, against `builder.training.update.rule` with the gradient that
+        was found.
+        """
+        recipe = loop.model.recipe
+        rate = update.step_size(recipe.optimizer, recipe.learning_rate, loop.steps)
+        row, first, second = (x[m].double() for x in self.start)
+        gradient, l2, coefficients = (
+            self.run.gradients[m].double(),
+            self._l2(m),
+            update.COEFFICIENTS[recipe.optimizer],
+        )
+        exact = update.rule(row, gradient + l2, first, second, rate, coefficients)
+        # The same sums without what cancels in them.
+        scales = update.rule(-row.abs(), gradient.abs() + l2.abs(), first.abs(), second, rate, coefficients)
+        errors = [
+            (x[m] - new).abs() / scale.abs().clamp(min=1e-30)
+            for x, new, scale in zip(self.state, exact, scales, strict=True)
+        ]
+        return float(torch.stack(errors)[:, self.trained].nan_to_num(nan=float("inf")).max())
+
+    def _worst(self) -> str | None:
+        """The first of what differs, in words."""
+        for name, errors in self.errors.items():
+            exact = (UPDATE_TOLERANCE, UPDATE_TOLERANCE) if name.startswith("the update") else self.tolerances
+            if differs(errors, exact):
+                if name == GRADIENT:
+                    name, errors = next(
+                        ((n, e) for n, e in self.clues.items() if differs(e, exact)), (name, errors)
+                    )
+                return self._told(name, errors)
+        return None
+
+    def _evaluation(self) -> str | None:
+        """The rows after the last step, evaluated."""
+        pixels, labels = (
+            self.images.test_images[:EVALUATED_IMAGES],
+            self.images.test_labels[:EVALUATED_IMAGES],
+        )
+        errors = []
+        for m, model in zip(self.places, self.models, strict=True):
+            correct, losses = self.step.evaluate(
+                self.state[0][m : m + 1], model.recipe.activation, pixels, labels
+            )
+            plain_network = Network(self.architecture, model.recipe.activation).to(
+                pixels.device, torch.float64
+            )
+            with torch.no_grad():
+                logits = plain_network.load_row(self.state[0][m].double()).eval()(pixels)
+            first, second = logits.topk(2).values.unbind(1)
+            clear = first - second > self.tolerances[1] * logits.abs().amax(1)
+            wrong = clear & (correct[0] != (logits.argmax(1) == labels))
+            exact = F.cross_entropy(logits, labels, reduction="none")
+            error = _error(losses[0], exact)
+            errors.append(float("inf") if wrong.any() or error != error else error)
+        return (
+            self._told("the evaluation, by GpuStep.evaluate,", errors)
+            if differs(errors, self.tolerances)
+            else None
+        )
+
+    def _told(self, name: str, errors: list[float]) -> str:
+        worst = max(range(len(errors)), key=errors.__getitem__)
+        r = self.models[worst].recipe
+        recipe = (
+            f"{r.optimizer}, {r.activation}, dropout {r.dropout}, L2 {r.l2}, "
+            f"{'with' if r.augmentation else 'without'} augmentation"
+        )
+        return (
+            f"{name} off by {errors[worst]:.1e} with {self.architecture.id}, batch size {self.batch}, "
+            f"{recipe}"
+        )
+
+
+class NotingLoop(PlainLoop):
+    """A plain loop in float64 that starts anew at each step, and notes what went through the network."""
+
+    def __init__(self, model: Model, images: Images) -> None:
+        super().__init__(model, images)
+        self.start = self.row
+        # layer -> what, of its product
+        self.entering, self.leaving, self.towards = (dict[str, torch.Tensor]() for _ in range(3))
+        for layer in self.layout.layers:
+            self.network.get_submodule(layer).register_forward_hook(
+                lambda _, given, out, layer=layer: self._note(layer, given[0], out)
+            )
+
+    def _note(self, layer: str, given: torch.Tensor, out: torch.Tensor) -> None:
+        self.entering[layer], self.leaving[layer] = given.detach(), out.detach()
+        out.register_hook(lambda gradient: self.towards.__setitem__(layer, gradient))
+
+    def restart(self) -> None:
+        self.row = self.start
+        self.first.zero_()
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """[P] of the step since then, with L2."""
+        return self.first / update.COEFFICIENTS[self.model.recipe.optimizer].first_gain
+
+
+def tiny_models(architecture: Architecture, batch: int) -> list[Model]:
+    """A model of each activation and each optimizer; half of them augmented, with dropout and with L2, in
+    different pairs.
+    """
+    kinds = zip(
+        ("relu", "elu", "sigmoid", "tanh"),
+        ("adam", "rmsprop", "momentum", "sgd"),
+        (0.5, 0.3, 0.0, 0.3),
+        strict=True,
+    )
+    return [
+        Model(
+            "demo",
+            number,
+            seed=0,
+            recipe=Recipe(
+                architecture, "digits", 0.002, batch, optimizer, activation, "glorot_uniform",
+                augmentation=number % 2 == 1,
+                dropout=dropout, l2=1e-3 * (number > 1), validation_fraction=0.0, balanced=False,
+            ),
+            block=0,
+        )
+        for number, (activation, optimizer, dropout) in enumerate(kinds)
+    ]  # fmt: skip
+
+
+def noise_images(architecture: Architecture, count: int, device: torch.device) -> Images:
+    """Random pixels, among which hardly two windows are equal, as they are where images are black."""
+    shape = count, architecture.image_channels, architecture.image_size, architecture.image_size
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8)).to(device)
+    labels = torch.arange(count, device=device) % NUM_CLASSES
+    return Images(pixels, labels, pixels, labels, gray=False)
+
+
+def start_of(models: Sequence[Model], initial: Sequence[torch.Tensor], device: torch.device) -> State:
+    """Initial rows and random moments, [M, P] each, and a slot without a model at EMPTY; second moments that
+    do not move are 1.
+    """
+    layout, rows = layout_of(models[0].recipe.architecture), list(initial)
+    rows.insert(EMPTY, torch.full_like(rows[0], 0.5))
+    generator = torch.Generator().manual_seed(0)
+    size = len(rows), layout.num_weights
+    first, second = (
+        1e-2 * torch.randn(size, generator=generator),
+        1e-6 * (0.5 + torch.rand(size, generator=generator)),
+    )
+    second[
+        [
+            k + (k >= EMPTY)
+            for k, model in enumerate(models)
+            if not update.COEFFICIENTS[model.recipe.optimizer].second_gain
+        ]
+    ] = 1
+    first *= torch.cat([torch.full((spec.size,), float(spec.trained)) for spec in layout.tensors])
+    buffers = torch.zeros(3, len(rows), aligned(layout.num_weights), device=device)[
+        :, :, : layout.num_weights
+    ]
+    for buffer, x in zip(buffers, (torch.stack(rows), first, second), strict=True):
+        buffer.copy_(x)
+    return buffers[0], buffers[1], buffers[2]
+
+
+def copy_of(state: State) -> State:
+    """The same numbers in memory of their own, as strided."""
+    rows, first, second = (
+        torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x) for x in state
+    )
+    return rows, first, second
+
+
+def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """Relative in norm."""
+    return float((found.double().reshape(exact.shape) - exact).norm() / exact.norm())

@@ -1,0 +1,203 @@
+"""The step by plain torch, on any device: the networks of several models stacked by `torch.func`, torch's own
+kernels and gradients.
+
+On a CPU a cohort trains one model at a time, so rows have the same bits whatever else is trained. On a GPU
+torch's libraries choose their kernels by how many models are stacked: what a model trains beside may move the
+rounding of its row, though nothing more.
+
+Axes: M slots, K stacked models, B images, C channels, H W pixels, P weights.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.func import functional_call, grad, vmap
+
+from builder.training import batches, update
+from builder.training.backend import Segment
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.network import Network
+from nws_dataset.format.recipe import Architecture
+
+# models that go through the network together, at most: what gradients need takes memory for each
+STACKED = 16
+# of a model that are made ready at once: on a GPU that is as many kernels for one as for all
+PREPARED_IMAGES = 1024
+EVALUATION_IMAGES = 1000  # in one forward pass
+
+State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class TorchStep:
+    """`builder.training.backend.Step` for models of one architecture by `nws_dataset.format.network.Network`;
+    models with the same activation are stacked.
+
+    No number on the device has more precision than the rows: Apple's GPUs have no float64. What needs it is
+    computed on the host.
+
+    Args:
+        architecture: of all the models.
+        device: where the rows are.
+        dtype: of the rows.
+    """
+
+    def __init__(
+        self, architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.architecture, self.device, self.dtype = architecture, device, dtype
+        self.layout = layout_of(architecture)
+
+    def train(self, state: State, segments: Mapping[int, Segment]) -> torch.Tensor:
+        """See `builder.training.backend.Step`."""
+        stacks: dict[str, list[int]] = defaultdict(list)
+        for m, segment in segments.items():
+            stacks[segment.model.recipe.activation].append(m)
+        losses = torch.zeros(len(state[0]), dtype=self.dtype, device=self.device)
+        with library_precision():
+            for activation, slots in stacks.items():
+                for places in (slots[start : start + STACKED] for start in range(0, len(slots), STACKED)):
+                    stack = [x[places] for x in state]
+                    losses[places] = self._train_stack(activation, stack, [segments[m] for m in places])
+                    for x, trained in zip(state, stack, strict=True):
+                        x[places] = trained
+        return losses[list(segments)]
+
+    def _train_stack(
+        self, activation: str, state: Sequence[torch.Tensor], segments: Sequence[Segment]
+    ) -> torch.Tensor:
+        """The steps of models with the same activation; rows and moments, [K, P] each, change in place.
+
+        Returns the summed losses, [K].
+        """
+        network, recipes = (
+            _network(self.architecture, activation).train(),
+            [segment.model.recipe for segment in segments],
+        )
+        gradient = vmap(grad(functools.partial(self._objective, network), has_aux=True))
+        rows, first, second = state
+        gradients = torch.zeros_like(rows)  # stays 0 at the running statistics, which no gradient reaches
+        tensors, slopes = self.layout.views(rows), self.layout.views(gradients)
+        weights = {name: x for name, x in tensors.items() if self.layout[name].trained}
+        # contiguous, else they would not move
+        statistics = {name: x.clone() for name, x in tensors.items() if name not in weights}
+        l2 = self._numbers([recipe.l2 for recipe in recipes])
+        coefficients = self._numbers([update.COEFFICIENTS[recipe.optimizer] for recipe in recipes]).T[
+            :, :, None
+        ]
+        rates = self._numbers([segment.rates() for segment in segments])
+        losses = torch.zeros_like(l2)
+        for step, batch in enumerate(self._batches(segments)):
+            found, loss = gradient(weights, statistics, *batch, l2)
+            for name, slope in found.items():
+                slopes[name].copy_(slope)
+            new = update.rule(rows, gradients, first, second, rates[:, step, None], coefficients)
+            for x, value in zip(state, new, strict=True):
+                x.copy_(value)
+            losses += loss
+        for name, x in statistics.items():
+            tensors[name].copy_(x)
+        return losses
+
+    def _objective(
+        self,
+        network: Network,
+        weights: dict[str, torch.Tensor],
+        statistics: dict[str, torch.Tensor],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        masks: dict[str, torch.Tensor],
+        l2: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One model's loss with L2, and without; moves the running statistics."""
+        loss = F.cross_entropy(functional_call(network, {**weights, **statistics}, (images, masks)), labels)
+        kernels = [
+            weight.square().sum() for name, weight in weights.items() if self.layout[name].kind == "weight"
+        ]
+        return loss + l2 * torch.stack(kernels).sum(), loss
+
+    def _batches(
+        self, segments: Sequence[Segment]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
+        """Images [K, B, C, H, W], labels [K, B] and factors of dropout of each step."""
+        size = segments[0].batch
+        for orders in zip(
+            *(segment.order.split(max(1, PREPARED_IMAGES // size) * size) for segment in segments),
+            strict=True,
+        ):
+            images, labels, masks = [], [], []
+            for segment, index in zip(segments, orders, strict=True):
+                model, epoch = segment.model, segment.epoch
+                images.append(batches.training_images(model, segment.images, index, epoch, self.dtype))
+                labels.append(segment.images.train_labels[index])
+                masks.append(batches.dropout_masks(model, index, epoch, self.dtype))
+            factors = {
+                layer: torch.stack([mask[layer] for mask in masks]).to(self.device) for layer in masks[0]
+            }
+            stacked = torch.stack(images), torch.stack(labels).to(self.device)
+            for start in range(0, len(orders[0]), size):
+                here = slice(start, start + size)
+                yield (
+                    stacked[0][:, here],
+                    stacked[1][:, here],
+                    {layer: factor[:, here] for layer, factor in factors.items()},
+                )
+
+    def _numbers(self, numbers: Sequence[object]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=self.dtype, device=self.device)
+
+    @torch.no_grad()
+    def evaluate(
+        self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `builder.training.backend.Step`; one network after the other, so that its numbers do not depend
+        on the others. Answers on the host.
+        """
+        network = _network(self.architecture, activation).eval()
+        blocks, expected = images.split(EVALUATION_IMAGES), labels.to(self.device)
+        correct, losses = [], []
+        with library_precision():
+            for row in rows:
+                weights = self.layout.views(row)
+                logits = torch.cat(
+                    [functional_call(network, weights, (block.to(self.dtype).div_(255),)) for block in blocks]
+                )
+                correct.append(logits.argmax(1) == expected)
+                losses.append(F.cross_entropy(logits, expected, reduction="none"))
+        return torch.stack(correct).cpu(), torch.stack(losses).cpu()
+
+
+def _network(architecture: Architecture, activation: str) -> Network:
+    """A network without numbers of its own, for `functional_call`."""
+    with torch.device("meta"):
+        network = Network(architecture, activation)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.num_batches_tracked = None  # `torch.func` lets nothing count in place
+    return network
+
+
+@contextmanager
+def library_precision(tf32: bool = False, *, fastest: bool = False) -> Iterator[None]:
+    """Products of cuDNN and cuBLAS in float32, or with `tf32` in TF32.
+
+    Args:
+        tf32: whether factors are cut to 10 bits.
+        fastest: time cuDNN's algorithms for each shape and take the fastest, whichever that is; else one that
+            repeats.
+    """
+    matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=fastest, deterministic=not fastest, allow_tf32=tf32
+    ):
+        matmul.allow_tf32 = tf32
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before

@@ -1,0 +1,347 @@
+"""Trains models: on a CPU each core trains models of its own, in a process of its own; on a GPU one process
+trains cohort after cohort.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import parent_process, resource_tracker
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from builder import store
+from builder.plan import Model
+from builder.progress import Occupancy, compiling_kernels, finding_kernels
+from builder.trained import Summary, Trained, summary
+from builder.training import bank
+from builder.training.bank import Images
+from builder.training.device import cores, lanes_of, make_step, slots_of
+from builder.training.memory import Room, Stopped
+from builder.training.streams import HEARTBEAT_SECONDS, fly
+from builder.training.train import Cohort
+from nws_dataset.errors import ZooError
+from nws_dataset.format.manifest import STAGING
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import Subset
+
+if TYPE_CHECKING:
+    from builder.training.gpu.warmup import Work
+
+CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+_loading = threading.Lock()  # lanes must not load an image set twice
+
+
+@dataclass(frozen=True)
+class Training:
+    """Trains models of a subset on a device; a subclass knows where images come from and where trained models
+    go.
+    """
+
+    subset: Subset
+    device: str
+    tf32: bool = False
+    backend: str = "fast"
+    # by this process
+    loaded: dict[tuple[str, int, int], Images] = field(default_factory=dict, compare=False, kw_only=True)
+
+    @property
+    def spool(self) -> Path | None:
+        """Folder for the exports of models in training; None: a temporary one."""
+        return None
+
+    def load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+        """An image set for an architecture's input, on the device."""
+        raise NotImplementedError
+
+    def deliver(self, trained: Trained, seconds: float) -> Any:
+        """Hand on a model whose cohort began so many seconds ago; what is returned is what `run` yields."""
+        raise NotImplementedError
+
+    def count_epochs(self, number: int) -> None:
+        """Take note that models have trained so many epochs more; of what was in vain, so many fewer."""
+
+    def run(
+        self,
+        models: list[Model],
+        slots: int = 1,
+        *,
+        occupancy: Occupancy | None = None,
+        room: Room | None = None,
+    ) -> Generator[Any, None, None]:
+        """Train models of one cohort and deliver each.
+
+        Args:
+            models: of one cohort.
+            slots: how many train together.
+            occupancy: takes note of the slots' use.
+            room: in a GPU's memory; once its `stopped` is set, the training ends at a model's next epoch.
+        """
+        start, stopped = time.monotonic(), None if room is None else room.stopped
+        train = partial(self._train, occupancy=occupancy, stopped=stopped)
+        for trained in train(models, slots) if room is None else room.fit(models, slots, train):
+            yield self.deliver(trained, time.monotonic() - start)
+
+    def _train(
+        self, models: list[Model], slots: int, *, occupancy: Occupancy | None, stopped: threading.Event | None
+    ) -> Iterator[Trained]:
+        in_vain = 0  # epochs of models that did not finish
+
+        def on_epoch() -> None:
+            nonlocal in_vain
+            in_vain += 1
+            self.count_epochs(1)
+            if stopped is not None and stopped.is_set():
+                raise Stopped
+
+        architecture, device = models[0].recipe.architecture, torch.device(self.device)
+        if device.type == "cuda" and self.backend == "fast":
+            from builder.training.gpu.startup import require  # needs Triton
+
+            require(models[0], device, tf32=self.tf32)
+        images = {
+            name: self._loaded(name, architecture, device)
+            for name in {model.recipe.dataset for model in models}
+        }
+        step = make_step(architecture, device, backend=self.backend, tf32=self.tf32)
+        cohort = Cohort(
+            self.subset,
+            architecture,
+            images,
+            device=device,
+            slots=slots,
+            spool=self.spool,
+            on_epoch=on_epoch,
+            step=step,
+            occupancy=occupancy,
+        )
+        try:
+            for trained in cohort.train(models):
+                in_vain -= trained.epochs
+                yield trained
+        finally:
+            self.count_epochs(-in_vain)
+
+    def _loaded(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+        """An image set, once for all cohorts with such an input: on a GPU they share the copy there."""
+        key = dataset, architecture.image_channels, architecture.image_size
+        with _loading:
+            if key not in self.loaded:
+                self.loaded[key] = self.load(dataset, architecture, device)
+            return self.loaded[key]
+
+    def run_cohorts(self, models: list[Model], occupancy: Occupancy) -> Generator[Any, None, None]:
+        """Train models on a GPU, several cohorts at a time."""
+        cohorts: dict[Any, list[Model]] = defaultdict(list)
+        for model in models:
+            cohorts[model.cohort].append(model)
+        lanes, stopped = min(lanes_of(self.backend), len(cohorts)), threading.Event()
+        room = Room(lanes, stopped)
+        jobs = [
+            partial(self.run, members, slots_of(len(members)), occupancy=occupancy, room=room)
+            # the longest first: a long one at the end would fly alone
+            for members in sorted(cohorts.values(), key=len, reverse=True)
+        ]
+        yield from fly(jobs, lanes, torch.device(self.device), stopped)
+
+    def compile_kernels(self, models: list[Model]) -> None:
+        """Compile what `run_cohorts` will launch for some models on a GPU."""
+        from builder.training.gpu import warmup  # only here: it needs Triton
+
+        inputs, device = (
+            {model.recipe.dataset: model.recipe.architecture for model in models},
+            torch.device(self.device),
+        )
+        images = {name: self._loaded(name, architecture, device) for name, architecture in inputs.items()}
+        counts = {name: (len(found.train_labels), len(found.test_labels)) for name, found in images.items()}
+        compile_before(warmup.work_of(models, counts, tf32=self.tf32))
+
+
+@dataclass(frozen=True)
+class Task(Training):
+    """Training on this machine: any process of it reads images from, and stages models in, the folder."""
+
+    out: Path = field(kw_only=True)
+    # trained so far, by all processes
+    epochs: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))
+    # not 0 once a process has begun
+    started: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))
+
+    @property
+    def images(self) -> Path:
+        return self.out / STAGING / "images" / self.subset.name
+
+    @property
+    def spool(self) -> Path:
+        return self.out / STAGING
+
+    def load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+        return bank.load(dataset, architecture, device, self.images)
+
+    def deliver(self, trained: Trained, seconds: float) -> Summary:
+        store.stage(self.out, trained)
+        return summary(trained, seconds)
+
+    def count_epochs(self, number: int) -> None:
+        with self.epochs.get_lock():
+            self.epochs.value += number
+
+
+def compile_before(work: Iterable[Work]) -> None:
+    """Compile what some work will launch on a GPU, on all cores.
+
+    The launches find it on disk, and compile what they do not find; so what goes wrong here costs time alone,
+    and is said.
+    """
+    from builder.training.gpu import warmup  # only here: it needs Triton
+
+    pool = ProcessPoolExecutor(cores(), CONTEXT, initializer=_start_compiler, initargs=(warmup.target(),))
+    resource_tracker.ensure_running()
+    try:
+        with finding_kernels():
+            with _interrupts_held():
+                recorded = [pool.submit(warmup.record, part) for part in work]
+            variants = dict.fromkeys(itertools.chain.from_iterable(future.result() for future in recorded))
+        with _interrupts_held():
+            compiled = [pool.submit(warmup.compile_variant, variant) for variant in variants]
+        for future in compiling_kernels(as_completed(compiled), len(compiled)):
+            future.result()
+    except Exception as error:  # of any kind: Triton's inner parts differ from version to version
+        print(
+            f"kernels are compiled one by one, as the GPU needs them ({type(error).__name__}: {error})",
+            file=sys.stderr,
+        )
+    finally:
+        _stop(pool)
+
+
+# Worker processes: on a CPU a model's step stays in one core's cache.
+
+_task: Task | None = None
+
+
+def run_on_processes(
+    task: Task, models: list[Model], workers: int | None, occupancy: Occupancy
+) -> Generator[Summary | None, None, None]:
+    """Train models one a process; summaries come as models finish, and None at every heartbeat without
+    one.
+    """
+    if not models:
+        return
+    count, before = min(workers or cores(), len(models)), time.monotonic()
+    pool = ProcessPoolExecutor(count, CONTEXT, initializer=_start_worker, initargs=(task,))
+    queue, pending = iter(models), set[Future[Summary]]()
+    resource_tracker.ensure_running()  # else the first submit starts it, and that lets Ctrl-C through
+    try:
+        while True:
+            with _interrupts_held():  # submit starts processes
+                pending |= {
+                    pool.submit(_train_one, model)
+                    for model in itertools.islice(queue, 2 * count - len(pending))
+                }
+            if not pending:
+                break
+            finished, pending = wait(pending, HEARTBEAT_SECONDS, FIRST_COMPLETED)
+            if not finished:
+                yield None
+            for future in finished:
+                result, now = future.result(), time.monotonic()
+                occupancy.add(result.seconds, count * (now - before))
+                before = now
+                yield result
+    except BrokenProcessPool as error:
+        if not task.started.value:
+            do = (
+                'in a script, call it below `if __name__ == "__main__":`, since each of them imports the '
+                "script that starts them"
+            )
+            raise ZooError("a worker process", expected="to start", found="it ended before", do=do) from error
+        raise ZooError(
+            "a worker process",
+            expected="to finish its model",
+            found="it was ended (out of memory?)",
+            do="run again",
+        ) from error
+    finally:
+        _stop(pool)
+
+
+def is_script_of_worker() -> bool:
+    """Whether this process is a worker that has just begun and imports the script that started it."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block ends, and processes that are started in it never take it.
+
+    It reaches all processes of a terminal, and this one decides. The mask is what children inherit; here any
+    thread may take the signal.
+    """
+    held: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ctrl-C interrupts nothing
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number)) if in_main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the workers now: what they were at is trained again by the next run."""
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+
+
+def _start_worker(task: Task) -> None:
+    global _task
+    _task = task
+    task.started.value = 1
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _start_compiler(target: Any) -> None:
+    from builder.training.gpu import warmup
+
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    warmup.pretend(target)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, as after SIGKILL."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _train_one(model: Model) -> Summary:
+    assert _task is not None
+    (result,) = _task.run([model])
+    return result

@@ -1,0 +1,1 @@
+"""The baselines: estimators that learn from rows, slices and statistics."""

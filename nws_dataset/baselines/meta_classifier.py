@@ -1,0 +1,765 @@
+"""The deep meta-classifier: reads a property of a training off slices of the weights (Eilertsen et al. 2020,
+arXiv 2002.05688).
+
+`DeepMetaClassifier` tells classes (optimizer, initialization, ...), `DeepMetaRegressor` numbers (learning
+rate, test accuracy).
+
+Axes: N rows, S slices of a row, B slices of a batch, L weights in a slice, C outputs of the network (classes,
+or 1).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils import assert_all_finite, check_consistent_length, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from nws_dataset.baselines.saving import (
+    FACTS,
+    WHOLE_MOST,
+    Legal,
+    Saved,
+    array,
+    check_both,
+    check_numeric,
+    check_size,
+    numbers,
+    strings,
+    whole,
+)
+from nws_dataset.baselines.saving import LARGEST as LARGEST_NUMBER
+from nws_dataset.errors import ValueZooError, ZooError, reason
+from nws_dataset.format.layout import MAX_WEIGHTS
+from nws_dataset.views.slices import (
+    BYTES,
+    ArrayRows,
+    Chosen,
+    Source,
+    check_device,
+    check_finite,
+    even_starts,
+    on_device,
+    prefetched,
+)
+
+LONG_SLICE = 40_000  # longer slices go through the deeper stack
+# Channels of the convolutions, "pool" for a max-pool of 2, "pool?" for one that only happens while the signal
+# is longer than 50.
+SHALLOW_STACK = (8, "pool", 16, "pool", 32, 64, "pool", 128, 256, *("pool?", 256) * 6, "pool")
+DEEP_STACK = tuple(
+    itertools.chain(
+        *((c, "pool") for c in (8, 16, 32, 64, *[128] * 5)), (128, 256, "pool"), (256, 256, "pool") * 2
+    )
+)
+DENSE = (1024, 1024, 1024, 1024, 64)
+SHORT_SIGNAL = 50
+FEWEST_UNITS = 32  # of a dense layer, however slim the network: less is a bottleneck
+DECAY, NUM_DECAYS = 0.95, 50  # the learning rate falls by this factor, so many times over the training
+# raw weights are clipped to this size: the larger ones of diverged nets would overflow in a few layers
+LARGEST = 1e4
+NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
+PREDICTED_AT_ONCE, PREDICTED_WEIGHTS = 256, 1 << 22  # slices, and weights in them: at most
+LARGEST_RATIO = 1e37  # of a weight to linear_below: asinh of more is infinite in float32
+MAX_LENGTH, MAX_WIDTH, MAX_CLASSES, MAX_SLICES = 1 << 24, 1000.0, 10**6, 10**4
+NETWORK = "network_"  # the attribute; its tensors are saved as network_.<name>
+LOSSES = ("absolute_error", "squared_error")  # of a regressor
+Positions = Sequence[float] | np.ndarray
+LEAST_PROBABILITY = 1e-12  # of the true class, in the validation loss
+
+
+def build_network(slice_length: int, num_outputs: int, width: float = 1.0, dropout: float = 0.5) -> Any:
+    """The paper's network on slices.
+
+    Convolutions of width 5 (ReLU, then batch-norm) and max-pools, then dense layers (ReLU, batch-norm,
+    dropout).
+
+    Args:
+        slice_length: L; beyond 40,000 the deeper stack with 12 pools is taken. A pool that would leave
+            nothing is left out.
+        num_outputs: C, classes or 1.
+        width: factor on the channels and units; 1 is the paper's.
+        dropout: probability that a dense unit is dropped.
+
+    Returns:
+        a torch module from [B, L] to logits [B, C]. Needs torch.
+
+    Example:
+        >>> import torch
+        >>> build_network(5000, 4, width=0.125).eval()(torch.zeros(2, 5000)).shape
+        torch.Size([2, 4])
+    """
+    import torch
+    from torch import nn
+
+    # A signal is an image of height 1: in two dimensions there is the channels-last format, up to four times
+    # as fast on a CPU.
+    slice_length = int(slice_length)  # torch takes no integers of numpy
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, 1, slice_length))]
+    channels, length = 1, slice_length
+    for item in DEEP_STACK if slice_length > LONG_SLICE else SHALLOW_STACK:
+        if isinstance(item, int):
+            units = max(4, round(item * width))
+            layers += [
+                nn.Conv2d(channels, units, (1, 5), padding=(0, 2)),
+                nn.ReLU(),
+                nn.BatchNorm2d(units, NORM_EPSILON, NORM_MOMENTUM),
+            ]
+            channels = units
+        elif length > (SHORT_SIGNAL if item == "pool?" else 1):
+            layers.append(nn.MaxPool2d((1, 2)))
+            length //= 2
+    layers.append(nn.Flatten())
+    inputs = channels * length
+    for item in DENSE:
+        units = max(FEWEST_UNITS, round(item * width))
+        layers += [
+            nn.Linear(inputs, units),
+            nn.ReLU(),
+            nn.BatchNorm1d(units, NORM_EPSILON, NORM_MOMENTUM),
+            nn.Dropout(dropout),
+        ]
+        inputs = units
+    network = nn.Sequential(*layers, nn.Linear(inputs, num_outputs))
+    _initialize(network)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _initialize(network: Any) -> None:
+    """Glorot-normal weights, zero biases."""
+    from torch import nn
+
+    for module in network:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _places(positions: Positions) -> np.ndarray:
+    """Positions of slices, checked."""
+    try:
+        places = np.asarray(positions, np.float64)
+    except (TypeError, ValueError):
+        places = np.empty((0, 0))
+    if places.ndim != 1 or not len(places) or not ((places >= 0) & (places <= 1)).all():
+        do = "give places in a row: 0 is its beginning, 1 its end"
+        raise ValueZooError(
+            "positions", expected="one or more numbers from 0 to 1", found=repr(positions), do=do
+        )
+    return places
+
+
+def _ragged(X: Any) -> list[np.ndarray] | None:
+    """Rows of any lengths, [P_i] float32, given as a list, an object array or a pandas Series of arrays or
+    lists; None for a matrix.
+
+    Raises:
+        ZooError: if there are no rows, or one is not numbers in one dimension.
+    """
+    if isinstance(X, np.ndarray) and X.dtype != object:
+        return None
+    # an object array or Series
+    if not isinstance(X, list | tuple) and not (hasattr(X, "dtype") and getattr(X, "ndim", 0) == 1):
+        return None
+    rows = list(X)
+    if not rows:
+        raise ZooError("X", expected="rows of weights", found="none", do="give at least one")
+    lengths = {len(row) if isinstance(row, list | tuple) else None for row in rows}
+    if len(lengths) == 1 and not any(isinstance(row, np.ndarray) for row in rows):
+        return None  # a matrix as lists, or what is no row at all: scikit-learn checks it
+    found: list[np.ndarray] = []
+    for i, row in enumerate(rows):
+        try:
+            given = np.asarray(row)
+            found.append(
+                np.empty((0, 0), np.float32)
+                if given.dtype.kind == "c"
+                else given.astype(np.float32, copy=False)
+            )
+        except (RuntimeError, TypeError, ValueError):  # RuntimeError: tensors of torch that learn
+            found.append(np.empty((0, 0), np.float32))
+        if found[-1].ndim != 1:
+            told = f"{type(row).__name__} of {getattr(row, 'dtype', 'other things')}"
+            raise ZooError(
+                f"row {i} of X",
+                expected="numbers in one dimension",
+                found=told,
+                do="give each row as [P] float32",
+            )
+    return found
+
+
+class DeepMetaEstimator(Saved, BaseEstimator):
+    """What the meta-classifier and the meta-regressor share: all but the meaning of the network's outputs.
+
+    Not for use by itself.
+
+    Args:
+        slice_length: L, weights in a slice.
+        epochs: passes over the training rows.
+        slices_per_row: slices at random places that an epoch takes from each row.
+        slices_per_prediction: slices, evenly spread over the row, that a prediction averages over.
+        width: factor on the network's channels and units.
+        dropout: probability that a dense unit is dropped in training.
+        batch_size: slices a step.
+        learning_rate: of Adam; multiplied by 0.95 fifty times over the training.
+        validation_fraction: part of the groups that is held out when `fit` is given no validation rows. The
+            network after the epoch that is best on them is kept; without validation rows, the last one.
+        linear_below: give the network asinh(w / linear_below), linear in smaller weights and logarithmic in
+            larger ones, so that where nets of very different scales meet in a batch, batch-norm does not hide
+            the small ones. None: raw weights, as in the paper.
+        loss: of a regressor, "absolute_error" (the paper's) or "squared_error"; a classifier minimises the
+            cross-entropy.
+        device: torch device. On a GPU, training rows that fit into half of its free memory stay there.
+        random_state: seed of everything random.
+        progress: called after each epoch with the newest entry of `history_`.
+    """
+
+    _legal: ClassVar[Mapping[str, Legal]] = {
+        "slice_length": Legal(1, MAX_LENGTH, whole=True),
+        "epochs": Legal(1, WHOLE_MOST, whole=True),
+        "slices_per_row": Legal(1, WHOLE_MOST, whole=True),
+        "slices_per_prediction": Legal(1, MAX_SLICES, whole=True),
+        "width": Legal(0, MAX_WIDTH, open_low=True),
+        "dropout": Legal(0, 1, open_high=True),
+        "batch_size": Legal(2, WHOLE_MOST, whole=True),  # batch-norm needs two slices
+        "learning_rate": Legal(open_low=True),
+        "validation_fraction": Legal(0, 1, open_high=True),
+        "linear_below": Legal(1e-30, 1e20, none=True),
+        "loss": Legal(choices=LOSSES),
+    }
+
+    def __init__(
+        self,
+        *,
+        slice_length: int = 5000,
+        epochs: int = 50,
+        slices_per_row: int = 1,
+        slices_per_prediction: int = 8,
+        width: float = 1.0,
+        dropout: float = 0.5,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        validation_fraction: float = 0.1,
+        linear_below: float | None = None,
+        loss: str = "absolute_error",
+        device: str = "cpu",
+        random_state: Any = None,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.slice_length = slice_length
+        self.epochs = epochs
+        self.slices_per_row = slices_per_row
+        self.slices_per_prediction = slices_per_prediction
+        self.width = width
+        self.dropout = dropout
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
+        self.linear_below = linear_below
+        self.loss = loss
+        self.device = device
+        self.random_state = random_state
+        self.progress = progress
+
+    def check_parameters(self) -> None:
+        """As `Saved.check_parameters`; what is called after an epoch too."""
+        super().check_parameters()
+        if self.progress is not None and not callable(self.progress):
+            raise ValueZooError(
+                "progress",
+                expected="a function, or None",
+                found=repr(self.progress),
+                do="choose another value",
+            )
+
+    def fit(
+        self, X: Any, y: Any, groups: Any = None, X_validation: Any = None, y_validation: Any = None
+    ) -> Any:
+        """Train on rows.
+
+        Args:
+            X: [N, P] array, N one-dimensional arrays of any lengths (views of files: only slices of them are
+                copied), or `ZooRows`.
+            y: [N] labels, or numbers for a regressor.
+            groups: [N] the model of each row, when several snapshots of one are given: a model is in training
+                or in validation, never in both. None: every row by itself.
+            X_validation: rows of other models, by which the epoch is chosen; None: a part of X is cut off.
+            y_validation: what belongs to them.
+
+        Returns:
+            self.
+
+        Raises:
+            ZooError: if there are fewer than two classes or two training rows, or a weight is not finite.
+            ValueError: if X, y and groups differ in length.
+        """
+        import torch
+
+        self.check_parameters()
+        check_both(X_validation, y_validation)
+        check_device("device", self.device, "choose one that is there")
+        source, random = self._rows(X, fitting=True), check_random_state(self.random_state)
+        y = self._targets("y", y)
+        groups = np.arange(len(y)) if groups is None else column_or_1d(groups)
+        check_consistent_length(source.lengths, y, groups)
+        if not (groups == groups).all():
+            raise ValueZooError(
+                "groups", expected="the model of each row", found="NaN", do="give every row one"
+            )
+        rows: Source
+        held_out: Source
+        if X_validation is None:
+            training, validation = self._split(groups, random)
+            rows, targets = Chosen(source, training), y[training]
+            held_out, truth = Chosen(source, validation), y[validation]
+        else:
+            rows, targets, held_out, truth = (
+                source,
+                y,
+                self._rows(X_validation),
+                self._targets("y_validation", y_validation),
+            )
+            check_consistent_length(held_out.lengths, truth)
+        encode = self._learn_targets(y)
+        cuda = self.device.startswith("cuda")
+        with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            with torch.device("meta"):  # shapes alone
+                state = build_network(
+                    self.slice_length, self._num_outputs(), self.width, self.dropout
+                ).state_dict()
+            check_size("slice_length, width", sum(tensor.numel() for tensor in state.values()), BYTES)
+            torch.manual_seed(int(random.randint(2**31 - 1)))
+            self.network_ = build_network(
+                self.slice_length, self._num_outputs(), self.width, self.dropout
+            ).to(self.device)
+            self._train(
+                on_device(rows, self.device) if cuda else rows, encode(targets), held_out, truth, random
+            )
+        self.network_.eval()
+        return self
+
+    def _train(
+        self,
+        rows: Source,
+        targets: np.ndarray,
+        held_out: Source,
+        truth: np.ndarray,
+        random: np.random.RandomState,
+    ) -> None:
+        """Train for all epochs; keep the network after the one that is best on the rows held out."""
+        self.history_: list[dict[str, Any]] = []
+        self.best_epoch_, best, state = self.epochs, float("inf"), None
+        for epoch, trained in enumerate(self._epochs(rows, targets, random), 1):
+            loss, score = self._validation(self._outputs(held_out), truth) if len(truth) else (None, None)
+            self.history_.append(
+                {
+                    "epoch": epoch,
+                    "epochs": self.epochs,
+                    **trained,
+                    "validation_loss": loss,
+                    "validation_score": score,
+                }
+            )
+            if loss is not None and loss < best:
+                self.best_epoch_, best = epoch, loss
+                state = {name: tensor.clone() for name, tensor in self.network_.state_dict().items()}
+            if self.progress is not None:
+                self.progress(self.history_[-1])
+        if state is not None:
+            self.network_.load_state_dict(state)
+        if not all(bool(tensor.isfinite().all()) for tensor in self.network_.state_dict().values()):
+            do = "choose a smaller learning_rate, or linear_below"
+            raise ValueZooError(
+                "fit", expected="a network of finite weights", found="one that diverged", do=do
+            )
+
+    def _epochs(
+        self, rows: Source, targets: np.ndarray, random: np.random.RandomState
+    ) -> Iterator[dict[str, float]]:
+        """Train an epoch at a time; yields its mean loss, its seconds, and how many of them it waited for
+        slices.
+        """
+        import torch
+
+        if len(targets) < 2:
+            raise ZooError(
+                "fit", expected="two training rows or more", found=str(len(targets)), do="give more rows"
+            )
+        optimizer = torch.optim.Adam(self.network_.parameters(), self.learning_rate, fused=True)
+        batch_size, per_row = int(self.batch_size), int(self.slices_per_row)  # those of numpy overflow
+        steps = max(1, len(targets) * per_row // batch_size)  # a partial last batch is dropped
+        for epoch in range(self.epochs):
+            self.network_.train()
+            order = random.permutation(np.repeat(np.arange(len(targets)), per_row))
+            starts = random.randint(0, np.maximum(0, rows.lengths[order] - self.slice_length) + 1)
+            parts = [slice(i * batch_size, (i + 1) * batch_size) for i in range(steps)]
+            batches = prefetched(functools.partial(self._batch, rows, targets, order, starts), parts)
+            total, waited, started = torch.zeros((), device=self.device), 0.0, time.perf_counter()
+            for i in range(steps):
+                asked = time.perf_counter()
+                slices_BL, target = next(batches)
+                waited += time.perf_counter() - asked
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate * DECAY ** int(
+                        NUM_DECAYS * (epoch * steps + i) / (int(self.epochs) * steps)
+                    )
+                loss = self._loss(self._network(slices_BL), target)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.detach()
+            yield {"loss": float(total) / steps, "seconds": time.perf_counter() - started, "waited": waited}
+
+    def _outputs(self, X: Any, positions: Positions | None = None) -> np.ndarray:
+        """[N, C]: what the network says of rows, the mean over their slices."""
+        import torch
+
+        source = self._rows(X)
+        spread = np.linspace(0, 1, self.slices_per_prediction) if positions is None else _places(positions)
+        starts_NS = even_starts(source.lengths, self.slice_length, spread)
+        numbers, starts = np.repeat(np.arange(len(starts_NS)), starts_NS.shape[1]), starts_NS.ravel()
+        at_once = max(
+            1,
+            min(
+                PREDICTED_AT_ONCE,
+                PREDICTED_WEIGHTS // (int(self.slice_length) * max(1, math.ceil(self.width))),
+            ),
+        )
+        parts = [slice(i, i + at_once) for i in range(0, len(starts), at_once)]
+        self.network_.eval()
+        outputs = [np.empty((0, self._num_outputs()))]
+        with torch.inference_mode():
+            for slices_BL in prefetched(lambda part: self._input(source, numbers[part], starts[part]), parts):
+                outputs.append(self._decoded(self._network(slices_BL)).double().cpu().numpy())
+        return np.concatenate(outputs).reshape(*starts_NS.shape, -1).mean(axis=1)
+
+    def _network(self, slices_BL: Any) -> Any:
+        """The network's outputs [B, C] for weights."""
+        import torch
+
+        if self.linear_below is None:
+            return self.network_(slices_BL.clamp(-LARGEST, LARGEST))
+        return self.network_(
+            torch.asinh((slices_BL / self.linear_below).clamp_(-LARGEST_RATIO, LARGEST_RATIO))
+        )
+
+    def _input(self, source: Source, numbers: np.ndarray, starts: np.ndarray) -> Any:
+        """Slices [B, L] on the device."""
+        import torch
+
+        batch_BL = source.slices(numbers, starts, self.slice_length)
+        if isinstance(batch_BL, np.ndarray):
+            check_finite(batch_BL, numbers)
+            return torch.from_numpy(batch_BL).to(self.device)
+        return batch_BL
+
+    def _batch(
+        self, rows: Source, targets: np.ndarray, order: np.ndarray, starts: np.ndarray, part: slice
+    ) -> tuple[Any, Any]:
+        """Slices [B, L] and targets [B] of a part of an epoch, on the device."""
+        import torch
+
+        return self._input(rows, order[part], starts[part]), torch.from_numpy(targets[order[part]]).to(
+            self.device
+        )
+
+    def _rows(self, X: Any, fitting: bool = False) -> Source:
+        """What slices are taken from: a row at least."""
+        # float64 that float32 does not hold: rows that are not finite, which are refused by name
+        with np.errstate(over="ignore"):
+            source = self._source(X, fitting)
+        if not len(source.lengths):
+            raise ValueZooError("X", expected="rows of weights", found="none", do="give at least one")
+        return source
+
+    def _source(self, X: Any, fitting: bool) -> Source:
+        if hasattr(X, "slices"):
+            return X
+        if isinstance(X, Mapping | Iterator | Set | str | bytes) and not hasattr(X, "shape"):
+            raise ValueZooError(
+                "X",
+                expected="rows of weights",
+                found=type(X).__name__,
+                do="give an array, a list of arrays, or ZooRows",
+            )
+        ragged = _ragged(X)
+        if ragged is not None:
+            return ArrayRows(ragged)
+        return ArrayRows(validate_data(self, X, reset=fitting, dtype=np.float32, ensure_all_finite=False))
+
+    def _split(self, groups: np.ndarray, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the training and the validation rows."""
+        try:
+            names = np.unique(groups)
+        except TypeError as error:
+            raise ValueZooError(
+                "groups",
+                expected="names of one kind",
+                found=reason(error),
+                do="make all of them texts, or numbers",
+            ) from error
+        held_out = np.isin(groups, random.permutation(names)[: round(len(names) * self.validation_fraction)])
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def _learned(self) -> dict[str, Any]:
+        learned = super()._learned()
+        network = learned.pop(NETWORK)
+        return learned | {
+            f"{NETWORK}.{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()
+        }
+
+    def _restore(self, learned: dict[str, Any]) -> None:
+        import torch
+
+        check_device("device", self.device, f'set "device" to "cpu" in {FACTS}')
+        known = self._restore_targets(learned)
+        with torch.device("meta"):  # shapes alone
+            expected = build_network(
+                self.slice_length, self._num_outputs(), self.width, self.dropout
+            ).state_dict()
+        state = {}
+        for name, tensor in expected.items():
+            dtype = np.float32 if tensor.is_floating_point() else np.int64
+            state[name] = torch.from_numpy(array(learned, f"{NETWORK}.{name}", tuple(tensor.shape), dtype))
+        known |= {f"{NETWORK}.{name}" for name in expected}
+        history = learned.get("history_")
+        if not isinstance(history, list) or not all(isinstance(epoch, dict) for epoch in history):
+            raise ValueError("history_: expected what each epoch told")
+        self.history_, self.best_epoch_ = history, whole(learned, "best_epoch_", 0, 1 << 31)
+        known |= {"history_", "best_epoch_"}
+        if "n_features_in_" in learned:
+            self.n_features_in_ = whole(learned, "n_features_in_", 1, MAX_WEIGHTS)
+        if "feature_names_in_" in learned:
+            self.feature_names_in_ = strings(learned, "feature_names_in_", self.n_features_in_)
+        unknown = sorted(learned.keys() - known - {"n_features_in_", "feature_names_in_"})
+        if unknown:
+            raise ValueError(f"expected what a {type(self).__name__} learns, found {unknown[0]!r}")
+        self.network_ = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout)
+        self.network_.load_state_dict(state)
+        self.network_.to(self.device).eval()
+
+    def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
+        """Check and take back the classes or the scale; returns the names."""
+        raise NotImplementedError
+
+    def _targets(self, name: str, y: Any) -> np.ndarray:
+        """Targets, checked."""
+        y = column_or_1d(y, warn=True)
+        if y.dtype.kind == "f":
+            assert_all_finite(y, input_name=name)
+        return y
+
+    # What differs between classes and numbers.
+
+    def _learn_targets(self, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Learn the classes or the scale; gives what turns targets into those of the network."""
+        raise NotImplementedError
+
+    def _num_outputs(self) -> int:
+        """C"""
+        raise NotImplementedError
+
+    def _loss(self, outputs_BC: Any, target_B: Any) -> Any:
+        """The loss of a batch."""
+        raise NotImplementedError
+
+    def _decoded(self, outputs_BC: Any) -> Any:
+        """What is averaged over slices."""
+        raise NotImplementedError
+
+    def _validation(self, outputs_NC: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+        """Loss and score of averaged outputs."""
+        raise NotImplementedError
+
+
+class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
+    """A 1-D convolutional network on slices of consecutive weights; a row's prediction averages over several
+    slices.
+
+    Rows shorter than a slice are filled with zeros at their end, so that every weight keeps its place.
+    Defaults are the paper's. The result is the same for the same `random_state`, device and number of
+    torch threads. Parameters are those of `DeepMetaEstimator`. Needs torch.
+
+    Attributes:
+        classes_: [C] the labels, sorted.
+        network_: the torch module.
+        best_epoch_: the epoch whose network was kept.
+        history_: a dict an epoch: epoch, epochs, loss (training, dropout on), seconds of training and of
+            these waited for slices, validation_loss and validation_score (accuracy of rows; None without
+            validation).
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> rows = [random.normal(0, scale, (40, 300)) for scale in (0.1, 1)]
+        >>> rows = np.concatenate(rows).astype(np.float32)
+        >>> labels = np.repeat(["narrow", "wide"], 40)
+        >>> classifier = DeepMetaClassifier(
+        ...     slice_length=100, epochs=20, width=1 / 16, dropout=0.0, batch_size=16, random_state=0
+        ... )
+        >>> classifier.fit(rows, labels).score(rows, labels) > 0.9
+        True
+    """
+
+    def predict_proba(self, X: Any, positions: Positions | None = None) -> np.ndarray:
+        """Probabilities of the classes, the mean over a row's slices.
+
+        Args:
+            X: rows, as in `fit`.
+            positions: places of the slices, 0 at the row's beginning and 1 at its end; None:
+                `slices_per_prediction` evenly spread ones.
+
+        Returns:
+            [N, C].
+        """
+        check_is_fitted(self)
+        return self._outputs(X, positions)
+
+    def predict(self, X: Any, positions: Positions | None = None) -> np.ndarray:
+        """Labels [N] of rows; `positions` as in `predict_proba`."""
+        best = self.predict_proba(X, positions).argmax(axis=1)
+        return self.classes_[best]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # on scikit-learn's tables of two columns, which are no slices of weights
+        tags.classifier_tags.poor_score = True
+        return tags
+
+    def _learn_targets(self, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        try:
+            check_classification_targets(y)
+            self.classes_ = np.unique(y)
+        except TypeError as error:  # of several kinds, which have no order, or of bytes
+            raise ValueZooError(
+                "y", expected="labels that are texts or whole numbers", found=reason(error), do="convert them"
+            ) from error
+        if not all(isinstance(label, str | int | float) for label in self.classes_.tolist()):
+            found = f"labels of {self.classes_.dtype}"
+            raise ValueZooError(
+                "y", expected="labels that are texts or whole numbers", found=found, do="convert them"
+            )
+        if len(self.classes_) < 2:
+            raise ZooError(
+                "fit",
+                expected="two classes or more",
+                found=str(list(self.classes_)),
+                do="give rows of another class too",
+            )
+        return lambda labels: np.searchsorted(self.classes_, labels)
+
+    def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
+        classes = learned.get("classes_")
+        if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not 2 <= len(classes) <= MAX_CLASSES:
+            raise ValueError("classes_: expected two or more")
+        if len(set(classes.tolist())) != len(classes):
+            raise ValueError("classes_: expected different ones")
+        self.classes_ = classes
+        return {"classes_"}
+
+    def _num_outputs(self) -> int:
+        return len(self.classes_)
+
+    def _loss(self, outputs_BC: Any, target_B: Any) -> Any:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs_BC, target_B)
+
+    def _decoded(self, outputs_BC: Any) -> Any:
+        return outputs_BC.softmax(1)
+
+    def _validation(self, outputs_NC: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+        # 0 for a class that was not trained on
+        of_truth = np.where(self.classes_ == y[:, None], outputs_NC, 0).sum(axis=1)
+        score = np.mean(self.classes_[outputs_NC.argmax(axis=1)] == y)
+        return float(-np.log(of_truth + LEAST_PROBABILITY).mean()), float(score)
+
+
+class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
+    """The meta-classifier's network with one output, for numbers: the learning rate, the test accuracy.
+
+    Targets are standardised with the training rows' mean and standard deviation, and the mean absolute error
+    of these is minimised, as in the paper; a target that acts by its ratio is better given as its logarithm.
+    Parameters are those of `DeepMetaEstimator`. Needs torch.
+
+    Attributes:
+        mean_, scale_: of the training targets.
+        network_, best_epoch_, history_: as `DeepMetaClassifier`; validation_score is R2 (None without
+            validation).
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> spread = random.uniform(0.1, 1, 120)
+        >>> rows = (random.normal(size=(120, 300)) * spread[:, None]).astype(np.float32)
+        >>> regressor = DeepMetaRegressor(
+        ...     slice_length=100, epochs=60, width=1 / 16, dropout=0.0, batch_size=16, learning_rate=3e-3,
+        ...     random_state=0,
+        ... )
+        >>> regressor.fit(rows, spread).score(rows, spread) > 0.8
+        True
+    """
+
+    def predict(self, X: Any, positions: Positions | None = None) -> np.ndarray:
+        """Numbers [N] of rows, the mean over a row's slices; `positions` as in
+        `DeepMetaClassifier.predict_proba`.
+        """
+        check_is_fitted(self)
+        return self.mean_ + self.scale_ * self._outputs(X, positions)[:, 0]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # as the classifier's
+        return tags
+
+    def _targets(self, name: str, y: Any) -> np.ndarray:
+        check_numeric(name, y)
+        y = column_or_1d(y, warn=True)
+        try:
+            numbers = super()._targets(name, y.astype(np.float64))
+        except TypeError as error:
+            raise ValueZooError(name, expected="numbers", found=reason(error), do="convert them") from error
+        if len(numbers) and np.abs(numbers).max() > LARGEST_NUMBER:
+            expected = f"numbers of at most {LARGEST_NUMBER}"
+            raise ValueZooError(
+                name, expected=expected, found=str(np.abs(numbers).max()), do="scale them, or give logarithms"
+            )
+        return numbers
+
+    def _learn_targets(self, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        self.mean_, self.scale_ = float(y.mean()), float(y.std()) or 1.0
+        return lambda numbers: ((np.asarray(numbers, np.float64) - self.mean_) / self.scale_).astype(
+            np.float32
+        )
+
+    def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
+        self.mean_, self.scale_ = numbers(
+            {"targets": [learned.get("mean_"), learned.get("scale_")]}, "targets", 2
+        )
+        return {"mean_", "scale_"}
+
+    def _num_outputs(self) -> int:
+        return 1
+
+    def _loss(self, outputs_BC: Any, target_B: Any) -> Any:
+        from torch.nn import functional
+
+        error = functional.l1_loss if self.loss == "absolute_error" else functional.mse_loss
+        return error(outputs_BC[:, 0], target_B)
+
+    def _decoded(self, outputs_BC: Any) -> Any:
+        return outputs_BC
+
+    def _validation(self, outputs_NC: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+        predicted = self.mean_ + self.scale_ * outputs_NC[:, 0]
+        error = np.abs(predicted - y) if self.loss == "absolute_error" else (predicted - y) ** 2
+        return float(error.mean()), float(r2_score(y, predicted)) if len(y) > 1 else float("nan")

@@ -1,0 +1,435 @@
+"""Estimators as folders, on disk or on the Hub, without pickle: arrays as safetensors, the rest as JSON.
+
+    estimator.json       class, parameters (get_params), what was learned and is no array, and the arrays'
+    SHA-256 arrays.safetensors   learned arrays of numbers
+    README.md            the card, in a repository on the Hub
+
+How an estimator takes part: inherit `Saved` before scikit-learn's mixins. What was learned are its attributes
+that end in `_`. If all of them are arrays, numbers, strings, or lists and dicts of such, that is all.
+Otherwise (a torch module, trees) override two methods:
+
+    def _learned(self) -> dict[str, Any]:               # name -> array, number, string, list, dict
+        learned = super()._learned()
+        network = learned.pop("network_")
+        return learned | {f"network_.{name}": tensor.cpu().numpy() for name, tensor in
+        network.state_dict().items()}
+
+    def _restore(self, learned: dict[str, Any]) -> None:  # the same dict again; sets the attributes
+        ...
+
+A folder may come from anyone. `_restore` checks names, types, shapes and ranges before it makes anything of
+their size (`array`, `numbers`, `strings` and `whole` help), and raises a ValueError. `_legal` says what each
+parameter may be; `fit` begins with `check_parameters()`, `save` and `load` call it themselves. A parameter
+that JSON cannot hold (a callback, a random generator) is not saved: the loaded estimator has its default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from nws_dataset.errors import ValueZooError, ZooError, reason
+from nws_dataset.files import atomic_write, read_file, read_json, what_is_at
+
+WHOLE_MOST = (1 << 31) - 1  # of a whole number that native code takes
+LARGEST = 1e30  # of any other number: its products with ordinary ones fit into float32
+FORMAT = 2
+FACTS, ARRAYS, CARD = "estimator.json", "arrays.safetensors", "README.md"
+LIBRARY = "nws-dataset"
+MAX_ARRAYS_BYTES = 1 << 32  # of a saved estimator
+PATIENCE_SECONDS = 120.0  # without a byte from the Hub while an estimator is pushed
+# how JSON marks an array of strings, or of strings and numbers (labels, names of features)
+STRINGS = "strings"
+Self = TypeVar("Self", bound="Saved")
+
+
+@dataclass(frozen=True)
+class Legal:
+    """What a parameter of an estimator may be: a number within bounds, or one of some values."""
+
+    low: float = 0
+    high: float = LARGEST
+    whole: bool = False
+    open_low: bool = False  # whether `low` itself is too low
+    open_high: bool = False
+    none: bool = False  # whether None is legal too
+    choices: tuple[str, ...] = ()  # in place of numbers
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is legal."""
+        if self.choices or value is None:
+            return isinstance(value, str) and value in self.choices if self.choices else self.none
+        if isinstance(value, bool) or not isinstance(
+            value, int | np.integer | (np.integer if self.whole else float | np.floating)
+        ):
+            return False
+        number: Any = value
+        above = self.low < number if self.open_low else self.low <= number
+        return bool(above and (number < self.high if self.open_high else number <= self.high))
+
+    def __str__(self) -> str:
+        if self.choices:
+            return " or ".join(self.choices)
+        low = f"{'above' if self.open_low else 'of at least'} {self.low:g}"
+        high = (
+            f" and {'below' if self.open_high else 'at most'} {self.high:g}"
+            if not self.whole or self.high < WHOLE_MOST
+            else ""
+        )
+        return f"a {'whole ' if self.whole else ''}number {low}{high}{', or None' if self.none else ''}"
+
+
+class Saved:
+    """Lets a scikit-learn estimator be saved, loaded and shared; see the module's docstring.
+
+    Example:
+        >>> from nws_dataset.baselines.predictors import LogitLinear
+        >>> X = np.linspace(0, 1, 50).reshape(-1, 1)
+        >>> predictor = LogitLinear(random_state=0).fit(X, X[:, 0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bool((LogitLinear.load(predictor.save(folder)).predict(X) == predictor.predict(X)).all())
+        True
+    """
+
+    # parameter -> what it may be; checked by `fit`, `save` and `load`
+    _legal: ClassVar[Mapping[str, Legal]] = {}
+
+    def check_parameters(self) -> None:
+        """Raise a ValueZooError (a ValueError) unless every parameter is legal."""
+        for name, legal in self._legal.items():
+            value = getattr(self, name)
+            if not legal.allows(value):
+                raise ValueZooError(name, expected=str(legal), found=repr(value), do="choose another value")
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the fitted estimator into a folder.
+
+        Args:
+            folder: made if it is not there; files of an estimator in it are replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            sklearn.exceptions.NotFittedError: if it is not fitted.
+            ValueError: if a parameter was set to something illegal since, or what was learned is not finite.
+        """
+        from sklearn.utils.validation import check_is_fitted
+
+        check_is_fitted(self)
+        self.check_parameters()
+        folder, learned = Path(folder), self._learned()
+        arrays = {name: np.array(value, order="C") for name, value in learned.items() if _is_array(value)}
+        for name, value in arrays.items():
+            if np.isnan(value).any():
+                raise ValueZooError(
+                    name,
+                    expected="numbers",
+                    found="NaN",
+                    do="fit it again, e.g. with a smaller learning rate",
+                )
+        rest = {name: value for name, value in learned.items() if name not in arrays}
+        parameters = {name: value for name, value in self.get_params(deep=False).items() if _is_plain(value)}  # type: ignore[attr-defined]
+        content = safetensors.save(arrays)
+        files = {ARRAYS: hashlib.sha256(content).hexdigest()}
+        facts = {
+            "format": FORMAT,
+            "class": type(self).__name__,
+            "parameters": parameters,
+            "learned": rest,
+            "files": files,
+        }
+        for name, data in {
+            ARRAYS: content,
+            FACTS: (json.dumps(facts, indent=1, default=_to_json) + "\n").encode(),
+        }.items():
+            with atomic_write(folder / name) as temporary:
+                temporary.write_bytes(data)
+        return folder
+
+    @classmethod
+    def load(cls: type[Self], folder: str | Path) -> Self:
+        """The estimator that `save` wrote; it predicts the same.
+
+        Args:
+            folder: where.
+
+        Raises:
+            ZooError: if there is none, it is of another class, or a file is damaged.
+        """
+        folder = Path(folder)
+        facts = read_json(folder / FACTS, f"a saved {cls.__name__}")
+        try:
+            if not isinstance(facts, dict):
+                raise TypeError(f"expected its facts, found {type(facts).__name__}")
+            if (facts["format"], facts["class"]) != (FORMAT, cls.__name__):
+                found = f"a {facts['class']} in format {facts['format']}"
+                do = "load it with its own class; if the format is an earlier one, fit and save it again"
+                raise ZooError(folder, expected=f"a {cls.__name__} in format {FORMAT}", found=found, do=do)
+            estimator = cls(**_parameters(cls, facts["parameters"]))
+            estimator.check_parameters()
+            learned = {name: _from_json(value) for name, value in facts["learned"].items()}
+            content = read_file(folder / ARRAYS, f"the arrays of a saved {cls.__name__}", MAX_ARRAYS_BYTES)
+            if hashlib.sha256(content).hexdigest() != facts["files"][ARRAYS]:
+                raise ValueError(f"{ARRAYS} is not the file that {FACTS} names")
+            estimator._restore(learned | safetensors.load(content))
+        except (
+            OSError,
+            SafetensorError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RuntimeError,
+        ) as error:
+            raise ZooError(
+                folder, expected=f"a saved {cls.__name__}", found=reason(error), do="save or fetch it again"
+            ) from error
+        return estimator
+
+    def push_to_hub(
+        self, repo_id: str, *, about: str = "", private: bool = False, token: str | None = None
+    ) -> str:
+        """Upload the fitted estimator with a card, as one commit; the model repository is made if it is not
+        there.
+
+        Args:
+            repo_id: "org/name".
+            about: Markdown for the card: what it was trained on, how well it does.
+            private: whether a new repository is.
+            token: of a user who may write there; None is the stored login.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ZooError: if the Hub refuses, or cannot be reached.
+        """
+        from huggingface_hub import HfApi
+
+        from nws_dataset.http import bounded, retried
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder, bounded(api.endpoint, PATIENCE_SECONDS):
+            (self.save(folder) / CARD).write_text(self.card(repo_id, about), encoding="utf-8")
+            retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, token)
+            message = f"{type(self).__name__} of {LIBRARY}"
+            return str(
+                retried(
+                    lambda: api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message),
+                    repo_id,
+                    token,
+                ).commit_url
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Self], repo_id: str | Path, *, revision: str | None = None, token: str | None = None
+    ) -> Self:
+        """The estimator of a model repository on the Hub, or of a folder.
+
+        Args:
+            repo_id: "org/name", or a folder.
+            revision: branch, tag or commit on the Hub.
+            token: for a private one; None is the stored login.
+
+        Raises:
+            ZooError: as `load`, or if the Hub refuses or cannot be reached.
+        """
+        if what_is_at(repo_id) == "a folder":
+            return cls.load(repo_id)
+        from nws_dataset.remote import download
+
+        with download(str(repo_id), [FACTS, ARRAYS], revision=revision, token=token) as folder:
+            return cls.load(folder)
+
+    def card(self, repo_id: str, about: str = "") -> str:
+        """The card of a repository: what it is, how to load it, and its parameters, as Markdown with the
+        Hub's YAML.
+        """
+        from huggingface_hub import ModelCard, ModelCardData
+
+        name = type(self).__name__
+        parameters = self.get_params(deep=False).items()  # type: ignore[attr-defined]
+        data = ModelCardData(library_name=LIBRARY, tags=["weight-space-learning", "model-zoo"])
+        parts = [
+            f"# {name}",
+            f"A `{name}` of the Python package `{LIBRARY}`, which learns from the weights of trained "
+            "networks.",
+            about,
+            f"```python\nfrom nws_dataset import {name}\n\nestimator = "
+            f"{name}.from_pretrained({repo_id!r})\n```",
+            "| parameter | value |\n| --- | --- |\n"
+            + "\n".join(f"| {key} | {value} |" for key, value in parameters if _is_plain(value)),
+        ]
+        return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"))
+
+    def _learned(self) -> dict[str, Any]:
+        """What was learned, by name."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name.endswith("_") and not name.startswith("_")
+        }
+
+    def _restore(self, learned: dict[str, Any]) -> None:
+        """Take back what `_learned` gave."""
+        vars(self).update(learned)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether safetensors holds it."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds it."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, np.bool_, np.integer, np.floating))
+
+
+def _to_json(value: Any) -> Any:
+    """What is numpy's, wherever it stands in a learned value or parameter, as JSON holds it."""
+    if isinstance(value, np.ndarray):
+        return {STRINGS: value.tolist(), "dtype": str(value.dtype)}
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        return value.item()
+    raise TypeError(f"expected arrays, numbers and texts, found {type(value).__name__}")
+
+
+def _from_json(value: Any) -> Any:
+    """A learned value as it was, but for tuples, which are lists.
+
+    Raises:
+        ValueError: if it is to be an array of something else than strings and numbers.
+    """
+    if not isinstance(value, dict) or STRINGS not in value:
+        return value
+    listed, kind = value[STRINGS], value["dtype"]
+    plain = isinstance(listed, list) and all(isinstance(item, str | int | float) for item in listed)
+    most = max((len(str(item)) for item in listed), default=0) if plain else 0
+    if not plain or kind not in ("object", f"<U{most}"):
+        raise ValueError(f"expected a list of strings, found one of {kind!r}"[:200])
+    return np.array(listed, kind)
+
+
+def _tuples(value: Any) -> Any:
+    """Parameters are immutable: lists are tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _parameters(cls: type, told: Any) -> dict[str, Any]:
+    """Parameters of a class that a file tells of, each of its default's type.
+
+    Raises:
+        ValueError: if one is unknown, or of another type.
+    """
+    known = inspect.signature(cls).parameters
+    found = {name: _tuples(value) for name, value in told.items()}
+    for name, value in found.items():
+        default = known[name].default if name in known else inspect.Parameter.empty
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        same = (
+            default is None
+            or value is None
+            or (isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool))
+        )
+        if name not in known or not same or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"expected parameters of {cls.__name__}, found {name}={value!r}")
+    return found
+
+
+# What `_restore` takes out of what it is given; each raises a ValueError if it is not there or is something
+# else.
+
+
+def array(
+    learned: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: type = np.float64
+) -> np.ndarray:
+    """An array of finite numbers."""
+    found = learned.get(name)
+    if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype != dtype:
+        told = f"{list(found.shape)} {found.dtype}" if isinstance(found, np.ndarray) else "none"
+        raise ValueError(f"{name}: expected {list(shape)} {np.dtype(dtype)}, found {told}")
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise ValueError(f"{name}: expected finite numbers")
+    return found
+
+
+def numbers(learned: Mapping[str, Any], name: str, count: int) -> list[float]:
+    """A list of finite numbers."""
+    found = learned.get(name)
+    if not isinstance(found, list) or len(found) != count or not all(_is_number(value) for value in found):
+        raise ValueError(f"{name}: expected {count} numbers, found {found!r}")
+    return found
+
+
+def whole(learned: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    """An integer within bounds."""
+    found = learned.get(name)
+    if type(found) is not int or not low <= found <= high:
+        raise ValueError(f"{name}: expected {low} to {high}, found {found!r}")
+    return found
+
+
+def strings(learned: Mapping[str, Any], name: str, count: int) -> np.ndarray:
+    """An array of strings."""
+    found = learned.get(name)
+    if (
+        not isinstance(found, np.ndarray)
+        or found.shape != (count,)
+        or not all(isinstance(value, str) for value in found.tolist())
+    ):
+        raise ValueError(f"{name}: expected {count} strings")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# What both `fit`s check.
+
+
+def check_numeric(name: str, y: Any) -> None:
+    """Raise a ValueZooError for texts or dates, of which numpy makes numbers without a word or fails with a
+    word of its own.
+    """
+    kind = np.asarray(y).dtype
+    if kind.kind in "SUMmV":
+        raise ValueZooError(name, expected="numbers", found=f"an array of {kind}", do="convert them")
+
+
+def check_both(X_validation: Any, y_validation: Any) -> None:
+    """Raise a ValueZooError if one of them is given alone."""
+    if (X_validation is None) != (y_validation is None):
+        missing = "X_validation" if X_validation is None else "y_validation"
+        raise ValueZooError(
+            missing, expected="both X_validation and y_validation, or neither", found="None", do="give it too"
+        )
+
+
+def check_size(where: str, num_weights: int, num_bytes: int) -> None:
+    """Raise a ValueZooError if a network would be larger than a file that `load` takes, before any of it is
+    made.
+    """
+    if num_weights * num_bytes > MAX_ARRAYS_BYTES:
+        raise ValueZooError(
+            where,
+            expected=f"a network of at most {MAX_ARRAYS_BYTES // num_bytes} weights",
+            found=str(num_weights),
+            do="choose a smaller one",
+        )

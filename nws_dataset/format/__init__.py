@@ -1,0 +1,1 @@
+"""The format of a zoo: recipes, subsets, layouts, columns, shards, nws.json, and the plain network."""

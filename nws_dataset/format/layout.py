@@ -1,0 +1,149 @@
+"""Architecture -> the layout of its row: which numbers of the flat vector are which tensor.
+
+A network's weights are one flat row in network order: layers from input to output; in a layer weight [out,
+in, height, width], bias, then batch-norm's weight, bias, running_mean, running_var. Every tool that needs a
+shape or an offset asks here.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from nws_dataset.errors import ZooError
+from nws_dataset.format.recipe import Architecture
+
+Array = TypeVar("Array")  # numpy array or torch tensor: only slicing and reshape are used
+
+MAX_WEIGHTS = 1 << 32  # of a network: what a file asks for must be something that a machine can hold
+OUTPUT = "output"  # name of the output layer
+NORM_SUFFIX = "_norm"  # a layer's batch-norm is named after the layer
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a row."""
+
+    name: str  # as in the state_dict of `nws_dataset.format.network.Network`, e.g. "conv1.weight"
+    layer: str  # "conv1", "dense2", "output"; batch-norm belongs to the layer it follows
+    kind: str  # "weight", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance"
+    shape: tuple[int, ...]
+    offset: int  # place of its first number in the row
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def stop(self) -> int:
+        return self.offset + self.size
+
+    @property
+    def trained(self) -> bool:
+        """False for batch-norm's running statistics, which no gradient reaches."""
+        return self.kind not in ("norm_mean", "norm_variance")
+
+    @property
+    def fans(self) -> tuple[int, int]:
+        """(fan in, fan out) of a weight, as Glorot's and He's initializations count them."""
+        field = math.prod(self.shape[2:])
+        return self.shape[1] * field, self.shape[0] * field
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of a row in network order."""
+
+    tensors: tuple[TensorSpec, ...]
+
+    @property
+    def num_weights(self) -> int:
+        """P, the length of a row."""
+        return self.tensors[-1].stop
+
+    def __getitem__(self, name: str) -> TensorSpec:
+        return self._by_name[name]
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self.tensors}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers from input to output."""
+        return tuple(dict.fromkeys(spec.layer for spec in self.tensors))
+
+    def views(self, rows: Array) -> dict[str, Array]:
+        """Each tensor as a view of rows.
+
+        Args:
+            rows: [..., P], a numpy array or torch tensor.
+
+        Returns:
+            name -> [..., *shape], in network order; no copy is made.
+
+        Raises:
+            ValueError: if the last axis is not P long.
+        """
+        array: Any = rows
+        if array.shape[-1] != self.num_weights:
+            raise ValueError(
+                f"rows: expected [..., {self.num_weights}] (this architecture's row), found "
+                f"{list(array.shape)}"
+            )
+        return {
+            s.name: array[..., s.offset : s.stop].reshape(*array.shape[:-1], *s.shape) for s in self.tensors
+        }
+
+
+@functools.cache
+def layout_of(architecture: Architecture) -> Layout:
+    """The layout of an architecture's row.
+
+    Raises:
+        ZooError: if it has more than MAX_WEIGHTS.
+
+    Example:
+        >>> from nws_dataset.format.recipe import Architecture
+        >>> layout = layout_of(Architecture(batch_norm=False))
+        >>> layout.num_weights, layout["conv1.weight"].shape, layout["output.bias"].offset
+        (91226, (8, 3, 5, 5), 91216)
+    """
+    specs: list[TensorSpec] = []
+
+    def add(name: str, layer: str, kind: str, *shape: int) -> None:
+        specs.append(TensorSpec(name, layer, kind, shape, specs[-1].stop if specs else 0))
+
+    def add_layer(layer: str, *weight_shape: int, norm: bool) -> None:
+        add(f"{layer}.weight", layer, "weight", *weight_shape)
+        add(f"{layer}.bias", layer, "bias", weight_shape[0])
+        if norm:
+            for name, kind in (
+                ("weight", "norm_weight"),
+                ("bias", "norm_bias"),
+                ("running_mean", "norm_mean"),
+                ("running_var", "norm_variance"),
+            ):
+                add(f"{layer}{NORM_SUFFIX}.{name}", layer, kind, weight_shape[0])
+
+    width, k = architecture.image_channels, architecture.filter_size
+    for i, channels in enumerate(architecture.conv_widths, 1):
+        add_layer(f"conv{i}", channels, width, k, k, norm=architecture.batch_norm)
+        width = channels
+    if architecture.head == "flatten":
+        width *= architecture.map_sizes[-1] ** 2
+    for i, units in enumerate(architecture.dense_widths, 1):
+        add_layer(f"dense{i}", units, width, norm=architecture.batch_norm)
+        width = units
+    add_layer(OUTPUT, architecture.num_outputs, width, norm=False)
+    if specs[-1].stop > MAX_WEIGHTS:
+        found = f"{specs[-1].stop} ({architecture.id})"
+        raise ZooError(
+            "an architecture",
+            expected=f"at most {MAX_WEIGHTS} weights",
+            found=found,
+            do="choose fewer layers or units",
+        )
+    return Layout(tuple(specs))

@@ -1,0 +1,1 @@
+"""Reading a zoo from a folder or the Hub."""

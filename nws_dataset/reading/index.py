@@ -1,0 +1,409 @@
+"""Columns of many rows, each read when it is first asked for: what stands behind `Zoo.index` and `Rows`.
+
+Texts that repeat are kept once, with a number for each row. Nothing here imports pandas, which Arrow's own
+conversions do: that takes longer than all of the reading. Letters of axes: N rows, K different values.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nws_dataset.errors import ZooError
+from nws_dataset.format.schema import INDEX_SCHEMA
+from nws_dataset.format.shards import UNREADABLE, unreadable, verify_schema
+
+PART = 10_000  # rows that are Python objects at a time
+UNIQUE = ("sha256",)  # texts that do not repeat
+REPEATED = [field.name for field in INDEX_SCHEMA if field.type == pa.string() and field.name not in UNIQUE]
+# of an index file for a row, beyond FREE_ROWS: its digests alone take more, unless rows are made up
+FEWEST_BYTES = 0.25
+FREE_ROWS = 10_000
+NUMPY_TYPES = {pa.int64(): np.int64, pa.float64(): np.float64, pa.bool_(): np.bool_}
+INTEGERS = (pa.int8(), pa.int16(), pa.int32())
+Content = mmap.mmap | memoryview  # of a file
+Numbers = range | np.ndarray  # of rows: consecutive, or [N] int64
+
+
+class Column:
+    """The values of a column.
+
+    Args:
+        kind: the type that callers see.
+        values: [N], in that type, or encoded as a dictionary of it. Integers are kept in as few bits as they
+            need.
+    """
+
+    def __init__(self, kind: pa.DataType, values: pa.Array) -> None:
+        self.kind, self.values = kind, _narrow(values) if kind == pa.int64() else values
+
+    @functools.cached_property
+    def at(self) -> Callable[[int], Any]:
+        """Takes the number of a row, gives its value as a Python object."""
+        if self.encoded:
+            codes, texts = self.codes, self.distinct
+            return lambda i: texts[codes[i]]
+        if self.numeric and not self.values.null_count:
+            return self.numbers.item
+        values = self.values
+        return lambda i: values[i].as_py()
+
+    @property
+    def encoded(self) -> bool:
+        return isinstance(self.values, pa.DictionaryArray)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether numpy has numbers of this type: int64, float64, bool."""
+        return self.kind in NUMPY_TYPES
+
+    @functools.cached_property
+    def numbers(self) -> np.ndarray:
+        """[N], of a numeric column, integers of any width; 0 where a value is null."""
+        return _numbers(self.values)
+
+    @functools.cached_property
+    def codes(self) -> np.ndarray:
+        """[N] int32, of an encoded column: numbers of `distinct`."""
+        codes = _numbers(self.values.indices)
+        return np.where(self.nulls, len(self.values.dictionary), codes) if self.values.null_count else codes
+
+    @functools.cached_property
+    def distinct(self) -> list[Any]:
+        """[K], of an encoded column: its different values. None stands behind them."""
+        return [*self.values.dictionary.to_pylist(), None]
+
+    @functools.cached_property
+    def nulls(self) -> np.ndarray:
+        """[N] bool: where a value is null."""
+        return (
+            _numbers(pc.is_null(self.values)) if self.values.null_count else np.zeros(len(self.values), bool)
+        )
+
+    def arrow(self, numbers: Numbers) -> pa.Array:
+        """The values of some rows, in the type that callers see."""
+        values = (
+            self.values.slice(numbers.start, len(numbers))
+            if isinstance(numbers, range)
+            else self.values.take(indices(numbers))
+        )
+        return values.dictionary_decode() if self.encoded else values.cast(self.kind)
+
+    def numpy(self, numbers: Numbers) -> np.ndarray:
+        """The values of some rows as a numpy array of their own: [N], of lists [N, ...].
+
+        Null is NaN among numbers, else None.
+        """
+        if self.encoded:
+            return np.array(self.distinct, object)[part_of(self.codes, numbers)]
+        if self.numeric:
+            nulls, found = part_of(self.nulls, numbers), part_of(self.numbers, numbers)
+            if not nulls.any():
+                return found.astype(NUMPY_TYPES[self.kind])
+            if self.kind != pa.bool_():
+                return np.where(nulls, np.nan, found)
+        values = self.arrow(numbers)
+        if pa.types.is_list(self.kind):
+            return _matrix(values)
+        return _object_array(values)
+
+    def mask(self, name: str, condition: Any, numbers: Numbers) -> np.ndarray:
+        """[N] bool: where a condition holds among some rows; see `Rows.filter`.
+
+        Raises:
+            ZooError: if a value does not fit the column's type.
+        """
+        if callable(condition):
+            return self._mask_of(condition, numbers)
+        wanted = [self._fitting(name, value, condition) for value in _several(condition)]
+        if self.encoded:
+            chosen = set(wanted)
+            return np.array([value in chosen for value in self.distinct], bool)[part_of(self.codes, numbers)]
+        if self.numeric:
+            return self._mask_of_numbers(wanted, numbers)
+        if pa.types.is_list(self.kind):  # of which only null can be asked for
+            return part_of(self.nulls, numbers) & (len(wanted) > 0)
+        values, chosen = self.arrow(numbers), set(wanted)
+        return np.fromiter((value in chosen for value in _objects(values)), bool, len(values))
+
+    def _mask_of(self, condition: Callable[[Any], Any], numbers: Numbers) -> np.ndarray:
+        """Where a function says yes.
+
+        It is called once for each different value, where these can be told apart.
+        """
+        if self.encoded:
+            codes = part_of(self.codes, numbers)
+            there = np.flatnonzero(np.bincount(codes, minlength=len(self.distinct)))
+            says = np.zeros(len(self.distinct), bool)
+            says[there] = [bool(condition(self.distinct[i])) for i in there.tolist()]
+            return says[codes]
+        if not self.numeric:
+            values = self.arrow(numbers)
+            return np.fromiter((bool(condition(value)) for value in _objects(values)), bool, len(values))
+        nulls, values = part_of(self.nulls, numbers), part_of(self.numbers, numbers)
+        mask = np.zeros(len(values), bool)
+        there, codes = np.unique(values[~nulls], return_inverse=True)
+        says = np.empty(len(there), bool)
+        for start in range(0, len(there), PART):
+            says[start : start + PART] = [
+                bool(condition(value)) for value in there[start : start + PART].tolist()
+            ]
+        mask[~nulls] = says[codes]
+        if nulls.any():
+            mask[nulls] = bool(condition(None))
+        return mask
+
+    def _mask_of_numbers(self, wanted: list[Any], numbers: Numbers) -> np.ndarray:
+        values, nulls = part_of(self.numbers, numbers), part_of(self.nulls, numbers)
+        given: np.ndarray = np.array([value for value in wanted if value is not None], NUMPY_TYPES[self.kind])
+        mask = values == given[0] if len(given) == 1 else np.isin(values, given)
+        if values.dtype.kind == "f" and np.isnan(given).any():
+            mask |= np.isnan(values)
+        return np.where(nulls, None in wanted, mask)
+
+    def _fitting(self, name: str, value: Any, condition: Any) -> Any:
+        """A value as the column has it: numpy's scalars are Python's, and a number that is no such number is
+        refused.
+        """
+        value = value.item() if isinstance(value, np.generic) else value
+        kinds = {
+            pa.int64(): (int, float),
+            pa.float64(): (int, float),
+            pa.bool_(): (bool,),
+            pa.string(): (str,),
+        }.get(self.kind, ())
+        fits = value is None or (
+            isinstance(value, kinds) and (self.kind == pa.bool_() or not isinstance(value, bool))
+        )
+        if fits and value is not None and self.kind == pa.int64():
+            fits = -(2**63) <= value < 2**63 and value == int(value)  # neither NaN nor a fraction
+            value = int(value) if fits else value
+        if fits and type(value) is int and self.kind == pa.float64():
+            fits = abs(value) < 2**1023
+        if not fits:
+            do = "give such values, or a function of a value"
+            raise ZooError(
+                f"column {name}", expected=f"values of type {self.kind}", found=repr(condition), do=do
+            )
+        return value
+
+
+class Columns:
+    """Columns of N rows, each read when it is first asked for.
+
+    Args:
+        schema: what callers see.
+        num_rows: N.
+        read: takes a column's name, gives its values [N], texts plain or encoded.
+    """
+
+    def __init__(self, schema: pa.Schema, num_rows: int, read: Callable[[str], pa.Array]) -> None:
+        self.schema, self.num_rows, self._read = schema, num_rows, read
+        self._columns: dict[str, Column] = {}
+        self.at: dict[str, Callable[[int], Any]] = {}  # of the columns that were read
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Columns:
+        """The columns of a table."""
+
+        def read(name: str) -> pa.Array:
+            values = _whole(table[name].chunks, table.schema.field(name).type)
+            return values.dictionary_encode() if values.type == pa.string() and name not in UNIQUE else values
+
+        return cls(table.schema, table.num_rows, read)
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, list[Any]]) -> Columns:
+        """Columns of the index, text or int64, given as lists.
+
+        Raises:
+            ValueError, OverflowError: if a text is no Unicode, or a number has more than 64 bits.
+        """
+        schema = pa.schema([INDEX_SCHEMA.field(name) for name in values])
+        arrays = [
+            _texts(values[f.name]) if f.type == pa.string() else indices(np.array(values[f.name], np.int64))
+            for f in schema
+        ]
+        return cls.of(pa.Table.from_arrays(arrays, schema=schema))
+
+    def __getitem__(self, name: str) -> Column:
+        """A column.
+
+        Raises:
+            ZooError: if there is none of this name, or it cannot be read.
+        """
+        column = self._columns.get(name)
+        if column is None:
+            if not isinstance(name, str) or name not in self.schema.names:
+                expected = f"one of the columns {', '.join(self.schema.names)}"
+                raise ZooError("rows", expected=expected, found=repr(name), do="choose one of them")
+            column = self._columns[name] = Column(self.schema.field(name).type, self._read(name))
+            self.at[name] = column.at
+        return column
+
+    def table(self, numbers: Numbers, names: Sequence[str] | None = None) -> pa.Table:
+        """Some rows, and all columns or some of them, as an Arrow table."""
+        schema = self.schema if names is None else pa.schema([self.schema.field(name) for name in names])
+        return pa.Table.from_arrays([self[name].arrow(numbers) for name in schema.names], schema=schema)
+
+
+def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
+    """The rows of several index files (INDEX_SCHEMA), one file after the other.
+
+    Args:
+        files: of each its name, for errors, and its content, which must have been checked against nws.json
+            and must not change.
+
+    Raises:
+        ZooError: if one is no index, or claims more rows than it can hold. A damaged page raises when its
+            column is read.
+    """
+    opened = [(where, content, _open(where, content)) for where, content in files]
+
+    def read(name: str) -> pa.Array:
+        chunks = []
+        for where, content, file in opened:
+            try:
+                values = file.read([name], use_threads=False)[name]
+            except UNREADABLE as error:
+                raise unreadable(where, error) from error
+            finally:
+                _forget(content)
+            # Arrow takes a column's own number of values for its rows
+            if len(values) != file.metadata.num_rows:
+                found = f"{len(values)} of {name}"
+                raise ZooError(
+                    where,
+                    expected=f"{file.metadata.num_rows} values a column",
+                    found=found,
+                    do="fetch or build it again",
+                )
+            chunks += values.chunks
+        kind = INDEX_SCHEMA.field(name).type
+        whole = _whole(chunks, pa.dictionary(pa.int32(), kind) if name in REPEATED else kind)
+        chunks.clear()
+        pa.default_memory_pool().release_unused()  # what pages were decompressed into
+        return whole
+
+    return Columns(INDEX_SCHEMA, sum(file.metadata.num_rows for _, _, file in opened), read)
+
+
+def _forget(content: Content) -> None:
+    """Pages of a mapped file need not stay in memory once they are decompressed."""
+    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
+
+
+def _open(where: object, content: Content) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=REPEATED)
+        found = pa.schema([_decoded(field) for field in file.schema_arrow])
+    except UNREADABLE as error:
+        raise unreadable(where, error) from error
+    verify_schema(where, found, INDEX_SCHEMA)
+    most = FREE_ROWS + int(len(content) / FEWEST_BYTES)
+    if not 0 <= file.metadata.num_rows <= most:
+        found = f"{file.metadata.num_rows} rows in {len(content)} bytes"
+        raise ZooError(
+            where,
+            expected=f"at most {most} rows",
+            found=found,
+            do="do not trust this index; build or fetch it again",
+        )
+    return file
+
+
+def _decoded(field: pa.Field) -> pa.Field:
+    return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+
+
+def _whole(chunks: list[pa.Array], kind: pa.DataType) -> pa.Array:
+    """Chunks as one array; of encoded texts, with one dictionary."""
+    if len(chunks) == 1:
+        return chunks[0]
+    if pa.types.is_dictionary(kind):
+        whole = pa.chunked_array(chunks, kind).unify_dictionaries().combine_chunks()
+        if isinstance(whole, pa.ChunkedArray):  # of no chunks at all
+            whole = pa.DictionaryArray.from_arrays(pa.nulls(0, kind.index_type), pa.nulls(0, kind.value_type))
+        return whole
+    return pa.concat_arrays(chunks) if chunks else pa.nulls(0, kind)
+
+
+def _numbers(values: pa.Array) -> np.ndarray:
+    """[N], a view of an Arrow array of numbers, or truth values as numpy's."""
+    if values.type == pa.bool_():
+        return _numbers(values.cast(pa.uint8())).view(bool)
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    buffer = values.buffers()[1]
+    whole = np.frombuffer(buffer, dtype) if buffer is not None else np.zeros(0, dtype)
+    numbers = whole[values.offset : values.offset + len(values)]
+    return np.where(_numbers(pc.is_null(values)), dtype.type(0), numbers) if values.null_count else numbers
+
+
+def _narrow(values: pa.Array) -> pa.Array:
+    """Integers in as few bits as they need."""
+    span = pc.min_max(values).as_py()
+    low, high = span["min"] or 0, span["max"] or 0
+    for kind in INTEGERS:
+        if -(2 ** (kind.bit_width - 1)) <= low and high < 2 ** (kind.bit_width - 1):
+            return values.cast(kind)
+    return values
+
+
+def _matrix(values: pa.Array) -> np.ndarray:
+    """Lists of numbers as [N, L], or of different lengths, or null, as objects [N]."""
+    lengths = _numbers(pc.list_value_length(values)) if len(values) else np.zeros(0)
+    flat = values.flatten()
+    if not values.null_count and not flat.null_count and len(flat) and (lengths == lengths[0]).all():
+        return _numbers(flat).reshape(len(values), -1).copy()
+    return _object_array(values)
+
+
+def _object_array(values: pa.Array) -> np.ndarray:
+    """[N] Python objects."""
+    objects = np.empty(len(values), object)
+    for i, value in enumerate(_objects(values)):
+        objects[i] = value
+    return objects
+
+
+def _objects(values: pa.Array) -> Iterator[Any]:
+    """Values as Python objects, of which only a part is there at a time."""
+    for start in range(0, len(values), PART):
+        yield from values.slice(start, PART).to_pylist()
+
+
+def _several(condition: Any) -> list[Any]:
+    """The values of a condition, of which one must match."""
+    if isinstance(condition, Collection) and not isinstance(condition, str | bytes):
+        return list(condition)
+    return [condition]
+
+
+def indices(numbers: np.ndarray) -> pa.Array:
+    """Numbers of rows [N] as an Arrow array, without a copy where they are int64."""
+    numbers = np.ascontiguousarray(numbers, np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def _texts(values: list[str]) -> pa.Array:
+    """Texts as an Arrow array."""
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    if ends[-1] >= 2**31:
+        raise OverflowError("texts of more than 2 GB")
+    return pa.Array.from_buffers(
+        pa.string(), len(values), [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(encoded))]
+    )
+
+
+def part_of(values: np.ndarray, numbers: Numbers) -> np.ndarray:
+    """Values of some rows."""
+    return values[numbers.start : numbers.stop] if isinstance(numbers, range) else values[numbers]

@@ -1,0 +1,237 @@
+"""`load_dataset`: a zoo as a Hugging Face `datasets.Dataset`; `with_weights`: its networks, read when a row
+is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.format.manifest import INDEX_CONFIG, Manifest, state
+from nws_dataset.reading.folder import Folder
+from nws_dataset.reading.zoo import DEFAULT_REPOSITORY as DEFAULT_REPOSITORY
+from nws_dataset.reading.zoo import LOCAL_NAME, Zoo
+
+if TYPE_CHECKING:
+    import datasets
+
+    AnyDataset = TypeVar(
+        "AnyDataset",
+        datasets.Dataset,
+        datasets.DatasetDict,
+        datasets.IterableDataset,
+        datasets.IterableDatasetDict,
+    )
+
+PREPARE_OPTIONS = ("num_proc", "download_mode", "verification_mode")
+# of datasets.load_dataset; for a folder
+FOLDER_OPTIONS = ("streaming", "keep_in_memory", *PREPARE_OPTIONS, "columns", "filters")
+# homepage of a loaded dataset -> its zoo, so that `with_weights` need not open it again
+_opened: dict[str, Zoo] = {}
+
+
+def load_dataset(
+    path: str | Path = LOCAL_NAME,
+    name: str | None = None,
+    split: str | Sequence[str] | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Load a zoo with the `datasets` library, which converts it to its own cache once for each state: the
+    digest of nws.json is the key.
+
+    The dataset remembers its zoo, through `filter`, `select`, `map`, `shuffle` and the like, in
+    `info.homepage`: where a data set lives is what that field is for, and the library hands it on.
+    `info.description` names the state of the zoo.
+
+    Args:
+        path: the zoo's folder, or "org/name" on the Hub; "nws" is ./nws or else DEFAULT_REPOSITORY.
+        name: "index", the default (no weights; see `with_weights`), or a subset, whose rows hold their
+            weights as safetensors bytes.
+        split: "train", "validation" or "test", a part of one, or several of them as a list; None loads all as
+            a DatasetDict.
+        revision: branch, tag or commit on the Hub.
+        token: for a private zoo on the Hub; None is the stored login.
+        cache_dir: where files are kept; None is the libraries' own caches.
+        kwargs: of datasets.load_dataset, such as `streaming`; for a folder those of FOLDER_OPTIONS.
+
+    Returns:
+        A datasets.Dataset, a DatasetDict without `split`, a list for a list; their iterable kin with
+        streaming=True.
+
+    Raises:
+        ZooError: if there is no zoo, or it has no such subset.
+
+    Example:
+        >>> ds = load_dataset("nws", split="train")  # doctest: +SKIP
+        >>> final = ds.filter(lambda row: row["is_final"] and row["dataset"] == "mnist")  # doctest: +SKIP
+        >>> ds = with_weights(final)  # doctest: +SKIP
+        >>> ds[0]["weights"].shape  # doctest: +SKIP
+    """
+    # the library takes several only when it does not stream
+    if isinstance(split, (list, tuple)) and kwargs.get("streaming"):
+        return [
+            load_dataset(path, name, part, revision=revision, token=token, cache_dir=cache_dir, **kwargs)
+            for part in split
+        ]
+    path = os.path.expanduser(path) if isinstance(path, str | os.PathLike) else path
+    for last in (False, False, True):
+        zoo = Zoo(path, revision=revision, token=token, cache_dir=cache_dir)
+        try:
+            loaded = _load(
+                zoo,
+                INDEX_CONFIG if name is None else name,
+                split,
+                str(cache_dir) if cache_dir else None,
+                dict(kwargs),
+            )
+            break
+        except ZooError:
+            folder = zoo.source.path if isinstance(zoo.source, Folder) else None
+            if last or folder is None or Manifest.read(folder).digest == zoo.manifest.digest:
+                raise  # else the folder has changed meanwhile
+    _opened[zoo.source.homepage] = zoo
+    for part in (
+        loaded.values() if isinstance(loaded, dict) else loaded if isinstance(loaded, list) else [loaded]
+    ):
+        part.info.homepage, part.info.description = zoo.source.homepage, state(zoo.manifest)
+    return loaded
+
+
+def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[str, Any]) -> Any:
+    """What the library makes of a zoo."""
+    import datasets
+
+    source, names = zoo.source, (INDEX_CONFIG, *zoo.subsets)
+    if name not in names:
+        raise ZooError(
+            zoo.name, expected=f"one of {', '.join(names)}", found=repr(name), do="choose one of them"
+        )
+    if not isinstance(source, Folder):
+        if kwargs.get("filters") is not None:
+            kwargs.setdefault("verification_mode", "no_checks")  # the card counts the rows without filters
+        where = {"path": source.repo_id, "revision": source.revision, "token": source.token}
+        return datasets.load_dataset(**where, name=name, split=split, cache_dir=cache_dir, **kwargs)
+    from nws_dataset.reading.prepare import FolderBuilder
+
+    unknown = [option for option in kwargs if option not in FOLDER_OPTIONS]
+    if unknown:
+        expected = f"options among {', '.join(FOLDER_OPTIONS)}"
+        raise ZooError(
+            "load_dataset",
+            expected=expected,
+            found=", ".join(unknown),
+            do="leave it out: nws.json lists a folder's files",
+        )
+    streaming, in_memory = kwargs.pop("streaming", False), kwargs.pop("keep_in_memory", False)
+    prepared = {option: kwargs.pop(option) for option in PREPARE_OPTIONS if option in kwargs}
+    builder = FolderBuilder(source, name, cache_dir=cache_dir, **kwargs)
+    try:
+        if streaming:
+            return builder.as_streaming_dataset(split)
+        builder.download_and_prepare(**prepared)
+        return builder.as_dataset(split, in_memory=bool(in_memory))
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, ZooError):
+            raise error.__cause__ from None
+        do = "check the filters, and the space and permissions of the library's cache"
+        raise ZooError(
+            zoo.name, expected="rows that can be prepared", found=reason(error.__cause__ or error), do=do
+        ) from error
+    except (
+        ValueError,
+        AssertionError,
+    ) as error:  # what the library raises for a split or an option that it does not know
+        do = "choose others"
+        raise ZooError(
+            zoo.name,
+            expected="a split and options that it knows",
+            found=f"{split!r} ({reason(error)})",
+            do=do,
+        ) from error
+
+
+def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] | None = None) -> AnyDataset:
+    """The same rows with `weights`, [P] float32, read from the zoo when a row is asked for.
+
+    The weights are no stored column, and stay through all methods of the dataset; `remove_columns("weights")`
+    takes them away. In rows without a format they are numpy arrays, a list of them in a batch; else they are
+    as the format has a column of lists, such as one tensor [N, P] for rows of one length. A function in `map`
+    or `filter` gets them, so all are read there; `map` with `remove_columns` of all columns gives rows
+    without weights. What leaves the dataset has them as a column: `to_pandas`, `save_to_disk` and the like.
+    `batch` and `to_tf_dataset` are refused. `ds[:]["weights"]`, or `Zoo.weights(ds)` for one array [N, P],
+    reads many at once; on the Hub, the weights of a batch are fetched together. In a stream they are a column
+    like the others.
+
+    `concatenate_datasets` and `interleave_datasets` of the library keep weights where all parts are of one
+    zoo, in one format and with the same columns hidden. Else they give rows without weights, and say so in
+    the library's log alone (level info): join first, then call this.
+
+    Every value is checked against the SHA-256 in its row, so that rows of another zoo, or of this one before
+    it grew, are refused.
+
+    Args:
+        ds: rows of the config "index", from `load_dataset`, streamed or not; or a dict or list of such.
+        zoo: where the weights are; None takes the zoo that `ds` was loaded from.
+        columns: what a row has beside `weights`; None keeps all. For a DataLoader, name what you need: torch
+            cannot collate null.
+
+    Returns:
+        A new dataset of the same kind (a subclass of datasets.Dataset, if it is one); it can be pickled.
+
+    Raises:
+        ZooError: if `ds` has no index columns, its rows are not of the zoo, or of several zoos, or its zoo is
+            not known.
+
+    Example:
+        >>> ds = with_weights(load_dataset("nws", split="train"))  # doctest: +SKIP
+        >>> ds.map(lambda row: {"norm": float((row["weights"] ** 2).sum())})[0]["norm"]  # doctest: +SKIP
+    """
+    import datasets
+
+    from nws_dataset.reading import weighted
+
+    if isinstance(ds, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        return type(ds)({split: with_weights(part, zoo, columns) for split, part in ds.items()})
+    kinds = (datasets.Dataset, datasets.IterableDataset)
+    if isinstance(ds, (list, tuple)) and all(isinstance(part, kinds) for part in ds):
+        return type(ds)(with_weights(part, zoo, columns) for part in ds)
+    if not isinstance(ds, kinds):
+        raise ZooError(
+            "with_weights",
+            expected="a dataset of the datasets library",
+            found=type(ds).__name__,
+            do="load it with load_dataset",
+        )
+    if isinstance(ds, datasets.IterableDataset):
+        weighted.check_states(ds)
+        return weighted.stream_with_weights(ds, zoo or _zoo_of(ds), columns)
+    rows, known = weighted.without_weights(ds)
+    weighted.check_columns(rows.column_names, [name for name in columns or () if name != weighted.WEIGHTS])
+    weighted.check_states(rows)
+    return weighted.dataset_with_weights(rows, zoo or known or _zoo_of(rows), columns)
+
+
+def _zoo_of(ds: Any) -> Zoo:
+    """The zoo that a dataset was loaded from, in this process or another."""
+    homepage = (ds.info.homepage or "").split("\n\n")[0]  # rows of copies of one zoo may have been joined
+    if not homepage:
+        raise ZooError(
+            "with_weights",
+            expected="a dataset from nws_dataset.load_dataset",
+            found="another",
+            do="pass zoo=Zoo(path)",
+        )
+    if homepage not in _opened:
+        path, _, revision = (
+            homepage.partition("/tree/") if homepage.startswith("http") else (homepage, "", "")
+        )
+        repository = path.partition("/datasets/")[2]
+        _opened[homepage] = Zoo(repository, revision=revision) if repository and revision else Zoo(homepage)
+    return _opened[homepage]

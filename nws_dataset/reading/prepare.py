@@ -1,0 +1,106 @@
+"""A zoo's folder for the `datasets` library: a builder that reads the files which nws.json lists, and no
+other.
+
+The library's own one takes the folder's name for a pattern, and files for what they were when a card was
+written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nws_dataset.errors import ZooError
+from nws_dataset.files import read_file
+from nws_dataset.format.manifest import INDEX_CONFIG, Manifest, state
+from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
+from nws_dataset.format.shards import check_value, read_index, read_snapshots
+from nws_dataset.reading.folder import Folder
+
+
+@dataclass
+class Options(datasets.BuilderConfig):
+    """What is read, as the library's own Parquet builder has it.
+
+    Args:
+        columns: names; None reads all.
+        filters: an Arrow expression, or a list of (column, operator, value), that rows must fulfil.
+    """
+
+    columns: list[str] | None = None
+    filters: Any = None
+
+
+class FolderBuilder(datasets.ArrowBasedBuilder):
+    """Rows of a zoo's folder. What it makes is cached under the digest of nws.json.
+
+    Args:
+        folder: the zoo.
+        name: INDEX_CONFIG or a subset.
+        cache_dir: where the library keeps what it made; None is its own cache.
+        options: of Options.
+    """
+
+    BUILDER_CONFIG_CLASS = Options
+
+    def __init__(self, folder: Folder, name: str, *, cache_dir: str | None = None, **options: Any) -> None:
+        self.folder, self.manifest = folder.path, folder.manifest
+        if isinstance(options.get("columns"), str):
+            options["columns"] = [options["columns"]]
+        super().__init__(
+            cache_dir, dataset_name="nws", config_name=name, hash=self.manifest.digest, **options
+        )
+
+    def _info(self) -> datasets.DatasetInfo:
+        schema = INDEX_SCHEMA if self.config.name == INDEX_CONFIG else SNAPSHOTS_SCHEMA
+        features = datasets.Features.from_arrow_schema(schema)
+        if self.config.columns is not None:
+            missing = [name for name in self.config.columns if name not in features]
+            if missing:
+                expected = f"columns among {', '.join(features)}"
+                raise ZooError(self.folder, expected=expected, found=", ".join(missing), do="choose others")
+            features = datasets.Features(
+                {name: kind for name, kind in features.items() if name in self.config.columns}
+            )
+        return datasets.DatasetInfo(description=state(self.manifest), features=features)
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        files = {
+            split: self.manifest.matching(pattern)
+            for split, pattern in self.manifest.data_files()[self.config.name].items()
+        }
+        return [
+            datasets.SplitGenerator(name=split, gen_kwargs={"files": found})
+            for split, found in files.items()
+            if found
+        ]
+
+    def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, pa.Table]]:
+        """The rows of files, each checked to be of one and the same state of the zoo."""
+        filters = self.config.filters
+        condition = pq.filters_to_expression(filters) if isinstance(filters, list) else filters
+        for file in files:
+            for number, table in enumerate(self._tables(file)):
+                # the file is open now, and stays what it is
+                if number == 0 and Manifest.read(self.folder).digest != self.manifest.digest:
+                    do = "wait until nothing is built or copied there, then load again"
+                    raise ZooError(
+                        self.folder, expected="a folder that does not change", found="a new nws.json", do=do
+                    )
+                rows = table if condition is None else table.filter(condition)
+                yield f"{file}-{number}", rows.select(list(self.info.features))
+
+    def _tables(self, file: str) -> Iterator[pa.Table]:
+        path = self.manifest.locate(self.folder, file)
+        if self.config.name == INDEX_CONFIG:
+            content = memoryview(read_file(path, "an index file", self.manifest.files[file].size))
+            check_value(content, self.manifest.files[file].sha256, path)
+            yield read_index(path, content)
+        else:
+            for batch in read_snapshots(path):
+                yield pa.Table.from_batches([batch])

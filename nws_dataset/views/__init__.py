@@ -1,0 +1,1 @@
+"""Rows of weights as tensors, graphs, tokens, statistics and slices."""

@@ -1,0 +1,65 @@
+"""Arrays of numpy and tensors of torch alike: their last axes are checked, taken from and concatenated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nws_dataset.errors import ValueZooError, ZooError
+
+
+def check_axes(name: str, array: Any, *shape: int) -> None:
+    """Raise a ZooError unless there is an array or tensor that ends in these axes."""
+    if not hasattr(array, "shape"):
+        raise ValueZooError(name, expected="an array or a tensor", found=type(array).__name__, do="give one")
+    if tuple(array.shape[-len(shape) :]) != shape:
+        expected = f"[..., {', '.join(map(str, shape))}]"
+        raise ZooError(
+            name, expected=expected, found=str(list(array.shape)), do="give what belongs to this architecture"
+        )
+
+
+def concatenate(arrays: Sequence[Any]) -> Any:
+    """Arrays joined along the last axis."""
+    if isinstance(arrays[0], np.ndarray):
+        return np.concatenate(arrays, axis=-1)
+    import torch  # only for those who have tensors
+
+    return torch.cat(tuple(arrays), dim=-1)
+
+
+def flatten(array: Any, axes: int) -> Any:
+    """An array whose axes after the first ones are one."""
+    return array.reshape(*array.shape[:axes], math.prod(array.shape[axes:]))
+
+
+def with_zero(rows: Any) -> Any:
+    """[..., P + 1]: rows with a zero behind, for the places of padding."""
+    zero = (
+        np.zeros_like(rows[..., :1])
+        if isinstance(rows, np.ndarray)
+        else rows.new_zeros((*rows.shape[:-1], 1))
+    )
+    return concatenate([rows, zero])
+
+
+def take(array: Any, places: np.ndarray) -> Any:
+    """[..., n] -> [..., *places.shape], the numbers at these places."""
+    if isinstance(array, np.ndarray):
+        return array.take(places, axis=-1)
+    import torch
+
+    index = torch.as_tensor(places.reshape(-1), device=array.device)
+    return array.index_select(-1, index).reshape(*array.shape[:-1], *places.shape)
+
+
+def like(array: Any, structure: np.ndarray) -> Any:
+    """What an architecture says about an array, as its like: a numpy array, or a tensor on its device."""
+    if isinstance(array, np.ndarray):
+        return structure
+    import torch
+
+    return torch.as_tensor(structure, device=array.device)

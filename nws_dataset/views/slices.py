@@ -1,0 +1,330 @@
+"""Rows -> slices of consecutive weights, the input of the deep meta-classifier: gathered a batch at a time,
+never whole rows.
+
+Axes: N rows, P weights of a row, B slices of a batch, L weights of a slice.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import numpy as np
+
+from nws_dataset.errors import ValueZooError, ZooError, reason
+from nws_dataset.format.layout import layout_of
+from nws_dataset.views.permutations import permutation_spec
+
+if TYPE_CHECKING:
+    from nws_dataset.format.recipe import Architecture
+
+BYTES = 4  # of a weight
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Source(Protocol):
+    """Rows of any lengths that give slices."""
+
+    lengths: np.ndarray  # [N]
+    fixed: bool  # whether a slice is the same whenever it is asked for
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> Any:
+        """Slices of length L of the rows `numbers` [B] from `starts` [B]: [B, L] float32, an array or tensor,
+        zeros behind a row's end.
+        """
+
+
+class Indexed:
+    """Lets scikit-learn's cross-validation take rows of a source: `source[numbers]` is a source of some rows.
+
+    Example:
+        >>> rows = ArrayRows([np.arange(6, dtype=np.float32), np.ones(2, np.float32), np.ones(3, np.float32)])
+        >>> len(rows), rows[[2, 0]].lengths.tolist()
+        (3, [3, 6])
+    """
+
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(N,): by it scikit-learn knows what can be indexed by an array."""
+        return (len(self),)
+
+    def __getitem__(self, key: Any) -> Chosen:
+        (key, *_) = key if isinstance(key, tuple) else (key,)  # scikit-learn asks for [numbers, ...]
+        return Chosen(cast(Source, self), np.atleast_1d(np.arange(len(self))[key]))
+
+
+class ArrayRows(Indexed):
+    """Rows that are arrays: a matrix [N, P], or views of a zoo's files (`zoo.arrays(rows)`).
+
+    Only slices of them are copied.
+
+    Example:
+        >>> rows = ArrayRows([np.arange(6, dtype=np.float32), np.ones(2, np.float32)])
+        >>> rows.slices(np.array([0, 1]), np.array([2, 0]), 3).tolist()
+        [[2.0, 3.0, 4.0], [1.0, 1.0, 0.0]]
+    """
+
+    fixed = True
+
+    def __init__(self, rows: Sequence[np.ndarray] | np.ndarray) -> None:
+        self.rows = rows
+        self.lengths = np.array([len(row) for row in rows], dtype=np.intp)
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        # A copy of L consecutive weights is faster in a loop than by an index a weight: 64 of them take a
+        # third of a millisecond.
+        batch_BL = np.empty((len(numbers), length), np.float32)
+        for slice_L, number, start in zip(batch_BL, numbers.tolist(), starts.tolist(), strict=True):
+            part = self.rows[number][start : start + length]
+            slice_L[: len(part)] = part
+            slice_L[len(part) :] = 0
+        return batch_BL
+
+
+class RandomUnits(Indexed):
+    """Rows as hidden units that are chosen at random, each time anew: in a random order, and of each tensor
+    the first few units' weights.
+
+    A network computes the same whatever the order of its hidden units, but a reader to whom each weight
+    always comes at the same place learns the networks that it is trained on by heart. Here no place means a
+    unit, only a tensor, and no row comes twice as it was.
+
+    Args:
+        rows: N arrays [P_i], whole rows.
+        architectures: N of them.
+        length: weights that a choice has at most, L: each tensor is cut to as many, unless it is smaller. A
+            single unit of each tensor is always there; what is too much even so is cut off.
+        seed: of the choices.
+
+    Example:
+        >>> from nws_dataset.format.recipe import Architecture
+        >>> rows = RandomUnits([np.arange(92_218, dtype=np.float32)], [Architecture()], 5000, seed=0)
+        >>> rows.lengths.tolist(), rows.slices(np.array([0]), np.array([0]), 5000).shape
+        ([4770], (1, 5000))
+    """
+
+    fixed = False
+
+    def __init__(
+        self, rows: Sequence[np.ndarray], architectures: Sequence[Architecture], length: int, seed: int
+    ) -> None:
+        if not isinstance(length, int | np.integer) or not 1 <= length < 1 << 31:
+            raise ValueZooError(
+                "length",
+                expected="a whole number of at least 1",
+                found=repr(length),
+                do="choose how many weights it has",
+            )
+        if len(rows) != len(architectures):
+            found = f"{len(rows)} rows and {len(architectures)} architectures"
+            raise ValueZooError(
+                "rows", expected="an architecture of each", found=found, do="give one to each row"
+            )
+        for i, (row, architecture) in enumerate(zip(rows, architectures, strict=True)):
+            if row.shape != (layout_of(architecture).num_weights,):
+                expected = f"[{layout_of(architecture).num_weights}] weights"
+                raise ValueZooError(
+                    f"row {i}",
+                    expected=expected,
+                    found=str(list(row.shape)),
+                    do="give whole rows of these architectures",
+                )
+        self.rows, self.random = rows, np.random.default_rng(seed)
+        self._units = [_Units.of(architecture, int(length)) for architecture in architectures]
+        self.lengths = np.array([min(length, units.num_weights) for units in self._units], dtype=np.intp)
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        batch_BL = np.zeros((len(numbers), length), np.float32)
+        for slice_L, number, start in zip(batch_BL, numbers.tolist(), starts.tolist(), strict=True):
+            part = self.rows[number][self._units[number].draw(self.random)[start : start + length]]
+            slice_L[: len(part)] = part
+        return batch_BL
+
+
+@dataclass(frozen=True, eq=False)
+class _Units:
+    """How units of an architecture are drawn."""
+
+    sizes: dict[str, int]  # hidden layer -> its units
+    # places of the weights, each axis' hidden layer, units that are taken
+    tensors: list[tuple[np.ndarray, tuple[str | None, ...], int]]
+
+    @classmethod
+    @functools.lru_cache(maxsize=1024)
+    def of(cls, architecture: Architecture, length: int) -> _Units:
+        """As many units of each tensor as make `length` weights in all."""
+        spec = permutation_spec(architecture)
+        places = [
+            s.offset + np.arange(s.size).reshape(spec.shapes[s.name]) for s in layout_of(architecture).tensors
+        ]
+
+        def taken(most: int) -> list[int]:
+            return [min(len(p), max(1, most * len(p) // p.size)) for p in places]
+
+        def total(most: int) -> int:
+            return sum(p.size // len(p) * units for p, units in zip(places, taken(most), strict=True))
+
+        most = bisect.bisect_right(range(length + 1), length, key=total) - 1
+        axes = [spec.axes_to_perm[s.name] for s in layout_of(architecture).tensors]
+        return cls(dict(spec.sizes), list(zip(places, axes, taken(max(0, most)), strict=True)))
+
+    @functools.cached_property
+    def num_weights(self) -> int:
+        return sum(places.size // len(places) * units for places, _, units in self.tensors)
+
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """Places of the weights of random units, tensor by tensor; inputs and outputs of the network keep
+        their order.
+        """
+        orders = {layer: random.permutation(size) for layer, size in self.sizes.items()}
+        drawn = []
+        for places, (own, *others), units in self.tensors:
+            chosen = places[:units] if own is None else places[orders[own][:units]]
+            for axis, layer in enumerate(others, 1):
+                chosen = chosen if layer is None else chosen.take(orders[layer], axis)
+            drawn.append(chosen.reshape(-1))
+        return np.concatenate(drawn)
+
+
+class Chosen(Indexed):
+    """Some rows of a source."""
+
+    def __init__(self, source: Source, numbers: np.ndarray) -> None:
+        self.source, self.numbers, self.lengths, self.fixed = (
+            source,
+            numbers,
+            source.lengths[numbers],
+            source.fixed,
+        )
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        return self.source.slices(self.numbers[numbers], starts, length)
+
+
+class DeviceRows(Indexed):
+    """All weights of a source as one tensor on a device, where slices are gathered by an index.
+
+    Args:
+        source: the rows.
+        device: torch device.
+    """
+
+    fixed = True
+
+    def __init__(self, source: Source, device: str) -> None:
+        import torch
+
+        self.lengths = source.lengths
+        self._ends = torch.from_numpy(np.cumsum(self.lengths)).to(device)
+        # the last is what stands behind every row's end
+        self._weights = torch.zeros(int(self.lengths.sum()) + 1, device=device)
+        for number, (length, end) in enumerate(
+            zip(self.lengths.tolist(), np.cumsum(self.lengths).tolist(), strict=True)
+        ):
+            row_BL = source.slices(np.array([number]), np.array([0]), length)
+            check_finite(row_BL, np.array([number]))
+            self._weights[end - length : end] = torch.from_numpy(row_BL[0])
+
+    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> Any:
+        """As `Source.slices`, a tensor on the device."""
+        import torch
+
+        device = self._weights.device
+        ends = self._ends[torch.from_numpy(numbers).to(device)]
+        first = ends - torch.from_numpy(self.lengths[numbers] - starts).to(device)
+        places_BL = first[:, None] + torch.arange(length, device=device)
+        return self._weights[torch.where(places_BL < ends[:, None], places_BL, len(self._weights) - 1)]
+
+
+def check_device(where: object, device: str, do: str) -> None:
+    """Raise a ZooError if torch cannot compute on a device here.
+
+    Args:
+        where: what the error names.
+        device: as torch names it.
+        do: what the error advises.
+    """
+    import torch
+
+    try:
+        if not isinstance(device, str):
+            raise TypeError(f"{device!r} is no text")
+        torch.ones(1, device=device).item()
+    except (
+        AssertionError,
+        ImportError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # AssertionError, ImportError: torch without it
+        raise ZooError(
+            where, expected="a device of torch on this machine", found=reason(error), do=do
+        ) from error
+
+
+def on_device(source: Source, device: str) -> Source:
+    """A source as `DeviceRows` where it is fixed and its weights fit into half of a GPU's free memory, else
+    as it is.
+    """
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return (
+        DeviceRows(source, device)
+        if source.fixed and 2 * BYTES * int(source.lengths.sum()) < free
+        else source
+    )
+
+
+def even_starts(
+    lengths: np.ndarray, slice_length: int, positions: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """First weights of slices at positions of rows.
+
+    Args:
+        lengths: [N] of the rows.
+        slice_length: L.
+        positions: S places, 0 at a row's beginning and 1 at its end.
+
+    Returns:
+        [N, S].
+
+    Example:
+        >>> even_starts(np.array([11, 3]), 5, [0, 0.5, 1]).tolist()
+        [[0, 3, 6], [0, 0, 0]]
+    """
+    return np.rint(np.outer(np.maximum(0, lengths - slice_length), positions)).astype(np.intp)
+
+
+def check_finite(batch_BL: np.ndarray, numbers: np.ndarray) -> None:
+    """Raise a ZooError that names the first row with a weight that is not finite."""
+    finite = np.isfinite(batch_BL).all(axis=1)
+    if not finite.all():
+        row = int(numbers[np.flatnonzero(~finite)[0]])
+        raise ZooError(
+            f"row {row}", expected="finite weights", found="NaN or infinity", do="leave it out or rebuild it"
+        )
+
+
+def prefetched(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:
+    """`make` of each item, in order; while one is used, a thread makes the next.
+
+    Example:
+        >>> list(prefetched(str, [1, 2]))
+        ['1', '2']
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = [thread.submit(make, item) for item in items[:1]]
+        for item in items[1:]:
+            ready, coming = coming[0].result(), [thread.submit(make, item)]
+            yield ready
+        yield from (future.result() for future in coming)
