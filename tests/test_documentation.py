@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 import readme
 from zoo_factory import make_zoo
@@ -68,3 +69,24 @@ def test_the_file_tree_covers_every_folder() -> None:
 @pytest.mark.parametrize("picture", sorted(ROOT.glob("docs/*.svg")), ids=lambda path: path.name)
 def test_pictures_are_well_formed(picture: Path) -> None:
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+
+
+def test_the_citation_file_names_the_papers_that_the_readme_names() -> None:
+    references = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    entries = re.findall(r"^@\w+\{(.*?)^\}", README, re.MULTILINE | re.DOTALL)
+    for reference, entry in zip(references, entries, strict=True):
+        authors = " and ".join(
+            f"{author['family-names']}, {author['given-names']}" for author in reference["authors"]
+        )
+        (identifier,) = reference["identifiers"]
+        assert f"{{{reference['title']}}}" in entry
+        assert f"{{{authors}}}" in entry.replace('{\\"o}', "ö")
+        assert f"{{{reference['year']}}}" in entry
+        assert identifier["value"].removeprefix("arXiv:") in entry
+
+
+def test_commit_hooks_check_what_the_test_command_checks() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    lines = (ROOT / "scripts" / "test").read_text().splitlines()
+    checks = [line for line in lines if line.startswith(("ruff", "mypy", "cog"))]
+    assert [hook["entry"] for hook in repository["hooks"]] == checks
