@@ -72,11 +72,11 @@ def evaluated_images(model: Model, train_images: int | None, epochs: int) -> flo
     drawn = drawn_images(model, train_images)
     held_out = drawn * recipe.validation_fraction
     snapshot = IMAGE_SETS[recipe.dataset].test_images + min(TRAIN_EVALUATION_IMAGES, drawn - held_out)
-    return (epochs + 1) * held_out + _snapshots(model.subset, recipe.max_epochs) * snapshot
+    return (epochs + 1) * held_out + num_snapshots_of(model.subset, recipe.max_epochs) * snapshot
 
 
 @functools.cache
-def _snapshots(subset: str, max_epochs: int) -> int:
+def num_snapshots_of(subset: str, max_epochs: int) -> int:
     return num_snapshots(SUBSETS[subset], max_epochs)
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from builder.forecasting.costs import _snapshots, disk_bytes, epoch_flops
+from builder.forecasting.costs import disk_bytes, epoch_flops, num_snapshots_of
 from builder.plan import Model
 from builder.rules import least_epochs
 from nws_dataset.format.layout import layout_of
@@ -42,7 +42,7 @@ def _subset_lines(
 ) -> Iterator[str]:
     architectures = Counter(model.recipe.architecture for model in models)
     cohorts = Counter(model.cohort for model in models)
-    snapshots = sum(_snapshots(subset.name, model.recipe.max_epochs) for model in models)
+    snapshots = sum(num_snapshots_of(subset.name, model.recipe.max_epochs) for model in models)
     weights = {architecture: layout_of(architecture).num_weights for architecture in architectures}
     least = sum(epoch_flops(model, request.train_images) * least_epochs(model.recipe) for model in models)
     yield f"{subset.name}: {len(models):,} models, {snapshots:,} snapshots, seed {request.seed}"
