@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import safetensors.torch
@@ -619,3 +620,9 @@ def test_devices(
     else:
         with pytest.raises(ZooError, match=f"^--device {asked}: expected {told}$"):
             resolve_device(asked, backend)
+
+
+def test_help_says_that_tf32_cuts_and_does_not_round() -> None:
+    (option,) = (parameter for parameter in nws_build.params if parameter.name == "tf32")
+    assert isinstance(option, click.Option) and option.help is not None
+    assert "unrounded" in option.help

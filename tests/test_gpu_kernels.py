@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,14 +13,23 @@ pytest.importorskip("triton")
 import torch.nn.functional as F
 
 from builder.philox import LANES, Purpose, key_of, lanes16
-from builder.plan import Model
+from builder.plan import Model, select
 from builder.training import batches, update
 from builder.training.backend import ACTIVATION_NUMBERS
 from builder.training.gpu import augment, dense, epilogues, update_kernels
+from builder.training.gpu import products as products_module
 from builder.training.gpu.pieces import Dropout, Slots, draw
-from builder.training.gpu.products import LibraryProducts, Product, Products, Tiles, TritonProducts
+from builder.training.gpu.products import (
+    LibraryProducts,
+    Product,
+    Products,
+    Tiles,
+    TritonProducts,
+    products_of,
+)
 from nws_dataset.format.network import ACTIVATIONS, BATCH_NORM_EPSILON
 from nws_dataset.format.recipe import Architecture
+from nws_dataset.format.subsets import SUBSETS
 from training_cases import CPU, NWS, images_for, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
@@ -128,6 +138,35 @@ def test_products_equal_torchs(name: str, way: str) -> None:
     part = flat[..., : products.moment_pixels]
     close_to(moments[here, :, 0, 0], part.mean(2)[here])
     close_to(moments[here, :, 0, 1], (part - part.mean(2, keepdim=True)).square().sum(2)[here])
+
+
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_tiles_of_a_weight_gradient_are_no_larger_than_its_layer(
+    subset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first layer of 9 taps in a tile of 128 takes four times as long."""
+    launched: list[dict[str, int]] = []
+    monkeypatch.setattr(products_module, "weight_gradient_kernel", _Launches(launched))
+    monkeypatch.setattr(products_module, "sum_parts_kernel", _Launches([]))
+    architectures = {model.recipe.architecture for model in select(SUBSETS[subset], 0, models=64)}
+    for architecture in architectures:
+        for product in products_of(architecture):
+            x = torch.empty(1, 2, product.inputs, product.size, product.size, device="meta")
+            dy = torch.empty(1, 2, product.outputs, product.out_size, product.out_size, device="meta")
+            gradients = torch.empty(1, product.offset + product.weights, device="meta")
+            TritonProducts().weight_gradient(product, x, dy, gradients, torch.ones(1, device="meta"))
+            taps = launched.pop()["TAPS"]
+            assert taps == 16 or taps < 2 * product.taps, f"{taps} rows for {product.taps} taps"
+
+
+class _Launches:
+    """In place of a kernel: notes what it would be launched with."""
+
+    def __init__(self, launched: list[dict[str, int]]) -> None:
+        self.launched = launched
+
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        return lambda *arguments, **options: self.launched.append(options)
 
 
 def test_weight_gradient_of_many_pixels_is_summed_in_parts() -> None:

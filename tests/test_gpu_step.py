@@ -281,6 +281,10 @@ class FakeStream:
 DEFAULT_STREAM = FakeStream(-1)
 
 
+def waits_for_all_lanes(*_: object, **__: object) -> None:
+    raise AssertionError("a capture waits for other lanes")
+
+
 def test_a_capture_never_begins_on_another_lanes_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's streams come round after 32, and lanes keep theirs; what another lane puts on a captured stream
     goes into the wrong graph.
@@ -294,6 +298,10 @@ def test_a_capture_never_begins_on_another_lanes_stream(monkeypatch: pytest.Monk
         "default_stream": lambda device=None: DEFAULT_STREAM,
         "CUDAGraph": lambda: graph,
         "device": lambda device: contextlib.nullcontext(),
+        # these wait for the whole device, and hold other lanes up
+        "graph": waits_for_all_lanes,
+        "synchronize": waits_for_all_lanes,
+        "empty_cache": waits_for_all_lanes,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     device = torch.device("cuda")
