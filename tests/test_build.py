@@ -30,6 +30,7 @@ from builder import build as build_module
 from builder import plan, trained
 from builder.build import build
 from builder.card import PLOTS
+from builder.cli import main
 from builder.gallery import stale
 from builder.plan import Request
 from builder.progress import Occupancy, Progress
