@@ -366,7 +366,7 @@ KILLER = """
 import os, signal, sys
 from pathlib import Path
 from builder import plan
-from builder.importers.base import import_zoo
+from builder.importers.importing import import_zoo
 plan.SHARD_BYTES, replace, left = 500_000, os.replace, int(sys.argv[3])
 def dying(source, target):
     global left

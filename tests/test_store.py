@@ -531,7 +531,8 @@ def test_more_models_than_there_are(
 def test_a_script_without_a_guard(tmp_path: Path) -> None:
     script = make_file(
         tmp_path / "script.py",
-        "import sys\nfrom pathlib import Path\nfrom builder.build import Request, build\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from builder.build import build\nfrom builder.plan import Request\n"
         "build(Request('demo', 1, epochs=1), Path(sys.argv[1]), device='cpu', workers=1)\n",
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -448,7 +448,7 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
         check=True,
-        cwd=Path(folder_module.__file__).parents[1],
+        cwd=Path(__file__).parent.parent,
     )
 
 
@@ -471,9 +471,7 @@ def test_reading_imports_neither_torch_nor_datasets_nor_pandas(folder: Path) -> 
         "zoo.weights(zoo.filter(architecture=zoo.filter()[0]['architecture']))\n"
         "assert not {'torch', 'datasets', 'pandas'} & set(sys.modules)"
     )
-    subprocess.run(
-        [sys.executable, "-c", program, str(folder)], check=True, cwd=Path(folder_module.__file__).parents[1]
-    )
+    subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=Path(__file__).parent.parent)
 
 
 # --- damage and mistakes ---
