@@ -3,12 +3,8 @@
 """
 
 import os
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
-from loopback_hub import LoopbackHub
+from testing.loopback_hub import LoopbackHub
 
 if __name__ == "__main__":
     hub = LoopbackHub()

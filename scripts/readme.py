@@ -29,6 +29,7 @@ FOLDERS = {
     "loading_script": 'A card of `hf://...` files, so that `load_dataset("nws")` works in a folder without '
     "code",
     "scripts": "Thin programs",
+    "testing": None,
     "tests": "A file a module; what crosses modules has a file of its own",
     "docs": "Pictures",
     ".ci": "What CI runs",

@@ -33,10 +33,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from loopback_hub import LoopbackHub  # noqa: E402 -- of the tests
+from testing.loopback_hub import LoopbackHub
 
 HUB = LoopbackHub()  # closed until the campaign starts
 os.environ.update(HUB.environment())  # huggingface_hub reads it when it is imported
@@ -52,7 +49,6 @@ import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 from huggingface_hub import HfFileSystem  # noqa: E402
 
-import release_factory  # noqa: E402
 from builder import build as build_module  # noqa: E402
 from builder import gallery, plan, store  # noqa: E402
 from builder.build import build  # noqa: E402
@@ -67,7 +63,8 @@ from nws_dataset.evaluation import meta_classifier, readers, report  # noqa: E40
 from nws_dataset.format import shards  # noqa: E402
 from nws_dataset.format.schema import METADATA_SCHEMA  # noqa: E402
 from nws_dataset.reading.zoo import Zoo  # noqa: E402
-from zoo_factory import make_zoo  # noqa: E402
+from testing import release_factory  # noqa: E402
+from testing.zoo_factory import make_zoo  # noqa: E402
 
 REPOSITORY = "org/zoo"
 DEADLINE = 120.0  # seconds that a case may take

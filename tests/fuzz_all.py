@@ -29,12 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
-
-from loopback_hub import Answer, LoopbackHub  # noqa: E402
+from testing.loopback_hub import Answer, LoopbackHub
 
 HUB = LoopbackHub()
-if "HF_ENDPOINT" not in os.environ:  # tests/conftest.py has set another
+if "HF_ENDPOINT" not in os.environ:  # conftest.py has set another
     os.environ.update(HUB.environment())
 
 import click  # noqa: E402
@@ -45,7 +43,6 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors import numpy as safetensors  # noqa: E402
 
-import release_factory  # noqa: E402
 from builder import images as images_module  # noqa: E402
 from builder.importers.importing import import_zoo  # noqa: E402
 from builder.store import LOCAL_NOTE, remembered_images  # noqa: E402
@@ -60,7 +57,8 @@ from nws_dataset.format.network import Network  # noqa: E402
 from nws_dataset.format.recipe import Architecture  # noqa: E402
 from nws_dataset.format.shards import read_snapshots, reindex  # noqa: E402
 from nws_dataset.reading.zoo import Zoo  # noqa: E402
-from zoo_factory import make_zoo  # noqa: E402
+from testing import release_factory  # noqa: E402
+from testing.zoo_factory import make_zoo  # noqa: E402
 
 SECONDS, MEGABYTES = 30.0, 500.0  # of a case
 BATCH = 25  # cases of a process

@@ -21,13 +21,13 @@ from builder.build import build
 from builder.card import MANY_ARCHITECTURES, PLOTS, _size_category, render
 from builder.image_sets import IMAGE_SETS
 from builder.plan import Request
-from loopback_hub import LoopbackHub
 from nws_dataset.files import sha256_file
 from nws_dataset.format.manifest import INDEX_CONFIG, FileEntry, Manifest, SubsetEntry
 from nws_dataset.format.schema import COLUMNS, INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS
 from nws_dataset.format.subsets import IMPORTED, PRESETS, SUBSETS
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import make_zoo
+from testing.loopback_hub import LoopbackHub
+from testing.zoo_factory import make_zoo
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import readme
-from zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

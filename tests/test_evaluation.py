@@ -21,7 +21,7 @@ from nws_dataset.evaluation.folds import (
     with_validation,
 )
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo
 
 PNG = b"\x89PNG"
 

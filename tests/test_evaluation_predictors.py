@@ -27,7 +27,7 @@ from nws_dataset.evaluation.trials import (
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.shards import write_index
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import PLAIN, make_shard, make_zoo, write_manifest
+from testing.zoo_factory import PLAIN, make_shard, make_zoo, write_manifest
 
 PNG = b"\x89PNG"
 CONTRACT = {

@@ -20,7 +20,7 @@ from nws_dataset.format.recipe import LEGAL_VALUES
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.reading.index import Columns
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo
 
 
 @pytest.fixture(scope="module")

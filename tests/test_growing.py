@@ -26,7 +26,7 @@ from nws_dataset.format.shards import write_index, write_snapshots
 from nws_dataset.reading import folder as folder_module
 from nws_dataset.reading.snapshots import Rows
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import make_zoo, write_manifest
+from testing.zoo_factory import make_zoo, write_manifest
 
 FEW, MANY = 6, 10  # models before and after
 

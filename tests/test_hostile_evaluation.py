@@ -26,7 +26,7 @@ from nws_dataset.evaluation.methods import Candidate
 from nws_dataset.evaluation.results import Results
 from nws_dataset.reading.zoo import Zoo
 from test_leaderboard import RECORDS, record, results_of
-from zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo
 
 COMMANDS = (meta_classifier.main, predictors.main, leaderboard.main)
 LINE = re.compile(r"Error: .+: expected .+, found .+; .+")

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopback_hub import TOKEN, Answer, Faults, LoopbackHub
 from nws_dataset import http
 from nws_dataset.errors import ZooError
 from nws_dataset.reading import hub as hub_module
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import make_zoo
+from testing.loopback_hub import TOKEN, Answer, Faults, LoopbackHub
+from testing.zoo_factory import make_zoo
 
 REPOSITORY = "org/nws"
 

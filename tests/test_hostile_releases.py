@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import release_factory as factory
 from builder import images
 from builder.images import load_image_set
 from builder.importers.importing import import_zoo
@@ -30,7 +29,8 @@ from builder.parquet import _pages
 from nws_dataset.errors import ZooError
 from nws_dataset.format.manifest import Manifest
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import make_zoo
+from testing import release_factory as factory
+from testing.zoo_factory import make_zoo
 
 MB = 1 << 20
 UNREAD = ("README.md", "meta.csv")  # files of a zoo and a release that are not opened

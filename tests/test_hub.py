@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from loopback_hub import TOKEN, LoopbackHub, every_second
 from nws_dataset import http
 from nws_dataset.errors import ZooError
 from nws_dataset.format.schema import INDEX_SCHEMA
@@ -24,7 +23,8 @@ from nws_dataset.format.shards import write_index
 from nws_dataset.reading.load import load_dataset, with_weights
 from nws_dataset.reading.snapshots import Rows
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
+from testing.loopback_hub import TOKEN, LoopbackHub, every_second
+from testing.zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
 
 REPOSITORY = "org/nws"
 INDEX = "index/demo/train.parquet"

@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 import torch
 
-import release_factory as factory
 from builder import card, plan
 from builder.build import build
 from builder.checks import Verifier
@@ -34,13 +33,14 @@ from builder.plan import Request
 from builder.rules import CONVERGED_MARGIN
 from builder.store import NEXT, Store
 from builder.verify import main as verify
-from loopback_hub import LoopbackHub
 from nws_dataset.errors import ZooError
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import Manifest
 from nws_dataset.format.subsets import IMPORTED, KINDS, NWS_MAIN, SMALL_CNN, SUBSETS, subsets_of
 from nws_dataset.reading.snapshots import Rows
 from nws_dataset.reading.zoo import Zoo
+from testing import release_factory as factory
+from testing.loopback_hub import LoopbackHub
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-5

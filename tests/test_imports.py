@@ -14,9 +14,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = "nws_dataset", "builder", "cards"
 NEVER = {
-    "researchers' code never needs the builder": ("nws_dataset", ["builder", "cards", "scripts", "tests"]),
-    "templates need no code": ("cards", ["builder", "nws_dataset", "scripts", "tests"]),
-    "the product never needs its scripts": ("builder", ["scripts", "tests"]),
+    "researchers' code never needs the builder": (
+        "nws_dataset",
+        ["builder", "cards", "scripts", "testing", "tests"],
+    ),
+    "templates need no code": ("cards", ["builder", "nws_dataset", "scripts", "testing", "tests"]),
+    "the product never needs its scripts": ("builder", ["scripts", "testing", "tests"]),
     "the format knows nothing that is built on it": (
         "nws_dataset.format",
         ["nws_dataset.reading", "nws_dataset.views", "nws_dataset.baselines", "nws_dataset.evaluation"],

@@ -15,7 +15,7 @@ from nws_dataset.evaluation.charts import LEFT, RIGHT, Line, Panel
 from nws_dataset.evaluation.methods import Candidate
 from nws_dataset.evaluation.tables import Given, input_words, metric_of, scores_of, table_of
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo
 
 VOID = {"meta", "line", "polyline", "polygon", "circle"}  # elements without an end
 REGRESSOR = '''"""Nine quantiles of a network's weights, read by a forest."""

@@ -16,7 +16,6 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
-from loopback_hub import LoopbackHub
 from nws_dataset.errors import ZooError
 from nws_dataset.format.manifest import INDEX_CONFIG, Manifest
 from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
@@ -25,7 +24,8 @@ from nws_dataset.reading import prepare
 from nws_dataset.reading.load import load_dataset, with_weights
 from nws_dataset.reading.snapshots import READ_COLUMNS
 from nws_dataset.reading.zoo import DEFAULT_REPOSITORY, Zoo
-from zoo_factory import PLAIN, make_zoo
+from testing.loopback_hub import LoopbackHub
+from testing.zoo_factory import PLAIN, make_zoo
 
 
 @pytest.fixture(scope="module")

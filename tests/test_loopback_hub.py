@@ -32,8 +32,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import get_session
 
-from loopback_hub import READ_TOKEN, TOKEN, Fault, LoopbackHub, Tree, every_second
-from zoo_factory import make_zoo
+from testing.loopback_hub import READ_TOKEN, TOKEN, Fault, LoopbackHub, Tree, every_second
+from testing.zoo_factory import make_zoo
 
 REPO = "org/nws"
 LARGE = bytes(range(256)) * 40  # of a .parquet file, so an LFS file

@@ -187,7 +187,7 @@ def test_digest_is_that_of_the_file(tmp_path: Path) -> None:
 
 
 def test_sha256_of_files_is_that_of_their_bytes(tmp_path: Path) -> None:
-    from zoo_factory import make_zoo
+    from testing.zoo_factory import make_zoo
 
     manifest = Manifest.read(make_zoo(tmp_path / "zoo", models=2, snapshots=1))
     assert manifest.files

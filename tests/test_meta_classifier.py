@@ -15,7 +15,7 @@ from nws_dataset.errors import ZooError
 from nws_dataset.reading.zoo import Zoo
 from nws_dataset.reading.zoo_rows import ZooRows
 from nws_dataset.views.slices import ArrayRows, DeviceRows, prefetched
-from zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo
 
 SLIM: dict[str, Any] = {
     "slice_length": 200,

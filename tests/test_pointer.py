@@ -15,12 +15,12 @@ import datasets
 import pytest
 from huggingface_hub import DatasetCard
 
-from loopback_hub import LoopbackHub
 from nws_dataset.format.manifest import INDEX_CONFIG
 from nws_dataset.format.schema import SPLITS
 from nws_dataset.format.subsets import SUBSETS
 from nws_dataset.reading.zoo import DEFAULT_REPOSITORY, LOCAL_NAME, Zoo
-from zoo_factory import make_zoo
+from testing.loopback_hub import LoopbackHub
+from testing.zoo_factory import make_zoo
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "loading_script" / LOCAL_NAME

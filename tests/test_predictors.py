@@ -8,11 +8,11 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from loopback_hub import READ_TOKEN
 from nws_dataset.baselines.meta_classifier import DeepMetaRegressor
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear, Standardizer
 from nws_dataset.baselines.saving import ARRAYS, CARD, FACTS
 from nws_dataset.errors import ZooError
+from testing.loopback_hub import READ_TOKEN
 
 # scikit-learn's checks use targets of any range, so that they are run without the range of accuracies.
 CHECKED = [

@@ -30,12 +30,12 @@ from builder.build import build
 from builder.cli import main
 from builder.plan import Request
 from builder.publish import Content, Publisher
-from loopback_hub import READ_TOKEN, TOKEN, Fault, File, LoopbackHub, Tree, every_second
 from nws_dataset import http
 from nws_dataset.errors import ZooError
 from nws_dataset.format.manifest import Manifest
 from nws_dataset.http import asked_to_wait
-from zoo_factory import make_zoo
+from testing.loopback_hub import READ_TOKEN, TOKEN, Fault, File, LoopbackHub, Tree, every_second
+from testing.zoo_factory import make_zoo
 
 REPO = "org/nws"
 ROOT = Path(__file__).parent.parent

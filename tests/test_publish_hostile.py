@@ -25,10 +25,10 @@ from huggingface_hub.utils._http import default_client_factory
 
 from builder import publish
 from builder.publish import Content, Publisher
-from loopback_hub import TOKEN, Answer, LoopbackHub
 from nws_dataset import http, remote
 from nws_dataset.errors import ZooError
-from zoo_factory import make_zoo
+from testing.loopback_hub import TOKEN, Answer, LoopbackHub
+from testing.zoo_factory import make_zoo
 
 REPO = "org/nws"
 INDEX = "index/demo/train.parquet"

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from huggingface_hub.utils import _http
 
-from loopback_hub import TOKEN, Answer, LoopbackHub
 from nws_dataset import http, remote
 from nws_dataset.baselines.predictors import LogitLinear
 from nws_dataset.errors import ZooError
 from nws_dataset.remote import Kept, download
+from testing.loopback_hub import TOKEN, Answer, LoopbackHub
 
 REPO = "org/linear"
 PATTERNS = ["*.json", "*.safetensors", "*.txt"]

@@ -15,7 +15,7 @@ from nws_dataset.format.schema import (
     card_features,
     model_id,
 )
-from zoo_factory import NORMED, PLAIN, make_recipe
+from testing.zoo_factory import NORMED, PLAIN, make_recipe
 
 IDENTITY = [
     "model_id",

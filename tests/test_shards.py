@@ -34,7 +34,7 @@ from nws_dataset.format.shards import (
     write_index,
     write_snapshots,
 )
-from zoo_factory import ARCHITECTURES, NORMED, PLAIN, make_metadata, make_recipe, make_shard
+from testing.zoo_factory import ARCHITECTURES, NORMED, PLAIN, make_metadata, make_recipe, make_shard
 
 PLAIN_HEADER = (
     b'\x90\x02\x00\x00\x00\x00\x00\x00{"__metadata__":{"format":"pt","architecture":"conv3x4k3s2g1v-avg-convdrop-in1x28c"},'

@@ -18,7 +18,7 @@ from nws_dataset.views.statistics import (
     whole_vector_statistics,
     zoo_features,
 )
-from zoo_factory import NORMED, PLAIN, make_zoo
+from testing.zoo_factory import NORMED, PLAIN, make_zoo
 
 
 def plain_statistics(values):

@@ -27,7 +27,7 @@ from nws_dataset.console import Interrupted
 from nws_dataset.errors import ZooError
 from nws_dataset.format.manifest import MANIFEST_NAME, PENDING, STAGING
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo
 
 ROOT = Path(__file__).parent.parent
 

@@ -30,7 +30,7 @@ from nws_dataset.views.permutations import (
     random_permutations,
 )
 from nws_dataset.views.tensors import NODE_KINDS, VECTOR_KINDS, Graph, LayerTuples, Tokens
-from zoo_factory import NORMED, PLAIN
+from testing.zoo_factory import NORMED, PLAIN
 
 SMALL = Architecture(filter_size=3, width_conv=4, width_fc=12, image_size=16)
 FIELDS = {field.name for field in dataclasses.fields(Architecture)}

@@ -24,7 +24,7 @@ from nws_dataset.reading.load import load_dataset, with_weights
 from nws_dataset.reading.snapshots import READ_COLUMNS
 from nws_dataset.reading.weighted import KEPT, REFUSED, STORED, WeightsDataset
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import PLAIN, make_zoo
+from testing.zoo_factory import PLAIN, make_zoo
 
 
 @pytest.fixture(scope="module")

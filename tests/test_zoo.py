@@ -30,7 +30,7 @@ from nws_dataset.reading import folder as folder_module
 from nws_dataset.reading import zoo as zoo_module
 from nws_dataset.reading.snapshots import READ_COLUMNS, Rows
 from nws_dataset.reading.zoo import Zoo
-from zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
+from testing.zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
 
 INDEX = "index/demo/train.parquet"
 

@@ -1,6 +1,6 @@
-"""What all tests share.
+"""What all tests share, the examples in docstrings among them.
 
-The Hub of every test is one on this machine (tests/loopback_hub.py). huggingface_hub reads its address when
+The Hub of every test is one on this machine (testing/loopback_hub.py). huggingface_hub reads its address when
 it is imported, so it is set here, before any test module is. A test that does not ask for the fixture `hub`
 finds the address closed: it is refused at once.
 """
@@ -12,12 +12,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from loopback_hub import LoopbackHub
+from testing.loopback_hub import TOKEN, LoopbackHub
 
 HUB = LoopbackHub()
 atexit.register(HUB.home.cleanup)
@@ -95,3 +96,27 @@ def hub(_running_hub: LoopbackHub) -> LoopbackHub:
     set_client_factory(default_client_factory)  # a publisher of an earlier test has set its own
     HfFileSystem.clear_instance_cache()  # it remembers what repositories held
     return _running_hub
+
+
+@pytest.fixture(scope="session")
+def _files_of_examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from testing.release_factory import write_small_cnn
+    from testing.zoo_factory import make_zoo
+
+    folder = tmp_path_factory.mktemp("examples")
+    make_zoo(folder / "nws")
+    write_small_cnn(folder / "smallcnnzoo" / "mnist", "mnist", models=2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def place_of_an_example(request: pytest.FixtureRequest) -> None:
+    """Examples run in a folder with a zoo, `nws`, and a release, `smallcnnzoo`; their Hub is empty."""
+    if isinstance(request.node, pytest.DoctestItem):
+        folder: Path = request.getfixturevalue("tmp_path")
+        for path in request.getfixturevalue("_files_of_examples").iterdir():
+            (folder / path.name).symlink_to(path)
+        request.getfixturevalue("hub")
+        patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+        patch.chdir(folder)
+        patch.setenv("HF_TOKEN", TOKEN)
