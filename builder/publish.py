@@ -134,8 +134,8 @@ class Publisher:
 
     Example:
         >>> publisher = Publisher("org/nws", tag="v1.0.0")
-        >>> publisher.prepare(Content.of(Path("nws")))  # doctest: +SKIP
-        >>> publisher.push(Path("nws"))  # doctest: +SKIP
+        >>> publisher.prepare(Content.of(Path("nws")))
+        >>> publisher.push(Path("nws"))
     """
 
     def __init__(

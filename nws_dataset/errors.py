@@ -13,6 +13,19 @@ class ZooError(Exception):
     """A mistake that the user can mend.
 
     Its message is one line: the file, what was expected and found, and what to do.
+
+    Args:
+        where: what the error is about, such as a file.
+        expected: what was expected there.
+        found: what is there instead.
+        do: what the user can do about it.
+
+    Example:
+        >>> error = ZooError("nws.json", expected="a file", found="nothing", do="build the zoo")
+        >>> print(error)
+        nws.json: expected a file, found nothing; build the zoo
+        >>> print(error.adding(found="and no repository"))
+        nws.json: expected a file, found nothing, and no repository; build the zoo
     """
 
     def __init__(self, where: object, *, expected: str, found: str, do: str) -> None:
@@ -26,7 +39,14 @@ class ZooError(Exception):
         self._parts: dict[str, Any] = parts
 
     def adding(self, *, found: str) -> ZooError:
-        """The same, with something more that was found."""
+        """The same, with something more that was found.
+
+        Args:
+            found: what else was found.
+
+        Returns:
+            A new error of the same class.
+        """
         return type(self)(**{**self._parts, "found": f"{self._parts['found']}, {found}"})
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -35,8 +35,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         ZooError: if the file cannot be written (disk full, no permission).
 
     Example:
-        >>> with atomic_write("build/nws.json") as temporary:  # doctest: +SKIP
-        ...     temporary.write_text("{}")
+        >>> with atomic_write("build/nws.json") as temporary:
+        ...     _ = temporary.write_text("{}")
+        >>> Path("build/nws.json").read_text()
+        '{}'
     """
     path = Path(path)
     temporary = temporary_name(path)

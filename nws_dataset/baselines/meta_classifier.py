@@ -273,7 +273,11 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         self.progress = progress
 
     def check_parameters(self) -> None:
-        """As `Saved.check_parameters`; what is called after an epoch too."""
+        """As `Saved.check_parameters`; what is called after an epoch too.
+
+        Raises:
+            ValueZooError: if a parameter is not legal; it is a ValueError too.
+        """
         super().check_parameters()
         if self.progress is not None and not callable(self.progress):
             raise ValueZooError(
@@ -609,6 +613,8 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
         ... )
         >>> classifier.fit(rows, labels).score(rows, labels) > 0.9
         True
+        >>> classifier.predict(rows[:1]).tolist(), classifier.predict_proba(rows[:1]).shape
+        (['narrow'], (1, 2))
     """
 
     def predict_proba(self, X: Any, positions: Positions | None = None) -> np.ndarray:
@@ -621,12 +627,27 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
 
         Returns:
             [N, C].
+
+        Raises:
+            sklearn.exceptions.NotFittedError: before `fit`.
+            ZooError: if there are no rows, or a weight is not finite.
         """
         check_is_fitted(self)
         return self._outputs(X, positions)
 
     def predict(self, X: Any, positions: Positions | None = None) -> np.ndarray:
-        """Labels [N] of rows; `positions` as in `predict_proba`."""
+        """The most probable class of each row.
+
+        Args:
+            X: rows, as in `fit`.
+            positions: as in `predict_proba`.
+
+        Returns:
+            [N] labels.
+
+        Raises:
+            ZooError: as `predict_proba`.
+        """
         best = self.predict_proba(X, positions).argmax(axis=1)
         return self.classes_[best]
 
@@ -710,8 +731,17 @@ class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
     """
 
     def predict(self, X: Any, positions: Positions | None = None) -> np.ndarray:
-        """Numbers [N] of rows, the mean over a row's slices; `positions` as in
-        `DeepMetaClassifier.predict_proba`.
+        """The predicted number of each row, the mean over its slices.
+
+        Args:
+            X: rows, as in `fit`.
+            positions: as in `DeepMetaClassifier.predict_proba`.
+
+        Returns:
+            [N] float64.
+
+        Raises:
+            ZooError: as `DeepMetaClassifier.predict_proba`.
         """
         check_is_fitted(self)
         return self.mean_ + self.scale_ * self._outputs(X, positions)[:, 0]

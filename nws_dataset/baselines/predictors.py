@@ -147,7 +147,18 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predicted targets [N] of features [N, F], within `target_range`."""
+        """Predict the targets of networks.
+
+        Args:
+            X: [N, F] features; NaN where a network has no such tensor.
+
+        Returns:
+            [N] float64, within `target_range`.
+
+        Raises:
+            sklearn.exceptions.NotFittedError: before `fit`.
+            ValueError: if X has another number of features.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan")
         low, high = self.target_range_
@@ -159,7 +170,11 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         return tags
 
     def check_parameters(self) -> None:
-        """As `Saved.check_parameters`; the range of the target too."""
+        """As `Saved.check_parameters`; the range of the target too.
+
+        Raises:
+            ValueZooError: if a parameter is not legal; it is a ValueError too.
+        """
         super().check_parameters()
         if self.target_range is not None:
             pair = (
@@ -257,8 +272,9 @@ class LogitLinear(Predictor):
     Example:
         >>> X = np.linspace(-1, 1, 100).reshape(-1, 1)
         >>> y = 1 / (1 + np.exp(-3 * X[:, 0]))
-        >>> round(LogitLinear(random_state=0).fit(X, y).score(X, y), 2)
-        1.0
+        >>> predictor = LogitLinear(random_state=0).fit(X, y)
+        >>> round(predictor.score(X, y), 2), predictor.predict(X[:2]).shape
+        (1.0, (2,))
     """
 
     _legal: ClassVar[Mapping[str, Legal]] = {
@@ -339,6 +355,13 @@ class GradientBoosting(Predictor):
         validation_fraction: part of the rows that is held out when `fit` is given no validation rows.
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
         random_state: seed of the split and of the features of a tree.
+
+    Example:
+        >>> X = np.linspace(-1, 1, 200).reshape(-1, 1)
+        >>> y = X[:, 0] ** 2
+        >>> predictor = GradientBoosting(num_trees=100, learning_rate=0.1, num_threads=1, random_state=0)
+        >>> predictor.fit(X, y).score(X, y) > 0.9, predictor.predict(X[:2]).shape
+        (True, (2,))
     """
 
     _standardized = False
@@ -455,6 +478,13 @@ class DenseNet(Predictor):
         validation_fraction: part of the rows that is held out when `fit` is given no validation rows.
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
         random_state: seed of the split, the initial weights, the order of rows and dropout.
+
+    Example:
+        >>> X = np.linspace(-1, 1, 200).reshape(-1, 1)
+        >>> y = X[:, 0] ** 2
+        >>> predictor = DenseNet(num_layers=2, num_units=32, dropout=0, learning_rate=0.01, random_state=0)
+        >>> predictor.fit(X, y).score(X, y) > 0.9, predictor.predict(X[:2]).shape
+        (True, (2,))
     """
 
     _legal: ClassVar[Mapping[str, Legal]] = {

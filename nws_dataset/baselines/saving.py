@@ -94,19 +94,32 @@ class Saved:
     """Lets a scikit-learn estimator be saved, loaded and shared; see the module's docstring.
 
     Example:
-        >>> from nws_dataset.baselines.predictors import LogitLinear
+        >>> from nws_dataset import LogitLinear
         >>> X = np.linspace(0, 1, 50).reshape(-1, 1)
         >>> predictor = LogitLinear(random_state=0).fit(X, X[:, 0])
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     bool((LogitLinear.load(predictor.save(folder)).predict(X) == predictor.predict(X)).all())
+        >>> loaded = LogitLinear.load(predictor.save("my_predictor"))
+        >>> bool((loaded.predict(X) == predictor.predict(X)).all())
         True
+        >>> commit = predictor.push_to_hub("org/my_predictor", about="Learned the identity.")
+        >>> LogitLinear.from_pretrained("org/my_predictor").n_iter_ == predictor.n_iter_
+        True
+        >>> "Learned the identity." in predictor.card("org/my_predictor", about="Learned the identity.")
+        True
+        >>> LogitLinear(max_iter=0).check_parameters()
+        Traceback (most recent call last):
+        nws_dataset.errors.ValueZooError: max_iter: expected a whole number of at least 1, found 0;
+            choose another value
     """
 
     # parameter -> what it may be; checked by `fit`, `save` and `load`
     _legal: ClassVar[Mapping[str, Legal]] = {}
 
     def check_parameters(self) -> None:
-        """Raise a ValueZooError (a ValueError) unless every parameter is legal."""
+        """Check that every parameter is legal.
+
+        Raises:
+            ValueZooError: if a parameter is not legal; it is a ValueError too.
+        """
         for name, legal in self._legal.items():
             value = getattr(self, name)
             if not legal.allows(value):
@@ -164,6 +177,9 @@ class Saved:
 
         Args:
             folder: where.
+
+        Returns:
+            An estimator of this class.
 
         Raises:
             ZooError: if there is none, it is of another class, or a file is damaged.
@@ -245,6 +261,9 @@ class Saved:
             revision: branch, tag or commit on the Hub.
             token: for a private one; None is the stored login.
 
+        Returns:
+            An estimator of this class.
+
         Raises:
             ZooError: as `load`, or if the Hub refuses or cannot be reached.
         """
@@ -258,6 +277,13 @@ class Saved:
     def card(self, repo_id: str, about: str = "") -> str:
         """The card of a repository: what it is, how to load it, and its parameters, as Markdown with the
         Hub's YAML.
+
+        Args:
+            repo_id: "org/name".
+            about: Markdown, as `push_to_hub` takes it.
+
+        Returns:
+            The text of its README.md.
         """
         from huggingface_hub import ModelCard, ModelCardData
 

@@ -54,9 +54,19 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Layout:
-    """The tensors of a row in network order."""
+    """The tensors of a row in network order.
 
-    tensors: tuple[TensorSpec, ...]
+    Example:
+        >>> import numpy as np
+        >>> layout = layout_of(Architecture(batch_norm=False))
+        >>> layout.layers
+        ('conv1', 'conv2', 'conv3', 'dense1', 'dense2', 'output')
+        >>> rows = np.zeros((2, layout.num_weights))
+        >>> layout.views(rows)["conv1.weight"].shape
+        (2, 8, 3, 5, 5)
+    """
+
+    tensors: tuple[TensorSpec, ...]  # from input to output
 
     @property
     def num_weights(self) -> int:
@@ -101,6 +111,12 @@ class Layout:
 @functools.cache
 def layout_of(architecture: Architecture) -> Layout:
     """The layout of an architecture's row.
+
+    Args:
+        architecture: of the network.
+
+    Returns:
+        Its tensors: their names, shapes and offsets.
 
     Raises:
         ZooError: if it has more than MAX_WEIGHTS.

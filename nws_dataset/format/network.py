@@ -37,6 +37,9 @@ class Network(nn.Module):
         >>> net = Network(Architecture(), "relu").eval()
         >>> net(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
         torch.Size([2, 10])
+        >>> row = net.row()
+        >>> row.shape, torch.equal(Network(Architecture(), "relu").load_row(row).row(), row)
+        (torch.Size([92218]), True)
     """
 
     def __init__(self, architecture: Architecture, activation: str, dropout: float = 0.0) -> None:
@@ -69,7 +72,17 @@ class Network(nn.Module):
             self.add_module(layer + NORM_SUFFIX, norm(units, BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM))
 
     def load_row(self, row: torch.Tensor) -> Network:
-        """Take the weights of a row [P]; returns self. What is no such row is refused by a ValueZooError."""
+        """Take the weights of a row.
+
+        Args:
+            row: [P] floating point.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueZooError: if it is no row of this architecture.
+        """
         shape = (layout_of(self.architecture).num_weights,)
         if not isinstance(row, torch.Tensor) or row.shape != shape or not row.is_floating_point():
             found = f"{list(row.shape)} {row.dtype}" if isinstance(row, torch.Tensor) else type(row).__name__
@@ -83,7 +96,11 @@ class Network(nn.Module):
         return self
 
     def row(self) -> torch.Tensor:
-        """The weights as a row [P], a copy."""
+        """The weights as a row.
+
+        Returns:
+            [P], a copy.
+        """
         state = self.state_dict()
         return torch.cat([state[spec.name].reshape(-1) for spec in layout_of(self.architecture).tensors])
 

@@ -101,11 +101,16 @@ class Architecture:
     activation -> batch-norm), then the output layer. Both papers' networks are instances: the defaults are
     the `fixed` one of Eilertsen et al.
 
+    Raises:
+        ZooError: if a value is not legal, or no such network is possible.
+
     Example:
         >>> Architecture().id
         'conv3x8k5-max-dense2x128-bn-in3x32'
         >>> Architecture(filter_size=3, width_conv=4).conv_widths
         (4, 8, 16)
+        >>> Architecture.from_json(Architecture(width_fc=64).to_json()).dense_widths
+        (64, 32)
     """
 
     filter_size: int = 5  # kernels are filter_size x filter_size, odd
@@ -237,12 +242,22 @@ class Architecture:
         return "-".join(filter(None, parts))
 
     def to_json(self) -> str:
-        """The fields as JSON, in their order."""
+        """The fields as JSON, in their order.
+
+        Returns:
+            The text, which `from_json` reads.
+        """
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
         """The architecture that `to_json` wrote.
+
+        Args:
+            text: JSON with the fields of an architecture; what it leaves out has its default.
+
+        Returns:
+            The architecture.
 
         Raises:
             ZooError: if the text is not that of an architecture.
@@ -261,24 +276,34 @@ class Recipe:
     """All hyper-parameters of one training.
 
     Fields stand in the index as columns of the same name, the architecture's beside them.
+
+    Raises:
+        ZooError: if a value is not legal, or two of them do not fit together.
+
+    Example:
+        >>> values = {"dataset": "mnist", "learning_rate": 0.001, "batch_size": 32, "optimizer": "adam"}
+        >>> recipe = Recipe(Architecture(), **values, activation="relu", initialization="glorot_uniform")
+        >>> columns = recipe.columns()
+        >>> columns["learning_rate"], columns["filter_size"]
+        (0.001, 5)
     """
 
-    architecture: Architecture
-    dataset: str
-    learning_rate: float
-    batch_size: int
+    architecture: Architecture  # fixes the shapes
+    dataset: str  # the image set, e.g. "mnist"
+    learning_rate: float  # in the first epoch
+    batch_size: int  # images in a step
     optimizer: str  # TensorFlow's forms: adam (eps 1e-8), rmsprop (decay 0.9), momentum (0.95), sgd
-    activation: str
-    initialization: str
+    activation: str  # of all layers but the output
+    initialization: str  # of the weights; biases start at 0
     init_std: float | None = None  # standard deviation, for random_normal and truncated_normal
-    augmentation: bool = False
+    augmentation: bool = False  # whether images are changed at random before each use
     dropout: float = 0.0  # probability that a unit is dropped
     l2: float = 0.0  # adds l2 * sum(w^2) over the kernels to the loss
     train_fraction: float = 1.0  # the first part of the training images that is used
     validation_fraction: float = 0.0  # part of those, shuffled per model, that is held out
     balanced: bool = False  # each epoch is re-drawn to equal class counts
     learning_rate_decay: float = 1.0  # factor per epoch
-    max_epochs: int = 1000
+    max_epochs: int = 1000  # training ends after these at the latest
     early_stopping: bool = False  # the stopping rule of Eilertsen et al.
 
     def __post_init__(self) -> None:
@@ -300,7 +325,11 @@ class Recipe:
             )
 
     def columns(self) -> dict[str, Any]:
-        """The recipe as columns of the index: its own fields and those of the architecture."""
+        """The recipe as columns of the index: its own fields and those of the architecture.
+
+        Returns:
+            column -> value.
+        """
         fields = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

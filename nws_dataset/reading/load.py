@@ -69,10 +69,10 @@ def load_dataset(
         ZooError: if there is no zoo, or it has no such subset.
 
     Example:
-        >>> ds = load_dataset("nws", split="train")  # doctest: +SKIP
-        >>> final = ds.filter(lambda row: row["is_final"] and row["dataset"] == "mnist")  # doctest: +SKIP
-        >>> ds = with_weights(final)  # doctest: +SKIP
-        >>> ds[0]["weights"].shape  # doctest: +SKIP
+        >>> ds = load_dataset("nws", split="train")
+        >>> ds = with_weights(ds.filter(lambda row: row["is_final"] and row["dataset"] == "mnist"))
+        >>> ds[0]["weights"].shape
+        (386,)
     """
     # the library takes several only when it does not stream
     if isinstance(split, (list, tuple)) and kwargs.get("streaming"):
@@ -190,8 +190,10 @@ def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] 
             not known.
 
     Example:
-        >>> ds = with_weights(load_dataset("nws", split="train"))  # doctest: +SKIP
-        >>> ds.map(lambda row: {"norm": float((row["weights"] ** 2).sum())})[0]["norm"]  # doctest: +SKIP
+        >>> ds = with_weights(load_dataset("nws", split="train"))
+        >>> ds = ds.map(lambda row: {"norm": float((row["weights"] ** 2).sum())})
+        >>> ds[0]["norm"] > 0
+        True
     """
     import datasets
 

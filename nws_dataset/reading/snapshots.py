@@ -60,6 +60,15 @@ class Rows(Sequence[Mapping[str, Any]]):
 
     Args:
         table: INDEX_SCHEMA, or some of its columns.
+
+    Example:
+        >>> from nws_dataset import Zoo
+        >>> snapshots = Zoo("nws").filter(is_final=True)
+        >>> len(snapshots), snapshots[0]["dataset"], snapshots["test_accuracy"].shape
+        (10, 'mnist', (10,))
+        >>> best = snapshots[snapshots["test_accuracy"] > 0.5]
+        >>> best.select(["model_id", "test_accuracy"]).num_rows == len(best.to_pandas()) == len(best)
+        True
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -159,13 +168,18 @@ class Rows(Sequence[Mapping[str, Any]]):
             conditions: column = a value (None matches null), several values of which one must match, or a
                 function of a value -> bool, which is called once for each different value.
 
+        Returns:
+            Rows, in the same order.
+
         Raises:
             ZooError: if there is no such column, or a value does not fit its type.
 
         Example:
-            >>> chosen = zoo.filter(  # doctest: +SKIP
-            ...     is_final=True, dataset=["mnist", "svhn"], test_accuracy=lambda accuracy: accuracy > 0.9
-            ... )
+            >>> from nws_dataset import Zoo
+            >>> zoo = Zoo("nws")
+            >>> snapshots = zoo.filter(dataset=["mnist", "svhn"], num_weights=lambda count: count < 1000)
+            >>> sorted(set(snapshots["dataset"]))
+            ['mnist', 'svhn']
         """
         rows = self
         for name, condition in conditions.items():
@@ -176,6 +190,12 @@ class Rows(Sequence[Mapping[str, Any]]):
     def select(self, names: Sequence[str]) -> pa.Table:
         """Some columns of the rows as an Arrow table; no others are read.
 
+        Args:
+            names: of the columns.
+
+        Returns:
+            A pyarrow.Table.
+
         Raises:
             ZooError: if there is no such column.
         """
@@ -184,5 +204,9 @@ class Rows(Sequence[Mapping[str, Any]]):
         return self._columns.table(self._numbers, names)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
+        """The rows as a pandas DataFrame (pandas must be installed).
+
+        Returns:
+            A row a snapshot, all columns.
+        """
         return self.table.to_pandas()

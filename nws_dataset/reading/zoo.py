@@ -65,9 +65,13 @@ class Zoo:
         ZooError: if there is no zoo.
 
     Example:
-        >>> zoo = Zoo("nws")  # doctest: +SKIP
-        >>> rows = zoo.filter(subset="fixed", dataset="mnist", is_final=True)  # doctest: +SKIP
-        >>> zoo.weights(rows).shape, zoo.network(rows[0])  # doctest: +SKIP
+        >>> zoo = Zoo("nws")  # or Zoo("org/nws", revision="v1.0.0")
+        >>> snapshots = zoo.filter(subset="demo", is_final=True)
+        >>> snapshots = snapshots.filter(architecture=snapshots[0]["architecture"])
+        >>> weights = zoo.weights(snapshots)
+        >>> weights.shape
+        (5, 386)
+        >>> network = zoo.network(snapshots[0])  # a torch module that has the accuracies of snapshots[0]
     """
 
     def __init__(
@@ -177,6 +181,12 @@ class Zoo:
 
         A column is read when it is first asked for.
 
+        Args:
+            conditions: as Rows.filter takes them; none for the whole index.
+
+        Returns:
+            Rows, in the order of the index.
+
         Raises:
             ZooError: if an index file is missing or damaged, there is no such column, or a value does not fit
                 its type.
@@ -184,11 +194,43 @@ class Zoo:
         return Rows._of(self._columns, range(self._columns.num_rows)).filter(**conditions)
 
     def architecture(self, row: AnyRow) -> Architecture:
-        """The architecture of a row's network."""
+        """The architecture of a row's network.
+
+        Args:
+            row: a line of the index, from `filter` or from a datasets.Dataset.
+
+        Returns:
+            What fixes the shapes of its network.
+
+        Raises:
+            ZooError: if it is no row of an index.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> snapshot = zoo.filter(model_id="demo-000000", is_final=True)[0]
+            >>> zoo.architecture(snapshot).conv_widths
+            (4, 4, 4)
+        """
         return _form(*_fields(row, "architecture_json")).architecture
 
     def layout(self, row: AnyRow) -> Layout:
-        """The layout of a row's weights."""
+        """The layout of a row's weights.
+
+        Args:
+            row: as `architecture`.
+
+        Returns:
+            Names, shapes and offsets of its tensors.
+
+        Raises:
+            ZooError: if it is no row of an index.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> snapshot = zoo.filter(model_id="demo-000000", is_final=True)[0]
+            >>> zoo.layout(snapshot).num_weights
+            386
+        """
         return layout_of(self.architecture(row))
 
     def value(self, row: AnyRow) -> memoryview:
@@ -197,13 +239,26 @@ class Zoo:
         Args:
             row: a row of the index, from `filter` or from a datasets.Dataset.
 
+        Returns:
+            The bytes, of which safetensors makes the tensors.
+
         Raises:
             ZooError: if the row leads outside the zoo, a file is damaged, or the Hub cannot be reached.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> snapshot = zoo.filter(model_id="demo-000000", is_final=True)[0]
+            >>> import safetensors.numpy
+            >>> sorted(safetensors.numpy.load(bytes(zoo.value(snapshot))))[:2]
+            ['conv1.bias', 'conv1.weight']
         """
         return self.source.value(_place(row))
 
     def row(self, row: AnyRow) -> np.ndarray:
         """The weights of one row.
+
+        Args:
+            row: as `architecture`.
 
         Returns:
             [P] float32, read-only; from a folder a view of the file (its alignment is not guaranteed; copy it
@@ -211,6 +266,12 @@ class Zoo:
 
         Raises:
             ZooError: as `value`, or if the file holds another architecture there.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> snapshot = zoo.filter(model_id="demo-000000", is_final=True)[0]
+            >>> zoo.row(snapshot).shape
+            (386,)
         """
         form, value = _form(*_fields(row, "architecture_json")), self.value(row)
         if len(value) != form.length or value[: len(form.head)].tobytes() != form.head:
@@ -229,6 +290,12 @@ class Zoo:
 
         Raises:
             ZooError: as `row`.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> snapshots = zoo.filter(is_final=True)
+            >>> sorted({len(row) for row in zoo.arrays(snapshots)})
+            [386, 3050]
         """
         chosen = _chosen(rows)
         places, forms = chosen.places, chosen.forms
@@ -253,6 +320,12 @@ class Zoo:
 
         Raises:
             ZooError: as `row`, or if there are no rows or the layouts differ.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> snapshots = zoo.filter(is_final=True)
+            >>> zoo.weights(snapshots.filter(architecture=snapshots[0]["architecture"])).shape
+            (5, 386)
         """
         chosen = _chosen(rows)
         groups = list(chosen.by_architecture())
@@ -307,8 +380,12 @@ class Zoo:
             ZooError: as `row`.
 
         Example:
-            >>> for rows, weights in zoo.stacks(zoo.filter(is_final=True)):  # doctest: +SKIP
-            ...     print(rows[0]["architecture"], np.abs(weights).mean(axis=1))
+            >>> zoo = Zoo("nws")
+            >>> snapshots = zoo.filter(is_final=True)
+            >>> for stack, weights in zoo.stacks(snapshots):
+            ...     print(stack[0]["architecture"], weights.shape)
+            conv3x4k3s2g1v-avg-convdrop-in1x28c (5, 386)
+            conv3x4k3-max-dense2x16-bn-in3x16 (5, 3050)
         """
         chosen = _Chosen(self.filter()) if rows is None else _chosen(rows)
         for form, numbers in chosen.by_architecture():
@@ -341,9 +418,11 @@ class Zoo:
             ZooError: as `row`, or if a slice leads outside its row.
 
         Example:
-            >>> rows = zoo.filter(is_final=True)  # doctest: +SKIP
-            >>> starts = np.random.default_rng(0).integers(rows["num_weights"] - 5000 + 1)  # doctest: +SKIP
-            >>> zoo.slices(rows, starts, 5000).shape  # doctest: +SKIP
+            >>> zoo = Zoo("nws")
+            >>> snapshots = zoo.filter(is_final=True)
+            >>> starts = np.random.default_rng(0).integers(snapshots["num_weights"] - 100 + 1)
+            >>> zoo.slices(snapshots, starts, 100).shape
+            (10, 100)
         """
         chosen = _chosen(rows)
         lengths = np.array([form.num_weights for form in chosen.forms], np.int64)
@@ -390,11 +469,44 @@ class Zoo:
         return slices_NL
 
     def state_dict(self, row: AnyRow) -> dict[str, torch.Tensor]:
-        """A copy of a row's weights by name; it loads strictly into the row's `Network`."""
+        """A copy of a row's weights by name.
+
+        Args:
+            row: as `architecture`.
+
+        Returns:
+            name -> tensor of torch; it loads strictly into the row's `Network`.
+
+        Raises:
+            ZooError: as `row`.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> snapshot = zoo.filter(model_id="demo-000000", is_final=True)[0]
+            >>> zoo.state_dict(snapshot)["conv1.weight"].shape
+            torch.Size([4, 1, 3, 3])
+        """
         return self.layout(row).views(self._tensor(row))
 
     def network(self, row: AnyRow) -> Network:
-        """The network of a row, in evaluation mode: it reproduces the row's accuracies."""
+        """The network of a row, in evaluation mode: it reproduces the row's accuracies.
+
+        Args:
+            row: as `architecture`.
+
+        Returns:
+            A module of torch that takes images [B, C, H, W], uint8, and gives logits [B, num_outputs].
+
+        Raises:
+            ZooError: as `row`.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> snapshot = zoo.filter(model_id="demo-000000", is_final=True)[0]
+            >>> import torch
+            >>> zoo.network(snapshot)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
+            torch.Size([2, 10])
+        """
         from nws_dataset.format.network import Network  # torch is loaded only when a network is wanted
 
         activation, dropout = _fields(row, "activation", "dropout")

@@ -18,8 +18,15 @@ class ZooRows(Indexed):
         rows: rows of its index (`zoo.filter(...)`).
 
     Example:
-        >>> rows = zoo.filter(is_final=True)  # doctest: +SKIP
-        >>> DeepMetaClassifier().fit(ZooRows(zoo, rows), rows["optimizer"])  # doctest: +SKIP
+        >>> from nws_dataset import DeepMetaClassifier, Zoo
+        >>> zoo = Zoo("nws")
+        >>> snapshots = zoo.filter()
+        >>> rows = ZooRows(zoo, snapshots)
+        >>> rows.slices(np.array([0, 1]), np.array([0, 5]), 100).shape
+        (2, 100)
+        >>> classifier = DeepMetaClassifier(slice_length=100, epochs=1, width=1 / 16, random_state=0)
+        >>> classifier.fit(rows, snapshots["activation"]).predict(rows).shape
+        (30,)
     """
 
     fixed = True
@@ -28,6 +35,19 @@ class ZooRows(Indexed):
         self.zoo, self.rows, self.lengths = zoo, rows, np.asarray(rows["num_weights"], dtype=np.intp)
 
     def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        """Slices of rows.
+
+        Args:
+            numbers: [B], which rows.
+            starts: [B], the first weight of each slice in its row.
+            length: L, weights in a slice.
+
+        Returns:
+            [B, L] float32, zeros behind a row's end.
+
+        Raises:
+            ZooError: as `Zoo.slices`.
+        """
         widths = np.minimum(length, self.lengths[numbers] - starts)
         batch_BL = np.zeros((len(numbers), length), np.float32)
         for width in np.unique(widths).tolist():

@@ -54,6 +54,12 @@ class PermutationSpec:
 def permutation_spec(architecture: Architecture) -> PermutationSpec:
     """Which axis of which tensor each hidden layer's permutation reorders.
 
+    Args:
+        architecture: of the networks.
+
+    Returns:
+        For each tensor its shape, and the permutation of each of its axes.
+
     Example:
         >>> spec = permutation_spec(Architecture(batch_norm=False))
         >>> spec.shapes["dense1.weight"], spec.axes_to_perm["dense1.weight"]
@@ -110,6 +116,15 @@ def random_permutations(architecture: Architecture, random: np.random.Generator)
 def inverse_permutations(permutations: Permutations) -> dict[str, np.ndarray]:
     """The permutations that bring the units back to their places.
 
+    Args:
+        permutations: hidden layer -> [O] integers, as `permute` takes them.
+
+    Returns:
+        hidden layer -> [O] integers.
+
+    Raises:
+        ZooError: if one of them is no permutation.
+
     Example:
         >>> inverse_permutations({"dense1": [2, 0, 1]})
         {'dense1': array([1, 2, 0])}
@@ -123,6 +138,16 @@ def compose_permutations(first: Permutations, second: Permutations) -> dict[str,
     """The permutations that do what `first` and then `second` do.
 
     A layer that one of them does not name keeps its order there.
+
+    Args:
+        first: hidden layer -> [O] integers, done first.
+        second: the same, done then.
+
+    Returns:
+        hidden layer -> [O] integers.
+
+    Raises:
+        ZooError: if one of them is no permutation, or two of a layer differ in length.
 
     Example:
         >>> compose_permutations({"dense1": [2, 0, 1]}, {"dense1": [1, 0, 2]})

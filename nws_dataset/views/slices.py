@@ -106,6 +106,9 @@ class RandomUnits(Indexed):
             single unit of each tensor is always there; what is too much even so is cut off.
         seed: of the choices.
 
+    Raises:
+        ValueZooError: if the length is no positive whole number, or a row is not of its architecture.
+
     Example:
         >>> from nws_dataset.format.recipe import Architecture
         >>> rows = RandomUnits([np.arange(92_218, dtype=np.float32)], [Architecture()], 5000, seed=0)
@@ -144,6 +147,16 @@ class RandomUnits(Indexed):
         self.lengths = np.array([min(length, units.num_weights) for units in self._units], dtype=np.intp)
 
     def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        """Slices of choices of units that are made now.
+
+        Args:
+            numbers: [B], which rows.
+            starts: [B], the first weight of each slice in its row.
+            length: L, weights in a slice.
+
+        Returns:
+            [B, L] float32, zeros behind a row's end.
+        """
         batch_BL = np.zeros((len(numbers), length), np.float32)
         for slice_L, number, start in zip(batch_BL, numbers.tolist(), starts.tolist(), strict=True):
             part = self.rows[number][self._units[number].draw(self.random)[start : start + length]]

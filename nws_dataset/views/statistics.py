@@ -271,6 +271,13 @@ def zoo_features(
 
     Raises:
         ZooError: for another kind, a weight that is not finite, or weights of several layouts.
+
+    Example:
+        >>> from nws_dataset import Zoo
+        >>> zoo = Zoo("nws")
+        >>> features, names = zoo_features(zoo, zoo.filter(is_final=True), "layers")
+        >>> features.shape, names[:2]
+        ((10, 224), ['conv1.weight.min', 'conv1.weight.q25'])
     """
     kinds = [kind] if isinstance(kind, str) else list(kind)
     for name in kinds:

@@ -52,13 +52,16 @@ class LayerTuples:
     2301.12780). `norms` are batch-norm's weight, bias, mean and variance of each hidden layer, or () without
     batch-norm; a permutation of units reorders them with the bias, so they may be joined to it as four more
     channels.
+
+    Raises:
+        ZooError: if there is no such convention.
     """
 
-    architecture: Architecture
+    architecture: Architecture  # of all of them
     weights: tuple[Any, ...]  # of every layer
     biases: tuple[Any, ...]  # of every layer
     norms: tuple[Any, ...] = ()  # of every hidden layer, or none
-    convention: str = CONVENTIONS[0]
+    convention: str = CONVENTIONS[0]  # the order of axes, see above
 
     def __post_init__(self) -> None:
         if self.convention not in CONVENTIONS:
@@ -79,6 +82,9 @@ class LayerTuples:
             architecture: that of the rows.
             rows: [..., P], a numpy array or torch tensor.
             convention: "nfn" or "dws", the order of axes.
+
+        Returns:
+            The view; its arrays are of the kind of `rows`.
 
         Raises:
             ZooError: if there is no such convention, or rows are not of this architecture.
@@ -114,7 +120,14 @@ class LayerTuples:
         return cls(architecture, weights, biases, norms[:-1] if architecture.batch_norm else (), convention)
 
     def rows(self) -> Any:
-        """The rows [..., P] of these tensors, a copy."""
+        """The rows [..., P] of these tensors, a copy.
+
+        Returns:
+            [..., P], an array or tensor of the same kind.
+
+        Raises:
+            ZooError: if their shapes are not those of this architecture.
+        """
         self._check()
         lead = len(self.biases[0].shape) - 2
         pieces = []
@@ -153,7 +166,7 @@ class Graph:
     `Data(x=view.x[n], edge_index=view.edge_index, edge_attr=view.edge_attr[n])` is network n.
     """
 
-    architecture: Architecture
+    architecture: Architecture  # of all of them
     x: Any  # [N, V, 5]: VECTOR_KINDS of each node, zero where it has none
     # [N, E, K * K]: the kernel, centred among zeros; a dense layer's is one number, or the map after the
     # flatten
@@ -168,6 +181,9 @@ class Graph:
             rows: [..., P], a numpy array or torch tensor.
             kernel_size: K, odd; None for the smallest that holds the architecture's kernels and its last map.
                 Give a larger one to let graphs of several architectures have edges of one width.
+
+        Returns:
+            The view; its arrays are of the kind of `rows`.
 
         Raises:
             ZooError: if the kernel size is too small or even, or rows are not of this architecture.
@@ -192,7 +208,14 @@ class Graph:
         )
 
     def rows(self) -> Any:
-        """The rows [..., P] of these features, a copy. Numbers at places of padding are left out."""
+        """The rows [..., P] of these features, a copy. Numbers at places of padding are left out.
+
+        Returns:
+            [..., P], an array or tensor of the same kind.
+
+        Raises:
+            ZooError: if their shapes are not those of this architecture.
+        """
         side = math.isqrt(self.edge_attr.shape[-1])
         return _rows(
             self.architecture,
@@ -236,6 +259,15 @@ class Graph:
         Returns:
             [V] or [N, V] integers: the place of its name in LEGAL_VALUES["activation"], -1 for inputs and
             outputs, which apply none.
+
+        Raises:
+            ZooError: for another activation.
+
+        Example:
+            >>> architecture = Architecture()
+            >>> view = Graph.from_rows(architecture, np.zeros(layout_of(architecture).num_weights))
+            >>> view.node_activation("tanh")[[0, 3, 260]].tolist()
+            [-1, 3, -1]
         """
         names, legal = np.asarray(activation), LEGAL_VALUES["activation"]
         unknown = sorted({*names.ravel().tolist()} - {*legal})
@@ -260,7 +292,7 @@ class Tokens:
     tokens of its own there.
     """
 
-    architecture: Architecture
+    architecture: Architecture  # of all of them
     tokens: Any  # [N, T, size]
 
     @classmethod
@@ -271,6 +303,9 @@ class Tokens:
             architecture: that of the rows.
             rows: [..., P], a numpy array or torch tensor.
             size: numbers in a token.
+
+        Returns:
+            The view; its arrays are of the kind of `rows`.
 
         Raises:
             ZooError: if the size is not positive, or rows are not of this architecture.
@@ -286,7 +321,14 @@ class Tokens:
         return cls(architecture, take(with_zero(rows), _token_places(architecture, size)))
 
     def rows(self) -> Any:
-        """The rows [..., P] of these tokens, a copy. Numbers at places of padding are left out."""
+        """The rows [..., P] of these tokens, a copy. Numbers at places of padding are left out.
+
+        Returns:
+            [..., P], an array or tensor of the same kind.
+
+        Raises:
+            ZooError: if their shapes are not those of this architecture.
+        """
         return _rows(
             self.architecture, tokens=(self.tokens, _token_places(self.architecture, self.tokens.shape[-1]))
         )
