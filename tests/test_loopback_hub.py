@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import datasets
-import httpx2
 import pytest
 from huggingface_hub import (
     CommitOperationAdd,
@@ -30,7 +29,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import get_session
+from huggingface_hub.utils import get_session, httpx
 
 from testing.loopback_hub import READ_TOKEN, TOKEN, Fault, LoopbackHub, Tree, every_second
 from testing.zoo_factory import make_zoo
@@ -51,7 +50,7 @@ def commit(api: HfApi, message: str = "Files", **files: bytes) -> str:
     return api.create_commit(REPO, operations, commit_message=message, repo_type="dataset").oid
 
 
-def get(path: str, range: str | None = None, revision: str = "main") -> httpx2.Response:
+def get(path: str, range: str | None = None, revision: str = "main") -> httpx.Response:
     headers = {"Authorization": f"Bearer {TOKEN}", **({"Range": range} if range else {})}
     return get_session().get(hf_hub_url(REPO, path, repo_type="dataset", revision=revision), headers=headers)
 
@@ -281,10 +280,10 @@ def test_another_process(hub: LoopbackHub, tmp_path: Path) -> None:
         (500, HfHubHTTPError, False),
         (503, HfHubHTTPError, False),
         (429, HfHubHTTPError, False),
-        ("drop", httpx2.RemoteProtocolError, False),
-        ("stall", httpx2.RemoteProtocolError, False),
-        ("drop after", httpx2.RemoteProtocolError, True),
-        ("cut", httpx2.RemoteProtocolError, True),
+        ("drop", httpx.RemoteProtocolError, False),
+        ("stall", httpx.RemoteProtocolError, False),
+        ("drop after", httpx.RemoteProtocolError, True),
+        ("cut", httpx.RemoteProtocolError, True),
     ],
 )
 def test_faults(hub: LoopbackHub, api: HfApi, fault: Fault, raised: type[Exception], done: bool) -> None:
@@ -304,7 +303,7 @@ def test_a_flipped_byte_and_half_a_body(hub: LoopbackHub, api: HfApi) -> None:
     content = get("a.parquet").content
     assert [a != b for a, b in zip(content, LARGE, strict=True)].count(True) == 1
     hub.faults = lambda number, method, path: "cut" if path.startswith("/storage/") else None
-    with pytest.raises(httpx2.RemoteProtocolError):
+    with pytest.raises(httpx.RemoteProtocolError):
         get("a.parquet")
     assert hub.requests[-1].sent == len(LARGE) // 2
 
