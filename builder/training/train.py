@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,22 +32,40 @@ from nws_dataset.format.recipe import NUM_CLASSES, Architecture
 from nws_dataset.format.subsets import Subset
 
 
-@dataclass
 class Slot:
-    """A model in training."""
+    """A model in training, at one index of a cohort's tensors: `start_epoch`, `take` its steps, and so on
+    until there is no further epoch; then `finish`.
 
-    model: Model
-    images: Images
-    parts: batches.Parts
-    spool: BinaryIO  # the exported rows, one behind the other
-    epoch: int = 0
-    step: int = 0
-    # images of this epoch
-    order: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    taken: int = 0  # steps of this epoch
-    loss_sum: float = 0.0  # of this epoch; not finite once a loss was not
-    exports: list[Export] = field(default_factory=list)
-    diverged: bool = False
+    Args:
+        model: is trained.
+        images: its data set, on the device.
+        state: row, first and second moments, [1, P] each: views of the cohort's tensors.
+        backend: evaluates.
+        spool: folder for the file of exports; a temporary one if None.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        images: Images,
+        state: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        backend: Step,
+        spool: Path | None,
+    ) -> None:
+        self.model, self.images, self.backend = model, images, backend
+        self.parts = batches.split_images(model, images.train_labels)
+        self.row, first, second = state
+        self.row[0] = torch.from_numpy(initial_row(model)).to(self.row)
+        first[:] = 0
+        second[:] = update.SECOND_START[model.recipe.optimizer]
+        self.epoch = self.step = 0
+        self.order = torch.empty(0, dtype=torch.int64)  # images of this epoch
+        self.taken = 0  # steps of this epoch
+        self.loss_sum = 0.0  # of this epoch; not finite once a loss was not
+        self.exports: list[Export] = []
+        self.diverged = False
+        # the exported rows, one behind the other
+        self.spool: BinaryIO = tempfile.TemporaryFile(dir=spool)  # noqa: SIM115 -- `close` does
 
     @property
     def batch(self) -> int:
@@ -60,11 +77,80 @@ class Slot:
         """Steps to the epoch's end; a partial last batch is dropped."""
         return len(self.order) // self.batch - self.taken
 
-    @property
-    def accuracies(self) -> list[float]:
-        return [
-            export.validation_accuracy for export in self.exports if export.validation_accuracy is not None
-        ]
+    def start_epoch(self) -> bool:
+        """Validate and export the row, and order the epoch's images; False if the training has ended, by
+        the rules or because the model has diverged.
+        """
+        if self.diverged:
+            return False
+        accuracy, loss = self._validate()
+        if self.exports and loss is not None and not math.isfinite(loss):
+            self.diverged = True
+            return False
+        self.spool.write(self.row.cpu().numpy().tobytes())
+        self.exports.append(Export(self.epoch, self.step, accuracy, loss))
+        if self._has_ended():
+            return False
+        self.order = batches.epoch_order(self.model, self.parts, self.images.train_labels, self.epoch)
+        self.taken, self.loss_sum = 0, 0.0
+        return True
+
+    def segment(self, steps: int) -> Segment:
+        """The next steps."""
+        return Segment(
+            self.model, self.images, self.order, self.batch, self.epoch, self.step, self.taken, steps
+        )
+
+    def take(self, steps: int, loss: float) -> None:
+        """Count steps that were taken, and the sum of their losses; the last of an epoch end it."""
+        self.step += steps
+        self.taken += steps
+        self.loss_sum += loss
+        if not self.steps_left:
+            self.epoch += 1
+            self.diverged = not (math.isfinite(self.loss_sum) and bool(torch.isfinite(self.row).all()))
+
+    def finish(self, subset: Subset) -> Trained:
+        """Read back the exports that the subset chooses, and evaluate each once."""
+        chosen = chosen_exports(subset, self.model.recipe.max_epochs, len(self.exports))
+        rows = {export: self._exported(export) for export in dict.fromkeys(chosen)}
+        self.close()
+        stacked = torch.stack(list(rows.values())).to(self.row.device)
+        columns = evaluate_snapshots(self.backend, stacked, self.model, self.images, self.parts)
+        evaluated = dict(zip(rows, columns, strict=True))
+        final = evaluated[chosen[-1]]["test_accuracy"]
+        flags = {
+            "converged": final >= self.images.majority_rate + CONVERGED_MARGIN,
+            "diverged": self.diverged,
+        }
+        snapshots = [{**vars(self.exports[export]), **evaluated[export], **flags} for export in chosen]
+        return Trained(
+            self.model, torch.stack([rows[export] for export in chosen]).numpy(), snapshots, self.epoch
+        )
+
+    def close(self) -> None:
+        """Remove the exports."""
+        self.spool.close()
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        if not len(self.parts.validation):
+            return None, None
+        ((accuracy, loss, _),) = evaluate_rows(
+            self.backend, self.row, self.model, self.images, self.parts.validation
+        )
+        return accuracy, loss
+
+    def _has_ended(self) -> bool:
+        recipe, accuracies = self.model.recipe, [export.validation_accuracy for export in self.exports]
+        return self.epoch >= recipe.max_epochs or (
+            recipe.early_stopping and should_stop([a for a in accuracies if a is not None])
+        )
+
+    def _exported(self, export: int) -> torch.Tensor:
+        """An exported row [P]."""
+        size = self.row.nbytes
+        self.spool.seek(export * size)
+        return torch.frombuffer(bytearray(self.spool.read(size)), dtype=self.row.dtype)
 
 
 class Cohort:
@@ -96,17 +182,12 @@ class Cohort:
         step: Step | None = None,
         occupancy: Occupancy | None = None,
     ) -> None:
-        self.subset, self.architecture, self.bank, self.device, self.dtype = (
-            subset,
-            architecture,
-            bank,
-            device,
-            dtype,
-        )
+        self.subset, self.bank, self.device = subset, bank, device
         self.spool, self.on_epoch, self.occupancy = spool, on_epoch, occupancy or Occupancy()
-        self.num_weights = layout_of(architecture).num_weights
-        buffers = torch.zeros(3, slots, aligned(self.num_weights), dtype=dtype, device=device)
-        self.rows, self.first, self.second = buffers[:, :, : self.num_weights]  # [M, P] each
+        num_weights = layout_of(architecture).num_weights
+        buffers = torch.zeros(3, slots, aligned(num_weights), dtype=dtype, device=device)
+        rows, first, second = buffers[:, :, :num_weights]
+        self.state = rows, first, second  # [M, P] each
         self.slots: list[Slot | None] = [None] * slots
         self.step = step or make_step(architecture, device, dtype)
         self.stacked = device.type != "cpu"  # whether models take their steps together
@@ -116,134 +197,52 @@ class Cohort:
         queue = iter(models)
         with one_thread(self.device):
             try:
-                yield from self._fill(range(len(self.slots)), queue)
-                while active := [m for m, slot in enumerate(self.slots) if slot]:
+                for m in range(len(self.slots)):
+                    yield from self._fill(m, queue)
+                while active := {m: slot for m, slot in enumerate(self.slots) if slot}:
                     for group in self._groups(active):
-                        self._train_segment(group)
-                    for m in active:
-                        yield from self._end_segment(m, queue)
+                        self._take_steps(group)
+                    for m, slot in active.items():
+                        if not slot.steps_left:
+                            self.on_epoch()
+                            if not slot.start_epoch():
+                                yield self._finish(m, slot)
+                                yield from self._fill(m, queue)
             finally:
                 for slot in filter(None, self.slots):
-                    slot.spool.close()
+                    slot.close()
 
-    # Slots
+    def _fill(self, m: int, queue: Iterator[Model]) -> Iterator[Trained]:
+        """Start the next model that has an epoch to train; of those before, the first export is the last."""
+        for model in queue:
+            row, first, second = (part[m : m + 1] for part in self.state)
+            slot = Slot(model, self.bank[model.recipe.dataset], (row, first, second), self.step, self.spool)
+            self.slots[m] = slot
+            if slot.start_epoch():
+                return
+            yield self._finish(m, slot)
 
-    def _fill(self, places: Iterable[int], queue: Iterator[Model]) -> Iterator[Trained]:
-        for m in places:
-            self.slots[m] = None
-            for model in queue:
-                self._start_model(m, model)
-                trained = self._start_epoch(m)
-                if trained is None:
-                    break
-                yield trained  # no epoch to train: its first export is its last
+    def _finish(self, m: int, slot: Slot) -> Trained:
+        trained = slot.finish(self.subset)
+        self.slots[m] = None
+        return trained
 
-    def _start_model(self, m: int, model: Model) -> None:
-        images = self.bank[model.recipe.dataset]
-        parts = batches.split_images(model, images.train_labels)
-        self.rows[m] = torch.from_numpy(initial_row(model)).to(self.rows)
-        self.first[m] = 0
-        self.second[m] = update.SECOND_START[model.recipe.optimizer]
-        spool = tempfile.TemporaryFile(dir=self.spool)  # noqa: SIM115 -- closed when the model finishes
-        self.slots[m] = Slot(model, images, parts, spool)
-
-    def _groups(self, active: list[int]) -> list[list[int]]:
+    def _groups(self, active: dict[int, Slot]) -> Iterable[dict[int, Slot]]:
         """Slots that take their steps together: on a CPU each alone, on a GPU those with equally many images
         in a batch.
         """
-        if not self.stacked:
-            return [[m] for m in active]
-        groups: dict[int, list[int]] = {}
-        for m in active:
-            groups.setdefault(self._slot(m).batch, []).append(m)
-        return list(groups.values())
+        groups: dict[int, dict[int, Slot]] = {}
+        for m, slot in active.items():
+            groups.setdefault(slot.batch if self.stacked else m, {})[m] = slot
+        return groups.values()
 
-    def _slot(self, m: int) -> Slot:
-        slot = self.slots[m]
-        assert slot is not None
-        return slot
-
-    # Steps
-
-    def _train_segment(self, group: list[int]) -> None:
+    def _take_steps(self, group: dict[int, Slot]) -> None:
         """Steps of a group until the first of its models ends its epoch."""
-        steps = min(self._slot(m).steps_left for m in group)
-        segments = {m: self._segment(self._slot(m), steps) for m in group}
-        losses = self.step.train((self.rows, self.first, self.second), segments)
+        steps = min(slot.steps_left for slot in group.values())
+        losses = self.step.train(self.state, {m: slot.segment(steps) for m, slot in group.items()})
         self.occupancy.add(len(group) * steps, len(self.slots if self.stacked else group) * steps)
-        for m, loss in zip(group, losses.tolist(), strict=True):
-            slot = self._slot(m)
-            slot.loss_sum += loss
-            slot.step += steps
-            slot.taken += steps
-
-    @staticmethod
-    def _segment(slot: Slot, steps: int) -> Segment:
-        return Segment(
-            slot.model, slot.images, slot.order, slot.batch, slot.epoch, slot.step, slot.taken, steps
-        )
-
-    # Epochs
-
-    def _end_segment(self, m: int, queue: Iterator[Model]) -> Iterator[Trained]:
-        slot = self._slot(m)
-        if slot.steps_left > 0:
-            return
-        slot.diverged = not (math.isfinite(slot.loss_sum) and bool(torch.isfinite(self.rows[m]).all()))
-        slot.epoch += 1
-        self.on_epoch()
-        trained = self._finish(m) if slot.diverged else self._start_epoch(m)
-        if trained is not None:
-            yield trained
-            yield from self._fill([m], queue)
-
-    def _start_epoch(self, m: int) -> Trained | None:
-        """Export and validate; then either the finished model, or None and the epoch's order is set."""
-        slot, recipe = self._slot(m), self._slot(m).model.recipe
-        accuracy, loss = self._validate(m)
-        if slot.exports and loss is not None and not math.isfinite(loss):
-            slot.diverged = True
-            return self._finish(m)
-        slot.spool.write(self.rows[m].cpu().numpy().tobytes())
-        slot.exports.append(Export(slot.epoch, slot.step, accuracy, loss))
-        if slot.epoch >= recipe.max_epochs or (recipe.early_stopping and should_stop(slot.accuracies)):
-            return self._finish(m)
-        slot.order = batches.epoch_order(slot.model, slot.parts, slot.images.train_labels, slot.epoch)
-        slot.taken, slot.loss_sum = 0, 0.0
-        return None
-
-    def _validate(self, m: int) -> tuple[float | None, float | None]:
-        slot = self._slot(m)
-        if not len(slot.parts.validation):
-            return None, None
-        return evaluate_rows(self.step, self.rows[m : m + 1], slot.model, slot.images, slot.parts.validation)[
-            0
-        ][:2]
-
-    def _finish(self, m: int) -> Trained:
-        """Read back the chosen exports and evaluate each once."""
-        slot = self._slot(m)
-        chosen = chosen_exports(self.subset, slot.model.recipe.max_epochs, len(slot.exports))
-        itemsize = self.rows.element_size() * self.num_weights
-        rows = {}
-        for export in dict.fromkeys(chosen):
-            slot.spool.seek(export * itemsize)
-            rows[export] = torch.frombuffer(bytearray(slot.spool.read(itemsize)), dtype=self.dtype)
-        slot.spool.close()
-        columns = evaluate_snapshots(
-            self.step, torch.stack(list(rows.values())).to(self.device), slot.model, slot.images, slot.parts
-        )
-        evaluated = dict(zip(rows, columns, strict=True))
-        self.slots[m] = None
-        final = evaluated[chosen[-1]]["test_accuracy"]
-        flags = {
-            "converged": final >= slot.images.majority_rate + CONVERGED_MARGIN,
-            "diverged": slot.diverged,
-        }
-        snapshots = [{**vars(slot.exports[export]), **evaluated[export], **flags} for export in chosen]
-        return Trained(
-            slot.model, torch.stack([rows[export] for export in chosen]).numpy(), snapshots, slot.epoch
-        )
+        for slot, loss in zip(group.values(), losses.tolist(), strict=True):
+            slot.take(steps, loss)
 
 
 def evaluate_rows(
