@@ -317,7 +317,7 @@ if sys.argv[2] == "all":
     for name in INDEX_SCHEMA.names:
         rows[name]
 seconds, megabytes = time.process_time() - start, (peak() - before) / 1e3
-        print(json.dumps({"seconds": seconds, "megabytes": megabytes, "rows": len(rows)}))
+print(json.dumps({"seconds": seconds, "megabytes": megabytes, "rows": len(rows)}))
 """
 
 
