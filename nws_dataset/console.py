@@ -25,7 +25,7 @@ from rich.table import Table as RichTable
 from nws_dataset.errors import ZooError, one_line, reason
 
 
-class Mistake(click.ClickException):
+class UserError(click.ClickException):
     """A mistake on its way to the terminal."""
 
     exit_code = 2
@@ -52,15 +52,15 @@ class Command(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            raise Mistake(one_line(error.format_message())) from error
+            raise UserError(one_line(error.format_message())) from error
         except ZooError as error:  # of an option's callback
-            raise Mistake(str(error)) from error
+            raise UserError(str(error)) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ZooError as error:
-            raise Mistake(str(error)) from error
+            raise UserError(str(error)) from error
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted") from error
 
@@ -70,7 +70,7 @@ def _check_folder() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise Mistake(
+        raise UserError(
             str(
                 ZooError(
                     "the current folder", expected="one that exists", found=reason(error), do="change to one"
@@ -94,7 +94,7 @@ def _check_text(arg: str) -> None:
             found=repr(arg),
             do="type them again",
         )
-        raise Mistake(str(error))
+        raise UserError(str(error))
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,10 @@ def help_of(command: str) -> str:
 def public_names() -> str:
     """A table of what `nws_dataset` exports, each name with the first sentence of its docstring."""
     names = [name for name in nws_dataset.__all__ if not name.startswith("__")]
-    rows = [f"| `{name}` | {_sentence(inspect.getdoc(getattr(nws_dataset, name)) or '')} |" for name in names]
-    return "\n".join(["| name | what it is |", "|---|---|", *rows]) + "\n"
+    lines = [
+        f"| `{name}` | {_sentence(inspect.getdoc(getattr(nws_dataset, name)) or '')} |" for name in names
+    ]
+    return "\n".join(["| name | what it is |", "|---|---|", *lines]) + "\n"
 
 
 def file_tree() -> str:

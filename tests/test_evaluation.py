@@ -137,7 +137,7 @@ def test_guesses_from_the_architecture():
 def test_curves_compare_the_same_parts_of_trainings():
     """A model of 5 snapshots and one of 9: their first, middle and last ones are together."""
     model, snapshot = np.repeat([0, 1], [5, 9]), np.concatenate([np.arange(1, 6), np.arange(1, 10)])
-    snapshots = meta_classifier.Snapshots(model, snapshot, np.repeat([5, 9], [5, 9]))
+    snapshots = meta_classifier.SnapshotSeries(model, snapshot, np.repeat([5, 9], [5, 9]))
     for number, expected in ((1, [1, 1]), (5, [5, 3]), (9, [9, 5])):
         places = snapshots.at(np.array([1, 0]), number)
         assert model[places].tolist() == [1, 0] and snapshot[places].tolist() == expected

@@ -61,7 +61,7 @@ def files() -> set[Path]:
 
 
 @pytest.fixture
-def places(zoo: Path, tmp_path: Path) -> dict[str, str]:
+def paths(zoo: Path, tmp_path: Path) -> dict[str, str]:
     """Names that no file or folder can have, or that are something else."""
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()
@@ -77,14 +77,14 @@ def places(zoo: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
-PLACES = ("missing", "loop", "long", "surrogate", "NUL", "file", "below a file", "two lines")
+PATHS = ("missing", "loop", "long", "surrogate", "NUL", "file", "below a file", "two lines")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_zoo(command: Any, place: str, places: dict[str, str]) -> None:
-    line = refused(command, places[place])
-    assert "Hub" not in line or place == "below a file"
+def test_no_zoo(command: Any, name: str, paths: dict[str, str]) -> None:
+    line = refused(command, paths[name])
+    assert "Hub" not in line or name == "below a file"
     assert files() == {Path("file")}
 
 
@@ -93,18 +93,22 @@ def test_a_mistyped_folder_is_named(command: Any) -> None:
     assert "no folder zoos/mistyped" in refused(command, "zoos/mistyped")
 
 
-@pytest.mark.parametrize("place", sorted({*PLACES} - {"missing", "two lines"}))
+@pytest.mark.parametrize("name", sorted({*PATHS} - {"missing", "two lines"}))
 @pytest.mark.parametrize("command", COMMANDS)
 def test_results_that_cannot_be_written(
-    command: Any, place: str, zoo: Path, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    command: Any, name: str, zoo: Path, paths: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before any work is done."""
-    for module, name in ((meta_classifier, "evaluate"), (predictors, "all_steps"), (leaderboard, "page_of")):
-        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("it began"))
-    out = places[place]
+    for module, function in (
+        (meta_classifier, "evaluate"),
+        (predictors, "all_steps"),
+        (leaderboard, "page_of"),
+    ):
+        monkeypatch.setattr(module, function, lambda *_, **__: pytest.fail("it began"))
+    out = paths[name]
     if command is leaderboard.main:
         Path("results.json").write_text(json.dumps(results_of(zoo)))
-        out = out if place != "file" else "file/page.html"
+        out = out if name != "file" else "file/page.html"
         refused(command, zoo, "--out", out, "--results", "results.json")
         Path("results.json").unlink()
     else:
@@ -125,9 +129,9 @@ def test_folders_that_may_not_be_written_to(command: Any, zoo: Path, monkeypatch
     assert not files() and list(Path("shut").iterdir()) == []
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_results_that_are_not_there(place: str, zoo: Path, places: dict[str, str]) -> None:
-    refused(leaderboard.main, zoo, "--results", places[place], "--out", "page.html")
+@pytest.mark.parametrize("name", PATHS)
+def test_results_that_are_not_there(name: str, zoo: Path, paths: dict[str, str]) -> None:
+    refused(leaderboard.main, zoo, "--results", paths[name], "--out", "page.html")
     assert files() == {Path("file")}
 
 
@@ -470,10 +474,10 @@ def test_a_method_that_changes_its_rows_changes_no_other(zoo: Path) -> None:
     assert errors == pytest.approx([np.mean(accuracies**2)] * 2)  # zeros were predicted in all folds
 
 
-@pytest.mark.parametrize("place", [*PLACES, "no colon", "a folder"])
-def test_methods_that_are_not_there(place: str, zoo: Path, places: dict[str, str]) -> None:
+@pytest.mark.parametrize("name", [*PATHS, "no colon", "a folder"])
+def test_methods_that_are_not_there(name: str, zoo: Path, paths: dict[str, str]) -> None:
     Path("folder.py").mkdir()
-    text = {"no colon": "file.py", "a folder": "folder.py:A"}.get(place) or f"{places[place]}.py:A"
+    text = {"no colon": "file.py", "a folder": "folder.py:A"}.get(name) or f"{paths[name]}.py:A"
     refused(leaderboard.main, zoo, "--method", text, "--out", "page.html")
 
 

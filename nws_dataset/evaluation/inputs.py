@@ -15,7 +15,7 @@ from nws_dataset.format.layout import NORM_SUFFIX
 from nws_dataset.views.statistics import Features, zoo_features
 
 if TYPE_CHECKING:
-    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.snapshots import Snapshots
     from nws_dataset.reading.zoo import Zoo
 
 LAYERS, WHOLE, NORMS, WEIGHTS, RECIPE = "layers", "whole", "norms", "weights", "hyperparameters"
@@ -53,7 +53,7 @@ def layer_of(feature: str) -> str:
     return feature.partition(".")[0].removesuffix(NORM_SUFFIX)
 
 
-def read_inputs(zoo: Zoo, rows: Rows) -> tuple[dict[str, Features], list[str]]:
+def read_inputs(zoo: Zoo, rows: Snapshots) -> tuple[dict[str, Features], list[str]]:
     """All inputs that the zoo has.
 
     Args:

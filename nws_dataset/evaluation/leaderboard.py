@@ -35,7 +35,7 @@ from nws_dataset.evaluation.tables import (
     scores_of,
     table_of,
 )
-from nws_dataset.files import atomic_write, what_is_at
+from nws_dataset.files import atomic_write, path_type
 
 if TYPE_CHECKING:
     import jinja2
@@ -560,7 +560,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
         except NotADirectoryError:
             found.append(path)
         except OSError as error:
-            if what_is_at(path) == "a folder":
+            if path_type(path) == "a folder":
                 do = "permit reading, or choose other results (--results)"
                 raise ZooError(
                     path, expected="a folder that can be listed", found=reason(error), do=do
@@ -612,11 +612,11 @@ def main(
     folder = report.results_folder(zoo, None)
     page = out or folder / PAGE
     report.check_folder(page.parent)
-    if what_is_at(page) not in ("nothing", "a file"):
+    if path_type(page) not in ("nothing", "a file"):
         raise ZooError(
-            page, expected="a file, or none", found=what_is_at(page), do="choose another page (--out)"
+            page, expected="a file, or none", found=path_type(page), do="choose another page (--out)"
         )
-    paths = _files(results or (folder,) * (what_is_at(folder) != "nothing"))
+    paths = _files(results or (folder,) * (path_type(folder) != "nothing"))
     if methods:
         from nws_dataset.evaluation.methods import Candidate, results_file
 

@@ -53,10 +53,10 @@ from nws_dataset.evaluation.readers import (
     methods_of,
     row_method,
 )
-from nws_dataset.files import atomic_write, read_json, what_is_at
+from nws_dataset.files import atomic_write, path_type, read_json
 
 if TYPE_CHECKING:
-    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.snapshots import Snapshots
 
 EXPERIMENTS = ("what", "when", "where", "layers")
 CURVE_POINTS = 8  # snapshots at which held-out models are tested: when
@@ -66,7 +66,7 @@ SETTINGS_HELP = "Network and training.  [default: small under 1,000 models, else
 
 
 @dataclass(frozen=True)
-class Snapshots:
+class SnapshotSeries:
     """The snapshots of a zoo [N] and their models [M], which are places among the final rows."""
 
     model: np.ndarray  # [N] each snapshot's model
@@ -74,7 +74,7 @@ class Snapshots:
     last: np.ndarray  # [N] num_snapshots of its model
 
     @classmethod
-    def of(cls, rows: Rows, final: Rows) -> Snapshots:
+    def of(cls, rows: Snapshots, final: Snapshots) -> SnapshotSeries:
         place = {model: i for i, model in enumerate(final["model_id"])}
         return cls(
             np.array([place[name] for name in rows["model_id"]]), rows["snapshot"], rows["num_snapshots"]
@@ -126,8 +126,8 @@ class Question:
 class Experiment:
     """A zoo as all methods see it."""
 
-    final: Rows  # [M]
-    snapshots: Snapshots  # [N]
+    final: Snapshots  # [M]
+    snapshots: SnapshotSeries  # [N]
     settings: Settings
     small: bool  # cross-validated
 
@@ -274,7 +274,9 @@ class Plan:
     def experiment(self) -> Experiment:
         final = self.zoo.filter(is_final=True)
         check_models(self.zoo.name, final["split"])
-        return Experiment(final, Snapshots.of(self.zoo.filter(), final), self.settings, is_small(len(final)))
+        return Experiment(
+            final, SnapshotSeries.of(self.zoo.filter(), final), self.settings, is_small(len(final))
+        )
 
     @functools.cached_property
     def architectures(self) -> dict[str, int]:
@@ -394,7 +396,7 @@ def _kept(file: Path) -> list[dict[str, Any]] | None:
     """The records of an interrupted run; None where they are missing or damaged, so that they are made
     again.
     """
-    if what_is_at(file) == "nothing":
+    if path_type(file) == "nothing":
         return None
     try:
         kept = read_json(file, "records")
@@ -487,7 +489,7 @@ def evaluate(
 MOST_ALIKE = 20  # models of one architecture that whole rows need at least
 
 
-def layer_borders(zoo: Any, final: Rows, slice_length: int) -> dict[str, float]:
+def layer_borders(zoo: Any, final: Snapshots, slice_length: int) -> dict[str, float]:
     """Layer -> its first weight, as a part of the row, in a zoo of one architecture."""
     layout = zoo.layout(final[0])
     return {
@@ -762,7 +764,7 @@ def main(
         lambda: plots_of(results, called),
         tables[1:],
     )
-    if what_is_at(kept) != "nothing":  # where no property can be told, nothing was kept
+    if path_type(kept) != "nothing":  # where no property can be told, nothing was kept
         try:
             shutil.rmtree(kept)
         except OSError as error:

@@ -36,15 +36,15 @@ from nws_dataset.errors import ZooError, reason
 from nws_dataset.evaluation import report, study, trials
 from nws_dataset.evaluation.folds import check_models, is_small
 from nws_dataset.evaluation.inputs import WEIGHTS
-from nws_dataset.evaluation.meta_classifier import Experiment, Snapshots
+from nws_dataset.evaluation.meta_classifier import Experiment, SnapshotSeries
 from nws_dataset.evaluation.properties import tasks_of
 from nws_dataset.evaluation.readers import Method, Settings
 from nws_dataset.evaluation.results import Results
-from nws_dataset.files import atomic_write, sha256_file, what_is_at
+from nws_dataset.files import atomic_write, path_type, sha256_file
 
 if TYPE_CHECKING:
     from nws_dataset.evaluation.properties import Task
-    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.snapshots import Snapshots
     from nws_dataset.reading.zoo import Zoo
 
 Weights = np.ndarray | list[np.ndarray]
@@ -117,8 +117,8 @@ class Candidate:
         """
         file, _, name = text.rpartition(":")
         path = Path(file).absolute()
-        if path.suffix != ".py" or what_is_at(path) != "a file":
-            found = what_is_at(path) if file else "no colon"
+        if path.suffix != ".py" or path_type(path) != "a file":
+            found = path_type(path) if file else "no colon"
             raise ZooError(
                 f"--method {text}",
                 expected="FILE.py:Class",
@@ -284,7 +284,7 @@ def evaluate(
     final = zoo.filter(is_final=True)
     check_models(zoo.name, final["split"])
     small, weights = is_small(len(final)), _weights_of(zoo, final)
-    experiment = Experiment(final, Snapshots.of(final, final), Settings(), small)
+    experiment = Experiment(final, SnapshotSeries.of(final, final), Settings(), small)
     work: list[tuple[Task, int]] = []
     for seed in range(seeds):
         tasks, _ = tasks_of(final, None, seed, small=small)
@@ -307,13 +307,13 @@ def evaluate(
     return found
 
 
-def _weights_of(zoo: Zoo, rows: Rows) -> Weights:
+def _weights_of(zoo: Zoo, rows: Snapshots) -> Weights:
     """An array of one architecture, a list of several."""
     return zoo.weights(rows) if len(set(rows["architecture"])) == 1 else zoo.arrays(rows)
 
 
 def _accuracy(
-    final: Rows, group: study.Group, candidate: Candidate, weights: Weights, seed: int
+    final: Snapshots, group: study.Group, candidate: Candidate, weights: Weights, seed: int
 ) -> list[trials.Record]:
     """How well it predicts the accuracy of a group's networks."""
     truth, predicted = np.asarray(final["test_accuracy"], np.float64), np.full(len(final), np.nan)
@@ -374,11 +374,11 @@ def results_file(
     }
     if not again and _are_of(path, same):
         return path
-    if what_is_at(path) not in ("nothing", "a file"):  # said before the work, not after it
+    if path_type(path) not in ("nothing", "a file"):  # said before the work, not after it
         raise ZooError(
             path,
             expected="a file, or none",
-            found=what_is_at(path),
+            found=path_type(path),
             do="remove it, or choose another place (--out)",
         )
     results = {**same, "results": evaluate(zoo, candidate, seeds), "plots": []}

@@ -15,7 +15,7 @@ from nws_dataset.evaluation.folds import NUM_FOLDS, Fold, balanced, folds_of, wi
 from nws_dataset.format.subsets import SUBSETS, LogUniform
 
 if TYPE_CHECKING:
-    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.snapshots import Snapshots
 
 CLASSES = (
     "dataset",
@@ -68,7 +68,7 @@ class Task:
 
 
 def tasks_of(
-    final: Rows,
+    final: Snapshots,
     properties: Sequence[str] | None,
     seed: int,
     *,
@@ -110,7 +110,7 @@ def tasks_of(
     return tasks, skipped
 
 
-def _classes(final: Rows, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int) -> Task:
+def _classes(final: Snapshots, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int) -> Task:
     """The task of a property with classes; without folds if it has fewer than two."""
     values, splits = np.asarray(final[name])[models], np.asarray(final["split"])[models]
     names, counts = np.unique(
@@ -136,7 +136,7 @@ def _classes(final: Rows, name: str, models: np.ndarray, seed: int, small: bool,
     )
 
 
-def _number(final: Rows, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int) -> Task:
+def _number(final: Snapshots, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int) -> Task:
     """The task of a number; without folds if all models have the same, or one has none."""
     truth, splits = np.asarray(final[name], dtype=np.float64)[models], np.asarray(final["split"])[models]
     distinct = len(np.unique(truth))

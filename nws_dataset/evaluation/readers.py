@@ -23,11 +23,11 @@ from nws_dataset.baselines.predictors import Standardizer
 from nws_dataset.evaluation.inputs import layer_of
 from nws_dataset.evaluation.properties import Task
 from nws_dataset.format.layout import Layout
-from nws_dataset.views.slices import ArrayRows, Chosen, RandomUnits, Source, even_starts
+from nws_dataset.views.slices import ArrayRows, RandomUnits, SomeRows, Source, even_starts
 from nws_dataset.views.statistics import STATISTICS, whole_vector_statistics, zoo_features
 
 if TYPE_CHECKING:
-    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.snapshots import Snapshots
     from nws_dataset.reading.zoo import Zoo
 
 DEEP, SVM, BOOSTING = "deep meta-classifier", "linear SVM", "boosting"
@@ -127,12 +127,12 @@ class DeepReader:
     ) -> DeepReader:
         self.estimator.set_params(epochs=self.settings.epochs_of(len(training)))
         self.estimator.fit(
-            Chosen(self.source, training), y, None, Chosen(self.source, validation), y_validation
+            SomeRows(self.source, training), y, None, SomeRows(self.source, validation), y_validation
         )
         return self
 
     def predict(self, places: np.ndarray, positions: Sequence[float] | None = None) -> np.ndarray:
-        return self.estimator.predict(Chosen(self.source, places), positions)
+        return self.estimator.predict(SomeRows(self.source, places), positions)
 
 
 @dataclass
@@ -255,7 +255,7 @@ class Inputs:
         settings: length and positions of slices.
     """
 
-    def __init__(self, zoo: Zoo, rows: Rows, settings: Settings) -> None:
+    def __init__(self, zoo: Zoo, rows: Snapshots, settings: Settings) -> None:
         self.zoo, self.rows, self.settings = zoo, rows, settings
         self._described: dict[bytes, np.ndarray] = {}
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from nws_dataset.console import Table
 from nws_dataset.errors import ZooError, one_line
-from nws_dataset.files import atomic_write, what_is_at
+from nws_dataset.files import atomic_write, path_type
 
 if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo
@@ -224,9 +224,9 @@ def check_folder(folder: Path) -> None:
     exist. Writes nothing.
     """
     nearest = folder
-    while what_is_at(nearest) == "nothing" and nearest != nearest.parent:
+    while path_type(nearest) == "nothing" and nearest != nearest.parent:
         nearest = nearest.parent
-    found = what_is_at(nearest)
+    found = path_type(nearest)
     if found == "a folder" and not os.access(nearest, os.W_OK | os.X_OK):
         found = f"{nearest}, which may not be written to"
     elif found == "a folder":

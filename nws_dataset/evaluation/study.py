@@ -17,7 +17,7 @@ from nws_dataset.evaluation.inputs import WEIGHTS, read_inputs
 from nws_dataset.views.statistics import Features
 
 if TYPE_CHECKING:
-    from nws_dataset.reading.snapshots import Rows
+    from nws_dataset.reading.snapshots import Snapshots
     from nws_dataset.reading.zoo import Zoo
 
 FEWEST_OF_DATASET = 50  # models; where no data set has as many, all data sets are one group
@@ -61,7 +61,7 @@ class Study:
     """What all experiments share."""
 
     zoo: Zoo
-    rows: Rows  # final ones
+    rows: Snapshots  # final ones
     inputs: dict[str, Features]
     skipped: list[str]  # sentences: what could not be
     groups: list[Group]
