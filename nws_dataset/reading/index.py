@@ -349,7 +349,10 @@ def _numbers(values: pa.Array) -> np.ndarray:
     """[N], a view of an Arrow array of numbers, or truth values as numpy's."""
     if values.type == pa.bool_():
         return _numbers(values.cast(pa.uint8())).view(bool)
-    dtype = np.dtype(values.type.to_pandas_dtype())
+    # not `to_pandas_dtype`, for which some versions of pyarrow import pandas
+    floating, signed = pa.types.is_floating(values.type), pa.types.is_signed_integer(values.type)
+    kind = "f" if floating else "i" if signed else "u"
+    dtype = np.dtype(f"{kind}{values.type.bit_width // 8}")
     buffer = values.buffers()[1]
     whole = np.frombuffer(buffer, dtype) if buffer is not None else np.zeros(0, dtype)
     numbers = whole[values.offset : values.offset + len(values)]
