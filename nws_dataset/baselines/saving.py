@@ -401,7 +401,7 @@ def numbers(learned: Mapping[str, Any], name: str, count: int) -> list[float]:
     found = learned.get(name)
     if not isinstance(found, list) or len(found) != count or not all(_is_number(value) for value in found):
         raise ValueError(f"{name}: expected {count} numbers, found {found!r}")
-    return found
+    return [float(value) for value in found]  # of integers beyond 64 bits numpy would make objects
 
 
 def integer(learned: Mapping[str, Any], name: str, low: int, high: int) -> int:
