@@ -18,16 +18,16 @@ from builder import store
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, Request
 from builder.progress import Occupancy, Progress, checking, compiling
-from builder.rules import least_epochs
+from builder.rules import min_epochs
 from builder.store import GENERATOR_VERSION, Store, open_store, remember_images
 from builder.trained import Summary
 from builder.training import bank, batches
 from builder.training.cpu.backend import compile_step
 from builder.training.device import resolve_device
 from builder.training.memory import out_of_memory
-from builder.training.workers import Task, compile_before, is_script_of_worker, run_on_processes
+from builder.training.workers import LocalTraining, compile_before, is_script_of_worker, run_on_processes
 from nws_dataset.errors import ZooError
-from nws_dataset.files import what_is_at
+from nws_dataset.files import path_type
 from nws_dataset.format.manifest import INDEX_PATH, SubsetEntry
 from nws_dataset.format.manifest import ImageSet as ImageSource
 from nws_dataset.format.subsets import Subset
@@ -68,12 +68,12 @@ def build(
     """
     if is_script_of_worker():
         sys.exit(1)  # the process that started this one says why it cannot go on
-    with joined(ray) as cluster:
+    with joined_cluster(ray) as cluster:
         _build(request, out, images, device, workers, cluster, publisher)
 
 
 @contextmanager
-def joined(ray: str | None) -> Iterator[Cluster | None]:
+def joined_cluster(ray: str | None) -> Iterator[Cluster | None]:
     """The cluster that `--ray` names, until the block ends; None without one."""
     if ray is None:
         yield None
@@ -95,8 +95,8 @@ def _build(
 ) -> None:
     target = resolve_device(device, request.backend) if cluster is None else cluster.resolve_device(device)
     request.check_device(target)
-    if images is not None and what_is_at(images) != "a folder":
-        raise ZooError(images, expected="a folder", found=what_is_at(images), do="correct --images")
+    if images is not None and path_type(images) != "a folder":
+        raise ZooError(images, expected="a folder", found=path_type(images), do="correct --images")
     plans = request.plan()
     planned = sum(len(models) for _, models in plans)
     if request.models is not None and planned < request.models:
@@ -113,7 +113,7 @@ def _build(
     for _, models in plans:
         _check_images(models, image_sets, request.train_images)
     if cluster is None:
-        target = trusted_device(target, request, auto=device == "auto")
+        target = checked_device(target, request, auto=device == "auto")
     entries = {subset.name: _declaration(request, target, models, image_sets) for subset, models in plans}
     try:
         with _memory_needed(), open_store(out) as folder:
@@ -136,7 +136,7 @@ def _build(
         ) from error
 
 
-def trusted_device(device: torch.device, request: Request, *, auto: bool) -> torch.device:
+def checked_device(device: torch.device, request: Request, *, auto: bool) -> torch.device:
     """The device, after the check of a GPU's kernels on the plan's first architecture; where that fails, for
     "auto" the CPU.
     """
@@ -218,31 +218,31 @@ def _build_subset(
     publisher: Publisher | None,
 ) -> None:
     todo = folder.missing(models)
-    task = Task(subset, str(device), request.tf32, request.backend, out=folder.out)
-    shards = _Shards(folder, models, todo, publisher)
-    occupancy, epochs = Occupancy(), least_epochs(models[0].recipe)
+    training = LocalTraining(subset, str(device), request.tf32, request.backend, out=folder.out)
+    shards = _ShardWriter(folder, models, todo, publisher)
+    occupancy, epochs = Occupancy(), min_epochs(models[0].recipe)
     if cluster is not None:
-        trained = cluster.train(task, todo, image_sets, request.train_images, occupancy)
+        trained = cluster.train(training, todo, image_sets, request.train_images, occupancy)
     else:
-        trained = _train_here(task, request, todo, image_sets, device, workers, occupancy)
+        trained = _train_here(training, request, todo, image_sets, device, workers, occupancy)
     progress = Progress(
         subset.name,
         total=len(models),
         done=len(models) - len(todo),
         first_epochs=epochs,
         occupancy=occupancy,
-        nodes=None if cluster is None else lambda: len(cluster.places(device)),
+        nodes=None if cluster is None else lambda: len(cluster.capacity(device)),
     )
     with progress, closing(trained):
         # the first None: shards whose models were all staged before
         for result in itertools.chain([None], trained):
-            progress.advance(result, task.epochs.value)
+            progress.advance(result, training.epochs.value)
             shards.advance(result)
     shards.finish()
 
 
 def _train_here(
-    task: Task,
+    training: LocalTraining,
     request: Request,
     todo: list[Model],
     image_sets: Mapping[str, ImageSet],
@@ -253,19 +253,19 @@ def _train_here(
     """Train models on this machine."""
     for model in todo:
         bank.save(
-            image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, task.images
+            image_sets[model.recipe.dataset], model.recipe.architecture, request.train_images, training.images
         )
     if device.type != "cpu":
         if todo and device.type == "cuda" and request.backend == "fast":
-            task.compile_kernels(todo)
-        return task.run_cohorts(todo, occupancy)
+            training.compile_kernels(todo)
+        return training.run_cohorts(todo, occupancy)
     if todo and request.backend == "fast":
         with compiling():
             compile_step()
-    return run_on_processes(task, todo, workers, occupancy)
+    return run_on_processes(training, todo, workers, occupancy)
 
 
-class _Shards:
+class _ShardWriter:
     """Watches which shards have all their models, and has them written and published."""
 
     def __init__(
@@ -288,7 +288,7 @@ class _Shards:
         for path in [path for path, missing in self.waiting.items() if not missing]:
             del self.waiting[path]
             if any(store.staged_path(self.folder.out, model).exists() for model in self.models[path]):
-                self.folder.absorb(path, self.models[path])
+                self.folder.add_models(path, self.models[path])
                 self.written.append(path)
         if time.monotonic() - self.committed > COMMIT_SECONDS:
             self.finish()
@@ -296,7 +296,7 @@ class _Shards:
     def finish(self) -> None:
         self.folder.commit()
         self.committed = time.monotonic()
-        while self.written:  # they are in their places now
+        while self.written:  # they are where they belong now
             path = self.written.pop(0)
             if self.publisher is not None:
                 self.publisher.offer(self.folder.out / path, path, self.folder.entries[path])

@@ -32,7 +32,7 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
 
     Args:
         manifest: of the zoo; a subset that is in neither SUBSETS nor IMPORTED is told from its entry alone.
-        tables: the index's rows (INDEX_SCHEMA), in any parts.
+        tables: the index (INDEX_SCHEMA), in any parts.
     """
     index = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
     loader = jinja2.PackageLoader("cards", "")
@@ -82,8 +82,8 @@ def _front_matter(manifest: Manifest, index: pa.Table) -> dict[str, Any]:
     }
 
 
-def _size_category(rows: int) -> str:
-    """The Hub's name for a number of rows."""
+def _size_category(count: int) -> str:
+    """The Hub's name for a number of examples."""
     steps = (
         (10**3, "n<1K"),
         (10**4, "1K<n<10K"),
@@ -92,19 +92,19 @@ def _size_category(rows: int) -> str:
         (10**7, "1M<n<10M"),
         (10**8, "10M<n<100M"),
     )
-    return next(name for limit, name in steps if rows < limit)
+    return next(name for limit, name in steps if count < limit)
 
 
 def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
     """What a subset holds: counts and accuracies of its final networks, over all and by data set; its
     architectures and size.
     """
-    rows = index.filter(pc.field("subset") == subset)
-    final = rows.filter(pc.field("is_final"))
+    snapshots = index.filter(pc.field("subset") == subset)
+    final = snapshots.filter(pc.field("is_final"))
     lengths, weights = (pc.min_max(final[column]).as_py() for column in ("num_snapshots", "num_weights"))
     return {
         **_accuracies(final),
-        "snapshots": len(rows),
+        "snapshots": len(snapshots),
         "by_split": {split: pc.sum(pc.equal(final["split"], split)).as_py() or 0 for split in SPLITS},
         "by_dataset": {
             name: _accuracies(final.filter(pc.field("dataset") == name)) for name in _counts(final, "dataset")
@@ -112,7 +112,7 @@ def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
         "architectures": _counts(final, "architecture"),
         "num_snapshots": _range(lengths),
         "num_weights": _range(weights),
-        "megabytes": (pc.sum(rows["length"]).as_py() or 0) / 1e6,
+        "megabytes": (pc.sum(snapshots["length"]).as_py() or 0) / 1e6,
     }
 
 
@@ -128,7 +128,7 @@ def _accuracies(final: pa.Table) -> dict[str, Any]:
 
 
 def _counts(table: pa.Table, column: str) -> dict[str, int]:
-    """The values of a column, each with its number of rows, the most frequent first."""
+    """The values of a column, each with how often it occurs, the most frequent first."""
     counted = [(entry["values"], entry["counts"]) for entry in pc.value_counts(table[column]).to_pylist()]
     return dict(sorted(counted, key=lambda pair: (-pair[1], pair[0])))
 
@@ -142,17 +142,17 @@ def _range(ends: dict[str, Any]) -> str:
 
 
 def _recipe_table(subset: str) -> list[tuple[str, str]]:
-    """(field, values) of a subset's distribution; families that draw differently are told apart by "or"."""
+    """(field, values) of a subset's distribution; families that draw differently are joined by "or"."""
     families = list(SUBSETS[subset].families)
     fields = dict.fromkeys(field for family in families for field in family)
-    told = {
-        field: dict.fromkeys(_tell(family[field]) for family in families if field in family)
+    texts = {
+        field: dict.fromkeys(_describe(family[field]) for family in families if field in family)
         for field in fields
     }
-    return [(field.replace(",", ", "), " or ".join(values)) for field, values in told.items()]
+    return [(field.replace(",", ", "), " or ".join(values)) for field, values in texts.items()]
 
 
-def _tell(distribution: object) -> str:
+def _describe(distribution: object) -> str:
     match distribution:
         case Choice(values) | Cycle(values):
             return ", ".join(

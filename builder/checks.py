@@ -20,16 +20,16 @@ from builder.images import ImageSet, load_image_set
 from builder.plan import BACKENDS, DEVICES, Model, select
 from builder.store import CARD_NAME, GENERATOR_VERSION, planned_columns, remembered_images, shard_of
 from builder.training import batches
-from builder.training.backend import Step
+from builder.training.backend import Backend
 from builder.training.bank import Images, bank_of
-from builder.training.device import lacking, make_step
+from builder.training.device import make_backend, missing_requirement
 from builder.training.train import Cohort, evaluate_rows, evaluate_snapshots
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
 from nws_dataset.format import manifest, shards
 from nws_dataset.format.schema import METADATA_SCHEMA
 from nws_dataset.format.subsets import SUBSETS
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
 # share of the test images that the plain network may classify otherwise (float32 ties)
@@ -52,7 +52,7 @@ class Verifier:
         self.folder = folder
         # a folder, also where org/name could be a repository
         self.zoo = Zoo(os.path.join(os.curdir, folder), check=True)
-        self.rows = Rows(self.zoo.index)
+        self.snapshots = Snapshots(self.zoo.index)
         self.images = images or remembered_images(folder)
 
     def files(self) -> str:
@@ -83,7 +83,7 @@ class Verifier:
 
     def card(self) -> str:
         """The card tells the Hub and `datasets` what is in the files."""
-        expected, found = self._told()
+        expected, found = self._front_matters()
         if _without_state(found) != _without_state(expected):
             self._other_card("configs and features as nws.json has them")
         from builder import gallery  # matplotlib is slow to load
@@ -103,12 +103,12 @@ class Verifier:
 
         Checked last: what else is wrong tells more.
         """
-        expected, found = self._told()
+        expected, found = self._front_matters()
         if found != expected:
-            self._other_card(f"this index's numbers of rows and {manifest.state(self.zoo.manifest)}")
+            self._other_card(f"this index's numbers of snapshots and {manifest.state(self.zoo.manifest)}")
         return "the card names this nws.json"
 
-    def _told(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _front_matters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the card should tell `datasets`, and what it tells."""
         path = self.folder / CARD_NAME
         if not path.is_file():
@@ -129,34 +129,36 @@ class Verifier:
     def values(self) -> str:
         """Every value at its offset: sha256, header, shape, finite numbers."""
         weights = 0
-        for row in self.rows:
-            numbers = self.zoo.row(row)
-            if numbers.size != row["num_weights"] or not np.isfinite(numbers).all():
-                where = f"{self.folder / row['file']} at byte {row['offset']}"
+        for snapshot in self.snapshots:
+            numbers = self.zoo.row(snapshot)
+            if numbers.size != snapshot["num_weights"] or not np.isfinite(numbers).all():
+                where = f"{self.folder / snapshot['file']} at byte {snapshot['offset']}"
                 raise ZooError(
                     where,
-                    expected=f"{row['num_weights']} finite weights",
+                    expected=f"{snapshot['num_weights']} finite weights",
                     found=f"{numbers.size}, not all finite",
                     do="build it again",
                 )
             weights += numbers.size
-        return f"{len(self.rows)} snapshots, {weights} weights: offsets, sha256, headers, finite"
+        return f"{len(self.snapshots)} snapshots, {weights} weights: offsets, sha256, headers, finite"
 
     def shards(self) -> str:
         """The shards' own columns agree with the index."""
-        index = {(row["model_id"], row["snapshot"]): row for row in self.rows}
+        index = {(snapshot["model_id"], snapshot["snapshot"]): snapshot for snapshot in self.snapshots}
         seen = 0
-        for relative in sorted({str(name) for name in self.rows["file"]}):
+        for relative in sorted({str(name) for name in self.snapshots["file"]}):
             for batch in shards.read_snapshots(self.folder / relative, METADATA_SCHEMA.names):
-                for row in batch.to_pylist():
-                    known = index.get((row["model_id"], row["snapshot"]))
+                for snapshot in batch.to_pylist():
+                    known = index.get((snapshot["model_id"], snapshot["snapshot"]))
                     if known is None or not all(
-                        _same(known[name], value, exact=True) for name, value in row.items()
+                        _same(known[name], value, exact=True) for name, value in snapshot.items()
                     ):
-                        where = f"{self.folder / relative} {row['model_id']} snapshot {row['snapshot']}"
+                        where = (
+                            f"{self.folder / relative} {snapshot['model_id']} snapshot {snapshot['snapshot']}"
+                        )
                         raise ZooError(
                             where,
-                            expected="the row that the index has",
+                            expected="the snapshot that the index has",
                             found="another",
                             do="build the index again",
                         )
@@ -168,22 +170,22 @@ class Verifier:
                 found=str(seen),
                 do="build the index again",
             )
-        return f"{seen} rows of the shards equal those of the index"
+        return f"{seen} snapshots of the shards equal those of the index"
 
     def counts(self) -> str:
         """Every model has all its snapshots once, and as many models as nws.json says."""
-        snapshots: dict[str, list[int]] = {}
-        for row in self.rows:
-            snapshots.setdefault(row["model_id"], []).append(row["snapshot"])
-            if row["is_final"] != (row["snapshot"] == row["num_snapshots"]):
+        numbers_of: dict[str, list[int]] = {}
+        for snapshot in self.snapshots:
+            numbers_of.setdefault(snapshot["model_id"], []).append(snapshot["snapshot"])
+            if snapshot["is_final"] != (snapshot["snapshot"] == snapshot["num_snapshots"]):
                 raise ZooError(
-                    row["model_id"],
+                    snapshot["model_id"],
                     expected="is_final on the last snapshot only",
-                    found=str(row["snapshot"]),
+                    found=str(snapshot["snapshot"]),
                     do="build it again",
                 )
-        expected = {row["model_id"]: row["num_snapshots"] for row in self.rows}
-        for identifier, numbers in snapshots.items():
+        expected = {snapshot["model_id"]: snapshot["num_snapshots"] for snapshot in self.snapshots}
+        for identifier, numbers in numbers_of.items():
             if len(numbers) != expected[identifier] or sorted(numbers) != list(range(1, len(numbers) + 1)):
                 found = f"{len(numbers)}: {sorted(numbers)[:30]}"
                 raise ZooError(
@@ -192,7 +194,7 @@ class Verifier:
                     found=found,
                     do="build it again",
                 )
-        per_subset = Counter(row["subset"] for row in self.rows if row["is_final"])
+        per_subset = Counter(snapshot["subset"] for snapshot in self.snapshots if snapshot["is_final"])
         for name, entry in self.zoo.manifest.subsets.items():
             if per_subset[name] != entry.num_models:
                 raise ZooError(
@@ -201,7 +203,7 @@ class Verifier:
                     found=str(per_subset[name]),
                     do="build it again",
                 )
-        return f"{len(snapshots)} models with all their snapshots"
+        return f"{len(numbers_of)} models with all their snapshots"
 
     def plan(self) -> str:
         """Splits, recipes and shards are those of the plan; of imported models, which have none, the split is
@@ -216,15 +218,18 @@ class Verifier:
             name: {**planned_columns(model), "file": shard_of(model)} for name, model in self._models.items()
         }
         splits: dict[str, str] = {}
-        for row in self.rows:
-            expected = {"split": splits.setdefault(row["model_id"], row["split"])}
-            if row["subset"] not in self.imported:
-                expected = planned[self.model(row).id]
-            wrong = [name for name, value in expected.items() if row[name] != value]
+        for snapshot in self.snapshots:
+            expected = {"split": splits.setdefault(snapshot["model_id"], snapshot["split"])}
+            if snapshot["subset"] not in self.imported:
+                expected = planned[self.model(snapshot).id]
+            wrong = [name for name, value in expected.items() if snapshot[name] != value]
             if wrong:
-                found = f"another {', '.join(wrong)} in snapshot {row['snapshot']}"
+                found = f"another {', '.join(wrong)} in snapshot {snapshot['snapshot']}"
                 raise ZooError(
-                    row["model_id"], expected="the plan's recipe and split", found=found, do="build it again"
+                    snapshot["model_id"],
+                    expected="the plan's recipe and split",
+                    found=found,
+                    do="build it again",
                 )
         trained = sum(
             entry.num_models for name, entry in self.zoo.manifest.subsets.items() if name not in self.imported
@@ -235,26 +240,30 @@ class Verifier:
         """Final networks, evaluated again by the builder's own evaluation (exactly on the device of the
         build) and by the plain network.
         """
-        worst, all_exact, chosen = 0, True, spread(self._trained_here("--reevaluate"), count)
-        for row in chosen:
-            exact = self._built_on(row) == self._device(row)
+        worst, all_exact, chosen = 0, True, evenly_spaced(self._trained_here("--reevaluate"), count)
+        for snapshot in chosen:
+            exact = self._built_on(snapshot) == self._device(snapshot)
             all_exact &= exact
-            for name, value in self._evaluated(row).items():
-                if not _same(row[name], value, exact=exact):
+            for name, value in self._evaluated(snapshot).items():
+                if not _same(snapshot[name], value, exact=exact):
                     found = f"{value} by the builder's evaluation"
                     raise ZooError(
-                        row["model_id"], expected=f"{name} {row[name]}", found=found, do="see CONTRIBUTING.md"
+                        snapshot["model_id"],
+                        expected=f"{name} {snapshot[name]}",
+                        found=found,
+                        do="see CONTRIBUTING.md",
                     )
-            images = self.bank(row)
+            images = self.bank(snapshot)
             difference = abs(
-                self._plain_correct(row, images) - round(row["test_accuracy"] * len(images.test_labels))
+                self._plain_correct(snapshot, images)
+                - round(snapshot["test_accuracy"] * len(images.test_labels))
             )
             worst = max(worst, difference)
             if difference > max(1, PLAIN_TOLERANCE * len(images.test_labels)):
                 found = f"{difference} images otherwise by the plain network"
                 raise ZooError(
-                    row["model_id"],
-                    expected=f"test_accuracy {row['test_accuracy']}",
+                    snapshot["model_id"],
+                    expected=f"test_accuracy {snapshot['test_accuracy']}",
                     found=found,
                     do="see CONTRIBUTING.md",
                 )
@@ -266,7 +275,7 @@ class Verifier:
 
     def retrain(self, count: int) -> str:
         """Models, trained again alone: all their snapshots, to the last bit."""
-        chosen = spread(self._trained_here("--retrain"), count)
+        chosen = evenly_spaced(self._trained_here("--retrain"), count)
         for final in chosen:
             model, device = self.model(final), self._device(final)
             if self._options(final["subset"])["backend"] == "torch" and self._built_on(final).type != "cpu":
@@ -284,14 +293,18 @@ class Verifier:
                 )
             bank = {final["dataset"]: self.bank(final)}
             cohort = Cohort(
-                SUBSETS[model.subset], model.recipe.architecture, bank, device=device, step=self._step(final)
+                SUBSETS[model.subset],
+                model.recipe.architecture,
+                bank,
+                device=device,
+                backend=self._backend(final),
             )
             (trained,) = cohort.train([model])
-            recorded = self.rows.filter(model_id=model.id)
-            for row in recorded:
-                again = trained.rows[row["snapshot"] - 1]
-                if again.tobytes() != self.zoo.row(row).tobytes():
-                    found = f"other weights in snapshot {row['snapshot']}"
+            recorded = self.snapshots.filter(model_id=model.id)
+            for snapshot in recorded:
+                again = trained.rows[snapshot["snapshot"] - 1]
+                if again.tobytes() != self.zoo.row(snapshot).tobytes():
+                    found = f"other weights in snapshot {snapshot['snapshot']}"
                     do = "retrain on the processor and with the torch version that built it"
                     raise ZooError(model.id, expected="the row that was recorded", found=found, do=do)
         return f"{len(chosen)} models trained again alone, equal in every bit{self._skipped()}"
@@ -307,13 +320,13 @@ class Verifier:
         """What a check says of imported subsets."""
         return f"; without a plan, skipped: {', '.join(self.imported)}" if self.imported else ""
 
-    def _trained_here(self, option: str) -> Rows:
+    def _trained_here(self, option: str) -> Snapshots:
         """The final networks of all subsets that a plan made."""
         planned = [name for name in self.zoo.manifest.subsets if name not in self.imported]
         if self.imported and not planned:
             found = f"imported ones only ({', '.join(self.imported)})"
             raise ZooError(option, expected="models that nws-build trained", found=found, do="leave it out")
-        return self.rows.filter(is_final=True, subset=planned)
+        return self.snapshots.filter(is_final=True, subset=planned)
 
     @functools.cached_property
     def _models(self) -> dict[str, Model]:
@@ -322,7 +335,7 @@ class Verifier:
         for name, entry in self.zoo.manifest.subsets.items():
             if entry.seed is None or name in self.imported:
                 continue
-            numbers = self.rows.filter(subset=name)["model_number"]
+            numbers = self.snapshots.filter(subset=name)["model_number"]
             last = int(numbers.max()) if len(numbers) else -1
             for model in select(
                 SUBSETS[name], entry.seed, models=last + 1, epochs=self._options(name)["epochs"]
@@ -350,16 +363,16 @@ class Verifier:
                 )
         return options
 
-    def model(self, row: Mapping[str, Any]) -> Model:
-        """The plan's model of a row."""
-        if row["model_id"] not in self._models:
+    def model(self, snapshot: Mapping[str, Any]) -> Model:
+        """The plan's model of a snapshot."""
+        if snapshot["model_id"] not in self._models:
             raise ZooError(
-                row["model_id"],
+                snapshot["model_id"],
                 expected="a model of the plan",
                 found="none of this number",
                 do="build it again",
             )
-        return self._models[row["model_id"]]
+        return self._models[snapshot["model_id"]]
 
     @functools.cache  # noqa: B019 -- lives as long as the program
     def _image_set(self, name: str, subset: str) -> ImageSet:
@@ -383,37 +396,44 @@ class Verifier:
             )
         return images
 
-    def _built_on(self, row: Mapping[str, Any]) -> torch.device:
-        return torch.device(self._options(row["subset"])["device"])
+    def _built_on(self, snapshot: Mapping[str, Any]) -> torch.device:
+        return torch.device(self._options(snapshot["subset"])["device"])
 
-    def _device(self, row: Mapping[str, Any]) -> torch.device:
-        """The device that the row's subset was built on, or the CPU where there is none such."""
-        options = self._options(row["subset"])
-        return torch.device("cpu" if lacking(options["device"], options["backend"]) else options["device"])
-
-    def _step(self, row: Mapping[str, Any]) -> Step:
-        """The step that trained a row's subset, on the device that is there."""
-        options = self._options(row["subset"])
-        return make_step(
-            self.zoo.architecture(row), self._device(row), backend=options["backend"], tf32=options["tf32"]
+    def _device(self, snapshot: Mapping[str, Any]) -> torch.device:
+        """The device that the snapshot's subset was built on, or the CPU where there is none such."""
+        options = self._options(snapshot["subset"])
+        return torch.device(
+            "cpu" if missing_requirement(options["device"], options["backend"]) else options["device"]
         )
 
-    def _evaluated(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of a row's accuracies and losses, by the builder's evaluation."""
-        model, images = self.model(row), self.bank(row)
-        weights = torch.from_numpy(self.zoo.row(row).copy()).to(self._device(row))[None]
+    def _backend(self, snapshot: Mapping[str, Any]) -> Backend:
+        """The backend that trained a snapshot's subset, on the device that is there."""
+        options = self._options(snapshot["subset"])
+        return make_backend(
+            self.zoo.architecture(snapshot),
+            self._device(snapshot),
+            name=options["backend"],
+            tf32=options["tf32"],
+        )
+
+    def _evaluated(self, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of a snapshot's accuracies and losses, by the builder's evaluation."""
+        model, images = self.model(snapshot), self.bank(snapshot)
+        weights = torch.from_numpy(self.zoo.row(snapshot).copy()).to(self._device(snapshot))[None]
         parts = batches.split_images(model, images.train_labels)
-        step = self._step(row)
-        (columns,) = evaluate_snapshots(step, weights, model, images, parts)
+        backend = self._backend(snapshot)
+        (columns,) = evaluate_snapshots(backend, weights, model, images, parts)
         if len(parts.validation):
-            columns["validation_accuracy"] = evaluate_rows(step, weights, model, images, parts.validation)[0][
+            columns["validation_accuracy"] = evaluate_rows(backend, weights, model, images, parts.validation)[
                 0
-            ]
+            ][0]
         return columns
 
-    def bank(self, row: Mapping[str, Any]) -> Images:
-        """The images of a row's model, as its network takes them."""
-        return self._bank(row["dataset"], row["subset"], row["architecture_json"], self._device(row))
+    def bank(self, snapshot: Mapping[str, Any]) -> Images:
+        """The images of a snapshot's model, as its network takes them."""
+        return self._bank(
+            snapshot["dataset"], snapshot["subset"], snapshot["architecture_json"], self._device(snapshot)
+        )
 
     @functools.cache  # noqa: B019
     def _bank(self, dataset: str, subset: str, architecture_json: str, device: torch.device) -> Images:
@@ -422,8 +442,8 @@ class Verifier:
         return bank_of({dataset: self._image_set(dataset, subset)}, architecture, device, limit)[dataset]
 
     @torch.no_grad()
-    def _plain_correct(self, row: Mapping[str, Any], images: Images) -> int:
-        network = self.zoo.network(row).to(images.test_images.device)
+    def _plain_correct(self, snapshot: Mapping[str, Any], images: Images) -> int:
+        network = self.zoo.network(snapshot).to(images.test_images.device)
         blocks = zip(
             images.test_images.split(EVALUATION_BLOCK),
             images.test_labels.split(EVALUATION_BLOCK),
@@ -432,9 +452,9 @@ class Verifier:
         return sum(int((network(x).argmax(1) == y.to(x.device)).sum()) for x, y in blocks)
 
 
-def _without_state(told: dict[str, Any]) -> dict[str, Any]:
-    """What a card tells, without what changes with every row."""
-    infos = told.get("dataset_info")
+def _without_state(front: dict[str, Any]) -> dict[str, Any]:
+    """What a card tells, without what changes with every snapshot."""
+    infos = front.get("dataset_info")
     kept = (
         [
             {name: info.get(name) for name in ("config_name", "features")}
@@ -444,7 +464,7 @@ def _without_state(told: dict[str, Any]) -> dict[str, Any]:
         if isinstance(infos, list)
         else infos
     )
-    return {**told, "dataset_info": kept}
+    return {**front, "dataset_info": kept}
 
 
 def _is_limit(value: object) -> bool:
@@ -465,10 +485,12 @@ def _same(recorded: Any, found: Any, *, exact: bool) -> bool:
     return math.isclose(recorded, found, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
-def spread(rows: Rows, count: int) -> list[Mapping[str, Any]]:
-    """`count` rows at even distances, all if there are fewer."""
-    places = dict.fromkeys(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int).tolist())
-    return [rows[place] for place in places]
+def evenly_spaced(snapshots: Snapshots, count: int) -> list[Mapping[str, Any]]:
+    """`count` snapshots at even distances, all if there are fewer."""
+    indices = dict.fromkeys(
+        np.linspace(0, len(snapshots) - 1, min(count, len(snapshots))).round().astype(int).tolist()
+    )
+    return [snapshots[i] for i in indices]
 
 
 def checks(verifier: Verifier, reevaluate: int, retrain: int) -> Iterator[tuple[str, Callable[[], str]]]:

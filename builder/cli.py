@@ -11,7 +11,7 @@ import click
 from builder.plan import BACKENDS, DEVICES
 from nws_dataset.console import Command, Interrupted
 from nws_dataset.errors import ZooError
-from nws_dataset.format.subsets import KINDS, PRESETS
+from nws_dataset.format.subsets import PRESETS, RELEASES
 
 if TYPE_CHECKING:
     from builder.plan import Request
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "--import",
     "release",
-    type=(click.Choice(KINDS), click.Path(path_type=Path)),
-    metavar=f"{'|'.join(KINDS)} PATH",
+    type=(click.Choice(RELEASES), click.Path(path_type=Path)),
+    metavar=f"{'|'.join(RELEASES)} PATH",
     help="In place of a preset: the files of an original release.",
 )
 @click.option("--models", type=click.IntRange(min=1), help="Only the first N of the selected models.")
@@ -116,7 +116,7 @@ def main(
         raise ZooError("--dry-run", expected="a preset", found="--import", do="leave one of them out")
     if release is not None and ray is not None:
         raise ZooError("--ray", expected="a preset", found="--import", do="leave one of them out")
-    from builder.store import hold, holds_models  # torch is loaded only when there is something to do
+    from builder.store import holds_models, lock_folder  # torch is loaded only when there is something to do
 
     def request() -> Request:
         from builder.plan import Request, datasets_of
@@ -128,7 +128,9 @@ def main(
         _forecast(request(), device, ray, publisher)
         return
     try:
-        with hold(out):  # until all is done: another build would sweep away what is being drawn or pushed
+        with lock_folder(
+            out
+        ):  # until all is done: another build would sweep away what is being drawn or pushed
             if release is not None:
                 _import(*release, out, models, publisher)
             else:
@@ -155,18 +157,18 @@ def main(
 
 def _forecast(request: Request, device: str, ray: str | None, publisher: Publisher | None) -> None:
     """Say what would be built, how long it would take, and where it would go."""
-    from builder.build import joined, trusted_device
+    from builder.build import checked_device, joined_cluster
     from builder.forecasting.calibration import calibrate
     from builder.forecasting.forecast import forecast
     from builder.training.device import resolve_device
 
-    with joined(ray) as cluster:
+    with joined_cluster(ray) as cluster:
         target = (
             resolve_device(device, request.backend) if cluster is None else cluster.resolve_device(device)
         )
         request.check_device(target)
         if cluster is None:
-            target = trusted_device(target, request, auto=device == "auto")
+            target = checked_device(target, request, auto=device == "auto")
         measure = calibrate if cluster is None else cluster.calibrate
         text = forecast(
             request, functools.partial(measure, device=target, backend=request.backend, tf32=request.tf32)
@@ -176,11 +178,11 @@ def _forecast(request: Request, device: str, ray: str | None, publisher: Publish
         click.echo(f"Then it would push the folder to: {publisher}.")
 
 
-def _import(kind: str, source: Path, out: Path, models: int | None, publisher: Publisher | None) -> None:
+def _import(release: str, source: Path, out: Path, models: int | None, publisher: Publisher | None) -> None:
     """Import an original release; see that it may be pushed."""
     from builder.importers.importing import import_zoo
 
-    click.echo(import_zoo(kind, source, out, models=models))
+    click.echo(import_zoo(release, source, out, models=models))
     if publisher is not None:
         from builder.publish import Content
 

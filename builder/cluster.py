@@ -35,7 +35,7 @@ import torch
 import builder
 import nws_dataset
 from builder import store
-from builder.forecasting.calibration import Calibration, calibrate, together
+from builder.forecasting.calibration import Calibration, calibrate, combined
 from builder.images import ImageSet
 from builder.plan import Model
 from builder.progress import Occupancy
@@ -43,9 +43,9 @@ from builder.rules import num_snapshots
 from builder.trained import Summary, Trained, summary
 from builder.training import bank
 from builder.training.bank import Images
-from builder.training.device import GPU_LANES, GPU_SLOTS, cores, lacking
+from builder.training.device import GPU_SLOTS, GPU_STREAMS, cores, missing_requirement
 from builder.training.streams import HEARTBEAT_SECONDS
-from builder.training.workers import Task, Training
+from builder.training.workers import LocalTraining, Training
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Architecture
@@ -63,8 +63,8 @@ except ImportError as missing:
 CONNECTION_SECONDS = 20.0  # that a cluster has to answer
 CALIBRATION_SECONDS = 300.0  # that nodes have to become free, compile and measure
 # of rows that may wait for the driver; more only where that would leave a core or GPU without a model
-WAITING_BYTES = 2_000_000_000
-WAITING_MODELS = 8  # of a block that may wait; then its GPU does, until the driver has taken one
+MAX_WAITING_BYTES = 2_000_000_000
+MAX_WAITING_MODELS = 8  # of a block that may wait; then its GPU does, until the driver has taken one
 ATTEMPTS = 20  # after the first, at a block whose worker is lost
 INSTALL = "install there what is installed here"
 
@@ -121,7 +121,7 @@ def _probe(address: str) -> None:
                 "--ray",
                 expected="local, auto or HOST:PORT",
                 found=address,
-                do="give the address that `ray start` told",
+                do="give the address that `ray start` printed",
             )
         try:
             socket.create_connection((host, int(port)), CONNECTION_SECONDS).close()
@@ -169,16 +169,18 @@ class Cluster:
             self._nodes, self._looked = [node for node in ray.nodes() if node["Alive"]], time.monotonic()
         return self._nodes
 
-    def places(self, device: torch.device) -> dict[str, int]:
+    def capacity(self, device: torch.device) -> dict[str, int]:
         """The nodes that have cores, or GPUs, and how many."""
-        kind = "CPU" if device.type == "cpu" else "GPU"
+        resource = "CPU" if device.type == "cpu" else "GPU"
         return {
-            node["NodeID"]: places for node in self.nodes() if (places := int(node["Resources"].get(kind, 0)))
+            node["NodeID"]: capacity
+            for node in self.nodes()
+            if (capacity := int(node["Resources"].get(resource, 0)))
         }
 
     def resolve_device(self, name: str) -> torch.device:
         """The torch device of "auto", "cpu" or "cuda" on the nodes; "auto" is a GPU where there is one."""
-        on_gpu = bool(self.places(torch.device("cuda")))
+        on_gpu = bool(self.capacity(torch.device("cuda")))
         if name not in ("auto", "cpu", "cuda"):
             raise ZooError(
                 "--device", expected="cpu or cuda beside --ray", found=name, do="choose one of them"
@@ -191,7 +193,7 @@ class Cluster:
 
     def train(
         self,
-        task: Task,
+        local: LocalTraining,
         models: Sequence[Model],
         image_sets: Mapping[str, ImageSet],
         train_images: int | None,
@@ -200,7 +202,7 @@ class Cluster:
         """Train models on the nodes and stage each here.
 
         Args:
-            task: what to train, and the folder where models are staged.
+            local: what to train, and the folder where models are staged.
             models: of its subset.
             image_sets: by name.
             train_images: of `--train-images`.
@@ -209,12 +211,16 @@ class Cluster:
         Yields:
             Summaries as models finish, and None at every heartbeat without one.
         """
-        device, before, waiting = torch.device(task.device), time.monotonic(), 0
-        queue = deque(blocks(task.subset, models, device, sum(self.places(device).values())))
+        device, before, waiting = torch.device(local.device), time.monotonic(), 0
+        queue = deque(blocks(local.subset, models, device, sum(self.capacity(device).values())))
         running: dict[Any, Block] = {}  # by the stream of its results
         training = ray.put(
-            OnNode(
-                task.subset, task.device, task.tf32, task.backend, needs=versions(task.device, task.backend)
+            NodeTraining(
+                local.subset,
+                local.device,
+                local.tf32,
+                local.backend,
+                needs=versions(local.device, local.backend),
             )
         )
         remote = ray.remote(_train).options(
@@ -222,13 +228,13 @@ class Cluster:
             num_gpus=0 if device.type == "cpu" else 1,
             num_returns="streaming",
             max_retries=ATTEMPTS,
-            _generator_backpressure_num_objects=WAITING_MODELS,
+            _generator_backpressure_num_objects=MAX_WAITING_MODELS,
         )
         try:
             while queue or running:
                 while queue and (
-                    waiting + queue[0].waiting <= WAITING_BYTES
-                    or len(running) < sum(self.places(device).values())
+                    waiting + queue[0].waiting <= MAX_WAITING_BYTES
+                    or len(running) < sum(self.capacity(device).values())
                 ):
                     block = queue.popleft()
                     members = list(block.models.values())
@@ -246,10 +252,10 @@ class Cluster:
                 for stream in ready:
                     block, result = running[stream], _next(stream)
                     if result is not None and block.models.pop(result.trained.model.id, None) is not None:
-                        store.stage(task.out, result.trained)
+                        store.stage(local.out, result.trained)
                         now = time.monotonic()
                         occupancy.add(
-                            result.seconds, max(1, sum(self.places(device).values())) * (now - before)
+                            result.seconds, max(1, sum(self.capacity(device).values())) * (now - before)
                         )
                         before = now
                         yield summary(result.trained, result.seconds)
@@ -276,13 +282,13 @@ class Cluster:
         cores, or with one of its GPUs.
         """
         needs, measured = versions(device.type, backend), []
-        for node, places in self.places(device).items():
+        for node, capacity in self.capacity(device).items():
             remote = ray.remote(_calibrate).options(
-                num_cpus=places if device.type == "cpu" else 0,
+                num_cpus=capacity if device.type == "cpu" else 0,
                 num_gpus=0 if device.type == "cpu" else 1,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            measured.append(remote.remote(needs, places, models, train_images, device.type, backend, tf32))
+            measured.append(remote.remote(needs, capacity, models, train_images, device.type, backend, tf32))
         if not measured:
             raise ZooError(
                 "--ray",
@@ -299,7 +305,7 @@ class Cluster:
                 found=found,
                 do="wait until they are free",
             )
-        return together([_taken(reference) for reference in measured])
+        return combined([_fetch(reference) for reference in measured])
 
     def _image_ref(
         self, model: Model, image_sets: Mapping[str, ImageSet], train_images: int | None
@@ -321,15 +327,16 @@ class Block:
     waiting: int  # bytes of rows that may wait for the driver
 
 
-def blocks(subset: Subset, models: Sequence[Model], device: torch.device, places: int) -> Iterator[Block]:
-    """Models one by one for a CPU; for a GPU as many as fill its lanes, whole cohorts as far as that goes,
+def blocks(subset: Subset, models: Sequence[Model], device: torch.device, capacity: int) -> Iterator[Block]:
+    """Models one by one for a CPU; for a GPU as many as fill its streams, whole cohorts as far as that goes,
     but work for all GPUs.
     """
     size = 1
     if device.type != "cpu":
-        size = min(GPU_LANES * GPU_SLOTS, math.ceil(len(models) / max(1, places)))
+        size = min(GPU_STREAMS * GPU_SLOTS, math.ceil(len(models) / max(1, capacity)))
         order = {
-            cohort: place for place, cohort in enumerate(dict.fromkeys(model.cohort for model in models))
+            cohort: position
+            for position, cohort in enumerate(dict.fromkeys(model.cohort for model in models))
         }
         models = sorted(models, key=lambda model: order[model.cohort])
     for start in range(0, len(models), size):
@@ -338,7 +345,7 @@ def blocks(subset: Subset, models: Sequence[Model], device: torch.device, places
             num_snapshots(subset, m.recipe.max_epochs) * 4 * layout_of(m.recipe.architecture).num_weights
             for m in members
         )
-        yield Block({model.id: model for model in members}, min(len(members), WAITING_MODELS) * largest)
+        yield Block({model.id: model for model in members}, min(len(members), MAX_WAITING_MODELS) * largest)
 
 
 def input_of(model: Model) -> Input:
@@ -350,10 +357,10 @@ def input_of(model: Model) -> Input:
 def _next(stream: Any) -> Result | None:
     """The next result of a block that has one, None at its end."""
     reference = next(stream, None)
-    return None if reference is None else _taken(reference)
+    return None if reference is None else _fetch(reference)
 
 
-def _taken(reference: Any) -> Any:
+def _fetch(reference: Any) -> Any:
     """What a task returned; what it raised is raised here."""
     try:
         return ray.get(reference)
@@ -385,7 +392,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class OnNode(Training):
+class NodeTraining(Training):
     """Training on a node of a cluster: images are those of the object store, trained models go back by it."""
 
     needs: Mapping[str, str] = field(kw_only=True)  # the driver's `versions`
@@ -402,7 +409,7 @@ class OnNode(Training):
 
 
 def _train(
-    training: OnNode, models: list[Model], inputs: list[Input], *arrays: Mapping[str, Any]
+    training: NodeTraining, models: list[Model], inputs: list[Input], *arrays: Mapping[str, Any]
 ) -> Iterator[Result]:
     """Train a block on the node that this is called on.
 
@@ -433,7 +440,7 @@ def _train(
 
 def _calibrate(
     needs: Mapping[str, str],
-    places: int,
+    capacity: int,
     models: Sequence[Model],
     train_images: int | None,
     device: str,
@@ -443,9 +450,9 @@ def _calibrate(
     """That of this node, of which so many cores or GPUs are the cluster's."""
     _prepare(device, backend, tuple(needs.items()))
     found = calibrate(
-        models, train_images, torch.device(device), backend=backend, tf32=tf32, processes=places
+        models, train_images, torch.device(device), backend=backend, tf32=tf32, processes=capacity
     )
-    return found if device == "cpu" else replace(found, workers=places * found.workers)
+    return found if device == "cpu" else replace(found, workers=capacity * found.workers)
 
 
 @functools.cache
@@ -458,7 +465,7 @@ def _prepare(device: str, backend: str, needs: tuple[tuple[str, str], ...]) -> N
     if differing:
         here, there = (", ".join(f"{name} {of[name]}" for name in differing) for of in (found, dict(needs)))
         raise ZooError(_this_node(), expected=there, found=here, do=INSTALL)
-    if needed := lacking(device, backend):
+    if needed := missing_requirement(device, backend):
         raise ZooError(
             _this_node(),
             expected=needed,

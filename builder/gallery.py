@@ -28,11 +28,11 @@ from PIL import Image
 
 from builder.card import PLOTS
 from builder.images import PILLOW_ERRORS
-from nws_dataset.files import atomic_write, what_is_at
+from nws_dataset.files import atomic_write, path_type
 from nws_dataset.format.manifest import Manifest
 from nws_dataset.format.recipe import LEGAL_VALUES
 from nws_dataset.plot_style import CYCLE, GREY, MARKERS, STYLE, TICKS
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
 VERSION = "1"  # changes whenever the same zoo would give other plots
@@ -42,7 +42,7 @@ WIDTH = 8.0  # inches; the card shows about 800 pixels
 BINS = [number / 40 for number in range(41)]  # of accuracy
 ACCURACY_COLUMNS = ["model_id", "snapshot", "is_final", "epoch", "dataset", "test_accuracy", "converged"]
 CURVE_POINTS = 200  # epochs at which a mean is taken, at most
-SAMPLED_ROWS = 400  # rows of weights that a plot reads, at most (or one model)
+SAMPLED_SNAPSHOTS = 400  # rows of weights that a plot reads, at most (or one model)
 LAYERS = ("first convolution", "last convolution", "output layer")  # that every network has
 COLOURS = (*CYCLE, "#7B4B2A")  # as many as the property with the most values has
 
@@ -96,7 +96,7 @@ def _digest(manifest: Manifest) -> str:
 
 def _drawn_from(path: Path) -> str | None:
     """The digest that a plot carries; None if it is missing or damaged."""
-    if what_is_at(path) != "a file":  # a pipe would be waited for
+    if path_type(path) != "a file":  # a pipe would be waited for
         return None
     try:
         with Image.open(path, formats=["PNG"]) as image:
@@ -112,18 +112,18 @@ def _drawn_from(path: Path) -> str | None:
 
 def _accuracy(zoo: Zoo) -> Figure:
     """Final test accuracies of each data set, and how they came about."""
-    names, rows = _present(zoo.index, "dataset"), Rows(zoo.index.select(ACCURACY_COLUMNS))
+    names, snapshots = _present(zoo.index, "dataset"), Snapshots(zoo.index.select(ACCURACY_COLUMNS))
     figure = Figure(figsize=(WIDTH, 1.5 + 0.8 * max(3, len(names))), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.15))[0]
     panels = left.subplots(len(names), 1, sharex=True, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=True):
-        _distribution(axes, rows.filter(dataset=name, is_final=True), name, _colour("dataset", name))
+        _distribution(axes, snapshots.filter(dataset=name, is_final=True), name, _colour("dataset", name))
     panels[-1].set_xlabel("test accuracy of the final network")
     left.supylabel("networks", fontsize=STYLE["font.size"])
     left.suptitle("Final networks (grey: not converged)", fontsize=STYLE["axes.titlesize"])
     axes = right.subplots()
     for name in names:
-        _curve(axes, rows.filter(dataset=name), name, _colour("dataset", name))
+        _curve(axes, snapshots.filter(dataset=name), name, _colour("dataset", name))
     axes.set(xlabel="epochs of training", ylabel="mean test accuracy", ylim=(0, 1.02), xlim=(0, None))
     axes.set_yticks(TICKS, _percent(TICKS))
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -135,7 +135,7 @@ def _accuracy(zoo: Zoo) -> Figure:
     return figure
 
 
-def _distribution(axes: Axes, final: Rows, name: str, colour: str) -> None:
+def _distribution(axes: Axes, final: Snapshots, name: str, colour: str) -> None:
     """A histogram of the networks that converged, stacked on those that did not."""
     accuracy_M, converged_M = final["test_accuracy"], final["converged"]
     parts = [accuracy_M[~converged_M], accuracy_M[converged_M]]
@@ -148,12 +148,12 @@ def _distribution(axes: Axes, final: Rows, name: str, colour: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
-def _curve(axes: Axes, rows: Rows, name: str, colour: str) -> None:
+def _curve(axes: Axes, snapshots: Snapshots, name: str, colour: str) -> None:
     """Mean accuracy over epochs, between snapshots on straight lines; a network that has stopped counts with
     its last accuracy.
     """
     order = [("model_id", "ascending"), ("snapshot", "ascending")]
-    ordered = Rows(rows.table.sort_by(order))
+    ordered = Snapshots(snapshots.table.sort_by(order))
     starts = np.flatnonzero(ordered["snapshot"] == 1)
     epochs, accuracies = (np.split(ordered[column], starts[1:]) for column in ("epoch", "test_accuracy"))
     first, last = ordered["epoch"].min(), ordered["epoch"].max()
@@ -175,16 +175,18 @@ def _weights(zoo: Zoo) -> Figure:
     final = _finite(zoo)
     names = _present(final.table, "initialization")
     # two rows a network; as many of each initialization as can be
-    share = max(1, SAMPLED_ROWS // 2 // len(names))
+    share = max(1, SAMPLED_SNAPSHOTS // 2 // len(names))
     chosen = [
         identifier
         for name in names
-        for identifier in _spread(sorted(final.filter(initialization=name)["model_id"]), share)
+        for identifier in _evenly_spaced(sorted(final.filter(initialization=name)["model_id"]), share)
     ]
     models = _by_model(zoo, chosen)
     # [M, 2, 3]
     sizes = {
-        name: _ends(zoo, [rows for rows in models.values() if rows[0]["initialization"] == name])
+        name: _ends(
+            zoo, [snapshots for snapshots in models.values() if snapshots[0]["initialization"] == name]
+        )
         for name in names
     }
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
@@ -192,8 +194,8 @@ def _weights(zoo: Zoo) -> Figure:
     limits = _decades(np.concatenate(list(sizes.values())))
     for layer, (axes, title) in enumerate(zip(grid, LAYERS, strict=True)):
         for name, sizes_M23 in sizes.items():
-            place = LEGAL_VALUES["initialization"].index(name)
-            look: Any = {"color": COLOURS[place], "marker": MARKERS[place % len(MARKERS)], "label": name}
+            index = LEGAL_VALUES["initialization"].index(name)
+            look: Any = {"color": COLOURS[index], "marker": MARKERS[index % len(MARKERS)], "label": name}
             axes.scatter(
                 *np.clip(sizes_M23[:, :, layer], *limits).T, 22, alpha=0.7, linewidths=0, zorder=2, **look
             )
@@ -225,17 +227,19 @@ def _trajectories(zoo: Zoo) -> Figure:
     ranked = final.table.sort_by([("test_accuracy", "ascending"), ("model_id", "ascending")])[
         "model_id"
     ].to_pylist()
-    models = _by_model(zoo, _spread(ranked, max(1, SAMPLED_ROWS // int(final["num_snapshots"].max()))))
+    models = _by_model(
+        zoo, _evenly_spaced(ranked, max(1, SAMPLED_SNAPSHOTS // int(final["num_snapshots"].max())))
+    )
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     grid = figure.subplots(1, len(LAYERS), sharex=True, sharey=True)
     shades = ScalarMappable(Normalize(0, 1), "viridis")
-    for rows in models.values():
-        distances_S3 = np.array(list(_distances(zoo, rows)))
+    for snapshots in models.values():
+        distances_S3 = np.array(list(_distances(zoo, snapshots)))
         for axes, distance_S in zip(grid, distances_S3.T, strict=True):
             axes.plot(
-                rows["epoch"],
+                snapshots["epoch"],
                 distance_S,
-                color=shades.to_rgba(rows[-1]["test_accuracy"]),
+                color=shades.to_rgba(snapshots[-1]["test_accuracy"]),
                 linewidth=1.2,
                 alpha=0.85,
             )
@@ -252,25 +256,28 @@ def _trajectories(zoo: Zoo) -> Figure:
     return figure
 
 
-def _finite(zoo: Zoo) -> Rows:
+def _finite(zoo: Zoo) -> Snapshots:
     """The final networks, without those that diverged (unless all did): their weights would stretch every
     axis.
     """
     return zoo.filter(is_final=True, diverged=False) or zoo.filter(is_final=True)
 
 
-def _kernels(zoo: Zoo, row: Mapping[str, Any]) -> list[np.ndarray]:
+def _kernels(zoo: Zoo, snapshot: Mapping[str, Any]) -> list[np.ndarray]:
     """The kernels of LAYERS in a network, flat."""
-    weights_P = zoo.row(row).astype(np.float64)
-    kernels = [spec for spec in zoo.layout(row).tensors if spec.kind == "weight"]
+    weights_P = zoo.row(snapshot).astype(np.float64)
+    kernels = [spec for spec in zoo.layout(snapshot).tensors if spec.role == "weight"]
     convolutions = [spec for spec in kernels if len(spec.shape) == 4]
     return [weights_P[spec.offset : spec.stop] for spec in (convolutions[0], convolutions[-1], kernels[-1])]
 
 
-def _ends(zoo: Zoo, models: Sequence[Rows]) -> np.ndarray:
+def _ends(zoo: Zoo, models: Sequence[Snapshots]) -> np.ndarray:
     """[M, 2, 3] how large the weights of LAYERS are before and after training."""
     return np.array(
-        [[[_size(kernel) for kernel in _kernels(zoo, rows[end])] for end in (0, -1)] for rows in models]
+        [
+            [[_size(kernel) for kernel in _kernels(zoo, snapshots[end])] for end in (0, -1)]
+            for snapshots in models
+        ]
     )
 
 
@@ -289,13 +296,13 @@ def _size(weights: np.ndarray) -> float:
     return float(np.sqrt(np.mean(weights**2)))
 
 
-def _distances(zoo: Zoo, rows: Rows) -> Iterator[list[float]]:
+def _distances(zoo: Zoo, snapshots: Snapshots) -> Iterator[list[float]]:
     """For each snapshot, how far each of LAYERS is from its start, in units of its norm there; nan for zero:
     the axis is logarithmic.
     """
-    start = _kernels(zoo, rows[0])
-    for row in rows:
-        pairs = zip(_kernels(zoo, row), start, strict=True)
+    start = _kernels(zoo, snapshots[0])
+    for snapshot in snapshots:
+        pairs = zip(_kernels(zoo, snapshot), start, strict=True)
         yield [_size(now - first) / (_size(first) or np.nan) or np.nan for now, first in pairs]
 
 
@@ -313,16 +320,16 @@ def _colour(column: str, value: str) -> str:
     return COLOURS[LEGAL_VALUES[column].index(value)]
 
 
-def _spread(items: list[str], count: int) -> list[str]:
+def _evenly_spaced(items: list[str], count: int) -> list[str]:
     """`count` items at even distances, all if there are fewer."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in places]
+    indices = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[i] for i in indices]
 
 
-def _by_model(zoo: Zoo, identifiers: list[str]) -> dict[str, Rows]:
-    """The rows of some models, by model in the order given, each in the order of snapshots."""
-    rows = Rows(zoo.filter(model_id=identifiers).table.sort_by("snapshot"))
-    return {identifier: rows.filter(model_id=identifier) for identifier in identifiers}
+def _by_model(zoo: Zoo, identifiers: list[str]) -> dict[str, Snapshots]:
+    """The snapshots of some models, by model in the order given, each in the order of snapshots."""
+    snapshots = Snapshots(zoo.filter(model_id=identifiers).table.sort_by("snapshot"))
+    return {identifier: snapshots.filter(model_id=identifier) for identifier in identifiers}
 
 
 def _percent(ticks: Sequence[float]) -> list[str]:

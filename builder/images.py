@@ -38,10 +38,10 @@ from PIL import Image
 from builder.image_sets import IMAGE_SETS, ImageSetFacts
 from builder.parquet import Cost, cost_of, open_parquet
 from nws_dataset.errors import ZooError
-from nws_dataset.files import open_file, what_is_at
+from nws_dataset.files import open_file, path_type
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels int64 [N]
-Row = tuple[str, bytes | None, int | None]  # where it stands (for errors), encoded image, label
+Example = tuple[str, bytes | None, int | None]  # where it stands (for errors), encoded image, label
 
 SPLITS = {"train": "train", "test": "t10k"}  # split -> its prefix in the names of idx files
 IDX_KINDS = {3: "images", 1: "labels"}  # rank of the array -> what an idx file of it holds
@@ -64,7 +64,7 @@ MAX_BYTES = 1 << 28  # of the images of a split, and of what they are decoded fr
 MAX_IMAGES = 1 << 17  # of a split: svhn has 73,257
 MAX_ENCODED = 1 << 24  # bytes of an encoded image
 MAX_PIXELS = 1 << 22  # of an image: the sets that networks of ours see have 96 x 96 at most
-MOST_INFLATED = 1100  # bytes that a byte of a gzip file can become
+MAX_INFLATED = 1100  # bytes that a byte of a gzip file can become
 BLOCK = 512  # images resized at a time: keeps the int32 intermediates in cache
 DIGITS_TEST = 360  # scikit-learn ships no split: the last 360 of its 1797 digits are our test images
 
@@ -250,24 +250,24 @@ def _load_hub(name: str) -> tuple[Split, Split]:
             source.hub, expected="the data set on the Hub", found=_one_line(error), do=do
         ) from error
     first, second = (
-        _decode(_hub_rows(split, source), len(split), source, source.hub) for split in (train, test)
+        _decode(_hub_examples(split, source), len(split), source, source.hub) for split in (train, test)
     )
     return first, second
 
 
-def _hub_rows(split: Any, source: ImageSetFacts) -> Iterator[Row]:
-    """The rows of a `datasets.Dataset`, images still encoded."""
+def _hub_examples(split: Any, source: ImageSetFacts) -> Iterator[Example]:
+    """The examples of a `datasets.Dataset`, images still encoded."""
     _check_columns(split.features.arrow_schema, source, source.hub)
     tables = split.with_format("arrow").iter(batch_size=100)
-    yield from _rows(
+    yield from _examples(
         (batch for table in tables for batch in table.to_batches()), source, f"{source.hub} {split.split}"
     )
 
 
 def _find_folder(name: str, directory: Path) -> Path:
     """The one folder at or below `directory` that holds the files of the set."""
-    if what_is_at(directory) != "a folder":
-        raise ZooError(directory, expected="a folder", found=what_is_at(directory), do="correct --images")
+    if path_type(directory) != "a folder":
+        raise ZooError(directory, expected="a folder", found=path_type(directory), do="correct --images")
     try:
         found_folders = _image_folders(name, directory, inside=False, depth=MAX_DEPTH)
     except OSError as error:
@@ -375,10 +375,10 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
             if not 0 < shape[0] <= MAX_IMAGES or 0 in shape:
                 raise ZooError(path, expected=f"1 to {MAX_IMAGES} images", found=f"the shape {shape}", do=do)
             size = header + math.prod(shape)
-            most = min(MAX_BYTES, path.stat().st_size * (MOST_INFLATED if path.suffix == ".gz" else 1))
-            if size > most:
+            max_bytes = min(MAX_BYTES, path.stat().st_size * (MAX_INFLATED if path.suffix == ".gz" else 1))
+            if size > max_bytes:
                 raise ZooError(
-                    path, expected=f"{size} bytes as its header says", found=f"{most} at most", do=do
+                    path, expected=f"{size} bytes as its header says", found=f"{max_bytes} at most", do=do
                 )
             data += file.read(size - header + 1)  # no more, whatever it inflates to
     except (OSError, EOFError, zlib.error) as error:
@@ -402,14 +402,16 @@ def _load_parquet(folder: Path, split: str, source: ImageSetFacts) -> Split:
             raise ZooError(
                 path, expected=f"{int(total[1])} as its name says", found=found, do="fetch the whole split"
             )
-    rows = encoded = 0
+    count = encoded = 0
     for path in paths:
         with _parquet(path, source) as (_, cost):
-            rows, encoded = rows + cost.rows, encoded + cost.num_bytes
+            count, encoded = count + cost.rows, encoded + cost.num_bytes
         if encoded > MAX_BYTES:
             expected, do = f"at most {MAX_BYTES} bytes of encoded images in a split", "take smaller images"
             raise ZooError(path, expected=expected, found=f"{encoded} or more", do=do)
-    return _decode((row for path in paths for row in _parquet_rows(path, source)), rows, source, paths[0])
+    return _decode(
+        (example for path in paths for example in _parquet_examples(path, source)), count, source, paths[0]
+    )
 
 
 @contextlib.contextmanager
@@ -430,10 +432,10 @@ def _leaves(source: ImageSetFacts) -> list[str]:
     return [f"{source.column}.bytes", "label"]
 
 
-def _parquet_rows(path: Path, source: ImageSetFacts) -> Iterator[Row]:
-    """The rows of one Parquet file, images still encoded."""
+def _parquet_examples(path: Path, source: ImageSetFacts) -> Iterator[Example]:
+    """The examples of one Parquet file, images still encoded."""
     with _parquet(path, source) as (file, cost):
-        yield from _rows(
+        yield from _examples(
             file.iter_batches(cost.batch_rows, columns=_leaves(source), use_threads=False), source, path
         )
 
@@ -453,8 +455,8 @@ def _check_columns(schema: pa.Schema, source: ImageSetFacts, where: object) -> N
         raise ZooError(where, expected=expected, found=" ".join(found.split()), do=do)
 
 
-def _rows(batches: Iterable[pa.RecordBatch], source: ImageSetFacts, where: object) -> Iterator[Row]:
-    """Where each row stands, its encoded image, its label."""
+def _examples(batches: Iterable[pa.RecordBatch], source: ImageSetFacts, where: object) -> Iterator[Example]:
+    """Where each example stands, its encoded image, its label."""
     number = 0
     for batch in batches:
         blobs = pc.struct_field(batch.column(source.column), "bytes")
@@ -463,8 +465,8 @@ def _rows(batches: Iterable[pa.RecordBatch], source: ImageSetFacts, where: objec
             number += 1
 
 
-def _decode(rows: Iterable[Row], count: int, source: ImageSetFacts, where: object) -> Split:
-    """Decode the images of a split, all of one size; `count` is how many rows there should be."""
+def _decode(examples: Iterable[Example], count: int, source: ImageSetFacts, where: object) -> Split:
+    """Decode the images of a split, all of one size; `count` is how many examples there should be."""
     do = "fetch the file again"
     if not 0 < count <= MAX_IMAGES:
         found = "none" if count == 0 else str(count)
@@ -476,21 +478,21 @@ def _decode(rows: Iterable[Row], count: int, source: ImageSetFacts, where: objec
         )
     images, labels = np.empty(0, np.uint8), np.empty(count, np.int64)
     done = 0
-    for row, blob, label in rows:
-        image = _decode_image(blob, row)
+    for at, blob, label in examples:
+        image = _decode_image(blob, at)
         if done == 0:
             if count * image.nbytes > MAX_BYTES:
                 expected, found = (
                     f"at most {MAX_BYTES} bytes of images in a split",
                     f"{count} of {image.nbytes} bytes",
                 )
-                raise ZooError(row, expected=expected, found=found, do="take smaller images")
+                raise ZooError(at, expected=expected, found=found, do="take smaller images")
             images = np.empty((count, *image.shape), np.uint8)
         if image.shape != images.shape[1:]:
             expected, found = (" x ".join(map(str, shape)) for shape in (images.shape[1:], image.shape))
-            raise ZooError(row, expected=f"an image of {expected} as before", found=found, do=do)
+            raise ZooError(at, expected=f"an image of {expected} as before", found=found, do=do)
         if label is None or not 0 <= label < source.classes:
-            raise ZooError(row, expected=f"a label 0..{source.classes - 1}", found=str(label), do=do)
+            raise ZooError(at, expected=f"a label 0..{source.classes - 1}", found=str(label), do=do)
         if done == count:
             break
         images[done], labels[done] = image, label

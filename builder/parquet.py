@@ -82,14 +82,14 @@ def cost_of(file: BinaryIO, opened: pq.ParquetFile, columns: Sequence[str]) -> C
     for column in columns:
         if names.count(column) != 1 or any(name.startswith(f"{column}.") for name in names):
             raise ValueError(f"column {column} is not there once")
-    places = [names.index(column) for column in columns]
+    indices = [names.index(column) for column in columns]
     size, total, largest = file.seek(0, 2), 0, 1
     for group in range(opened.metadata.num_row_groups):
-        for place in places:
+        for i in indices:
             columns_here = opened.metadata.row_group(group)
             if columns_here.num_columns != len(names):
                 raise ValueError(f"row group {group} has {columns_here.num_columns} columns of {len(names)}")
-            chunk = columns_here.column(place)
+            chunk = columns_here.column(i)
             if not chunk.num_values:  # Arrow reads no page of it, and writes none
                 continue
             start = chunk.data_page_offset
@@ -116,11 +116,11 @@ def _pages(file: BinaryIO, start: int, stop: int) -> Iterator[int]:
             raise ValueError(f"a page of {size} bytes, more than {MAX_PAGE_BYTES}")
         if not 0 <= compressed <= stop - start - header.position:
             raise ValueError(f"a page of {compressed} bytes at byte {start}, of a column that ends at {stop}")
-        for kind, encoding in ENCODINGS.items():
-            told = fields.get(kind)
-            if isinstance(told, dict) and told.get(encoding) not in PLAIN:
+        for field_type, encoding in ENCODINGS.items():
+            found = fields.get(field_type)
+            if isinstance(found, dict) and found.get(encoding) not in PLAIN:
                 raise ValueError(
-                    f"a page in encoding {told.get(encoding)}, neither plain nor by a dictionary"
+                    f"a page in encoding {found.get(encoding)}, neither plain nor by a dictionary"
                 )
         start += header.position + compressed
         yield max(size, compressed)
@@ -143,21 +143,21 @@ class _Thrift:
             fields[number] = self._value(head & 15, depth)
         return fields
 
-    def _value(self, kind: int, depth: int, *, in_list: bool = False) -> int | Struct | None:
+    def _value(self, field_type: int, depth: int, *, in_list: bool = False) -> int | Struct | None:
         """A value of a type; None for one that nothing needs."""
         if depth > MAX_DEPTH:
             raise ValueError("a header that is nested too deeply")
-        if kind in (TRUE, FALSE):
+        if field_type in (TRUE, FALSE):
             self._take(int(in_list))
-        elif kind == BYTE:
+        elif field_type == BYTE:
             self._take(1)
-        elif kind in (I16, I32, I64):
+        elif field_type in (I16, I32, I64):
             return self._integer()
-        elif kind == DOUBLE:
+        elif field_type == DOUBLE:
             self._take(8)
-        elif kind == BINARY:
+        elif field_type == BINARY:
             self._take(self._varint())
-        elif kind in (LIST, SET):
+        elif field_type in (LIST, SET):
             head = self._byte()
             count = head >> 4 if head >> 4 < 15 else self._varint()
             self.entries += count
@@ -165,10 +165,10 @@ class _Thrift:
                 raise ValueError(f"lists of {self.entries} entries in a header, more than {MAX_ENTRIES}")
             for _ in range(count):
                 self._value(head & 15, depth + 1, in_list=True)
-        elif kind == STRUCT:
+        elif field_type == STRUCT:
             return self.struct(depth + 1)
         else:  # neither a footer nor a page's header has maps
-            raise ValueError(f"type {kind} in a header")
+            raise ValueError(f"type {field_type} in a header")
         return None
 
     def _byte(self) -> int:

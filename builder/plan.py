@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 DEVICES = ("cpu", "cuda", "mps")  # "cuda" is AMD's GPUs too, "mps" Apple's
-BACKENDS = ("fast", "torch")  # this project's steps for a CPU and for CUDA; plain stacked torch
+BACKENDS = ("fast", "torch")  # this project's own for a CPU and for CUDA; plain stacked torch
 SEEDS = 2**63  # the index holds seeds as int64
 
 SPLIT_SHARES = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
@@ -70,11 +70,11 @@ class Model:
 def split_of(identifier: str, seed: int) -> str:
     """A model's split, from a hash of its id and the seed."""
     digest = hashlib.sha256(f"{identifier}:{seed}".encode()).digest()
-    place = int.from_bytes(digest[:8], "little") / 2**64
+    position = int.from_bytes(digest[:8], "little") / 2**64
     for name, share in SPLIT_SHARES[:-1]:
-        if place < share:
+        if position < share:
             return name
-        place -= share
+        position -= share
     return SPLIT_SHARES[-1][0]
 
 
@@ -101,9 +101,9 @@ def plan(subset: Subset, seed: int) -> Iterator[Model]:
         for i, number in enumerate(numbers.tolist()):
             recipe = recipe_of({name: values[i] for name, values in drawn[number % len(drawn)].items()})
             architecture = recipe.architecture
-            place = (split_of(model_id(subset.name, number), seed), architecture.id)
-            block = counts[place] // models_per_shard(architecture, subset.num_snapshots)
-            counts[place] += 1
+            key = (split_of(model_id(subset.name, number), seed), architecture.id)
+            block = counts[key] // models_per_shard(architecture, subset.num_snapshots)
+            counts[key] += 1
             yield Model(subset.name, number, seed, recipe, block)
 
 

@@ -41,8 +41,8 @@ def compiling_kernels(compiled: Iterable[Any], total: int) -> Iterable[Any]:
     """Shows how many kernels of a GPU have been compiled: a bar on a terminal, a line elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        told = f"Compiling {total} kernels for the GPU, those that are not there from an earlier build ..."
-        console.print(told, highlight=False, soft_wrap=True)
+        text = f"Compiling {total} kernels for the GPU, those that are not there from an earlier build ..."
+        console.print(text, highlight=False, soft_wrap=True)
     return track(
         compiled, "Compiling kernels", total, console=console, transient=True, disable=not console.is_terminal
     )
@@ -56,7 +56,7 @@ class Progress:
         total: models selected.
         done: models that were there before.
         first_epochs: what a model is taken to train until one has finished.
-        occupancy: how busy the places for training are.
+        occupancy: how busy the workers are.
         nodes: says how many nodes of a cluster train now; None: this machine does.
     """
 
@@ -112,26 +112,24 @@ class Progress:
             self.accuracy_sum += result.test_accuracy
             self.diverged += result.diverged
         per_model = self.epochs / (self.done - self.before) if self.done > self.before else self.first_epochs
-        in_flight = max(0, epochs - self.epochs) / per_model
+        begun = max(0, epochs - self.epochs) / per_model
         elapsed = time.monotonic() - self.start
-        self.rate = (self.done - self.before + in_flight) / max(elapsed, 1e-9)
-        self.bar.update(
-            self.task, completed=min(self.done + in_flight, self.total), state=self._state(in_flight)
-        )
+        self.rate = (self.done - self.before + begun) / max(elapsed, 1e-9)
+        self.bar.update(self.task, completed=min(self.done + begun, self.total), state=self._state(begun))
         if not self.console.is_terminal and time.monotonic() - self.line >= max(LINE_SECONDS, elapsed / 20):
             self.line = time.monotonic()
             self.console.print(
-                f"{self.name}: {self.done}/{self.total} models, {self._state(in_flight)}",
+                f"{self.name}: {self.done}/{self.total} models, {self._state(begun)}",
                 highlight=False,
                 soft_wrap=True,
             )
 
-    def _state(self, in_flight: float) -> str:
-        left = int(max(0.0, self.total - self.done - in_flight) / self.rate) if self.rate else None
-        told = "" if left is None else f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        return f"{60 * self.rate:.1f} a minute{self._place()}{told}{self._accuracy()}"
+    def _state(self, begun: float) -> str:
+        left = int(max(0.0, self.total - self.done - begun) / self.rate) if self.rate else None
+        time_left = "" if left is None else f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        return f"{60 * self.rate:.1f} a minute{self._nodes()}{time_left}{self._accuracy()}"
 
-    def _place(self) -> str:
+    def _nodes(self) -> str:
         count = None if self.nodes is None else self.nodes()
         return "" if count is None else f" on {count} node{'s' * (count != 1)}"
 
@@ -148,14 +146,14 @@ class Progress:
 
 
 class Occupancy:
-    """How much of the places for training trained a model: slots of a GPU, processes of a CPU."""
+    """How busy the slots of a GPU, or the processes of a CPU, are: the share of them that trained a model."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._active = self._taken = 0.0
 
     def add(self, active: float, taken: float) -> None:
-        """So much of the places' time or steps was taken, and so much of that trained a model."""
+        """So much of their time, or so many steps, was taken, and so much of that trained a model."""
         with self._lock:
             self._active += active
             self._taken += taken

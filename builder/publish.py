@@ -40,24 +40,24 @@ from builder.progress import LINE_SECONDS
 from builder.store import CARD_NAME
 from nws_dataset import __version__
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import MAX_JSON_BYTES, inside, parse_json, sha256_file, what_is_at
+from nws_dataset.files import MAX_JSON_BYTES, parse_json, path_type, resolve_inside, sha256_file
 from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
 from nws_dataset.format.shards import read_index
-from nws_dataset.http import FAILURES, NONSENSE, PAUSES, Client
-from nws_dataset.remote import MEMORY_BYTES, Listed, Remote, blob_id
+from nws_dataset.http import FAILURES, ODD_ANSWERS, PAUSES, Client
+from nws_dataset.remote import MEMORY_BYTES, HubFile, Remote, blob_id
 
 REPO_TYPE = constants.REPO_TYPE_DATASET
-OURS = ("index/", "snapshots/")  # where on the Hub only files of the zoo may lie
-BY_THE_HUB = {".gitattributes", CARD_NAME}  # what a repository may hold before the first push
+ZOO_FOLDERS = ("index/", "snapshots/")  # where on the Hub only files of the zoo may lie
+HUB_FILES = {".gitattributes", CARD_NAME}  # what a repository may hold before the first push
 REF_NAME = re.compile(r"(?!.*(\.\.|//|/$))\w[\w./+-]*")  # of a branch or tag
-ABSENT = (401, 404)  # the Hub does not tell what is not there from what may not be seen
-MOVED = (409, 412)  # a commit was refused because there is another by now
+ABSENT_STATUS = (401, 404)  # the Hub does not tell what is not there from what may not be seen
+CONFLICT_STATUS = (409, 412)  # a commit was refused because there is another by now
 TIMEOUT_SECONDS = 120.0  # without a byte from the Hub; a commit of many files takes it a while
 ATTEMPTS = 5  # at a commit, when others commit too or an answer is lost
 # files sent at a time; in the background one, as huggingface_hub then starts no threads that an interrupted
 # build must wait for
-GROUP = 5
-SHARDS_A_COMMIT = 50  # of those that are new at the end
+FILES_AT_A_TIME = 5
+SHARDS_PER_COMMIT = 50  # of those that are new at the end
 EARLY_SECONDS = 60.0  # from one commit while others still train to the next: the Hub counts commits an hour
 
 
@@ -100,7 +100,7 @@ class _Remote:
     """A repository on the Hub, at one commit."""
 
     sha: str
-    files: Mapping[str, Listed]
+    files: Mapping[str, HubFile]
     fetch: Callable[[str], bytes]
 
     def has(self, path: str, file: _File) -> bool:
@@ -172,8 +172,8 @@ class Publisher:
         self._started = -EARLY_SECONDS
 
     def __str__(self) -> str:
-        kind, tagged = "private " * self.private, f", and tag it {self.tag}" if self.tag else ""
-        return f"{kind}data set {self.repo_id} on the Hub, branch {self.branch}{tagged}"
+        visibility, tagged = "private " * self.private, f", and tag it {self.tag}" if self.tag else ""
+        return f"{visibility}data set {self.repo_id} on the Hub, branch {self.branch}{tagged}"
 
     @property
     def url(self) -> str:
@@ -209,11 +209,11 @@ class Publisher:
             raise ZooError(
                 "--upload", expected="a login", found="no token", do="log in (hf auth login), or set HF_TOKEN"
             )
-        with self._talking():
+        with self._hub_errors():
             self.api.whoami()
             self._make_repository()
         self.content = content
-        remote = self._look()
+        remote = self._state_of_hub()
         published = self._check(remote)
         self._check_tag(remote, changes=published != content.models)
 
@@ -221,7 +221,7 @@ class Publisher:
         try:
             info = self.api.dataset_info(self.repo_id)
         except HfHubHTTPError as error:
-            if error.response.status_code not in ABSENT:
+            if error.response.status_code not in ABSENT_STATUS:
                 raise
             self.api.create_repo(
                 self.repo_id, repo_type=REPO_TYPE, private=self.private or None, exist_ok=True
@@ -246,7 +246,7 @@ class Publisher:
         content = self.content
         assert content is not None, "prepare comes first"
         if MANIFEST_NAME not in remote.files:
-            others = remote.files.keys() - content.files - BY_THE_HUB
+            others = remote.files.keys() - content.files - HUB_FILES
             if others:
                 raise self._refusal(
                     "an empty repository or a zoo", f"a file {min(others)} and no {MANIFEST_NAME}"
@@ -259,7 +259,7 @@ class Publisher:
             if name not in content.subsets:
                 raise self._refusal("subsets that are in the folder too", f"a subset {name} that is not")
             self._compare(name, content.subsets[name], entry)
-        strange = {path for path in remote.files if path.startswith(OURS)} - content.files
+        strange = {path for path in remote.files if path.startswith(ZOO_FOLDERS)} - content.files
         if strange:
             raise self._refusal("files that are in the folder too", f"a file {min(strange)} that is not")
         models = self._models(there, remote)
@@ -278,7 +278,9 @@ class Publisher:
         for name, images in here.image_sets.items():
             found = there.image_sets.get(name, images)
             if found.sha256 != images.sha256:
-                raise self._refusal(f"image set {name} of subset {subset} {_told(images)}", _told(found))
+                raise self._refusal(
+                    f"image set {name} of subset {subset} {_describe(images)}", _describe(found)
+                )
 
     def _models(self, there: Manifest, remote: _Remote) -> frozenset[str]:
         """The models that the index on the Hub names."""
@@ -346,8 +348,8 @@ class Publisher:
         with self._lock:
             files = dict(self._offered)
         try:
-            with self._talking():
-                self._bring(files, replace=False)
+            with self._hub_errors():
+                self._upload(files, replace=False)
         except ZooError as error:
             self.console.print(
                 f"not pushed yet, will be tried again: {error}", highlight=False, markup=False, soft_wrap=True
@@ -371,36 +373,36 @@ class Publisher:
         thread = self._thread
         if thread is not None:
             thread.join()  # what it sends need not be sent here
-        with self._talking():  # files are read all the way
+        with self._hub_errors():  # files are read all the way
             self._push(folder)
 
     def _push(self, folder: Path) -> None:
         self.content = Content.of(folder)
         shards, rest = _files(folder)
-        remote = self._look()
+        remote = self._state_of_hub()
         self._check(remote)
         changed = [path for path, file in {**shards, **rest}.items() if not remote.has(path, file)]
         self._check_tag(remote, changes=bool(changed))
         progress = _Progress(self.console, sum({**shards, **rest}[path].size for path in changed))
         with progress.bar:
             new = [path for path in changed if path in shards and path not in remote.files]
-            for start in range(0, len(new), SHARDS_A_COMMIT):
-                self._bring(
-                    {path: shards[path] for path in new[start : start + SHARDS_A_COMMIT]},
+            for start in range(0, len(new), SHARDS_PER_COMMIT):
+                self._upload(
+                    {path: shards[path] for path in new[start : start + SHARDS_PER_COMMIT]},
                     replace=False,
                     progress=progress,
                 )
-            remote = self._bring({**shards, **rest}, replace=True, progress=progress)
+            remote = self._upload({**shards, **rest}, replace=True, progress=progress)
         self._make_tag(remote)
 
-    def _bring(
+    def _upload(
         self, files: Mapping[str, _File], *, replace: bool, progress: _Progress | None = None
     ) -> _Remote:
         """Commit those files that the Hub does not have, all at once; returns the commit at which it has them
         all.
         """
         for _ in range(ATTEMPTS):
-            remote = self._look()
+            remote = self._state_of_hub()
             self._check(remote)
             changed = [
                 path
@@ -419,7 +421,7 @@ class Publisher:
                     )
             made = self._commit(operations, remote)
             if made is not None:
-                remote = self._look(made)
+                remote = self._state_of_hub(made)
                 wrong = [path for path in changed if not remote.has(path, files[path])]
                 if wrong:
                     do = "run the same command again; if it stays so, tell the Hub"
@@ -439,10 +441,10 @@ class Publisher:
 
     def _send(self, operations: list[CommitOperationAdd], progress: _Progress | None) -> None:
         """Send the bytes of files, so that a commit needs to name them only."""
-        at_a_time = 1 if progress is None else GROUP
+        at_a_time = 1 if progress is None else FILES_AT_A_TIME
         for start in range(0, len(operations), at_a_time):
             group = operations[start : start + at_a_time]
-            with self._talking():
+            with self._hub_errors():
                 self._send_group(group)
             if progress is not None:
                 progress.advance(sum(operation.upload_info.size for operation in group))
@@ -456,7 +458,7 @@ class Publisher:
                     group,
                     repo_type=REPO_TYPE,
                     revision=self.branch,
-                    num_threads=GROUP,
+                    num_threads=FILES_AT_A_TIME,
                     free_memory=False,
                 )
                 return
@@ -471,7 +473,7 @@ class Publisher:
         """The sha of a commit on top of what was seen; None if there is another by now: someone else's, or
         ours whose answer was lost.
         """
-        with self._talking():
+        with self._hub_errors():
             try:
                 return self.api.create_commit(
                     self.repo_id,
@@ -482,14 +484,14 @@ class Publisher:
                     parent_commit=remote.sha,
                 ).oid
             except HfHubHTTPError as error:
-                if error.response.status_code not in MOVED:
+                if error.response.status_code not in CONFLICT_STATUS:
                     raise
                 return None
 
     def _make_tag(self, remote: _Remote) -> None:
         if self.tag is None:
             return
-        with self._talking():
+        with self._hub_errors():
             self.api.create_tag(
                 self.repo_id, tag=self.tag, revision=remote.sha, repo_type=REPO_TYPE, exist_ok=True
             )
@@ -497,32 +499,32 @@ class Publisher:
 
     # Talking with the Hub
 
-    def _look(self, commit: str | None = None) -> _Remote:
+    def _state_of_hub(self, commit: str | None = None) -> _Remote:
         """The repository at a commit; None: at the branch's last one."""
-        with self._talking():
+        with self._hub_errors():
             sha = self.remote.commit(commit or self.branch)
             files = dict(self.remote.listing(sha))
             return _Remote(sha, files, lambda path: self._fetch(path, sha, files))
 
     def _tags(self) -> dict[str, str]:
         """The commits of the tags."""
-        with self._talking():
+        with self._hub_errors():
             refs = self.api.list_repo_refs(self.repo_id, repo_type=REPO_TYPE)
             return {tag.name: tag.target_commit for tag in refs.tags}
 
-    def _fetch(self, path: str, revision: str, files: Mapping[str, Listed]) -> bytes:
+    def _fetch(self, path: str, revision: str, files: Mapping[str, HubFile]) -> bytes:
         """The content of a small file. An answer that is not what the listing tells is asked for again."""
-        most = min(files[path].size, MAX_JSON_BYTES if path == MANIFEST_NAME else MEMORY_BYTES)
+        max_bytes = min(files[path].size, MAX_JSON_BYTES if path == MANIFEST_NAME else MEMORY_BYTES)
         return self.remote.fetch(
-            path, revision, f"{self.repo_id}/{path} on the Hub", files[path].check, most=most
+            path, revision, f"{self.repo_id}/{path} on the Hub", files[path].check, max_bytes=max_bytes
         )[0]
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _hub_errors(self) -> Iterator[None]:
         """Turns what goes wrong with the Hub into one line, in which the token does not stand."""
         try:
             yield
-        except (*FAILURES, *NONSENSE) as error:
+        except (*FAILURES, *ODD_ANSWERS) as error:
             cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
             status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
             said = cause.server_message if isinstance(cause, HfHubHTTPError) else None
@@ -572,11 +574,11 @@ class _Progress:
         if not self.console.is_terminal and now - self.line >= LINE_SECONDS:
             self.line = now
             left = int((self.total - self.sent) * (now - self.start) / max(self.sent, 1))
-            told = (
+            text = (
                 f"{decimal(self.sent)} of {decimal(self.total)} sent, "
                 f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
             )
-            self.console.print(told, highlight=False, soft_wrap=True)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
@@ -591,20 +593,20 @@ def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
     }
     index = set(manifest.index_files())
     plots = sorted(path.relative_to(folder).as_posix() for path in folder.glob("plots/[!.]*.png"))
-    rest = {path: _beside(folder, path) for path in (MANIFEST_NAME, CARD_NAME, *plots)}
+    rest = {path: _unlisted_file(folder, path) for path in (MANIFEST_NAME, CARD_NAME, *plots)}
     shards = {path: file for path, file in listed.items() if path not in index}
     return shards, {**{path: listed[path] for path in index}, **rest}
 
 
-def _beside(folder: Path, path: str) -> _File:
+def _unlisted_file(folder: Path, path: str) -> _File:
     """A file that nws.json does not list. A link must not carry out what is no part of the data set."""
-    file = inside(folder, path)
-    if what_is_at(file) != "a file":
+    file = resolve_inside(folder, path)
+    if path_type(file) != "a file":
         raise ZooError(
-            folder / path, expected="a file", found=what_is_at(file), do="remove it, and build again"
+            folder / path, expected="a file", found=path_type(file), do="remove it, and build again"
         )
     return _File(file, file.stat().st_size, sha256_file(file))
 
 
-def _told(images: ImageSet) -> str:
+def _describe(images: ImageSet) -> str:
     return f"{images.source} {images.sha256[:12]}"

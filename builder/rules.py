@@ -41,8 +41,8 @@ def should_stop(accuracies: Sequence[float]) -> bool:
     )
 
 
-def least_epochs(recipe: Recipe) -> int:
-    """Epochs that a model trains at least, unless it diverges."""
+def min_epochs(recipe: Recipe) -> int:
+    """The fewest epochs that a model trains, unless it diverges."""
     return min(MIN_EPOCHS, recipe.max_epochs) if recipe.early_stopping else recipe.max_epochs
 
 

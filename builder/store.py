@@ -2,7 +2,7 @@
 
 A finished model is staged in a snapshots file of its own. When all selected models of a shard are there, the
 shard is written once, in the order of the plan, to NEXT; index, card and nws.json follow. Then NEXT is
-renamed to PENDING, which makes it the zoo's state, and its files move to their places: readers look into
+renamed to PENDING, which makes it the zoo's state, and its files move to where they belong: readers look into
 PENDING first, so at every moment they see the old state or the new one. What was staged goes. Every file
 appears whole under its name, so a build may stop at any moment: the next run reads from the disk what is
 done.
@@ -30,7 +30,7 @@ from builder import card
 from builder.plan import Model
 from builder.trained import Trained
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import atomic_write, fsync, inside, read_json, sha256_file, what_is_at
+from nws_dataset.files import atomic_write, fsync, path_type, read_json, resolve_inside, sha256_file
 from nws_dataset.format import shards
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import (
@@ -49,15 +49,15 @@ from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 GENERATOR_VERSION = "2"  # changes whenever the same plan would give other weights
 CARD_NAME = "README.md"
 LOCAL_NOTE = ".local.json"
-OF_A_ZOO = (CARD_NAME, LOCAL_NOTE, MANIFEST_NAME)  # files of a zoo that stand beside its folders
+ZOO_FILES = (CARD_NAME, LOCAL_NOTE, MANIFEST_NAME)  # files of a zoo that stand beside its folders
 FOLDERS = ("snapshots", "index", "plots")  # of a zoo
 LOCK = "lock"  # file in STAGING that the builder at work has locked
 LOCK_ATTEMPTS = 100  # at a lock that builds which end remove at the same time
 NEXT = f"{STAGING}/next"  # files of the zoo's next state, while they are written
-ORDER = [("snapshot", "ascending"), ("model_id", "ascending")]  # of the rows in a shard
+ORDER = [("snapshot", "ascending"), ("model_id", "ascending")]  # of the snapshots in a shard
 
 
-class Described(Protocol):
+class PlannedModel(Protocol):
     """What a model's shard and most of its columns follow from: a model of the plan, or an imported one."""
 
     @property
@@ -82,15 +82,15 @@ def staged_path(out: Path, model: Model) -> Path:
 
 
 def stage(out: Path, trained: Trained) -> None:
-    """Write a finished model's snapshots where `Store.absorb` finds them."""
+    """Write a finished model's snapshots where `Store.add_models` finds them."""
     model, architecture = trained.model, trained.model.recipe.architecture
     path = staged_path(out, model)
-    rows = metadata(model, trained.snapshots)
+    snapshots = metadata(model, trained.snapshots)
     values = (shards.pack(architecture, row) for row in trained.rows)
-    shards.write_snapshots(path, pa.Table.from_pylist(rows, METADATA_SCHEMA), values, relative=path.name)
+    shards.write_snapshots(path, pa.Table.from_pylist(snapshots, METADATA_SCHEMA), values, relative=path.name)
 
 
-def metadata(model: Described, snapshots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def metadata(model: PlannedModel, snapshots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The columns of a model's snapshots, of which those that differ between snapshots are given."""
     count = len(snapshots)
     common = {**planned_columns(model), "num_snapshots": count}
@@ -99,7 +99,7 @@ def metadata(model: Described, snapshots: Sequence[dict[str, Any]]) -> list[dict
     ]
 
 
-def planned_columns(model: Described) -> dict[str, Any]:
+def planned_columns(model: PlannedModel) -> dict[str, Any]:
     """The columns that are known before training."""
     architecture = model.recipe.architecture
     return {
@@ -115,7 +115,7 @@ def planned_columns(model: Described) -> dict[str, Any]:
     }
 
 
-def shard_of(model: Described) -> str:
+def shard_of(model: PlannedModel) -> str:
     """The path of a model's shard in a zoo."""
     return SNAPSHOTS_PATH.format(
         subset=model.subset, split=model.split, architecture=model.recipe.architecture.id, block=model.block
@@ -131,13 +131,13 @@ class Store:
         self.manifest = Manifest.read(out) if exists else Manifest(GENERATOR_VERSION, {}, {})
         self.entries: dict[str, FileEntry] = {}  # of the shards
         self.indexes: dict[str, pa.Table] = {}  # the index files that are as nws.json says
-        # their index rows
+        # the index of each
         self.tables = {
             path: table for subset in self.manifest.subsets for path, table in self._present(subset)
         }
 
     def _present(self, subset: str) -> Iterator[tuple[str, pa.Table]]:
-        """Each shard of a subset with its rows of the index: from the index where that fits the file, else
+        """Each shard of a subset with its lines of the index: from the index where that fits the file, else
         from the file itself.
         """
         index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *self._read_indexes(subset)])
@@ -157,15 +157,15 @@ class Store:
                     found="no file",
                     do="restore it, or build into another folder",
                 )
-            rows = index.filter(pc.equal(index["file"], path))
+            snapshots = index.filter(pc.equal(index["file"], path))
             if (
                 entry is not None
-                and file == inside(self.out, path)
+                and file == resolve_inside(self.out, path)
                 and file.stat().st_size == entry.size
-                and len(rows)
+                and len(snapshots)
             ):
                 self.entries[path] = entry
-                yield path, rows
+                yield path, snapshots
             else:  # a build was stopped between the shard and the new state
                 table = shards.reindex(file, relative=path)
                 self.entries[path] = _entry(file)
@@ -173,20 +173,20 @@ class Store:
 
     def _file(self, path: str) -> Path:
         """Where a file of the zoo is: of its next state, else of the present one."""
-        written = inside(self.out, f"{NEXT}/{path}")
-        return written if written.is_file() else inside(self.out, path)
+        written = resolve_inside(self.out, f"{NEXT}/{path}")
+        return written if written.is_file() else resolve_inside(self.out, path)
 
     def _read_indexes(self, subset: str) -> Iterator[pa.Table]:
-        """The rows of a subset's index files, of those that are as nws.json says; the others are made again
+        """The lines of a subset's index files, of those that are as nws.json says; the others are made again
         from the shards.
         """
         for split in SPLITS:
             path = INDEX_PATH.format(subset=subset, split=split)
-            file, entry = inside(self.out, path), self.manifest.files.get(path)
+            file, entry = resolve_inside(self.out, path), self.manifest.files.get(path)
             if entry is not None and file.exists() and _entry(file) == entry:
                 self.indexes[path] = table = shards.read_index(file)
                 for shard in pc.unique(table["file"]).to_pylist():
-                    inside(self.out, shard)
+                    resolve_inside(self.out, shard)
                 yield table
 
     # What the build asks
@@ -202,7 +202,7 @@ class Store:
         for (name, asked), found in zip(made.items(), here, strict=True):
             if found != asked:
                 self._refuse(name, found, asked)
-        present = self._begun(subset)
+        present = self._declared_entry(subset)
         if present:
             for option, value in entry.settings.items():
                 recorded = present.settings.get(option)
@@ -219,13 +219,13 @@ class Store:
     def declare(self, subset: str, entry: SubsetEntry) -> None:
         """Set down what a subset is built with, or refuse to go on with something else."""
         self.check(subset, entry)
-        present = self._begun(subset)
+        present = self._declared_entry(subset)
         image_sets = {**entry.image_sets, **(present.image_sets if present else {})}
         self._declared = (subset, entry.seed, entry.options, dict(sorted(image_sets.items())))
         if present is None or image_sets.keys() != present.image_sets.keys():
             self.commit()
 
-    def _begun(self, subset: str) -> SubsetEntry | None:
+    def _declared_entry(self, subset: str) -> SubsetEntry | None:
         """What a subset was declared with, if a model of it is in a shard or staged: before that, anything
         else may be declared.
         """
@@ -255,8 +255,8 @@ class Store:
 
     # What the build does
 
-    def absorb(self, path: str, models: list[Model]) -> None:
-        """Write a shard anew with staged models added to those it holds; `commit` puts it in its place."""
+    def add_models(self, path: str, models: list[Model]) -> None:
+        """Write a shard anew, with staged models added to those that it holds; for `commit`."""
         sources = [(self._file(path), self.tables[path])] if path in self.tables else []
         present = self.models_in(path)
         for model in models:
@@ -264,14 +264,18 @@ class Store:
                 file = staged_path(self.out, model)
                 sources.append((file, shards.reindex(file, relative=file.name)))
         order = pa.array([number for number, (_, table) in enumerate(sources) for _ in range(len(table))])
-        rows = pa.concat_tables([table for _, table in sources]).append_column("source", order).sort_by(ORDER)
-        self.put(path, rows.select(METADATA_SCHEMA.names), _values([file for file, _ in sources], rows))
+        snapshots = (
+            pa.concat_tables([table for _, table in sources]).append_column("source", order).sort_by(ORDER)
+        )
+        self.put(
+            path, snapshots.select(METADATA_SCHEMA.names), _values([file for file, _ in sources], snapshots)
+        )
 
-    def put(self, path: str, rows: pa.Table, values: Iterable[bytes]) -> None:
-        """Write a shard whole, rows in METADATA_SCHEMA and ORDER with a value each; `commit` puts it in its
-        place.
+    def put(self, path: str, snapshots: pa.Table, values: Iterable[bytes]) -> None:
+        """Write a shard whole, snapshots in METADATA_SCHEMA and ORDER with a value each; `commit` makes it
+        part of the zoo.
         """
-        self.tables[path] = shards.write_snapshots(self.next / path, rows, values, relative=path)
+        self.tables[path] = shards.write_snapshots(self.next / path, snapshots, values, relative=path)
         self.entries[path] = _entry(self.next / path)
 
     def models_in(self, path: str) -> set[str]:
@@ -291,17 +295,17 @@ class Store:
                 self.indexes[path] = table
             files[path] = _entry(self._file(path))
         present = {
-            row
+            identifier
             for path, table in self.tables.items()
             if _subset_of(path) == subset
-            for row in table["model_id"].to_pylist()
+            for identifier in table["model_id"].to_pylist()
         }
         entry = SubsetEntry(seed, len(present), options, image_sets)
         manifest = Manifest(
             GENERATOR_VERSION, dict(sorted({**self.manifest.subsets, subset: entry}.items())), files
         )
         text = card.render(manifest, [table for _, table in sorted(self.tables.items())]).encode()
-        if not _holds(self.out / CARD_NAME, text):
+        if not _has_content(self.out / CARD_NAME, text):
             _write(self.next / CARD_NAME, text)
         if manifest != self.manifest:
             manifest.write(self.next)
@@ -314,7 +318,7 @@ class Store:
             (self.out / STAGING / "models" / f"{identifier}.parquet").unlink(missing_ok=True)
 
     def _indexes(self) -> Iterator[tuple[tuple[str, str], pa.Table]]:
-        """(subset, split) and its rows, shard by shard."""
+        """(subset, split) and its part of the index, shard by shard."""
         for subset in dict.fromkeys(map(_subset_of, sorted(self.tables))):
             for split in SPLITS:
                 parts = [
@@ -331,29 +335,29 @@ def _subset_of(shard: str) -> str:
 
 
 def roll_forward(out: Path) -> None:
-    """Move what is in PENDING to its place, nws.json last: until then readers find it there."""
+    """Move what is in PENDING to where it belongs, nws.json last: until then readers find it there."""
     pending = out / PENDING
     if not pending.exists():
         return
     rank = {CARD_NAME: 1, MANIFEST_NAME: 2}
     found = [path.relative_to(pending) for path in sorted(pending.rglob("*")) if path.is_file()]
     for path in found:
-        inside(out, path.as_posix())  # a stranger's folder may hold links
+        resolve_inside(out, path.as_posix())  # a stranger's folder may hold links
     for path in sorted(found, key=lambda path: rank.get(path.as_posix(), 0)):
-        place = out / path
-        place.parent.mkdir(parents=True, exist_ok=True)
+        target = out / path
+        target.parent.mkdir(parents=True, exist_ok=True)
         if path.as_posix() == MANIFEST_NAME:  # all the others must be there after a power cut
             for folder in {(out / other).parent for other in found}:
                 fsync(folder)
-        os.replace(pending / path, place)
+        os.replace(pending / path, target)
     fsync(out)
     shutil.rmtree(pending)
 
 
-def _holds(file: Path, content: bytes) -> bool:
+def _has_content(file: Path, content: bytes) -> bool:
     """Whether a file is there already with this content."""
     return (
-        what_is_at(file) == "a file" and file.stat().st_size == len(content) and file.read_bytes() == content
+        path_type(file) == "a file" and file.stat().st_size == len(content) and file.read_bytes() == content
     )
 
 
@@ -366,14 +370,14 @@ def _entry(file: Path) -> FileEntry:
     return FileEntry(file.stat().st_size, sha256_file(file))
 
 
-def _values(files: list[Path], rows: pa.Table) -> Iterator[bytes]:
-    """The values of rows (INDEX_SCHEMA and `source`, the number of a file), each checked against its
+def _values(files: list[Path], snapshots: pa.Table) -> Iterator[bytes]:
+    """The values of snapshots (INDEX_SCHEMA and `source`, the number of a file), each checked against its
     sha256.
     """
     maps = {}
     try:
         for number, offset, length, digest in zip(
-            *(rows[name].to_pylist() for name in ("source", "offset", "length", "sha256")), strict=True
+            *(snapshots[name].to_pylist() for name in ("source", "offset", "length", "sha256")), strict=True
         ):
             if number not in maps:
                 with open(files[number], "rb") as file:
@@ -387,11 +391,11 @@ def _values(files: list[Path], rows: pa.Table) -> Iterator[bytes]:
 
 
 # who has locked what: (process, thread, folder); a fork, or another thread, has not
-_held: set[tuple[int, int, str]] = set()
+_locked_folders: set[tuple[int, int, str]] = set()
 
 
 @contextmanager
-def hold(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Lock a zoo's folder, made when missing, against other builders; within the block the same thread may
     lock it again.
 
@@ -399,7 +403,7 @@ def hold(out: Path) -> Iterator[None]:
 
     Raises:
         ZooError: if the folder cannot be written, is in use by another build, holds something other than a
-            zoo, or has links or devices in places where a build writes.
+            zoo, or has links or devices where a build writes.
     """
     cannot = functools.partial(
         ZooError, out, expected="a folder that can be written", do="choose another --out"
@@ -408,48 +412,48 @@ def hold(out: Path) -> Iterator[None]:
         this = os.getpid(), threading.get_ident(), os.path.realpath(out)
     except (OSError, ValueError) as error:
         raise cannot(found=reason(error)) from error
-    if this in _held:
+    if this in _locked_folders:
         yield
         return
     try:
-        made = [path for path in (out.absolute(), *out.absolute().parents) if what_is_at(path) == "nothing"]
-        if _is_other(out):
+        made = [path for path in (out.absolute(), *out.absolute().parents) if path_type(path) == "nothing"]
+        if _is_foreign(out):
             raise ZooError(
                 out,
                 expected="a zoo, or an empty or new folder",
                 found="other files",
                 do="choose another --out",
             )
-        _refuse_what_leads_elsewhere(out)
-        lock = _lock(out)
+        _refuse_links(out)
+        lock = _take_lock(out)
     except (OSError, ValueError, RuntimeError) as error:  # loops of links, names that are too long or no text
         raise cannot(found=reason(error)) from error
     with lock:
-        _held.add(this)
+        _locked_folders.add(this)
         try:
-            new = [out / name for name in OF_A_ZOO if what_is_at(out / MANIFEST_NAME) == "nothing"]
-            with _disk_told(out):
+            new = [out / name for name in ZOO_FILES if path_type(out / MANIFEST_NAME) == "nothing"]
+            with _as_disk_error(out):
                 roll_forward(out)  # after a build that was killed
-                _sweep(out)
+                _remove_leftovers(out)
                 (out / STAGING / "models").mkdir(exist_ok=True)
             try:
                 yield
             finally:
-                with _disk_told(out):
+                with _as_disk_error(out):
                     # else a fork leaves, or somebody removed it, and another build began
-                    if os.getpid() == this[0] and _is_at(lock, out):
-                        _sweep(out)
+                    if os.getpid() == this[0] and _is_locked_file(lock, out):
+                        _remove_leftovers(out)
                         _remove(out, new, made)
         finally:
-            _held.discard(this)
+            _locked_folders.discard(this)
 
 
-def _is_other(out: Path) -> bool:
+def _is_foreign(out: Path) -> bool:
     """Whether a folder holds something other than a zoo, or than what a build that was killed left of one."""
-    if what_is_at(out) != "a folder" or what_is_at(out / PENDING / MANIFEST_NAME) == "a file":
+    if path_type(out) != "a folder" or path_type(out / PENDING / MANIFEST_NAME) == "a file":
         return False
     names = set(os.listdir(out))  # at one moment: builds come and go
-    of_builds = {STAGING, *OF_A_ZOO, *FOLDERS}
+    of_builds = {STAGING, *ZOO_FILES, *FOLDERS}
     half_written = {name for name in names if name.startswith(".") and name.endswith(".tmp")}
     return (
         bool(names)
@@ -458,23 +462,23 @@ def _is_other(out: Path) -> bool:
     )
 
 
-def _refuse_what_leads_elsewhere(out: Path) -> None:
+def _refuse_links(out: Path) -> None:
     """Raise a ZooError if where a build writes or clears away there is a link or a device: what a stranger
     made could lead it anywhere.
     """
     for top in (out / STAGING, *(out / name for name in FOLDERS)):
-        for folder, folders, files in os.walk(top, onerror=_unless_gone):
+        for folder, folders, files in os.walk(top, onerror=_raise_unless_missing):
             for path in (Path(folder), *(Path(folder, name) for name in (*folders, *files))):
                 if path.is_symlink():
                     found = f"a link to {os.readlink(path)}"
-                elif what_is_at(path) in (
+                elif path_type(path) in (
                     "a folder",
                     "a file",
                     "nothing",
                 ):  # what another build had there may have gone
                     continue
                 else:
-                    found = what_is_at(path)
+                    found = path_type(path)
                 raise ZooError(
                     path,
                     expected="a file or folder of a zoo, where a build writes",
@@ -483,14 +487,14 @@ def _refuse_what_leads_elsewhere(out: Path) -> None:
                 )
 
 
-def _unless_gone(error: OSError) -> None:
+def _raise_unless_missing(error: OSError) -> None:
     """What cannot be listed cannot be checked."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
 @contextmanager
-def _disk_told(out: Path) -> Iterator[None]:
+def _as_disk_error(out: Path) -> Iterator[None]:
     """An error of the disk in one line."""
     try:
         yield
@@ -501,7 +505,7 @@ def _disk_told(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _lock(out: Path) -> IO[bytes]:
+def _take_lock(out: Path) -> IO[bytes]:
     """The open and locked file that tells other builders of this one."""
     path = out / STAGING / LOCK
     for last in (*[False] * LOCK_ATTEMPTS, True):
@@ -514,7 +518,7 @@ def _lock(out: Path) -> IO[bytes]:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(lock, out):
+            if _is_locked_file(lock, out):
                 return lock
         except BlockingIOError:
             lock.close()
@@ -528,7 +532,7 @@ def _lock(out: Path) -> IO[bytes]:
     )
 
 
-def _is_at(lock: IO[bytes], out: Path) -> bool:
+def _is_locked_file(lock: IO[bytes], out: Path) -> bool:
     """Whether a lock is the folder's: the build that had made the file may have ended, and removed it, since
     it was opened here.
     """
@@ -540,12 +544,12 @@ def _is_at(lock: IO[bytes], out: Path) -> bool:
 
 @contextmanager
 def open_store(out: Path) -> Iterator[Store]:
-    """The store of a folder, which is held as by `hold`.
+    """The store of a folder, which is held as by `lock_folder`.
 
     Raises:
-        ZooError: as `hold`, or if a file of the zoo is damaged.
+        ZooError: as `lock_folder`, or if a file of the zoo is damaged.
     """
-    with hold(out):
+    with lock_folder(out):
         yield Store(out)
 
 
@@ -570,14 +574,14 @@ def _remove(out: Path, new: list[Path], made: list[Path]) -> None:
             path.rmdir()
 
 
-def _sweep(out: Path) -> None:
+def _remove_leftovers(out: Path) -> None:
     """Remove half-written files of a zoo, and the images for the workers: those of the next build may be
     others.
     """
     for folder in (STAGING, *FOLDERS):
         for leftover in (out / folder).rglob(".*.tmp"):
             leftover.unlink()
-    for name in OF_A_ZOO:
+    for name in ZOO_FILES:
         for leftover in out.glob(f".{name}.*.tmp"):
             leftover.unlink()
     if (out / STAGING / "images").exists():
@@ -594,7 +598,7 @@ def remember_images(out: Path, images: Path | None) -> None:
     set.
     """
     note = json.dumps({"images": images and str(images.resolve())}) + "\n"
-    if not _holds(out / LOCAL_NOTE, note.encode()):
+    if not _has_content(out / LOCAL_NOTE, note.encode()):
         _write(out / LOCAL_NOTE, note.encode())
 
 
@@ -605,12 +609,15 @@ def remembered_images(out: Path) -> Path | None:
         ZooError: if the note is damaged.
     """
     note = out / LOCAL_NOTE
-    if what_is_at(note) == "nothing":
+    if path_type(note) == "nothing":
         return None
-    told = read_json(note, "where the images lie")
-    folder = told.get("images", 0) if isinstance(told, dict) else 0
+    content = read_json(note, "where the images lie")
+    folder = content.get("images", 0) if isinstance(content, dict) else 0
     if not isinstance(folder, str | None):
         raise ZooError(
-            note, expected='{"images": the folder where they lie, or null}', found=repr(told), do="remove it"
+            note,
+            expected='{"images": the folder where they lie, or null}',
+            found=repr(content),
+            do="remove it",
         )
     return Path(folder) if folder else None

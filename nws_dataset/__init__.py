@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nws_dataset.format.recipe import Recipe as Recipe
     from nws_dataset.reading.load import load_dataset as load_dataset
     from nws_dataset.reading.load import with_weights as with_weights
-    from nws_dataset.reading.snapshots import Rows as Rows
+    from nws_dataset.reading.snapshots import Snapshots as Snapshots
     from nws_dataset.reading.zoo import Zoo as Zoo
     from nws_dataset.reading.zoo_rows import ZooRows as ZooRows
     from nws_dataset.views.permutations import compose_permutations as compose_permutations
@@ -49,7 +49,7 @@ _EXPORTS = {
     "format.layout": ("Layout", "layout_of"),
     "format.network": ("Network",),
     "reading.zoo": ("Zoo",),
-    "reading.snapshots": ("Rows",),
+    "reading.snapshots": ("Snapshots",),
     "reading.zoo_rows": ("ZooRows",),
     "reading.load": ("load_dataset", "with_weights"),
     "views.tensors": ("Graph", "LayerTuples", "Tokens"),

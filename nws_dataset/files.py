@@ -92,12 +92,12 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def what_is_at(path: str | Path) -> str:
+def path_type(path: str | Path) -> str:
     """What is at a path, for the `found` of a ZooError: "a folder", "a file", "nothing", or why that cannot
     be told. Never raises.
 
     Example:
-        >>> what_is_at("."), what_is_at("missing"), what_is_at("a\\0b")
+        >>> path_type("."), path_type("missing"), path_type("a\\0b")
         ('a folder', 'nothing', 'ValueError: embedded null byte')
     """
     try:
@@ -121,7 +121,7 @@ def check_file(path: str | Path) -> None:
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, what_is_at(path), str(path))
+        raise OSError(errno.EINVAL, path_type(path), str(path))
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -160,20 +160,20 @@ def open_descriptor(path: str | Path) -> int:
     return descriptor
 
 
-def read_file(path: str | Path, expected: str, most: int) -> bytes:
+def read_file(path: str | Path, expected: str, max_bytes: int) -> bytes:
     """The content of a file: of a regular one, since others (pipes, devices) may never end.
 
     Args:
         path: of the file.
         expected: what it should be, for the error.
-        most: bytes at most.
+        max_bytes: at most.
 
     Raises:
         ZooError: if it is missing, no regular file, too large, or cannot be read.
     """
     try:
         found = os.stat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_size <= most:
+        if stat.S_ISREG(found.st_mode) and found.st_size <= max_bytes:
             with open_file(path) as file:
                 return file.read()
     except (OSError, ValueError, MemoryError) as error:
@@ -181,10 +181,10 @@ def read_file(path: str | Path, expected: str, most: int) -> bytes:
             path, expected=expected, found=reason(error), do="fetch or build it again, and permit reading"
         ) from error
     if not stat.S_ISREG(found.st_mode):
-        raise ZooError(path, expected=expected, found=what_is_at(path), do="put the file there")
+        raise ZooError(path, expected=expected, found=path_type(path), do="put the file there")
     raise ZooError(
         path,
-        expected=f"{expected} of at most {most} bytes",
+        expected=f"{expected} of at most {max_bytes} bytes",
         found=f"{found.st_size} bytes",
         do="fetch or build it again",
     )
@@ -226,8 +226,8 @@ def parse_json(content: bytes | str, where: object, expected: str) -> Any:
         ) from None
 
 
-def inside(root: str | Path, relative: str) -> Path:
-    """The place of a file that an index or manifest names; such names are data, and must not lead elsewhere.
+def resolve_inside(root: str | Path, relative: str) -> Path:
+    """The path of a file that an index or manifest names; such names are data, and must not lead elsewhere.
 
     Args:
         root: the folder that holds the files.

@@ -35,20 +35,20 @@ BUSY = (408, 429, 500, 502, 503, 504)  # answers of a server that may do better 
 REFUSED = (401, 403, 404)  # answers that no second try will better
 COMMIT = re.compile(r"[0-9a-f]{40}")  # what alone stands for a commit, in paths and addresses
 TRIES = 3  # at an answer that is not what it should be
-MOST_HOPS = 5  # redirects of a request
-MOST_WAIT = 300.0  # seconds, whatever a server asks for
-TOLD_WAIT = 5.0  # seconds; the user is told of a longer wait
+MAX_REDIRECTS = 5  # redirects of a request
+MAX_WAIT = 300.0  # seconds, whatever a server asks for
+SHOWN_WAIT = 5.0  # seconds; the user is told of a longer wait
 # an answer's body may take so long, and a second more for so many bytes
-DEADLINE_SECONDS, BYTES_A_SECOND = 60.0, 100_000
-COMPLAINT_BYTES = 1 << 16  # read of the body of an answer that is an error or a redirect
-MOST = "nws_most_bytes"  # a request's extension: of the answer's body
+DEADLINE_SECONDS, BYTES_PER_SECOND = 60.0, 100_000
+MAX_ERROR_BYTES = 1 << 16  # read of the body of an answer that is an error or a redirect
+MAX_BODY = "nws_most_bytes"  # a request's extension: of the answer's body
 OFFLINE = "HF_HUB_OFFLINE is set, and this is not in the cache"
 # what asking raises; the last one of a token's letters
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, OfflineModeIsEnabled, UnicodeError)
 # huggingface_hub's, on odd answers
-NONSENSE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+ODD_ANSWERS = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 # set: a thread's pauses end
-given_up: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("given_up", default=None)
+cancelled: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("cancelled", default=None)
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def ask(send: Send, request: httpx.Request, home: str, *, follow: bool = True) -
 
     Args:
         send: sends a request once, without following a redirect, and gives the answer without its body.
-        request: the extension MOST says how large the answer may be, else MAX_JSON_BYTES.
+        request: the extension MAX_BODY says how large the answer may be, else MAX_JSON_BYTES.
         home: the Hub's address. No other scheme, host and port gets the token, and from https the way never
             leads to http.
         follow: whether redirects are followed.
@@ -78,12 +78,12 @@ def ask(send: Send, request: httpx.Request, home: str, *, follow: bool = True) -
     """
     history: list[httpx.Response] = []
     while True:
-        response = _patiently(send, request, home)
+        response = _ask_patiently(send, request, home)
         response.history = list(history)
         if not (follow and response.is_redirect):
             return response
-        if len(history) == MOST_HOPS:
-            raise BadAnswer(f"more than {MOST_HOPS} redirects, the last from {_host(request.url)}")
+        if len(history) == MAX_REDIRECTS:
+            raise BadAnswer(f"more than {MAX_REDIRECTS} redirects, the last from {_host(request.url)}")
         if response.next_request is None:
             location = response.headers.get("Location")
             raise BadAnswer(f"a redirect ({response.status_code}) to no address: {location!r}")
@@ -93,7 +93,7 @@ def ask(send: Send, request: httpx.Request, home: str, *, follow: bool = True) -
         request = response.next_request
 
 
-def _patiently(send: Send, request: httpx.Request, home: str) -> httpx.Response:
+def _ask_patiently(send: Send, request: httpx.Request, home: str) -> httpx.Response:
     """The answer to one request.
 
     It is sent again where that may help, unless its body is a file: huggingface_hub sends those again.
@@ -102,7 +102,7 @@ def _patiently(send: Send, request: httpx.Request, home: str) -> httpx.Response:
         try:
             response = _once(send, request, home)
         except httpx.TransportError as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             _sleep(pause)
         else:
@@ -112,7 +112,7 @@ def _patiently(send: Send, request: httpx.Request, home: str) -> httpx.Response:
     return _once(send, request, home)
 
 
-def is_passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether trying again may help."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in BUSY
@@ -127,9 +127,9 @@ def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
     response = _in_time(send, request)
     try:
         plain = response.status_code < 300
-        most = request.extensions.get(MOST, MAX_JSON_BYTES) if plain else COMPLAINT_BYTES
+        max_bytes = request.extensions.get(MAX_BODY, MAX_JSON_BYTES) if plain else MAX_ERROR_BYTES
         try:
-            content = b"" if request.method == "HEAD" else _body(response, most)
+            content = b"" if request.method == "HEAD" else _body(response, max_bytes)
         except (BadAnswer, SlowAnswer):
             if plain:
                 raise
@@ -139,10 +139,10 @@ def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
     headers, dropped, seconds = (
         response.headers,
         ["content-encoding", "transfer-encoding"],
-        asked_to_wait(response),
+        retry_after(response),
     )
     if response.status_code >= 400:
-        content = _complaint(content)
+        content = _error_body(content)
         dropped += ["content-length", "content-type", "retry-after", "ratelimit"]
     for name in dropped:
         headers.pop(name, None)
@@ -216,7 +216,7 @@ def _host(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.host}"
 
 
-def _body(response: httpx.Response, most: int) -> bytes:
+def _body(response: httpx.Response, max_bytes: int) -> bytes:
     """The body of an answer.
 
     Raises:
@@ -230,16 +230,16 @@ def _body(response: httpx.Response, most: int) -> bytes:
     # a hook of the client may have read it
     for part in (response.content,) if response.is_stream_consumed else response.iter_raw():
         content += part
-        if len(content) > most:
-            raise BadAnswer(f"an answer of more than {most} bytes")
-        if time.monotonic() - began > DEADLINE_SECONDS + len(content) / BYTES_A_SECOND:
+        if len(content) > max_bytes:
+            raise BadAnswer(f"an answer of more than {max_bytes} bytes")
+        if time.monotonic() - began > DEADLINE_SECONDS + len(content) / BYTES_PER_SECOND:
             raise SlowAnswer(
                 f"an answer that comes too slowly: {len(content)} bytes in {time.monotonic() - began:.0f} s"
             )
     return bytes(content)
 
 
-def _complaint(content: bytes) -> bytes:
+def _error_body(content: bytes) -> bytes:
     """What an error's body says, in a form that huggingface_hub surely understands."""
     try:
         data = json.loads(content)
@@ -258,8 +258,8 @@ def _is_messages(value: Any) -> bool:
     )
 
 
-def asked_to_wait(response: httpx.Response) -> float:
-    """Seconds that a busy server asks to wait, MOST_WAIT at most: until its count of requests starts anew, or
+def retry_after(response: httpx.Response) -> float:
+    """Seconds that a busy server asks to wait, MAX_WAIT at most: until its count of requests starts anew, or
     as Retry-After says.
     """
     try:
@@ -269,13 +269,13 @@ def asked_to_wait(response: httpx.Response) -> float:
     asked = response.headers.get("Retry-After", "").strip()
     seconds = float(asked) if re.fullmatch(r"[0-9]{1,20}", asked) else 0.0  # else a date, or nonsense
     until_anew = limit.reset_in_seconds if limit and not limit.remaining else 0
-    return float(min(max(seconds, until_anew), MOST_WAIT))
+    return float(min(max(seconds, until_anew), MAX_WAIT))
 
 
 def wait(pause: float, response: httpx.Response) -> None:
     """Wait before another try: so long, or as long as a busy server asks."""
-    seconds = max(pause, asked_to_wait(response))
-    if seconds > max(pause, TOLD_WAIT):
+    seconds = max(pause, retry_after(response))
+    if seconds > max(pause, SHOWN_WAIT):
         logger.warning(
             "%s is busy (status %d): asking again in %.0f s",
             response.request.url.host,
@@ -287,7 +287,7 @@ def wait(pause: float, response: httpx.Response) -> None:
 
 def _sleep(seconds: float) -> None:
     """Sleep, but not when nobody waits for the answer any more."""
-    event = given_up.get()
+    event = cancelled.get()
     if event is None:
         time.sleep(seconds)
     elif event.wait(seconds):
@@ -311,19 +311,19 @@ def retried(call: Callable[[], Result], where: object, token: str | None = None)
             return call()
         except HfHubHTTPError as error:
             if error.response.status_code not in BUSY:
-                raise told(where, error, token) from None
+                raise as_error(where, error, token) from None
             wait(pause, error.response)
-        except (*FAILURES, *NONSENSE) as error:
-            if not is_passing(error):
-                raise told(where, error, token) from None
+        except (*FAILURES, *ODD_ANSWERS) as error:
+            if not is_transient(error):
+                raise as_error(where, error, token) from None
             _sleep(pause)
     try:
         return call()
-    except (*FAILURES, *NONSENSE) as error:
-        raise told(where, error, token) from None
+    except (*FAILURES, *ODD_ANSWERS) as error:
+        raise as_error(where, error, token) from None
 
 
-def told(where: object, error: Exception, token: str | None = None) -> ZooError:
+def as_error(where: object, error: Exception, token: str | None = None) -> ZooError:
     """A failure of the Hub in one line.
 
     The Hub says 401 or 404 alike for what is not there and what may not be seen.

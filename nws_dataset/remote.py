@@ -20,28 +20,28 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, validate_repo_id
 
 from nws_dataset.errors import ZooError, one_line, reason
-from nws_dataset.files import atomic_write, check_file, inside, what_is_at
+from nws_dataset.files import atomic_write, check_file, path_type, resolve_inside
 from nws_dataset.http import (
     COMMIT,
     FAILURES,
-    MOST,
-    NONSENSE,
+    MAX_BODY,
+    ODD_ANSWERS,
     OFFLINE,
     REFUSED,
     TRIES,
     BadAnswer,
     Result,
+    as_error,
     ask,
-    told,
 )
 
 MAX_NAME = 200  # letters of a revision or a file's name
 MEMORY_BYTES = 1 << 30  # of what is held in memory at a time: one value, one index file, one estimator
-MOST_PAGES = 1000  # of a listing; a page has 1,000 files
+MAX_PAGES = 1000  # of a listing; a page has 1,000 files
 
 
 @dataclass(frozen=True)
-class Listed:
+class HubFile:
     """A file on the Hub, as its listing tells."""
 
     size: int  # bytes
@@ -49,7 +49,7 @@ class Listed:
     blob_id: str  # git's id of the content, or of the pointer to it
 
     @classmethod
-    def of(cls, entry: Any) -> tuple[str, Listed]:
+    def of(cls, entry: Any) -> tuple[str, HubFile]:
         """The path of a file, and what an entry of the listing tells of it.
 
         Raises:
@@ -106,7 +106,7 @@ class Remote:
         check: Callable[[bytes], Result],
         *,
         part: range | None = None,
-        most: int | None = None,
+        max_bytes: int | None = None,
     ) -> tuple[Result, str]:
         """What a check makes of a file or a part of it, and the commit that it is of.
 
@@ -118,28 +118,30 @@ class Remote:
             where: what an error names.
             check: raises a BadAnswer or ZooError for a content that is not right.
             part: its first byte, and the one behind its last; None is all.
-            most: bytes that the whole may have; None is MAX_JSON_BYTES.
+            max_bytes: that the whole may have; None is MAX_JSON_BYTES.
 
         Raises:
             ZooError: if the Hub cannot be reached or refuses; or as the check does.
         """
         for left in reversed(range(TRIES)):
             try:
-                content, commit = self._request(file, revision, part, most)
+                content, commit = self._request(file, revision, part, max_bytes)
                 return check(content), commit
             except (BadAnswer, ZooError) as error:
                 self._addresses.pop(file, None)
                 if not left:
-                    raise (error if isinstance(error, ZooError) else told(where, error, self.token)) from None
+                    raise (
+                        error if isinstance(error, ZooError) else as_error(where, error, self.token)
+                    ) from None
             except FAILURES as error:
-                raise told(where, error, self.token) from None
+                raise as_error(where, error, self.token) from None
         raise AssertionError
 
     def commit(self, revision: str) -> str:
         """The commit of a revision.
 
         Raises:
-            Exception: what FAILURES and NONSENSE name.
+            Exception: what FAILURES and ODD_ANSWERS name.
         """
         if COMMIT.fullmatch(revision):
             return revision
@@ -148,20 +150,20 @@ class Remote:
             raise BadAnswer(f"commit {one_line(sha)}, not one of 40 hexadecimal digits")
         return sha
 
-    def listing(self, commit: str) -> Iterator[tuple[str, Listed]]:
+    def listing(self, commit: str) -> Iterator[tuple[str, HubFile]]:
         """The files of a commit, by path.
 
         Raises:
-            Exception: what FAILURES and NONSENSE name.
+            Exception: what FAILURES and ODD_ANSWERS name.
         """
         url = f"tree/{commit}?recursive=true"
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             response = self._api(url)
-            yield from (Listed.of(entry) for entry in response.json() if entry["type"] == "file")
+            yield from (HubFile.of(entry) for entry in response.json() if entry["type"] == "file")
             url = response.links.get("next", {}).get("url", "")
             if not url:
                 return
-        raise BadAnswer(f"a listing of more than {MOST_PAGES} pages")
+        raise BadAnswer(f"a listing of more than {MAX_PAGES} pages")
 
     def _api(self, question: str) -> httpx.Response:
         """The answer to a question about the repository, or of a whole address."""
@@ -170,7 +172,9 @@ class Remote:
         hf_raise_for_status(response)
         return response
 
-    def _request(self, file: str, revision: str, part: range | None, most: int | None) -> tuple[bytes, str]:
+    def _request(
+        self, file: str, revision: str, part: range | None, max_bytes: int | None
+    ) -> tuple[bytes, str]:
         """A file or a part of it, and the commit that it is of.
 
         Where the Hub sends a request on to is remembered, and asked at once from then on.
@@ -180,7 +184,7 @@ class Remote:
         )
         headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
         for url in dict.fromkeys((self._addresses.get(file, own), own)):
-            answer = self._ask(url, headers, most if part is None else len(part))
+            answer = self._ask(url, headers, max_bytes if part is None else len(part))
             if url == own or answer.status_code not in REFUSED:
                 break
             self._addresses.pop(file, None)  # such addresses expire
@@ -206,21 +210,25 @@ class Remote:
             )
         return answer.content, commit
 
-    def _ask(self, url: str, headers: Mapping[str, str], most: int | None = None) -> httpx.Response:
+    def _ask(self, url: str, headers: Mapping[str, str], max_bytes: int | None = None) -> httpx.Response:
         if constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled(OFFLINE)
         client = get_session()
         headers = build_hf_headers(token=self.token) | dict(headers)
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         request = client.build_request(
-            "GET", url, headers=headers, timeout=timeout, extensions={} if most is None else {MOST: most}
+            "GET",
+            url,
+            headers=headers,
+            timeout=timeout,
+            extensions={} if max_bytes is None else {MAX_BODY: max_bytes},
         )
         return ask(
             functools.partial(client.send, stream=True, follow_redirects=False), request, self.endpoint
         )
 
 
-class Kept:
+class CommitCache:
     """What is kept on disk of a repository: the commits of revisions, and files of commits.
 
     It only saves time, so it never fails.
@@ -246,7 +254,7 @@ class Kept:
     def path(self, commit: str, file: str) -> Path:
         """Where a file of a commit is kept."""
         assert COMMIT.fullmatch(commit), commit
-        return inside(self.folder / commit, file)
+        return resolve_inside(self.folder / commit, file)
 
     def keep(self, revision: str, commit: str, files: Mapping[str, bytes]) -> None:
         """Keep files of a commit, then the commit of a revision."""
@@ -294,18 +302,18 @@ def download(
     revision = revision or constants.DEFAULT_REVISION
     remote, where = Remote(repo_id, "model", token=token), f"{repo_id}@{revision}"
     check_revision(repo_id, revision)
-    kept = Kept(Path(constants.HF_HOME) / "nws" / "models", repo_id)
+    commits = CommitCache(Path(constants.HF_HOME) / "nws" / "models", repo_id)
     if constants.HF_HUB_OFFLINE:
-        commit = kept.commit(revision)
-        if commit is None or what_is_at(kept.folder / commit) != "a folder":
-            raise told(where, OfflineModeIsEnabled(OFFLINE), token)
-        yield kept.folder / commit
+        commit = commits.commit(revision)
+        if commit is None or path_type(commits.folder / commit) != "a folder":
+            raise as_error(where, OfflineModeIsEnabled(OFFLINE), token)
+        yield commits.folder / commit
         return
     try:
         commit = remote.commit(revision)
         listed = dict(remote.listing(commit))
-    except (*FAILURES, *NONSENSE) as error:
-        raise told(where, error, token) from None
+    except (*FAILURES, *ODD_ANSWERS) as error:
+        raise as_error(where, error, token) from None
     wanted = {
         file: there
         for file, there in listed.items()
@@ -317,15 +325,15 @@ def download(
         raise ZooError(where, expected=f"at most {MEMORY_BYTES} bytes", found=f"{total} bytes", do=do)
     files: dict[str, bytes] = {}
     for file, there in wanted.items():
-        path = kept.path(commit, file)
+        path = commits.path(commit, file)
         with contextlib.suppress(OSError, BadAnswer):
             if path.stat().st_size == there.size:
                 content = there.check(path.read_bytes())
                 if there.sha256 or blob_id(content) == there.blob_id:
                     files[file] = content
         if file not in files:
-            files[file], _ = remote.fetch(file, commit, f"{where}/{file}", there.check, most=there.size)
-    kept.keep(revision, commit, files)
+            files[file], _ = remote.fetch(file, commit, f"{where}/{file}", there.check, max_bytes=there.size)
+    commits.keep(revision, commit, files)
     with tempfile.TemporaryDirectory() as folder:
         for file, content in files.items():
             with atomic_write(Path(folder) / file) as temporary:

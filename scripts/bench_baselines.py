@@ -1,8 +1,8 @@
 """Measure how fast the baselines read a zoo: `scripts/bench_baselines.py [--quick] [--part PART] [--json
 FILE]`.
 
-A part is a function in PARTS that makes what it needs in a folder and returns lines. All sides of a
-measurement take turns; what is told are medians. Axes: N rows, P weights, F features.
+A part is a function in PARTS that makes what it needs in a folder and returns lines. All contenders of a
+measurement are interleaved; figures are medians. Axes: N rows, P weights, F features.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from builder.benchmark.reading import FIXED, SMALL, Line, alternate, tell, write_zoo
+from builder.benchmark.reading import FIXED, SMALL, Line, alternate, show, write_zoo
 from nws_dataset.baselines.meta_classifier import DeepMetaClassifier
 from nws_dataset.console import Command
-from nws_dataset.evaluation.inputs import SMALL_SETTINGS
+from nws_dataset.evaluation.readers import SMALL_SETTINGS
 from nws_dataset.format.layout import Layout
 from nws_dataset.views.slices import ArrayRows
 from nws_dataset.views.statistics import QUANTILES, zoo_features
@@ -28,20 +28,23 @@ def features(folder: Path, quick: bool) -> list[Line]:
     """Statistics of all tensors of 20,000 networks of 4,970 weights, beside a loop over networks and
     tensors.
     """
-    snapshots, tenth = 10, 10
-    zoo = write_zoo(folder, SMALL, 200 if quick else 2000, snapshots)
-    rows = zoo.filter()
-    part, layout = rows[: len(rows) // tenth], zoo.layout(rows[0])  # the loop is timed on a tenth of the rows
+    tenth = 10
+    zoo = write_zoo(folder, SMALL, 200 if quick else 2000, num_snapshots=10)
+    snapshots = zoo.filter()
+    part, layout = (
+        snapshots[: len(snapshots) // tenth],
+        zoo.layout(snapshots[0]),
+    )  # the loop is timed on a tenth of the rows
     expected, (found, _) = loop(zoo.weights(part), layout), zoo_features(zoo, part, "layers")
     difference = float(np.max(np.abs(found - expected) / np.maximum(1, np.abs(expected))))
-    sides: dict[str, Callable[[], object]] = {
+    contenders: dict[str, Callable[[], object]] = {
         "loop": lambda: loop(zoo.weights(part), layout),
-        "one thread": lambda: zoo_features(zoo, rows, "layers", threads=1),
-        "all cores": lambda: zoo_features(zoo, rows, "layers"),
+        "one thread": lambda: zoo_features(zoo, snapshots, "layers", threads=1),
+        "all cores": lambda: zoo_features(zoo, snapshots, "layers"),
     }
-    seconds = alternate(sides, 3 if quick else 5)
-    seconds["loop"] *= len(rows) / len(part)
-    network, what = f"{layout.num_weights:,} weights", f"statistics of {len(rows):,} networks"
+    seconds = alternate(contenders, 3 if quick else 5)
+    seconds["loop"] *= len(snapshots) / len(part)
+    network, what = f"{layout.num_weights:,} weights", f"statistics of {len(snapshots):,} networks"
     return [
         Line(f"{what}, difference from the loop", network, "", difference, 1e-6),
         *(Line(f"{what}, {name}", network, "s", value) for name, value in seconds.items()),
@@ -73,23 +76,23 @@ def input_of_training(folder: Path, quick: bool) -> list[Line]:
     reading whole rows would take.
     """
     zoo = write_zoo(folder, FIXED, 40 if quick else 200)
-    rows = zoo.filter()
-    settings, network = SMALL_SETTINGS, f"{zoo.layout(rows[0]).num_weights:,} weights"
+    snapshots = zoo.filter()
+    settings, network = SMALL_SETTINGS, f"{zoo.layout(snapshots[0]).num_weights:,} weights"
     options = {**settings.of_estimator(), "epochs": 1 if quick else 3}
-    views, batch, length = zoo.arrays(rows), settings.batch_size, settings.slice_length
+    views, batch, length = zoo.arrays(snapshots), settings.batch_size, settings.slice_length
     epochs = (
         DeepMetaClassifier(**options, validation_fraction=0, random_state=0)
-        .fit(views, rows["activation"])
+        .fit(views, snapshots["activation"])
         .history_
     )
     source, random = ArrayRows(views), np.random.default_rng(0)
-    batches = (random.integers(len(rows), size=batch) for _ in itertools.count())
-    sides: dict[str, Callable[[], object]] = {
+    batches = (random.integers(len(snapshots), size=batch) for _ in itertools.count())
+    contenders: dict[str, Callable[[], object]] = {
         "slices": lambda: source.slices(next(batches), np.zeros(batch, int), length),
         "rows": lambda: np.stack([views[number] for number in next(batches)])[:, :length],
     }
-    seconds = alternate(sides, 5 if quick else 20)
-    step = float(np.median([epoch["seconds"] for epoch in epochs])) / (len(rows) // batch)
+    seconds = alternate(contenders, 5 if quick else 20)
+    step = float(np.median([epoch["seconds"] for epoch in epochs])) / (len(snapshots) // batch)
     waited = float(np.median([epoch["waited"] / epoch["seconds"] for epoch in epochs]))
     return [
         Line(f"meta-classifier on slices of {length:,}, a step of {batch} slices", network, "s", step),
@@ -125,7 +128,7 @@ def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
     for name in parts or PARTS:
         with tempfile.TemporaryDirectory() as scratch:
             lines += PARTS[name](Path(scratch) / "zoo", quick)
-    tell("Baselines", lines, report)
+    show("Baselines", lines, report)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from builder.progress import Occupancy
 from builder.trained import Summary
 from builder.training import bank
 from builder.training.cpu.backend import compile_step
-from builder.training.workers import Task, run_on_processes
+from builder.training.workers import LocalTraining, run_on_processes
 from nws_dataset.console import Command
 from nws_dataset.format.subsets import SUBSETS
 
@@ -48,19 +48,19 @@ def equal_models(count: int) -> list[Model]:
     return [dataclasses.replace(model, number=number, recipe=recipe) for number in range(count)]
 
 
-def rate(trained: Iterator[Summary | None], places: int, models: int) -> float:
-    """Models a second, from when each place has finished one until they run out of models."""
+def rate(trained: Iterator[Summary | None], workers: int, models: int) -> float:
+    """Models a second, from when each worker has finished one until they run out of models."""
     with closing(trained):  # type: ignore[type-var]
         ends = [time.perf_counter() for result in trained if result is not None]
-    # equal models end in step: at the end of the last, each place has trained equally many
-    first, last = places - 1, models - 1
+    # equal models end in step: at the end of the last, each worker has trained equally many
+    first, last = workers - 1, models - 1
     return (last - first) / (ends[last] - ends[first])
 
 
 @contextmanager
 def occupied(cluster: Cluster) -> Iterator[None]:
     """One core of the cluster is taken by something else."""
-    node = next(iter(cluster.places(CPU)))
+    node = next(iter(cluster.capacity(CPU)))
     remote: Any = ray.remote(_Holder)  # Ray's types know no methods of actors
     holder = remote.options(
         num_cpus=1, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
@@ -68,7 +68,7 @@ def occupied(cluster: Cluster) -> Iterator[None]:
     ray.get(holder.ready.remote())
     yield
     ray.kill(holder)
-    while ray.available_resources().get("CPU", 0) < sum(cluster.places(CPU).values()):
+    while ray.available_resources().get("CPU", 0) < sum(cluster.capacity(CPU).values()):
         time.sleep(0.1)
 
 
@@ -82,7 +82,7 @@ class _Holder:
 def main(quick: bool) -> None:
     """Measure how training grows with the nodes of a Ray cluster, beside plain processes."""
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
-    a_place, turns = (6, 3) if quick else (12, 7)
+    per_worker, turns = (6, 3) if quick else (12, 7)
     image_set = load_image_set("digits")
     compile_step()
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -92,17 +92,19 @@ def main(quick: bool) -> None:
         with tempfile.TemporaryDirectory() as folder, connected(nodes.address) as cluster:
             number = itertools.count()
 
-            def measure(places: int, start: Callable[[Task, list[Model]], Iterator[Summary | None]]) -> float:
-                models = equal_models(a_place * places)
-                task = Task(SUBSETS["demo"], "cpu", out=Path(folder) / str(next(number)))
-                bank.save(image_set, models[0].recipe.architecture, None, task.images)
-                return rate(start(task, models), places, len(models))
+            def measure(
+                workers: int, start: Callable[[LocalTraining, list[Model]], Iterator[Summary | None]]
+            ) -> float:
+                models = equal_models(per_worker * workers)
+                training = LocalTraining(SUBSETS["demo"], "cpu", out=Path(folder) / str(next(number)))
+                bank.save(image_set, models[0].recipe.architecture, None, training.images)
+                return rate(start(training, models), workers, len(models))
 
-            def on_nodes(places: int) -> float:
+            def on_nodes(workers: int) -> float:
                 return measure(
-                    places,
-                    lambda task, models: cluster.train(
-                        task, models, {"digits": image_set}, None, Occupancy()
+                    workers,
+                    lambda training, models: cluster.train(
+                        training, models, {"digits": image_set}, None, Occupancy()
                     ),
                 )
 
@@ -110,21 +112,21 @@ def main(quick: bool) -> None:
                 with occupied(cluster):
                     return on_nodes(1)
 
-            def in_processes(places: int) -> float:
+            def in_processes(workers: int) -> float:
                 return measure(
-                    places, lambda task, models: run_on_processes(task, models, places, Occupancy())
+                    workers, lambda training, models: run_on_processes(training, models, workers, Occupancy())
                 )
 
-            sides: dict[str, Callable[[], float]] = {
+            contenders: dict[str, Callable[[], float]] = {
                 "one node": on_one_node,
                 "two nodes": lambda: on_nodes(2),
                 "one process": lambda: in_processes(1),
                 "two processes": lambda: in_processes(2),
             }
-            rates: dict[str, list[float]] = {name: [] for name in sides}
+            rates: dict[str, list[float]] = {name: [] for name in contenders}
             for _ in range(turns):
-                for name, side in sides.items():
-                    rates[name].append(side())
+                for name, contender in contenders.items():
+                    rates[name].append(contender())
     finally:
         nodes.shutdown()
     steps = EPOCHS * epoch_steps(equal_models(1)[0], None)

@@ -25,7 +25,7 @@ import torch
 from builder.images import load_image_set
 from builder.plan import Model, select
 from builder.training.bank import Images, bank_of
-from builder.training.device import make_step
+from builder.training.device import make_backend
 from builder.training.plain import PlainLoop
 from builder.training.train import Cohort, evaluate_rows
 from nws_dataset.console import Command
@@ -61,8 +61,8 @@ def accuracies(model: Model, folder: Path, train_images: int) -> list[float]:
     rows = torch.stack(
         [by_fast_step(model, images), by_plain_loop(model, images), by_plain_loop(other, images)]
     )
-    step = make_step(model.recipe.architecture, CPU)
-    return [accuracy for accuracy, _, _ in evaluate_rows(step, rows, model, images, None)]
+    backend = make_backend(model.recipe.architecture, CPU)
+    return [accuracy for accuracy, _, _ in evaluate_rows(backend, rows, model, images, None)]
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,14 +95,14 @@ def main(
         for model, three in zip(chosen, pool.imap(task, chosen), strict=True):
             found.append(three)
             recipe = model.recipe
-            told = [
+            words = [
                 recipe.dataset,
                 recipe.optimizer,
                 recipe.activation,
                 recipe.initialization,
                 recipe.batch_size,
             ]
-            click.echo(f"{' '.join(map(str, told)):58s}{three[0]:9.4f}{three[1]:9.4f}{three[2]:12.4f}")
+            click.echo(f"{' '.join(map(str, words)):58s}{three[0]:9.4f}{three[1]:9.4f}{three[2]:12.4f}")
     fast, plain, other = np.array(found).T
     for name, gap in (("fast - plain", fast - plain), ("other seed - plain", other - plain)):
         error = gap.std(ddof=1) / len(gap) ** 0.5

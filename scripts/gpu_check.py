@@ -125,8 +125,8 @@ def run_tests(timer: Timer) -> Report:
     if importlib.util.find_spec("pytest") is None:
         return {"passed": None, "summary": "pytest is not installed: only the gradients are checked"}
     # compiling takes most of the time
-    slow = [] if timer.quick else ["tests/test_gpu_step.py", "tests/test_gpu_startup.py"]
-    files = ["tests/test_gpu_kernels.py", "tests/test_torch_step.py", *slow]
+    slow = [] if timer.quick else ["tests/test_gpu_backend.py", "tests/test_gpu_startup.py"]
+    files = ["tests/test_gpu_kernels.py", "tests/test_torch_backend.py", *slow]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return {
@@ -154,7 +154,7 @@ def digits(architecture: Architecture, device: torch.device) -> Images:
 
 def gradients(timer: Timer) -> Report:
     """Relative errors of float32 gradients; SGD's first moment is the gradient, L2 included."""
-    from builder.training.gpu.backend import GpuStep
+    from builder.training.gpu.backend import GpuBackend
     from builder.training.gpu.tiny import differs
 
     ways: dict[str, dict[str, Any]] = {
@@ -179,7 +179,7 @@ def gradients(timer: Timer) -> Report:
             ]
             second.fill_(SECOND_START["sgd"])
             segments = {m: Segment(model, images, orders[m], 64, 0, 0) for m, model in enumerate(models)}
-            GpuStep(architecture, CUDA, **options).train((rows, first, second), segments)
+            GpuBackend(architecture, CUDA, **options).train((rows, first, second), segments)
             for m, activation in enumerate(ACTIVATIONS):
                 if kind == "triton":
                     loops[m].step(*next(loops[m].epoch(0)))
@@ -213,7 +213,7 @@ def startup(timer: Timer) -> Report:
         seconds, problem = list[float](), None
         for _ in range(2):
             start = time.perf_counter()
-            problem = checked(model, CUDA, lanes=number == 0) or problem
+            problem = checked(model, CUDA, streams=number == 0) or problem
             seconds.append(time.perf_counter() - start)
         found[architecture.id] = {"problem": problem, "seconds_first": seconds[0], "seconds": seconds[1]}
         click.echo(f"  {architecture.id}: {problem or 'passed'}, {seconds[0]:.1f} s, then {seconds[1]:.2f} s")
@@ -255,7 +255,7 @@ def candidates(timer: Timer, product: Any, models: int, batch: int) -> dict[str,
     ]
     for precision in ("ieee", "tf32x3", "tf32"):
         for tiles in shapes if timer.quick or precision != "ieee" else shapes + more:
-            ways[f"triton {precision} {tiles.rows}x{tiles.inner} w{tiles.warps} s{tiles.stages}"] = (
+            ways[f"triton {precision} {tiles.pixels}x{tiles.inner} w{tiles.warps} s{tiles.stages}"] = (
                 TritonProducts(precision, tiles)
             )
     times = unfolded(timer, product, models, batch)
@@ -318,7 +318,7 @@ def unfolded(timer: Timer, product: Any, models: int, batch: int) -> dict[str, f
 
 def steps(timer: Timer) -> Report:
     """Milliseconds of a step of M models, its rate, and the kernels that take most of it."""
-    from builder.training.gpu.backend import GpuStep
+    from builder.training.gpu.backend import GpuBackend
 
     ways: dict[str, dict[str, Any]] = {
         "triton": {},
@@ -331,21 +331,21 @@ def steps(timer: Timer) -> Report:
             state, segments = many_models(architecture, models, batch)
             for way, options in {"triton": ways["triton"]}.items() if timer.quick else ways.items():
                 click.echo(f"  {name} M={models} {way}")
-                stepper = GpuStep(architecture, CUDA, **options)
-                stepper.train(state, segments)
-                time = timer.of_calls(functools.partial(stepper.train, state, segments)) / STEPS
+                backend = GpuBackend(architecture, CUDA, **options)
+                backend.train(state, segments)
+                time = timer.of_calls(functools.partial(backend.train, state, segments)) / STEPS
                 found[f"{name} M={models} {way}"] = {
                     "milliseconds": time,
                     "images_per_s": models * batch / time * 1e3,
                     "tflops": models * batch * step_flops(architecture) / time / 1e9,
-                    "kernels": profile(stepper, state, segments) if models == max(COHORTS) else {},
+                    "kernels": profile(backend, state, segments) if models == max(COHORTS) else {},
                 }
     return found
 
 
 def many_models(architecture: Architecture, models: int, batch: int) -> tuple[Any, dict[int, Segment]]:
     """Rows and moments on the device, and steps of models of all activations, half of them augmented, on
-    random places of the digits.
+    random digits.
     """
     chosen = [
         make_model(
@@ -378,11 +378,11 @@ def step_flops(architecture: Architecture) -> int:
     )
 
 
-def profile(stepper: Any, state: Any, segments: dict[int, Segment]) -> dict[str, float]:
+def profile(backend: Any, state: Any, segments: dict[int, Segment]) -> dict[str, float]:
     """Kernel -> its microseconds in a step, the longest first."""
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-        stepper.train(state, segments)
+        backend.train(state, segments)
         torch.cuda.synchronize()
     events = sorted(profiler.key_averages(), key=lambda event: -event.device_time_total)
     return {event.key[:80]: round(event.device_time_total / STEPS, 1) for event in events[:16]}
@@ -411,7 +411,7 @@ def benchmark(timer: Timer) -> Report:
 
 def tf32(timer: Timer) -> Report:
     """Final test accuracies of the same 16 models on digits, with and without TF32."""
-    from builder.training.gpu.backend import GpuStep
+    from builder.training.gpu.backend import GpuBackend
 
     epochs = 5 if timer.quick else 20
     models = [
@@ -429,9 +429,14 @@ def tf32(timer: Timer) -> Report:
     ]
     accuracies: dict[str, list[float]] = {}
     for name, rounded in (("fp32", False), ("tf32", True)):
-        step = GpuStep(SMALL_CNN, CUDA, tf32=rounded)
+        backend = GpuBackend(SMALL_CNN, CUDA, tf32=rounded)
         cohort = Cohort(
-            SUBSETS["demo"], SMALL_CNN, {"digits": digits(SMALL_CNN, CUDA)}, device=CUDA, slots=16, step=step
+            SUBSETS["demo"],
+            SMALL_CNN,
+            {"digits": digits(SMALL_CNN, CUDA)},
+            device=CUDA,
+            slots=16,
+            backend=backend,
         )
         trained = {t.model.number: t.snapshots[-1]["test_accuracy"] for t in cohort.train(models)}
         accuracies[name] = [trained[n] for n in range(16)]

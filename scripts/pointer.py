@@ -22,7 +22,7 @@ def front_matter() -> str:
 
     Every path is a pattern, and the library looks for its files only when its config is asked for: a subset
     that is not in the repository keeps no other from loading, and of a subset with an empty split the others
-    load by name. (Of the index each split must have rows: the library looks at the first config for the
+    load by name. (Of the index each split must have snapshots: the library looks at the first config for the
     files' kind.) The columns are left to the files, so that an absent subset is an error and no empty data
     set.
     """
@@ -37,9 +37,9 @@ def front_matter() -> str:
 
 def _one_file_each() -> list[str]:
     """The index and a shard of every subset and split, as they are named in a zoo that has all of them."""
-    places = list(itertools.product(SUBSETS, SPLITS))
-    indexes = [INDEX_PATH.format(subset=subset, split=split) for subset, split in places]
+    pairs = list(itertools.product(SUBSETS, SPLITS))
+    indexes = [INDEX_PATH.format(subset=subset, split=split) for subset, split in pairs]
     return indexes + [
         SNAPSHOTS_PATH.format(subset=subset, split=split, architecture="any", block=0)
-        for subset, split in places
+        for subset, split in pairs
     ]

@@ -17,9 +17,9 @@ import nws_dataset
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "nws-build": "builder.cli",
-    "nws-evaluate-meta-classifier": "nws_dataset.evaluation.recipes",
-    "nws-evaluate-predictors": "nws_dataset.evaluation.accuracies",
-    "nws-leaderboard": "nws_dataset.evaluation.pages.leaderboard",
+    "nws-evaluate-meta-classifier": "nws_dataset.evaluation.meta_classifier",
+    "nws-evaluate-predictors": "nws_dataset.evaluation.predictors",
+    "nws-leaderboard": "nws_dataset.evaluation.leaderboard",
     "nws-verify": "builder.verify",
 }  # the names that `pip install` gives -> the module whose `main` they call
 FOLDERS = {
@@ -50,8 +50,10 @@ def help_of(command: str) -> str:
 def public_names() -> str:
     """A table of what `nws_dataset` exports, each name with the first sentence of its docstring."""
     names = [name for name in nws_dataset.__all__ if not name.startswith("__")]
-    rows = [f"| `{name}` | {_sentence(inspect.getdoc(getattr(nws_dataset, name)) or '')} |" for name in names]
-    return "\n".join(["| name | what it is |", "|---|---|", *rows]) + "\n"
+    lines = [
+        f"| `{name}` | {_sentence(inspect.getdoc(getattr(nws_dataset, name)) or '')} |" for name in names
+    ]
+    return "\n".join(["| name | what it is |", "|---|---|", *lines]) + "\n"
 
 
 def file_tree() -> str:

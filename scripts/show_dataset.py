@@ -12,12 +12,12 @@ PROPERTIES = ("optimizer", "activation", "initialization", "batch_size", "batch_
 
 def main(name: str = "nws") -> None:
     index = datasets.load_dataset(name)
-    print(f"{'split':<12}{'rows':>8}{'models':>8}")
-    for split, rows in index.items():
-        print(f"{split:<12}{rows.num_rows:>8}{len(set(rows['model_id'])):>8}")
+    print(f"{'split':<12}{'snapshots':>10}{'models':>8}")
+    for split, snapshots in index.items():
+        print(f"{split:<12}{snapshots.num_rows:>10}{len(set(snapshots['model_id'])):>8}")
 
-    row = index["train"][-1]
-    print(f"\nThe last row of the training split, some of its {len(row)} columns:")
+    snapshot = index["train"][-1]
+    print(f"\nThe last snapshot of the training split, some of its {len(snapshot)} columns:")
     for column in (
         "model_id",
         "snapshot",
@@ -28,7 +28,7 @@ def main(name: str = "nws") -> None:
         "num_weights",
         "test_accuracy",
     ):
-        print(f"  {column:<16}{row[column]}")
+        print(f"  {column:<16}{snapshot[column]}")
 
     final = index["train"].filter(lambda is_final: is_final, input_columns="is_final")
     print("\nModels of the training split by recipe:")

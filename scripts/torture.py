@@ -57,10 +57,9 @@ from builder.plan import Request  # noqa: E402
 from builder.publish import Content, Publisher  # noqa: E402
 from builder.trained import Summary  # noqa: E402
 from builder.training import workers  # noqa: E402
-from nws_dataset.baselines import learners  # noqa: E402
 from nws_dataset.console import Command, Table  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
-from nws_dataset.evaluation import inputs, recipes, scores  # noqa: E402
+from nws_dataset.evaluation import meta_classifier, readers, report  # noqa: E402
 from nws_dataset.format import shards  # noqa: E402
 from nws_dataset.format.schema import METADATA_SCHEMA  # noqa: E402
 from nws_dataset.reading.zoo import Zoo  # noqa: E402
@@ -90,7 +89,7 @@ ON_FILES: dict[Any, tuple[str, ...]] = {  # operations whose first argument is a
     fcntl: ("flock",),
     pa: ("memory_map",),
 }
-FAULT, MISTAKE = 3, 2  # exit codes
+FAULT, USER_ERROR = 3, 2  # exit codes
 
 Files = dict[str, bytes]  # what a scenario leaves: name -> content
 
@@ -137,7 +136,7 @@ class Faulty:
         @functools.wraps(call)
         def wrapped(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
             return self._do(
-                _place(path, kwargs.get("dir_fd") or kwargs.get("src_dir_fd")),
+                _path_of(path, kwargs.get("dir_fd") or kwargs.get("src_dir_fd")),
                 lambda: call(path, *args, **kwargs),
             )
 
@@ -149,10 +148,10 @@ class Faulty:
 
         @functools.wraps(call)
         def wrapped(path: Any, *args: Any, **kwargs: Any) -> Any:
-            file, place = wrapped_call(path, *args, **kwargs), _place(path)
-            if file.writable() and self._is_inside(place):
+            file, where = wrapped_call(path, *args, **kwargs), _path_of(path)
+            if file.writable() and self._is_inside(where):
                 write = file.write
-                file.write = lambda content: self._do(place, lambda: write(content))
+                file.write = lambda content: self._do(where, lambda: write(content))
             return file
 
         return wrapped
@@ -161,17 +160,17 @@ class Faulty:
         @functools.wraps(call)
         def wrapped(writer: Any, *args: Any, **kwargs: Any) -> Any:
             if call.__name__ == "__init__":
-                writer.place = _place(args[0])
-            return self._do(writer.place, lambda: call(writer, *args, **kwargs))
+                writer.path = _path_of(args[0])
+            return self._do(writer.path, lambda: call(writer, *args, **kwargs))
 
         return wrapped
 
-    def _is_inside(self, place: str) -> bool:
-        return f"{place}{os.sep}".startswith(f"{self.folder}{os.sep}")
+    def _is_inside(self, where: str) -> bool:
+        return f"{where}{os.sep}".startswith(f"{self.folder}{os.sep}")
 
-    def _do(self, place: str, call: Callable[[], Any]) -> Any:
-        """An operation at a place, or the fault that is due there."""
-        if not self._is_inside(place):
+    def _do(self, where: str, call: Callable[[], Any]) -> Any:
+        """An operation on a path, or the fault that is due there."""
+        if not self._is_inside(where):
             return call()
         number, self.count = self.count, self.count + 1
         fault = self.fault
@@ -182,10 +181,10 @@ class Faulty:
         if fault.kind in ("before", "after"):
             os.kill(os.getpid(), signal.SIGKILL)
         code = getattr(errno, fault.kind)
-        raise OSError(code, os.strerror(code), place)
+        raise OSError(code, os.strerror(code), where)
 
 
-def _place(path: Any, folder: int | None = None) -> str:
+def _path_of(path: Any, folder: int | None = None) -> str:
     """Where an operation takes place: of a path, below the folder of a descriptor if there is one, a
     descriptor or an open file.
     """
@@ -293,16 +292,16 @@ class Campaign:
         """Small shards, pictures and networks: what is tried here is the way to the disk."""
         plan.SHARD_BYTES = 1_500_000
         gallery.DPI = 8
-        scores.RESAMPLES, learners.TREES = 20, 4
+        report.RESAMPLES, readers.TREES = 20, 4
         slim = dataclasses.replace(
-            inputs.SMALL_SETTINGS,
+            readers.SMALL_SETTINGS,
             epochs=1,
             least_steps=0,
             width=1 / 64,
             slices_per_prediction=2,
             slice_length=500,
         )
-        vars(recipes)["SMALL_SETTINGS"] = slim
+        vars(meta_classifier)["SMALL_SETTINGS"] = slim
         for name, replacement in (
             ("compiling", contextlib.nullcontext),
             ("compile_step", lambda: None),
@@ -314,7 +313,7 @@ class Campaign:
         """The snapshots of the models of the largest build, trained once: a case only stages them."""
         trained = {}
 
-        def run(task: workers.Task, models: list[plan.Model], *_: object) -> Iterator[Summary]:
+        def run(task: workers.LocalTraining, models: list[plan.Model], *_: object) -> Iterator[Summary]:
             for model in models:
                 yield from task.run([model])
                 table = pa.Table.from_batches(shards.read_snapshots(store.staged_path(task.out, model)))
@@ -324,10 +323,12 @@ class Campaign:
             build(Request("demo", GROWN, epochs=1), self.scratch / "training", device="cpu")
         return trained
 
-    def _run_here(self, task: workers.Task, models: list[plan.Model], *_: object) -> Iterator[Summary]:
+    def _run_here(
+        self, training: workers.LocalTraining, models: list[plan.Model], *_: object
+    ) -> Iterator[Summary]:
         for model in models:
-            file, (rows, values) = store.staged_path(task.out, model), self.trained[model.id]
-            shards.write_snapshots(file, rows, values, relative=file.name)
+            file, (metadata, values) = store.staged_path(training.out, model), self.trained[model.id]
+            shards.write_snapshots(file, metadata, values, relative=file.name)
             yield Summary(model.id, 1, 0.5, False, 0.1)
 
     def build(self, out: Path, models: int) -> None:
@@ -381,7 +382,7 @@ class Campaign:
             "1",
         ]
         with mock.patch.object(sys, "argv", ["nws-evaluate-meta-classifier"]):
-            recipes.main.main([str(self.evaluated), *arguments], standalone_mode=False)
+            meta_classifier.main.main([str(self.evaluated), *arguments], standalone_mode=False)
 
     def _results(self, case: Path) -> Files:
         files = {
@@ -398,34 +399,34 @@ class Campaign:
         """How many operations on files an undisturbed run has."""
         case.mkdir()
         scenario.start(case)
-        told = self._in_process(scenario, case, None)
-        assert told["code"] == 0, f"{scenario.name} undisturbed: {told['text']}"
-        return int(told["count"])
+        ended = self._in_process(scenario, case, None)
+        assert ended["code"] == 0, f"{scenario.name} undisturbed: {ended['text']}"
+        return int(ended["count"])
 
     def case(self, scenario: Scenario, fault: Fault, case: Path, expected: Files) -> str:
         """Run a scenario with a fault, then without; what was wrong, or nothing."""
         case.mkdir()
         scenario.start(case)
-        told = self._in_process(scenario, case, fault)
+        ended = self._in_process(scenario, case, fault)
         if (
-            told["code"] not in ((0, MISTAKE) if scenario.may_fail else (0,))
-            and told["code"] != -signal.SIGKILL
+            ended["code"] not in ((0, USER_ERROR) if scenario.may_fail else (0,))
+            and ended["code"] != -signal.SIGKILL
         ):
-            return f"ended with {told['code']}: {told['text'][-2000:]}"
+            return f"ended with {ended['code']}: {ended['text'][-2000:]}"
         again = self._in_process(scenario, case, None)
         if again["code"] != 0:
-            return f"cannot go on ({told['text'][-300:]}): {again['text'][-2000:]}"
+            return f"cannot go on ({ended['text'][-300:]}): {again['text'][-2000:]}"
         left = scenario.left(case)
         wrong = sorted(name for name in {*left, *expected} if left.get(name) != expected.get(name))
         return f"differs in {', '.join(wrong[:5])}" if wrong else ""
 
     def _in_process(self, scenario: Scenario, case: Path, fault: Fault | None) -> dict[str, Any]:
         """A run in a process of its own: its exit code, what it printed, its operations."""
-        told = case.with_name(f"{case.name}.told")
-        told.unlink(missing_ok=True)
+        report = case.with_name(f"{case.name}.report")
+        report.unlink(missing_ok=True)
         child = os.fork()
         if not child:
-            os._exit(_run(scenario, case, fault, told))
+            os._exit(_run(scenario, case, fault, report))
         stop = time.monotonic() + DEADLINE
         while True:
             pid, status = os.waitpid(child, os.WNOHANG)
@@ -436,14 +437,16 @@ class Campaign:
                 os.waitpid(child, 0)
                 return {"code": "a timeout", "text": "", "count": 0}
             time.sleep(0.002)
-        count, _, text = told.read_text(encoding="utf-8").partition("\n") if told.exists() else ("0", "", "")
+        count, _, text = (
+            report.read_text(encoding="utf-8").partition("\n") if report.exists() else ("0", "", "")
+        )
         return {"code": os.waitstatus_to_exitcode(status), "text": text, "count": count or 0}
 
 
-def _run(scenario: Scenario, case: Path, fault: Fault | None, told: Path) -> int:
+def _run(scenario: Scenario, case: Path, fault: Fault | None, report: Path) -> int:
     """What the process of a run does; its exit code."""
     HfFileSystem.clear_instance_cache()
-    output = os.open(told, os.O_RDWR | os.O_CREAT)
+    output = os.open(report, os.O_RDWR | os.O_CREAT)
     for number in (1, 2):
         os.dup2(output, number)
     code, text, faulty = 0, "", Faulty(case / scenario.disturbed, fault)
@@ -452,7 +455,7 @@ def _run(scenario: Scenario, case: Path, fault: Fault | None, told: Path) -> int
         with faulty:
             scenario.run(case)
     except (ZooError, click.ClickException) as error:
-        code, text = MISTAKE, error.message if isinstance(error, click.ClickException) else str(error)
+        code, text = USER_ERROR, error.message if isinstance(error, click.ClickException) else str(error)
         if "\n" in text.strip():
             code = FAULT
     except BaseException:
@@ -498,7 +501,7 @@ def four_builders(campaign: Campaign, case: Path, expected: Files) -> str:
     wrong = [
         text
         for code, text in zip(codes, texts, strict=True)
-        if code not in (0, MISTAKE) or (code and "another one at work" not in text)
+        if code not in (0, USER_ERROR) or (code and "another one at work" not in text)
     ]
     if wrong or 0 not in codes:
         return f"ended with {codes}: {' | '.join(wrong)[-2000:]}"
@@ -536,11 +539,11 @@ def readers_beside_a_build(campaign: Campaign, case: Path, seconds_a_file: float
 def _read_once(out: Path, seen: Counter[str]) -> str:
     try:
         zoo = Zoo(out, check=True)
-        rows = zoo.filter()
-        zoo.arrays(rows)
+        snapshots = zoo.filter()
+        zoo.arrays(snapshots)
     except ZooError as error:
         return f"our reader: {error}"
-    models = len(set(rows["model_id"]))
+    models = len(set(snapshots["model_id"]))
     seen[f"ours, {models} models"] += 1
     return "" if models in (MODELS, GROWN) else f"our reader: {models} models"
 
@@ -557,17 +560,17 @@ def _read_stock(out: Path, cache: Path, seen: Counter[str]) -> str:
     except Exception:  # whatever it raises beside a folder that changes is its own
         seen["stock, an error"] += 1
         return ""
-    rows = [
-        (row["model_id"], row["snapshot"])
+    snapshots = [
+        (snapshot["model_id"], snapshot["snapshot"])
         for part in loaded.values()
-        for row in part.select_columns(["model_id", "snapshot"])
+        for snapshot in part.select_columns(["model_id", "snapshot"])
     ]
-    models = len({model for model, _ in rows})
+    models = len({model for model, _ in snapshots})
     seen[f"stock, {models} models"] += 1
     return (
         ""
-        if models in (MODELS, GROWN) and len(rows) == len(set(rows))
-        else f"stock: {models} models, {len(rows)} rows, {len(set(rows))} different"
+        if models in (MODELS, GROWN) and len(snapshots) == len(set(snapshots))
+        else f"stock: {models} models, {len(snapshots)} snapshots, {len(set(snapshots))} different"
     )
 
 
@@ -596,7 +599,7 @@ class Outcome:
 
 
 def run_campaign(
-    campaign: Campaign, cases: int, seed: int, minutes: float, names: list[str], tell: Callable[[str], None]
+    campaign: Campaign, cases: int, seed: int, minutes: float, names: list[str], show: Callable[[str], None]
 ) -> dict[str, Outcome]:
     """The cases, in turn over the scenarios, until they are done or the time is over."""
     outcomes = {name: Outcome() for name in names}
@@ -606,7 +609,7 @@ def run_campaign(
         operations = campaign.operations(scenario, folder)
         expected[name] = scenario.left(folder)
         faults[name] = faults_of(scenario, operations, random.Random(f"{seed} {name}"))
-        tell(f"{name}: {operations} operations, {len(expected[name])} files")
+        show(f"{name}: {operations} operations, {len(expected[name])} files")
     start = time.monotonic()
     for number in range(cases):
         spent = time.monotonic() - start
@@ -622,10 +625,10 @@ def run_campaign(
         outcome.errors += fault.kind in ERRORS
         if wrong:
             outcome.failures.append(f"{name}, {fault}: {wrong}")
-            tell(outcome.failures[-1])
+            show(outcome.failures[-1])
         if number % 50 == 49:
             rate = (number + 1) / (time.monotonic() - start)
-            tell(
+            show(
                 f"{number + 1} of {cases} cases, {rate:.1f} a second, "
                 f"{(cases - number - 1) / rate / 60:.1f} minutes left"
             )

@@ -90,9 +90,9 @@ class NwsNet:
                 inputs = outputs
         inputs *= 4 * 4
         self.dense: list[NwsLayer] = []
-        for place in range(depth_fc):
-            self.dense.append(self._layer(inputs, width_fc // 2**place))
-            inputs = width_fc // 2**place
+        for i in range(depth_fc):
+            self.dense.append(self._layer(inputs, width_fc // 2**i))
+            inputs = width_fc // 2**i
         self.output = self._layer(inputs, NWS_OUTPUTS, norm=False)
 
     def _layer(self, *shape: int, norm: bool = True) -> NwsLayer:

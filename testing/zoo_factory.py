@@ -58,7 +58,7 @@ def make_metadata(
     split: str,
     random: np.random.Generator,
 ) -> dict[str, Any]:
-    """One row of METADATA_SCHEMA as a dict, with random results."""
+    """The metadata of one snapshot, METADATA_SCHEMA as a dict, with random results."""
     architecture, held_out = recipe.architecture, recipe.validation_fraction > 0
     accuracies = random.random(3)
     return {
@@ -99,7 +99,7 @@ def make_shard(
     snapshots: int = 3,
     seed: int = 0,
 ) -> tuple[pa.Table, list[bytes]]:
-    """Write a snapshots file of random networks; returns its rows of the index and its values."""
+    """Write a snapshots file of random networks; returns its lines of the index and its values."""
     random = np.random.default_rng([seed, numbers[0]])
     num_weights = layout_of(architecture).num_weights
     metadata, values = [], []

@@ -51,8 +51,7 @@ from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRe
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear  # noqa: E402
 from nws_dataset.baselines.saving import ARRAYS, FACTS  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
-from nws_dataset.evaluation.pages import leaderboard  # noqa: E402
-from nws_dataset.evaluation.results import facts_of  # noqa: E402
+from nws_dataset.evaluation import leaderboard, report  # noqa: E402
 from nws_dataset.format.layout import layout_of  # noqa: E402
 from nws_dataset.format.network import Network  # noqa: E402
 from nws_dataset.format.recipe import Architecture  # noqa: E402
@@ -73,25 +72,27 @@ Random = np.random.Generator
 def damaged(content: bytes, random: Random) -> bytes:
     """Bytes with a few bits flipped, cut, removed, inserted, overwritten, or with a huge number."""
     data = bytearray(content)
-    place, size = int(random.integers(len(data) or 1)), int(random.integers(1, 300))
+    position, size = int(random.integers(len(data) or 1)), int(random.integers(1, 300))
     kind = random.integers(6)
     if not data or kind == 0:
-        return bytes(data[:place])
+        return bytes(data[:position])
     if kind == 1:
         for at in random.integers(len(data), size=random.integers(1, 4)):
             data[at] ^= 1 << random.integers(8)
     elif kind == 2:
-        del data[place : place + size]
+        del data[position : position + size]
     elif kind == 3:
-        data[place:place] = random.bytes(size)
+        data[position:position] = random.bytes(size)
     elif kind == 4:
         other = int(random.integers(len(data)))
         block = (bytes(size), b"\xff" * size, random.bytes(size), bytes(data[other : other + size]))[
             random.integers(4)
         ]
-        data[place : place + len(block)] = block
+        data[position : position + len(block)] = block
     else:
-        data[place : place + 8] = int(random.choice([2**31 - 1, 2**40, 2**62, 2**63])).to_bytes(8, "little")
+        data[position : position + 8] = int(random.choice([2**31 - 1, 2**40, 2**62, 2**63])).to_bytes(
+            8, "little"
+        )
     return bytes(data)
 
 
@@ -159,17 +160,17 @@ def read_zoo(folder: Path) -> None:
     """Everything of a zoo, and in every way."""
     for check in (False, True):
         zoo = Zoo(folder, check=check)
-        rows = zoo.filter(is_final=True)
-        [dict(row) for row in rows]
-        for row in list(rows)[:4]:
+        snapshots = zoo.filter(is_final=True)
+        [dict(snapshot) for snapshot in snapshots]
+        for snapshot in list(snapshots)[:4]:
             for read in (
                 zoo.row,
                 zoo.network,
-                lambda row, zoo=zoo: zoo.weights([row]),
-                lambda row, zoo=zoo: zoo.slices([row], [0], 3),
+                lambda snapshot, zoo=zoo: zoo.weights([snapshot]),
+                lambda snapshot, zoo=zoo: zoo.slices([snapshot], [0], 3),
             ):
                 with contextlib.suppress(ZooError):
-                    read(row)
+                    read(snapshot)
         zoo.arrays(zoo.filter())
         list(zoo.stacks())
     for file in [name for name in zoo.manifest.files if name.startswith("snapshots/")]:
@@ -334,7 +335,7 @@ def make_results(folder: Path) -> None:
         for method in ("deep", "svm")
     ]
     results = {
-        "experiment": "meta_classifier", "zoo": facts_of(Zoo(folder / "zoo"), "zoo"), "command": "x",
+        "experiment": "meta_classifier", "zoo": report.facts_of(Zoo(folder / "zoo"), "zoo"), "command": "x",
         "seconds": 1.0,
         "settings": {"epochs": 1},
         "held_out": "folds", "layers": ["conv1"], "results": records,
@@ -483,7 +484,7 @@ def make_all(folder: Path) -> None:
 
 
 def damage_kind(folder: Path, random: Random) -> None:
-    """Something else in the place of a file or folder: what is waited for, has no end, or leads in a
+    """Something else in place of a file or folder: what is waited for, has no end, or leads in a
     circle.
     """
     name = FOLDERS[random.integers(len(FOLDERS))]

@@ -53,8 +53,8 @@ class Launch:
         writer, written = writer[order], written[order]
         twice = (written[1:] == written[:-1]) & (writer[1:] != writer[:-1])
         reader, read = _joined(self.reads)
-        place = np.minimum(np.searchsorted(written, read), max(0, len(written) - 1))
-        foreign = (written[place] == read) & (writer[place] != reader) if len(written) else np.zeros(0, bool)
+        i = np.minimum(np.searchsorted(written, read), max(0, len(written) - 1))
+        foreign = (written[i] == read) & (writer[i] != reader) if len(written) else np.zeros(0, bool)
         for what, found in (("two programs write", twice), ("one program reads, another writes", foreign)):
             if found.any():
                 self.faults.append(Fault(self.kernel, what, int(found.sum())))

@@ -32,7 +32,7 @@ from nws_dataset.files import sha256_file
 from nws_dataset.format.manifest import FileEntry, Manifest
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import header, read_index, write_index
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from test_build import write_idx
 
@@ -56,7 +56,7 @@ def zoo(built: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A tiny image set in the place of mnist."""
+    """A tiny image set in place of mnist."""
     write_idx(tmp_path / "images" / "mnist", seed=0)
     return tmp_path / "images"
 
@@ -374,25 +374,25 @@ def reseal(zoo: Path) -> None:
     )
 
 
-def first_row(zoo: Path) -> dict[str, object]:
-    return Rows(Zoo(zoo).index)[0]
+def first_snapshot(zoo: Path) -> dict[str, object]:
+    return Snapshots(Zoo(zoo).index)[0]
 
 
 def test_a_shard_cut_short(refused: Callable[..., str], zoo: Path) -> None:
-    row = first_row(zoo)
-    shard = zoo / str(row["file"])
+    snapshot = first_snapshot(zoo)
+    shard = zoo / str(snapshot["file"])
     size = shard.stat().st_size
     shard.write_bytes(shard.read_bytes()[: size // 2])
     told = f"{shard}: expected {size} bytes, found {size // 2} bytes; fetch or build the file again"
     with pytest.raises(ZooError, match=f"^{re.escape(told)}$"):
-        Zoo(zoo).row(row)
+        Zoo(zoo).row(snapshot)
     assert refused(nws_verify, zoo) == f"Error: {told}"
     line = refused(nws_build, *DEMO, "--out", zoo)
     assert LINE.fullmatch(line) and f"{shard}: expected a complete Parquet file" in line
 
 
 def test_a_lost_shard(refused: Callable[..., str], zoo: Path) -> None:
-    shard = zoo / str(first_row(zoo)["file"])
+    shard = zoo / str(first_snapshot(zoo)["file"])
     shard.unlink()
     assert f"{shard}: expected a shard that nws.json lists, found no file;" in refused(
         nws_build, *DEMO, "--out", zoo
@@ -414,12 +414,12 @@ def test_a_damaged_manifest(
 def test_an_index_that_points_outside(refused: Callable[..., str], zoo: Path, outside: str) -> None:
     path = zoo / Zoo(zoo).manifest.index_files()[0]
     index = read_index(path)
-    place = INDEX_SCHEMA.get_field_index("file")
-    write_index(path, index.set_column(place, INDEX_SCHEMA.field("file"), pa.array([outside] * len(index))))
+    column = INDEX_SCHEMA.get_field_index("file")
+    write_index(path, index.set_column(column, INDEX_SCHEMA.field("file"), pa.array([outside] * len(index))))
     reseal(zoo)
     told = f"{zoo}: expected a relative path below this folder, found '{outside}'"
     with pytest.raises(ZooError, match=re.escape(told)):
-        Zoo(zoo).row(first_row(zoo))
+        Zoo(zoo).row(first_snapshot(zoo))
     assert told in refused(nws_verify, zoo)
     assert told in refused(nws_build, *DEMO, "--out", zoo)
 
@@ -435,20 +435,20 @@ def test_a_manifest_that_points_outside(refused: Callable[..., str], zoo: Path) 
 
 def test_a_value_of_another_architecture(refused: Callable[..., str], zoo: Path) -> None:
     """Even one whose sha256 is right wherever it stands."""
-    row = first_row(zoo)
-    shard, offset = zoo / str(row["file"]), int(str(row["offset"]))
+    snapshot = first_snapshot(zoo)
+    shard, offset = zoo / str(snapshot["file"]), int(str(snapshot["offset"]))
     content = shard.read_bytes()
-    right = Zoo(zoo).architecture(row).id
+    right = Zoo(zoo).architecture(snapshot).id
     wrong = right.replace("conv3x", "conv4x").replace("conv5x", "conv4x")
-    head = header(Zoo(zoo).architecture(row))
+    head = header(Zoo(zoo).architecture(snapshot))
     shard.write_bytes(
         content[:offset] + head.replace(right.encode(), wrong.encode()) + content[offset + len(head) :]
     )
     path = zoo / Zoo(zoo).manifest.index_files()[0]
-    digest = digest_of(shard, offset, int(str(row["length"])))
+    digest = digest_of(shard, offset, int(str(snapshot["length"])))
     index = read_index(path)
     digests = pc.if_else(
-        pc.and_(pc.equal(index["file"], row["file"]), pc.equal(index["offset"], offset)),
+        pc.and_(pc.equal(index["file"], snapshot["file"]), pc.equal(index["offset"], offset)),
         digest,
         index["sha256"],
     )
@@ -461,7 +461,7 @@ def test_a_value_of_another_architecture(refused: Callable[..., str], zoo: Path)
         "fetch or build the file again"
     )
     with pytest.raises(ZooError, match=re.escape(told)):
-        Zoo(zoo, check=True).row(first_row(zoo))
+        Zoo(zoo, check=True).row(first_snapshot(zoo))
     assert refused(nws_verify, zoo) == f"Error: {told}"
 
 
@@ -471,7 +471,7 @@ def digest_of(shard: Path, offset: int, length: int) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["cli", "verify", *(f"evaluation.{name}" for name in ("pages.leaderboard", "recipes", "accuracies"))],
+    ["cli", "verify", *(f"evaluation.{name}" for name in ("leaderboard", "meta_classifier", "predictors"))],
 )
 def test_a_current_folder_that_is_gone(tmp_path: Path, module: str) -> None:
     """Torch cannot even be loaded there."""

@@ -19,12 +19,13 @@ from torch.func import functional_call
 from builder.benchmark import contenders, pytorch, training
 from builder.benchmark.contenders import EVALUATED_IMAGES, Evaluation, flops_of
 from builder.benchmark.measurements import EPOCHS, Results, evaluation_flops, training_flops
-from builder.benchmark.pytorch import VMAPPED, Careful, Plain, Vmapped
+from builder.benchmark.pytorch import VMAPPED_MODELS, Careful, Plain, Vmapped
 from builder.benchmark.report import tables
-from builder.benchmark.timing import Crew, Here, Measured, measure
+from builder.benchmark.timing import AllCoresTimer, InProcessTimer, Measured, measure
 from builder.benchmark.workloads import VARIED, bank_of_case, cases, stand_in, write_images
+from builder.forecasting import pace
 from builder.forecasting.costs import forward_flops
-from builder.forecasting.pace import Case, Ours, order_of
+from builder.forecasting.pace import Case, CohortSteps, order_of
 from builder.plan import Model, select
 from builder.training import batches
 from builder.training.bank import Images
@@ -36,7 +37,7 @@ from training_cases import CPU, NWS, SMALL_CNN, IdleStep, images_for, make_model
 
 ROUNDING = 1e-4  # of a gradient in float32, whose largest numbers are near 1
 FLOP_RATE = 1e12  # of the made-up results
-SIDES = {
+CONTENDERS = {
     "one thread": ("plain", "vmap", "ours", "peak"),
     "all cores": ("careful", "ours", "evaluation", "peak"),
 }
@@ -84,8 +85,8 @@ def test_cohorts_train_together(chosen: list[Case]) -> None:
 def test_flops(chosen: list[Case]) -> None:
     for case in chosen:
         forward = forward_flops(case.model.recipe.architecture)
-        for side in ("plain", "careful", "careful x4", "vmap", "ours"):
-            assert flops_of(side, case, CPU) == 3 * forward * case.model.recipe.batch_size
+        for contender in ("plain", "careful", "careful x4", "vmap", "ours"):
+            assert flops_of(contender, case, CPU) == 3 * forward * case.model.recipe.batch_size
         assert flops_of("evaluation", case, CPU) == EVALUATED_IMAGES * forward
         assert flops_of("peak", case, torch.device("cuda")) == 2 * 8192**3
 
@@ -111,12 +112,12 @@ def a_case(architecture=NWS, **fields: object) -> tuple[Case, dict[str, Images]]
     return Case("main", (make_model(architecture, **fields),)), images_for(architecture)
 
 
-def loss_of(side: Plain | Careful | Vmapped, images: Images) -> float:
+def loss_of(contender: Plain | Careful | Vmapped, images: Images) -> float:
     """Cross-entropy on the training images, without dropout."""
-    network = side.network.train(False)
+    network = contender.network.train(False)
     tensors = (
-        {name: x[0] for name, x in (*side.weights.items(), *side.buffers.items())}
-        if isinstance(side, Vmapped)
+        {name: x[0] for name, x in (*contender.weights.items(), *contender.buffers.items())}
+        if isinstance(contender, Vmapped)
         else {}
     )
     with torch.no_grad():
@@ -127,9 +128,9 @@ def loss_of(side: Plain | Careful | Vmapped, images: Images) -> float:
     return loss
 
 
-@pytest.mark.parametrize("side", [Plain, Careful, Vmapped])
+@pytest.mark.parametrize("contender", [Plain, Careful, Vmapped])
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "momentum", "sgd"])
-def test_peers_train(side: type[Plain | Careful | Vmapped], optimizer: str) -> None:
+def test_peers_train(contender: type[Plain | Careful | Vmapped], optimizer: str) -> None:
     rate = {"momentum": 0.01, "sgd": 0.05}.get(optimizer, 0.003)
     for architecture in (NWS, SMALL_CNN):
         torch.manual_seed(0)  # the peers draw dropout and augmentation from torch's generator
@@ -140,7 +141,7 @@ def test_peers_train(side: type[Plain | Careful | Vmapped], optimizer: str) -> N
             augmentation=architecture is NWS,
             learning_rate=rate,
         )
-        made = side(case, bank, CPU)
+        made = contender(case, bank, CPU)
         before = loss_of(made, bank["digits"])
         made.run(100)
         assert loss_of(made, bank["digits"]) < 0.97 * before
@@ -149,14 +150,14 @@ def test_peers_train(side: type[Plain | Careful | Vmapped], optimizer: str) -> N
 @pytest.mark.parametrize("architecture", [NWS, SMALL_CNN], ids=["nws", "small_cnn"])
 def test_peers_take_the_plain_loops_step(architecture) -> None:
     case, bank = a_case(architecture, optimizer="sgd", dropout=0.0, l2=1e-2)
-    plain, careful, mapped = (side(case, bank, CPU) for side in (Plain, Careful, Vmapped))
+    plain, careful, mapped = (contender(case, bank, CPU) for contender in (Plain, Careful, Vmapped))
     order = order_of(case.model, bank["digits"])
     loop = PlainLoop(case.model, bank["digits"])
     loop.step(*next(loop.epoch(0)))
-    for side in (plain, careful):
-        side.run(1)
-        assert torch.allclose(side.network.row().double(), loop.row, rtol=0, atol=1e-6)
-    mapped.step(order[:1].expand(VMAPPED, -1))
+    for contender in (plain, careful):
+        contender.run(1)
+        assert torch.allclose(contender.network.row().double(), loop.row, rtol=0, atol=1e-6)
+    mapped.step(order[:1].expand(VMAPPED_MODELS, -1))
     for name, tensor in loop.layout.views(loop.row).items():
         found = (mapped.weights | mapped.buffers)[name][0]
         assert torch.allclose(found.double(), tensor, rtol=0, atol=1e-6), name
@@ -206,13 +207,13 @@ def test_no_shift_of_colours_changes_nothing() -> None:
     assert torch.allclose(found, images, atol=1e-5)
 
 
-# This project's side
+# This project's contender
 
 
 @pytest.fixture
 def fake_step(monkeypatch: pytest.MonkeyPatch) -> IdleStep:
     step = IdleStep()
-    monkeypatch.setattr(contenders, "make_step", lambda architecture, device, tf32=False: step)
+    monkeypatch.setattr(pace, "make_backend", lambda architecture, device, tf32=False: step)
     return step
 
 
@@ -221,7 +222,7 @@ def test_ours_goes_through_epochs(fake_step: IdleStep) -> None:
         make_model(NWS, number, optimizer=optimizer, batch_size=4)
         for number, optimizer in enumerate(("adam", "rmsprop"))
     )
-    ours = Ours(Case("main", models), images_for(NWS), CPU)
+    ours = CohortSteps(Case("main", models), images_for(NWS), CPU)
     assert ours.models == 2 and [second[0].item() for second in ours.state[2]] == [0, 1]
     # classes are balanced, so one model's epoch may be longer than another's
     length = min(map(len, ours.orders))
@@ -256,24 +257,24 @@ def test_evaluation_exports(fake_step: IdleStep) -> None:
 
 
 class Recorder:
-    """A team that notes what it is asked."""
+    """A timer that notes what it is asked."""
 
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
-    def prepare(self, case: Case, sides: Sequence[str]) -> dict[str, int]:
+    def prepare(self, case: Case, contenders: Sequence[str]) -> dict[str, int]:
         self.log.append("prepare")
-        return {side: 1 for side in contenders}
+        return {contender: 1 for contender in contenders}
 
-    def time(self, side: str) -> float:
-        self.log.append(side)
+    def time(self, contender: str) -> float:
+        self.log.append(contender)
         return float(len(self.log))
 
 
 def test_sides_take_turns(chosen: list[Case]) -> None:
     log: list[str] = []
-    team = Recorder(log)
-    measured = measure(chosen[0], {"here": (team, ("plain", "ours")), "there": (team, ("careful",))}, 3)
+    timer = Recorder(log)
+    measured = measure(chosen[0], {"here": (timer, ("plain", "ours")), "there": (timer, ("careful",))}, 3)
     assert log == ["prepare", "prepare", *["plain", "ours", "careful"] * 3]
     assert measured.rates == {
         "here": {"plain": [3, 6, 9], "ours": [4, 7, 10]},
@@ -299,17 +300,17 @@ def test_a_block_lasts_as_long_as_asked(chosen: list[Case], monkeypatch: pytest.
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock)
     monkeypatch.setattr("builder.benchmark.timing.bank_of_case", lambda *_: {})
-    monkeypatch.setitem(contenders.SIDES, "fake", Fake)
-    here = Here(Path(), CPU, 0.3)
+    monkeypatch.setitem(contenders.CONTENDERS, "fake", Fake)
+    here = InProcessTimer(Path(), CPU, 0.3)
     here.prepare(chosen[0], ["fake"])
-    side, steps = here.sides["fake"]
-    assert (side.runs, steps) == ([1, 1, 2, 4, 8, 16, 32], 150)
+    contender, steps = here.contenders["fake"]
+    assert (contender.runs, steps) == ([1, 1, 2, 4, 8, 16, 32], 150)
     assert here.time("fake") == pytest.approx(4 / 0.002)
 
 
 def test_a_crew_answers_until_it_ends(chosen: list[Case], tmp_path: Path) -> None:
     write_images(chosen[:1], None, tmp_path)
-    with Crew(tmp_path, 0.01, 2) as crew:
+    with AllCoresTimer(tmp_path, 0.01, 2) as crew:
         assert crew.prepare(chosen[0], ["plain"]) == {}
         assert crew.time("plain") > 0
         assert len(crew.memory()) == 2
@@ -323,17 +324,19 @@ def test_a_crew_answers_until_it_ends(chosen: list[Case], tmp_path: Path) -> Non
 
 
 def made_up(chosen: list[Case], rates: dict[str, float]) -> Results:
-    """Results in which each side reaches so many times FLOP_RATE on every case; three repetitions, of which
-    the second is the median.
+    """Results in which each contender reaches so many times FLOP_RATE on every case; three repetitions, of
+    which the second is the median.
     """
     measured = []
     for case in chosen:
         found = {
             where: {
-                side: [rates[side] * FLOP_RATE / flops_of(side, case, CPU) * f for f in (0.5, 1, 1.25)]
-                for side in names
+                contender: [
+                    rates[contender] * FLOP_RATE / flops_of(contender, case, CPU) * f for f in (0.5, 1, 1.25)
+                ]
+                for contender in names
             }
-            for where, names in SIDES.items()
+            for where, names in CONTENDERS.items()
         }
         measured.append(Measured(case, found, {}))
     return Results(CPU, measured, {"cores": 2})
@@ -439,7 +442,12 @@ def test_best_of_the_graphs_counts(chosen: list[Case]) -> None:
     measured = [
         Measured(
             case,
-            {"GPU": {side: [1e12 * rate / flops_of(side, case, gpu)] for side, rate in rates.items()}},
+            {
+                "GPU": {
+                    contender: [1e12 * rate / flops_of(contender, case, gpu)]
+                    for contender, rate in rates.items()
+                }
+            },
             {},
         )
         for case in chosen

@@ -41,7 +41,7 @@ from nws_dataset.console import Interrupted
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
 from nws_dataset.format.shards import read_index
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ MODELS = 30
 DEADLINE = 300.0  # seconds within which a loaded machine must get anywhere
 MARK = "NWS_TEST_MARK"  # environment variable that finds a build's processes again
 
-# A builder that kills itself before or after the first file whose name matches is put in its place.
+# A builder that kills itself before or after the first file whose name matches gets its name.
 KILLER = """
 import os, re, signal, sys
 pattern, after = sys.argv[1], sys.argv[2] == "after"
@@ -152,7 +152,7 @@ def kill_when(out: Path, condition: Callable[[], bool], what: str) -> None:
 
 
 def kill_at(out: Path, pattern: str, moment: str) -> None:
-    """Run a build that dies before or after it puts a file in its place."""
+    """Run a build that dies before or after it gives a file its name."""
     process, mark = start("-c", KILLER, pattern, moment, *arguments(out))
     _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == -signal.SIGKILL, f"no {pattern} was written: {err}"
@@ -170,9 +170,11 @@ def content(folder: Path) -> dict[str, str]:
 def values(folder: Path) -> dict[tuple[str, int], str]:
     """(model_id, snapshot) -> sha256 of the value that is in the file."""
     zoo = Zoo(folder, check=True)
-    for row in Rows(zoo.index):
-        zoo.value(row)
-    return {(row["model_id"], row["snapshot"]): row["sha256"] for row in Rows(zoo.index)}
+    for snapshot in Snapshots(zoo.index):
+        zoo.value(snapshot)
+    return {
+        (snapshot["model_id"], snapshot["snapshot"]): snapshot["sha256"] for snapshot in Snapshots(zoo.index)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -236,15 +238,17 @@ def test_grown(undisturbed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["next/{file}", "commit$", "nws/{file}", "nws/nws.json"])
-def test_killed_while_it_grew(undisturbed: Path, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("name", ["next/{file}", "commit$", "nws/{file}", "nws/nws.json"])
+def test_killed_while_it_grew(undisturbed: Path, tmp_path: Path, name: str) -> None:
     """Whenever it is killed, readers see the old state or the new one; the next build goes on from there."""
     out = tmp_path / "nws"
     build(Request("demo", 12, epochs=2), out, device="cpu")
     grown = next(
-        row for row in Zoo(out).filter() if "k3s2g1v-avg-convdrop" in row["file"] and row["split"] == "train"
+        snapshot
+        for snapshot in Zoo(out).filter()
+        if "k3s2g1v-avg-convdrop" in snapshot["file"] and snapshot["split"] == "train"
     )
-    kill_at(out, place.format(file=grown["file"]), "after")
+    kill_at(out, name.format(file=grown["file"]), "after")
     zoo = Zoo(out, check=True)
     assert len(zoo.arrays(zoo.filter())) == len(zoo.filter()) and len(set(zoo.filter()["model_id"])) in (
         12,
@@ -311,7 +315,7 @@ def test_threads_and_processes_do_not_matter(small: Path, tmp_path: Path) -> Non
 
 @pytest.fixture
 def in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds train as on a GPU: cohorts in lanes of one process."""
+    """Builds train as on a GPU: cohorts side by side in one process."""
     as_on_gpu = lambda task, todo, workers, occupancy: task.run_cohorts(todo, occupancy)  # noqa: E731
     monkeypatch.setattr(build_module, "run_on_processes", as_on_gpu)
 
@@ -328,10 +332,10 @@ def test_an_interrupted_flight_ends_at_the_next_epochs(
         if result is not None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_module._Shards, "advance", interrupted)
+    monkeypatch.setattr(build_module._ShardWriter, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(Request("demo", 40, epochs=20), tmp_path / "nws", device="cpu")
-    assert not any("run_lane" in thread.name for thread in threading.enumerate())
+    assert not any("run_stream" in thread.name for thread in threading.enumerate())
     assert staged(tmp_path / "nws") < 30
 
 
@@ -377,7 +381,7 @@ def test_ctrl_c_while_a_shard_is_written_ends_the_workers(
     monkeypatch.setattr(
         workers_module, "_stop", lambda pool: (pools.append(list(pool._processes.values())), stop(pool))
     )
-    monkeypatch.setattr(build_module._Shards, "advance", interrupted)
+    monkeypatch.setattr(build_module._ShardWriter, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         build(Request("demo", 40, epochs=2), tmp_path / "nws", device="cpu", workers=1)
     (processes,) = pools  # ended already, though the traceback keeps the generator alive
@@ -417,7 +421,7 @@ def test_one_build_at_a_time(tmp_path: Path) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Tiny image sets in the place of mnist and fashion_mnist."""
+    """Tiny image sets in place of mnist and fashion_mnist."""
     for seed, name in enumerate(("mnist", "fashion_mnist")):
         write_idx(tmp_path / "images" / name, seed=seed)
     return tmp_path / "images"
@@ -429,7 +433,7 @@ def test_datasets_select_and_never_redraw(images: Path, tmp_path: Path) -> None:
     (mnist,) = Zoo(one).filter(is_final=True)
     assert mnist["dataset"] == "mnist"
     build(Request("fixed", 1, ("fashion_mnist",), epochs=1), one, images=images, device="cpu", workers=1)
-    assert {row["dataset"] for row in Zoo(one).filter(is_final=True)} == {"mnist", "fashion_mnist"}
+    assert {snapshot["dataset"] for snapshot in Zoo(one).filter(is_final=True)} == {"mnist", "fashion_mnist"}
     build(
         Request("fixed", 6, ("mnist", "fashion_mnist"), epochs=1),
         both,
@@ -473,7 +477,7 @@ def test_caps_are_recorded(tmp_path: Path) -> None:
     card = (out / "README.md").read_text()
     assert "**Departs from the preset: epochs capped at 1.**" in card
     assert "**Departs from the preset: train_images capped at 200.**" in card
-    assert set(Rows(Zoo(out).index)["max_epochs"]) == {1}
+    assert set(Snapshots(Zoo(out).index)["max_epochs"]) == {1}
 
 
 # What a reader finds
@@ -487,30 +491,30 @@ def test_stock_libraries_read_it(undisturbed: Path, tmp_path: Path) -> None:
     snapshots = datasets.load_dataset(str(undisturbed), "demo", cache_dir=cache)
     zoo = Zoo(undisturbed)
     assert set(index) == set(snapshots) == {"train", "validation", "test"}
-    models = {split: set(rows["model_id"]) for split, rows in index.items()}
+    models = {split: set(part["model_id"]) for split, part in index.items()}
     assert sum(map(len, models.values())) == len(set.union(*models.values())) == MODELS
-    assert {split: set(rows["model_id"]) for split, rows in snapshots.items()} == models
-    for split, rows in index.items():
-        assert set(rows["split"]) == {split}
-        for row in rows:
-            assert (row["init_std"] is None) == (
-                row["initialization"] not in ("random_normal", "truncated_normal")
+    assert {split: set(part["model_id"]) for split, part in snapshots.items()} == models
+    for split, part in index.items():
+        assert set(part["split"]) == {split}
+        for snapshot in part:
+            assert (snapshot["init_std"] is None) == (
+                snapshot["initialization"] not in ("random_normal", "truncated_normal")
             )
-            assert (row["validation_accuracy"] is None) == (row["validation_fraction"] == 0)
-    for row in list(snapshots["validation"])[:5]:
-        (known,) = zoo.filter(model_id=row["model_id"], snapshot=row["snapshot"])
-        tensors = safetensors.torch.load(row["weights"])
+            assert (snapshot["validation_accuracy"] is None) == (snapshot["validation_fraction"] == 0)
+    for snapshot in list(snapshots["validation"])[:5]:
+        (known,) = zoo.filter(model_id=snapshot["model_id"], snapshot=snapshot["snapshot"])
+        tensors = safetensors.torch.load(snapshot["weights"])
         expected = zoo.state_dict(known)
         assert tensors.keys() == expected.keys()
         assert all(np.array_equal(tensors[name], expected[name]) for name in tensors)
-        assert row["weights"] == bytes(zoo.value(known))
+        assert snapshot["weights"] == bytes(zoo.value(known))
 
 
 def test_shards_are_sorted_and_the_index_follows_them(undisturbed: Path) -> None:
     for path in (undisturbed / "index" / "demo").glob("*.parquet"):
-        rows = Rows(read_index(path))
-        places = [(row["file"], row["snapshot"], row["model_id"]) for row in rows]
-        assert places == sorted(places)
+        snapshots = Snapshots(read_index(path))
+        keys = [(snapshot["file"], snapshot["snapshot"], snapshot["model_id"]) for snapshot in snapshots]
+        assert keys == sorted(keys)
 
 
 # Progress

@@ -158,10 +158,10 @@ def test_a_folder_that_cannot_be_listed(
 ) -> None:
     """Out of open files, or removed by another process just then: what was fetched is given all the same."""
 
-    def fail(path: object) -> None:
-        raise OSError(24, "Too many open files", str(path))
+    def fail(folder: Path, pattern: str) -> None:
+        raise OSError(24, "Too many open files", str(folder))
 
-    monkeypatch.setattr(os, "scandir", fail)
+    monkeypatch.setattr(Path, "glob", fail)
     value = b"a" * 100
     digest = hashlib.sha256(value).hexdigest()
     cache.put(digest, value)

@@ -16,14 +16,14 @@ from builder.forecasting.calibration import (
     Calibration,
     Pace,
     calibrate,
-    seconds_a_step,
+    combined,
+    seconds_per_step,
     strata,
-    together,
 )
 from builder.forecasting.costs import epoch_flops, epoch_images, evaluated_images, forward_flops
-from builder.forecasting.pace import Case, Ours, Side
+from builder.forecasting.pace import Case, CohortSteps, Contender
 from builder.plan import Model, select
-from builder.rules import least_epochs
+from builder.rules import min_epochs
 from builder.training.device import slots_of
 from builder.training.train import Cohort
 from nws_dataset.format.subsets import SUBSETS
@@ -41,7 +41,7 @@ def test_strata_hold_equal_shares_of_the_work(models: list[Model]) -> None:
     assert sorted(model.number for part in parts for model in part) == list(range(500))
     costs = [[forward_flops(model.recipe.architecture) for model in part] for part in parts]
     assert all(max(cheap) <= min(dear) for cheap, dear in itertools.pairwise(costs))
-    flops = [sum(least_epochs(model.recipe) * epoch_flops(model, None) for model in part) for part in parts]
+    flops = [sum(min_epochs(model.recipe) * epoch_flops(model, None) for model in part) for part in parts]
     assert flops == pytest.approx([sum(flops) / STRATA] * STRATA, rel=0.05)
 
 
@@ -64,24 +64,26 @@ def test_seconds_of_a_model() -> None:
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Side]]:
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Contender]]:
     """What was measured: every step takes a second, and nothing is run."""
-    calls: list[Sequence[Side]] = []
+    calls: list[Sequence[Contender]] = []
 
-    def seconds(sides: Sequence[Side], device: torch.device) -> float:
-        calls.append(sides)
+    def seconds(contenders: Sequence[Contender], device: torch.device) -> float:
+        calls.append(contenders)
         return 1.0
 
-    monkeypatch.setattr(calibration, "seconds_a_step", seconds)
+    monkeypatch.setattr(calibration, "seconds_per_step", seconds)
     monkeypatch.setattr(calibration, "cores", lambda: 3)
     monkeypatch.setattr(calibration, "IMAGES", 600)
     return calls
 
 
-def test_both_kinds_of_training_are_measured(models: list[Model], measured: list[Sequence[Side]]) -> None:
+def test_both_kinds_of_training_are_measured(
+    models: list[Model], measured: list[Sequence[Contender]]
+) -> None:
     found = calibrate(models, None, CPU)
     assert set(found.paces) == {model.number for model in models}
-    assert found.workers == 3 and all(len(sides) == 3 for sides in measured)
+    assert found.workers == 3 and all(len(contenders) == 3 for contenders in measured)
     assert len(measured) == 3 * STRATA  # training without and with augmentation, evaluation
     for part in strata(models, None):
         (pace,) = {id(found.paces[model.number]): found.paces[model.number] for model in part}.values()
@@ -93,12 +95,12 @@ def test_both_kinds_of_training_are_measured(models: list[Model], measured: list
         assert pace.evaluation == pytest.approx(1 / (calibration.EVALUATED_IMAGES["cpu"] * forward))
 
 
-def test_only_what_is_needed_is_measured(measured: list[Sequence[Side]]) -> None:
+def test_only_what_is_needed_is_measured(measured: list[Sequence[Contender]]) -> None:
     model = make_model(NWS, augmentation=True, balanced=True, train_fraction=0.1, batch_size=64)
     found = calibrate([model], None, CPU)
     assert found.workers == 1 and list(found.paces[0].training) == [True]
-    training, _ = (sides[0] for sides in measured)
-    assert isinstance(training, Ours)
+    training, _ = (contenders[0] for contenders in measured)
+    assert isinstance(training, CohortSteps)
     # not a tenth of the images
     assert training.cohort[0].recipe.augmentation and len(training.orders[0]) == 600 * 9 // 10 // 64
 
@@ -116,11 +118,11 @@ def test_segments_are_as_long_as_a_cohorts(count: int, slots: int, monkeypatch: 
                    max_epochs=2 + n % 2, early_stopping=False)
         for n in range(count)
     ]  # fmt: skip
-    step = IdleStep()
-    cohort = Cohort(SUBSETS["demo"], NWS, images_for(NWS, 200), device=CPU, slots=slots, step=step)
+    backend = IdleStep()
+    cohort = Cohort(SUBSETS["demo"], NWS, images_for(NWS, 200), device=CPU, slots=slots, backend=backend)
     cohort.stacked = True
     assert len(list(cohort.train(models))) == count
-    lengths = lengths_of(step)
+    lengths = lengths_of(backend)
     assert calibration.mean_segment(models, slots, 200) == sum(lengths) / len(lengths)
     assert len(set(lengths)) > 2 or slots == 1
     monkeypatch.setattr(calibration, "SEGMENTS", 2)
@@ -145,14 +147,14 @@ def test_the_models_epochs_end_one_after_the_other() -> None:
     step.train = lambda state, segments: (  # type: ignore[method-assign]
         taken.append([(s.epoch, s.start, s.step) for s in segments.values()]) or monkey(state, segments)
     )
-    Ours(Case("main", models), images_for(NWS), CPU, step, apart=4).run(14)
+    CohortSteps(Case("main", models), images_for(NWS), CPU, step, apart=4).run(14)
     assert lengths_of(step) == [4, 4, 4, 2]
     assert taken[:2] == [[(0, 0, 0), (0, 4, 4), (0, 8, 8)], [(0, 4, 4), (0, 8, 8), (1, 0, 12)]]
     assert taken[3] == [(1, 0, 12), (1, 4, 16), (1, 8, 20)]
 
 
-class FakeSide:
-    """Notes how many steps it takes; all sides must run at once, or the barrier breaks."""
+class FakeContender:
+    """Notes how many steps it takes; all contenders must run at once, or the barrier breaks."""
 
     models = 1
 
@@ -166,27 +168,27 @@ class FakeSide:
 
 def test_sides_run_together_and_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     barrier = threading.Barrier(2)
-    sides = [FakeSide(barrier), FakeSide(barrier)]
+    contenders = [FakeContender(barrier), FakeContender(barrier)]
 
     def elapsed(action: Callable[[], object], device: torch.device) -> float:
         action()
-        return 0.01 * sides[0].steps[-1]
+        return 0.01 * contenders[0].steps[-1]
 
     monkeypatch.setattr(calibration, "_elapsed", elapsed)
-    assert seconds_a_step(sides, CPU) == pytest.approx(0.01)
-    assert sides[0].steps == sides[1].steps == [1, 36]
+    assert seconds_per_step(contenders, CPU) == pytest.approx(0.01)
+    assert contenders[0].steps == contenders[1].steps == [1, 36]
 
 
 def test_a_slow_first_step_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain torch takes a second to begin."""
-    side = FakeSide(threading.Barrier(1))
+    contender = FakeContender(threading.Barrier(1))
 
     def elapsed(action: Callable[[], object], device: torch.device) -> float:
         action()
-        return 0.01 * side.steps[-1] + (len(side.steps) == 1)
+        return 0.01 * contender.steps[-1] + (len(contender.steps) == 1)
 
     monkeypatch.setattr(calibration, "_elapsed", elapsed)
-    assert seconds_a_step([side], CPU) == pytest.approx(0.01)
+    assert seconds_per_step([contender], CPU) == pytest.approx(0.01)
 
 
 def test_a_small_model_is_measured_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,10 +207,10 @@ def test_a_small_model_is_measured_for_real(monkeypatch: pytest.MonkeyPatch) -> 
 def test_nodes_together_do_what_each_does() -> None:
     slow = Calibration(CPU, 2, {7: Pace({False: 4.0}, 1.0), 8: Pace({True: 1.0}, 2.0)}, order=1.0, split=2.0)
     fast = Calibration(CPU, 6, {7: Pace({False: 1.0}, 1.0), 8: Pace({True: 1.0}, 1.0)}, order=1.0, split=1.0)
-    found = together([slow, fast])
+    found = combined([slow, fast])
     assert found.paces == {7: Pace({False: 8 / (2 / 4 + 6 / 1)}, 1.0), 8: Pace({True: 1.0}, 8 / (2 / 2 + 6))}
     assert (found.order, found.split, found.workers) == (1.0, 8 / (2 / 2 + 6), 8)
-    assert (found.place, together([fast]).place) == (
+    assert (found.description, combined([fast]).description) == (
         "8 CPU processes on 2 nodes",
         "6 CPU processes on 1 node",
     )

@@ -225,14 +225,14 @@ def test_its_examples_run(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.
         names,
     )
     assert names["index"].num_rows == len(zoo.filter(split="train"))
-    first = next(iter(names["snapshots"]))
-    (row,) = zoo.filter(model_id=first["model_id"], snapshot=first["snapshot"])
-    assert first["weights"] == bytes(zoo.value(row))
+    first = next(iter(names["stream"]))
+    (snapshot,) = zoo.filter(model_id=first["model_id"], snapshot=first["snapshot"])
+    assert first["weights"] == bytes(zoo.value(snapshot))
     assert (
         names["weights"]
-        == zoo.weights(zoo.filter(is_final=True, architecture=names["rows"][0]["architecture"]))
+        == zoo.weights(zoo.filter(is_final=True, architecture=names["snapshots"][0]["architecture"]))
     ).all()
-    assert (names["tensors"]["output.bias"] == zoo.state_dict(names["row"])["output.bias"].numpy()).all()
+    assert (names["tensors"]["output.bias"] == zoo.state_dict(names["snapshot"])["output.bias"].numpy()).all()
     assert names["dataset"][0]["weights"].size == names["dataset"][0]["num_weights"]
 
 

@@ -29,7 +29,7 @@ from ray.exceptions import WorkerCrashedError
 from builder import cluster as cluster_module
 from builder.build import build
 from builder.cli import main
-from builder.cluster import OnNode, blocks, connected, input_of, versions
+from builder.cluster import NodeTraining, blocks, connected, input_of, versions
 from builder.images import load_image_set
 from builder.plan import Model, Request
 from builder.progress import Occupancy, Progress
@@ -176,7 +176,7 @@ def test_a_block_that_ends_early_is_trained_again(
     monkeypatch.setattr(cluster_module, "_next", lossy)
     monkeypatch.setattr(ray, "wait", watched)
     all_rows = sum(block.waiting for block in blocks(SUBSETS["demo"], first_models(FEW), CPU, 1))
-    monkeypatch.setattr(cluster_module, "WAITING_BYTES", all_rows - 1)
+    monkeypatch.setattr(cluster_module, "MAX_WAITING_BYTES", all_rows - 1)
     build(Request("demo", FEW, epochs=2), tmp_path / "nws", device="cpu", ray=nodes.address)
     assert max(running) == FEW - 1
     assert not ray.is_initialized()
@@ -196,8 +196,10 @@ def test_what_a_node_does(without_ray: Path) -> None:
         array for each in arrays.values() for array in each.values() if isinstance(array, np.ndarray)
     ):
         array.setflags(write=False)
-    training, zoo = OnNode(SUBSETS["demo"], "cpu", needs=versions("cpu")), Zoo(without_ray)
-    expected = {model.id: [zoo.row(row) for row in zoo.filter(model_id=model.id)] for model in models}
+    training, zoo = NodeTraining(SUBSETS["demo"], "cpu", needs=versions("cpu")), Zoo(without_ray)
+    expected = {
+        model.id: [zoo.row(snapshot) for snapshot in zoo.filter(model_id=model.id)] for model in models
+    }
     alone = [
         result.trained
         for model in models
@@ -217,7 +219,7 @@ def test_what_a_node_does(without_ray: Path) -> None:
 def test_blocks() -> None:
     for subset in (SUBSETS[name] for name in PRESETS["nws"]):
         models = Request("nws", 3000).plan()[0][1] if subset.name == "main" else Request("fixed").plan()[0][1]
-        for device, size in ((CPU, 1), (GPU, cluster_module.GPU_LANES * cluster_module.GPU_SLOTS)):
+        for device, size in ((CPU, 1), (GPU, cluster_module.GPU_STREAMS * cluster_module.GPU_SLOTS)):
             parts = list(blocks(subset, models, device, 2))
             assert sorted(m.number for part in parts for m in part.models.values()) == [
                 m.number for m in models
@@ -315,7 +317,7 @@ def test_a_worker_that_is_lost_again_and_again(monkeypatch: pytest.MonkeyPatch) 
         match=r"^a worker on a node: expected to finish its models, found "
         r"WorkerCrashedError: ",
     ):
-        cluster_module._taken(None)
+        cluster_module._fetch(None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a node's GPU might be a real one")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nws_dataset.errors import ZooError
-from nws_dataset.files import CHUNK_BYTES, atomic_write, inside, open_file, read_file, sha256_file
+from nws_dataset.files import CHUNK_BYTES, atomic_write, open_file, read_file, resolve_inside, sha256_file
 
 
 def test_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_full_disk_names_the_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with (
         pytest.raises(ZooError, match=r"taken/file\.txt.*can be written"),
@@ -71,7 +71,10 @@ def test_sha256_of_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_inside(tmp_path: Path) -> None:
-    assert inside(tmp_path, "snapshots/main/a.parquet") == tmp_path.resolve() / "snapshots/main/a.parquet"
+    assert (
+        resolve_inside(tmp_path, "snapshots/main/a.parquet")
+        == tmp_path.resolve() / "snapshots/main/a.parquet"
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_inside(tmp_path: Path) -> None:
 )
 def test_paths_that_lead_elsewhere_are_refused(tmp_path: Path, relative: str) -> None:
     with pytest.raises(ZooError, match="below this folder"):
-        inside(tmp_path, relative)
+        resolve_inside(tmp_path, relative)
 
 
 def test_links_may_stay_inside_but_not_leave(tmp_path: Path) -> None:
@@ -90,10 +93,10 @@ def test_links_may_stay_inside_but_not_leave(tmp_path: Path) -> None:
     (root / "near").symlink_to(root / "real")
     (root / "far").symlink_to(tmp_path / "secret")
     (root / "up").symlink_to(tmp_path)
-    assert inside(root, "near") == root.resolve() / "real"
+    assert resolve_inside(root, "near") == root.resolve() / "real"
     for relative in ("far", "up/secret"):
         with pytest.raises(ZooError, match="inside this folder"):
-            inside(root, relative)
+            resolve_inside(root, relative)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])

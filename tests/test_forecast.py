@@ -19,7 +19,7 @@ from builder.cli import main
 from builder.forecasting import calibration
 from builder.forecasting.calibration import Calibration, Pace
 from builder.forecasting.costs import disk_bytes, epoch_flops, epoch_images, evaluated_images, forward_flops
-from builder.forecasting.forecast import forecast, makespan, told_duration, told_number
+from builder.forecasting.forecast import forecast, format_duration, format_number, makespan
 from builder.image_sets import IMAGE_SETS
 from builder.plan import Model, Request, select
 from builder.training.backend import Segment
@@ -159,7 +159,7 @@ def _with(model: Model, **fields: Any) -> Model:
 
 
 class CountingStep:
-    """A `Step` that only counts images."""
+    """A `Backend` that only counts images."""
 
     def __init__(self) -> None:
         self.trained = self.evaluated = 0
@@ -187,11 +187,13 @@ def test_images_of_evaluations() -> None:
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_counted_images_are_those_of_a_training(balanced: bool) -> None:
-    model, step = make_model(NWS, balanced=balanced, max_epochs=3, train_fraction=0.5), CountingStep()
-    (_,) = Cohort(SUBSETS[model.subset], NWS, images_for(NWS, None), device=CPU, step=step).train([model])
+    model, backend = make_model(NWS, balanced=balanced, max_epochs=3, train_fraction=0.5), CountingStep()
+    (_,) = Cohort(SUBSETS[model.subset], NWS, images_for(NWS, None), device=CPU, backend=backend).train(
+        [model]
+    )
     # The smallest class of a part of the images is smaller than its share of all.
-    assert step.trained == pytest.approx(3 * epoch_images(model, None), rel=0.1 if balanced else 1e-9)
-    assert step.evaluated == pytest.approx(evaluated_images(model, None, 3), rel=0.01)
+    assert backend.trained == pytest.approx(3 * epoch_images(model, None), rel=0.1 if balanced else 1e-9)
+    assert backend.evaluated == pytest.approx(evaluated_images(model, None, 3), rel=0.01)
 
 
 def test_bytes_on_disk(tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def test_time_of_a_capped_build() -> None:
     end = makespan([s.total for s in seconds], 2)
     share = round(100 * sum(s.evaluation for s in seconds) / sum(s.total for s in seconds))
     told = (
-        f"{told_duration(end)} on 2 CPU processes (trainings of 5 epochs), {told_number(180 / end)} "
+        f"{format_duration(end)} on 2 CPU processes (trainings of 5 epochs), {format_number(180 / end)} "
         "models a minute"
     )
     assert time_line(request) == f"  time           {told}, of that evaluation {share} %"
@@ -246,10 +248,10 @@ def test_time_of_a_build_that_may_stop_early() -> None:
         + IMAGE_SETS[m.recipe.dataset].train_images * 0.1 * forward_flops(m.recipe.architecture) * 0.25e-12
         for m in models
     )
-    assert line.endswith(f"; each further epoch of every model adds {told_duration(further / 2)}")
+    assert line.endswith(f"; each further epoch of every model adds {format_duration(further / 2)}")
     assert "(trainings of 20 epochs)" in line
     on_gpu = time_line(Request("fixed"), torch.device("cuda"))
-    assert " on a GPU (" in on_gpu and on_gpu.endswith(f" adds {told_duration(further)}")
+    assert " on a GPU (" in on_gpu and on_gpu.endswith(f" adds {format_duration(further)}")
 
 
 def test_makespan_follows_the_plans_order() -> None:
@@ -271,7 +273,7 @@ def test_makespan_follows_the_plans_order() -> None:
     ],
 )
 def test_durations(seconds: float, told: str) -> None:
-    assert told_duration(seconds) == told
+    assert format_duration(seconds) == told
 
 
 # The command

@@ -43,9 +43,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def replaced(zoo: Zoo, column: str, values: list[object]) -> None:
     """Gives the models other values of a column, in turn."""
-    place, numbers = INDEX_SCHEMA.get_field_index(column), zoo.index["model_number"].to_pylist()
+    position, numbers = INDEX_SCHEMA.get_field_index(column), zoo.index["model_number"].to_pylist()
     told = pa.array([values[number % len(values)] for number in numbers], INDEX_SCHEMA.field(column).type)
-    changed = Columns.of(zoo.index.set_column(place, INDEX_SCHEMA.field(column), told))
+    changed = Columns.of(zoo.index.set_column(position, INDEX_SCHEMA.field(column), told))
     zoo.__dict__.update(_columns=changed, index=changed.table(range(changed.num_rows)))
 
 
@@ -169,7 +169,7 @@ def test_few_weights_are_read(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     read: list[str] = []
     row = Zoo.row
     monkeypatch.setattr(Zoo, "row", lambda self, which: (read.append(which["model_id"]), row(self, which))[1])
-    monkeypatch.setattr(gallery, "SAMPLED_ROWS", 8)
+    monkeypatch.setattr(gallery, "SAMPLED_SNAPSHOTS", 8)
     opened = Zoo(zoo)  # 10 models of 3 snapshots
     gallery.FIGURES["plots/weights.png"](opened)
     assert len(read) == 8
@@ -203,19 +203,19 @@ def test_what_the_weights_show(zoo: Path) -> None:
     opened = Zoo(zoo)
     axes = gallery.FIGURES["plots/weights.png"](opened).axes[2]
     (points,) = (found for found in axes.collections if isinstance(found, PathCollection))
-    rows = [opened.filter(model_id=name) for name in sorted(set(opened.index["model_id"].to_pylist()))]
+    models = [opened.filter(model_id=name) for name in sorted(set(opened.index["model_id"].to_pylist()))]
     sizes = [
         [
-            np.sqrt((opened.state_dict(row)["output.weight"].numpy() ** 2).mean())
-            for row in (model[0], model[-1])
+            np.sqrt((opened.state_dict(snapshot)["output.weight"].numpy() ** 2).mean())
+            for snapshot in (model[0], model[-1])
         ]
-        for model in rows
+        for model in models
     ]
     assert np.sort(np.asarray(points.get_offsets()), axis=0) == pytest.approx(np.sort(sizes, axis=0))
     line = gallery.FIGURES["plots/trajectories.png"](opened).axes[2].lines[0]
-    worst = min(opened.filter(is_final=True), key=lambda row: row["test_accuracy"])["model_id"]
+    worst = min(opened.filter(is_final=True), key=lambda snapshot: snapshot["test_accuracy"])["model_id"]
     first, *others = (
-        opened.state_dict(row)["output.weight"].numpy() for row in opened.filter(model_id=worst)
+        opened.state_dict(snapshot)["output.weight"].numpy() for snapshot in opened.filter(model_id=worst)
     )
     distances = [np.linalg.norm(other - first) / np.linalg.norm(first) for other in others]
     assert line.get_ydata() == pytest.approx([np.nan, *distances], nan_ok=True)

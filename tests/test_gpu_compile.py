@@ -25,7 +25,7 @@ from builder.training import bank
 from builder.training.device import cores
 from builder.training.gpu import startup, warmup
 from builder.training.gpu.warmup import Variant
-from builder.training.workers import CONTEXT, Task
+from builder.training.workers import CONTEXT, LocalTraining
 from gpu_recording import Recorded
 from nws_dataset.format.subsets import SUBSETS
 from training_cases import SMALL_CNN, make_model
@@ -42,8 +42,8 @@ STACK = {
     "input_gradient_kernel": 2024,
     "weight_gradient_kernel": 504,
     "load_kernel": 80,  # sine and cosine keep a small table for large angles
-    "open_kernel": 16,
-    "close_kernel": 8,
+    "conv_epilogue_backward_kernel": 16,
+    "conv_epilogue_forward_kernel": 8,
 }
 QUICK = [subset for subset in VARIANTS if subset != "main"]  # are recorded within seconds
 
@@ -109,18 +109,18 @@ def test_all_variants_compile(subset: str, capability: int, pool: ProcessPoolExe
 
 
 @pytest.fixture
-def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalTraining:
     """Of a build on a GPU that is not there, with images on the CPU."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     monkeypatch.setattr(warmup, "target", lambda: GPUTarget("cuda", 90, 32))
-    task = Task(SUBSETS["demo"], "cpu", out=tmp_path)
+    task = LocalTraining(SUBSETS["demo"], "cpu", out=tmp_path)
     bank.save(load_image_set("digits"), SMALL_CNN, 400, task.images)
     return task
 
 
 @pytest.mark.slow
 def test_launches_find_what_was_compiled_before(
-    task: Task, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    task: LocalTraining, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     models = [make_model(SMALL_CNN, n, batch_size=32) for n in range(3)]
@@ -137,7 +137,7 @@ def test_launches_find_what_was_compiled_before(
 
 
 def test_a_build_goes_on_where_kernels_cannot_be_compiled_before(
-    task: Task, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    task: LocalTraining, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # the processes find kernels of another kind
     task.compile_kernels([make_model(SMALL_CNN)])

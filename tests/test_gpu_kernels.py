@@ -34,7 +34,7 @@ from training_cases import CPU, NWS, images_for, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
 F64 = torch.float64
-SMALL_TILES = Tiles(rows=64, inner=16, channels=8)  # several tiles along every axis
+SMALL_TILES = Tiles(pixels=64, inner=16, channels=8)  # several tiles along every axis
 
 
 def close_to(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -128,12 +128,12 @@ def test_products_equal_torchs(name: str, way: str) -> None:
 
     close_to(y[here], expected[here].detach())
     close_to(found_dx[here], dx[here])
-    place = slice(product.offset, product.offset + product.weights)
-    close_to(found_rows[here, place], drows[here, place])
+    own = slice(product.offset, product.offset + product.weights)
+    close_to(found_rows[here, own], drows[here, own])
     for found in (y, found_dx, found_rows):
         assert (found[here.stop :] == 9).all()
-    found_rows[:, place] = 9
-    assert (found_rows == 9).all(), "wrote beside the layer's place in the row"
+    found_rows[:, own] = 9
+    assert (found_rows == 9).all(), "wrote beside the layer's part of the row"
     flat = expected.detach().transpose(1, 2).reshape(models, product.outputs, -1)
     part = flat[..., : products.moment_pixels]
     close_to(moments[here, :, 0, 0], part.mean(2)[here])
@@ -173,7 +173,7 @@ def test_weight_gradient_of_many_pixels_is_summed_in_parts() -> None:
     product = Product("conv1", 0, 1, 24, 2, kernel=3, pad=1)
     x, towards = noise(2, 5, 1, 24, 24), noise(2, 5, 2, 24, 24, seed=1)  # 2880 pixels
     found = torch.zeros(2, product.weights, dtype=F64, device=DEVICE)
-    products = TritonProducts(tiles=Tiles(rows=32, inner=512))
+    products = TritonProducts(tiles=Tiles(pixels=32, inner=512))
     products.weight_gradient(
         product, bordered(x, 1), bordered(towards, 1), found, torch.ones(2, dtype=torch.int64, device=DEVICE)
     )
@@ -222,10 +222,10 @@ def masks_of(
 ) -> torch.Tensor:
     """Dropout's factors [M, B, units...], by `builder.training.batches`."""
     found = []
-    for model, places in zip(models, index, strict=True):
+    for model, indices in zip(models, index, strict=True):
         blocks = layer_block + torch.arange(-(-math.prod(shape) // LANES), device=DEVICE)
         lanes = torch.stack(
-            lanes16(batches.words(model, Purpose.DROPOUT, index=places[:, None], epoch=3, block=blocks)), -1
+            lanes16(batches.words(model, Purpose.DROPOUT, index=indices[:, None], epoch=3, block=blocks)), -1
         )
         kept = lanes.flatten(1)[:, : math.prod(shape)] >= round(model.recipe.dropout * (1 << 16))
         found.append(kept.view(-1, *shape).to(F64) / (1 - model.recipe.dropout))
@@ -278,7 +278,7 @@ def test_end_of_a_convolution_and_the_way_back(norm: bool, pool: bool, size: int
     out, top = (bordered(torch.zeros_like(expected), border) for border in (1, 0))
     dropout = Dropout.of(index.int(), 1 << 20, channels * quarter**2)
     draw(dropout, slots)
-    epilogues.close(plain, top if pool else plain, out, given, dropout, slots, pool=pool)
+    epilogues.conv_epilogue_forward(plain, top if pool else plain, out, given, dropout, slots, pool=pool)
     close_to(out, expected.detach())
 
     dz, dy = torch.zeros_like(expected), bordered(torch.zeros_like(plain), 2)
@@ -286,12 +286,14 @@ def test_end_of_a_convolution_and_the_way_back(norm: bool, pool: bool, size: int
         torch.zeros(4, channels, epilogues.sum_parts(dz), 2, dtype=F64, device=DEVICE),
         noise(4, channels, 2),
     )
-    epilogues.open_(towards, top if pool else plain, dz, sums, given, dropout, slots, average=False)
+    epilogues.conv_epilogue_backward(
+        towards, top if pool else plain, dz, sums, given, dropout, slots, average=False
+    )
     gradient = torch.zeros_like(weight)
     if norm:
         epilogues.norm_gradient(sums, totals, gradient, slots.active)
         close_to(gradient[:, : 2 * channels], found_grad[1][:, : 2 * channels])
-    epilogues.spread(dz, plain, dy, totals, given, slots.active, pool=pool)
+    epilogues.scatter_to_windows(dz, plain, dy, totals, given, slots.active, pool=pool)
     close_to(dy, found_grad[0])
 
 
@@ -299,7 +301,7 @@ def test_pooling_sends_the_gradient_to_the_first_of_equals() -> None:
     slots = slots_of(mixed_models("tanh"))
     y = torch.ones(1, 1, 1, 2, 2, dtype=F64, device=DEVICE)
     dz, dy = torch.ones(1, 1, 1, 1, 1, dtype=F64, device=DEVICE), torch.zeros_like(y)
-    epilogues.spread(dz, y, dy, y, None, slots.active, pool=True)
+    epilogues.scatter_to_windows(dz, y, dy, y, None, slots.active, pool=True)
     assert dy.flatten().tolist() == [1, 0, 0, 0]
 
 
@@ -308,7 +310,7 @@ def test_nan_passes_and_stays_in_its_model() -> None:
     y = noise(2, 2, 1, 4, 4)
     y[0, 0, 0, 1, 1] = torch.nan
     out, top = torch.zeros(2, 2, 2, 1, 2, 2, dtype=F64, device=DEVICE)
-    epilogues.close(y, top, out, None, None, slots, pool=True)
+    epilogues.conv_epilogue_forward(y, top, out, None, None, slots, pool=True)
     assert out[0, 0, 0, 0, 0].isnan()
     assert torch.isfinite(out[1]).all()
 
@@ -335,14 +337,16 @@ def test_end_of_a_dense_layer_and_the_way_back(training: bool) -> None:
     dropout = Dropout.of(index.int(), 2 << 20, units) if training else None
     if dropout is not None:
         draw(dropout, slots)
-    dense.dense_close(x.detach(), out, mean, deviation, found, dropout, slots, training=training)
+    dense.dense_epilogue_forward(x.detach(), out, mean, deviation, found, dropout, slots, training=training)
     close_to(out, torch.stack(expected).detach())
     close_to(found, running)
     if training:
         towards = noise(*x.shape, seed=2)
         dx, drows = torch.autograd.grad((torch.stack(expected) * towards).sum(), [x, leaf])
         found_dx, gradient = torch.zeros_like(out), torch.zeros_like(weight)
-        dense.dense_open(towards, x.detach(), found_dx, mean, deviation, weight, gradient, dropout, slots)
+        dense.dense_epilogue_backward(
+            towards, x.detach(), found_dx, mean, deviation, weight, gradient, dropout, slots
+        )
         close_to(found_dx, dx)
         close_to(gradient[:, : 2 * units], drows[:, : 2 * units])
 
@@ -352,7 +356,7 @@ def test_activations_are_exact_near_zero_and_far_from_it(activation: str) -> Non
     tiny = torch.logspace(-12, 2.5, 200, dtype=F64, device=DEVICE)
     x = torch.cat([-tiny, tiny]).view(1, 400, 1, 1, 1)
     out = torch.zeros_like(x)
-    epilogues.close(x, x, out, None, None, slots_of(mixed_models(activation)), pool=False)
+    epilogues.conv_epilogue_forward(x, x, out, None, None, slots_of(mixed_models(activation)), pool=False)
     torch.testing.assert_close(out, ACTIVATIONS[activation](x), rtol=2e-15, atol=1e-200)
 
 
@@ -385,13 +389,13 @@ def test_batch_equals_that_of_builder_batches(dataset: str) -> None:
     augmented = torch.tensor([0, 1, 1], device=DEVICE)
     augment.load(sources, step, (x, found, index), augmented, slots, -1)
     for m, model in enumerate(models):
-        places = order[m, 4:]
-        expected = pixels[places].to(F64) / 255
+        indices = order[m, 4:]
+        expected = pixels[indices].to(F64) / 255
         if model.recipe.augmentation:
-            expected = batches.augment(model, expected, places, 2, gray=dataset != "colour")
+            expected = batches.augment(model, expected, indices, 2, gray=dataset != "colour")
         close_to(x[m], expected * 2 - 1)
-        assert torch.equal(found[m], labels[m][places])
-        assert torch.equal(index[m].long(), places)
+        assert torch.equal(found[m], labels[m][indices])
+        assert torch.equal(index[m].long(), indices)
 
 
 def test_loss_and_its_gradient() -> None:

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from builder.training.backend import Segment
-from builder.training.gpu.backend import GpuStep
+from builder.training.gpu.backend import GpuBackend
 from builder.training.initial import initial_row
 from builder.training.update import SECOND_START
 from memory_checker import Fault, checked
@@ -25,7 +25,7 @@ from training_cases import CPU, SMALL_CNN, images_for, make_model
 
 BATCH = 4
 NETS = {
-    "pooled, batch-norm in both places, dense dropout": Architecture(
+    "pooled, batch-norm in both positions, dense dropout": Architecture(
         filter_size=3, width_conv=4, depth_fc=2, width_fc=16, image_size=12
     ),
     "odd sizes, no batch-norm": Architecture(
@@ -71,14 +71,14 @@ def test_a_step_and_an_evaluation_keep_to_their_memory(name: str) -> None:
     weights = layout_of(architecture).num_weights
     rows, first, second = torch.zeros(3, 3, weights + 5)[:, :, :weights]
     rows[1] = torch.nan
-    places = 0, 2
-    for m, model in zip(places, models, strict=True):
+    slots = 0, 2
+    for m, model in zip(slots, models, strict=True):
         rows[m] = torch.from_numpy(initial_row(model))
         second[m] = SECOND_START[model.recipe.optimizer]
-    step = GpuStep(architecture, CPU)
+    backend = GpuBackend(architecture, CPU)
 
     def beside() -> list[torch.Tensor]:
-        epochs = [epoch for run in step._runs.values() for epoch in run.epochs.values()]
+        epochs = [epoch for run in backend._runs.values() for epoch in run.epochs.values()]
         return [
             images.train_images,
             images.train_labels,
@@ -88,10 +88,10 @@ def test_a_step_and_an_evaluation_keep_to_their_memory(name: str) -> None:
     with checked(beside) as faults:
         segments = {
             m: Segment(model, images, torch.arange(BATCH), BATCH, 0, 0)
-            for m, model in zip(places, models, strict=True)
+            for m, model in zip(slots, models, strict=True)
         }
-        losses = step.train((rows, first, second), segments)
-        _, evaluated = step.evaluate(rows[::2], "elu", images.test_images[:5], images.test_labels[:5])
+        losses = backend.train((rows, first, second), segments)
+        _, evaluated = backend.evaluate(rows[::2], "elu", images.test_images[:5], images.test_labels[:5])
     assert faults == []
     assert all(torch.isfinite(x).all() for x in (losses, evaluated, rows[::2], first[::2], second[::2]))
 
@@ -101,8 +101,8 @@ def test_a_step_and_an_evaluation_keep_to_their_memory(name: str) -> None:
 
 @triton.jit
 def _double_kernel(x, out, size, BLOCK: tl.constexpr):
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + place, 2 * tl.load(x + place, mask=place < size), mask=place < size)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, 2 * tl.load(x + i, mask=i < size), mask=i < size)
 
 
 @triton.jit
@@ -112,8 +112,8 @@ def _sum_kernel(x, out, BLOCK: tl.constexpr):
 
 @triton.jit
 def _shift_kernel(x, size, BLOCK: tl.constexpr):
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(x + place, tl.load(x + place + 1, mask=place + 1 < size), mask=place < size)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i + 1, mask=i + 1 < size), mask=i < size)
 
 
 def test_the_checker_finds_nothing_where_all_is_well() -> None:

@@ -21,13 +21,13 @@ from triton.runtime.errors import OutOfResources
 from builder import build as build_module
 from builder.build import build
 from builder.plan import Request
-from builder.training import update
+from builder.training import device, update
 from builder.training.gpu import augment, epilogues, startup, tiny, update_kernels
 from builder.training.gpu import backend as gpu_step
-from builder.training.gpu.backend import GpuStep
+from builder.training.gpu.backend import GpuBackend
 from builder.training.gpu.products import TritonProducts
 from builder.training.gpu.tiny import TinyCohort, differs
-from builder.training.workers import Task
+from builder.training.workers import LocalTraining
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
@@ -45,7 +45,7 @@ BATCH = 4  # the interpreter takes a second for an image and layer
 
 @pytest.mark.parametrize(("architecture", "looks"), [(NWS, 1), (SMALL_CNN, 2)], ids=["nws", "small_cnn"])
 def test_the_kernels_pass(architecture: Architecture, looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny, "LEAST_LOOKS", looks)
+    monkeypatch.setattr(tiny, "MIN_COMPARED_STEPS", looks)
     cohort = TinyCohort(architecture, BATCH, DEVICE)
     assert cohort.difference() is None
     assert int(cohort.run.taken[0]) == looks
@@ -89,7 +89,10 @@ def no_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_step, "_numbers", lambda recipe: [1.0, *original(recipe)[1:]])
 
 
-END = "conv1's end (batch-norm, activation, pooling, dropout), by closing.close, that enters conv2 off by "
+END = (
+    "conv1's end (batch-norm, activation, pooling, dropout), by epilogues.conv_epilogue_forward, "
+    "that enters conv2 off by "
+)
 FAULTS = {
     "augmentation": (
         scaled(augment, "load", lambda *given: given[2][0]),
@@ -100,17 +103,18 @@ FAULTS = {
         "the product of conv1, by products.forward, off by ",
     ),
     "pooling": (
-        scaled(epilogues, "close", lambda *given: given[2]),
-        "conv1's end (batch-norm, activation, pooling, dropout), by closing.close",
+        scaled(epilogues, "conv_epilogue_forward", lambda *given: given[2]),
+        "conv1's end (batch-norm, activation, pooling, dropout), by epilogues.conv_epilogue_forward,",
     ),
     "dropout": (no_factor, END),
     "loss": (
         scaled(update_kernels, "cross_entropy", lambda *given: given[3]),
-        "the loss, by kernels.cross_entropy, off by ",
+        "the loss, by update_kernels.cross_entropy, off by ",
     ),
     "way back": (
-        scaled(epilogues, "open_", lambda *given: given[2]),
-        "the gradient in the product of conv3, by products.input_gradient or closing.open_, off by ",
+        scaled(epilogues, "conv_epilogue_backward", lambda *given: given[2]),
+        "the gradient in the product of conv3, by products.input_gradient or "
+        "epilogues.conv_epilogue_backward, off by ",
     ),
     "weight gradient": (
         scaled(
@@ -120,32 +124,32 @@ FAULTS = {
         ),
         "the gradient of output.weight off by ",
     ),
-    "update": (other_rule, "the update, by kernels.update, off by "),
+    "update": (other_rule, "the update, by update_kernels.update, off by "),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_named(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the architecture and a recipe."""
-    monkeypatch.setattr(tiny, "MOST_LOOKS", 1)
+    monkeypatch.setattr(tiny, "MAX_COMPARED_STEPS", 1)
     plant, told = FAULTS[fault]
     plant(monkeypatch)
-    found = startup.checked(make_model(SMALL_CNN, batch_size=BATCH), DEVICE, lanes=False)
+    found = startup.checked(make_model(SMALL_CNN, batch_size=BATCH), DEVICE, streams=False)
     assert found is not None and found.startswith(told)
     assert f"with {SMALL_CNN.id}, batch size {BATCH}, " in found
     assert ("rmsprop, elu" in found) == (fault == "update") or fault != "update"
 
 
 def test_faults_of_batch_norm_and_of_the_evaluation_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny, "MOST_LOOKS", 1)
+    monkeypatch.setattr(tiny, "MAX_COMPARED_STEPS", 1)
     cohort = TinyCohort(NWS, BATCH, DEVICE)
     with monkeypatch.context() as patch:
-        scaled(GpuStep, "evaluate", lambda self, rows, *given: rows, 1.0)(patch)
-        original = GpuStep.evaluate
-        patch.setattr(GpuStep, "evaluate", lambda *given: (original(*given)[0], 2 * original(*given)[1]))
+        scaled(GpuBackend, "evaluate", lambda self, rows, *given: rows, 1.0)(patch)
+        original = GpuBackend.evaluate
+        patch.setattr(GpuBackend, "evaluate", lambda *given: (original(*given)[0], 2 * original(*given)[1]))
         found = cohort.difference()
         assert found is not None and found.startswith(
-            "the evaluation, by GpuStep.evaluate, off by 1.0e+00 with "
+            "the evaluation, by GpuBackend.evaluate, off by 1.0e+00 with "
         )
     scaled(epilogues, "statistics", lambda *given: given[5][:, : given[3].shape[1]], 1.5)(monkeypatch)
     found = TinyCohort(NWS, BATCH, DEVICE).difference()
@@ -171,7 +175,7 @@ def test_of_each_model_the_best_gradient_counts_and_the_worst_of_all_else() -> N
 
 def test_a_counter_that_stands_still_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step is right, and the second takes its images again."""
-    monkeypatch.setattr(tiny, "MOST_LOOKS", 2)
+    monkeypatch.setattr(tiny, "MAX_COMPARED_STEPS", 2)
     original = update_kernels.update
 
     def stand_still(*given: Any) -> None:
@@ -202,7 +206,7 @@ def test_a_kernel_that_the_device_refuses_is_a_problem(
 
 
 def test_lanes_that_disturb_each_other_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a lane trains while another trains is wrong; alone it is right."""
+    """What a cohort trains while another trains is wrong; alone it is right."""
     monkeypatch.setattr(startup, "CAPTURES", 2)
     made: list[object] = []
 
@@ -212,12 +216,12 @@ def test_lanes_that_disturb_each_other_are_found(monkeypatch: pytest.MonkeyPatch
         return run.losses
 
     monkeypatch.setattr(gpu_step.Run, "train", train)
-    told = f"rows that depend on what another lane does with {SMALL_CNN.id}, batch size {BATCH}"
-    assert startup.lanes_difference(SMALL_CNN, BATCH, DEVICE) == told
+    told = f"rows that depend on what another cohort does with {SMALL_CNN.id}, batch size {BATCH}"
+    assert startup.streams_difference(SMALL_CNN, BATCH, DEVICE) == told
     assert len(made) > 2
     made.clear()
     monkeypatch.setattr(gpu_step.Run, "train", lambda run, segments: run.losses)
-    assert startup.lanes_difference(SMALL_CNN, BATCH, DEVICE) is None
+    assert startup.streams_difference(SMALL_CNN, BATCH, DEVICE) is None
 
 
 # What passed
@@ -228,8 +232,8 @@ def checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, b
     """The checks that are made: none finds anything."""
     made: list[tuple[str, bool]] = []
 
-    def checked(model: Any, device: torch.device, *, tf32: bool, lanes: bool) -> None:
-        made.append((model.recipe.architecture.id + " tf32" * tf32, lanes))
+    def checked(model: Any, device: torch.device, *, tf32: bool, streams: bool) -> None:
+        made.append((model.recipe.architecture.id + " tf32" * tf32, streams))
 
     monkeypatch.setattr(startup, "checked", checked)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -242,10 +246,15 @@ def test_what_passed_is_remembered_until_something_changes(
     for model in (make_model(SMALL_CNN), make_model(NWS), make_model(SMALL_CNN, 1)):
         startup.require(model, CPU)
     startup.require(make_model(NWS), CPU, tf32=True)
-    assert checks == [(SMALL_CNN.id, True), (NWS.id, False), (f"{NWS.id} tf32", False)]  # lanes once
+    assert checks == [(SMALL_CNN.id, True), (NWS.id, False), (f"{NWS.id} tf32", False)]  # streams once
     (path,) = (tmp_path / "cache" / "nws").iterdir()
     assert path.name == "gpu-check-cpu.json"
-    assert json.loads(path.read_text())["passed"] == [SMALL_CNN.id, startup.LANES, NWS.id, f"{NWS.id} tf32"]
+    assert json.loads(path.read_text())["passed"] == [
+        SMALL_CNN.id,
+        startup.TWO_STREAMS,
+        NWS.id,
+        f"{NWS.id} tf32",
+    ]
     for change in (
         lambda: monkeypatch.setattr(startup.sources, "digest", lambda modules: "other"),
         lambda: path.write_text("[]"),
@@ -255,7 +264,7 @@ def test_what_passed_is_remembered_until_something_changes(
         startup.require(make_model(NWS), CPU)
         assert checks == [(NWS.id, True)]
         assert startup.passed(make_model(NWS), CPU) and not startup.passed(make_model(SMALL_CNN), CPU)
-        assert json.loads(path.read_text())["passed"] == [NWS.id, startup.LANES]
+        assert json.loads(path.read_text())["passed"] == [NWS.id, startup.TWO_STREAMS]
 
 
 def test_a_cache_that_cannot_be_written_is_said(
@@ -277,15 +286,15 @@ def test_a_cache_that_cannot_be_written_is_said(
 def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert startup.Remembered(CPU).path == tmp_path / "home" / ".cache" / "nws" / "gpu-check-cpu.json"
+    assert startup.PassedChecks(CPU).path == tmp_path / "home" / ".cache" / "nws" / "gpu-check-cpu.json"
 
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(startup.Path, "home", homeless)
     monkeypatch.setattr(startup.tempfile, "gettempdir", lambda: str(tmp_path))
-    startup.Remembered(CPU).add("it")
-    assert startup.Remembered(CPU).passed == ["it"]
+    startup.PassedChecks(CPU).add("it")
+    assert startup.PassedChecks(CPU).passed == ["it"]
     assert (tmp_path / f"nws-{os.getuid()}" / "gpu-check-cpu.json").exists()
 
 
@@ -310,8 +319,8 @@ def test_a_problem_is_not_remembered(
 def faulty_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a GPU with Triton, and its check finds something."""
     monkeypatch.setattr(
-        build_module,
-        "lacking",
+        device,
+        "missing_requirement",
         lambda device, backend: "" if device in ("cpu", "cuda") else "a GPU that torch can use",
     )
     monkeypatch.setattr(build_module, "compile_before", lambda work: None)
@@ -354,4 +363,4 @@ def test_a_later_architecture_is_checked_before_it_trains(faulty_gpu: None, tmp_
         ZooError,
         match=f"found the loss off by 1 with {NWS.id}; use --device cpu or --backend torch in another folder",
     ):
-        list(Task(SUBSETS["demo"], "cuda", out=tmp_path).run([make_model(NWS)]))
+        list(LocalTraining(SUBSETS["demo"], "cuda", out=tmp_path).run([make_model(NWS)]))

@@ -24,7 +24,7 @@ from nws_dataset.format.manifest import MANIFEST_NAME, PENDING, STAGING
 from nws_dataset.format.schema import METADATA_SCHEMA
 from nws_dataset.format.shards import write_index, write_snapshots
 from nws_dataset.reading import folder as folder_module
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import make_zoo, write_manifest
 
@@ -81,17 +81,22 @@ def steps(folder: Path, grown: Path) -> Iterator[str]:
     yield "done"
 
 
-def check(zoo: Zoo, rows: Rows | None = None) -> int:
+def check(zoo: Zoo, snapshots: Snapshots | None = None) -> int:
     """Every value in every way that it can be read; returns the number of models."""
-    rows = zoo.filter() if rows is None else rows
-    known = {row["sha256"]: array for row, array in zip(rows, zoo.arrays(rows), strict=True)}
-    for row in rows:
-        assert hashlib.sha256(zoo.value(row)).hexdigest() == row["sha256"]
-    for part, weights in zoo.stacks(rows):
-        for row, expected in zip(part, weights, strict=True):
-            assert np.array_equal(known[row["sha256"]], expected)
-    assert np.array_equal(zoo.slices(rows, [2] * len(rows), 9), [known[row["sha256"]][2:11] for row in rows])
-    return len(set(rows["model_id"]))
+    snapshots = zoo.filter() if snapshots is None else snapshots
+    known = {
+        snapshot["sha256"]: array for snapshot, array in zip(snapshots, zoo.arrays(snapshots), strict=True)
+    }
+    for snapshot in snapshots:
+        assert hashlib.sha256(zoo.value(snapshot)).hexdigest() == snapshot["sha256"]
+    for part, weights in zoo.stacks(snapshots):
+        for snapshot, expected in zip(part, weights, strict=True):
+            assert np.array_equal(known[snapshot["sha256"]], expected)
+    assert np.array_equal(
+        zoo.slices(snapshots, [2] * len(snapshots), 9),
+        [known[snapshot["sha256"]][2:11] for snapshot in snapshots],
+    )
+    return len(set(snapshots["model_id"]))
 
 
 @pytest.mark.parametrize("checked", [False, True])
@@ -99,14 +104,14 @@ def test_every_step(tmp_path: Path, small: Path, grown: Path, checked: bool) -> 
     folder = Path(shutil.copytree(small, tmp_path / "zoo"))
     opened = [Zoo(folder, check=checked)]  # its index is read later
     used = Zoo(folder, check=checked)
-    rows, before = used.filter(), []
-    assert check(used, rows) == FEW
+    snapshots, before = used.filter(), []
+    assert check(used, snapshots) == FEW
     committed = False
     for step in steps(folder, grown):
         committed |= step == "committed"
         fresh = Zoo(folder, check=checked)
         assert check(fresh) == (MANY if committed else FEW), step
-        assert check(used, rows) == FEW, step
+        assert check(used, snapshots) == FEW, step
         before.append((Zoo(folder, check=checked), fresh.filter()))
         opened.append(Zoo(folder, check=checked))
         late = Zoo(folder, check=checked)
@@ -118,15 +123,15 @@ def test_every_step(tmp_path: Path, small: Path, grown: Path, checked: bool) -> 
 
 
 def test_the_index_is_of_one_state(tmp_path: Path, small: Path, grown: Path) -> None:
-    """Columns that are first asked for when the index files have changed are those of the rows that were
+    """Columns that are first asked for when the index files have changed are those of the snapshots that were
     given out.
     """
     folder = Path(shutil.copytree(small, tmp_path / "zoo"))
     zoo = Zoo(folder)
-    rows = zoo.filter(is_final=True)
+    snapshots = zoo.filter(is_final=True)
     assert list(steps(folder, grown))[-1] == "done"
-    assert len(rows) == FEW and set(rows["model_number"]) == set(range(FEW))
-    assert check(zoo, rows) == FEW and zoo.manifest.subsets["demo"].num_models == FEW
+    assert len(snapshots) == FEW and set(snapshots["model_number"]) == set(range(FEW))
+    assert check(zoo, snapshots) == FEW and zoo.manifest.subsets["demo"].num_models == FEW
     assert len(Zoo(folder).filter(is_final=True)) == MANY
 
 
@@ -142,9 +147,9 @@ def test_readers_beside_a_writer(
     def read() -> None:
         while not stop.is_set():
             zoo = Zoo(folder, check=checked)
-            rows = zoo.filter()
+            snapshots = zoo.filter()
             time.sleep(pause)
-            seen.append(check(zoo, rows))
+            seen.append(check(zoo, snapshots))
 
     with ThreadPoolExecutor(3) as threads:
         readers = [threads.submit(read) for _ in range(3)]
@@ -159,33 +164,33 @@ def test_readers_beside_a_writer(
 
 
 def test_another_zoo_in_its_place(tmp_path: Path, small: Path) -> None:
-    """Rows whose values are nowhere any more are refused, not read as others."""
+    """Snapshots whose values are nowhere any more are refused, not read as others."""
     folder = Path(shutil.copytree(small, tmp_path / "zoo"))
     zoo = Zoo(folder)
-    rows = zoo.filter()
+    snapshots = zoo.filter()
     another = make_zoo(tmp_path / "another", models=FEW, seed=5)
     assert list(steps(folder, another))[-1] == "done"
     for read in (
         zoo.arrays,
-        lambda rows: zoo.value(rows[0]),
-        lambda rows: zoo.slices(rows, [0] * len(rows), 5),
-        lambda rows: list(zoo.stacks(rows)),
+        lambda snapshots: zoo.value(snapshots[0]),
+        lambda snapshots: zoo.slices(snapshots, [0] * len(snapshots), 5),
+        lambda snapshots: list(zoo.stacks(snapshots)),
     ):
         with pytest.raises(
             ZooError, match="expected the zoo that was opened, found another in its place; open it again"
         ):
-            read(rows)
+            read(snapshots)
 
 
 def test_a_damaged_file_is_told_at_once(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "PATIENCE", 1e6)
+    monkeypatch.setattr(folder_module, "CHANGE_SECONDS", 1e6)
     folder = Path(shutil.copytree(small, tmp_path / "zoo"))
     zoo = Zoo(folder)
-    row = zoo.filter()[0]
-    path = folder / row["file"]
+    snapshot = zoo.filter()[0]
+    path = folder / snapshot["file"]
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ZooError, match="fetch or build the file again"):
-        zoo.row(row)
+        zoo.row(snapshot)
     index = folder / zoo.manifest.index_files()[0]
     index.write_bytes(index.read_bytes()[::-1])
     with pytest.raises(ZooError, match="expected sha256"):
@@ -196,7 +201,7 @@ def test_a_new_state_that_is_damaged(
     tmp_path: Path, small: Path, grown: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that stays other than listed is waited for, and then named."""
-    monkeypatch.setattr(folder_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(folder_module, "CHANGE_SECONDS", 0.1)
     folder = Path(shutil.copytree(small, tmp_path / "zoo"))
     for step in steps(folder, grown):
         if step == "committed":

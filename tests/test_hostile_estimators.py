@@ -24,7 +24,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
-from nws_dataset.baselines.saving import ARRAYS, FACTS, Saved
+from nws_dataset.baselines.saving import ARRAYS, FACTS, SaveMixin
 from nws_dataset.baselines.trees import Trees
 from nws_dataset.errors import ZooError
 from nws_dataset.views.slices import ArrayRows
@@ -50,7 +50,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load(kind: str, folder: Path) -> Saved:
+def load(kind: str, folder: Path) -> SaveMixin:
     return type(KINDS[kind]).load(folder)
 
 
@@ -123,10 +123,10 @@ def test_trees_of_one_leaf() -> None:
     np.testing.assert_array_equal(trees.predict(X.astype(np.float64)), booster.predict(X.astype(np.float64)))
 
 
-def changed(name: str, place: int, value: float) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+def changed(name: str, index: int, value: float) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
     def change(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays[f"trees_.{name}"] = arrays[f"trees_.{name}"].copy()
-        arrays[f"trees_.{name}"][place] = value
+        arrays[f"trees_.{name}"][index] = value
         return arrays
 
     return change
@@ -205,18 +205,18 @@ WRONG = (
 def test_facts_of_wrong_types(saved: Path, tmp_path: Path, kind: str) -> None:
     """Whatever stands in estimator.json: one line, or an estimator that predicts."""
     told = json.loads((saved / kind / FACTS).read_text())
-    places = [(name,) for name in told] + [
+    keys = [(name,) for name in told] + [
         (part, name) for part in ("parameters", "learned", "files") for name in told[part]
     ]
     number = 0
-    for place in places:
+    for key in keys:
         for wrong in WRONG:
             number += 1
 
             def change(
-                facts: dict[str, Any], place: tuple[str, ...] = place, wrong: Any = wrong
+                facts: dict[str, Any], key: tuple[str, ...] = key, wrong: Any = wrong
             ) -> dict[str, Any]:
-                functools.reduce(lambda part, name: part[name], place[:-1], facts)[place[-1]] = wrong
+                functools.reduce(lambda part, name: part[name], key[:-1], facts)[key[-1]] = wrong
                 return facts
 
             folder = rewritten(saved, kind, tmp_path / str(number), facts=change)
@@ -226,7 +226,7 @@ def test_facts_of_wrong_types(saved: Path, tmp_path: Path, kind: str) -> None:
             except ZooError as error:
                 assert "\n" not in str(error)
             except (ValueError, IndexError) as error:  # of predict: parameters that it refuses by name
-                assert place[0] == "parameters", (place, wrong, error)
+                assert key[0] == "parameters", (key, wrong, error)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,16 +21,14 @@ from click.testing import CliRunner
 
 from nws_dataset import http
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation import accuracies, commands, recipes, run
-from nws_dataset.evaluation.candidate import Candidate
-from nws_dataset.evaluation.pages import leaderboard
+from nws_dataset.evaluation import leaderboard, meta_classifier, predictors, report
+from nws_dataset.evaluation.methods import Candidate
 from nws_dataset.evaluation.results import Results
-from nws_dataset.evaluation.run import Outcome, Trial
 from nws_dataset.reading.zoo import Zoo
 from test_leaderboard import RECORDS, record, results_of
 from testing.zoo_factory import make_zoo
 
-COMMANDS = (recipes.main, accuracies.main, leaderboard.main)
+COMMANDS = (meta_classifier.main, predictors.main, leaderboard.main)
 LINE = re.compile(r"Error: .+: expected .+, found .+; .+")
 
 
@@ -63,7 +61,7 @@ def files() -> set[Path]:
 
 
 @pytest.fixture
-def places(zoo: Path, tmp_path: Path) -> dict[str, str]:
+def paths(zoo: Path, tmp_path: Path) -> dict[str, str]:
     """Names that no file or folder can have, or that are something else."""
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()
@@ -79,14 +77,14 @@ def places(zoo: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
-PLACES = ("missing", "loop", "long", "surrogate", "NUL", "file", "below a file", "two lines")
+PATHS = ("missing", "loop", "long", "surrogate", "NUL", "file", "below a file", "two lines")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_zoo(command: Any, place: str, places: dict[str, str]) -> None:
-    line = refused(command, places[place])
-    assert "Hub" not in line or place == "below a file"
+def test_no_zoo(command: Any, name: str, paths: dict[str, str]) -> None:
+    line = refused(command, paths[name])
+    assert "Hub" not in line or name == "below a file"
     assert files() == {Path("file")}
 
 
@@ -95,18 +93,22 @@ def test_a_mistyped_folder_is_named(command: Any) -> None:
     assert "no folder zoos/mistyped" in refused(command, "zoos/mistyped")
 
 
-@pytest.mark.parametrize("place", sorted({*PLACES} - {"missing", "two lines"}))
+@pytest.mark.parametrize("name", sorted({*PATHS} - {"missing", "two lines"}))
 @pytest.mark.parametrize("command", COMMANDS)
 def test_results_that_cannot_be_written(
-    command: Any, place: str, zoo: Path, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    command: Any, name: str, zoo: Path, paths: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before any work is done."""
-    for module, name in ((recipes, "evaluate"), (accuracies, "trials_of"), (leaderboard, "page_of")):
-        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("it began"))
-    out = places[place]
+    for module, function in (
+        (meta_classifier, "evaluate"),
+        (predictors, "all_steps"),
+        (leaderboard, "page_of"),
+    ):
+        monkeypatch.setattr(module, function, lambda *_, **__: pytest.fail("it began"))
+    out = paths[name]
     if command is leaderboard.main:
         Path("results.json").write_text(json.dumps(results_of(zoo)))
-        out = out if place != "file" else "file/page.html"
+        out = out if name != "file" else "file/page.html"
         refused(command, zoo, "--out", out, "--results", "results.json")
         Path("results.json").unlink()
     else:
@@ -127,9 +129,9 @@ def test_folders_that_may_not_be_written_to(command: Any, zoo: Path, monkeypatch
     assert not files() and list(Path("shut").iterdir()) == []
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_results_that_are_not_there(place: str, zoo: Path, places: dict[str, str]) -> None:
-    refused(leaderboard.main, zoo, "--results", places[place], "--out", "page.html")
+@pytest.mark.parametrize("name", PATHS)
+def test_results_that_are_not_there(name: str, zoo: Path, paths: dict[str, str]) -> None:
+    refused(leaderboard.main, zoo, "--results", paths[name], "--out", "page.html")
     assert files() == {Path("file")}
 
 
@@ -148,7 +150,7 @@ def test_a_folder_of_results_that_cannot_be_listed(zoo: Path, monkeypatch: pytes
 def test_a_zoo_whose_name_is_no_text(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system holds any bytes; pages and results hold characters."""
     monkeypatch.setattr(
-        recipes,
+        meta_classifier,
         "evaluate",
         lambda *_, **__: {"results": [], "skipped": {}, "layers": {}, "held_out": "", "seconds": 0},
     )
@@ -157,7 +159,7 @@ def test_a_zoo_whose_name_is_no_text(zoo: Path, monkeypatch: pytest.MonkeyPatch)
     named = Path(os.fsdecode(b"y\xff"))
     os.rename(Path(os.fsdecode(b"z\xff")), named)
     for command, out in (
-        (recipes.main, os.fsdecode(b"r\xff")),
+        (meta_classifier.main, os.fsdecode(b"r\xff")),
         (leaderboard.main, os.fsdecode(b"r\xff/page.html")),
     ):
         Path("results.json").write_text(json.dumps(results_of(zoo)))
@@ -173,17 +175,17 @@ def test_a_zoo_whose_name_is_no_text(zoo: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("device", ["bogus", "", "cuda:99", "meta", "\N{SUPERSCRIPT TWO}"])
 def test_devices_that_are_not_there(device: str, zoo: Path) -> None:
     assert "expected a device of torch on this machine" in refused(
-        recipes.main, zoo, "--device", device, "--jobs", "1"
+        meta_classifier.main, zoo, "--device", device, "--jobs", "1"
     )
 
 
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
-        *((accuracies.main, ("--seed", seed)) for seed in ("-1", str(2**32), "1e3", "9" * 5000)),
+        *((predictors.main, ("--seed", seed)) for seed in ("-1", str(2**32), "1e3", "9" * 5000)),
         *((command, ("--seeds", seeds)) for command in COMMANDS for seeds in ("0", str(2**31), "x")),
-        *((recipes.main, ("--properties", names)) for names in ("nothing", "model_id", "a,b", ",")),
-        *((recipes.main, ("--experiments", names)) for names in ("why", ",", "\n")),
+        *((meta_classifier.main, ("--properties", names)) for names in ("nothing", "model_id", "a,b", ",")),
+        *((meta_classifier.main, ("--experiments", names)) for names in ("why", ",", "\n")),
     ],
 )
 def test_numbers_and_names_that_are_none(command: Any, arguments: tuple[str, ...], zoo: Path) -> None:
@@ -361,7 +363,7 @@ def test_methods_of_two_folders_do_not_see_each_other(zoo: Path) -> None:
         write(f"{folder}/helper.py", f"def predict(self, rows): return [{value}] * len(rows)")
     chosen = [Candidate.load("a/mine.py:A"), Candidate.load("b/mine.py:B")]
     rows = np.zeros((3, 2))
-    assert [c.predicted(c.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() for c in chosen] == [
+    assert [c.told(c.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() for c in chosen] == [
         [0.25] * 3,
         [0.75] * 3,
     ]
@@ -369,7 +371,7 @@ def test_methods_of_two_folders_do_not_see_each_other(zoo: Path) -> None:
     write("a/helper.py", "def predict(self, rows): return [0.5] * len(rows)")
     again = Candidate.load("a/mine.py:A")
     assert again.sha256 != first  # what is imported from beside the file belongs to the method
-    assert again.predicted(again.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() == [0.5] * 3
+    assert again.told(again.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() == [0.5] * 3
 
 
 def test_a_file_named_as_a_library_takes_nothing_from_it(zoo: Path) -> None:
@@ -472,10 +474,10 @@ def test_a_method_that_changes_its_rows_changes_no_other(zoo: Path) -> None:
     assert errors == pytest.approx([np.mean(accuracies**2)] * 2)  # zeros were predicted in all folds
 
 
-@pytest.mark.parametrize("place", [*PLACES, "no colon", "a folder"])
-def test_methods_that_are_not_there(place: str, zoo: Path, places: dict[str, str]) -> None:
+@pytest.mark.parametrize("name", [*PATHS, "no colon", "a folder"])
+def test_methods_that_are_not_there(name: str, zoo: Path, paths: dict[str, str]) -> None:
     Path("folder.py").mkdir()
-    text = {"no colon": "file.py", "a folder": "folder.py:A"}.get(place) or f"{places[place]}.py:A"
+    text = {"no colon": "file.py", "a folder": "folder.py:A"}.get(name) or f"{paths[name]}.py:A"
     refused(leaderboard.main, zoo, "--method", text, "--out", "page.html")
 
 
@@ -524,7 +526,8 @@ def test_ctrl_c_before_anything_is_done(command: Any, zoo: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     for module, name in (
-        (Trial, "run"),
+        (meta_classifier.Plan, "records"),
+        (predictors, "all_steps"),
         (leaderboard.Facts, "of"),
     ):
         monkeypatch.setattr(module, name, interrupted)
@@ -534,33 +537,28 @@ def test_ctrl_c_before_anything_is_done(command: Any, zoo: Path, monkeypatch: py
         if command is leaderboard.main
         else ["--out", "out"]
     )
-    more += ["--jobs", "1"] if command is not leaderboard.main else []
+    more += ["--jobs", "1"] if command is meta_classifier.main else []
     result = CliRunner().invoke(command, [str(zoo), *more])
     assert result.exit_code == 130 and result.stdout == ""
     assert result.stderr == (
-        "interrupted\n" if command is leaderboard.main else "interrupted; nothing was done yet\n"
+        "interrupted; nothing was done yet\n" if command is meta_classifier.main else "interrupted\n"
     )
 
 
-@pytest.mark.parametrize(
-    ("command", "name"), [(recipes.main, "meta_classifier"), (accuracies.main, "predictors")]
-)
-def test_ctrl_c_says_what_is_kept(
-    command: Any, name: str, zoo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[Trial] = []
+def test_ctrl_c_says_what_is_kept(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
 
-    def interrupted(trial: Trial, advance: Any) -> Outcome:
+    def records(plan: Any, number: int, advance: Any) -> list[dict[str, Any]]:
         if done:
             raise KeyboardInterrupt
-        done.append(trial)
-        return Outcome([])
+        done.append(number)
+        return []
 
-    monkeypatch.setattr(Trial, "run", interrupted)
-    result = CliRunner().invoke(command, [str(zoo), "--out", "out", "--jobs", "1"])
+    monkeypatch.setattr(meta_classifier.Plan, "records", records)
+    result = CliRunner().invoke(meta_classifier.main, [str(zoo), "--out", "out", "--jobs", "1"])
     assert result.exit_code == 130
     assert result.stderr == (
-        f"interrupted; what is done is kept in out/{name}.part: run the same command to go on\n"
+        "interrupted; what is done is kept in out/meta_classifier.part: run the same command to go on\n"
     )
 
 
@@ -575,21 +573,21 @@ def test_workers_never_take_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         handlers.append(signal.getsignal(signal.SIGINT))
         return []
 
-    monkeypatch.setattr(run.joblib, "Parallel", lambda *_, **__: started)
-    assert [*run._done([(0, None), (1, None)], 2, None, print)] == []
+    monkeypatch.setattr(meta_classifier.joblib, "Parallel", lambda *_, **__: started)
+    assert [*meta_classifier._pieces(None, [], 2, print)] == []
     assert handlers[1] is signal.SIG_IGN is not handlers[0] == signal.getsignal(signal.SIGINT)
 
 
 def test_what_results_are_read(zoo: Path) -> None:
     path = Path("results.json")
     path.write_text(json.dumps(results_of(zoo, [record(None), record(0.5)])))
-    assert [one.value for one in Results.read(path).records] == [0.5]
+    assert [one["value"] for one in Results.read(path).records] == [0.5]
     with pytest.raises(ZooError, match="for value a finite number, found 'high' in record 0"):
         path.write_text(json.dumps(results_of(zoo, [record("high")])))
         Results.read(path)
 
 
 def test_folders_for_results(tmp_path: Path) -> None:
-    commands.check_folder(tmp_path / "a" / "b")
-    commands.check_folder(tmp_path)
+    report.check_folder(tmp_path / "a" / "b")
+    report.check_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []

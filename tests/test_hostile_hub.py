@@ -181,9 +181,9 @@ def test_endless_ranges(remote: Callable[..., Zoo], hub: LoopbackHub, local: Zoo
     if what == "weights":
         assert len(zoo.index)
     hub.faults = answers("/storage/", endless(b"x" * 10_000))
-    row = local.filter()[0]
+    snapshot = local.filter()[0]
     refused(
-        (lambda: zoo.row(row)) if what == "weights" else (lambda: zoo.index),
+        (lambda: zoo.row(snapshot)) if what == "weights" else (lambda: zoo.index),
         r"an answer of more than "
         r"\d+ bytes",
     )
@@ -248,7 +248,7 @@ def test_a_redirect_loop(remote: Callable[..., Zoo], hub: LoopbackHub) -> None:
     number = itertools.count()
     hub.faults = lambda *_: lambda reply: Answer(302, b"", {"Location": f"{hub.url}/a?{next(number)}"})
     refused(remote, "more than 5 redirects")
-    assert len(hub.requests) <= http.TRIES * (http.MOST_HOPS + 1)
+    assert len(hub.requests) <= http.TRIES * (http.MAX_REDIRECTS + 1)
 
 
 @pytest.mark.parametrize(
@@ -338,15 +338,15 @@ def test_a_failure_does_not_wait_for_the_others(
 ) -> None:
     """The server keeps the first request waiting, the others are damaged: the first is not asked again."""
     zoo = remote()
-    rows = zoo.filter(is_final=True)
-    monkeypatch.setattr(http, "MOST_WAIT", 2.0)
+    snapshots = zoo.filter(is_final=True)
+    monkeypatch.setattr(http, "MAX_WAIT", 2.0)
     number = itertools.count()
     hub.faults = answers(
         "/storage/",
         lambda reply: Answer(503, b"", {"Retry-After": "9"}) if next(number) == 0 else flipped(reply),
     )
     hub.clear()
-    refused(lambda: zoo.arrays(rows), "expected sha256")
+    refused(lambda: zoo.arrays(snapshots), "expected sha256")
     (kept_waiting,) = [(request.path, request.range) for request in hub.requests if request.status == 503]
     assert [(request.path, request.range) for request in hub.requests].count(kept_waiting) == 1
 
@@ -440,12 +440,12 @@ def test_one_bad_range_is_asked_for_again(
     remote: Callable[..., Zoo], hub: LoopbackHub, local: Zoo, bad: Callable[[Answer], Answer]
 ) -> None:
     zoo = remote()
-    rows = zoo.filter(is_final=True)
+    snapshots = zoo.filter(is_final=True)
     hub.faults = answers("/storage/", bad, times=1)
-    row = rows[0]
-    assert np.array_equal(zoo.row(row), local.row(local.filter(is_final=True)[0]))
+    snapshot = snapshots[0]
+    assert np.array_equal(zoo.row(snapshot), local.row(local.filter(is_final=True)[0]))
     hub.faults = answers("/storage/", bad)
-    refused(lambda: zoo.row(rows[1]))
+    refused(lambda: zoo.row(snapshots[1]))
 
 
 # --- A cache that is in the way ---
@@ -469,20 +469,20 @@ def test_a_cache_on_a_full_or_read_only_disk(
     remote: Callable[..., Zoo], local: Zoo, unwritable: None, tmp_path: Path
 ) -> None:
     zoo = remote()
-    row = zoo.filter()[0]
-    assert np.array_equal(zoo.row(row), local.row(row)) and not files_below(tmp_path / "cache")
+    snapshot = zoo.filter()[0]
+    assert np.array_equal(zoo.row(snapshot), local.row(snapshot)) and not files_below(tmp_path / "cache")
 
 
 def test_a_read_only_cache_serves_offline(
     remote: Callable[..., Zoo], local: Zoo, hub: LoopbackHub, request: pytest.FixtureRequest
 ) -> None:
     zoo = remote()
-    row = zoo.filter()[0]
-    zoo.row(row)
+    snapshot = zoo.filter()[0]
+    zoo.row(snapshot)
     request.getfixturevalue("monkeypatch").setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     request.getfixturevalue("unwritable")
     hub.clear()
-    assert np.array_equal(remote().row(row), local.row(row)) and not hub.requests
+    assert np.array_equal(remote().row(snapshot), local.row(snapshot)) and not hub.requests
 
 
 @pytest.mark.parametrize("cache_dir", ["file", "x" * 5000, "a\0b"], ids=lambda name: repr(name)[:10])

@@ -394,10 +394,10 @@ def test_pipes_in_place_of_files(tmp_path: Path) -> None:
 
     def read(folder: Path) -> None:
         zoo = Zoo(folder)
-        rows = zoo.filter()
-        for row in rows:
-            zoo.row(row)
-        zoo.weights(rows)
+        snapshots = zoo.filter()
+        for snapshot in snapshots:
+            zoo.row(snapshot)
+        zoo.weights(snapshots)
 
     kinds: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
         "images": (set_of_images, lambda folder: load_image_set("cifar10", folder)),
@@ -426,8 +426,8 @@ def small(folder: Path, models: int = 4, **change: Any) -> Path:
 def test_the_seed_is_that_of_the_lines_and_splits_stay(tmp_path: Path) -> None:
     out = tmp_path / "out"
     import_zoo("small_cnn", small(tmp_path), out)
-    rows = Zoo(out).filter(is_final=True)
-    assert dict(zip(rows["model_number"].tolist(), rows["seed"].tolist(), strict=True)) == {
+    snapshots = Zoo(out).filter(is_final=True)
+    assert dict(zip(snapshots["model_number"].tolist(), snapshots["seed"].tolist(), strict=True)) == {
         0: 0,
         4: 1,
         8: 2,

@@ -17,7 +17,7 @@ from huggingface_hub.utils import hf_raise_for_status, httpx
 
 from nws_dataset import http
 from nws_dataset.errors import ZooError
-from nws_dataset.http import MOST, BadAnswer, Client, SlowAnswer, ask, asked_to_wait, retried, told
+from nws_dataset.http import MAX_BODY, BadAnswer, Client, SlowAnswer, as_error, ask, retried, retry_after
 
 HOME = "https://hub.example"
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -37,7 +37,7 @@ def asked(
     """The answer of a server that is a function."""
     with httpx.Client(transport=httpx.MockTransport(handler)) as client:
         request = client.build_request(
-            "GET", url, headers={"Authorization": "Bearer hf_secret"}, extensions={MOST: most}
+            "GET", url, headers={"Authorization": "Bearer hf_secret"}, extensions={MAX_BODY: most}
         )
         return ask(
             lambda request: client.send(request, stream=True, follow_redirects=False),
@@ -152,7 +152,7 @@ def test_redirect_loops(ask_it: Callable[..., httpx.Response], there: str) -> No
 
     with pytest.raises(BadAnswer, match="more than 5 redirects"):
         ask_it(handler)
-    assert number == http.MOST_HOPS
+    assert number == http.MAX_REDIRECTS
 
 
 @BOTH
@@ -170,10 +170,11 @@ def test_redirect_loops(ask_it: Callable[..., httpx.Response], there: str) -> No
 def test_redirects_to_nowhere(
     ask_it: Callable[..., httpx.Response], status: int, headers: dict[str, str]
 ) -> None:
+    # versions of httpx differ in which addresses they refuse themselves
     with pytest.raises(
-        BadAnswer,
-        match=rf"a redirect \({status}\) to no address|a way from https|an "
-        rf"address that cannot be asked",
+        (BadAnswer, httpx.RemoteProtocolError),
+        match=rf"a redirect \({status}\) to no address|a way from https|an address that cannot be asked"
+        r"|Invalid URL in location header",
     ):
         ask_it(
             lambda request: httpx.Response(
@@ -304,7 +305,7 @@ def test_waits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     raw = {name: value.encode() for name, value in headers.items()}
-    assert asked_to_wait(httpx.Response(429, headers=raw)) == seconds  # type: ignore[arg-type]
+    assert retry_after(httpx.Response(429, headers=raw)) == seconds  # type: ignore[arg-type]
     answers = iter([httpx.Response(429, headers=raw)])  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING, "nws_dataset"):
         assert ask_it(lambda request: next(answers, httpx.Response(200))).status_code == 200
@@ -312,7 +313,7 @@ def test_waits(
     assert [record.getMessage() for record in caplog.records] == [
         f"hub.example is busy (status 429): asking again in {seconds:.0f} s"
         for _ in naps
-        if seconds > http.TOLD_WAIT
+        if seconds > http.SHOWN_WAIT
     ]
 
 
@@ -394,7 +395,7 @@ def test_complaints_of_any_type(content: bytes, said: str, content_type: str) ->
 
 
 def test_one_line_without_the_token() -> None:
-    error = told(
+    error = as_error(
         "org/nws",
         httpx.LocalProtocolError("Illegal header value b'Bearer hf_secret\\n'\nmore"),
         "hf_secret\n",
@@ -419,10 +420,10 @@ def test_retried(naps: list[float]) -> None:
 
 def test_a_pause_ends_when_nobody_waits() -> None:
     event = threading.Event()
-    before = http.given_up.set(event)
+    before = http.cancelled.set(event)
     event.set()
     try:
         with pytest.raises(SlowAnswer, match="another request failed"):
             asked(lambda request: httpx.Response(503, headers={"Retry-After": "300"}))
     finally:
-        http.given_up.reset(before)
+        http.cancelled.reset(before)

@@ -1,5 +1,5 @@
-"""Reading from the Hub: the same rows as from the folder, few requests, no byte too many, through faults, and
-damage is refused by name.
+"""Reading from the Hub: the same snapshots as from the folder, few requests, no byte too many, through
+faults, and damage is refused by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nws_dataset.errors import ZooError
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import write_index
 from nws_dataset.reading.load import load_dataset, with_weights
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from testing.loopback_hub import TOKEN, LoopbackHub, every_second
 from testing.zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
@@ -61,21 +61,23 @@ def weight_requests(hub: LoopbackHub) -> list[Any]:
     ]
 
 
-# --- the same rows ---
+# --- the same snapshots ---
 
 
 def test_the_same_rows_as_the_folder(remote: Callable[..., Zoo], local: Zoo, hub: LoopbackHub) -> None:
     zoo = remote()
     assert zoo.index.equals(local.index) and zoo.subsets == local.subsets
     assert weight_requests(hub) == []
-    row = zoo.filter(architecture=NORMED.id)[4]
-    assert zoo.value(row) == local.value(row)
-    assert np.array_equal(zoo.row(row), local.row(row))
-    assert torch.equal(zoo.network(row).row(), local.network(row).row())
+    snapshot = zoo.filter(architecture=NORMED.id)[4]
+    assert zoo.value(snapshot) == local.value(snapshot)
+    assert np.array_equal(zoo.row(snapshot), local.row(snapshot))
+    assert torch.equal(zoo.network(snapshot).row(), local.network(snapshot).row())
     for architecture in (PLAIN, NORMED):
-        rows = zoo.filter(architecture=architecture.id)
-        assert np.array_equal(zoo.weights(rows[::-1]), local.weights(rows[::-1]))
-        assert np.array_equal(zoo.slices(rows, [3] * len(rows), 20), local.weights(rows)[:, 3:23])
+        snapshots = zoo.filter(architecture=architecture.id)
+        assert np.array_equal(zoo.weights(snapshots[::-1]), local.weights(snapshots[::-1]))
+        assert np.array_equal(
+            zoo.slices(snapshots, [3] * len(snapshots), 20), local.weights(snapshots)[:, 3:23]
+        )
     assert all(
         np.array_equal(a, b)
         for a, b in zip(zoo.arrays(zoo.filter()), local.arrays(local.filter()), strict=True)
@@ -90,26 +92,26 @@ def test_neighbours_are_one_request_and_no_byte_too_many(hub: LoopbackHub, tmp_p
     hub.put(REPOSITORY, tmp_path / "zoo")
     zoo, local = Zoo(REPOSITORY, cache_dir=tmp_path / "cache"), Zoo(tmp_path / "zoo")
     final = zoo.filter(is_final=True)
-    for rows, requests in ((final[20:70], 1), (final[::2], 50)):
+    for snapshots, requests in ((final[20:70], 1), (final[::2], 50)):
         zoo.source.cache.folder.rename(
             tmp_path / f"dropped{requests}"
         ) if zoo.source.cache.folder.exists() else None
         hub.clear()
-        weights = zoo.weights(rows)
+        weights = zoo.weights(snapshots)
         found = weight_requests(hub)
         assert len(found) == requests
-        assert weights.nbytes < sum(request.sent for request in found) <= 1.1 * rows["length"].sum()
-        assert np.array_equal(weights, local.weights(rows))
+        assert weights.nbytes < sum(request.sent for request in found) <= 1.1 * snapshots["length"].sum()
+        assert np.array_equal(weights, local.weights(snapshots))
 
 
 def test_what_was_read_is_not_fetched_again(
     remote: Callable[..., Zoo], hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zoo = remote()
-    rows = zoo.filter(architecture=PLAIN.id)
-    first = zoo.weights(rows)
+    snapshots = zoo.filter(architecture=PLAIN.id)
+    first = zoo.weights(snapshots)
     hub.clear()
-    assert np.array_equal(zoo.weights(rows), first) and weight_requests(hub) == []
+    assert np.array_equal(zoo.weights(snapshots), first) and weight_requests(hub) == []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.clear()
     again = remote()
@@ -120,27 +122,27 @@ def test_what_was_read_is_not_fetched_again(
 
 def test_a_damaged_cache_is_fetched_again(remote: Callable[..., Zoo], local: Zoo, hub: LoopbackHub) -> None:
     zoo = remote()
-    row = zoo.filter()[0]
-    zoo.row(row)
-    kept = zoo.source.cache._path(row["sha256"])
+    snapshot = zoo.filter()[0]
+    zoo.row(snapshot)
+    kept = zoo.source.cache._path(snapshot["sha256"])
     assert kept in zoo.source.cache.folder.glob("*/*")
     for damage in (kept.read_bytes()[:-1], b"", b"x" + kept.read_bytes()[1:]):
         kept.write_bytes(damage)
-        assert np.array_equal(remote().row(row), local.row(row))
+        assert np.array_equal(remote().row(snapshot), local.row(snapshot))
 
 
 def test_the_cache_has_a_limit(remote: Callable[..., Zoo], local: Zoo, tmp_path: Path) -> None:
     length = local.filter(architecture=NORMED.id)[0]["length"]
     zoo = remote(cache_bytes=5 * length)
-    rows = zoo.filter(architecture=NORMED.id)
+    snapshots = zoo.filter(architecture=NORMED.id)
     assert len(zoo.index)  # files of the index count too, and go first
-    for row in rows:
-        assert np.array_equal(zoo.row(row), local.row(row))
+    for snapshot in snapshots:
+        assert np.array_equal(zoo.row(snapshot), local.row(snapshot))
         assert sum(path.stat().st_size for path in zoo.source.cache.folder.glob("*/*")) <= 5 * length
     kept = {path.stem for path in zoo.source.cache.folder.glob("*/*")}
-    assert set(rows["sha256"][-4:]) <= kept
+    assert set(snapshots["sha256"][-4:]) <= kept
     nothing = remote(cache_bytes=0, cache_dir=tmp_path / "none")
-    assert np.array_equal(nothing.weights(rows), local.weights(rows))
+    assert np.array_equal(nothing.weights(snapshots), local.weights(snapshots))
     assert not list((tmp_path / "none").glob("nws/values/*/*"))
 
 
@@ -148,8 +150,8 @@ def test_one_commit_is_read(remote: Callable[..., Zoo], local: Zoo, hub: Loopbac
     zoo, commit = remote(), hub.repos[REPOSITORY].branches["main"]
     hub.repos[REPOSITORY].tags["v1"] = commit
     hub.put(REPOSITORY, make_zoo(tmp_path / "another", models=5, seed=9))
-    row = zoo.filter()[0]
-    assert np.array_equal(zoo.row(row), local.row(row))
+    snapshot = zoo.filter()[0]
+    assert np.array_equal(zoo.row(snapshot), local.row(snapshot))
     for revision in ("v1", commit):
         assert remote(revision=revision).index.equals(local.index)
     assert len(remote().filter(is_final=True)) == 5
@@ -177,8 +179,8 @@ def test_private(hub: LoopbackHub, folder: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(ZooError, match="open to you, found 40"):
         Zoo(REPOSITORY, cache_dir=tmp_path / "a")
     zoo = Zoo(REPOSITORY, token=TOKEN, cache_dir=tmp_path / "b")
-    row = zoo.filter()[0]
-    assert zoo.row(row).size == row["num_weights"]
+    snapshot = zoo.filter()[0]
+    assert zoo.row(snapshot).size == snapshot["num_weights"]
     ds = load_dataset(REPOSITORY, split="test", token=TOKEN, cache_dir=tmp_path / "c")
     assert with_weights(ds)[0]["weights"].size == ds[0]["num_weights"]
     assert TOKEN not in repr(zoo)
@@ -203,7 +205,9 @@ def test_datasets_from_the_hub(load: Callable[..., Any], folder: Path, local: Zo
 
 def test_weights_are_fetched_batch_by_batch(load: Callable[..., Any], local: Zoo, hub: LoopbackHub) -> None:
     ds = with_weights(
-        load(split="train").filter(lambda row: row["is_final"] and row["architecture"] == PLAIN.id)
+        load(split="train").filter(
+            lambda snapshot: snapshot["is_final"] and snapshot["architecture"] == PLAIN.id
+        )
     )
     hub.clear()
     batch = ds[:10]
@@ -216,7 +220,7 @@ def test_weights_are_fetched_batch_by_batch(load: Callable[..., Any], local: Zoo
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_data_loader(load: Callable[..., Any], local: Zoo, start: str) -> None:
-    ds = load(split="train").filter(lambda row: row["architecture"] == PLAIN.id)
+    ds = load(split="train").filter(lambda snapshot: snapshot["architecture"] == PLAIN.id)
     ds = with_weights(ds, columns=["model_id"])
     ds[0]  # connections are open before the workers start
     batches = list(DataLoader(ds, batch_size=6, num_workers=2, multiprocessing_context=start))
@@ -226,8 +230,8 @@ def test_data_loader(load: Callable[..., Any], local: Zoo, start: str) -> None:
 
 def test_streams(load: Callable[..., Any], local: Zoo) -> None:
     ds = with_weights(load(split="train", streaming=True).shuffle(seed=3, buffer_size=8), columns=["sha256"])
-    expected = {row["sha256"]: local.row(row) for row in local.filter(split="train")}
-    found = {row["sha256"]: row["weights"] for row in ds}
+    expected = {snapshot["sha256"]: local.row(snapshot) for snapshot in local.filter(split="train")}
+    found = {snapshot["sha256"]: snapshot["weights"] for snapshot in ds}
     assert found.keys() == expected.keys() and all(
         np.array_equal(found[key], expected[key]) for key in expected
     )
@@ -258,42 +262,42 @@ def test_faults_in_every_second_request(
     hub.stall_seconds = 0.6
     hub.faults = every_second(*faults)
     zoo = remote()
-    rows = zoo.filter(architecture=NORMED.id, is_final=True)
-    assert np.array_equal(zoo.weights(rows), local.weights(rows))
+    snapshots = zoo.filter(architecture=NORMED.id, is_final=True)
+    assert np.array_equal(zoo.weights(snapshots), local.weights(snapshots))
 
 
 def test_a_hub_that_stays_away(remote: Callable[..., Zoo], hub: LoopbackHub) -> None:
     zoo = remote()
-    rows = zoo.filter(architecture=NORMED.id)
+    snapshots = zoo.filter(architecture=NORMED.id)
     hub.faults = lambda number, method, path: 503
     with pytest.raises(
         ZooError,
         match=r"org/nws@.*parquet at byte \d+: expected an answer of the Hub, "
         r"found 503.*then try again",
     ):
-        zoo.weights(rows)
+        zoo.weights(snapshots)
 
 
 def test_a_flipped_byte_on_the_way(remote: Callable[..., Zoo], hub: LoopbackHub) -> None:
     zoo = remote()
-    row = zoo.filter()[3]
+    snapshot = zoo.filter()[3]
     hub.faults = lambda number, method, path: "corrupt"
     with pytest.raises(
         ZooError,
-        match=rf"org/nws@\w+/{row['file']} at byte {row['offset']}: expected "
-        rf"sha256 {row['sha256']}",
+        match=rf"org/nws@\w+/{snapshot['file']} at byte {snapshot['offset']}: expected "
+        rf"sha256 {snapshot['sha256']}",
     ):
-        zoo.row(row)
-    assert zoo.source.cache.get(row["sha256"]) is None
+        zoo.row(snapshot)
+    assert zoo.source.cache.get(snapshot["sha256"]) is None
 
 
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "outside": ({"file": "../../secret"}, "a relative path"),
     "absolute": ({"file": "/etc/passwd"}, "a relative path"),
     "unlisted": ({"file": "README.md"}, "a file that nws.json lists"),
-    "beyond": ({"length": 1 << 40}, "a place in its"),
-    "before": ({"offset": -1}, "a place in its"),
-    "empty": ({"length": 0}, "a place in its"),
+    "beyond": ({"length": 1 << 40}, "a range in its"),
+    "before": ({"offset": -1}, "a range in its"),
+    "empty": ({"length": 0}, "a range in its"),
     "digest": ({"sha256": "../../../secret"}, "a SHA-256 in hexadecimal"),
     "shifted": ({"offset": 5}, "expected sha256"),
 }
@@ -305,12 +309,14 @@ def test_a_hostile_index(hub: LoopbackHub, tmp_path: Path, changes: dict[str, An
     index, _ = make_shard(tmp_path / "zoo", shard, PLAIN)
     write_index(
         tmp_path / "zoo" / INDEX,
-        pa.Table.from_pylist([{**row, **changes} for row in index.to_pylist()], INDEX_SCHEMA),
+        pa.Table.from_pylist([{**snapshot, **changes} for snapshot in index.to_pylist()], INDEX_SCHEMA),
     )
     write_manifest(tmp_path / "zoo", ["demo"], 3, [shard, INDEX])
     hub.put(REPOSITORY, tmp_path / "zoo")
     zoo = Zoo(REPOSITORY, cache_dir=tmp_path / "cache")
-    reads: Iterator[Callable[[Rows], Any]] = iter((lambda rows: zoo.row(rows[0]), zoo.weights, zoo.arrays))
+    reads: Iterator[Callable[[Snapshots], Any]] = iter(
+        (lambda snapshots: zoo.row(snapshots[0]), zoo.weights, zoo.arrays)
+    )
     for read in reads:
         with pytest.raises(ZooError, match=message):
             read(zoo.filter())

@@ -419,8 +419,8 @@ def test_parquet_truncated(tmp_path, keep):
 def test_parquet_corrupt_anywhere_gives_a_zoo_error_or_loads(tmp_path):
     path = write_parquet_set(tmp_path) / PARQUET
     good = path.read_bytes()
-    for place in np.random.default_rng(0).integers(0, len(good), 200):
-        path.write_bytes(good[:place] + bytes([good[place] ^ 255]) + good[place + 1 :])
+    for i in np.random.default_rng(0).integers(0, len(good), 200):
+        path.write_bytes(good[:i] + bytes([good[i] ^ 255]) + good[i + 1 :])
         try:
             load_image_set("svhn", tmp_path)
         except ZooError as error:

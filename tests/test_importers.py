@@ -36,8 +36,8 @@ from builder.verify import main as verify
 from nws_dataset.errors import ZooError
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import Manifest
-from nws_dataset.format.subsets import IMPORTED, KINDS, NWS_MAIN, SMALL_CNN, SUBSETS, subsets_of
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.format.subsets import IMPORTED, NWS_MAIN, RELEASES, SMALL_CNN, SUBSETS, subsets_of
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from testing import release_factory as factory
 from testing.loopback_hub import LoopbackHub
@@ -117,14 +117,14 @@ def several_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nws_networks_compute_what_the_originals_do(nws_zoo: Zoo, number: int, snapshot: int) -> None:
     images = np.random.default_rng(1).random((3, 32, 32, 3))
     net = factory.NwsNet(factory.nws_meta(MAIN_ORDER[number]), (MAIN_ORDER[number], snapshot))
-    (row,) = nws_zoo.filter(subset="main_2020", model_number=number, snapshot=snapshot)
-    compare(nws_zoo.network(row), images, net(images))
+    (found,) = nws_zoo.filter(subset="main_2020", model_number=number, snapshot=snapshot)
+    compare(nws_zoo.network(found), images, net(images))
 
 
 def test_fixed_networks_compute_what_the_originals_do(nws_zoo: Zoo) -> None:
     images = np.random.default_rng(2).random((3, 32, 32, 3))
-    (row,) = nws_zoo.filter(subset="fixed_2020", model_number=1, snapshot=7)
-    compare(nws_zoo.network(row), images, factory.NwsNet(factory.nws_meta(1, **FIXED), (1, 7))(images))
+    (snapshot,) = nws_zoo.filter(subset="fixed_2020", model_number=1, snapshot=7)
+    compare(nws_zoo.network(snapshot), images, factory.NwsNet(factory.nws_meta(1, **FIXED), (1, 7))(images))
 
 
 @pytest.mark.parametrize(("dataset", "name", "size"), [("mnist", "mnist", 28), ("svhn", "svhn_cropped", 32)])
@@ -136,8 +136,8 @@ def test_small_networks_compute_what_the_originals_do(
     for number, snapshot in ((0, 1), (1, 5), (7, 9)):
         activation = str(factory.small_config(name, number)["config.activation"])
         net = factory.SmallNet(activation, (number, snapshot - 1))
-        (row,) = small_zoo.filter(model_number=4 * number + position, snapshot=snapshot)
-        compare(small_zoo.network(row), images, net(2 * images - 1))
+        (found,) = small_zoo.filter(model_number=4 * number + position, snapshot=snapshot)
+        compare(small_zoo.network(found), images, net(2 * images - 1))
 
 
 @torch.no_grad()
@@ -153,58 +153,63 @@ def compare(network: torch.nn.Module, images_BHWC: np.ndarray, expected: np.ndar
 
 def test_nws_rows_tell_the_recipe_and_the_split(nws_zoo: Zoo) -> None:
     for number, original in enumerate(MAIN_ORDER):
-        meta, rows = factory.nws_meta(original), nws_zoo.filter(subset="main_2020", model_number=number)
-        assert len(rows) == 20
-        assert set(rows["split"]) == {"test" if original in MAIN_SPLITS["test"] else "train"}
-        row = rows[0]
-        assert (row["seed"], row["num_outputs"], row["class_test_accuracy"], row["test_loss"]) == (
+        meta, snapshots = factory.nws_meta(original), nws_zoo.filter(subset="main_2020", model_number=number)
+        assert len(snapshots) == 20
+        assert set(snapshots["split"]) == {"test" if original in MAIN_SPLITS["test"] else "train"}
+        snapshot = snapshots[0]
+        assert (
+            snapshot["seed"],
+            snapshot["num_outputs"],
+            snapshot["class_test_accuracy"],
+            snapshot["test_loss"],
+        ) == (
             None,
             20,
             None,
             None,
         )
-        assert row["dataset"] == {"fashion": "fashion_mnist"}.get(str(meta["dataset"]), meta["dataset"])
-        assert row["learning_rate"] == pytest.approx(meta["lrate"])
-        assert row["optimizer"] == ("adam", "rmsprop", "momentum")[int(str(meta["optimizer"]))]
-        assert row["activation"] == ("relu", "elu", "sigmoid", "tanh")[int(str(meta["activation"]))]
+        assert snapshot["dataset"] == {"fashion": "fashion_mnist"}.get(str(meta["dataset"]), meta["dataset"])
+        assert snapshot["learning_rate"] == pytest.approx(meta["lrate"])
+        assert snapshot["optimizer"] == ("adam", "rmsprop", "momentum")[int(str(meta["optimizer"]))]
+        assert snapshot["activation"] == ("relu", "elu", "sigmoid", "tanh")[int(str(meta["activation"]))]
         assert (
-            row["initialization"]
+            snapshot["initialization"]
             == ("constant", "normal", "glorot_uniform", "glorot_normal")[int(str(meta["initialization"]))]
         )
         for name in ("batch_size", "batch_norm", "augmentation", *FIXED):
-            assert row[name] == meta[name]
+            assert snapshot[name] == meta[name]
         for name in ("dropout", "validation_fraction", "balanced", "learning_rate_decay", "early_stopping"):
-            assert row[name] == NWS_MAIN[name]
+            assert snapshot[name] == NWS_MAIN[name]
 
 
 def test_nws_rows_tell_the_results_of_their_epochs(nws_zoo: Zoo) -> None:
     for number, original in enumerate(MAIN_ORDER):
-        rows = nws_zoo.filter(subset="main_2020", model_number=number)
+        snapshots = nws_zoo.filter(subset="main_2020", model_number=number)
         exports = np.round(np.linspace(1, factory.nws_exports(original), 20)).astype(int)
         errors = factory.nws_errors(original)[exports - 1]
-        assert rows["snapshot"].tolist() == list(range(1, 21))
-        assert rows["epoch"].tolist() == (exports - 1).tolist()
-        assert rows["step"].tolist() == errors[:, 0].tolist()
-        for place, name in enumerate(("train_accuracy", "validation_accuracy", "test_accuracy"), 1):
-            np.testing.assert_allclose(rows[name], 1 - errors[:, place] / 100)
+        assert snapshots["snapshot"].tolist() == list(range(1, 21))
+        assert snapshots["epoch"].tolist() == (exports - 1).tolist()
+        assert snapshots["step"].tolist() == errors[:, 0].tolist()
+        for column, name in enumerate(("train_accuracy", "validation_accuracy", "test_accuracy"), 1):
+            np.testing.assert_allclose(snapshots[name], 1 - errors[:, column] / 100)
 
 
 def test_small_rows_tell_the_recipe_and_the_results(small_zoo: Zoo) -> None:
     for number in range(10):
         config = factory.small_config("svhn_cropped", number)
-        rows = small_zoo.filter(model_number=4 * number + 3)
-        row = rows[0]
-        assert (row["dataset"], row["seed"], row["batch_size"], row["num_outputs"]) == (
+        snapshots = small_zoo.filter(model_number=4 * number + 3)
+        snapshot = snapshots[0]
+        assert (snapshot["dataset"], snapshot["seed"], snapshot["batch_size"], snapshot["num_outputs"]) == (
             "svhn",
             number % 3,
             512,
             10,
         )
         assert (
-            row["initialization"]
+            snapshot["initialization"]
             == ("he_normal", "orthogonal", "glorot_normal", "random_normal", "truncated_normal")[number % 5]
         )
-        assert row["init_std"] == (pytest.approx(config["config.init_std"]) if number % 5 > 2 else None)
+        assert snapshot["init_std"] == (pytest.approx(config["config.init_std"]) if number % 5 > 2 else None)
         named = {
             "dropout": "dropout",
             "l2": "l2reg",
@@ -212,30 +217,34 @@ def test_small_rows_tell_the_recipe_and_the_results(small_zoo: Zoo) -> None:
             "train_fraction": "train_fraction",
         }
         for name, column in {**named, "optimizer": "optimizer", "activation": "activation"}.items():
-            assert row[name] == pytest.approx(config[f"config.{column}"])
-        assert rows["epoch"].tolist() == list(factory.SMALL_EPOCHS)
+            assert snapshot[name] == pytest.approx(config[f"config.{column}"])
+        assert snapshots["epoch"].tolist() == list(factory.SMALL_EPOCHS)
         per_epoch = int(73257 * float(str(config["config.train_fraction"]))) // 512
-        assert rows["step"].tolist() == [epoch * per_epoch for epoch in factory.SMALL_EPOCHS]
+        assert snapshots["step"].tolist() == [epoch * per_epoch for epoch in factory.SMALL_EPOCHS]
         for name in ("train_accuracy", "test_accuracy", "train_loss", "test_loss"):
-            np.testing.assert_allclose(rows[name], [factory.small_results(number, s)[name] for s in range(9)])
-        assert set(rows["split"]) == {plan.split_of(row["model_id"], 42)}
+            np.testing.assert_allclose(
+                snapshots[name], [factory.small_results(number, s)[name] for s in range(9)]
+            )
+        assert set(snapshots["split"]) == {plan.split_of(snapshot["model_id"], 42)}
 
 
 def test_converged_is_as_in_the_builder(small_zoo: Zoo, nws_zoo: Zoo) -> None:
     seen = set()
     for zoo in (small_zoo, nws_zoo):
-        for row in zoo.filter(is_final=True):
-            expected = row["test_accuracy"] >= IMAGE_SETS[row["dataset"]].majority_rate + CONVERGED_MARGIN
-            assert set(zoo.filter(model_id=row["model_id"])["converged"]) == {expected}
+        for snapshot in zoo.filter(is_final=True):
+            expected = (
+                snapshot["test_accuracy"] >= IMAGE_SETS[snapshot["dataset"]].majority_rate + CONVERGED_MARGIN
+            )
+            assert set(zoo.filter(model_id=snapshot["model_id"])["converged"]) == {expected}
             seen.add(expected)
-            assert not row["diverged"]
+            assert not snapshot["diverged"]
     assert seen == {True, False}
 
 
 def test_what_is_imported_is_declared_once() -> None:
-    assert KINDS == ("nws", "small_cnn")
+    assert RELEASES == ("nws", "small_cnn")
     assert not set(IMPORTED) & set(SUBSETS)
-    assert {subset.like for subset in IMPORTED.values()} <= set(SUBSETS)
+    assert {subset.recipe_of for subset in IMPORTED.values()} <= set(SUBSETS)
     assert subsets_of("nws") == {"main": "main_2020", "fixed": "fixed_2020"}
 
 
@@ -252,13 +261,13 @@ def test_a_snapshot_that_is_not_finite_repeats_the_last_one(tmp_path: Path) -> N
     import_zoo("small_cnn", factory.write_small_cnn(tmp_path / "mnist", "mnist", 4, change), tmp_path / "out")
     zoo = Zoo(tmp_path / "out")
     for number, whole in zip(range(4), (6, 8, 5, 4), strict=True):
-        rows = zoo.filter(model_number=4 * number)
-        assert set(rows["diverged"]) == {True}
-        np.testing.assert_array_equal(rows["epoch"][:whole], factory.SMALL_EPOCHS[:whole])
+        snapshots = zoo.filter(model_number=4 * number)
+        assert set(snapshots["diverged"]) == {True}
+        np.testing.assert_array_equal(snapshots["epoch"][:whole], factory.SMALL_EPOCHS[:whole])
         for name in ("epoch", "step", "test_accuracy", "train_loss", "sha256"):
-            assert len(set(rows[name][whole - 1 :])) == 1
-        assert len(set(rows["sha256"])) == whole
-        assert rows["test_accuracy"][-1] == pytest.approx(
+            assert len(set(snapshots[name][whole - 1 :])) == 1
+        assert len(set(snapshots["sha256"])) == whole
+        assert snapshots["test_accuracy"][-1] == pytest.approx(
             factory.small_results(number, whole - 1)["test_accuracy"]
         )
 
@@ -269,14 +278,14 @@ def test_weights_that_float32_cannot_hold_are_not_finite(tmp_path: Path) -> None
     import_zoo("nws", root, tmp_path / "out")
     zoo = Zoo(tmp_path / "out")
     assert set(zoo.filter(model_number=0)["diverged"]) == {False}
-    rows = zoo.filter(model_number=1)
-    assert set(rows["diverged"]) == {True}
-    assert len(set(rows["sha256"])) == len(set(rows["sha256"][:12])) == 12
+    snapshots = zoo.filter(model_number=1)
+    assert set(snapshots["diverged"]) == {True}
+    assert len(set(snapshots["sha256"])) == len(set(snapshots["sha256"][:12])) == 12
 
 
-def overwrite(file: Path, place: int, value: float) -> None:
+def overwrite(file: Path, index: int, value: float) -> None:
     numbers = np.fromfile(file, "<f8")
-    numbers[place] = value
+    numbers[index] = value
     numbers.tofile(file)
 
 
@@ -330,7 +339,7 @@ def test_verify_sees_an_imported_model_in_two_splits(
     table = small_zoo.index
     splits = table["split"].to_pylist()
     splits[-1] = "test" if splits[-1] == "train" else "train"
-    verifier.rows = Rows(
+    verifier.snapshots = Snapshots(
         table.set_column(table.column_names.index("split"), table.schema.field("split"), [splits])
     )
     with pytest.raises(ZooError, match=r"expected the plan's recipe and split, found another split"):
@@ -341,22 +350,22 @@ def test_the_stock_library_loads_it(nws_zoo: Zoo, tmp_path: Path) -> None:
     loaded = datasets.load_dataset(str(nws_zoo.path), cache_dir=str(tmp_path))
     assert {split: len(part) for split, part in loaded.items()} == {"train": 120, "test": 60}
     loaded = datasets.load_dataset(str(nws_zoo.path), "fixed_2020", split="test", streaming=True)
-    row = next(iter(loaded))
-    assert row["weights"] == bytes(
+    snapshot = next(iter(loaded))
+    assert snapshot["weights"] == bytes(
         nws_zoo.value(nws_zoo.filter(subset="fixed_2020", split="test", snapshot=1)[0])
     )
 
 
 def test_rows_are_the_originals_numbers(nws_zoo: Zoo, small_zoo: Zoo) -> None:
     """Kernels are not moved where the release has them as we do; no number is lost or made."""
-    (row,) = nws_zoo.filter(subset="main_2020", model_number=0, is_final=True)
+    (snapshot,) = nws_zoo.filter(subset="main_2020", model_number=0, is_final=True)
     numbers = factory.NwsNet(factory.nws_meta(0), (0, 20)).numbers().astype(np.float32)
-    first = layout_of(nws_zoo.architecture(row))["conv1.weight"].size
-    np.testing.assert_array_equal(nws_zoo.row(row)[:first], numbers[:first])
-    np.testing.assert_array_equal(np.sort(nws_zoo.row(row)), np.sort(numbers))
-    (row,) = small_zoo.filter(model_number=0, is_final=True)
+    first = layout_of(nws_zoo.architecture(snapshot))["conv1.weight"].size
+    np.testing.assert_array_equal(nws_zoo.row(snapshot)[:first], numbers[:first])
+    np.testing.assert_array_equal(np.sort(nws_zoo.row(snapshot)), np.sort(numbers))
+    (snapshot,) = small_zoo.filter(model_number=0, is_final=True)
     np.testing.assert_array_equal(
-        np.sort(small_zoo.row(row)), np.sort(factory.SmallNet("relu", (0, 8)).numbers())
+        np.sort(small_zoo.row(snapshot)), np.sort(factory.SmallNet("relu", (0, 8)).numbers())
     )
 
 
@@ -552,7 +561,7 @@ NWS_DAMAGE: dict[str, tuple[Damage, str]] = {
     "an empty split file": (
         lambda s: (s / "nws_main_test.csv").write_text(""),
         r"nws_main_test.csv: "
-        r"expected at least one row",
+        r"expected at least one line",
     ),
     "bytes that are no text": (
         lambda s: (s / "nws_main_test.csv").write_bytes(b"\xff\xfe\x00"),

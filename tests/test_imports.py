@@ -55,11 +55,11 @@ NEVER = {
     "plots need torch nowhere": ("builder.gallery", ["builder.training", "torch"]),
 }  # what a reader may rely on: (who, whom it never imports)
 ONLY = {
-    "ray": ["builder.cluster", "nws_dataset.evaluation.run"],
+    "ray": ["builder.cluster"],
     "triton": ["builder.training.gpu"],
     "numba": ["builder.training.cpu"],
     "lightgbm": ["nws_dataset.baselines", "nws_dataset.evaluation"],
-}  # library -> the only places that import it
+}  # library -> the only modules that import it
 
 
 def modules() -> dict[str, Path]:
@@ -87,8 +87,8 @@ def imported(path: Path) -> Iterator[str]:
                 yield name if name in MODULES else node.module
 
 
-def is_in(module: str, place: str) -> bool:
-    return module == place or module.startswith(f"{place}.")
+def is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
 IMPORTED = {module: set(imported(path)) - {module} for module, path in MODULES.items()}
@@ -103,8 +103,8 @@ def test_never(rule: str) -> None:
         f"{module} imports {name}"
         for module in members
         for name in sorted(IMPORTED[module])
-        for place in whom
-        if is_in(name, place) and not is_in(module, place)
+        for package in whom
+        if is_in(name, package) and not is_in(module, package)
     ]
     assert not broken, rule
 
@@ -114,7 +114,7 @@ def test_only(library: str) -> None:
     users = [module for module, names in IMPORTED.items() if any(is_in(name, library) for name in names)]
     assert users, f"nobody imports {library}"
     for module in users:
-        assert any(is_in(module, place) for place in ONLY[library]), f"{module} imports {library}"
+        assert any(is_in(module, package) for package in ONLY[library]), f"{module} imports {library}"
 
 
 def test_no_circle() -> None:

@@ -68,9 +68,9 @@ def test_rows_are_those_of_the_zoo(load: Callable[..., Any], folder: Path) -> No
 
 def test_subsets_hold_their_weights(load: Callable[..., Any], folder: Path) -> None:
     ds, zoo = load(name="demo", split="validation"), Zoo(folder)
-    for row in ds:
-        (expected,) = zoo.filter(model_id=row["model_id"], snapshot=row["snapshot"])
-        assert np.array_equal(unpack(zoo.architecture(row), row["weights"]), zoo.row(expected))
+    for snapshot in ds:
+        (expected,) = zoo.filter(model_id=snapshot["model_id"], snapshot=snapshot["snapshot"])
+        assert np.array_equal(unpack(zoo.architecture(snapshot), snapshot["weights"]), zoo.row(expected))
     assert len(ds) == len(zoo.filter(subset="demo", split="validation"))
 
 
@@ -90,12 +90,13 @@ import json, sys
 import datasets
 import nws_dataset
 load = {"stock": datasets.load_dataset, "ours": nws_dataset.load_dataset}[sys.argv[1]]
-print(json.dumps([row["sha256"] for row in load(sys.argv[2], split="validation", cache_dir=sys.argv[3])]))
+loaded = load(sys.argv[2], split="validation", cache_dir=sys.argv[3])
+print(json.dumps([snapshot["sha256"] for snapshot in loaded]))
 """
 
 
 def digests(folder: Path, split: str = "train") -> list[str]:
-    return [row["sha256"] for row in Zoo(folder).filter(split=split)]
+    return [snapshot["sha256"] for snapshot in Zoo(folder).filter(split=split)]
 
 
 def plain_card(folder: Path) -> Path:
@@ -140,7 +141,7 @@ def test_content_is_the_key(tmp_path: Path, load: Callable[..., Any], name: str 
             (load(folder, name), Zoo(folder)),
             (load(folder, name, streaming=True), Zoo(folder)),
         ):
-            loaded.append([row["test_accuracy"] for split in ds.values() for row in split])
+            loaded.append([snapshot["test_accuracy"] for split in ds.values() for snapshot in split])
             assert sorted(loaded[-1]) == sorted(plain.index["test_accuracy"].to_pylist())
     assert loaded[0] == loaded[-2] != loaded[2]
 
@@ -163,7 +164,7 @@ def test_a_folder_that_changes_under_the_load(
         return read(path, content)
 
     monkeypatch.setattr(prepare, "read_index", grown)
-    assert [row["sha256"] for row in load(folder, split="train")] == digests(folder)
+    assert [snapshot["sha256"] for snapshot in load(folder, split="train")] == digests(folder)
     stream = load(folder, split="train", streaming=True)
     make_zoo(folder, models=10)
     with pytest.raises(ZooError, match=r"a folder that does not change, found a new nws\.json"):
@@ -180,12 +181,16 @@ def test_a_card_that_fits_no_file_is_refused_by_the_library(tmp_path: Path) -> N
 @pytest.mark.parametrize("models", [9, 16])
 @pytest.mark.parametrize("name", [INDEX_CONFIG, "demo"])
 def test_the_library_beside_a_zoo_that_grows(tmp_path: Path, name: str, models: int) -> None:
-    """Files of a new state take their places one by one, the card and nws.json last: rows of one state, or an
+    """Files of a new state arrive one by one, the card and nws.json last: snapshots of one state, or an
     error.
     """
     folder, new = make_zoo(tmp_path / "nws", models=8), make_zoo(tmp_path / "new", models=models)
     states = [
-        sorted(row["model_id"] for split in datasets.load_dataset(str(zoo), name).values() for row in split)
+        sorted(
+            snapshot["model_id"]
+            for split in datasets.load_dataset(str(zoo), name).values()
+            for snapshot in split
+        )
         for zoo in (folder, new)
     ]
     found = []
@@ -198,7 +203,7 @@ def test_the_library_beside_a_zoo_that_grows(tmp_path: Path, name: str, models: 
             )
         except (datasets.exceptions.NonMatchingSplitsSizesError, datasets.exceptions.UnexpectedSplitsError):
             continue
-        found.append(sorted(row["model_id"] for split in loaded.values() for row in split))
+        found.append(sorted(snapshot["model_id"] for split in loaded.values() for snapshot in split))
         assert found[-1] in states
     assert found[-1] == states[1]
 
@@ -237,16 +242,18 @@ def test_names_that_look_like_patterns(
     for path in (folder, str(folder), f"./{name}/nws", *([f"{name}//nws/"] if name != "~" else [])):
         for streaming in (False, True):
             ds = load(path, split="train", streaming=streaming)
-            assert [row["sha256"] for row in ds] == digests(folder)
-    (weights,) = {row["weights"].tobytes() for row in with_weights(ds.take(1))}
+            assert [snapshot["sha256"] for snapshot in ds] == digests(folder)
+    (weights,) = {snapshot["weights"].tobytes() for snapshot in with_weights(ds.take(1))}
     assert weights == Zoo(folder).row(Zoo(folder).filter(split="train")[0]).tobytes()
-    assert len({row["model_id"] for row in load(folder, "demo", split="train", streaming=True)}) == 3
+    assert (
+        len({snapshot["model_id"] for snapshot in load(folder, "demo", split="train", streaming=True)}) == 3
+    )
 
 
 def test_home(tmp_path: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = make_zoo(tmp_path / "zoos" / "nws", models=3)
-    assert [row["sha256"] for row in load("~/zoos/nws", split="train")] == digests(folder)
+    assert [snapshot["sha256"] for snapshot in load("~/zoos/nws", split="train")] == digests(folder)
 
 
 # Options of the library
@@ -267,7 +274,7 @@ def test_options(folder: Path, load: Callable[..., Any]) -> None:
         ({"columns": ["nothing"]}, "found nothing; choose others"),
         ({"split": "nothing"}, "a split"),
         ({"download_mode": "never"}, "options that it knows"),
-        ({"filters": [("nothing", "=", 1)]}, "rows that can be prepared"),
+        ({"filters": [("nothing", "=", 1)]}, "snapshots that can be prepared"),
         ({"split": "train[:x]"}, "a split"),
         ({"split": "nothing", "streaming": True}, "a split"),
     ):
@@ -312,9 +319,9 @@ def test_mistakes(tmp_path: Path, load: Callable[..., Any]) -> None:
 
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "none": lambda ds: ds,
-    "filter": lambda ds: ds.filter(lambda row: row["is_final"]),
+    "filter": lambda ds: ds.filter(lambda snapshot: snapshot["is_final"]),
     "select": lambda ds: ds.select([5, 2, 9]),
-    "map": lambda ds: ds.map(lambda row: {"error": 1 - row["test_accuracy"]}),
+    "map": lambda ds: ds.map(lambda snapshot: {"error": 1 - snapshot["test_accuracy"]}),
     "shuffle": lambda ds: ds.shuffle(seed=1),
     "sort": lambda ds: ds.sort("test_accuracy"),
     "train_test_split": lambda ds: ds.train_test_split(0.5, seed=1)["train"],
@@ -323,7 +330,10 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
         ["file", "offset", "length", "sha256", "architecture_json"]
     ),
     "all": lambda ds: (
-        ds.filter(lambda row: row["is_final"]).shuffle(seed=1).map(lambda row: {"x": 1}).select(range(4))
+        ds.filter(lambda snapshot: snapshot["is_final"])
+        .shuffle(seed=1)
+        .map(lambda snapshot: {"x": 1})
+        .select(range(4))
     ),
 }
 
@@ -335,15 +345,15 @@ def test_weights_after_a_change(load: Callable[..., Any], folder: Path, change: 
     zoo, plain = Zoo(folder), change(load(split="train")).with_format(None)
     ds = with_weights(change(load(split="train")))
     assert len(ds) == len(plain) > 0
-    for row, expected in zip(ds, plain, strict=True):
-        weights = row.pop("weights")
-        assert row == expected
+    for snapshot, expected in zip(ds, plain, strict=True):
+        weights = snapshot.pop("weights")
+        assert snapshot == expected
         assert weights.dtype == np.float32 and np.array_equal(weights, zoo.row(expected))
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_formats_that_are_set_before(load: Callable[..., Any], folder: Path, kind: str) -> None:
-    plain = load(split="train").filter(lambda row: row["architecture"] == PLAIN.id)
+    plain = load(split="train").filter(lambda snapshot: snapshot["architecture"] == PLAIN.id)
     formatted = plain.with_format(kind, columns=[*READ_COLUMNS, "test_accuracy", "model_id"])
     ds, expected = with_weights(formatted), Zoo(folder).weights(plain)
     assert set(ds[0]) == {*READ_COLUMNS, "test_accuracy", "model_id", "weights"}
@@ -373,7 +383,7 @@ def test_set_format_of_rows_with_their_bytes(load: Callable[..., Any]) -> None:
 def test_map_in_two_processes(load: Callable[..., Any], folder: Path) -> None:
     ds = with_weights(load(split="train"))
     norms = ds.map(
-        lambda row: {"norm": float(np.linalg.norm(row["weights"]))},
+        lambda snapshot: {"norm": float(np.linalg.norm(snapshot["weights"]))},
         num_proc=2,
         remove_columns=ds.column_names,
     )
@@ -384,20 +394,26 @@ def test_map_in_two_processes(load: Callable[..., Any], folder: Path) -> None:
 @pytest.mark.parametrize("columns", [None, ["model_id", "snapshot"]])
 def test_streams(load: Callable[..., Any], folder: Path, columns: list[str] | None) -> None:
     zoo, plain = Zoo(folder), load(split="train", streaming=True)
-    expected = {(row["model_id"], row["snapshot"]): zoo.row(row) for row in zoo.filter(split="train")}
+    expected = {
+        (snapshot["model_id"], snapshot["snapshot"]): zoo.row(snapshot)
+        for snapshot in zoo.filter(split="train")
+    }
     # an index file for each subset
     parts = [with_weights(plain.shard(2, i), columns=columns) for i in range(2)]
     shuffled = with_weights(plain.shuffle(seed=1, buffer_size=10), columns=columns)
-    for rows in (
-        [row for part in parts for row in part],
+    for snapshots in (
+        [snapshot for part in parts for snapshot in part],
         list(shuffled),
         list(with_weights(plain, columns=columns)),
     ):
-        assert {(row["model_id"], row["snapshot"]) for row in rows} == set(expected) and len(rows) == len(
+        assert {(snapshot["model_id"], snapshot["snapshot"]) for snapshot in snapshots} == set(
             expected
+        ) and len(snapshots) == len(expected)
+        assert all(
+            np.array_equal(snapshot["weights"], expected[snapshot["model_id"], snapshot["snapshot"]])
+            for snapshot in snapshots
         )
-        assert all(np.array_equal(row["weights"], expected[row["model_id"], row["snapshot"]]) for row in rows)
-        assert columns is None or set(rows[0]) == {*columns, "weights"}
+        assert columns is None or set(snapshots[0]) == {*columns, "weights"}
     assert isinstance(with_weights(load(streaming=True)), datasets.IterableDatasetDict)
 
 
@@ -411,7 +427,9 @@ def test_batches_and_columns(load: Callable[..., Any]) -> None:
     batch = ds[:20]
     assert {len(weights) for weights in batch["weights"]} == {386, 3050}
     assert len(batch["model_id"]) == 20
-    assert ds["test_accuracy"][:3] == [row["test_accuracy"] for row in load(split="train").select(range(3))]
+    assert ds["test_accuracy"][:3] == [
+        snapshot["test_accuracy"] for snapshot in load(split="train").select(range(3))
+    ]
     assert ds["file"][0].startswith("snapshots/")
     assert all(np.array_equal(a, b) for a, b in zip(ds["weights"][:20], batch["weights"], strict=True))
     with pytest.raises((KeyError, ValueError), match="nothing"):
@@ -424,12 +442,12 @@ def test_weights_are_read_only_when_asked_for(
     read: list[str] = []
     arrays = Zoo.arrays
 
-    def noted(self: Zoo, rows: Any) -> Any:
-        read.extend(row["sha256"] for row in rows)
-        return arrays(self, rows)
+    def noted(self: Zoo, snapshots: Any) -> Any:
+        read.extend(snapshot["sha256"] for snapshot in snapshots)
+        return arrays(self, snapshots)
 
     monkeypatch.setattr(Zoo, "arrays", noted)
-    ds = with_weights(load(split="train").filter(lambda row: row["is_final"]))
+    ds = with_weights(load(split="train").filter(lambda snapshot: snapshot["is_final"]))
     assert read == []
     assert read == [ds[3]["sha256"]]
 
@@ -442,7 +460,7 @@ def test_dataset_dict(load: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("start", [None, "fork", "spawn"])
 def test_data_loader(load: Callable[..., Any], folder: Path, start: str | None) -> None:
-    ds = load(split="train").filter(lambda row: row["architecture"] == PLAIN.id)
+    ds = load(split="train").filter(lambda snapshot: snapshot["architecture"] == PLAIN.id)
     ds = with_weights(ds, columns=["model_id", "test_accuracy", "class_test_accuracy"])
     assert set(ds[0]) == {"model_id", "test_accuracy", "class_test_accuracy", "weights"}
     batches = list(DataLoader(ds, batch_size=6, num_workers=2 if start else 0, multiprocessing_context=start))
@@ -458,7 +476,7 @@ def test_pickle(load: Callable[..., Any]) -> None:
 
 
 def test_zoo_weights_take_a_dataset(load: Callable[..., Any], folder: Path) -> None:
-    zoo, ds = Zoo(folder), load(split="train").filter(lambda row: row["architecture"] == PLAIN.id)
+    zoo, ds = Zoo(folder), load(split="train").filter(lambda snapshot: snapshot["architecture"] == PLAIN.id)
     assert np.array_equal(zoo.weights(ds), np.stack(with_weights(ds)[:]["weights"]))
 
 

@@ -235,28 +235,28 @@ def test_saved_and_loaded(fitted, data, numbers, tmp_path):
 def test_sources_give_the_same_slices(tmp_path):
     """Views of the files, the zoo's own slices, and all weights on a device; short rows are filled up."""
     zoo = Zoo(make_zoo(tmp_path / "nws", models=6, snapshots=2))
-    rows = zoo.filter()
-    views = ArrayRows(zoo.arrays(rows))
+    snapshots = zoo.filter()
+    views = ArrayRows(zoo.arrays(snapshots))
     random = np.random.default_rng(0)
-    numbers = random.integers(len(rows), size=40)
+    numbers = random.integers(len(snapshots), size=40)
     length = int(views.lengths.min()) + 10
     starts = random.integers(np.maximum(0, views.lengths[numbers] - length) + 1)
     expected = views.slices(numbers, starts, length)
     assert (expected[views.lengths[numbers] < length, -10:] == 0).all() and (
         views.lengths[numbers] < length
     ).any()
-    np.testing.assert_array_equal(ZooRows(zoo, rows).slices(numbers, starts, length), expected)
+    np.testing.assert_array_equal(ZooRows(zoo, snapshots).slices(numbers, starts, length), expected)
     np.testing.assert_array_equal(DeviceRows(views, "cpu").slices(numbers, starts, length).numpy(), expected)
 
 
 def test_a_zoo_is_read_lazily(tmp_path):
     zoo = Zoo(make_zoo(tmp_path / "nws", models=8, snapshots=1))
-    rows = zoo.filter()
+    snapshots = zoo.filter()
     options = {**SLIM, "epochs": 2, "validation_fraction": 0.25}
-    lazy = DeepMetaClassifier(**options).fit(ZooRows(zoo, rows), rows["activation"])
-    views = DeepMetaClassifier(**options).fit(zoo.arrays(rows), rows["activation"])
+    lazy = DeepMetaClassifier(**options).fit(ZooRows(zoo, snapshots), snapshots["activation"])
+    views = DeepMetaClassifier(**options).fit(zoo.arrays(snapshots), snapshots["activation"])
     np.testing.assert_array_equal(
-        lazy.predict_proba(ZooRows(zoo, rows)), views.predict_proba(zoo.arrays(rows))
+        lazy.predict_proba(ZooRows(zoo, snapshots)), views.predict_proba(zoo.arrays(snapshots))
     )
 
 

@@ -17,7 +17,7 @@ from sklearn.base import clone
 
 from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
-from nws_dataset.baselines.saving import FACTS, Legal, Saved
+from nws_dataset.baselines.saving import FACTS, Allowed, SaveMixin
 from nws_dataset.errors import ValueZooError, ZooError
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.network import Network
@@ -117,7 +117,7 @@ def test_every_number_among_the_parameters_has_its_bounds(kind: type) -> None:
         for name, value in kind().get_params().items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
-    assert set(numbers) <= kind._legal.keys()
+    assert set(numbers) <= kind._allowed.keys()
     kind().check_parameters()
 
 
@@ -125,23 +125,23 @@ def test_every_number_among_the_parameters_has_its_bounds(kind: type) -> None:
     ("legal", "told", "inside", "outside"),
     [
         (
-            Legal(),
+            Allowed(),
             "a number of at least 0 and at most 1e+30",
             [0, 1.5, np.float32(2), np.int64(3)],
             [-1, float("nan"), 1e300, 10**400, float("inf"), True, "1", None],
         ),
-        (Legal(0, 1, open_high=True), "a number of at least 0 and below 1", [0, 0.99], [1]),
-        (Legal(0, 1, open_low=True, none=True), "a number above 0 and at most 1, or None", [1, None], [0]),
+        (Allowed(0, 1, open_high=True), "a number of at least 0 and below 1", [0, 0.99], [1]),
+        (Allowed(0, 1, open_low=True, none=True), "a number above 0 and at most 1, or None", [1, None], [0]),
         (
-            Legal(2, 9, whole=True),
+            Allowed(2, 9, integer=True),
             "a whole number of at least 2 and at most 9",
             [2, np.int8(9)],
             [1, 10, 3.0, None],
         ),
-        (Legal(choices=("a", "b")), "a or b", ["a", "b"], ["c", None, 1]),
+        (Allowed(choices=("a", "b")), "a or b", ["a", "b"], ["c", None, 1]),
     ],
 )
-def test_what_is_legal(legal: Legal, told: str, inside: list[Any], outside: list[Any]) -> None:
+def test_what_is_legal(legal: Allowed, told: str, inside: list[Any], outside: list[Any]) -> None:
     assert str(legal) == told
     assert [legal.allows(value) for value in inside + outside] == [True] * len(inside) + [False] * len(
         outside
@@ -188,7 +188,7 @@ def test_long_slices_are_predicted_a_few_at_a_time(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("kind", [LogitLinear, DeepMetaRegressor])
-def test_validation_rows_and_targets_go_together(kind: type[Saved]) -> None:
+def test_validation_rows_and_targets_go_together(kind: type[SaveMixin]) -> None:
     estimator: Any = kind(**SLIM) if kind is DeepMetaRegressor else kind()
     refused(lambda: estimator.fit(X, Y, X_validation=X), "y_validation")
     refused(lambda: estimator.fit(X, Y, y_validation=Y), "X_validation")
@@ -232,7 +232,7 @@ def test_what_lightgbm_says_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     refused(lambda: GradientBoosting(num_trees=2).fit(X, Y), "GradientBoosting")
 
 
-# Legal, but unusual
+# Allowed, but unusual
 
 FAST: list[Any] = [
     LogitLinear(max_iter=5, random_state=0),

@@ -37,7 +37,7 @@ def zoo(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder
 
 
-def rows(dataset: Any) -> dict[str, list[dict[str, Any]]]:
+def snapshots(dataset: Any) -> dict[str, list[dict[str, Any]]]:
     return {split: list(part) for split, part in dataset.items()}
 
 
@@ -64,11 +64,11 @@ def test_it_is_a_card_and_nothing_else() -> None:
 
 def test_the_stock_library_loads_the_repository(zoo: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
-    assert rows(datasets.load_dataset(LOCAL_NAME, cache_dir=cache)) == rows(
+    assert snapshots(datasets.load_dataset(LOCAL_NAME, cache_dir=cache)) == snapshots(
         datasets.load_dataset(str(zoo), cache_dir=cache)
     )
     streamed = datasets.load_dataset(LOCAL_NAME, "demo", streaming=True, cache_dir=cache)
-    assert rows(streamed) == rows(datasets.load_dataset(str(zoo), "demo", cache_dir=cache))
+    assert snapshots(streamed) == snapshots(datasets.load_dataset(str(zoo), "demo", cache_dir=cache))
 
 
 def test_what_is_not_there_keeps_nothing_else_from_loading(
@@ -79,7 +79,7 @@ def test_what_is_not_there_keeps_nothing_else_from_loading(
     cache = str(tmp_path / "cache")
     assert datasets.load_dataset(LOCAL_NAME, "main", split="train", cache_dir=cache).num_rows == 6
     streamed = datasets.load_dataset(LOCAL_NAME, "main", streaming=True, cache_dir=cache)
-    assert {split: len(part) for split, part in rows(streamed).items()} == {
+    assert {split: len(part) for split, part in snapshots(streamed).items()} == {
         "train": 6,
         "validation": 0,
         "test": 0,
@@ -97,7 +97,7 @@ loads = (datasets.load_dataset, nws_dataset.load_dataset)
 stock, ours = (functools.partial(load, "nws", **options) for load in loads)
 anew = {"download_mode": "reuse_cache_if_exists", "verification_mode": "no_checks"}
 loads = (stock, functools.partial(stock, streaming=True), functools.partial(stock, **anew), stock, ours)
-print(json.dumps([[row["sha256"] for row in load()] for load in loads]))
+print(json.dumps([[snapshot["sha256"] for snapshot in load()] for load in loads]))
 """
 
 
@@ -106,9 +106,12 @@ def test_the_repository_moves_on(zoo: Path, hub: LoopbackHub, tmp_path: Path) ->
     its key.
     """
     cache = str(tmp_path / "cache")
-    before = [row["sha256"] for row in datasets.load_dataset(LOCAL_NAME, split="validation", cache_dir=cache)]
+    before = [
+        snapshot["sha256"]
+        for snapshot in datasets.load_dataset(LOCAL_NAME, split="validation", cache_dir=cache)
+    ]
     hub.put(DEFAULT_REPOSITORY, make_zoo(zoo, models=16))
-    now = [row["sha256"] for row in Zoo(zoo).filter(split="validation")]
+    now = [snapshot["sha256"] for snapshot in Zoo(zoo).filter(split="validation")]
     assert len(now) > len(before)
     command, environment = [sys.executable, "-c", LATER, cache], {**os.environ, **hub.environment()}
     result = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True)

@@ -162,9 +162,9 @@ def test_pushed_with_a_card(data, hub, tmp_path):
     )
     assert "Of 800 MNIST networks" in card.text and "| l2 | 0.25 |" in card.text
     LogitLinear(l2=0.5, random_state=0).fit(*data).push_to_hub("org/linear")
-    for place, revision in (("org/linear", first), (predictor.save(tmp_path), None)):
+    for where, revision in (("org/linear", first), (predictor.save(tmp_path), None)):
         np.testing.assert_array_equal(
-            LogitLinear.from_pretrained(place, revision=revision).predict(data[0]), predictor.predict(data[0])
+            LogitLinear.from_pretrained(where, revision=revision).predict(data[0]), predictor.predict(data[0])
         )
     assert LogitLinear.from_pretrained("org/linear").l2 == 0.5
     with pytest.raises(ZooError, match="org/linear"):

@@ -33,7 +33,7 @@ from builder.publish import Content, Publisher
 from nws_dataset import http
 from nws_dataset.errors import ZooError
 from nws_dataset.format.manifest import Manifest
-from nws_dataset.http import asked_to_wait
+from nws_dataset.http import retry_after
 from testing.loopback_hub import READ_TOKEN, TOKEN, Fault, File, LoopbackHub, Tree, every_second
 from testing.zoo_factory import make_zoo
 
@@ -73,19 +73,22 @@ class Witness:
                     io.BytesIO(file.content), columns=["file", "offset", "length", "sha256"]
                 ).to_pylist()
                 self.wrong += [
-                    f"{path}: {row['file']} at {row['offset']}"
-                    for row in columns
-                    if not self.there(row, tree)
+                    f"{path}: {snapshot['file']} at {snapshot['offset']}"
+                    for snapshot in columns
+                    if not self.there(snapshot, tree)
                 ]
         if "nws.json" in tree:
             for path, entry in json.loads(tree["nws.json"].content)["files"].items():
                 if path not in tree or tree[path].sha256 != entry["sha256"]:
                     self.wrong.append(f"nws.json: {path}")
 
-    def there(self, row: dict[str, Any], tree: Tree) -> bool:
+    def there(self, snapshot: dict[str, Any], tree: Tree) -> bool:
         self.values += 1
-        content = tree[row["file"]].content if row["file"] in tree else b""
-        return hashlib.sha256(content[row["offset"] :][: row["length"]]).hexdigest() == row["sha256"]
+        content = tree[snapshot["file"]].content if snapshot["file"] in tree else b""
+        return (
+            hashlib.sha256(content[snapshot["offset"] :][: snapshot["length"]]).hexdigest()
+            == snapshot["sha256"]
+        )
 
 
 @pytest.fixture
@@ -146,7 +149,7 @@ def test_a_folder(hub: LoopbackHub, witness: Witness, tmp_path: Path) -> None:
 
 
 def stock_reads_the_same(folder: Path, tmp_path: Path) -> None:
-    """The stock library gives the same rows from the Hub alone as from the folder, streamed too."""
+    """The stock library gives the same snapshots from the Hub alone as from the folder, streamed too."""
     here = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "here"))
     weights = datasets.load_dataset(str(folder), "demo", cache_dir=str(tmp_path / "here"))
     folder.rename(tmp_path / "away")
@@ -413,7 +416,7 @@ def test_the_hub_asks_to_wait(hub: LoopbackHub, zoo: Path) -> None:
     push(zoo)
     assert time.monotonic() - start > 1
     answer = httpx.Response(429, headers={"RateLimit": '"api";r=0;t=55', "Retry-After": "7"})
-    assert asked_to_wait(answer) == 55
+    assert retry_after(answer) == 55
 
 
 def test_progress_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:

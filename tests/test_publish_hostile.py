@@ -155,7 +155,7 @@ def test_a_commit_that_is_none(hub: LoopbackHub, zoo: Path, sha: Any) -> None:
 
 
 def test_a_listing_without_end(hub: LoopbackHub, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "MOST_PAGES", 20)
+    monkeypatch.setattr(remote, "MAX_PAGES", 20)
     number = itertools.count()
 
     def more(reply: Any) -> Answer:
@@ -186,7 +186,7 @@ def test_redirect_loops(hub: LoopbackHub, zoo: Path, tmp_path: Path, part: str, 
     hub.put(REPO, make_zoo(tmp_path / "before", models=3))
     answering(hub, part, lambda reply: Answer(307, b"", {"Location": f"{hub.url}{part}/again"}), method)
     hub.clear()
-    refused(zoo, f"found BadAnswer: more than {http.MOST_HOPS} redirects|found 40")
+    refused(zoo, f"found BadAnswer: more than {http.MAX_REDIRECTS} redirects|found 40")
     assert len(hub.requests) < 100
 
 
@@ -249,7 +249,7 @@ def test_waits(
     with caplog.at_level(logging.WARNING, "nws_dataset"):
         push(zoo)
     assert hub.file(REPO, "nws.json") == (zoo / "nws.json").read_bytes()
-    assert all(nap <= http.MOST_WAIT + 1 for nap in naps)
+    assert all(nap <= http.MAX_WAIT + 1 for nap in naps)
     if part == "/api/whoami":
         assert [
             record.getMessage() for record in caplog.records if "asking again in 300 s" in record.getMessage()

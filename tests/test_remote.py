@@ -17,7 +17,7 @@ from huggingface_hub.utils import _http
 from nws_dataset import http, remote
 from nws_dataset.baselines.predictors import LogitLinear
 from nws_dataset.errors import ZooError
-from nws_dataset.remote import Kept, download
+from nws_dataset.remote import CommitCache, download
 from testing.loopback_hub import TOKEN, Answer, LoopbackHub
 
 REPO = "org/linear"
@@ -202,7 +202,7 @@ def test_a_name_of_any_kind(name: str) -> None:
 
 
 def test_the_commits_of_revisions(tmp_path: Path) -> None:
-    kept = Kept(tmp_path, "../..")
+    kept = CommitCache(tmp_path, "../..")
     assert kept.folder.parent == tmp_path and kept.folder.name not in ("..", ".")
     kept.keep("..", "0" * 40, {"a.txt": b"a"})
     assert kept.commit("..") == "0" * 40 and kept.commit("1" * 40) == "1" * 40 and kept.commit("v1") is None

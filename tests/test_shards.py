@@ -52,12 +52,12 @@ def random_row(architecture: Architecture, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(layout_of(architecture).num_weights, np.float32)
 
 
-def metadata_of(architecture: Architecture, places: Iterable[tuple[int, int]]) -> pa.Table:
+def metadata_of(architecture: Architecture, keys: Iterable[tuple[int, int]]) -> pa.Table:
     """METADATA_SCHEMA of (snapshot, model number)s."""
     random = np.random.default_rng(0)
     names: dict[str, Any] = {"subset": "demo", "snapshots": 3, "split": "train", "random": random}
-    rows = [make_metadata(make_recipe(architecture, n), number=n, snapshot=s, **names) for s, n in places]
-    return pa.Table.from_pylist(rows, METADATA_SCHEMA)
+    lines = [make_metadata(make_recipe(architecture, n), number=n, snapshot=s, **names) for s, n in keys]
+    return pa.Table.from_pylist(lines, METADATA_SCHEMA)
 
 
 # --- one value ---
@@ -152,21 +152,21 @@ def test_index_finds_every_value(tmp_path: Path, architecture: Architecture) -> 
     index, values = make_shard(tmp_path, NAME, architecture, numbers=range(40))
     content = (tmp_path / NAME).read_bytes()
     assert index.schema.equals(INDEX_SCHEMA)
-    for row, value in zip(index.to_pylist(), values, strict=True):
-        assert row["file"] == NAME
-        assert content[row["offset"] : row["offset"] + row["length"]] == value
-        assert row["sha256"] == hashlib.sha256(value).hexdigest()
+    for snapshot, value in zip(index.to_pylist(), values, strict=True):
+        assert snapshot["file"] == NAME
+        assert content[snapshot["offset"] : snapshot["offset"] + snapshot["length"]] == value
+        assert snapshot["sha256"] == hashlib.sha256(value).hexdigest()
     offsets = index["offset"].to_pylist()
     assert offsets == sorted(set(offsets))
 
 
 def test_equal_values_have_places_of_their_own(tmp_path: Path) -> None:
-    places = list(itertools.product((1, 2), range(4)))
+    keys = list(itertools.product((1, 2), range(4)))
     value = pack(PLAIN, np.zeros(386, np.float32))
     index = write_snapshots(
-        tmp_path / "a.parquet", metadata_of(PLAIN, places), [value] * len(places), relative=NAME
+        tmp_path / "a.parquet", metadata_of(PLAIN, keys), [value] * len(keys), relative=NAME
     )
-    assert len(set(index["offset"].to_pylist())) == len(places)
+    assert len(set(index["offset"].to_pylist())) == len(keys)
 
 
 def test_values_larger_than_a_page_and_than_a_row_group(
@@ -187,7 +187,7 @@ def test_values_larger_than_a_page_and_than_a_row_group(
 
 
 def test_row_groups_hold_one_snapshot_and_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "GROUP_ROWS", 4)
+    monkeypatch.setattr(shards, "GROUP_SNAPSHOTS", 4)
     make_shard(tmp_path, NAME, PLAIN, numbers=range(10), snapshots=3)
     groups = [batch["snapshot"].to_pylist() for batch in read_snapshots(tmp_path / NAME)]
     assert groups == [[s] * n for s in (1, 2, 3) for n in (4, 4, 2)]
@@ -238,9 +238,9 @@ def test_read_snapshots(tmp_path: Path) -> None:
 
 def test_unsorted_rows_are_refused(tmp_path: Path) -> None:
     value = pack(PLAIN, random_row(PLAIN))
-    for places in ([(1, 1), (1, 0)], [(2, 0), (1, 1)], [(1, 0), (1, 0)]):
+    for keys in ([(1, 1), (1, 0)], [(2, 0), (1, 1)], [(1, 0), (1, 0)]):
         with pytest.raises(AssertionError, match="not sorted"):
-            write_snapshots(tmp_path / "a.parquet", metadata_of(PLAIN, places), [value, value], relative=NAME)
+            write_snapshots(tmp_path / "a.parquet", metadata_of(PLAIN, keys), [value, value], relative=NAME)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.views.permutations import permute, random_permutations
-from nws_dataset.views.slices import Chosen, RandomUnits
+from nws_dataset.views.slices import RandomUnits, SomeRows
 
 ARCHITECTURES = [Architecture(), Architecture(batch_norm=False, depth_conv=5, depth_fc=4, filter_size=3)]
 FIRST = np.array([0])
@@ -61,7 +61,7 @@ def test_each_time_others_and_the_same_for_a_seed() -> None:
     rows = list(map(row_of, ARCHITECTURES))
     numbers, starts = np.array([1, 0, 1]), np.zeros(3, int)
     first, second = (
-        Chosen(RandomUnits(rows, ARCHITECTURES, 3000, seed=5), np.array([1, 0])) for _ in range(2)
+        SomeRows(RandomUnits(rows, ARCHITECTURES, 3000, seed=5), np.array([1, 0])) for _ in range(2)
     )
     drawn = first.slices(numbers, starts, 3000)
     assert not first.fixed and not np.array_equal(drawn[0], drawn[2])

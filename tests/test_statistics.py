@@ -6,10 +6,10 @@ import pytest
 from nws_dataset.errors import ZooError
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Architecture
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from nws_dataset.views.statistics import (
-    KINDS,
+    FEATURE_SETS,
     STATISTICS,
     _aligned,
     _describe,
@@ -44,7 +44,7 @@ def test_equals_numpy(architecture):
 
 
 def _steps(random, shape):
-    """Rows whose quartiles lie in different places of each part: windows are too narrow for them."""
+    """Rows whose quartiles lie at different positions of each part: windows are too narrow for them."""
     return np.repeat(random.normal(size=(shape[0], 5)), -(-shape[1] // 5), axis=1)[
         :, : shape[1]
     ] + 1e-3 * random.normal(size=shape)
@@ -87,7 +87,7 @@ def test_norms_equal_numpy():
             tensor = layout.views(row)[spec.name].astype(np.float64)
             assert told[f"{spec.name}.l1"] == pytest.approx(np.abs(tensor).sum())
             assert told[f"{spec.name}.l2"] == pytest.approx(np.linalg.norm(tensor))
-            if spec.kind == "weight":
+            if spec.role == "weight":
                 assert told[f"{spec.name}.spectral"] == pytest.approx(
                     np.linalg.norm(tensor.reshape(len(tensor), -1), 2)
                 )
@@ -146,12 +146,12 @@ def zoo(tmp_path_factory):
 
 
 def test_features_of_a_mixed_zoo(zoo):
-    rows = zoo.filter()
-    X, names = zoo_features(zoo, rows, "layers")
+    snapshots = zoo.filter()
+    X, names = zoo_features(zoo, snapshots, "layers")
     assert X.shape == (20, len(names))
-    for i, row in enumerate(rows):
-        layout = zoo.layout(row)
-        own, own_names = statistics(zoo.row(row)[None], layout)
+    for i, snapshot in enumerate(snapshots):
+        layout = zoo.layout(snapshot)
+        own, own_names = statistics(zoo.row(snapshot)[None], layout)
         there = [names.index(name) for name in _aligned(own_names, layout)]
         np.testing.assert_array_equal(X[i, there], own[0])
         assert np.isnan(np.delete(X[i], there)).all()
@@ -160,38 +160,40 @@ def test_features_of_a_mixed_zoo(zoo):
 
 
 def test_whole_rows_and_hyperparameters(zoo):
-    rows = zoo.filter(is_final=True)
-    X, names = zoo_features(zoo, rows, "whole")
+    snapshots = zoo.filter(is_final=True)
+    X, names = zoo_features(zoo, snapshots, "whole")
     assert X.shape == (10, 7) and names[0] == "row.min" and np.isfinite(X).all()
-    X, names = zoo_features(zoo, rows, "hyperparameters")
+    X, names = zoo_features(zoo, snapshots, "hyperparameters")
     assert X.shape == (10, len(names)) and not any("accuracy" in name or "seed" in name for name in names)
-    np.testing.assert_allclose(X[:, names.index("log10(learning_rate)")], np.log10(rows["learning_rate"]))
+    np.testing.assert_allclose(
+        X[:, names.index("log10(learning_rate)")], np.log10(snapshots["learning_rate"])
+    )
     assert np.isnan(X[:, names.index("log10(width_fc)")]).sum() == 5  # half have no hidden dense layers
     datasets = [names.index(name) for name in names if name.startswith("dataset=")]
     np.testing.assert_array_equal(X[:, datasets].sum(axis=1), 1)
     with pytest.raises(ZooError, match="layers or whole or norms or weights or hyperparameters"):
-        zoo_features(zoo, rows, "layer")
+        zoo_features(zoo, snapshots, "layer")
 
 
-def test_kinds_in_one_pass(zoo):
+def test_feature_sets_in_one_pass(zoo):
     """They are what they are one by one, whatever the number of threads; the files are read once."""
-    rows = zoo.filter(architecture=zoo.filter()[0]["architecture"])
-    together = zoo_features(zoo, rows, KINDS, threads=3)
+    snapshots = zoo.filter(architecture=zoo.filter()[0]["architecture"])
+    together = zoo_features(zoo, snapshots, FEATURE_SETS, threads=3)
     assert list(together) == ["hyperparameters", "layers", "whole", "norms", "weights"]
-    for kind, (X, names) in together.items():
-        alone, alone_names = zoo_features(zoo, rows, kind, threads=1)
+    for feature_set, (X, names) in together.items():
+        alone, alone_names = zoo_features(zoo, snapshots, feature_set, threads=1)
         np.testing.assert_array_equal(X, alone)
         assert names == alone_names and X.shape == (10, len(names))
-    np.testing.assert_array_equal(together["weights"][0], zoo.weights(rows))
+    np.testing.assert_array_equal(together["weights"][0], zoo.weights(snapshots))
     with pytest.raises(ZooError, match="2 layouts"):
         zoo_features(zoo, zoo.filter(), "weights")
 
 
 def test_rows_keep_their_order(zoo):
     """Also those of a mixture that lies in many stacks."""
-    rows = Rows(zoo.index.take(np.random.default_rng(0).permutation(len(zoo.index))))
-    X, _ = zoo_features(zoo, rows, "layers")
-    by_id = {(row["model_id"], row["snapshot"]): X[i] for i, row in enumerate(rows)}
+    snapshots = Snapshots(zoo.index.take(np.random.default_rng(0).permutation(len(zoo.index))))
+    X, _ = zoo_features(zoo, snapshots, "layers")
+    by_id = {(snapshot["model_id"], snapshot["snapshot"]): X[i] for i, snapshot in enumerate(snapshots)}
     ordered, _ = zoo_features(zoo, zoo.filter(), "layers")
-    for row, expected in zip(zoo.filter(), ordered, strict=True):
-        np.testing.assert_array_equal(by_id[row["model_id"], row["snapshot"]], expected)
+    for snapshot, expected in zip(zoo.filter(), ordered, strict=True):
+        np.testing.assert_array_equal(by_id[snapshot["model_id"], snapshot["snapshot"]], expected)

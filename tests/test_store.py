@@ -21,7 +21,15 @@ from builder import cli, gallery, store
 from builder.build import build
 from builder.importers.importing import import_zoo
 from builder.plan import Request
-from builder.store import CARD_NAME, LOCAL_NOTE, NEXT, hold, remember_images, remembered_images, roll_forward
+from builder.store import (
+    CARD_NAME,
+    LOCAL_NOTE,
+    NEXT,
+    lock_folder,
+    remember_images,
+    remembered_images,
+    roll_forward,
+)
 from builder.training import cpu
 from nws_dataset.console import Interrupted
 from nws_dataset.errors import ZooError
@@ -57,7 +65,7 @@ LEFT: dict[str, Callable[[Path], object]] = {
 def test_what_a_kill_left_is_taken_up_again(tmp_path: Path, left: Callable[[Path], object]) -> None:
     out = tmp_path / "out"
     left(out)
-    with hold(out):
+    with lock_folder(out):
         assert (out / STAGING / "models").is_dir()
     assert not out.exists() or not any(out.iterdir())
 
@@ -66,7 +74,7 @@ def test_folders_of_others_are_refused(tmp_path: Path) -> None:
     make_file(tmp_path / "out" / "thesis.tex")
     with (
         pytest.raises(ZooError, match="expected a zoo, or an empty or new folder, found other files"),
-        hold(tmp_path / "out"),
+        lock_folder(tmp_path / "out"),
     ):
         pass
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
@@ -76,7 +84,7 @@ def test_a_project_of_others_with_a_staging_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in ("README.md", "thesis.tex", f"{STAGING}/thesis.aux"):
         make_file(out / name, "precious")
-    with pytest.raises(ZooError, match="found other files"), hold(out):
+    with pytest.raises(ZooError, match="found other files"), lock_folder(out):
         pass
     assert {path.relative_to(out).as_posix() for path in out.rglob("*")} == {
         "README.md",
@@ -101,25 +109,25 @@ def test_a_disk_that_is_full_between_two_folders(
     with monkeypatch.context() as patch:
         patch.setattr(os, "mkdir", full)
         try:
-            with hold(out):
+            with lock_folder(out):
                 pass
         except ZooError as error:
             assert "No space left" in str(error)
-    with hold(out):
+    with lock_folder(out):
         pass
     assert not out.exists() or not any(out.iterdir())
 
 
-def test_a_new_state_on_its_way_is_put_in_its_place(tmp_path: Path) -> None:
+def test_a_new_state_on_its_way_is_moved_into_the_zoo(tmp_path: Path) -> None:
     old, new = make_zoo(tmp_path / "old", models=4), make_zoo(tmp_path / "new", models=8)
     (old / STAGING).mkdir()
     new.rename(old / PENDING)
     assert Zoo(old).manifest.subsets["demo"].num_models == 8
-    expected = {row["sha256"] for row in Zoo(old).filter()}
-    with hold(old):
+    expected = {snapshot["sha256"] for snapshot in Zoo(old).filter()}
+    with lock_folder(old):
         assert not (old / PENDING).exists()
     roll_forward(old)  # there is nothing more to do
-    assert {row["sha256"] for row in Zoo(old, check=True).filter()} == expected
+    assert {snapshot["sha256"] for snapshot in Zoo(old, check=True).filter()} == expected
     assert not (old / STAGING).exists()
 
 
@@ -133,11 +141,11 @@ def test_what_was_committed_is_never_removed(tmp_path: Path, monkeypatch: pytest
         "fsync",
         lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error", str(path))),
     )
-    with pytest.raises(ZooError, match="Input/output error"), hold(old):
+    with pytest.raises(ZooError, match="Input/output error"), lock_folder(old):
         pass
     assert len(set(Zoo(old, check=True).filter()["model_id"])) == 8
     monkeypatch.undo()
-    with hold(old):
+    with lock_folder(old):
         pass
     assert (old / MANIFEST_NAME).is_file() and not (old / STAGING).exists()
 
@@ -162,10 +170,10 @@ def test_a_lock_that_was_removed_since_it_was_opened_is_none(
         real(file, operation)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fcntl, "flock", overtaken)
-    with pytest.raises(ZooError, match="one build at a time"), hold(out):
+    with pytest.raises(ZooError, match="one build at a time"), lock_folder(out):
         pass
     others[0].close()
-    with hold(out):
+    with lock_folder(out):
         pass
 
 
@@ -200,7 +208,7 @@ def test_the_lock_is_held_until_all_is_done(tmp_path: Path, monkeypatch: pytest.
 def refused(out: Path) -> bool:
     """Whether a second builder is told that one is at work."""
     try:
-        with hold(out):
+        with lock_folder(out):
             return False
     except ZooError as error:
         return "one build at a time" in str(error)
@@ -224,9 +232,9 @@ def test_a_folder_is_locked_against_threads_and_forks_too(
 ) -> None:
     out, link = tmp_path / "out", tmp_path / "link"
     link.symlink_to(out)
-    with hold(out):
+    with lock_folder(out):
         assert beside(refused, out) and beside(refused, link)
-        with hold(link):  # the same builder by another name
+        with lock_folder(link):  # the same builder by another name
             assert beside(refused, out)
         assert beside(refused, out)
     assert not out.exists()
@@ -239,7 +247,7 @@ def test_a_fork_that_leaves_the_block_clears_nothing_away(
     out = tmp_path / "out"
     builder = os.getpid()
     try:
-        with hold(out):
+        with lock_folder(out):
             staged = make_file(out / STAGING / "images/demo/digits.npy")
             child = os.fork()
             if child == 0:
@@ -255,11 +263,11 @@ def test_a_fork_that_leaves_the_block_clears_nothing_away(
 
 
 def test_a_block_that_is_left_in_another_thread(tmp_path: Path) -> None:
-    held = hold(tmp_path / "out")
+    held = lock_folder(tmp_path / "out")
     held.__enter__()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(held.__exit__, None, None, None).result()
-    other = store._lock(tmp_path / "out")
+    other = store._take_lock(tmp_path / "out")
     assert refused(tmp_path / "out")
     other.close()
 
@@ -267,9 +275,9 @@ def test_a_block_that_is_left_in_another_thread(tmp_path: Path) -> None:
 def test_a_lock_that_somebody_removed_is_not_given_back(tmp_path: Path) -> None:
     """The next build's lock and files stay."""
     out = tmp_path / "out"
-    with hold(out):
+    with lock_folder(out):
         shutil.rmtree(out / STAGING)
-        other = store._lock(out)
+        other = store._take_lock(out)
         staged = make_file(out / STAGING / "images/demo/digits.npy")
     assert staged.exists() and refused(out)
     other.close()
@@ -285,7 +293,10 @@ def test_a_disk_that_fails_when_the_lock_is_looked_at(
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return really(path, **options)  # type: ignore[arg-type]
 
-    with pytest.raises(ZooError, match="expected a disk that can be written, found OSError"), hold(out):
+    with (
+        pytest.raises(ZooError, match="expected a disk that can be written, found OSError"),
+        lock_folder(out),
+    ):
         monkeypatch.setattr(os, "stat", failing)
     monkeypatch.undo()
     assert not refused(out)
@@ -303,7 +314,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "scandir", closed)
     with (
         pytest.raises(ZooError, match="expected a folder that can be written, found PermissionError"),
-        hold(out),
+        lock_folder(out),
     ):
         pass
     assert not (out / STAGING).exists()
@@ -313,7 +324,10 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_file_in_place_of_a_folder(tmp_path: Path, name: str) -> None:
     out = make_file(tmp_path / "out" / MANIFEST_NAME).parent
     make_file(out / name)
-    with pytest.raises(ZooError, match=r"expected a (folder|disk) that can be written, found"), hold(out):
+    with (
+        pytest.raises(ZooError, match=r"expected a (folder|disk) that can be written, found"),
+        lock_folder(out),
+    ):
         pass
     assert (out / name).is_file()
 
@@ -329,7 +343,7 @@ def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
         return act
 
-    with hold(out):
+    with lock_folder(out):
         make_file(out / STAGING / "images" / "demo" / "digits")
         monkeypatch.setattr(store.shutil, "rmtree", watched(store.shutil.rmtree))
         monkeypatch.setattr(store.Path, "unlink", watched(store.Path.unlink))
@@ -351,7 +365,7 @@ def test_a_build_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pyte
             path.rmdir()
 
     monkeypatch.setattr(store.Path, "mkdir", removed_at_once)
-    with hold(out):
+    with lock_folder(out):
         assert held
     monkeypatch.undo()
     held.clear()
@@ -364,7 +378,7 @@ def test_a_build_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pyte
 
     (out / STAGING).mkdir(parents=True)
     monkeypatch.setattr(store.Path, "is_dir", removed_when_found)
-    with hold(out):
+    with lock_folder(out):
         assert held
     monkeypatch.undo()
     held.clear()
@@ -372,9 +386,9 @@ def test_a_build_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pyte
     def then_another(path: Path, **kwargs: object) -> None:
         unlink(path, **kwargs)
         if path.name == store.LOCK and not held:
-            held.append(store._lock(out))
+            held.append(store._take_lock(out))
 
-    with hold(out):
+    with lock_folder(out):
         monkeypatch.setattr(store.Path, "unlink", then_another)
     assert refused(out)
     monkeypatch.undo()
@@ -410,7 +424,7 @@ def test_a_build_never_follows_a_link_out_of_its_folder(tmp_path: Path, where: s
         link.rename(tmp_path / "aside")
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(kept if where.endswith(("lock", ".parquet", ".png")) else elsewhere)
-    with pytest.raises(ZooError, match="where a build writes, found a link to") as raised, hold(out):
+    with pytest.raises(ZooError, match="where a build writes, found a link to") as raised, lock_folder(out):
         pass
     assert str(raised.value).startswith(f"{link}: expected ")
     assert precious.read_text() == kept.read_text() == "precious"
@@ -426,7 +440,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, where: str) -> None:
     os.mkfifo(out / where)
     with (
         pytest.raises(ZooError, match="where a build writes, found neither a file nor a folder; remove it"),
-        hold(out),
+        lock_folder(out),
     ):
         pass
 
@@ -438,7 +452,10 @@ def test_a_new_state_does_not_move_out_of_the_folder(tmp_path: Path, link: str) 
     (out / link).parent.mkdir(exist_ok=True)
     (out / link).symlink_to(precious if link == ".profile" else elsewhere)
     make_file(out / PENDING / (link if link == ".profile" else f"{link}/.profile"), "a stranger's")
-    with pytest.raises(ZooError, match=r"expected a file inside this folder, found .* a link to"), hold(out):
+    with (
+        pytest.raises(ZooError, match=r"expected a file inside this folder, found .* a link to"),
+        lock_folder(out),
+    ):
         pass
     assert precious.read_text() == "precious" and len(list(elsewhere.iterdir())) == 1
 
@@ -446,7 +463,7 @@ def test_a_new_state_does_not_move_out_of_the_folder(tmp_path: Path, link: str) 
 @pytest.mark.parametrize("name", [LOCAL_NOTE, CARD_NAME])
 def test_what_is_written_is_never_read_from_a_pipe(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
-    assert not store._holds(tmp_path / name, b"")
+    assert not store._has_content(tmp_path / name, b"")
     (tmp_path / name).unlink()
     remember_images(tmp_path, None)
     remember_images(tmp_path, None)
@@ -470,7 +487,7 @@ def test_temporaries_of_others_are_left_alone(tmp_path: Path) -> None:
         make_file(out / name)
         for name in (".nws.json.5-ab.tmp", "index/demo/.train.parquet.5-ab.tmp", "plots/.a.png.5-ab.tmp")
     ]
-    with hold(out):
+    with lock_folder(out):
         pass
     assert all(path.exists() for path in kept) and not any(path.exists() for path in swept)
 

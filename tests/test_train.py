@@ -17,7 +17,7 @@ from builder.plan import Model
 from builder.rules import chosen_exports, should_stop
 from builder.trained import Trained
 from builder.training import train
-from builder.training.device import make_step
+from builder.training.device import make_backend
 from builder.training.initial import initial_row
 from builder.training.plain import PlainLoop
 from builder.training.train import Cohort
@@ -142,7 +142,7 @@ def test_snapshot_one_is_the_initialization_and_metrics_are_of_the_row() -> None
     assert np.array_equal(trained.rows[0], initial_row(model))
     for row, columns in zip(trained.rows, trained.snapshots, strict=True):
         ((accuracy, loss, by_class),) = train.evaluate_rows(
-            make_step(SMALL_CNN, CPU), torch.from_numpy(row)[None], model, images, None
+            make_backend(SMALL_CNN, CPU), torch.from_numpy(row)[None], model, images, None
         )
         assert (columns["test_accuracy"], columns["test_loss"], columns["class_test_accuracy"]) == (
             accuracy,

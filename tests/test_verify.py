@@ -23,11 +23,11 @@ from nws_dataset.files import sha256_file
 from nws_dataset.format.manifest import FileEntry, Manifest
 from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA
 from nws_dataset.format.shards import pack, read_index, write_index, write_snapshots
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
 MODELS = 6
-Row = dict[str, Any]
+Snapshot = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -72,27 +72,29 @@ def reseal(folder: Path) -> None:
     )
 
 
-def rewrite_index(folder: Path, change: Callable[[list[Row]], list[Row]]) -> None:
-    """Write other rows into the index of split train, and seal it."""
+def rewrite_index(folder: Path, change: Callable[[list[Snapshot]], list[Snapshot]]) -> None:
+    """Write other snapshots into the index of split train, and seal it."""
     path = folder / "index" / "demo" / "train.parquet"
-    write_index(path, pa.Table.from_pylist(change(list(Rows(read_index(path)))), INDEX_SCHEMA))
+    write_index(path, pa.Table.from_pylist(change(list(Snapshots(read_index(path)))), INDEX_SCHEMA))
     reseal(folder)
 
 
-def forge(folder: Path, change: Callable[[Row, np.ndarray], None]) -> None:
-    """Write rows and weights, changed in place, into shards, index and nws.json: nothing but the content
+def forge(folder: Path, change: Callable[[Snapshot, np.ndarray], None]) -> None:
+    """Write snapshots and weights, changed in place, into shards, index and nws.json: nothing but the content
     tells.
     """
     zoo = Zoo(folder)
     for name in zoo.manifest.index_files():
         tables = []
-        for file, rows in itertools.groupby(Rows(read_index(folder / name)), lambda row: row["file"]):
+        for file, snapshots in itertools.groupby(
+            Snapshots(read_index(folder / name)), lambda snapshot: snapshot["file"]
+        ):
             changed, values = [], []
-            for row in rows:
-                weights = zoo.row(row).copy()
-                change(row, weights)
-                changed.append({key: row[key] for key in METADATA_SCHEMA.names})
-                values.append(pack(zoo.architecture(row), weights))
+            for snapshot in snapshots:
+                weights = zoo.row(snapshot).copy()
+                change(snapshot, weights)
+                changed.append({key: snapshot[key] for key in METADATA_SCHEMA.names})
+                values.append(pack(zoo.architecture(snapshot), weights))
             tables.append(
                 write_snapshots(
                     folder / file, pa.Table.from_pylist(changed, METADATA_SCHEMA), values, relative=file
@@ -102,15 +104,15 @@ def forge(folder: Path, change: Callable[[Row, np.ndarray], None]) -> None:
     reseal(folder)
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, position: int) -> None:
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[position] ^= 1
     path.write_bytes(data)
 
 
-def some_row(folder: Path) -> Row:
+def some_snapshot(folder: Path) -> Snapshot:
     """A final network of split train, neither first nor last in its shard."""
-    return Rows(Zoo(folder).index).filter(split="train", is_final=True)[0]
+    return Snapshots(Zoo(folder).index).filter(split="train", is_final=True)[0]
 
 
 # A whole zoo
@@ -131,13 +133,13 @@ def test_a_fresh_zoo_is_whole(fresh: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_forgery_that_changes_nothing_is_whole(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The forger of these tests leaves no trace of its own."""
     before = {path: path.read_bytes() for path in zoo.rglob("*.parquet")}
-    forge(zoo, lambda row, weights: None)
+    forge(zoo, lambda snapshot, weights: None)
     assert {path: path.read_bytes() for path in zoo.rglob("*.parquet")} == before
     assert verify(capsys, zoo)[0] == 0
 
 
 def test_losses_that_are_no_numbers_are_equal(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    forge(zoo, lambda row, weights: row.update(train_loss=float("nan")))
+    forge(zoo, lambda snapshot, weights: snapshot.update(train_loss=float("nan")))
     assert verify(capsys, zoo)[0] == 0
 
 
@@ -145,14 +147,14 @@ def test_losses_that_are_no_numbers_are_equal(zoo: Path, capsys: pytest.CaptureF
 
 
 def test_a_flipped_bit_in_a_weight(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = some_row(zoo)
-    shard = zoo / row["file"]
-    flip(shard, row["offset"] + row["length"] - 2)
+    snapshot = some_snapshot(zoo)
+    shard = zoo / snapshot["file"]
+    flip(shard, snapshot["offset"] + snapshot["length"] - 2)
     line = complaint(capsys, zoo)
     assert str(shard) in line and "expected sha256" in line
     reseal(zoo)  # nws.json agrees: the index tells
     line = complaint(capsys, zoo)
-    assert f"{shard} at byte {row['offset']}: expected sha256 {row['sha256']}" in line
+    assert f"{shard} at byte {snapshot['offset']}: expected sha256 {snapshot['sha256']}" in line
 
 
 def test_a_flipped_bit_in_the_index(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,14 +165,14 @@ def test_a_flipped_bit_in_the_index(zoo: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_shard_cut_short(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shard = zoo / some_row(zoo)["file"]
+    shard = zoo / some_snapshot(zoo)["file"]
     size = shard.stat().st_size
     shard.write_bytes(shard.read_bytes()[:-1])
     assert f"{shard}: expected {size} bytes, found {size - 1} bytes" in complaint(capsys, zoo)
 
 
 def test_a_shard_that_is_not_listed(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shard = zoo / some_row(zoo)["file"]
+    shard = zoo / some_snapshot(zoo)["file"]
     extra = shard.with_name(shard.name.replace("00000", "00001"))
     shutil.copy(shard, extra)
     assert f"{extra}: expected files that nws.json lists" in complaint(capsys, zoo)
@@ -208,25 +210,28 @@ def test_a_card_of_another_state(zoo: Path, capsys: pytest.CaptureFixture[str], 
     card.write_text(card.read_text().replace(old, f"{old}1", 1))
     told = complaint(capsys, zoo)
     assert (
-        f"{card}: expected this index's numbers of rows and nws.json sha256 {Zoo(zoo).manifest.digest}, "
+        f"{card}: expected this index's numbers of snapshots and nws.json sha256 {Zoo(zoo).manifest.digest}, "
         "found others"
     ) in told
 
 
-# Rows that are sealed but wrong
+# Snapshots that are sealed but wrong
 
 
 def test_a_duplicated_row(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = Rows(read_index(zoo / "index" / "demo" / "train.parquet"))[-1]
-    rewrite_index(zoo, lambda rows: [*rows, rows[-1]])
-    assert f"{row['model_id']}: expected snapshots 1 to 3, found 4: [1, 2, 3, 3]" in complaint(capsys, zoo)
+    snapshot = Snapshots(read_index(zoo / "index" / "demo" / "train.parquet"))[-1]
+    rewrite_index(zoo, lambda snapshots: [*snapshots, snapshots[-1]])
+    assert f"{snapshot['model_id']}: expected snapshots 1 to 3, found 4: [1, 2, 3, 3]" in complaint(
+        capsys, zoo
+    )
 
 
 def test_a_missing_row(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = Rows(read_index(zoo / "index" / "demo" / "train.parquet"))[1]
-    rewrite_index(zoo, lambda rows: [rows[0], *rows[2:]])
-    assert f"{row['model_id']} snapshot {row['snapshot']}: expected the row that the index has" in complaint(
-        capsys, zoo
+    snapshot = Snapshots(read_index(zoo / "index" / "demo" / "train.parquet"))[1]
+    rewrite_index(zoo, lambda snapshots: [snapshots[0], *snapshots[2:]])
+    assert (
+        f"{snapshot['model_id']} snapshot {snapshot['snapshot']}: expected the snapshot that the index has"
+        in complaint(capsys, zoo)
     )
 
 
@@ -238,21 +243,21 @@ def test_fewer_models_than_recorded(zoo: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_an_accuracy_in_the_index_alone(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def change(rows: list[Row]) -> list[Row]:
-        rows[2]["test_accuracy"] += 1 / 360
-        return rows
+    def change(snapshots: list[Snapshot]) -> list[Snapshot]:
+        snapshots[2]["test_accuracy"] += 1 / 360
+        return snapshots
 
     rewrite_index(zoo, change)
-    assert "expected the row that the index has" in complaint(capsys, zoo)
+    assert "expected the snapshot that the index has" in complaint(capsys, zoo)
 
 
 @pytest.mark.parametrize("column", ["test_accuracy", "train_accuracy", "validation_accuracy"])
 def test_an_accuracy_that_is_off_by_one_image(
     zoo: Path, capsys: pytest.CaptureFixture[str], column: str
 ) -> None:
-    def change(row: Row, weights: np.ndarray) -> None:
-        if (row["model_id"], row["is_final"]) == ("demo-000002", True):
-            row[column] += 1 / (360 if column == "test_accuracy" else 500)
+    def change(snapshot: Snapshot, weights: np.ndarray) -> None:
+        if (snapshot["model_id"], snapshot["is_final"]) == ("demo-000002", True):
+            snapshot[column] += 1 / (360 if column == "test_accuracy" else 500)
 
     forge(zoo, change)
     line = complaint(capsys, zoo, "--reevaluate", MODELS)
@@ -260,8 +265,8 @@ def test_an_accuracy_that_is_off_by_one_image(
 
 
 def test_a_weight_that_is_no_number(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def change(row: Row, weights: np.ndarray) -> None:
-        if (row["model_id"], row["snapshot"]) == ("demo-000001", 2):
+    def change(snapshot: Snapshot, weights: np.ndarray) -> None:
+        if (snapshot["model_id"], snapshot["snapshot"]) == ("demo-000001", 2):
             weights[7] = np.nan
 
     forge(zoo, change)
@@ -270,8 +275,8 @@ def test_a_weight_that_is_no_number(zoo: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_weight_that_training_does_not_give(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def change(row: Row, weights: np.ndarray) -> None:
-        if (row["model_id"], row["snapshot"]) == ("demo-000001", 2):
+    def change(snapshot: Snapshot, weights: np.ndarray) -> None:
+        if (snapshot["model_id"], snapshot["snapshot"]) == ("demo-000001", 2):
             weights[7] = np.nextafter(weights[7], np.float32(1))
 
     forge(zoo, change)
@@ -290,10 +295,10 @@ def test_a_row_that_the_plan_does_not_have(
 ) -> None:
     """Also one that is not final."""
 
-    def change(row: Row, weights: np.ndarray) -> None:
-        if (row["model_id"], row["snapshot"]) == ("demo-000002", 1):
-            assert row[column] != value
-            row[column] = value
+    def change(snapshot: Snapshot, weights: np.ndarray) -> None:
+        if (snapshot["model_id"], snapshot["snapshot"]) == ("demo-000002", 1):
+            assert snapshot[column] != value
+            snapshot[column] = value
 
     forge(zoo, change)
     assert (
@@ -302,7 +307,10 @@ def test_a_row_that_the_plan_does_not_have(
 
 
 def test_a_model_beyond_the_plan(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    forge(zoo, lambda row, weights: row.update(model_id=row["model_id"].replace("demo-", "demo-1")))
+    forge(
+        zoo,
+        lambda snapshot, weights: snapshot.update(model_id=snapshot["model_id"].replace("demo-", "demo-1")),
+    )
     assert "expected a model of the plan, found none of this number" in complaint(capsys, zoo)
 
 
@@ -433,9 +441,9 @@ def test_image_sets_that_are_not_listed(zoo: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_number_of_snapshots_that_no_memory_holds(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def change(row: Row, _: np.ndarray) -> None:
-        row["num_snapshots"] = 1 << 30
-        row["snapshot"] = 1 << 30 if row["is_final"] else row["snapshot"]
+    def change(snapshot: Snapshot, _: np.ndarray) -> None:
+        snapshot["num_snapshots"] = 1 << 30
+        snapshot["snapshot"] = 1 << 30 if snapshot["is_final"] else snapshot["snapshot"]
 
     forge(zoo, change)
     assert "expected snapshots 1 to 1073741824" in complaint(capsys, zoo)

@@ -29,7 +29,7 @@ from nws_dataset.views.permutations import (
     permute,
     random_permutations,
 )
-from nws_dataset.views.tensors import NODE_KINDS, VECTOR_KINDS, Graph, LayerTuples, Tokens
+from nws_dataset.views.tensors import NODE_TYPES, VECTOR_ROLES, Graph, LayerTuples, Tokens
 from testing.zoo_factory import NORMED, PLAIN
 
 SMALL = Architecture(filter_size=3, width_conv=4, width_fc=12, image_size=16)
@@ -89,9 +89,9 @@ def make_rows(architecture: Architecture, count: int = 2, seed: int = 0) -> np.n
     rows = np.random.default_rng(seed).standard_normal((count, layout_of(architecture).num_weights))
     for tensor in layout_of(architecture).tensors:
         part = rows[:, tensor.offset : tensor.stop]
-        if tensor.kind == "weight":
+        if tensor.role == "weight":
             part /= math.sqrt(tensor.fans[0])
-        if tensor.kind == "norm_variance":
+        if tensor.role == "norm_variance":
             np.abs(part, out=part)
             part += 0.5
     return rows
@@ -249,7 +249,7 @@ def test_tensors_as_arrays(view: Callable[..., Any], dtype: torch.dtype) -> None
         "edge_attr",
         "edge_index",
         "node_layer",
-        "node_kind",
+        "node_type",
         "tokens",
         "mask",
         "position",
@@ -272,7 +272,7 @@ def test_tensors_as_arrays(view: Callable[..., Any], dtype: torch.dtype) -> None
 def test_tensors_stay_on_their_device(view: Callable[..., Any]) -> None:
     found = view(NORMED, torch.empty(2, layout_of(NORMED).num_weights, device="meta"))
     assert found.rows().device.type == "meta"
-    for name in {"edge_index", "node_layer", "node_kind", "mask", "position"} & set(dir(found)):
+    for name in {"edge_index", "node_layer", "node_type", "mask", "position"} & set(dir(found)):
         assert getattr(found, name).device.type == "meta"
 
 
@@ -365,8 +365,8 @@ def test_the_graph_holds_the_tensors(architecture: Architecture) -> None:
     assert len({*zip(source.tolist(), target.tolist(), strict=True)}) == view.edge_index.shape[1]
     for tensor in layout.tensors:
         nodes = np.flatnonzero(view.node_layer == view.layers.index(tensor.layer))
-        if tensor.kind != "weight":
-            assert np.array_equal(view.x[:, nodes, VECTOR_KINDS.index(tensor.kind)], tensors[tensor.name])
+        if tensor.role != "weight":
+            assert np.array_equal(view.x[:, nodes, VECTOR_ROLES.index(tensor.role)], tensors[tensor.name])
             continue
         units, inputs, *kernel = spec.shapes[tensor.name]
         height = (*kernel, 1)[0]
@@ -401,15 +401,15 @@ def test_permuted_graphs_are_isomorphic(architecture: Architecture) -> None:
 
 def test_nodes_say_what_they_are() -> None:
     view = Graph.from_rows(NORMED, make_rows(NORMED))
-    counts = dict(zip(NODE_KINDS, np.bincount(view.node_kind).tolist(), strict=True))
+    counts = dict(zip(NODE_TYPES, np.bincount(view.node_type).tolist(), strict=True))
     assert counts == {"input": 3, "conv": 4 + 8 + 16, "dense": 16 + 8, "output": 10}
     assert view.layers == ("input", "conv1", "conv2", "conv3", "dense1", "dense2", "output")
     applied = view.node_activation(np.array(["elu", "tanh"], object))
-    hidden = np.isin(view.node_kind, (1, 2))
+    hidden = np.isin(view.node_type, (1, 2))
     assert applied.shape == (2, view.x.shape[1])
     assert [set(a[hidden].tolist()) for a in applied] == [{1}, {3}]
     assert set(applied[:, ~hidden].ravel().tolist()) == {-1}
-    assert view.node_activation("relu").shape == view.node_kind.shape
+    assert view.node_activation("relu").shape == view.node_type.shape
 
 
 def test_graphs_of_several_architectures_have_edges_of_one_width() -> None:
@@ -427,11 +427,11 @@ def test_tokens_hold_units(architecture: Architecture) -> None:
     for i, layer in enumerate(layout_of(architecture).layers):
         own = [tensors[t.name] for t in layout_of(architecture).tensors if t.layer == layer]
         for unit in range(own[0].shape[1]):
-            places = (view.position[:, 1:] == (i, unit)).all(axis=1)
+            of_unit = (view.position[:, 1:] == (i, unit)).all(axis=1)
             expected = np.concatenate([tensor[:, unit].reshape(2, -1) for tensor in own], axis=1)
-            assert places.sum() == math.ceil(expected.shape[1] / 50)
-            assert np.array_equal(view.tokens[:, places][:, view.mask[places]], expected)
-            seen += places.sum()
+            assert of_unit.sum() == math.ceil(expected.shape[1] / 50)
+            assert np.array_equal(view.tokens[:, of_unit][:, view.mask[of_unit]], expected)
+            seen += of_unit.sum()
     assert seen == view.tokens.shape[1]
 
 

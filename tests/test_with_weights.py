@@ -1,4 +1,4 @@
-"""with_weights: the methods of the library keep the weights, or refuse by name; rows of another zoo are
+"""with_weights: the methods of the library keep the weights, or refuse by name; snapshots of another zoo are
 refused.
 """
 
@@ -22,7 +22,7 @@ from nws_dataset.errors import ZooError
 from nws_dataset.reading import weighted
 from nws_dataset.reading.load import load_dataset, with_weights
 from nws_dataset.reading.snapshots import READ_COLUMNS
-from nws_dataset.reading.weighted import KEPT, REFUSED, STORED, WeightsDataset
+from nws_dataset.reading.weighted import KEEP_WEIGHTS, MATERIALIZED, REFUSED, WeightsDataset
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import PLAIN, make_zoo
 
@@ -39,9 +39,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def index(folder: Path, cache: str) -> Any:
-    """Nine rows of one layout, without weights."""
+    """Nine snapshots of one layout, without weights."""
     return load_dataset(folder, split="train", cache_dir=cache).filter(
-        lambda row: row["architecture"] == PLAIN.id
+        lambda snapshot: snapshot["architecture"] == PLAIN.id
     )
 
 
@@ -50,10 +50,12 @@ def ds(index: Any) -> Any:
     return with_weights(index)
 
 
-def same(rows: Any, folder: Path) -> bool:
-    """Whether each row, without a format, has the weights that its SHA-256 is of."""
-    known = {row["sha256"]: Zoo(folder).row(row) for row in Zoo(folder).filter()}
-    return len(rows) > 0 and all(np.array_equal(row["weights"], known[row["sha256"]]) for row in rows)
+def same(snapshots: Any, folder: Path) -> bool:
+    """Whether each snapshot, without a format, has the weights that its SHA-256 is of."""
+    known = {snapshot["sha256"]: Zoo(folder).row(snapshot) for snapshot in Zoo(folder).filter()}
+    return len(snapshots) > 0 and all(
+        np.array_equal(snapshot["weights"], known[snapshot["sha256"]]) for snapshot in snapshots
+    )
 
 
 # Methods
@@ -65,20 +67,20 @@ def formatted_for_a_while(ds: Any) -> None:
 
 
 METHODS: dict[str, Callable[[Any], Any]] = {
-    "map": lambda ds: ds.map(lambda row: {"x": float(np.linalg.norm(row["weights"]))}),
+    "map": lambda ds: ds.map(lambda snapshot: {"x": float(np.linalg.norm(snapshot["weights"]))}),
     "map of batches": lambda ds: ds.map(
         lambda batch: {"x": [float(np.linalg.norm(w)) for w in batch["weights"]]}, batched=True
     ),
-    "map that returns rows": lambda ds: ds.map(lambda row: {**row, "x": 1.0}),
-    "map that changes rows": lambda ds: ds.map(lambda row: row.update(x=1.0) or row),
+    "map that returns snapshots": lambda ds: ds.map(lambda snapshot: {**snapshot, "x": 1.0}),
+    "map that changes snapshots": lambda ds: ds.map(lambda snapshot: snapshot.update(x=1.0) or snapshot),
     "map of nothing": lambda ds: ds.map().add_column("x", [1.0] * len(ds)),
-    "map for its effect": lambda ds: ds.map(lambda row: None).add_column("x", [1.0] * len(ds)),
-    "map with indices": lambda ds: ds.map(lambda row, i: {"x": float(i)}, with_indices=True),
+    "map for its effect": lambda ds: ds.map(lambda snapshot: None).add_column("x", [1.0] * len(ds)),
+    "map with indices": lambda ds: ds.map(lambda snapshot, i: {"x": float(i)}, with_indices=True),
     "map of columns": lambda ds: ds.map(lambda a: {"x": a}, input_columns=["test_accuracy"]),
     "map that removes": lambda ds: ds.map(
-        lambda row: {"x": row["test_accuracy"]}, remove_columns=["test_accuracy", "seed"]
+        lambda snapshot: {"x": snapshot["test_accuracy"]}, remove_columns=["test_accuracy", "seed"]
     ),
-    "map in memory": lambda ds: ds.map(lambda row: {"x": 1.0}, keep_in_memory=True),
+    "map in memory": lambda ds: ds.map(lambda snapshot: {"x": 1.0}, keep_in_memory=True),
     "add_column": lambda ds: ds.add_column("x", [1.0] * len(ds)),
     "rename_column": lambda ds: ds.rename_column("test_accuracy", "x"),
     "rename_columns": lambda ds: ds.rename_columns({"test_accuracy": "x", "seed": "y"}),
@@ -108,7 +110,7 @@ METHODS: dict[str, Callable[[Any], Any]] = {
     "with_weights": lambda ds: with_weights(ds.rename_column("test_accuracy", "x")),
 }
 SELECTIONS: dict[str, Callable[[Any], Any]] = {
-    "filter": lambda ds: ds.filter(lambda row: row["weights"].size > 0 and row["is_final"]),
+    "filter": lambda ds: ds.filter(lambda snapshot: snapshot["weights"].size > 0 and snapshot["is_final"]),
     "filter of batches": lambda ds: ds.filter(
         lambda batch: [len(w) > 0 for w in batch["weights"]], batched=True
     ),
@@ -126,7 +128,9 @@ SELECTIONS: dict[str, Callable[[Any], Any]] = {
     "concatenate": lambda ds: datasets.concatenate_datasets([ds.select([1, 2]), ds.select([3])]),
     "interleave": lambda ds: datasets.interleave_datasets([ds.select([1, 2]), ds.select([3, 4])]),
     "dict": lambda ds: (
-        datasets.DatasetDict(a=ds).map(lambda row: {"x": 1.0}).filter(lambda row: row["is_final"])["a"]
+        datasets.DatasetDict(a=ds)
+        .map(lambda snapshot: {"x": 1.0})
+        .filter(lambda snapshot: snapshot["is_final"])["a"]
     ),
     "column": lambda ds: ds.select(range(4)),
 }
@@ -145,8 +149,8 @@ def test_methods_that_change_columns(ds: Any, folder: Path, change: Callable[[An
 @pytest.mark.parametrize("change", SELECTIONS.values(), ids=SELECTIONS)
 def test_methods_that_choose_rows(ds: Any, index: Any, folder: Path, change: Callable[[Any], Any]) -> None:
     assert same(change(ds), folder)
-    assert [row["sha256"] for row in change(ds.map(lambda row: {"x": 2}))] == [
-        row["sha256"] for row in change(ds)
+    assert [snapshot["sha256"] for snapshot in change(ds.map(lambda snapshot: {"x": 2}))] == [
+        snapshot["sha256"] for snapshot in change(ds)
     ]
 
 
@@ -155,14 +159,18 @@ def test_what_is_shown(ds: Any, folder: Path) -> None:
     assert set(hidden[0]) == {*ds.column_names, "weights"} - {"file", "seed"} and same(hidden, folder)
     few = ds.select_columns(["test_accuracy"])
     assert set(few[0]) == set(few[:2]) == {"test_accuracy", "weights"}
-    assert set(few.map(lambda row: {"x": 1})[0]) == {"test_accuracy", "weights", "x"}
-    plain = few.map(lambda row: {"x": 1}).remove_columns("weights")
+    assert set(few.map(lambda snapshot: {"x": 1})[0]) == {"test_accuracy", "weights", "x"}
+    plain = few.map(lambda snapshot: {"x": 1}).remove_columns("weights")
     assert type(plain) is datasets.Dataset and set(plain[0]) == {"test_accuracy", "x"}
-    mapped = ds.map(lambda row: {"norm": 1.0}, remove_columns=["weights"])
+    mapped = ds.map(lambda snapshot: {"norm": 1.0}, remove_columns=["weights"])
     assert type(mapped) is datasets.Dataset and "weights" not in mapped[0] and "norm" in mapped[0]
-    alone = ds.map(lambda row: {"norm": 1.0}, remove_columns=ds.column_names)
+    alone = ds.map(lambda snapshot: {"norm": 1.0}, remove_columns=ds.column_names)
     assert type(alone) is datasets.Dataset and alone[0] == {"norm": 1.0}
-    assert [row["weights"].size for row in ds.iter(4) for row in [{"weights": np.stack(row["weights"])}]] == [
+    assert [
+        snapshot["weights"].size
+        for snapshot in ds.iter(4)
+        for snapshot in [{"weights": np.stack(snapshot["weights"])}]
+    ] == [
         386 * 4,
         386 * 4,
         386,
@@ -170,13 +178,17 @@ def test_what_is_shown(ds: Any, folder: Path) -> None:
 
 
 REFUSALS: dict[str, Callable[[Any], Any]] = {
-    "map: expected a function that returns": lambda ds: ds.map(lambda row: {"weights": row["weights"] * 2}),
-    "map: expected a function": lambda ds: ds.map(lambda row: [row["weights"].fill(1), row][1]),
+    "map: expected a function that returns": lambda ds: ds.map(
+        lambda snapshot: {"weights": snapshot["weights"] * 2}
+    ),
+    "map: expected a function": lambda ds: ds.map(
+        lambda snapshot: [snapshot["weights"].fill(1), snapshot][1]
+    ),
     "map: expected a function that": lambda ds: ds.with_format("arrow").map(
         lambda t: t.set_column(t.num_columns - 1, "weights", t["sha256"]), batched=True
     ),
     "map: expected columns": lambda ds: ds.map(lambda w: {}, input_columns="weights"),
-    "map: expected the columns": lambda ds: ds.map(lambda row: {}, remove_columns=["file"]),
+    "map: expected the columns": lambda ds: ds.map(lambda snapshot: {}, remove_columns=["file"]),
     "filter: expected columns": lambda ds: ds.filter(lambda w: True, input_columns=["weights"]),
     "rename_column: expected": lambda ds: ds.rename_column("file", "path"),
     "rename_column: expected weights": lambda ds: ds.rename_column("seed", "weights"),
@@ -189,11 +201,11 @@ REFUSALS: dict[str, Callable[[Any], Any]] = {
     "to_iterable_dataset: expected": lambda ds: ds.with_format(
         "torch", columns=["snapshot"]
     ).to_iterable_dataset(),
-    "with_weights: expected the columns": lambda ds: ds.map(lambda row: {"offset": None})[0],
-    "rows with weights: expected": lambda ds: datasets.concatenate_datasets([ds, ds]).remove_columns("file")[
-        0
-    ],
-    "with_weights: expected rows of the config index": lambda ds: with_weights(
+    "with_weights: expected the columns": lambda ds: ds.map(lambda snapshot: {"offset": None})[0],
+    "snapshots with weights: expected": lambda ds: datasets.concatenate_datasets([ds, ds]).remove_columns(
+        "file"
+    )[0],
+    "with_weights: expected snapshots of the config index": lambda ds: with_weights(
         datasets.Dataset.from_list(ds.to_list())
     ),
 }
@@ -224,7 +236,7 @@ def test_every_public_method_is_decided() -> None:
     }  # fmt: skip
     public = {name for name in dir(datasets.Dataset) if not name.startswith(("_", "from_"))}
     assert public - own - through == set()
-    assert {*KEPT, *STORED, *REFUSED} <= own
+    assert {*KEEP_WEIGHTS, *MATERIALIZED, *REFUSED} <= own
 
 
 # Formats
@@ -241,24 +253,27 @@ def test_formats(index: Any, folder: Path, kind: str, columns: list[str] | None,
         else with_weights(index.with_format(kind, columns=named))
     )
     expected, names = Zoo(folder).weights(index), set(columns or index.column_names) | {"weights"}
-    batch, row, column = ds[2:5], ds[3], ds["weights"]
+    batch, snapshot, column = ds[2:5], ds[3], ds["weights"]
     if kind in ("arrow", "pandas"):
-        assert type(batch) is type(row) is {"arrow": pa.Table, "pandas": pd.DataFrame}[kind]
+        assert type(batch) is type(snapshot) is {"arrow": pa.Table, "pandas": pd.DataFrame}[kind]
         assert names <= set(batch.column_names if kind == "arrow" else batch.columns)
-        for found, numbers in ((batch, range(2, 5)), (row, [3])):
+        for found, numbers in ((batch, range(2, 5)), (snapshot, [3])):
             values = found["weights"].to_pylist() if kind == "arrow" else list(found["weights"])
             assert np.array_equal(np.array(values, np.float32), expected[list(numbers)])
         assert len(column) == len(index) and len(ds["model_id"]) == len(index)
     else:
         assert (
             type(batch["weights"])
-            is type(row["weights"])
+            is type(snapshot["weights"])
             is {"numpy": np.ndarray, "torch": torch.Tensor}[kind]
         )
         assert (
-            names <= set(row) and row["weights"].dtype == {"numpy": np.float32, "torch": torch.float32}[kind]
+            names <= set(snapshot)
+            and snapshot["weights"].dtype == {"numpy": np.float32, "torch": torch.float32}[kind]
         )
-        assert np.array_equal(batch["weights"], expected[2:5]) and np.array_equal(row["weights"], expected[3])
+        assert np.array_equal(batch["weights"], expected[2:5]) and np.array_equal(
+            snapshot["weights"], expected[3]
+        )
         assert np.array_equal(column[3], expected[3])
     add = {
         "arrow": lambda t: t.append_column("x", t["weights"]),
@@ -269,7 +284,9 @@ def test_formats(index: Any, folder: Path, kind: str, columns: list[str] | None,
         mapped[0].column_names if kind == "arrow" else mapped[0]
     )
     assert same(mapped.with_format(None), folder) and mapped.view.type == kind
-    assert type(ds.filter(lambda rows: [True] * len(rows["weights"]), batched=True)[0]) is type(row)
+    assert type(ds.filter(lambda snapshots: [True] * len(snapshots["weights"]), batched=True)[0]) is type(
+        snapshot
+    )
 
 
 def test_a_transform_gets_the_weights(ds: Any, folder: Path) -> None:
@@ -279,7 +296,7 @@ def test_a_transform_gets_the_weights(ds: Any, folder: Path) -> None:
     expected = (Zoo(folder).weights(ds.remove_columns("weights")) ** 2).sum(1)
     assert (
         set(made[0]) == {"norm", "id"}
-        and np.allclose([row["norm"] for row in made], expected)
+        and np.allclose([snapshot["norm"] for snapshot in made], expected)
         and np.allclose(made["norm"][:3], expected[:3])
     )
     assert np.allclose(made.select([2, 1])[:]["norm"], expected[[2, 1]])
@@ -289,7 +306,7 @@ def test_format_is_handed_on(ds: Any, folder: Path) -> None:
     other = ds.with_format("torch", dtype=torch.float64)
     assert other[0]["weights"].dtype == torch.float64
     ds.set_format(**other.format)
-    assert ds[:2]["weights"].dtype == torch.float64 and ds.rows().format["type"] == "torch"
+    assert ds[:2]["weights"].dtype == torch.float64 and ds.snapshots().format["type"] == "torch"
     with ds.formatted_as("numpy"):
         assert type(ds[0]["weights"]) is np.ndarray
     assert ds[0]["weights"].dtype == torch.float64
@@ -310,7 +327,7 @@ def test_stored(ds: Any, folder: Path, tmp_path: Path) -> None:
     found = {
         "to_pandas": list(few.to_pandas()["weights"]),
         "to_dict": few.to_dict()["weights"],
-        "to_list": [row["weights"] for row in few.to_list()],
+        "to_list": [snapshot["weights"] for snapshot in few.to_list()],
         "save_to_disk": datasets.load_from_disk(tmp_path / "saved").with_format("numpy")[:]["weights"],
         "a dict": datasets.load_from_disk(tmp_path / "dict")["train"][:]["weights"],
         "to_parquet": pd.read_parquet(tmp_path / "few.parquet")["weights"].to_list(),
@@ -328,28 +345,30 @@ def test_stored(ds: Any, folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [None, "numpy", "torch", "arrow"])
 def test_streams_that_were_mapped_before(folder: Path, cache: str, kind: str | None) -> None:
     plain = load_dataset(folder, split="train", streaming=True, cache_dir=cache)
-    mapped = plain.map(lambda row: {"x": 1}).with_format(kind)
+    mapped = plain.map(lambda snapshot: {"x": 1}).with_format(kind)
     assert mapped.column_names is None
     for columns in (None, ["x", "sha256", "weights"]):
-        rows = list(with_weights(mapped, columns=columns))
-        assert len(rows) == 18
+        snapshots = list(with_weights(mapped, columns=columns))
+        assert len(snapshots) == 18
         if kind != "arrow":
-            assert same(rows, folder) and (columns is None or set(rows[0]) == set(columns))
+            assert same(snapshots, folder) and (columns is None or set(snapshots[0]) == set(columns))
         else:
-            known = {row["sha256"]: Zoo(folder).row(row) for row in Zoo(folder).filter()}
+            known = {snapshot["sha256"]: Zoo(folder).row(snapshot) for snapshot in Zoo(folder).filter()}
             assert all(
-                np.array_equal(row["weights"][0].values, known[row["sha256"][0].as_py()]) for row in rows
+                np.array_equal(snapshot["weights"][0].values, known[snapshot["sha256"][0].as_py()])
+                for snapshot in snapshots
             )
     after = (
         with_weights(plain)
-        .map(lambda row: {"norm": float(np.linalg.norm(row["weights"]))})
+        .map(lambda snapshot: {"norm": float(np.linalg.norm(snapshot["weights"]))})
         .rename_column("norm", "y")
     )
     assert all(
-        row["y"] == float(np.linalg.norm(row["weights"])) for row in after.filter(lambda row: row["is_final"])
+        snapshot["y"] == float(np.linalg.norm(snapshot["weights"]))
+        for snapshot in after.filter(lambda snapshot: snapshot["is_final"])
     )
     with pytest.raises(ZooError, match="found no offset"):
-        with_weights(plain.map(lambda row: {"x": 1}, remove_columns=["offset"]))
+        with_weights(plain.map(lambda snapshot: {"x": 1}, remove_columns=["offset"]))
     with pytest.raises(ZooError, match="found no nothing"):
         with_weights(mapped, columns=["nothing"])
 
@@ -357,8 +376,8 @@ def test_streams_that_were_mapped_before(folder: Path, cache: str, kind: str | N
 @pytest.mark.parametrize("kind", [None, "numpy", "torch"])
 def test_to_iterable_dataset(ds: Any, folder: Path, kind: str | None) -> None:
     stream = ds.select_columns(["sha256"]).with_format(kind).to_iterable_dataset(num_shards=3)
-    rows = list(stream)
-    assert len(rows) == 9 and same(rows, folder) and set(rows[0]) == {"sha256", "weights"}
+    snapshots = list(stream)
+    assert len(snapshots) == 9 and same(snapshots, folder) and set(snapshots[0]) == {"sha256", "weights"}
 
 
 def test_several_splits(folder: Path, cache: str) -> None:
@@ -376,7 +395,7 @@ def test_several_splits(folder: Path, cache: str) -> None:
     }
 
 
-# Rows of another zoo
+# Snapshots of another zoo
 
 
 @pytest.fixture(scope="module")
@@ -391,35 +410,37 @@ def test_rows_of_two_zoos(folder: Path, other: Path, cache: str, join: Any, stre
         [load_dataset(path, split="train", streaming=streaming, cache_dir=cache) for path in (folder, other)]
     )
     for zoo in (None, Zoo(folder), Zoo(other)):
-        with pytest.raises(ZooError, match="expected rows of one zoo, found rows of 2 zoos, joined"):
+        with pytest.raises(
+            ZooError, match="expected snapshots of one zoo, found snapshots of 2 zoos, joined"
+        ):
             with_weights(joined, zoo)
 
 
 def test_rows_of_two_zoos_that_name_none(folder: Path, other: Path) -> None:
-    """Nothing but the rows themselves tells."""
-    rows = [[dict(row) for row in Zoo(path).filter(split="train")] for path in (folder, other)]
-    joined = datasets.Dataset.from_list([*rows[0], *rows[1][:7]])
-    with pytest.raises(ZooError, match=rf"expected rows of {folder}, found 7 of 25 of another"):
+    """Nothing but the snapshots themselves tells."""
+    snapshots = [[dict(snapshot) for snapshot in Zoo(path).filter(split="train")] for path in (folder, other)]
+    joined = datasets.Dataset.from_list([*snapshots[0], *snapshots[1][:7]])
+    with pytest.raises(ZooError, match=rf"expected snapshots of {folder}, found 7 of 25 of another"):
         with_weights(joined, Zoo(folder))
     assert same(with_weights(joined.select(range(18)), Zoo(folder)), folder)
     stream = with_weights(joined.to_iterable_dataset(), Zoo(folder))
-    with pytest.raises(ZooError, match="a row of another zoo"):
+    with pytest.raises(ZooError, match="a snapshot of another zoo"):
         list(stream)
 
 
 def test_rows_that_hide_behind_others(index: Any, folder: Path, other: Path) -> None:
     """`info` of what was joined names one zoo alone."""
     strange = datasets.Dataset.from_list(
-        [dict(row) for row in Zoo(other).filter(split="train", architecture=PLAIN.id)]
+        [dict(snapshot) for snapshot in Zoo(other).filter(split="train", architecture=PLAIN.id)]
     )
     joined = with_weights(datasets.concatenate_datasets([index, strange.cast(index.features)]))
     assert same(joined.select(range(9)), folder)
-    with pytest.raises(ZooError, match="a row of another zoo"):
+    with pytest.raises(ZooError, match="a snapshot of another zoo"):
         joined[9]
     moved = with_weights(index).map(
-        lambda row, i: {"offset": index[(i + 1) % 9]["offset"]}, with_indices=True
+        lambda snapshot, i: {"offset": index[(i + 1) % 9]["offset"]}, with_indices=True
     )
-    with pytest.raises(ZooError, match="found others: a row of another zoo"):
+    with pytest.raises(ZooError, match="found others: a snapshot of another zoo"):
         moved[0]
 
 
@@ -443,7 +464,7 @@ def test_joined_by_the_library(ds: Any, folder: Path) -> None:
     again = with_weights(ds.remove_columns("weights"), zoo)
     kept = datasets.concatenate_datasets([ds, again])
     assert same(kept, folder) and type(kept) is datasets.Dataset
-    assert same(kept.map(lambda row: {"x": 1}), folder) and same(with_weights(kept), folder)
+    assert same(kept.map(lambda snapshot: {"x": 1}), folder) and same(with_weights(kept), folder)
     dropped = datasets.concatenate_datasets([ds, again.with_format("numpy")])
     assert "weights" not in dropped[0]
     assert kept["file"][0] == ds["file"][0] and kept.format["type"] == weighted.FORMAT

@@ -28,7 +28,7 @@ from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import header, write_index
 from nws_dataset.reading import folder as folder_module
 from nws_dataset.reading import zoo as zoo_module
-from nws_dataset.reading.snapshots import READ_COLUMNS, Rows
+from nws_dataset.reading.snapshots import READ_COLUMNS, Snapshots
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import NORMED, PLAIN, make_shard, make_zoo, write_manifest
 
@@ -50,7 +50,8 @@ def zoo_of_one_shard(folder: Path, **changes: Any) -> Path:
     shard = "snapshots/demo/train-a-00000.parquet"
     index, _ = make_shard(folder, shard, PLAIN)
     write_index(
-        folder / INDEX, pa.Table.from_pylist([{**row, **changes} for row in index.to_pylist()], INDEX_SCHEMA)
+        folder / INDEX,
+        pa.Table.from_pylist([{**snapshot, **changes} for snapshot in index.to_pylist()], INDEX_SCHEMA),
     )
     write_manifest(folder, ["demo"], 3, [shard, INDEX])
     return folder
@@ -82,7 +83,7 @@ def test_filter_conditions(zoo: Zoo) -> None:
         "numpy": ({"snapshot": np.int64(2)}, lambda r: r["snapshot"] == 2),
     }
     for conditions, keep in cases.values():
-        assert list(zoo.filter(**conditions)) == [row for row in everything if keep(row)]
+        assert list(zoo.filter(**conditions)) == [snapshot for snapshot in everything if keep(snapshot)]
     assert 0 < len(zoo.filter(validation_accuracy=None)) < len(everything)
 
 
@@ -107,22 +108,26 @@ def test_filter_mistakes(zoo: Zoo) -> None:
 
 
 def test_filters_of_filters_and_of_tables(zoo: Zoo) -> None:
-    """The index, a table, and rows that were chosen before: one and the same filter."""
+    """The index, a table, and snapshots that were chosen before: one and the same filter."""
     everything = list(zoo.filter())
-    for rows in (zoo.filter(), Rows(zoo.index), zoo.filter()[np.arange(len(everything))]):
-        chosen = rows.filter(subset="demo").filter(snapshot=2.0, validation_accuracy=lambda a: a is not None)
+    for snapshots in (zoo.filter(), Snapshots(zoo.index), zoo.filter()[np.arange(len(everything))]):
+        chosen = snapshots.filter(subset="demo").filter(
+            snapshot=2.0, validation_accuracy=lambda a: a is not None
+        )
         assert list(chosen) == [
             r
             for r in everything
             if r["subset"] == "demo" and r["snapshot"] == 2 and r["validation_accuracy"] is not None
         ]
-        assert list(rows[::-3].filter(snapshot=(1, 2))) == [r for r in everything[::-3] if r["snapshot"] < 3]
-        assert list(rows.filter(class_test_accuracy=lambda a: a[0] > 0.5)) == [
+        assert list(snapshots[::-3].filter(snapshot=(1, 2))) == [
+            r for r in everything[::-3] if r["snapshot"] < 3
+        ]
+        assert list(snapshots.filter(class_test_accuracy=lambda a: a[0] > 0.5)) == [
             r for r in everything if r["class_test_accuracy"][0] > 0.5
         ]
         sha256 = [everything[5]["sha256"], everything[7]["sha256"]]
-        assert list(rows.filter(sha256=sha256)) == [r for r in everything if r["sha256"] in sha256]
-        assert len(rows.filter(class_test_accuracy=None)) == 0
+        assert list(snapshots.filter(sha256=sha256)) == [r for r in everything if r["sha256"] in sha256]
+        assert len(snapshots.filter(class_test_accuracy=None)) == 0
 
 
 def test_values_that_are_not_finite(tmp_path: Path) -> None:
@@ -147,8 +152,10 @@ def test_a_function_is_called_once_for_each_value(zoo: Zoo) -> None:
     # nothing is left after the first
     assert sorted(map(str, asked)) == sorted(map(str, {*zoo.filter()["dataset"]}))
     asked.clear()
-    rows = zoo.filter(snapshot=lambda n: asked.append(n) or n > 1, width_fc=lambda n: asked.append(n) or True)
-    assert (asked, len(rows)) == ([1, 2, 3, 16, None], 40)
+    snapshots = zoo.filter(
+        snapshot=lambda n: asked.append(n) or n > 1, width_fc=lambda n: asked.append(n) or True
+    )
+    assert (asked, len(snapshots)) == ([1, 2, 3, 16, None], 40)
 
 
 def test_a_filter_reads_the_columns_that_it_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,18 +167,18 @@ def test_a_filter_reads_the_columns_that_it_names(folder: Path, monkeypatch: pyt
         lambda self, names, **kwargs: read.extend(names) or whole(self, names, **kwargs),
     )
     zoo = Zoo(folder)
-    rows = zoo.filter(dataset="mnist", is_final=True)
+    snapshots = zoo.filter(dataset="mnist", is_final=True)
     assert set(read) == {"subset", "model_id", "is_final", "dataset"}
-    zoo.row(rows[0])
+    zoo.row(snapshots[0])
     assert set(read) == {"subset", "model_id", "is_final", "dataset", *READ_COLUMNS}
-    assert len(rows.table) == len(rows) and set(read) == set(INDEX_SCHEMA.names)
+    assert len(snapshots.table) == len(snapshots) and set(read) == set(INDEX_SCHEMA.names)
     assert len(read) == len(INDEX_SCHEMA) * len(zoo.manifest.index_files())  # none twice
 
 
-def test_rows_are_a_sequence(zoo: Zoo) -> None:
-    rows = zoo.filter(subset="demo")
-    plain = rows.table.to_pylist()
-    assert (len(rows), list(rows), rows[0], rows[-1]) == (30, plain, plain[0], plain[-1])
+def test_snapshots_are_a_sequence(zoo: Zoo) -> None:
+    snapshots = zoo.filter(subset="demo")
+    plain = snapshots.table.to_pylist()
+    assert (len(snapshots), list(snapshots), snapshots[0], snapshots[-1]) == (30, plain, plain[0], plain[-1])
     for part in (
         slice(3, 7),
         slice(None),
@@ -180,21 +187,27 @@ def test_rows_are_a_sequence(zoo: Zoo) -> None:
         slice(None, None, 4),
         slice(None, None, -1),
     ):
-        assert isinstance(rows[part], Rows)
-        assert list(rows[part]) == plain[part]
-    assert [row["model_id"] for row in reversed(rows)] == [row["model_id"] for row in reversed(plain)]
+        assert isinstance(snapshots[part], Snapshots)
+        assert list(snapshots[part]) == plain[part]
+    assert [snapshot["model_id"] for snapshot in reversed(snapshots)] == [
+        snapshot["model_id"] for snapshot in reversed(plain)
+    ]
     for outside in (30, -31):
         with pytest.raises(IndexError):
-            rows[outside]
-    assert repr(rows) == "Rows(30 snapshots, 10 models, 2 architectures; subsets: demo)"
-    assert repr(zoo.filter(subset="none")) == "Rows(0 snapshots, 0 models, 0 architectures; subsets: none)"
-    assert list(pickle.loads(pickle.dumps(rows))) == plain
+            snapshots[outside]
+    assert repr(snapshots) == "Snapshots(30 snapshots, 10 models, 2 architectures; subsets: demo)"
+    assert (
+        repr(zoo.filter(subset="none")) == "Snapshots(0 snapshots, 0 models, 0 architectures; subsets: none)"
+    )
+    assert list(pickle.loads(pickle.dumps(snapshots))) == plain
 
 
 def test_rows_by_mask_and_by_numbers(zoo: Zoo) -> None:
-    rows = zoo.filter(subset="demo")
-    plain = rows.table.to_pylist()
-    assert list(rows[rows["test_accuracy"] > 0.5]) == [row for row in plain if row["test_accuracy"] > 0.5]
+    snapshots = zoo.filter(subset="demo")
+    plain = snapshots.table.to_pylist()
+    assert list(snapshots[snapshots["test_accuracy"] > 0.5]) == [
+        snapshot for snapshot in plain if snapshot["test_accuracy"] > 0.5
+    ]
     for numbers in (
         [0, 2],
         (4, -1, 4),
@@ -203,10 +216,10 @@ def test_rows_by_mask_and_by_numbers(zoo: Zoo) -> None:
         np.array([], int),
         pandas.Series([7, 8]),
     ):
-        assert list(rows[numbers]) == [plain[i] for i in numbers]
-    assert list(rows[[False] * 29 + [True]]) == plain[-1:]
-    assert rows[np.int64(3)] == plain[3] and list(rows[[5, 6]][::-1]) == [plain[6], plain[5]]
-    assert pickle.loads(pickle.dumps(rows[[5]]))[0] == plain[5]
+        assert list(snapshots[numbers]) == [plain[i] for i in numbers]
+    assert list(snapshots[[False] * 29 + [True]]) == plain[-1:]
+    assert snapshots[np.int64(3)] == plain[3] and list(snapshots[[5, 6]][::-1]) == [plain[6], plain[5]]
+    assert pickle.loads(pickle.dumps(snapshots[[5]]))[0] == plain[5]
     for wrong in (
         [30],
         [-31],
@@ -222,24 +235,24 @@ def test_rows_by_mask_and_by_numbers(zoo: Zoo) -> None:
     ):
         with pytest.raises(
             ZooError,
-            match=r"^rows: expected .*, a mask of 30 or numbers of rows below 30, "
+            match=r"^snapshots: expected .*, a mask of 30 or indices below 30, "
             r"found ",
         ):
-            rows[wrong]
+            snapshots[wrong]
 
 
 def test_rows_columns(zoo: Zoo) -> None:
-    rows = zoo.filter(subset="demo")
-    assert rows["test_accuracy"].dtype == np.float64
-    assert rows["snapshot"].dtype == np.int64
-    assert rows["is_final"].dtype == bool
-    assert rows["dataset"].tolist() == [row["dataset"] for row in rows]
-    assert np.isnan(rows["validation_accuracy"]).sum() == len(rows.filter(validation_accuracy=None))
-    assert rows["class_test_accuracy"].shape == (30, 10)
-    assert rows.filter(is_final=True)["snapshot"].tolist() == [3] * 10
+    snapshots = zoo.filter(subset="demo")
+    assert snapshots["test_accuracy"].dtype == np.float64
+    assert snapshots["snapshot"].dtype == np.int64
+    assert snapshots["is_final"].dtype == bool
+    assert snapshots["dataset"].tolist() == [snapshot["dataset"] for snapshot in snapshots]
+    assert np.isnan(snapshots["validation_accuracy"]).sum() == len(snapshots.filter(validation_accuracy=None))
+    assert snapshots["class_test_accuracy"].shape == (30, 10)
+    assert snapshots.filter(is_final=True)["snapshot"].tolist() == [3] * 10
     with pytest.raises(ZooError, match="found 'nothing'"):
-        rows["nothing"]
-    assert isinstance(rows.to_pandas(), pandas.DataFrame) and len(rows.to_pandas()) == 30
+        snapshots["nothing"]
+    assert isinstance(snapshots.to_pandas(), pandas.DataFrame) and len(snapshots.to_pandas()) == 30
 
 
 # --- weights ---
@@ -251,34 +264,38 @@ def test_every_way_to_the_weights_gives_the_same(
     folder: Path, architecture: Architecture, check: bool
 ) -> None:
     zoo = Zoo(folder, check=check)
-    rows = zoo.filter(architecture=architecture.id, is_final=True)
-    weights = zoo.weights(rows)
+    snapshots = zoo.filter(architecture=architecture.id, is_final=True)
+    weights = zoo.weights(snapshots)
     assert weights.shape == (10, layout_of(architecture).num_weights) and weights.dtype == np.float32
-    for row, expected in zip(rows, weights, strict=True):
-        assert zoo.layout(row) is layout_of(architecture)
-        assert hashlib.sha256(zoo.value(row)).hexdigest() == row["sha256"]
-        assert np.array_equal(zoo.row(row), expected) and not zoo.row(row).flags.writeable
-        stock = safetensors.torch.load(bytes(zoo.value(row)))
-        state = zoo.state_dict(row)
+    for snapshot, expected in zip(snapshots, weights, strict=True):
+        assert zoo.layout(snapshot) is layout_of(architecture)
+        assert hashlib.sha256(zoo.value(snapshot)).hexdigest() == snapshot["sha256"]
+        assert np.array_equal(zoo.row(snapshot), expected) and not zoo.row(snapshot).flags.writeable
+        stock = safetensors.torch.load(bytes(zoo.value(snapshot)))
+        state = zoo.state_dict(snapshot)
         assert all(torch.equal(state[name], stock[name]) for name in stock)
-        net = zoo.network(row)
+        net = zoo.network(snapshot)
         assert np.array_equal(net.row().numpy(), expected)
-        assert (net.training, net.activation, net.dropout) == (False, row["activation"], row["dropout"])
+        assert (net.training, net.activation, net.dropout) == (
+            False,
+            snapshot["activation"],
+            snapshot["dropout"],
+        )
         Network(architecture, "relu").load_state_dict(state, strict=True)
 
 
 def test_weights_are_copies(zoo: Zoo) -> None:
-    row = zoo.filter(architecture=NORMED.id)[0]
-    zoo.state_dict(row)["conv1.bias"].fill_(99)
-    zoo.weights([row])[:] = 99
-    assert not (zoo.row(row) == 99).any()
+    snapshot = zoo.filter(architecture=NORMED.id)[0]
+    zoo.state_dict(snapshot)["conv1.bias"].fill_(99)
+    zoo.weights([snapshot])[:] = 99
+    assert not (zoo.row(snapshot) == 99).any()
 
 
 def test_weights_of_rows_slices_and_dicts(zoo: Zoo) -> None:
-    rows = zoo.filter(architecture=PLAIN.id)
-    assert np.array_equal(zoo.weights(list(rows)), zoo.weights(rows))
-    assert np.array_equal(zoo.weights(rows[::-1]), zoo.weights(rows)[::-1])
-    assert np.array_equal(zoo.weights(row for row in rows[2:5]), zoo.weights(rows)[2:5])
+    snapshots = zoo.filter(architecture=PLAIN.id)
+    assert np.array_equal(zoo.weights(list(snapshots)), zoo.weights(snapshots))
+    assert np.array_equal(zoo.weights(snapshots[::-1]), zoo.weights(snapshots)[::-1])
+    assert np.array_equal(zoo.weights(snapshot for snapshot in snapshots[2:5]), zoo.weights(snapshots)[2:5])
 
 
 def test_weights_of_two_layouts_or_none(zoo: Zoo) -> None:
@@ -288,7 +305,7 @@ def test_weights_of_two_layouts_or_none(zoo: Zoo) -> None:
         r"architecture",
     ):
         zoo.weights(zoo.filter())
-    with pytest.raises(ZooError, match="found no rows"):
+    with pytest.raises(ZooError, match="found no snapshots"):
         zoo.weights(zoo.filter(subset="nothing"))
 
 
@@ -309,75 +326,80 @@ def test_image_sizes_may_differ_when_the_layout_does_not(tmp_path: Path) -> None
 def test_many_files_and_few_maps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "OPEN_FILES", 1)
     few, many = Zoo(folder), Zoo(folder, check=True)
-    views = [few.row(row) for row in few.filter()]
-    assert all(np.array_equal(view, many.row(row)) for view, row in zip(views, many.filter(), strict=True))
+    views = [few.row(snapshot) for snapshot in few.filter()]
+    assert all(
+        np.array_equal(view, many.row(snapshot)) for view, snapshot in zip(views, many.filter(), strict=True)
+    )
 
 
 def test_rows_of_every_kind(zoo: Zoo) -> None:
-    rows = zoo.filter(architecture=PLAIN.id)
-    weights = zoo.weights(rows)
-    frame = rows.to_pandas()
+    snapshots = zoo.filter(architecture=PLAIN.id)
+    weights = zoo.weights(snapshots)
+    frame = snapshots.to_pandas()
     kinds = {
-        "table": rows.table,
-        "of some columns": rows.select(READ_COLUMNS),
+        "table": snapshots.table,
+        "of some columns": snapshots.select(READ_COLUMNS),
         "DataFrame": frame,
         "of numpy": [
             {
                 name: np.str_(value) if isinstance(value, str) else np.int64(value)
-                for name, value in row.items()
+                for name, value in snapshot.items()
             }
-            for row in frame[list(READ_COLUMNS)].to_dict("records")
+            for snapshot in frame[list(READ_COLUMNS)].to_dict("records")
         ],
     }
     for kind in kinds.values():
         assert np.array_equal(zoo.weights(kind), weights)
         assert all(map(np.array_equal, zoo.arrays(kind), weights))
-        assert np.array_equal(zoo.slices(kind, [3] * len(rows), 7), weights[:, 3:10])
+        assert np.array_equal(zoo.slices(kind, [3] * len(snapshots), 7), weights[:, 3:10])
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda rows: rows[0], "expected several rows, found one row; read it with zoo.row"),
-        (lambda rows: dict(rows[0]), "found one row"),
-        (lambda rows: "rows", "found str"),
-        (lambda rows: 7, "expected rows, found int"),
-        (lambda rows: [1, 2], "expected a mapping of columns to values, found int"),
-        (lambda rows: rows.table.drop_columns(["offset", "file"]), "found no file, offset"),
-        (lambda rows: rows.to_pandas().drop(columns="sha256"), "found no sha256"),
         (
-            lambda rows: [{**rows[0], "offset": None}],
-            "column offset of a row: expected a value of type int64, found None",
+            lambda snapshots: snapshots[0],
+            "expected several snapshots, found one snapshot; read it with zoo.row",
         ),
-        (lambda rows: [{**rows[0], "offset": 4.5}], "column offset of a row"),
-        (lambda rows: [{**rows[0], "length": True}], "column length of a row"),
+        (lambda snapshots: dict(snapshots[0]), "found one snapshot"),
+        (lambda snapshots: "snapshots", "found str"),
+        (lambda snapshots: 7, "expected snapshots, found int"),
+        (lambda snapshots: [1, 2], "expected a mapping of columns to values, found int"),
+        (lambda snapshots: snapshots.table.drop_columns(["offset", "file"]), "found no file, offset"),
+        (lambda snapshots: snapshots.to_pandas().drop(columns="sha256"), "found no sha256"),
         (
-            lambda rows: [{**rows[0], "offset": 2**70}],
-            "expected rows of the config index, found OverflowError",
+            lambda snapshots: [{**snapshots[0], "offset": None}],
+            "column offset of a snapshot: expected a value of type int64, found None",
+        ),
+        (lambda snapshots: [{**snapshots[0], "offset": 4.5}], "column offset of a snapshot"),
+        (lambda snapshots: [{**snapshots[0], "length": True}], "column length of a snapshot"),
+        (
+            lambda snapshots: [{**snapshots[0], "offset": 2**70}],
+            "expected snapshots of the config index, found OverflowError",
         ),
         (
-            lambda rows: [{**rows[0], "file": "\ud800"}],
-            "expected rows of the config index, found UnicodeEncodeError",
+            lambda snapshots: [{**snapshots[0], "file": "\ud800"}],
+            "expected snapshots of the config index, found UnicodeEncodeError",
         ),
-        (lambda rows: [{**rows[0], "file": 3}], "column file of a row"),
+        (lambda snapshots: [{**snapshots[0], "file": 3}], "column file of a snapshot"),
         (
-            lambda rows: rows.table.drop_columns("offset").append_column(
-                "offset", rows.table["length"].cast("double")
+            lambda snapshots: snapshots.table.drop_columns("offset").append_column(
+                "offset", snapshots.table["length"].cast("double")
             ),
-            "column offset of rows",
+            "column offset of snapshots",
         ),
     ],
 )
-def test_what_is_no_row(zoo: Zoo, wrong: Callable[[Rows], Any], message: str) -> None:
-    rows = zoo.filter(architecture=PLAIN.id)[:3]
+def test_what_is_no_row(zoo: Zoo, wrong: Callable[[Snapshots], Any], message: str) -> None:
+    snapshots = zoo.filter(architecture=PLAIN.id)[:3]
     for read in (
         zoo.arrays,
         zoo.weights,
-        lambda rows: list(zoo.stacks(rows)),
-        lambda rows: zoo.slices(rows, [0, 0, 0], 5),
+        lambda snapshots: list(zoo.stacks(snapshots)),
+        lambda snapshots: zoo.slices(snapshots, [0, 0, 0], 5),
     ):
         with pytest.raises(ZooError, match=message):
-            read(wrong(rows))
+            read(wrong(snapshots))
 
 
 @pytest.mark.parametrize(
@@ -389,13 +411,13 @@ def test_what_is_no_start(zoo: Zoo, starts: Any) -> None:
 
 
 def test_stacks_that_are_kept_stay_as_they_are(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zoo_module, "STACK_BYTES", 5000)  # three rows of PLAIN
+    monkeypatch.setattr(zoo_module, "STACK_BYTES", 5000)  # three snapshots of PLAIN
     kept = list(zoo.stacks())
     views = [weights[0] for _, weights in zoo.stacks()]
     tensors = [torch.from_numpy(weights) for _, weights in zoo.stacks()]
     assert len(kept) > 20
-    for (rows, weights), view, tensor in zip(kept, views, tensors, strict=True):
-        expected = zoo.weights(rows)
+    for (snapshots, weights), view, tensor in zip(kept, views, tensors, strict=True):
+        expected = zoo.weights(snapshots)
         assert (
             np.array_equal(weights, expected)
             and np.array_equal(view, expected[0])
@@ -408,7 +430,7 @@ def test_stacks_that_are_kept_stay_as_they_are(zoo: Zoo, monkeypatch: pytest.Mon
 def test_files_are_mapped_without_being_kept_open(folder: Path) -> None:
     zoo = Zoo(folder)
     before = open_files(folder)
-    views = [zoo.row(row) for row in zoo.filter()]
+    views = [zoo.row(snapshot) for snapshot in zoo.filter()]
     assert len(views) == 60 and not {name for name in open_files(folder) - before if "snapshots" in name}
     zoo.slices(zoo.filter(architecture=PLAIN.id), [0] * 30, 5)
     assert {name for name in open_files(folder) if "snapshots" in name}
@@ -440,10 +462,11 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     write_index(tmp_path / INDEX, pa.concat_tables(tables))
     write_manifest(tmp_path, ["demo"], 40, [*paths, INDEX])
     program = (
-        "import resource, sys; from nws_dataset.reading.zoo import Zoo; zoo = Zoo(sys.argv[1]); rows = "
+        "import resource, sys; from nws_dataset.reading.zoo import Zoo; zoo = Zoo(sys.argv[1]); snapshots = "
         "zoo.filter(); import os\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) + 10,) * 2)\n"
-        "for _ in range(2): zoo.slices(rows, [0] * 40, 5); zoo.weights(rows); [zoo.row(row) for row in rows]"
+        "for _ in range(2):\n"
+        " zoo.slices(snapshots, [0] * 40, 5); zoo.weights(snapshots); [*map(zoo.row,snapshots)]"
     )
     subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -454,20 +477,20 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
 
 def test_pickle(folder: Path) -> None:
     zoo = Zoo(folder, check=True)
-    row = zoo.filter()[0]
-    expected = zoo.row(row)
+    snapshot = zoo.filter()[0]
+    expected = zoo.row(snapshot)
     again = pickle.loads(pickle.dumps(zoo))
     assert again.source.check and again.path == zoo.path
-    assert np.array_equal(again.row(row), expected)
+    assert np.array_equal(again.row(snapshot), expected)
 
 
 def test_reading_imports_neither_torch_nor_datasets_nor_pandas(folder: Path) -> None:
     program = (
         "import sys; from nws_dataset.reading.zoo import Zoo; import nws_dataset.reading.load\n"
         "zoo = Zoo(sys.argv[1])\n"
-        "rows = zoo.filter(dataset=['mnist', 'svhn'], test_accuracy=lambda a: a > 0, epoch=1)\n"
-        "rows['dataset'], rows[0], list(rows), zoo.index\n"
-        "zoo.arrays(list(rows)), list(zoo.stacks()), zoo.slices(rows, [0] * len(rows), 5)\n"
+        "snapshots = zoo.filter(dataset=['mnist', 'svhn'], test_accuracy=lambda a: a > 0, epoch=1)\n"
+        "snapshots['dataset'], snapshots[0], list(snapshots), zoo.index\n"
+        "zoo.arrays(list(snapshots)), list(zoo.stacks()), zoo.slices(snapshots, [0] * len(snapshots), 5)\n"
         "zoo.weights(zoo.filter(architecture=zoo.filter()[0]['architecture']))\n"
         "assert not {'torch', 'datasets', 'pandas'} & set(sys.modules)"
     )
@@ -567,10 +590,10 @@ def test_an_index_with_more_rows_than_values(tmp_path: Path) -> None:
     """Its footer alone says one more; nws.json agrees with it."""
     path = zoo_of_one_shard(tmp_path) / INDEX
     told = json.loads((tmp_path / MANIFEST_NAME).read_text())
-    content, rows = path.read_bytes(), len(Zoo(tmp_path).filter())
-    field = bytes([0x16, 2 * rows, 0x19])  # Thrift's number of rows, before the list of row groups
+    content, lines = path.read_bytes(), len(Zoo(tmp_path).filter())
+    field = bytes([0x16, 2 * lines, 0x19])  # Thrift's number of rows, before the list of row groups
     assert content.count(field) == 1
-    content = content.replace(field, bytes([0x16, 2 * rows + 2, 0x19]))
+    content = content.replace(field, bytes([0x16, 2 * lines + 2, 0x19]))
     path.write_bytes(content)
     told["files"][INDEX] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(told))
@@ -581,26 +604,26 @@ def test_an_index_with_more_rows_than_values(tmp_path: Path) -> None:
     ):
         with pytest.raises(
             ZooError,
-            match=rf"train\.parquet: expected {rows + 1} values a column, found "
-            rf"{rows} of ",
+            match=rf"train\.parquet: expected {lines + 1} values a column, found "
+            rf"{lines} of ",
         ):
             read(Zoo(tmp_path))
 
 
 def test_shard_missing_or_cut_short(tmp_path: Path) -> None:
     zoo = Zoo(zoo_of_one_shard(tmp_path))
-    row = zoo.filter()[0]
-    path = tmp_path / row["file"]
+    snapshot = zoo.filter()[0]
+    path = tmp_path / snapshot["file"]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(
         ZooError,
         match=r"a-00000\.parquet: expected \d+ bytes, found \d+ bytes; fetch or "
         r"build",
     ):
-        zoo.row(row)
+        zoo.row(snapshot)
     path.unlink()
     with pytest.raises(ZooError, match="found no file"):
-        zoo.row(row)
+        zoo.row(snapshot)
 
 
 @pytest.mark.parametrize(
@@ -609,10 +632,10 @@ def test_shard_missing_or_cut_short(tmp_path: Path) -> None:
         ({"file": "../secret.parquet"}, "below this folder"),
         ({"file": "/etc/hostname"}, "below this folder"),
         ({"file": "README.md"}, "that nws.json lists"),
-        ({"offset": -1}, "a place in its"),
-        ({"length": -1}, "a place in its"),
-        ({"offset": 1 << 40}, "a place in its"),
-        ({"length": 1 << 40}, "a place in its"),
+        ({"offset": -1}, "a range in its"),
+        ({"length": -1}, "a range in its"),
+        ({"offset": 1 << 40}, "a range in its"),
+        ({"length": 1 << 40}, "a range in its"),
         ({"offset": 5}, "the safetensors header of"),
         ({"length": 100}, "the safetensors header of"),
         (
@@ -625,7 +648,7 @@ def test_shard_missing_or_cut_short(tmp_path: Path) -> None:
 def test_a_wrong_index(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     (tmp_path / "secret.parquet").write_text("")
     zoo = Zoo(zoo_of_one_shard(tmp_path / "zoo", **changes))
-    for read in (zoo.row, zoo.network, lambda row: zoo.weights([row])):
+    for read in (zoo.row, zoo.network, lambda snapshot: zoo.weights([snapshot])):
         with pytest.raises(ZooError, match=message):
             read(zoo.filter()[1])
 
@@ -653,43 +676,48 @@ def test_a_hostile_safetensors_header(tmp_path: Path, change: Callable[[bytes], 
     (folder / whole["file"]).write_bytes(file.replace(value, hostile))
     write_manifest(folder, ["demo"], 3, [whole["file"], INDEX])
     zoo = Zoo(folder, check=check)
-    row = zoo.filter()[1]
-    for read in (zoo.row, zoo.network, lambda row: zoo.weights([row]), lambda row: zoo.slices([row], [0], 9)):
+    snapshot = zoo.filter()[1]
+    for read in (
+        zoo.row,
+        zoo.network,
+        lambda snapshot: zoo.weights([snapshot]),
+        lambda snapshot: zoo.slices([snapshot], [0], 9),
+    ):
         with pytest.raises(
             ZooError,
             match=r"a-00000\.parquet at byte \d+: expected the safetensors header "
             r"of",
         ):
-            read(row)
+            read(snapshot)
 
 
 def test_a_link_out_of_the_folder(tmp_path: Path) -> None:
     zoo = Zoo(zoo_of_one_shard(tmp_path / "zoo"))
-    row = zoo.filter()[0]
-    path = zoo.path / row["file"]
+    snapshot = zoo.filter()[0]
+    path = zoo.path / snapshot["file"]
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ZooError, match="inside this folder"):
-        zoo.row(row)
+        zoo.row(snapshot)
 
 
 def test_check_finds_a_flipped_byte(tmp_path: Path) -> None:
-    row = Zoo(zoo_of_one_shard(tmp_path)).filter()[2]
-    content = bytearray((tmp_path / row["file"]).read_bytes())
-    content[row["offset"] + row["length"] - 1] ^= 1
-    (tmp_path / row["file"]).write_bytes(content)
-    Zoo(tmp_path).row(row)  # documented: unchecked
+    snapshot = Zoo(zoo_of_one_shard(tmp_path)).filter()[2]
+    content = bytearray((tmp_path / snapshot["file"]).read_bytes())
+    content[snapshot["offset"] + snapshot["length"] - 1] ^= 1
+    (tmp_path / snapshot["file"]).write_bytes(content)
+    Zoo(tmp_path).row(snapshot)  # documented: unchecked
     Zoo(tmp_path, check=True).row(Zoo(tmp_path).filter()[1])
     with pytest.raises(
         ZooError,
-        match=rf"a-00000\.parquet at byte {row['offset']}: expected sha256 "
-        rf"{row['sha256']}",
+        match=rf"a-00000\.parquet at byte {snapshot['offset']}: expected sha256 "
+        rf"{snapshot['sha256']}",
     ):
-        Zoo(tmp_path, check=True).row(row)
+        Zoo(tmp_path, check=True).row(snapshot)
 
 
-def test_a_row_without_its_place(zoo: Zoo) -> None:
-    row = dict(zoo.filter()[0])
-    del row["offset"]
-    with pytest.raises(ZooError, match="found no offset; take whole rows"):
-        zoo.row(row)
+def test_a_snapshot_without_its_byte_range(zoo: Zoo) -> None:
+    snapshot = dict(zoo.filter()[0])
+    del snapshot["offset"]
+    with pytest.raises(ZooError, match="found no offset; take whole lines"):
+        zoo.row(snapshot)

@@ -94,7 +94,7 @@ def every_combination(architecture: Architecture) -> list[Model]:
 
 
 class IdleStep:
-    """A `Step` that notes its segments, and does nothing."""
+    """A `Backend` that notes its segments, and does nothing."""
 
     def __init__(self) -> None:
         self.calls: list[Mapping[int, Segment]] = []

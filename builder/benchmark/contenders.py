@@ -1,5 +1,5 @@
-"""The sides that are timed: this project's step and its evaluation, the peers, and what tells the machine's
-peak.
+"""The contenders that are timed: this project's training and its evaluation, the peers, and what tells the
+machine's peak.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Callable
 
 import torch
 
-from builder.benchmark.pytorch import Careful, Graphs, Plain, Vmapped
-from builder.forecasting.pace import Case, Ours, Side
+from builder.benchmark.pytorch import Careful, CudaGraphs, Plain, Vmapped
+from builder.forecasting.pace import Case, CohortSteps, Contender
 from builder.training.bank import Bank
-from builder.training.device import make_step
+from builder.training.device import make_backend
 from builder.training.initial import initial_row
 
 EVALUATED_IMAGES = 1000
 PEAK_ROUNDS = 10_000  # of a tile's multiply-adds, which are a step of the peak on a CPU
 MATRIX_SIZE = 8192  # of the products that are a step of the peak on a GPU
-GRAPHS = 1, 4, 8  # models at a time that the careful side tries on a GPU; its best counts
+GRAPH_MODELS = 1, 4, 8  # models at a time that the careful contender tries on a GPU; its best counts
 
 
 class Evaluation:
@@ -33,13 +33,13 @@ class Evaluation:
             images.train_images[:EVALUATED_IMAGES],
             images.train_labels[:EVALUATED_IMAGES],
         )
-        self.step = make_step(case.model.recipe.architecture, device)
+        self.backend = make_backend(case.model.recipe.architecture, device)
         self.row = torch.from_numpy(initial_row(case.model)).to(device)
-        self.spool = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the side
+        self.spool = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the contender
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            correct, losses = self.step.evaluate(self.row[None], self.activation, self.pixels, self.labels)
+            correct, losses = self.backend.evaluate(self.row[None], self.activation, self.pixels, self.labels)
             float(losses.double().mean()), correct.sum().item()
             self.spool.seek(0)
             self.spool.write(self.row.cpu().numpy().tobytes())
@@ -69,23 +69,23 @@ class Peak:
             self.step()
 
 
-SIDES: dict[str, Callable[[Case, Bank, torch.device], Side]] = {
+CONTENDERS: dict[str, Callable[[Case, Bank, torch.device], Contender]] = {
     "plain": Plain,
     "careful": Careful,
     "vmap": Vmapped,
-    "ours": Ours,
+    "ours": CohortSteps,
     "evaluation": Evaluation,
     "peak": Peak,
-    **{f"careful x{count}": functools.partial(Graphs, models=count) for count in GRAPHS},
+    **{f"careful x{count}": functools.partial(CudaGraphs, models=count) for count in GRAPH_MODELS},
 }
 
 
-def flops_of(side: str, case: Case, device: torch.device) -> int:
-    """FLOPs of one step of one model of a side."""
-    if side == "peak":
+def flops_of(contender: str, case: Case, device: torch.device) -> int:
+    """FLOPs of one step of one model of a contender."""
+    if contender == "peak":
         if device.type == "cuda":
             return 2 * MATRIX_SIZE**3
         from builder.training.cpu import kernels
 
         return 2 * kernels.TILE_SUMS * PEAK_ROUNDS
-    return EVALUATED_IMAGES * case.forward_flops if side == "evaluation" else case.step_flops
+    return EVALUATED_IMAGES * case.forward_flops if contender == "evaluation" else case.step_flops

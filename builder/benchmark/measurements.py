@@ -87,8 +87,8 @@ class Results:
         return "GPU" if self.device.type == "cuda" else "all cores"
 
     @property
-    def places(self) -> list[str]:
-        """Where sides were timed."""
+    def setups(self) -> list[str]:
+        """Where contenders were timed: on one thread, all cores or a GPU."""
         return list(self.measured[0].rates)
 
     def workloads(self) -> dict[str, list[Measured]]:
@@ -98,17 +98,19 @@ class Results:
             groups.setdefault(measured.case.workload, []).append(measured)
         return groups
 
-    def flop_rate(self, measured: Measured, where: str, side: str) -> float:
-        """FLOP/s of a side on a case."""
-        return measured.rate(where, side) * flops_of(side, measured.case, self.device)
+    def flop_rate(self, measured: Measured, where: str, contender: str) -> float:
+        """FLOP/s of a contender on a case."""
+        return measured.rate(where, contender) * flops_of(contender, measured.case, self.device)
 
-    def pooled_flop_rate(self, group: Sequence[Measured], where: str, side: str) -> float:
-        """FLOP/s of a side that takes equally many images of each case."""
+    def pooled_flop_rate(self, group: Sequence[Measured], where: str, contender: str) -> float:
+        """FLOP/s of a contender that takes equally many images of each case."""
         flops = [measured.case.forward_flops for measured in group]
-        return sum(flops) / sum(f / self.flop_rate(m, where, side) for f, m in zip(flops, group, strict=True))
+        return sum(flops) / sum(
+            f / self.flop_rate(m, where, contender) for f, m in zip(flops, group, strict=True)
+        )
 
     def peak(self, where: str) -> float:
-        """The largest FLOP/s of `sides.Peak`, in any repetition."""
+        """The largest FLOP/s of `contenders.Peak`, in any repetition."""
         return max(max(m.rates[where]["peak"]) * flops_of("peak", m.case, self.device) for m in self.measured)
 
     def slower(self) -> list[tuple[str, str, Measured]]:
@@ -126,7 +128,7 @@ class Results:
     def summary(self) -> list[Line]:
         """The numbers that have targets, and a few beside them."""
         lines = [line for comparison in COMPARISONS[self.device.type] for line in self._ratios(comparison)]
-        for where in self.places:
+        for where in self.setups:
             lines.append(Line(f"peak, {where}, GFLOP/s", self.peak(where) / 1e9))
             for workload, group in self.workloads().items():
                 fraction = self.pooled_flop_rate(group, where, "ours") / self.peak(where)
@@ -156,9 +158,9 @@ class Results:
                 each = [ratio([measured]) for measured in timed]
                 values = {"main, median": statistics.median(each), "main, least": min(each)}
             for name, value in values.items():
-                told = name if len(timed) == len(group) else f"{name} ({len(timed)} of {len(group)} cases)"
+                label = name if len(timed) == len(group) else f"{name} ({len(timed)} of {len(group)} cases)"
                 yield Line(
-                    f"ours / {' or '.join(peers)}, {where}: {told}", value, comparison.targets.get(name)
+                    f"ours / {' or '.join(peers)}, {where}: {label}", value, comparison.targets.get(name)
                 )
 
     def _projection(self) -> Iterator[Line]:
@@ -197,7 +199,11 @@ class Results:
             "model_id": case.model.id,
             "models_together": len(case.models),
             "recipe": dataclasses.asdict(recipe) | {"architecture": recipe.architecture.id},
-            "flops": {s: flops_of(s, case, self.device) for sides in measured.rates.values() for s in sides},
+            "flops": {
+                s: flops_of(s, case, self.device)
+                for contenders in measured.rates.values()
+                for s in contenders
+            },
             "steps_per_second": measured.rates,
             "gpu_memory_bytes": measured.memory,
         }

@@ -27,7 +27,7 @@ from nws_dataset.format.layout import layout_of
 from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import Recipe
 
-VMAPPED = 16  # models
+VMAPPED_MODELS = 16  # models
 GRAPH_WARM_UP = 3  # steps before a CUDA graph is captured, as torch's documentation asks
 
 
@@ -49,7 +49,7 @@ def optimizer_of(
         tuned: use the fastest implementation that torch has, and one that a CUDA graph can hold.
     """
     layout, named = layout_of(recipe.architecture), list(weights)
-    is_kernel = [layout[name].kind == "weight" for name, _ in named]
+    is_kernel = [layout[name].role == "weight" for name, _ in named]
     groups: list[dict[str, Any]] = [
         {
             "params": [x for (_, x), kernel in zip(named, is_kernel, strict=True) if kernel],
@@ -132,7 +132,7 @@ class Careful:
         self.optimizer.step()
 
 
-class Graphs:
+class CudaGraphs:
     """Several models of the careful kind on a GPU, each a CUDA graph on a stream of its own."""
 
     def __init__(self, case: Case, bank: Bank, device: torch.device, *, models: int) -> None:
@@ -173,17 +173,17 @@ class Vmapped:
     stacked weights.
     """
 
-    models = VMAPPED
+    models = VMAPPED_MODELS
 
     def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
         self.recipe = case.model.recipe
         self.images = bank[self.recipe.dataset]
         order = order_of(case.model, self.images)
-        # [M, B] for each step: every model is at another place of the order.
-        self.batches = itertools.cycle(torch.stack([order.roll(m, 0) for m in range(VMAPPED)], 1))
+        # [M, B] for each step: every model is at another position of the order.
+        self.batches = itertools.cycle(torch.stack([order.roll(m, 0) for m in range(VMAPPED_MODELS)], 1))
         networks = [
             network_of(dataclasses.replace(case.model, number=case.model.number + m)).to(device)
-            for m in range(VMAPPED)
+            for m in range(VMAPPED_MODELS)
         ]
         self.network = networks[0]
         self.weights = {name: _stack(networks, name) for name, _ in self.network.named_parameters()}

@@ -1,7 +1,7 @@
 """The benchmark of reading: from a folder beside the original's one file a snapshot, and from a Hub beside
 the stock library.
 
-All sides of a measurement take turns, and what is told are medians. Files are in the page cache, hash checks
+All contenders of a measurement are interleaved; figures are medians. Files are in the page cache, hash checks
 off, as the numbers of weights are those of real networks. Axes: N rows, P weights.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from builder.benchmark.report import MET
-from builder.forecasting.forecast import told_number
+from builder.forecasting.forecast import format_number
 from builder.plan import Model, select
 from builder.store import metadata, shard_of
 from nws_dataset.console import Command, Table
@@ -34,8 +34,8 @@ from nws_dataset.format.manifest import INDEX_PATH, FileEntry, Manifest, SubsetE
 from nws_dataset.format.recipe import NUM_CLASSES
 from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA
 from nws_dataset.format.subsets import NWS_FIXED, NWS_MAIN, SMALL_CNN, Choice, Family, Subset
-from nws_dataset.reading.byte_ranges import PLACE_COLUMNS
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
 SLICE, SLICES = 5000, 64  # of the meta-classifier's batch
@@ -103,13 +103,13 @@ def main(hub: Any, quick: bool, report: Path | None) -> None:
         lines += index_lines(write_large_index(Path(scratch) / "large", MODELS // part), repetitions)
         lines += hub_lines(
             hub,
-            write_zoo(Path(scratch) / "hub", HUB, max(110, 250 // part), snapshots=20),
+            write_zoo(Path(scratch) / "hub", HUB, max(110, 250 // part), num_snapshots=20),
             Path(scratch) / "cache",
         )
-    tell("Reading", lines, report)
+    show("Reading", lines, report)
 
 
-def tell(title: str, lines: list[Line], report: Path | None) -> None:
+def show(title: str, lines: list[Line], report: Path | None) -> None:
     """Print lines as a table; write them as JSON to `report` if it is given."""
     if report is not None:
         report.write_text(
@@ -117,11 +117,11 @@ def tell(title: str, lines: list[Line], report: Path | None) -> None:
             encoding="utf-8",
         )
     columns = ("", "network", "measured", "target", "met")
-    rows = [
-        (line.what, line.network, f"{told_number(line.value)} {line.unit}", _target(line), MET[line.met])
+    cells = [
+        (line.what, line.network, f"{format_number(line.value)} {line.unit}", _target(line), MET[line.met])
         for line in lines
     ]
-    Table(title, columns, rows).print()
+    Table(title, columns, cells).print()
 
 
 def _target(line: Line) -> str:
@@ -131,27 +131,27 @@ def _target(line: Line) -> str:
 # The zoos
 
 
-def write_zoo(folder: Path, family: Family, models: int, snapshots: int = 10) -> Zoo:
+def write_zoo(folder: Path, family: Family, models: int, num_snapshots: int = 10) -> Zoo:
     """A zoo of one architecture with random weights, in one shard.
 
     Args:
         folder: made.
         family: what its recipes are drawn from.
         models: of the zoo; all are in the split train.
-        snapshots: of each model.
+        num_snapshots: of each model.
     """
-    subset = Subset("bench", models, (family,), num_snapshots=snapshots)
+    subset = Subset("bench", models, (family,), num_snapshots=num_snapshots)
     drawn = list(select(subset, 0))
     relative = shard_of(drawn[0]).replace(drawn[0].split, "train")
-    rows = sorted(
-        (row for model in drawn for row in _rows(model, snapshots)),
-        key=lambda row: (row["snapshot"], row["model_id"]),
+    snapshots = sorted(
+        (snapshot for model in drawn for snapshot in _lines(model, num_snapshots)),
+        key=lambda snapshot: (snapshot["snapshot"], snapshot["model_id"]),
     )
     architecture, random = drawn[0].recipe.architecture, np.random.default_rng(0)
     num_weights = layout_of(architecture).num_weights
-    values = (shards.pack(architecture, random.standard_normal(num_weights, np.float32)) for _ in rows)
+    values = (shards.pack(architecture, random.standard_normal(num_weights, np.float32)) for _ in snapshots)
     index = shards.write_snapshots(
-        folder / relative, pa.Table.from_pylist(rows, METADATA_SCHEMA), values, relative=relative
+        folder / relative, pa.Table.from_pylist(snapshots, METADATA_SCHEMA), values, relative=relative
     )
     index_path = INDEX_PATH.format(subset=subset.name, split="train")
     shards.write_index(folder / index_path, index)
@@ -166,23 +166,23 @@ def write_zoo(folder: Path, family: Family, models: int, snapshots: int = 10) ->
     return Zoo(folder)
 
 
-def _rows(model: Model, snapshots: int) -> list[dict[str, Any]]:
-    told = [
+def _lines(model: Model, snapshots: int) -> list[dict[str, Any]]:
+    results = [
         {"epoch": s, "step": s, **RESULTS, "converged": True, "diverged": False} for s in range(snapshots)
     ]
-    return [{**row, "split": "train"} for row in metadata(model, told)]
+    return [{**line, "split": "train"} for line in metadata(model, results)]
 
 
 def write_original(zoo: Zoo, folder: Path) -> list[Path]:
     """The same weights as the original release has them: a file a snapshot, raw float64.
 
-    Returns the files, in the order of the rows.
+    Returns the files, in the order of the snapshots.
     """
     folder.mkdir()
     paths = []
-    for i, row in enumerate(zoo.filter()):
+    for i, snapshot in enumerate(zoo.filter()):
         paths.append(folder / f"{i:06d}.bin")
-        zoo.row(row).astype(np.float64).tofile(paths[-1])
+        zoo.row(snapshot).astype(np.float64).tofile(paths[-1])
     return paths
 
 
@@ -196,13 +196,15 @@ def write_large_index(folder: Path, models: int) -> Path:
     """
     subset, random = Subset("main", models, (NWS_MAIN,)), np.random.default_rng(0)
     plan = select(subset, 0)
-    rows = [
-        row
+    snapshots = [
+        snapshot
         for model in plan
-        for row in metadata(model, [{"epoch": 0, "step": 0, **RESULTS, "converged": True, "diverged": False}])
+        for snapshot in metadata(
+            model, [{"epoch": 0, "step": 0, **RESULTS, "converged": True, "diverged": False}]
+        )
     ]
     table, sizes = (
-        pa.Table.from_pylist(rows, METADATA_SCHEMA),
+        pa.Table.from_pylist(snapshots, METADATA_SCHEMA),
         {model.id: _value_bytes(model) for model in plan},
     )
     by_split: dict[str, list[pa.Table]] = {}
@@ -219,10 +221,15 @@ def write_large_index(folder: Path, models: int) -> Path:
         )
         length, count = sizes[plan[chosen[0]].id], part.num_rows
         digests = [random.bytes(32).hex() for _ in range(count)]
-        places = [[shard] * count, [4 + i * (length + 4) for i in range(count)], [length] * count, digests]
+        byte_ranges = [
+            [shard] * count,
+            [4 + i * (length + 4) for i in range(count)],
+            [length] * count,
+            digests,
+        ]
         columns = [
             pa.array(values, INDEX_SCHEMA.field(name).type)
-            for name, values in zip(PLACE_COLUMNS, places, strict=True)
+            for name, values in zip(BYTE_RANGE_COLUMNS, byte_ranges, strict=True)
         ]
         by_split.setdefault(plan[chosen[0]].split, []).append(
             pa.table([*part.columns, *columns], schema=INDEX_SCHEMA)
@@ -245,7 +252,7 @@ def _value_bytes(model: Model) -> int:
 
 
 def _at_snapshot(table: pa.Table, snapshot: int, snapshots: int, random: np.random.Generator) -> pa.Table:
-    """Rows of models at a snapshot, with results of its own."""
+    """The metadata of models at a snapshot, with results of its own."""
     changed: dict[str, Any] = {
         "snapshot": snapshot,
         "num_snapshots": snapshots,
@@ -268,23 +275,24 @@ def _at_snapshot(table: pa.Table, snapshot: int, snapshots: int, random: np.rand
 
 
 def index_lines(folder: Path, repetitions: int) -> list[Line]:
-    """What opening a zoo and choosing rows costs: seconds of the processor and memory, each time in a process
-    of its own.
+    """What opening a zoo and choosing snapshots costs: seconds of the processor and memory, each time in a
+    process of its own.
     """
-    told = [_told_by(folder, what) for what in ("filter", "all") for _ in range(3)]
+    measured = [_measured_by(folder, what) for what in ("filter", "all") for _ in range(3)]
     few, every = (
-        {name: float(np.median([t[name] for t in part])) for name in told[0]} for part in (told[:3], told[3:])
+        {name: float(np.median([t[name] for t in part])) for name in measured[0]}
+        for part in (measured[:3], measured[3:])
     )
     zoo = Zoo(folder)
-    rows = zoo.filter()
-    what = f"{len(rows):,} snapshots"
-    random = iter(np.random.default_rng(3).integers(len(rows), size=100_000).tolist())
-    sides: dict[str, Callable[[], object]] = {
+    snapshots = zoo.filter()
+    what = f"{len(snapshots):,} snapshots"
+    random = iter(np.random.default_rng(3).integers(len(snapshots), size=100_000).tolist())
+    contenders: dict[str, Callable[[], object]] = {
         "value": lambda: zoo.filter(is_final=True, dataset="mnist", optimizer=["adam", "momentum"]),
         "function": lambda: zoo.filter(test_accuracy=lambda accuracy: accuracy > 0.5),
-        "row": lambda: [rows[next(random)]["model_id"] for _ in range(100)],
+        "row": lambda: [snapshots[next(random)]["model_id"] for _ in range(100)],
     }
-    times = alternate(sides, repetitions)
+    times = alternate(contenders, repetitions)
     return [
         Line("open a zoo and filter by three columns, processor time", what, "s", few["seconds"], 0.4),
         Line("the same, memory beyond that of the import", what, "MB", few["megabytes"], 80),
@@ -292,12 +300,12 @@ def index_lines(folder: Path, repetitions: int) -> list[Line]:
         Line("read all columns, processor time", what, "s", every["seconds"]),
         Line("filter by values of three columns that were read", what, "ms", 1e3 * times["value"], 30),
         Line(
-            "filter by a function of a column with as many values as rows",
+            "filter by a function of a column with as many values as snapshots",
             what,
             "ms",
             1e3 * times["function"],
         ),
-        Line("a row and one of its values", what, "us", 1e4 * times["row"], 50),
+        Line("a snapshot and one of its values", what, "us", 1e4 * times["row"], 50),
     ]
 
 
@@ -321,13 +329,13 @@ print(json.dumps({"seconds": seconds, "megabytes": megabytes, "rows": len(rows)}
 """
 
 
-def _told_by(folder: Path, what: str) -> dict[str, float]:
+def _measured_by(folder: Path, what: str) -> dict[str, float]:
     """What a new process says of itself."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(folder), what], check=True, capture_output=True, text=True
     )
-    told: dict[str, float] = json.loads(done.stdout)
-    return told
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
 
 
 # From a folder
@@ -335,12 +343,12 @@ def _told_by(folder: Path, what: str) -> dict[str, float]:
 
 def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]:
     """One snapshot, a pass over all, and a batch of slices."""
-    rows, random = zoo.filter(), np.random.default_rng(1)
-    network = f"{rows[0]['num_weights']:,} weights"
-    chosen = iter(random.integers(len(rows), size=100_000).tolist())
+    snapshots, random = zoo.filter(), np.random.default_rng(1)
+    network = f"{snapshots[0]['num_weights']:,} weights"
+    chosen = iter(random.integers(len(snapshots), size=100_000).tolist())
     one = alternate(
         {
-            "ours": lambda: zoo.row(rows[next(chosen)]).copy(),
+            "ours": lambda: zoo.row(snapshots[next(chosen)]).copy(),
             "files": lambda: np.fromfile(files[next(chosen)]),
         },
         300,
@@ -391,9 +399,9 @@ def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]
 
 def slice_lines(zoo: Zoo, files: Sequence[Path], network: str, length: int, repetitions: int) -> list[Line]:
     """A batch of random slices: time, and bytes read."""
-    rows, random = zoo.filter(), np.random.default_rng(2)
-    numbers = random.integers(len(rows), size=SLICES)
-    chosen = rows[numbers]
+    snapshots, random = zoo.filter(), np.random.default_rng(2)
+    numbers = random.integers(len(snapshots), size=SLICES)
+    chosen = snapshots[numbers]
     starts = random.integers(chosen["num_weights"] - length + 1)
 
     def original() -> None:
@@ -429,12 +437,12 @@ def bytes_read() -> int:
     return int(counters["rchar"])
 
 
-def alternate(sides: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """The median seconds of each side; they take turns, and a first turn is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn, (name, side) in itertools.product(range(repetitions + 1), sides.items()):
+def alternate(contenders: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """The median seconds of each contender; they are interleaved, and the first round is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn, (name, contender) in itertools.product(range(repetitions + 1), contenders.items()):
         start = time.perf_counter()
-        side()
+        contender()
         if turn:
             seconds[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in seconds.items()}
@@ -456,10 +464,10 @@ def hub_lines(hub: Any, zoo: Zoo, cache: Path) -> list[Line]:
         hub.clear()
         start = time.perf_counter()
         there = Zoo(REPOSITORY, cache_dir=cache / name)
-        rows = there.filter(is_final=True, model_id=wanted["model_id"])
+        snapshots = there.filter(is_final=True, model_id=wanted["model_id"])
         index = sum(request.sent for request in hub.requests)
         filtered = len(hub.requests)
-        weights = there.weights(rows)
+        weights = there.weights(snapshots)
         seconds = time.perf_counter() - start
         assert np.array_equal(weights, zoo.weights(wanted))
         fetched, sent = hub.requests[filtered:], sum(request.sent for request in hub.requests[filtered:])
@@ -481,7 +489,7 @@ def hub_lines(hub: Any, zoo: Zoo, cache: Path) -> list[Line]:
     return lines
 
 
-def stock(hub: Any, wanted: Rows, cache: Path) -> tuple[float, int]:
+def stock(hub: Any, wanted: Snapshots, cache: Path) -> tuple[float, int]:
     """Seconds and bytes of the same query through the stock library."""
     import datasets
 

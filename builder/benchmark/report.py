@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from builder.benchmark.contenders import EVALUATED_IMAGES
 from builder.benchmark.measurements import Line, Results
 from builder.benchmark.timing import Measured
-from builder.forecasting.forecast import told_number
+from builder.forecasting.forecast import format_number
 from builder.plan import Model
 from nws_dataset.console import Table
 
@@ -15,47 +15,47 @@ MET = {None: "", True: "yes", False: "no"}
 
 
 def tables(results: Results) -> list[Table]:
-    """A table of rates for each place where sides were timed, the networks that a peer trains faster, if any,
-    and the summary.
+    """A table of rates for each setup in which contenders were timed, the networks that a peer trains faster,
+    if any, and the summary.
     """
-    return [*(_rates(results, where) for where in results.places), *_slower(results), _summary(results)]
+    return [*(_rates(results, where) for where in results.setups), *_slower(results), _summary(results)]
 
 
 def _rates(results: Results, where: str) -> Table:
-    sides = [
-        side
-        for side in dict.fromkeys(side for m in results.measured for side in m.rates[where])
-        if side != "peak"
+    contenders = [
+        contender
+        for contender in dict.fromkeys(contender for m in results.measured for contender in m.rates[where])
+        if contender != "peak"
     ]
     peers = [
-        side
-        for side in dict.fromkeys(side.split()[0] for side in sides)
-        if side not in ("ours", "evaluation")
+        contender
+        for contender in dict.fromkeys(contender.split()[0] for contender in contenders)
+        if contender not in ("ours", "evaluation")
     ]
-    rows = []
+    lines = []
     for measured in results.measured:
-        cells = [_rate(results, measured, where, side) for side in sides]
+        cells = [_rate(results, measured, where, contender) for contender in contenders]
         ours = measured.rate(where, "ours")
         cells += [
             f"{ours / measured.rate(where, peer):.2f}" if measured.has(where, peer) else "-" for peer in peers
         ]
         cells.append(f"{results.flop_rate(measured, where, 'ours') / results.peak(where):.2f}")
         model = measured.case.model
-        rows.append((measured.case.workload, model.recipe.architecture.id, _recipe(model), *cells))
-    columns = ("workload", "network", "recipe", *sides, *(f"ours / {peer}" for peer in peers), "of peak")
+        lines.append((measured.case.workload, model.recipe.architecture.id, _recipe(model), *cells))
+    columns = ("workload", "network", "recipe", *contenders, *(f"ours / {peer}" for peer in peers), "of peak")
     title = (
         f"{where}: steps a second of all models together (GFLOP/s); a step of evaluation is "
         f"{EVALUATED_IMAGES:,} images"
     )
-    return Table(title, columns, rows)
+    return Table(title, columns, lines)
 
 
-def _rate(results: Results, measured: Measured, where: str, side: str) -> str:
-    if side not in measured.rates[where]:
+def _rate(results: Results, measured: Measured, where: str, contender: str) -> str:
+    if contender not in measured.rates[where]:
         return "-"
     return (
-        f"{told_number(measured.rate(where, side))} "
-        f"({told_number(results.flop_rate(measured, where, side) / 1e9)})"
+        f"{format_number(measured.rate(where, contender))} "
+        f"({format_number(results.flop_rate(measured, where, contender) / 1e9)})"
     )
 
 
@@ -69,24 +69,26 @@ def _slower(results: Results) -> Iterator[Table]:
 
     A peer near the peak leaves nothing to gain; ours far from it waits for memory.
     """
-    rows = []
+    lines = []
     for where, peer, measured in results.slower():
-        rates = [results.flop_rate(measured, where, side) for side in ("ours", peer)]
+        rates = [results.flop_rate(measured, where, contender) for contender in ("ours", peer)]
         model, shares = measured.case.model, [f"{rate / results.peak(where):.2f}" for rate in rates]
-        rows.append(
+        lines.append(
             (where, peer, model.recipe.architecture.id, _recipe(model), f"{rates[0] / rates[1]:.2f}", *shares)
         )
-    if rows:
+    if lines:
         yield Table(
             "Slower than a peer",
             ("where", "peer", "network", "recipe", "ours / peer", "ours of peak", "peer of peak"),
-            rows,
+            lines,
         )
 
 
 def _summary(results: Results) -> Table:
-    rows = [(line.name, told_number(line.value), _target(line), MET[line.met]) for line in results.summary()]
-    return Table("Summary", ("", "measured", "target", "met"), rows)
+    lines = [
+        (line.name, format_number(line.value), _target(line), MET[line.met]) for line in results.summary()
+    ]
+    return Table("Summary", ("", "measured", "target", "met"), lines)
 
 
 def _target(line: Line) -> str:

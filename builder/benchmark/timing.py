@@ -1,5 +1,5 @@
-"""Times sides in turns, so that what else the machine does meets all of them alike: in this process, and on
-all cores together.
+"""Times contenders interleaved, so that what else the machine does meets all of them alike: in this process,
+and on all cores together.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from typing import Any, Protocol
 
 import torch
 
-from builder.benchmark.contenders import SIDES
+from builder.benchmark.contenders import CONTENDERS
 from builder.benchmark.workloads import bank_of_case
-from builder.forecasting.pace import Case, Side
+from builder.forecasting.pace import Case, Contender
 from builder.training.workers import CONTEXT
 from nws_dataset.errors import ZooError
 
-CALIBRATION_SHARE = 0.2  # of a timed block: how long a side must run before its speed is known well enough
+CALIBRATION_SHARE = (
+    0.2  # of a timed block: how long a contender must run before its speed is known well enough
+)
 
 
 @dataclass(frozen=True)
@@ -34,59 +36,59 @@ class Measured:
     """What was measured on a case."""
 
     case: Case
-    # where -> side -> steps a second, all models counted, of each repetition
+    # where -> contender -> steps a second, all models counted, of each repetition
     rates: dict[str, dict[str, list[float]]]
-    memory: dict[str, int]  # side -> bytes that it took on a GPU
+    memory: dict[str, int]  # contender -> bytes that it took on a GPU
 
-    def rate(self, where: str, side: str) -> float:
+    def rate(self, where: str, contender: str) -> float:
         """Median steps a second, all models counted; "careful" is the best of its variants ("careful x4")."""
-        return max(statistics.median(self.rates[where][name]) for name in self._variants(where, side))
+        return max(statistics.median(self.rates[where][name]) for name in self._variants(where, contender))
 
-    def has(self, where: str, side: str) -> bool:
-        """Whether the side was timed there."""
-        return bool(self._variants(where, side))
+    def has(self, where: str, contender: str) -> bool:
+        """Whether the contender was timed there."""
+        return bool(self._variants(where, contender))
 
-    def _variants(self, where: str, side: str) -> list[str]:
-        return [name for name in self.rates[where] if side in (name, name.split()[0])]
+    def _variants(self, where: str, contender: str) -> list[str]:
+        return [name for name in self.rates[where] if contender in (name, name.split()[0])]
 
 
-class Team(Protocol):
-    """What sides are timed by."""
+class Timer(Protocol):
+    """What times contenders."""
 
-    def prepare(self, case: Case, sides: Sequence[str]) -> dict[str, int]:
-        """Make sides for a case, warm them up, and find how many steps fill a timed block; returns the GPU
-        memory that each took.
+    def prepare(self, case: Case, contenders: Sequence[str]) -> dict[str, int]:
+        """Make contenders for a case, warm them up, and find how many steps fill a timed block; returns the
+        GPU memory that each took.
         """
         ...
 
-    def time(self, side: str) -> float:
+    def time(self, contender: str) -> float:
         """Steps a second, all models counted, of one timed block."""
         ...
 
 
-def measure(case: Case, teams: Mapping[str, tuple[Team, Sequence[str]]], repetitions: int) -> Measured:
-    """Time the sides of a case in turns.
+def measure(case: Case, timers: Mapping[str, tuple[Timer, Sequence[str]]], repetitions: int) -> Measured:
+    """Time the contenders of a case interleaved: one block of each, again and again.
 
     Args:
         case: what to train.
-        teams: where -> who times there, and which sides.
-        repetitions: how often each side has its turn.
+        timers: where -> who times there, and which contenders.
+        repetitions: blocks of each contender.
     """
     memory: dict[str, int] = {}
-    for team, sides in teams.values():
-        memory |= team.prepare(case, sides)
+    for timer, contenders in timers.values():
+        memory |= timer.prepare(case, contenders)
     rates: dict[str, dict[str, list[float]]] = {
-        where: {side: [] for side in sides} for where, (_, sides) in teams.items()
+        where: {contender: [] for contender in contenders} for where, (_, contenders) in timers.items()
     }
     for _ in range(repetitions):
-        for where, (team, sides) in teams.items():
-            for side in sides:
-                rates[where][side].append(team.time(side))
+        for where, (timer, contenders) in timers.items():
+            for contender in contenders:
+                rates[where][contender].append(timer.time(contender))
     return Measured(case, rates, memory)
 
 
-class Here:
-    """Times sides in this process.
+class InProcessTimer:
+    """Times contenders in this process.
 
     Args:
         folder: with the images that `write_images` wrote.
@@ -96,47 +98,47 @@ class Here:
 
     def __init__(self, folder: Path, device: torch.device, seconds: float) -> None:
         self.folder, self.device, self.seconds = folder, device, seconds
-        self.sides: dict[str, tuple[Side, int]] = {}  # side, and its steps in a timed block
+        self.contenders: dict[str, tuple[Contender, int]] = {}  # contender, and its steps in a timed block
 
-    def prepare(self, case: Case, sides: Sequence[str]) -> dict[str, int]:
-        self.sides.clear()
+    def prepare(self, case: Case, contenders: Sequence[str]) -> dict[str, int]:
+        self.contenders.clear()
         bank, memory = bank_of_case(case, self.device, self.folder), {}
         on_gpu = self.device.type == "cuda"
-        for name in sides:
+        for name in contenders:
             if on_gpu:
                 before = torch.cuda.memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
-            side = SIDES[name](case, bank, self.device)
-            self.sides[name] = side, self._steps(side)
+            contender = CONTENDERS[name](case, bank, self.device)
+            self.contenders[name] = contender, self._steps(contender)
             if on_gpu:
                 memory[name] = torch.cuda.max_memory_allocated() - before
         return memory
 
-    def time(self, side: str) -> float:
-        made, steps = self.sides[side]
+    def time(self, contender: str) -> float:
+        made, steps = self.contenders[contender]
         return steps * made.models / self._elapsed(made, steps)
 
-    def _steps(self, side: Side) -> int:
-        """Steps that fill a timed block; what a side does at its first step (it may compile) is not
+    def _steps(self, contender: Contender) -> int:
+        """Steps that fill a timed block; what a contender does at its first step (it may compile) is not
         counted.
         """
-        self._elapsed(side, 1)
+        self._elapsed(contender, 1)
         steps = 1
-        while (elapsed := self._elapsed(side, steps)) < CALIBRATION_SHARE * self.seconds:
+        while (elapsed := self._elapsed(contender, steps)) < CALIBRATION_SHARE * self.seconds:
             steps *= 2
         return max(1, round(steps * self.seconds / elapsed))
 
-    def _elapsed(self, side: Side, steps: int) -> float:
+    def _elapsed(self, contender: Contender, steps: int) -> float:
         start = time.perf_counter()
-        side.run(steps)
+        contender.run(steps)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
 
-class Crew:
-    """Times sides on all cores: processes of one thread, each with models of its own, all at work on the same
-    side at a time.
+class AllCoresTimer:
+    """Times contenders on all cores: processes of one thread, each with models of its own, all at work on the
+    same contender at a time.
 
     Args:
         folder: with the images that `write_images` wrote.
@@ -156,7 +158,7 @@ class Crew:
             process.start()
             theirs.close()  # so that the end of a worker is the end of its pipe
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> AllCoresTimer:
         return self
 
     def __exit__(
@@ -167,12 +169,12 @@ class Crew:
         for process in self.processes:
             process.join()
 
-    def prepare(self, case: Case, sides: Sequence[str]) -> dict[str, int]:
-        self._ask("prepare", case, sides)
+    def prepare(self, case: Case, contenders: Sequence[str]) -> dict[str, int]:
+        self._ask("prepare", case, contenders)
         return {}
 
-    def time(self, side: str) -> float:
-        return sum(self._ask("time", side))
+    def time(self, contender: str) -> float:
+        return sum(self._ask("time", contender))
 
     def memory(self) -> list[int]:
         """The most bytes that each worker held so far."""
@@ -203,14 +205,14 @@ def _work(connection: Connection, barrier: Barrier, folder: Path, seconds: float
     # Ctrl-C reaches all processes of a terminal; the parent ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    here = Here(folder, torch.device("cpu"), seconds)
+    timer = InProcessTimer(folder, torch.device("cpu"), seconds)
     while True:
         match connection.recv():
-            case ("prepare", prepared, sides):
-                connection.send(here.prepare(prepared, sides))
-            case ("time", side):
+            case ("prepare", prepared, contenders):
+                connection.send(timer.prepare(prepared, contenders))
+            case ("time", contender):
                 barrier.wait()
-                connection.send(here.time(side))
+                connection.send(timer.time(contender))
             case ("memory",):
                 connection.send(peak_memory())
 

@@ -1,4 +1,5 @@
-"""The benchmark's command: trains models of the plan in turns with this project's step and with its peers,
+"""The benchmark's command: trains models of the plan with this project's code and with its peers,
+interleaved,
 and says how fast each is.
 """
 
@@ -16,11 +17,11 @@ import click
 import torch
 from llvmlite.binding import get_host_cpu_name
 
-from builder.benchmark.contenders import GRAPHS
+from builder.benchmark.contenders import GRAPH_MODELS
 from builder.benchmark.measurements import Results
-from builder.benchmark.pytorch import VMAPPED
+from builder.benchmark.pytorch import VMAPPED_MODELS
 from builder.benchmark.report import tables
-from builder.benchmark.timing import Crew, Here, Measured, Team, measure, peak_memory
+from builder.benchmark.timing import AllCoresTimer, InProcessTimer, Measured, Timer, measure, peak_memory
 from builder.benchmark.workloads import cases, write_images
 from builder.forecasting.pace import Case
 from builder.training.cpu.vectors import registers
@@ -28,9 +29,16 @@ from builder.training.device import GPU_SLOTS, cores, resolve_device
 from nws_dataset.console import Command, progress
 from nws_dataset.errors import ZooError
 
-GPU_SIDES = "plain", *(f"careful x{count}" for count in GRAPHS), "vmap", "ours", "evaluation", "peak"
-THREAD_SIDES = "plain", "vmap", "ours", "peak"
-CORES_SIDES = "careful", "ours", "evaluation", "peak"
+GPU_CONTENDERS = (
+    "plain",
+    *(f"careful x{count}" for count in GRAPH_MODELS),
+    "vmap",
+    "ours",
+    "evaluation",
+    "peak",
+)
+THREAD_CONTENDERS = "plain", "vmap", "ours", "peak"
+CORES_CONTENDERS = "careful", "ours", "evaluation", "peak"
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,8 @@ QUICK_VMAP_FLOPS = 8e9  # of a step of all stacked models
 def main(device: str | None, quick: bool, report: Path | None, images: Path | None) -> None:
     """Measure how fast training is, beside plain, careful and vmapped PyTorch.
 
-    All sides train the same networks with the same recipes, in turns. On a CPU plain and vmapped PyTorch are
-    compared on one thread, careful PyTorch on all cores with a process each.
+    All contenders train the same networks with the same recipes, interleaved. On a CPU plain and vmapped
+    PyTorch are compared on one thread, careful PyTorch on all cores with a process each.
     """
     if report is not None and not report.absolute().parent.is_dir():
         raise ZooError(
@@ -96,30 +104,39 @@ def run(device: torch.device, effort: Effort, directory: Path | None) -> Results
         write_images(chosen, directory, folder)
         if not on_gpu:
             torch.set_num_threads(1)
-        here = Here(folder, device, effort.seconds)
-        crew = None if on_gpu else stack.enter_context(Crew(folder, effort.seconds, cores()))
+        single = InProcessTimer(folder, device, effort.seconds)
+        all_cores = None if on_gpu else stack.enter_context(AllCoresTimer(folder, effort.seconds, cores()))
         advance = stack.enter_context(progress(len(chosen)))
         measured = []
         for case in chosen:
-            measured.append(_measure(case, here, crew, effort))
+            measured.append(_measure(case, single, all_cores, effort))
             advance(f"{case.workload}: {case.model.recipe.architecture.id}")
-        return Results(device, measured, _about(device, effort, directory, measured, crew))
+        return Results(device, measured, _about(device, effort, directory, measured, all_cores))
 
 
-def _measure(case: Case, here: Here, crew: Crew | None, effort: Effort) -> Measured:
-    small = case.workload != "main" and (crew is None or VMAPPED * case.step_flops <= QUICK_VMAP_FLOPS)
+def _measure(case: Case, single: InProcessTimer, all_cores: AllCoresTimer | None, effort: Effort) -> Measured:
+    small = case.workload != "main" and (
+        all_cores is None or VMAPPED_MODELS * case.step_flops <= QUICK_VMAP_FLOPS
+    )
 
-    def timed(sides: tuple[str, ...]) -> list[str]:
-        return [side for side in sides if side != "vmap" or small or effort.all_vmapped]
+    def timed(contenders: tuple[str, ...]) -> list[str]:
+        return [contender for contender in contenders if contender != "vmap" or small or effort.all_vmapped]
 
-    teams: dict[str, tuple[Team, list[str]]] = {"GPU": (here, timed(GPU_SIDES))}
-    if crew is not None:
-        teams = {"one thread": (here, timed(THREAD_SIDES)), "all cores": (crew, timed(CORES_SIDES))}
-    return measure(case, teams, effort.repetitions)
+    timers: dict[str, tuple[Timer, list[str]]] = {"GPU": (single, timed(GPU_CONTENDERS))}
+    if all_cores is not None:
+        timers = {
+            "one thread": (single, timed(THREAD_CONTENDERS)),
+            "all cores": (all_cores, timed(CORES_CONTENDERS)),
+        }
+    return measure(case, timers, effort.repetitions)
 
 
 def _about(
-    device: torch.device, effort: Effort, directory: Path | None, measured: list[Measured], crew: Crew | None
+    device: torch.device,
+    effort: Effort,
+    directory: Path | None,
+    measured: list[Measured],
+    all_cores: AllCoresTimer | None,
 ) -> dict[str, Any]:
     """What there is to know of the run besides the rates."""
     about: dict[str, Any] = {
@@ -135,9 +152,9 @@ def _about(
         "seconds of a timed block": effort.seconds,
         "peak memory of this process, MB": round(peak_memory() / 1e6),
     }
-    if crew is not None:
-        return about | {"peak memory of a worker, MB": round(max(crew.memory()) / 1e6)}
+    if all_cores is not None:
+        return about | {"peak memory of a worker, MB": round(max(all_cores.memory()) / 1e6)}
     return about | {
-        f"peak GPU memory of {side}, MB": round(max(m.memory.get(side, 0) for m in measured) / 1e6)
-        for side in GPU_SIDES
+        f"peak GPU memory of {contender}, MB": round(max(m.memory.get(contender, 0) for m in measured) / 1e6)
+        for contender in GPU_CONTENDERS
     }

@@ -47,7 +47,7 @@ def cases(cohort: int = 1) -> list[Case]:
         found.append(Case(f"small_cnn {batch}", tuple(models)))
     for name, count in CASES.items():
         plan = select(SUBSETS[name], SEED)
-        found += [Case(name, _together(model, plan, cohort)) for model in spread(plan, count)]
+        found += [Case(name, _together(model, plan, cohort)) for model in representative(plan, count)]
     return found
 
 
@@ -57,7 +57,7 @@ def _together(first: Model, models: Iterable[Model], count: int) -> tuple[Model,
     return first, *itertools.islice(others, count - 1)
 
 
-def spread(models: Sequence[Model], count: int) -> list[Model]:
+def representative(models: Sequence[Model], count: int) -> list[Model]:
     """Models that stand for all: one from each of `count` equally large groups by cost, of which each
     recipe's value occurs as often.
 
@@ -70,12 +70,12 @@ def spread(models: Sequence[Model], count: int) -> list[Model]:
     for i in range(count):
         group = by_cost[i * len(models) // count : (i + 1) * len(models) // count]
         middle = len(group) // 2
-        place = min(
+        best = min(
             range(len(group)),
             key=lambda p: (sum(seen[value] for value in _values(group[p])), abs(p - middle)),
         )
-        chosen.append(group[place])
-        seen.update(_values(group[place]))
+        chosen.append(group[best])
+        seen.update(_values(group[best]))
     return chosen
 
 

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 
 from builder.forecasting.costs import drawn_images, epoch_flops, epoch_steps, evaluated_images, forward_flops
-from builder.forecasting.pace import Case, Ours, Side
+from builder.forecasting.pace import Case, CohortSteps, Contender
 from builder.image_sets import IMAGE_SETS
 from builder.plan import Model
 from builder.progress import compiling
-from builder.rules import TRAIN_EVALUATION_IMAGES, least_epochs
-from builder.training.backend import Step
+from builder.rules import TRAIN_EVALUATION_IMAGES, min_epochs
+from builder.training.backend import Backend
 from builder.training.bank import Images, labels_on
 from builder.training.batches import epoch_order, split_images
-from builder.training.device import cores, lanes_of, make_step, one_thread, slots_of
+from builder.training.device import cores, make_backend, one_thread, slots_of, streams_of
 from builder.training.initial import initial_row
 from builder.training.train import evaluate_rows
 from nws_dataset.format.recipe import NUM_CLASSES, Architecture
@@ -65,14 +65,14 @@ class Calibration:
     """How fast a device trains the models of a subset."""
 
     device: torch.device
-    workers: int  # that train models of their own at once: processes of a CPU, lanes of a GPU
+    workers: int  # that train models of their own at once: processes of a CPU, streams of a GPU
     paces: Mapping[int, Pace]  # of each model, by its number
     order: float  # seconds that an image takes each time an epoch is put in order
     split: float  # seconds that an image takes when the validation images are chosen
     nodes: int | None = None  # of a cluster; None: this machine
 
     @property
-    def place(self) -> str:
+    def description(self) -> str:
         """Where it trains, in words."""
         on_nodes = "" if self.nodes is None else f" on {self.nodes} node{'s' * (self.nodes > 1)}"
         on_gpu = "a GPU" if self.nodes is None else "all GPUs"
@@ -119,20 +119,20 @@ def calibrate(
     workers = (
         min(processes or cores(), len(models))
         if device.type == "cpu"
-        else min(lanes_of(backend), len({model.cohort for model in models}))
+        else min(streams_of(backend), len({model.cohort for model in models}))
     )
     at_once = workers if backend == "fast" else 1  # torch's Python would wait for itself in threads
-    step_of = functools.partial(make_step, device=device, backend=backend, tf32=tf32)
+    backend_of = functools.partial(make_backend, device=device, name=backend, tf32=tf32)
     paces: dict[int, Pace] = {}
     with one_thread(device):
         for stratum in strata(models, train_images):
-            pace = _pace(stratum, models, train_images, device, at_once, step_of)
+            pace = _pace(stratum, models, train_images, device, at_once, backend_of)
             paces |= dict.fromkeys((model.number for model in stratum), pace)
         order, split = _host_seconds(models[len(models) // 2], device)
     return Calibration(device, workers, paces, order, split)
 
 
-def together(calibrations: Sequence[Calibration]) -> Calibration:
+def combined(calibrations: Sequence[Calibration]) -> Calibration:
     """That of a cluster of such nodes: its workers, all taken to be equally fast, get as much done as
     theirs.
     """
@@ -163,12 +163,12 @@ def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model
         models,
         key=lambda model: (forward_flops(model.recipe.architecture), model.recipe.batch_size, model.number),
     )
-    flops = [least_epochs(model.recipe) * epoch_flops(model, train_images) for model in ordered]
+    flops = [min_epochs(model.recipe) * epoch_flops(model, train_images) for model in ordered]
     ends = list(itertools.accumulate(flops))
-    places = [int(STRATA * (end - own / 2) / ends[-1]) for own, end in zip(flops, ends, strict=True)]
+    groups = [int(STRATA * (end - own / 2) / ends[-1]) for own, end in zip(flops, ends, strict=True)]
     return [
         [model for _, model in group]
-        for _, group in itertools.groupby(zip(places, ordered, strict=True), key=lambda pair: pair[0])
+        for _, group in itertools.groupby(zip(groups, ordered, strict=True), key=lambda pair: pair[0])
     ]
 
 
@@ -202,7 +202,7 @@ def mean_segment(models: Sequence[Model], slots: int, train_images: int | None) 
 
 
 def _some_epochs(model: Model) -> int:
-    least = least_epochs(model.recipe)
+    least = min_epochs(model.recipe)
     return min(model.recipe.max_epochs, least + model.number % least)
 
 
@@ -215,7 +215,7 @@ def _pace(
     train_images: int | None,
     device: torch.device,
     workers: int,
-    step_of: Callable[[Architecture], Step],
+    backend_of: Callable[[Architecture], Backend],
 ) -> Pace:
     """The speed of a stratum's middle model, on a GPU of its cohort, with segments as short as it has;
     without and with augmentation if the stratum has both."""
@@ -231,12 +231,13 @@ def _pace(
     training = {}
     for augmentation in sorted({model.recipe.augmentation for model in stratum}):
         case = Case(middle.subset, tuple(_on_all_images(model, augmentation) for model in cohort))
-        seconds = seconds_a_step(
-            [Ours(case, bank, device, step_of(architecture), apart=apart) for _ in range(workers)], device
+        seconds = seconds_per_step(
+            [CohortSteps(case, bank, device, backend_of(architecture), apart=apart) for _ in range(workers)],
+            device,
         )
         training[augmentation] = seconds / (case.step_flops * len(cohort))
-    seconds = seconds_a_step(
-        [_Evaluation(middle, images, device, step_of(architecture)) for _ in range(workers)], device
+    seconds = seconds_per_step(
+        [_Evaluation(middle, images, device, backend_of(architecture)) for _ in range(workers)], device
     )
     return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(architecture)))
 
@@ -259,26 +260,26 @@ class _Evaluation:
 
     models = 1
 
-    def __init__(self, model: Model, images: Images, device: torch.device, step: Step) -> None:
-        self.model, self.images, self.step = model, images, step
+    def __init__(self, model: Model, images: Images, device: torch.device, backend: Backend) -> None:
+        self.model, self.images, self.backend = model, images, backend
         self.row = torch.from_numpy(initial_row(model)).to(device)[None]
         self.index = torch.arange(EVALUATED_IMAGES[device.type], device=labels_on(device))
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            evaluate_rows(self.step, self.row, self.model, self.images, self.index)
+            evaluate_rows(self.backend, self.row, self.model, self.images, self.index)
 
 
-def seconds_a_step(sides: Sequence[Side], device: torch.device) -> float:
-    """Seconds of a step of one of the sides while all run, each in a thread of its own."""
+def seconds_per_step(contenders: Sequence[Contender], device: torch.device) -> float:
+    """Seconds of a step of one of the contenders while all run, each in a thread of its own."""
     if device.type == "cuda":
-        for side in sides:
-            side.run(1)  # compiles
+        for contender in contenders:
+            contender.run(1)  # compiles
         torch.cuda.synchronize()
     steps, counts = 1, False  # what is called first is slower
-    with ThreadPoolExecutor(len(sides)) as pool:
+    with ThreadPoolExecutor(len(contenders)) as pool:
         while True:
-            runs = [functools.partial(side.run, steps) for side in sides]
+            runs = [functools.partial(contender.run, steps) for contender in contenders]
             elapsed = statistics.fmean(pool.map(_elapsed, runs, itertools.repeat(device)))
             if counts and elapsed >= SECONDS:
                 return elapsed / steps
@@ -300,7 +301,7 @@ def _host_seconds(model: Model, device: torch.device) -> tuple[float, float]:
 
 
 def _elapsed(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds of an action; on CUDA in a stream of its own, as lanes have them."""
+    """Seconds of an action; on CUDA in a stream of its own, as cohorts have them."""
     with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
         start = time.perf_counter()
         action()

@@ -27,7 +27,7 @@ def forward_flops(architecture: Architecture) -> int:
     dense layer's weight.
     """
     sizes = iter(architecture.map_sizes)
-    weights = [spec for spec in layout_of(architecture).tensors if spec.kind == "weight"]
+    weights = [spec for spec in layout_of(architecture).tensors if spec.role == "weight"]
     return sum(2 * spec.size * (next(sizes) ** 2 if spec.layer.startswith("conv") else 1) for spec in weights)
 
 
@@ -91,7 +91,7 @@ def disk_bytes(subset: Subset, models: Sequence[Model]) -> int:
         value = (
             len(shards.header(architecture)) + shards.ROW_DTYPE.itemsize * layout_of(architecture).num_weights
         )
-        group = min(shards.GROUP_ROWS, max(1, shards.GROUP_BYTES // value))
+        group = min(shards.GROUP_SNAPSHOTS, max(1, shards.GROUP_BYTES // value))
         size += num_snapshots(subset, epochs) * (
             count * (value + METADATA_BYTES) + math.ceil(count / group) * ROW_GROUP_BYTES
         )

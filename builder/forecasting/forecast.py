@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.forecasting.costs import disk_bytes, epoch_flops, num_snapshots_of
 from builder.plan import Model
-from builder.rules import least_epochs
+from builder.rules import min_epochs
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.subsets import Choice, Cycle, Subset
 
@@ -44,9 +44,9 @@ def _subset_lines(
     cohorts = Counter(model.cohort for model in models)
     snapshots = sum(num_snapshots_of(subset.name, model.recipe.max_epochs) for model in models)
     weights = {architecture: layout_of(architecture).num_weights for architecture in architectures}
-    least = sum(epoch_flops(model, request.train_images) * least_epochs(model.recipe) for model in models)
+    least = sum(epoch_flops(model, request.train_images) * min_epochs(model.recipe) for model in models)
     yield f"{subset.name}: {len(models):,} models, {snapshots:,} snapshots, seed {request.seed}"
-    yield f"  splits         {_told(Counter(model.split for model in models), len(models))}"
+    yield f"  splits         {_shares(Counter(model.split for model in models), len(models))}"
     smallest, largest = min(cohorts.values()), max(cohorts.values())
     yield (
         f"  cohorts        {len(cohorts):,} of one architecture and batch size, {smallest} to {largest} "
@@ -57,38 +57,38 @@ def _subset_lines(
         f"{len(architectures)} architectures"
     )
     yield f"  on disk        {disk_bytes(subset, models) / 1e6:,.1f} MB"
-    yield f"  training       {least:.3g} FLOPs at the least ({_told_epochs(models)}), evaluation not counted"
+    yield f"  training       {least:.3g} FLOPs at the least ({_epochs_text(models)}), evaluation not counted"
     yield (
         "  time           "
-        f"{_told_time(models, request.train_images, calibrate(models, request.train_images))}"
+        f"{_time_text(models, request.train_images, calibrate(models, request.train_images))}"
     )
     yield "  drawn"
     for field in _drawn_fields(subset):
-        yield f"    {field:<19}{_told_field([_value(model, field) for model in models], field, subset)}"
+        yield f"    {field:<19}{_field_text([_value(model, field) for model in models], field, subset)}"
 
 
-def _told_time(models: Sequence[Model], train_images: int | None, calibration: Calibration) -> str:
+def _time_text(models: Sequence[Model], train_images: int | None, calibration: Calibration) -> str:
     """How long the models train at the least, and what more epochs of those would add that may train
     longer.
     """
-    least = [calibration.seconds(model, train_images, least_epochs(model.recipe)) for model in models]
+    least = [calibration.seconds(model, train_images, min_epochs(model.recipe)) for model in models]
     evaluation = sum(seconds.evaluation for seconds in least) / sum(seconds.total for seconds in least)
     whole = makespan([seconds.total for seconds in least], calibration.workers)
-    pace = f"{told_number(60 * len(models) / whole)} models a minute"
-    place = f"{calibration.place} (trainings of {_told_epochs(models)})"
-    told = f"{told_duration(whole)} on {place}, {pace}, of that evaluation {100 * evaluation:.0f} %"
+    pace = f"{format_number(60 * len(models) / whole)} models a minute"
+    where = f"{calibration.description} (trainings of {_epochs_text(models)})"
+    text = f"{format_duration(whole)} on {where}, {pace}, of that evaluation {100 * evaluation:.0f} %"
     further = [
-        calibration.seconds(model, train_images, least_epochs(model.recipe) + 1).total - seconds.total
+        calibration.seconds(model, train_images, min_epochs(model.recipe) + 1).total - seconds.total
         for model, seconds in zip(models, least, strict=True)
-        if model.recipe.max_epochs > least_epochs(model.recipe)
+        if model.recipe.max_epochs > min_epochs(model.recipe)
     ]
     return (
         (
-            f"{told}; each further epoch of every model adds "
-            f"{told_duration(sum(further) / calibration.workers)}"
+            f"{text}; each further epoch of every model adds "
+            f"{format_duration(sum(further) / calibration.workers)}"
         )
         if further
-        else told
+        else text
     )
 
 
@@ -105,11 +105,11 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
     return max(ends)
 
 
-def told_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in its largest units, without more digits than a forecast deserves.
 
     Example:
-        >>> told_duration(7.4), told_duration(754), told_duration(4980), told_duration(4_000_000)
+        >>> format_duration(7.4), format_duration(754), format_duration(4980), format_duration(4_000_000)
         ('7 s', '13 min', '1 h 23 min', '1,111 h')
     """
     if seconds < 90:
@@ -120,18 +120,18 @@ def told_duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def told_number(value: float) -> str:
+def format_number(value: float) -> str:
     """Three digits, or all those before the point.
 
     Example:
-        >>> told_number(0.1234), told_number(12.34), told_number(12345.6)
+        >>> format_number(0.1234), format_number(12.34), format_number(12345.6)
         ('0.123', '12.3', '12,346')
     """
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _told_epochs(models: Sequence[Model]) -> str:
-    epochs = sorted({least_epochs(model.recipe) for model in models})
+def _epochs_text(models: Sequence[Model]) -> str:
+    epochs = sorted({min_epochs(model.recipe) for model in models})
     return f"{epochs[0]} epochs" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]} epochs"
 
 
@@ -158,12 +158,12 @@ def _value(model: Model, field: str) -> Any:
     )
 
 
-def _told_field(values: list[Any], field: str, subset: Subset) -> str:
+def _field_text(values: list[Any], field: str, subset: Subset) -> str:
     listed = any(isinstance(family.get(field), Choice | Cycle) for family in subset.families) or not any(
         isinstance(v, float) for v in values
     )
     if listed:
-        return _told(Counter(values), len(values))
+        return _shares(Counter(values), len(values))
     numbers = sorted(value for value in values if value is not None)
     return (
         f"{numbers[0]:.3g} to {numbers[-1]:.3g}, mean {math.fsum(numbers) / len(numbers):.3g}, median "
@@ -171,7 +171,7 @@ def _told_field(values: list[Any], field: str, subset: Subset) -> str:
     )
 
 
-def _told(counts: Counter[Any], total: int) -> str:
+def _shares(counts: Counter[Any], total: int) -> str:
     """Each value with its share."""
     ordered = sorted(
         counts.items(),

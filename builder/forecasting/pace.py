@@ -10,39 +10,39 @@ import torch
 from builder.forecasting.costs import BACKWARD, forward_flops
 from builder.plan import Model
 from builder.training import update
-from builder.training.backend import Segment, Step, aligned
+from builder.training.backend import Backend, Segment, aligned
 from builder.training.bank import Bank, Images
 from builder.training.batches import epoch_order, split_images
-from builder.training.device import make_step
+from builder.training.device import make_backend
 from builder.training.initial import initial_row
 
 
-class Side(Protocol):
+class Contender(Protocol):
     """Something that can be timed."""
 
     models: int  # that take each step together
 
     def run(self, steps: int) -> None:
-        """Take so many steps, of training or of what else the side does; a GPU may still be at work
+        """Take so many steps, of training or of what else the contender does; a GPU may still be at work
         afterwards.
         """
         ...
 
 
-class Ours:
-    """The project's step as a cohort calls it: segments end where an epoch ends.
+class CohortSteps:
+    """The project's backend as a cohort calls it: segments end where an epoch ends.
 
     Args:
         case: gives the models.
         bank: their image sets.
         device: where to train.
-        step: what trains; None: the fast step.
+        backend: what trains; None: the fast one.
         apart: the models' epochs end one after the other, so many steps apart; 0: all at once, and an epoch
             is one segment.
     """
 
     def __init__(
-        self, case: Case, bank: Bank, device: torch.device, step: Step | None = None, *, apart: int = 0
+        self, case: Case, bank: Bank, device: torch.device, backend: Backend | None = None, *, apart: int = 0
     ) -> None:
         self.cohort, self.models, self.apart = case.models, len(case.models), apart
         self.images = [bank[model.recipe.dataset] for model in self.cohort]
@@ -55,7 +55,7 @@ class Ours:
         self.flat = [
             order.repeat(n, 1)[: self.length].flatten() for n, order in zip(rounds, self.orders, strict=True)
         ]
-        self.step = step or make_step(case.model.recipe.architecture, device)
+        self.backend = backend or make_backend(case.model.recipe.architecture, device)
         rows = torch.stack([torch.from_numpy(initial_row(model)) for model in self.cohort])
         buffers = torch.zeros(3, self.models, aligned(rows.shape[1]), device=device)
         self.state = (
@@ -74,7 +74,7 @@ class Ours:
                 steps,
                 *(self.length - (self.taken + m * self.apart) % self.length for m in range(self.models)),
             )
-            self.step.train(self.state, {m: self._segment(m, count) for m in range(self.models)})
+            self.backend.train(self.state, {m: self._segment(m, count) for m in range(self.models)})
             steps, self.taken = steps - count, self.taken + count
 
     def _segment(self, m: int, count: int) -> Segment:
@@ -87,7 +87,7 @@ class Ours:
 
 @dataclass(frozen=True)
 class Case:
-    """A model that all sides train; the cohort's side trains others of its architecture and batch size beside
+    """A model that all contenders train; the cohort trains others of its architecture and batch size beside
     it.
     """
 
@@ -110,7 +110,7 @@ class Case:
 
 
 def order_of(model: Model, images: Images) -> torch.Tensor:
-    """The images of the first epoch's whole batches: places in the data set, [steps, batch] int64."""
+    """The images of the first epoch's whole batches: indices of the training images, [steps, batch] int64."""
     order = epoch_order(model, split_images(model, images.train_labels), images.train_labels, epoch=0)
     batch = min(model.recipe.batch_size, len(order))
     return order[: len(order) // batch * batch].view(-1, batch)

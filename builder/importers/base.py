@@ -33,7 +33,7 @@ REFETCH = "fetch the release again"  # what helps against a damaged file
 
 
 @dataclass(frozen=True, eq=False)
-class Original(ABC):
+class ReleasedModel(ABC):
     """A model of a release: what `builder.store` wants to know of a model, and how its snapshots are read."""
 
     subset: str
@@ -62,21 +62,21 @@ class Original(ABC):
         """
 
     @abstractmethod
-    def place(self, snapshot: int) -> str:
-        """Where the weights of a snapshot stand, for errors."""
+    def where_weights(self, snapshot: int) -> str:
+        """Where the weights of a snapshot are, for errors."""
 
 
 @dataclass(frozen=True)
 class Release:
     """The models of a release, by subset and number, and what is not among them."""
 
-    models: Sequence[Original]
+    models: Sequence[ReleasedModel]
     left_out: Sequence[str]  # how many and why, one sentence each
     seed: int | None = None  # what its splits follow from; None if it has splits of its own
 
 
 @dataclass
-class Blocks:
+class BlockNumbers:
     """Numbers the shards of a subset; `streams` of them are filled side by side, so that one does not wait
     for another.
     """
@@ -87,9 +87,9 @@ class Blocks:
 
     def next(self, split: str, architecture: Architecture, stream: int = 0) -> int:
         """The block of the next model of a split, architecture and stream."""
-        place = (split, architecture, stream)
-        self.counts[place] += 1
-        return (self.counts[place] - 1) // models_per_shard(
+        key = (split, architecture, stream)
+        self.counts[key] += 1
+        return (self.counts[key] - 1) // models_per_shard(
             architecture, self.num_snapshots
         ) * self.streams + stream
 
@@ -97,13 +97,13 @@ class Blocks:
 # What both readers need
 
 
-def told_recipe(where: object, family: Family, told: Mapping[str, Any]) -> Recipe:
+def checked_recipe(where: object, family: Family, known: Mapping[str, Any]) -> Recipe:
     """The recipe of what a release tells of a model; the rest is what all of its family have in common.
 
     Args:
         where: what an error names.
         family: what the release was drawn from; a value that it does not draw is an error.
-        told: field of Recipe or Architecture -> value.
+        known: field of Recipe or Architecture -> value.
 
     Raises:
         ZooError: for a value that no model of the family has.
@@ -111,7 +111,7 @@ def told_recipe(where: object, family: Family, told: Mapping[str, Any]) -> Recip
     return recipe_of(
         {
             **family,
-            **{name: _legal(where, name, family.get(name, value), value) for name, value in told.items()},
+            **{name: _legal(where, name, family.get(name, value), value) for name, value in known.items()},
         }
     )
 
@@ -157,10 +157,10 @@ def whole_number(where: object, name: str, text: str) -> int:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a small CSV file.
+    """The lines of a small CSV file.
 
     Raises:
-        ZooError: if it cannot be read, or a row lacks one of the columns.
+        ZooError: if it cannot be read, or a line lacks one of the columns.
     """
     try:
         check_file(path)
@@ -170,18 +170,18 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
                 path, expected=f"a table of at most {MAX_TABLE_BYTES} bytes", found=found, do=REFETCH
             )
         with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            lines = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise ZooError(path, expected="a table that can be read", found=reason(error), do=REFETCH) from error
-    for line, row in enumerate(rows, 2):
-        missing = [name for name in columns if row.get(name) is None]
+    for number, line in enumerate(lines, 2):
+        missing = [name for name in columns if line.get(name) is None]
         if missing:
             raise ZooError(
-                f"{path} line {line}",
+                f"{path} line {number}",
                 expected=f"the columns {', '.join(columns)}",
                 found=f"no {', '.join(missing)}",
                 do=REFETCH,
             )
-    if not rows:
-        raise ZooError(path, expected="at least one row", found="none", do=REFETCH)
-    return rows
+    if not lines:
+        raise ZooError(path, expected="at least one line", found="none", do=REFETCH)
+    return lines

@@ -13,24 +13,24 @@ import numpy as np
 import pyarrow as pa
 
 from builder.image_sets import IMAGE_SETS
-from builder.importers.base import REFETCH, Original, Release
+from builder.importers.base import REFETCH, Release, ReleasedModel
 from builder.importers.progress import Progress
 from builder.rules import CONVERGED_MARGIN
 from builder.store import Store, metadata, open_store, shard_of
 from nws_dataset.errors import ZooError
-from nws_dataset.files import what_is_at
+from nws_dataset.files import path_type
 from nws_dataset.format import shards
 from nws_dataset.format.manifest import SubsetEntry
 from nws_dataset.format.schema import METADATA_SCHEMA
-from nws_dataset.format.subsets import IMPORTED, KINDS, SUBSETS
+from nws_dataset.format.subsets import IMPORTED, RELEASES, SUBSETS
 
 
-def import_zoo(kind: str, source: Path, out: Path, models: int | None = None) -> str:
+def import_zoo(release: str, source: Path, out: Path, models: int | None = None) -> str:
     """Write a release, or the part of it that is there, as subsets of a zoo; what the zoo has already is
     kept.
 
     Args:
-        kind: "nws" (the original neural weight space) or "small_cnn" (the Small CNN Zoo).
+        release: "nws" (the original neural weight space) or "small_cnn" (the Small CNN Zoo).
         source: the folder of the release.
         out: the zoo's folder, made when missing.
         models: only the first so many.
@@ -49,45 +49,45 @@ def import_zoo(kind: str, source: Path, out: Path, models: int | None = None) ->
     from builder.importers import nws, small_cnn  # they build on this module
 
     readers: dict[str, Callable[[Path], Release]] = {"nws": nws.read, "small_cnn": small_cnn.read}
-    assert tuple(readers) == KINDS
-    if kind not in readers:
+    assert tuple(readers) == RELEASES
+    if release not in readers:
         raise ZooError(
-            "--import", expected=f"one of {', '.join(readers)}", found=repr(kind), do="choose one of them"
+            "--import", expected=f"one of {', '.join(readers)}", found=repr(release), do="choose one of them"
         )
-    if what_is_at(source) != "a folder":
+    if path_type(source) != "a folder":
         raise ZooError(
-            source, expected="the folder of a release", found=what_is_at(source), do="correct the path"
+            source, expected="the folder of a release", found=path_type(source), do="correct the path"
         )
     try:
-        release = readers[kind](source)
-        lines = _write(release.models[:models], out, release.seed)
+        found = readers[release](source)
+        lines = _write(found.models[:models], out, found.seed)
     except OSError as error:
         do = "permit it or free space, then run again"
         raise ZooError(
             error.filename or source, expected="files that can be read and written", found=str(error), do=do
         ) from error
-    return "\n".join([*lines, *release.left_out])
+    return "\n".join([*lines, *found.left_out])
 
 
-def _write(models: Sequence[Original], out: Path, seed: int | None) -> list[str]:
+def _write(models: Sequence[ReleasedModel], out: Path, seed: int | None) -> list[str]:
     """Write what is missing of the models; returns a line of what was done for each subset."""
-    subsets: dict[str, list[Original]] = defaultdict(list)
+    subsets: dict[str, list[ReleasedModel]] = defaultdict(list)
     for model in models:
         subsets[model.subset].append(model)
     with open_store(out) as store:
-        parts = [_Part(store, name, members, seed) for name, members in subsets.items()]
+        parts = [_SubsetImport(store, name, members, seed) for name, members in subsets.items()]
         for part in parts:  # refused before anything is written
             part.check()
         return [part.write() for part in parts]
 
 
-class _Part:
+class _SubsetImport:
     """A subset of a release on its way into a zoo."""
 
-    def __init__(self, store: Store, name: str, models: Sequence[Original], seed: int | None) -> None:
+    def __init__(self, store: Store, name: str, models: Sequence[ReleasedModel], seed: int | None) -> None:
         self.store, self.name = store, name
-        self.entry = SubsetEntry(seed, 0, {"imported": IMPORTED[name].kind})
-        self.shards: dict[str, list[Original]] = defaultdict(list)
+        self.entry = SubsetEntry(seed, 0, {"imported": IMPORTED[name].release})
+        self.shards: dict[str, list[ReleasedModel]] = defaultdict(list)
         for model in models:
             self.shards[shard_of(model)].append(model)
 
@@ -117,32 +117,32 @@ class _Part:
         """
         self.store.declare(self.name, self.entry)
         present = self.store.manifest.subsets[self.name].num_models
-        total = sum(map(len, self.shards.values())) * SUBSETS[IMPORTED[self.name].like].num_snapshots
+        total = sum(map(len, self.shards.values())) * SUBSETS[IMPORTED[self.name].recipe_of].num_snapshots
         try:
             with Progress(self.name, total) as progress:
                 for path, models in self.shards.items():
-                    rows, values = _shard(models)
-                    self.store.put(path, rows, progress.track(values))
+                    metadata_table, values = _shard(models)
+                    self.store.put(path, metadata_table, progress.track(values))
         finally:
             self.store.commit()
         here = self.store.manifest.subsets[self.name].num_models
         return f"{self.name}: {here} models, {here - present} of them imported now"
 
 
-def _shard(models: Sequence[Original]) -> tuple[pa.Table, Iterator[bytes]]:
-    """The rows and values of a shard, by (snapshot, model_id)."""
+def _shard(models: Sequence[ReleasedModel]) -> tuple[pa.Table, Iterator[bytes]]:
+    """The metadata and values of a shard, by (snapshot, model_id)."""
     whole = [_whole_snapshots(model) for model in models]
     columns = [_columns(model, count) for model, count in zip(models, whole, strict=True)]
-    rows = [row for snapshot in zip(*columns, strict=True) for row in snapshot]
+    lines = [line for snapshot in zip(*columns, strict=True) for line in snapshot]
     values = (
         shards.pack(model.recipe.architecture, model.row(min(snapshot, count - 1)))
         for snapshot in range(len(columns[0]))
         for model, count in zip(models, whole, strict=True)
     )
-    return pa.Table.from_pylist(rows, METADATA_SCHEMA), values
+    return pa.Table.from_pylist(lines, METADATA_SCHEMA), values
 
 
-def _whole_snapshots(model: Original) -> int:
+def _whole_snapshots(model: ReleasedModel) -> int:
     """How many snapshots come before the first whose weights or results are not finite; all, if there is none
     such.
     """
@@ -157,12 +157,15 @@ def _whole_snapshots(model: Original) -> int:
     if not whole:
         expected = "finite weights and results of the initial network"
         raise ZooError(
-            model.place(0), expected=expected, found="a number that is not (in float32), or none", do=REFETCH
+            model.where_weights(0),
+            expected=expected,
+            found="a number that is not (in float32), or none",
+            do=REFETCH,
         )
     return whole
 
 
-def _columns(model: Original, whole: int) -> list[dict[str, Any]]:
+def _columns(model: ReleasedModel, whole: int) -> list[dict[str, Any]]:
     """The columns of a model's snapshots; the last of the `whole` ones stands for those that follow it."""
     results = model.results()
     accuracy = results[whole - 1]["test_accuracy"]

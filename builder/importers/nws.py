@@ -1,7 +1,7 @@
 """Reads the original neural weight space (Eilertsen et al. 2020): split files, and a folder a net with raw
 float64 weights.
 
-    nws_<part>_<split>.csv          one row a net: its recipe, and its folder `path`
+    nws_<part>_<split>.csv          one line a net: its recipe, and its folder `path`
     <path>/weights/001.bin ...      the snapshots, float64, layer by layer
     <path>/error.bin                five float64 an epoch: step, errors in percent (training, validation,
     test, smoothed validation) <path>/stat.bin                 four float64, of which the first is the number
@@ -27,17 +27,17 @@ from builder.importers.base import (
     MAX_EPOCHS,
     MAX_STEPS,
     REFETCH,
-    Blocks,
-    Original,
+    BlockNumbers,
     Release,
+    ReleasedModel,
+    checked_recipe,
     number,
     read_table,
-    told_recipe,
     whole_number,
 )
 from builder.rules import chosen_exports
 from nws_dataset.errors import ZooError
-from nws_dataset.files import inside
+from nws_dataset.files import resolve_inside
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Architecture, Recipe
 from nws_dataset.format.shards import ROW_DTYPE
@@ -48,11 +48,11 @@ SPLITS = ("train", "test")
 NUM_OUTPUTS = 20
 DTYPE = np.dtype("<f8")
 # of a layer's tensors in the release
-KIND_ORDER = ("weight", "bias", "norm_bias", "norm_weight", "norm_mean", "norm_variance")
+ROLE_ORDER = ("weight", "bias", "norm_bias", "norm_weight", "norm_mean", "norm_variance")
 ERROR_COLUMNS = 5  # of error.bin
 STAT_NUMBERS = 4  # of stat.bin
 DATASETS = {"fashion": "fashion_mnist"}  # the release's name -> ours, where they differ
-# given as places among the family's values; a data set may be, too
+# given as indices of the family's values; a data set may be, too
 CODED = ("optimizer", "activation", "initialization")
 WHOLE = (
     "batch_size",
@@ -69,7 +69,7 @@ META_NAME = "meta.csv"  # each net's folder has one
 
 
 @dataclass(frozen=True, eq=False)
-class Net(Original):
+class Net(ReleasedModel):
     """A net of the release."""
 
     folder: Path
@@ -120,7 +120,7 @@ class Net(Original):
         with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
             return _read(self._weights(snapshot), len(order), "weights").astype(ROW_DTYPE)[order]
 
-    def place(self, snapshot: int) -> str:
+    def where_weights(self, snapshot: int) -> str:
         return str(self._weights(snapshot))
 
     def _weights(self, snapshot: int) -> Path:
@@ -174,15 +174,15 @@ def _net_folders(root: Path) -> Iterator[Path]:
 def _read_part(root: Path, part: str) -> Iterator[Net]:
     """The nets of a part, numbered."""
     (family,) = SUBSETS[part].families
-    blocks = Blocks(SUBSETS[part].num_snapshots)
+    blocks = BlockNumbers(SUBSETS[part].num_snapshots)
     tables = [
-        [(split, f"{file} line {line}", row) for line, row in enumerate(read_table(file, COLUMNS), 2)]
+        [(split, f"{file} line {line}", entry) for line, entry in enumerate(read_table(file, COLUMNS), 2)]
         for split, file in ((split, _split_file(root, part, split)) for split in SPLITS)
         if file.exists()
     ]
     in_turn = filter(None, itertools.chain.from_iterable(itertools.zip_longest(*tables)))
-    for index, (split, where, row) in enumerate(in_turn):
-        recipe = _recipe_of(where, family, row)
+    for index, (split, where, entry) in enumerate(in_turn):
+        recipe = _recipe_of(where, family, entry)
         block = blocks.next(split, recipe.architecture)
         yield Net(
             PARTS[part],
@@ -191,7 +191,7 @@ def _read_part(root: Path, part: str) -> Iterator[Net]:
             split,
             recipe,
             block,
-            folder=_folder(root, where, row["path"]),
+            folder=_folder(root, where, entry["path"]),
             part=part,
         )
 
@@ -199,7 +199,7 @@ def _read_part(root: Path, part: str) -> Iterator[Net]:
 def _folder(root: Path, where: str, path: str) -> Path:
     """The folder that a split file names."""
     try:
-        return inside(root, path)
+        return resolve_inside(root, path)
     except ZooError as error:
         raise ZooError(
             where,
@@ -209,17 +209,17 @@ def _folder(root: Path, where: str, path: str) -> Path:
         ) from error
 
 
-def _recipe_of(where: str, family: Family, row: dict[str, str]) -> Recipe:
-    """The recipe of a row of a split file."""
-    values: dict[str, Any] = {name: whole_number(where, name, row[name]) for name in WHOLE}
-    values["dataset"] = DATASETS.get(row["dataset"], row["dataset"])
-    for name in (*CODED, *["dataset"] * row["dataset"].isdigit()):
-        legal, code = family[name].values, whole_number(where, name, row[name])
+def _recipe_of(where: str, family: Family, entry: dict[str, str]) -> Recipe:
+    """The recipe of an entry of a split file."""
+    values: dict[str, Any] = {name: whole_number(where, name, entry[name]) for name in WHOLE}
+    values["dataset"] = DATASETS.get(entry["dataset"], entry["dataset"])
+    for name in (*CODED, *["dataset"] * entry["dataset"].isdigit()):
+        legal, code = family[name].values, whole_number(where, name, entry[name])
         if code not in range(len(legal)):
             raise ZooError(where, expected=f"{name} 0 to {len(legal) - 1}", found=str(code), do=REFETCH)
         values[name] = legal[code]
-    values["learning_rate"] = number(where, "lrate", row["lrate"])
-    return told_recipe(where, family, {**values, "num_outputs": NUM_OUTPUTS})
+    values["learning_rate"] = number(where, "lrate", entry["lrate"])
+    return checked_recipe(where, family, {**values, "num_outputs": NUM_OUTPUTS})
 
 
 def _check_size(file: Path, count: int, what: str) -> None:
@@ -242,7 +242,7 @@ def _order(architecture: Architecture) -> np.ndarray:
     found, start = {}, 0
     layout = layout_of(architecture)
     for _, layer in itertools.groupby(layout.tensors, operator.attrgetter("layer")):
-        for spec in sorted(layer, key=lambda spec: KIND_ORDER.index(spec.kind)):
+        for spec in sorted(layer, key=lambda spec: ROLE_ORDER.index(spec.role)):
             found[spec.name] = np.arange(start, start + spec.size)
             start += spec.size
     size = architecture.map_sizes[-1]

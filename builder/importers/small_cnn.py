@@ -27,28 +27,28 @@ from builder.image_sets import IMAGE_SETS
 from builder.importers.base import (
     MAX_EPOCHS,
     REFETCH,
-    Blocks,
-    Original,
+    BlockNumbers,
     Release,
+    ReleasedModel,
+    checked_recipe,
     number,
     read_table,
-    told_recipe,
     whole_number,
 )
 from builder.plan import split_of
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import check_file, what_is_at
+from nws_dataset.files import check_file, path_type
 from nws_dataset.format.layout import Layout, layout_of
 from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Recipe
 from nws_dataset.format.schema import model_id
 from nws_dataset.format.shards import ROW_DTYPE
 from nws_dataset.format.subsets import SUBSETS, subsets_of
 
-((LIKE, SUBSET),) = subsets_of("small_cnn").items()
+((RECIPE_OF, SUBSET),) = subsets_of("small_cnn").items()
 SEED = 42  # what the splits follow from; imported models keep theirs
 RANDOM_SEED = "config.random_seed"  # of a model's training
 WEIGHTS, LAYOUT, METRICS = FILES = ("weights.npy", "layout.csv", "metrics.csv.gz")
-PLAN = SUBSETS[LIKE]
+PLAN = SUBSETS[RECIPE_OF]
 (FAMILY,) = PLAN.families
 DATASETS = {"svhn_cropped": "svhn"}  # the release's name -> ours, where they differ
 INITIALIZATIONS = {"RandomNormal": "random_normal", "TruncatedNormal": "truncated_normal"}
@@ -60,8 +60,8 @@ NUMBERS = {
     "config.dropout": "dropout",
     "config.train_fraction": "train_fraction",
 }
-LEAST_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
-LEAST_ROW_BYTES = 4000  # of the weights
+MIN_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
+MIN_ROW_BYTES = 4000  # of the weights
 # of numpy
 NPY_ERRORS = (
     OSError,
@@ -90,7 +90,7 @@ class DataSet:
 
 
 @dataclass(frozen=True, eq=False)
-class Net(Original):
+class Net(ReleasedModel):
     """A network of the release."""
 
     data: DataSet
@@ -111,7 +111,7 @@ class Net(Original):
     def row(self, snapshot: int) -> np.ndarray:
         return self.data.weights[self.rows[snapshot]][self.data.order]
 
-    def place(self, snapshot: int) -> str:
+    def where_weights(self, snapshot: int) -> str:
         return f"{self.data.path} row {self.rows[snapshot]}"
 
 
@@ -119,7 +119,7 @@ def read(source: Path) -> Release:
     """List the networks of the image sets that are in a folder.
 
     A network's number does not depend on which image sets are there: within its image set it is that of its
-    first row's place among the models, and the image sets take turns, in the order in which our own subset
+    first row among the models, and the image sets take turns, in the order in which our own subset
     draws them.
 
     Args:
@@ -132,7 +132,7 @@ def read(source: Path) -> Release:
     folders = [
         folder
         for folder in (source, *sorted(source.iterdir()))
-        if any(what_is_at(folder / name) != "nothing" for name in FILES)
+        if any(path_type(folder / name) != "nothing" for name in FILES)
     ]
     if not folders:
         raise ZooError(
@@ -205,13 +205,13 @@ def _number(
     wait for another.
     """
     datasets = FAMILY["dataset"].values
-    blocks = Blocks(PLAN.num_snapshots, streams=len(datasets))
+    blocks = BlockNumbers(PLAN.num_snapshots, streams=len(datasets))
     for (index, rows), recipe, seed in zip(models.items(), recipes, seeds, strict=True):
         position = datasets.index(recipe.dataset)
-        place = index * len(datasets) + position
-        split = split_of(model_id(SUBSET, place), SEED)
+        number = index * len(datasets) + position
+        split = split_of(model_id(SUBSET, number), SEED)
         block = blocks.next(split, recipe.architecture, position)
-        yield Net(SUBSET, place, seed, split, recipe, block, data=data, rows=rows)
+        yield Net(SUBSET, number, seed, split, recipe, block, data=data, rows=rows)
 
 
 def _open_weights(file: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -234,17 +234,17 @@ def _read_metrics(file: Path) -> pa.Table:
     options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types))
     batches: list[pa.RecordBatch] = []
     weights = file.with_name(WEIGHTS)  # of which a row has more bytes than we take for a line
-    most = LEAST_LINES + (weights.stat().st_size // LEAST_ROW_BYTES if weights.is_file() else 0)
+    max_lines = MIN_LINES + (weights.stat().st_size // MIN_ROW_BYTES if weights.is_file() else 0)
     try:
         check_file(file)
         with pyarrow.csv.open_csv(file, convert_options=options) as reader:
             for batch in reader:
                 batches.append(batch)
                 rows, size = sum(map(len, batches)), sum(part.nbytes for part in batches)
-                if rows > most or size > LINE_BYTES * most:
+                if rows > max_lines or size > LINE_BYTES * max_lines:
                     raise ZooError(
                         file,
-                        expected=f"at most {most} lines, as many as {WEIGHTS} has rows",
+                        expected=f"at most {max_lines} lines, as many as {WEIGHTS} has rows",
                         found=f"{rows} or more",
                         do=REFETCH,
                     )
@@ -254,16 +254,16 @@ def _read_metrics(file: Path) -> pa.Table:
         raise ZooError(file, expected=expected, found=reason(error), do=REFETCH) from error
 
 
-def _seed(where: str, told: float) -> int:
+def _seed(where: str, value: float) -> int:
     """The seed of a model's training."""
-    seed = whole_number(where, RANDOM_SEED, repr(told))
+    seed = whole_number(where, RANDOM_SEED, repr(value))
     if not 0 <= seed < 2**63:
         raise ZooError(where, expected=f"0 to {2**63 - 1} as {RANDOM_SEED}", found=str(seed), do=REFETCH)
     return seed
 
 
 def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray], list[int], int]:
-    """The rows of each complete model by epoch, [S], by the model's place among all; the epochs; and how many
+    """The rows of each complete model by epoch, [S], by the model's index among all; the epochs; and how many
     are not complete.
 
     A model is complete that has the plan's epochs, or, if none has, as many others as most such models have.
@@ -302,23 +302,23 @@ def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray],
 def _recipe_of(where: str, config: dict[str, Any]) -> Recipe:
     """The recipe of a row of the metrics."""
     dataset, optimizer, activation, initialization = (config[name] for name in TEXTS)
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "dataset": DATASETS.get(dataset, dataset),
         "optimizer": optimizer,
         "activation": activation,
         "initialization": INITIALIZATIONS.get(initialization, initialization),
     }
     for column, name in NUMBERS.items():
-        if name != "init_std" or told["initialization"] in INITIALIZATIONS_WITH_STD:
-            told[name] = number(where, column, str(config[column]))
-    return told_recipe(where, FAMILY, told)
+        if name != "init_std" or values["initialization"] in INITIALIZATIONS_WITH_STD:
+            values[name] = number(where, column, str(config[column]))
+    return checked_recipe(where, FAMILY, values)
 
 
 @dataclass(frozen=True)
 class Entry:
     """A line of layout.csv: one tensor."""
 
-    kind: str  # "kernel" or "bias"
+    role: str  # "kernel" or "bias"
     start: int
     stop: int
     shape: tuple[int, ...]
@@ -331,9 +331,9 @@ def _order(file: Path, layout: Layout) -> np.ndarray:
         (_entry(f"{file} line {line}", row) for line, row in enumerate(rows, 2)),
         key=lambda entry: entry.start,
     )
-    kernels, biases = ([entry for entry in entries if entry.kind == kind] for kind in ("kernel", "bias"))
+    kernels, biases = ([entry for entry in entries if entry.role == role] for role in ("kernel", "bias"))
     # (H, W,) I, O
-    wanted = [(*spec.shape[2:], *spec.shape[1::-1]) for spec in layout.tensors if spec.kind == "weight"]
+    wanted = [(*spec.shape[2:], *spec.shape[1::-1]) for spec in layout.tensors if spec.role == "weight"]
     stops = [0, *(entry.stop for entry in entries)]
     in_one_piece = [entry.start for entry in entries] == stops[:-1] and stops[-1] == layout.num_weights
     if (
@@ -342,23 +342,23 @@ def _order(file: Path, layout: Layout) -> np.ndarray:
         or [e.shape for e in biases] != [shape[-1:] for shape in wanted]
     ):
         expected = f"kernels {wanted} and a bias for each, in {layout.num_weights} numbers without a gap"
-        found = f"{[(entry.kind, entry.start, entry.stop, entry.shape) for entry in entries]}"
+        found = f"{[(entry.role, entry.start, entry.stop, entry.shape) for entry in entries]}"
         raise ZooError(file, expected=expected, found=found, do=REFETCH)
-    places, parts = np.arange(layout.num_weights), []
+    indices, parts = np.arange(layout.num_weights), []
     for kernel, bias in zip(kernels, biases, strict=True):
-        places_HWIO = places[kernel.start : kernel.stop].reshape(kernel.shape)
-        parts += [np.moveaxis(places_HWIO, (-1, -2), (0, 1)).ravel(), places[bias.start : bias.stop]]
+        indices_HWIO = indices[kernel.start : kernel.stop].reshape(kernel.shape)
+        parts += [np.moveaxis(indices_HWIO, (-1, -2), (0, 1)).ravel(), indices[bias.start : bias.stop]]
     return np.concatenate(parts)
 
 
 def _entry(where: str, row: dict[str, str]) -> Entry:
     """A tensor of layout.csv."""
-    kind = row["varname"].split("/")[-1].split(":")[0]
+    role = row["varname"].split("/")[-1].split(":")[0]
     shape = tuple(int(size) for size in re.findall(r"\d{1,9}", row["shape"]))
     start, stop = (whole_number(where, name, row[name]) for name in ("start_idx", "end_idx"))
-    if kind not in ("kernel", "bias") or stop - start != math.prod(shape):
+    if role not in ("kernel", "bias") or stop - start != math.prod(shape):
         found = f"{row['varname']}, {start} to {stop}, {row['shape']}"
         raise ZooError(
             where, expected="a kernel or bias, and as many numbers as its shape has", found=found, do=REFETCH
         )
-    return Entry(kind, start, stop, shape)
+    return Entry(role, start, stop, shape)

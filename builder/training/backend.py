@@ -1,8 +1,8 @@
 """What a device does for a cohort: steps of training and evaluations, of models that share an architecture.
 
-Three things implement `Step`: `builder.training.cpu.backend.CpuStep` keeps one model's whole step in a core's
-cache; `builder.training.gpu.backend.GpuStep` takes the steps of all models of a cohort together;
-`builder.training.torch_backend.TorchStep` is plain torch, for devices that neither is made for.
+Three things implement `Backend`: `builder.training.cpu.backend.CpuBackend` keeps one model's whole step in a
+core's cache; `builder.training.gpu.backend.GpuBackend` takes the steps of all models of a cohort together;
+`builder.training.torch_backend.TorchBackend` is plain torch, for devices that neither is made for.
 
 Axes: M slots, K rows, B images, C channels, H W pixels, P weights.
 """
@@ -33,7 +33,7 @@ class Segment:
 
     model: Model
     images: Images  # its data set, on the device
-    # int64: the whole epoch's places in the training images; the same tensor in all its segments
+    # int64: the whole epoch's indices of training images; the same tensor in all its segments
     epoch_order: torch.Tensor
     batch: int  # images in a step
     epoch: int  # which the random numbers and the learning rate belong to
@@ -48,7 +48,7 @@ class Segment:
 
     @property
     def order(self) -> torch.Tensor:
-        """[n * batch] int64: these steps' places in the training images."""
+        """[n * batch] int64: these steps' indices of training images."""
         return self.epoch_order[self.start * self.batch : (self.start + self.steps) * self.batch]
 
     @property
@@ -63,7 +63,7 @@ class Segment:
         return [update.step_size(recipe.optimizer, rate, self.step + i) for i in range(1, self.steps + 1)]
 
 
-class Step(Protocol):
+class Backend(Protocol):
     """Trains and evaluates models of one architecture.
 
     A model's numbers do not depend on what it is trained beside, but for the rounding of plain torch on a

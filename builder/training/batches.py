@@ -43,8 +43,8 @@ def words(
     """`philox.draw` on an index tensor's device; on the host through numpy, which is twice as fast there."""
     key = philox.key_of(model.seed, model.subset)
     on_host = index.device.type == "cpu"
-    place, block = (x.numpy() if on_host and isinstance(x, torch.Tensor) else x for x in (index, block))
-    drawn = philox.draw(key, purpose, index=place, epoch=epoch, model=model.number, block=block)
+    indices, block = (x.numpy() if on_host and isinstance(x, torch.Tensor) else x for x in (index, block))
+    drawn = philox.draw(key, purpose, index=indices, epoch=epoch, model=model.number, block=block)
     return tuple(torch.from_numpy(word) for word in drawn) if on_host else drawn
 
 
@@ -53,7 +53,7 @@ def words(
 
 @dataclass(frozen=True)
 class Parts:
-    """A model's images, as places in its data set's training images, ascending."""
+    """A model's images, as indices of its data set's training images, ascending."""
 
     train: torch.Tensor  # [n] int64
     validation: torch.Tensor  # [v] int64, may be empty
@@ -96,7 +96,7 @@ def split_images(model: Model, labels: torch.Tensor) -> Parts:
 
 
 def epoch_order(model: Model, parts: Parts, labels: torch.Tensor, epoch: int) -> torch.Tensor:
-    """The images of one epoch in the order in which they are seen: places in the data set, [n] int64.
+    """The images of one epoch in the order in which they are seen: indices in the data set, [n] int64.
 
     A balanced recipe takes as many images of each class as the smallest class has, drawn anew.
     """
@@ -136,7 +136,7 @@ def augment(
     Args:
         model: whose random numbers to use.
         images: [B, C, H, W] floating point in 0 .. 1, one or three channels.
-        index: [B] int64, the images' places in the data set.
+        index: [B] int64, of the images in the data set.
         epoch: of the training.
         gray: whether the channels of each image are equal; the noise still differs.
     """

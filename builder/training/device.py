@@ -10,17 +10,17 @@ from contextlib import contextmanager
 
 import torch
 
-from builder.training.backend import Step
+from builder.training.backend import Backend
 from nws_dataset.errors import ZooError
 from nws_dataset.format.recipe import NUM_CLASSES, Architecture
 
 GPU_SLOTS = 64  # models of a cohort that train together on a GPU
-GPU_LANES = 8  # cohorts that are in flight there
+GPU_STREAMS = 8  # cohorts that run side by side there
 # of a small cohort: a model that stops early hands its slot on, so that few slots wait for the last one
-MODELS_A_SLOT = 2
+MODELS_PER_SLOT = 2
 
 
-def lacking(device: str, backend: str) -> str:
+def missing_requirement(device: str, backend: str) -> str:
     """What this machine lacks to train on a device by a backend; empty if nothing.
 
     Triton comes with torch for CUDA on Linux alone.
@@ -49,44 +49,44 @@ def one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def make_step(
+def make_backend(
     architecture: Architecture,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     *,
-    backend: str = "fast",
+    name: str = "fast",
     tf32: bool = False,
-) -> Step:
-    """The step of a backend for a device; with `tf32` a fast one on a GPU cuts the factors of products to 10
-    bits, unrounded.
+) -> Backend:
+    """The backend that an option names, for a device; with `tf32` a fast one on a GPU cuts the factors of
+    products to 10 bits, unrounded.
     """
     assert architecture.num_outputs == NUM_CLASSES, (
         "only imported networks have more outputs, and those are not trained"
     )
-    if backend == "torch":
-        from builder.training.torch_backend import TorchStep
+    if name == "torch":
+        from builder.training.torch_backend import TorchBackend
 
-        return TorchStep(architecture, device, dtype)
+        return TorchBackend(architecture, device, dtype)
     if device.type == "cpu":
         # each only where it is needed: compiling takes seconds, Triton needs a GPU
-        from builder.training.cpu.backend import CpuStep
+        from builder.training.cpu.backend import CpuBackend
 
-        return CpuStep(architecture, dtype)
-    from builder.training.gpu.backend import GpuStep
+        return CpuBackend(architecture, dtype)
+    from builder.training.gpu.backend import GpuBackend
 
-    return GpuStep(architecture, device, dtype, tf32=tf32)
+    return GpuBackend(architecture, device, dtype, tf32=tf32)
 
 
 def slots_of(models: int) -> int:
     """Slots on a GPU of a cohort of so many models."""
-    return min(GPU_SLOTS, -(-models // MODELS_A_SLOT))
+    return min(GPU_SLOTS, -(-models // MODELS_PER_SLOT))
 
 
-def lanes_of(backend: str) -> int:
-    """Cohorts that are in flight on a GPU: torch's kernels are launched by Python, which one lane keeps
+def streams_of(backend: str) -> int:
+    """Cohorts that run side by side on a GPU: torch's kernels are launched by Python, which one stream keeps
     busy.
     """
-    return GPU_LANES if backend == "fast" else 1
+    return GPU_STREAMS if backend == "fast" else 1
 
 
 def cores() -> int:
@@ -100,16 +100,16 @@ def resolve_device(name: str, backend: str = "fast") -> torch.device:
     CPU.
     """
     if name == "auto":
-        name = next(device for device in ("cuda", "mps", "cpu") if not lacking(device, backend))
-        if name == "cpu" and lacking("cuda", backend) == "Triton":
+        name = next(device for device in ("cuda", "mps", "cpu") if not missing_requirement(device, backend))
+        if name == "cpu" and missing_requirement("cuda", backend) == "Triton":
             print(
                 "training on the CPU: there is a GPU, but not the package triton, by which it would train",
                 file=sys.stderr,
             )
-    elif needed := lacking(name, backend):
+    elif needed := missing_requirement(name, backend):
         do = (
             "use --device cpu"
-            if lacking(name, "torch")
+            if missing_requirement(name, "torch")
             else ("use --device cpu, or --backend torch, which is slower")
         )
         raise ZooError(f"--device {name}", expected=needed, found="none", do=do)

@@ -29,11 +29,11 @@ def initial_row(model: Model) -> np.ndarray:
             key, philox.Purpose.INITIAL, index=np.arange(spec.size), model=model.number, block=block
         )
         u = philox.unit_interval(words[0], words[1])
-        if spec.kind == "weight":
+        if spec.role == "weight":
             row[spec.offset : spec.stop] = initial_weight(model.recipe, spec, u)
-        elif spec.kind == "norm_weight":
+        elif spec.role == "norm_weight":
             row[spec.offset : spec.stop] = 1 + NORM_WEIGHT_STD * philox.normal(u)
-        elif spec.kind == "norm_variance":
+        elif spec.role == "norm_variance":
             row[spec.offset : spec.stop] = 1
     return row.astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Room in a GPU's memory: when it ran short, fewer cohorts are in flight, then fewer models of one train
+"""Where a GPU's memory runs short, fewer cohorts train side by side, then fewer models of one train
 together; all are trained.
 """
 
@@ -20,23 +20,23 @@ class Stopped(Exception):
     """Ends a cohort whose results nobody waits for any more."""
 
 
-class Room:
-    """Which cohorts may be in flight.
+class MemoryLimiter:
+    """Lets as many cohorts train side by side, and as many models together, as a GPU's memory holds.
 
     Args:
-        lanes: how many at a time.
+        streams: how many at a time.
         stopped: set when nobody waits for results any more.
     """
 
-    def __init__(self, lanes: int, stopped: threading.Event) -> None:
-        self.lanes, self.stopped = lanes, stopped
+    def __init__(self, streams: int, stopped: threading.Event) -> None:
+        self.streams, self.stopped = streams, stopped
         self.running = 0
         self.changed = threading.Condition()
 
     def fit(
         self, models: list[Model], slots: int, train: Callable[[list[Model], int], Iterator[Trained]]
     ) -> Iterator[Trained]:
-        """Train models of a cohort, as soon as there is a place for it, with as many slots as memory has room
+        """Train models of a cohort, as soon as another may begin, with as many slots as memory has room
         for.
 
         Args:
@@ -50,53 +50,53 @@ class Room:
         """
         left = {model.id: model for model in models}
         while left:
-            with self._place() as lanes:
+            with self._admitted() as streams:
                 try:
                     for trained in train(list(left.values()), slots):
                         del left[trained.model.id]
                         yield trained
                 except RuntimeError as error:
-                    if out_of_memory(error) is None or lanes == slots == 1:
+                    if out_of_memory(error) is None or streams == slots == 1:
                         raise
                 else:
                     return
                 # not before the error has gone, whose traceback holds the cohort's tensors
-                slots = self._shrink(models[0], lanes, slots)
+                slots = self._shrink(models[0], streams, slots)
 
     @contextmanager
-    def _place(self) -> Iterator[int]:
-        """Wait for a place among those in flight; gives how many there may be."""
+    def _admitted(self) -> Iterator[int]:
+        """Wait until one more may train; gives how many may train side by side."""
         with self.changed:
-            self.changed.wait_for(lambda: self.running < self.lanes or self.stopped.is_set())
+            self.changed.wait_for(lambda: self.running < self.streams or self.stopped.is_set())
             if self.stopped.is_set():
                 raise Stopped
-            self.running, lanes = self.running + 1, self.lanes
+            self.running, streams = self.running + 1, self.streams
         try:
-            yield lanes
+            yield streams
         finally:
             with self.changed:
                 self.running -= 1
                 self.changed.notify_all()
 
-    def _shrink(self, model: Model, lanes: int, slots: int) -> int:
-        """Free what a cohort held, and halve the lanes, of which there were so many when it began, or its
+    def _shrink(self, model: Model, streams: int, slots: int) -> int:
+        """Free what a cohort held, and halve the streams, of which there were so many when it began, or its
         slots; returns those.
         """
         gc.collect()
         torch.cuda.empty_cache()
         with self.changed:
-            if self.lanes < lanes:
-                return slots  # fewer are in flight by now, or soon
+            if self.streams < streams:
+                return slots  # fewer train by now, or soon
             if self.running == slots == 1:
-                self.lanes = 1
+                self.streams = 1
                 return slots  # others may have just ended: once more alone
             if self.running > 1:
                 before, now = self.running, self.running // 2
-                self.lanes, told = now, "cohorts train at a time"
+                self.streams, what = now, "cohorts train at a time"
             else:
                 before, now = slots, slots // 2
-                slots, told = now, f"models of {model.recipe.architecture.id} train at a time"
-        print(f"the GPU's memory is short: {now} {told}, not {before}", file=sys.stderr)
+                slots, what = now, f"models of {model.recipe.architecture.id} train at a time"
+        print(f"the GPU's memory is short: {now} {what}, not {before}", file=sys.stderr)
         return slots
 
 
@@ -105,8 +105,8 @@ def out_of_memory(error: BaseException | None) -> BaseException | None:
     Triton's or a library's.
     """
     while error is not None:
-        told = str(error).lower()
-        if isinstance(error, RuntimeError) and ("out of memory" in told or "alloc_failed" in told):
+        message = str(error).lower()
+        if isinstance(error, RuntimeError) and ("out of memory" in message or "alloc_failed" in message):
             return error
         error = error.__cause__ or error.__context__
     return None

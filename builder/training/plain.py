@@ -48,7 +48,7 @@ class PlainLoop:
         recipe, network = self.model.recipe, self.network.load_row(self.row).train()
         network.zero_grad()
         loss = F.cross_entropy(network(images, masks), labels)
-        kernels = [network.get_parameter(spec.name) for spec in self.layout.tensors if spec.kind == "weight"]
+        kernels = [network.get_parameter(spec.name) for spec in self.layout.tensors if spec.role == "weight"]
         (loss + recipe.l2 * torch.stack([kernel.square().sum() for kernel in kernels]).sum()).backward()
         gradients = [
             network.get_parameter(s.name).grad

@@ -1,5 +1,5 @@
-"""Several cohorts in flight on one GPU: small cohorts leave most of it idle, so each runs in a lane, a thread
-with a stream of its own.
+"""Several cohorts side by side on one GPU: small ones leave most of it idle, so each runs in a thread
+with a CUDA stream of its own.
 """
 
 from __future__ import annotations
@@ -14,76 +14,76 @@ import torch
 
 Result = TypeVar("Result")
 
-WAITING_RESULTS = 64  # finished results that wait to be taken; a lane stops until there is room
+WAITING_RESULTS = 64  # finished results that wait to be taken; a stream stops until there is room
 HEARTBEAT_SECONDS = 1.0  # without a result until None comes in its place
-LOOK_SECONDS = 0.1  # between looks at whether the flight was ended, while a lane waits for room
+POLL_SECONDS = 0.1  # between looks at whether the run was ended, while a stream waits for room
 
 
-def fly(
+def run_side_by_side(
     cohorts: Iterable[Callable[[], Iterator[Result]]],
-    lanes: int,
+    streams: int,
     device: torch.device,
     ended: threading.Event | None = None,
 ) -> Generator[Result | None, None, None]:
     """Run cohorts side by side.
 
     Args:
-        cohorts: each gives its results one by one when called; the next one starts in the first lane that is
-            free.
-        lanes: how many run at a time.
-        device: a GPU: every lane has a stream of its own there.
+        cohorts: each gives its results one by one when called; the next one starts in the first stream that
+            is free.
+        streams: how many cohorts run at a time.
+        device: a GPU: each has a CUDA stream of its own there.
         ended: set when nobody waits for results any more, so that a cohort can look at it and end between two
             of them.
 
     Yields:
         The cohorts' results as they come, and None at every heartbeat without one. What a cohort raises is
-        raised here; then, and when the generator is closed, the lanes stop at their next result.
+        raised here; then, and when the generator is closed, the streams stop at their next result.
     """
-    flight = _Flight(iter(cohorts), device, ended or threading.Event())
-    threads = [threading.Thread(target=flight.run_lane, daemon=True) for _ in range(lanes)]
+    shared = _Shared(iter(cohorts), device, ended or threading.Event())
+    threads = [threading.Thread(target=shared.run_stream, daemon=True) for _ in range(streams)]
     for thread in threads:
         thread.start()
     try:
-        running = lanes
+        running = streams
         while running:
             try:
-                item = flight.results.get(timeout=HEARTBEAT_SECONDS)
+                item = shared.results.get(timeout=HEARTBEAT_SECONDS)
             except queue.Empty:
                 item = None
-            if item is _LANE_ENDED:
+            if item is _STREAM_ENDED:
                 running -= 1
             elif isinstance(item, _Failure):
                 raise item.error
             else:
                 yield item
     finally:
-        flight.ended.set()
+        shared.ended.set()
         for thread in threads:
             thread.join()
 
 
-_LANE_ENDED = object()
+_STREAM_ENDED = object()
 
 
 class _Failure:
-    """What a lane raised."""
+    """What a stream raised."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
-class _Flight:
-    """What the lanes share."""
+class _Shared:
+    """What the streams share."""
 
     def __init__(
         self, cohorts: Iterator[Callable[[], Iterator[Any]]], device: torch.device, ended: threading.Event
     ) -> None:
         self.cohorts, self.device, self.ended = cohorts, device, ended
         self.lock = threading.Lock()  # generators of cohorts are not made for threads
-        self.results: queue.Queue[Any] = queue.Queue(WAITING_RESULTS)  # results, failures, _LANE_ENDED
+        self.results: queue.Queue[Any] = queue.Queue(WAITING_RESULTS)  # results, failures, _STREAM_ENDED
 
-    def run_lane(self) -> None:
-        """Cohort after cohort, until there is none or the flight has ended."""
+    def run_stream(self) -> None:
+        """Cohort after cohort, until there is none or the run has ended."""
         try:
             with (
                 torch.cuda.stream(torch.cuda.Stream(self.device))
@@ -94,7 +94,7 @@ class _Flight:
                     self._run(cohort())
         except BaseException as error:  # raised again in the thread that takes the results
             self._put(_Failure(error))
-        self._put(_LANE_ENDED)
+        self._put(_STREAM_ENDED)
 
     def _next(self) -> Callable[[], Iterator[Any]] | None:
         with self.lock:
@@ -112,7 +112,7 @@ class _Flight:
     def _put(self, item: Any) -> None:
         while not self.ended.is_set():
             try:
-                self.results.put(item, timeout=LOOK_SECONDS)
+                self.results.put(item, timeout=POLL_SECONDS)
                 return
             except queue.Full:
                 pass

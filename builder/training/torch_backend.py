@@ -1,5 +1,5 @@
-"""The step by plain torch, on any device: the networks of several models stacked by `torch.func`, torch's own
-kernels and gradients.
+"""Training and evaluation by plain torch, on any device: the networks of several models stacked by
+`torch.func`, torch's own kernels and gradients.
 
 On a CPU a cohort trains one model at a time, so rows have the same bits whatever else is trained. On a GPU
 torch's libraries choose their kernels by how many models are stacked: what a model trains beside may move the
@@ -35,9 +35,9 @@ EVALUATION_IMAGES = 1000  # in one forward pass
 State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class TorchStep:
-    """`builder.training.backend.Step` for models of one architecture by `nws_dataset.format.network.Network`;
-    models with the same activation are stacked.
+class TorchBackend:
+    """`builder.training.backend.Backend` for models of one architecture by
+    `nws_dataset.format.network.Network`; models with the same activation are stacked.
 
     No number on the device has more precision than the rows: Apple's GPUs have no float64. What needs it is
     computed on the host.
@@ -55,18 +55,18 @@ class TorchStep:
         self.layout = layout_of(architecture)
 
     def train(self, state: State, segments: Mapping[int, Segment]) -> torch.Tensor:
-        """See `builder.training.backend.Step`."""
+        """See `builder.training.backend.Backend`."""
         stacks: dict[str, list[int]] = defaultdict(list)
         for m, segment in segments.items():
             stacks[segment.model.recipe.activation].append(m)
         losses = torch.zeros(len(state[0]), dtype=self.dtype, device=self.device)
         with library_precision():
             for activation, slots in stacks.items():
-                for places in (slots[start : start + STACKED] for start in range(0, len(slots), STACKED)):
-                    stack = [x[places] for x in state]
-                    losses[places] = self._train_stack(activation, stack, [segments[m] for m in places])
+                for group in (slots[start : start + STACKED] for start in range(0, len(slots), STACKED)):
+                    stack = [x[group] for x in state]
+                    losses[group] = self._train_stack(activation, stack, [segments[m] for m in group])
                     for x, trained in zip(state, stack, strict=True):
-                        x[places] = trained
+                        x[group] = trained
         return losses[list(segments)]
 
     def _train_stack(
@@ -118,7 +118,7 @@ class TorchStep:
         """One model's loss with L2, and without; moves the running statistics."""
         loss = F.cross_entropy(functional_call(network, {**weights, **statistics}, (images, masks)), labels)
         kernels = [
-            weight.square().sum() for name, weight in weights.items() if self.layout[name].kind == "weight"
+            weight.square().sum() for name, weight in weights.items() if self.layout[name].role == "weight"
         ]
         return loss + l2 * torch.stack(kernels).sum(), loss
 
@@ -156,8 +156,8 @@ class TorchStep:
     def evaluate(
         self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `builder.training.backend.Step`; one network after the other, so that its numbers do not depend
-        on the others. Answers on the host.
+        """See `builder.training.backend.Backend`; one network after the other, so that its numbers do not
+        depend on the others. Answers on the host.
         """
         network = _network(self.architecture, activation).eval()
         blocks, expected = images.split(EVALUATION_IMAGES), labels.to(self.device)

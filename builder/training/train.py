@@ -23,9 +23,9 @@ from builder.progress import Occupancy
 from builder.rules import CONVERGED_MARGIN, TRAIN_EVALUATION_IMAGES, chosen_exports, should_stop
 from builder.trained import Export, Trained
 from builder.training import batches, update
-from builder.training.backend import Segment, Step, aligned
+from builder.training.backend import Backend, Segment, aligned
 from builder.training.bank import Bank, Images
-from builder.training.device import make_step, one_thread
+from builder.training.device import make_backend, one_thread
 from builder.training.initial import initial_row
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import NUM_CLASSES, Architecture
@@ -49,7 +49,7 @@ class Slot:
         model: Model,
         images: Images,
         state: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        backend: Step,
+        backend: Backend,
         spool: Path | None,
     ) -> None:
         self.model, self.images, self.backend = model, images, backend
@@ -164,7 +164,7 @@ class Cohort:
         dtype: float32; float64 for tests.
         spool: folder for the exports; a temporary one if None.
         on_epoch: called whenever a model has trained an epoch.
-        step: what trains; None: the device's.
+        backend: what trains; None: the device's.
         occupancy: takes note of the slots' use.
     """
 
@@ -179,7 +179,7 @@ class Cohort:
         dtype: torch.dtype = torch.float32,
         spool: Path | None = None,
         on_epoch: Callable[[], None] = lambda: None,
-        step: Step | None = None,
+        backend: Backend | None = None,
         occupancy: Occupancy | None = None,
     ) -> None:
         self.subset, self.bank, self.device = subset, bank, device
@@ -189,7 +189,7 @@ class Cohort:
         rows, first, second = buffers[:, :, :num_weights]
         self.state = rows, first, second  # [M, P] each
         self.slots: list[Slot | None] = [None] * slots
-        self.step = step or make_step(architecture, device, dtype)
+        self.backend = backend or make_backend(architecture, device, dtype)
         self.stacked = device.type != "cpu"  # whether models take their steps together
 
     def train(self, models: Iterable[Model]) -> Iterator[Trained]:
@@ -216,7 +216,9 @@ class Cohort:
         """Start the next model that has an epoch to train; of those before, the first export is the last."""
         for model in queue:
             row, first, second = (part[m : m + 1] for part in self.state)
-            slot = Slot(model, self.bank[model.recipe.dataset], (row, first, second), self.step, self.spool)
+            slot = Slot(
+                model, self.bank[model.recipe.dataset], (row, first, second), self.backend, self.spool
+            )
             self.slots[m] = slot
             if slot.start_epoch():
                 return
@@ -239,23 +241,23 @@ class Cohort:
     def _take_steps(self, group: dict[int, Slot]) -> None:
         """Steps of a group until the first of its models ends its epoch."""
         steps = min(slot.steps_left for slot in group.values())
-        losses = self.step.train(self.state, {m: slot.segment(steps) for m, slot in group.items()})
+        losses = self.backend.train(self.state, {m: slot.segment(steps) for m, slot in group.items()})
         self.occupancy.add(len(group) * steps, len(self.slots if self.stacked else group) * steps)
         for slot, loss in zip(group.values(), losses.tolist(), strict=True):
             slot.take(steps, loss)
 
 
 def evaluate_rows(
-    step: Step, rows: torch.Tensor, model: Model, images: Images, index: torch.Tensor | None
+    backend: Backend, rows: torch.Tensor, model: Model, images: Images, index: torch.Tensor | None
 ) -> list[tuple[float, float, list[float | None]]]:
     """The builder's evaluation of rows of a model: accuracy, mean cross-entropy, accuracy of each class.
 
     Args:
-        step: of the model's architecture.
+        backend: of the model's architecture.
         rows: [K, P], on the images' device.
         model: gives the activation.
         images: of its data set.
-        index: places in the training images; None: the test images.
+        index: of the training images; None: the test images.
 
     Returns:
         K times (accuracy, loss, accuracies of the classes; None of a class without images).
@@ -266,7 +268,7 @@ def evaluate_rows(
         else (images.train_images[index], images.train_labels[index])
     )
     with one_thread(rows.device):
-        correct, losses = step.evaluate(rows, model.recipe.activation, source, labels)
+        correct, losses = backend.evaluate(rows, model.recipe.activation, source, labels)
         means = losses.double().mean(1).tolist()
     total = torch.bincount(labels, minlength=NUM_CLASSES).tolist()
     evaluated = []
@@ -279,11 +281,11 @@ def evaluate_rows(
 
 
 def evaluate_snapshots(
-    step: Step, rows: torch.Tensor, model: Model, images: Images, parts: batches.Parts
+    backend: Backend, rows: torch.Tensor, model: Model, images: Images, parts: batches.Parts
 ) -> list[dict[str, Any]]:
     """Test and training columns of snapshots, rows [S, P] of a model."""
-    tested = evaluate_rows(step, rows, model, images, None)
-    trained = evaluate_rows(step, rows, model, images, parts.train[:TRAIN_EVALUATION_IMAGES])
+    tested = evaluate_rows(backend, rows, model, images, None)
+    trained = evaluate_rows(backend, rows, model, images, parts.train[:TRAIN_EVALUATION_IMAGES])
     return [
         {
             "test_accuracy": test[0],

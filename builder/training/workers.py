@@ -31,9 +31,9 @@ from builder.progress import Occupancy, compiling_kernels, finding_kernels
 from builder.trained import Summary, Trained, summary
 from builder.training import bank
 from builder.training.bank import Images
-from builder.training.device import cores, lanes_of, make_step, slots_of
-from builder.training.memory import Room, Stopped
-from builder.training.streams import HEARTBEAT_SECONDS, fly
+from builder.training.device import cores, make_backend, slots_of, streams_of
+from builder.training.memory import MemoryLimiter, Stopped
+from builder.training.streams import HEARTBEAT_SECONDS, run_side_by_side
 from builder.training.train import Cohort
 from nws_dataset.errors import ZooError
 from nws_dataset.format.manifest import STAGING
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from builder.training.gpu.warmup import Work
 
 CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-_loading = threading.Lock()  # lanes must not load an image set twice
+_loading = threading.Lock()  # streams must not load an image set twice
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Training:
         slots: int = 1,
         *,
         occupancy: Occupancy | None = None,
-        room: Room | None = None,
+        limiter: MemoryLimiter | None = None,
     ) -> Generator[Any, None, None]:
         """Train models of one cohort and deliver each.
 
@@ -90,11 +90,11 @@ class Training:
             models: of one cohort.
             slots: how many train together.
             occupancy: takes note of the slots' use.
-            room: in a GPU's memory; once its `stopped` is set, the training ends at a model's next epoch.
+            limiter: of a GPU's memory; once its `stopped` is set, the training ends at a model's next epoch.
         """
-        start, stopped = time.monotonic(), None if room is None else room.stopped
+        start, stopped = time.monotonic(), None if limiter is None else limiter.stopped
         train = partial(self._train, occupancy=occupancy, stopped=stopped)
-        for trained in train(models, slots) if room is None else room.fit(models, slots, train):
+        for trained in train(models, slots) if limiter is None else limiter.fit(models, slots, train):
             yield self.deliver(trained, time.monotonic() - start)
 
     def _train(
@@ -118,7 +118,7 @@ class Training:
             name: self._loaded(name, architecture, device)
             for name in {model.recipe.dataset for model in models}
         }
-        step = make_step(architecture, device, backend=self.backend, tf32=self.tf32)
+        backend = make_backend(architecture, device, name=self.backend, tf32=self.tf32)
         cohort = Cohort(
             self.subset,
             architecture,
@@ -127,7 +127,7 @@ class Training:
             slots=slots,
             spool=self.spool,
             on_epoch=on_epoch,
-            step=step,
+            backend=backend,
             occupancy=occupancy,
         )
         try:
@@ -150,14 +150,14 @@ class Training:
         cohorts: dict[Any, list[Model]] = defaultdict(list)
         for model in models:
             cohorts[model.cohort].append(model)
-        lanes, stopped = min(lanes_of(self.backend), len(cohorts)), threading.Event()
-        room = Room(lanes, stopped)
+        streams, stopped = min(streams_of(self.backend), len(cohorts)), threading.Event()
+        limiter = MemoryLimiter(streams, stopped)
         jobs = [
-            partial(self.run, members, slots_of(len(members)), occupancy=occupancy, room=room)
-            # the longest first: a long one at the end would fly alone
+            partial(self.run, members, slots_of(len(members)), occupancy=occupancy, limiter=limiter)
+            # the longest first: a long one at the end would run alone
             for members in sorted(cohorts.values(), key=len, reverse=True)
         ]
-        yield from fly(jobs, lanes, torch.device(self.device), stopped)
+        yield from run_side_by_side(jobs, streams, torch.device(self.device), stopped)
 
     def compile_kernels(self, models: list[Model]) -> None:
         """Compile what `run_cohorts` will launch for some models on a GPU."""
@@ -173,7 +173,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Task(Training):
+class LocalTraining(Training):
     """Training on this machine: any process of it reads images from, and stages models in, the folder."""
 
     out: Path = field(kw_only=True)
@@ -232,11 +232,11 @@ def compile_before(work: Iterable[Work]) -> None:
 
 # Worker processes: on a CPU a model's step stays in one core's cache.
 
-_task: Task | None = None
+_training: LocalTraining | None = None
 
 
 def run_on_processes(
-    task: Task, models: list[Model], workers: int | None, occupancy: Occupancy
+    training: LocalTraining, models: list[Model], workers: int | None, occupancy: Occupancy
 ) -> Generator[Summary | None, None, None]:
     """Train models one a process; summaries come as models finish, and None at every heartbeat without
     one.
@@ -244,7 +244,7 @@ def run_on_processes(
     if not models:
         return
     count, before = min(workers or cores(), len(models)), time.monotonic()
-    pool = ProcessPoolExecutor(count, CONTEXT, initializer=_start_worker, initargs=(task,))
+    pool = ProcessPoolExecutor(count, CONTEXT, initializer=_start_worker, initargs=(training,))
     queue, pending = iter(models), set[Future[Summary]]()
     resource_tracker.ensure_running()  # else the first submit starts it, and that lets Ctrl-C through
     try:
@@ -265,7 +265,7 @@ def run_on_processes(
                 before = now
                 yield result
     except BrokenProcessPool as error:
-        if not task.started.value:
+        if not training.started.value:
             do = (
                 'in a script, call it below `if __name__ == "__main__":`, since each of them imports the '
                 "script that starts them"
@@ -317,10 +317,10 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         process.join()
 
 
-def _start_worker(task: Task) -> None:
-    global _task
-    _task = task
-    task.started.value = 1
+def _start_worker(training: LocalTraining) -> None:
+    global _training
+    _training = training
+    training.started.value = 1
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -342,6 +342,6 @@ def _end_with_parent() -> None:
 
 
 def _train_one(model: Model) -> Summary:
-    assert _task is not None
-    (result,) = _task.run([model])
+    assert _training is not None
+    (result,) = _training.run([model])
     return result

@@ -26,24 +26,24 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from nws_dataset.baselines.saving import (
     FACTS,
-    WHOLE_MOST,
-    Legal,
-    Saved,
+    MAX_INTEGER,
+    MAX_NUMBER,
+    Allowed,
+    SaveMixin,
     array,
     check_both,
     check_numeric,
     check_size,
+    integer,
     numbers,
     strings,
-    whole,
 )
-from nws_dataset.baselines.saving import LARGEST as LARGEST_NUMBER
 from nws_dataset.errors import ValueZooError, ZooError, reason
 from nws_dataset.format.layout import MAX_WEIGHTS
 from nws_dataset.views.slices import (
-    BYTES,
+    WEIGHT_BYTES,
     ArrayRows,
-    Chosen,
+    SomeRows,
     Source,
     check_device,
     check_finite,
@@ -63,18 +63,18 @@ DEEP_STACK = tuple(
 )
 DENSE = (1024, 1024, 1024, 1024, 64)
 SHORT_SIGNAL = 50
-FEWEST_UNITS = 32  # of a dense layer, however slim the network: less is a bottleneck
+MIN_UNITS = 32  # of a dense layer, however slim the network: less is a bottleneck
 DECAY, NUM_DECAYS = 0.95, 50  # the learning rate falls by this factor, so many times over the training
 # raw weights are clipped to this size: the larger ones of diverged nets would overflow in a few layers
-LARGEST = 1e4
+MAX_WEIGHT = 1e4
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
-PREDICTED_AT_ONCE, PREDICTED_WEIGHTS = 256, 1 << 22  # slices, and weights in them: at most
-LARGEST_RATIO = 1e37  # of a weight to linear_below: asinh of more is infinite in float32
+PREDICTED_SLICES, PREDICTED_WEIGHTS = 256, 1 << 22  # slices, and weights in them: at most
+MAX_RATIO = 1e37  # of a weight to linear_below: asinh of more is infinite in float32
 MAX_LENGTH, MAX_WIDTH, MAX_CLASSES, MAX_SLICES = 1 << 24, 1000.0, 10**6, 10**4
 NETWORK = "network_"  # the attribute; its tensors are saved as network_.<name>
 LOSSES = ("absolute_error", "squared_error")  # of a regressor
 Positions = Sequence[float] | np.ndarray
-LEAST_PROBABILITY = 1e-12  # of the true class, in the validation loss
+MIN_PROBABILITY = 1e-12  # of the true class, in the validation loss
 
 
 def build_network(slice_length: int, num_outputs: int, width: float = 1.0, dropout: float = 0.5) -> Any:
@@ -121,7 +121,7 @@ def build_network(slice_length: int, num_outputs: int, width: float = 1.0, dropo
     layers.append(nn.Flatten())
     inputs = channels * length
     for item in DENSE:
-        units = max(FEWEST_UNITS, round(item * width))
+        units = max(MIN_UNITS, round(item * width))
         layers += [
             nn.Linear(inputs, units),
             nn.ReLU(),
@@ -145,18 +145,18 @@ def _initialize(network: Any) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _places(positions: Positions) -> np.ndarray:
+def _positions(positions: Positions) -> np.ndarray:
     """Positions of slices, checked."""
     try:
-        places = np.asarray(positions, np.float64)
+        found = np.asarray(positions, np.float64)
     except (TypeError, ValueError):
-        places = np.empty((0, 0))
-    if places.ndim != 1 or not len(places) or not ((places >= 0) & (places <= 1)).all():
-        do = "give places in a row: 0 is its beginning, 1 its end"
+        found = np.empty((0, 0))
+    if found.ndim != 1 or not len(found) or not ((found >= 0) & (found <= 1)).all():
+        do = "give positions in a row: 0 is its beginning, 1 its end"
         raise ValueZooError(
             "positions", expected="one or more numbers from 0 to 1", found=repr(positions), do=do
         )
-    return places
+    return found
 
 
 def _ragged(X: Any) -> list[np.ndarray] | None:
@@ -199,7 +199,7 @@ def _ragged(X: Any) -> list[np.ndarray] | None:
     return found
 
 
-class DeepMetaEstimator(Saved, BaseEstimator):
+class DeepMetaEstimator(SaveMixin, BaseEstimator):
     """What the meta-classifier and the meta-regressor share: all but the meaning of the network's outputs.
 
     Not for use by itself.
@@ -207,7 +207,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
     Args:
         slice_length: L, weights in a slice.
         epochs: passes over the training rows.
-        slices_per_row: slices at random places that an epoch takes from each row.
+        slices_per_row: slices at random positions that an epoch takes from each row.
         slices_per_prediction: slices, evenly spread over the row, that a prediction averages over.
         width: factor on the network's channels and units.
         dropout: probability that a dense unit is dropped in training.
@@ -225,18 +225,18 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         progress: called after each epoch with the newest entry of `history_`.
     """
 
-    _legal: ClassVar[Mapping[str, Legal]] = {
-        "slice_length": Legal(1, MAX_LENGTH, whole=True),
-        "epochs": Legal(1, WHOLE_MOST, whole=True),
-        "slices_per_row": Legal(1, WHOLE_MOST, whole=True),
-        "slices_per_prediction": Legal(1, MAX_SLICES, whole=True),
-        "width": Legal(0, MAX_WIDTH, open_low=True),
-        "dropout": Legal(0, 1, open_high=True),
-        "batch_size": Legal(2, WHOLE_MOST, whole=True),  # batch-norm needs two slices
-        "learning_rate": Legal(open_low=True),
-        "validation_fraction": Legal(0, 1, open_high=True),
-        "linear_below": Legal(1e-30, 1e20, none=True),
-        "loss": Legal(choices=LOSSES),
+    _allowed: ClassVar[Mapping[str, Allowed]] = {
+        "slice_length": Allowed(1, MAX_LENGTH, integer=True),
+        "epochs": Allowed(1, MAX_INTEGER, integer=True),
+        "slices_per_row": Allowed(1, MAX_INTEGER, integer=True),
+        "slices_per_prediction": Allowed(1, MAX_SLICES, integer=True),
+        "width": Allowed(0, MAX_WIDTH, open_low=True),
+        "dropout": Allowed(0, 1, open_high=True),
+        "batch_size": Allowed(2, MAX_INTEGER, integer=True),  # batch-norm needs two slices
+        "learning_rate": Allowed(open_low=True),
+        "validation_fraction": Allowed(0, 1, open_high=True),
+        "linear_below": Allowed(1e-30, 1e20, none=True),
+        "loss": Allowed(choices=LOSSES),
     }
 
     def __init__(
@@ -273,7 +273,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         self.progress = progress
 
     def check_parameters(self) -> None:
-        """As `Saved.check_parameters`; what is called after an epoch too.
+        """As `SaveMixin.check_parameters`; what is called after an epoch too.
 
         Raises:
             ValueZooError: if a parameter is not legal; it is a ValueError too.
@@ -325,8 +325,8 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         held_out: Source
         if X_validation is None:
             training, validation = self._split(groups, random)
-            rows, targets = Chosen(source, training), y[training]
-            held_out, truth = Chosen(source, validation), y[validation]
+            rows, targets = SomeRows(source, training), y[training]
+            held_out, truth = SomeRows(source, validation), y[validation]
         else:
             rows, targets, held_out, truth = (
                 source,
@@ -342,7 +342,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
                 state = build_network(
                     self.slice_length, self._num_outputs(), self.width, self.dropout
                 ).state_dict()
-            check_size("slice_length, width", sum(tensor.numel() for tensor in state.values()), BYTES)
+            check_size("slice_length, width", sum(tensor.numel() for tensor in state.values()), WEIGHT_BYTES)
             torch.manual_seed(int(random.randint(2**31 - 1)))
             self.network_ = build_network(
                 self.slice_length, self._num_outputs(), self.width, self.dropout
@@ -430,13 +430,13 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         import torch
 
         source = self._rows(X)
-        spread = np.linspace(0, 1, self.slices_per_prediction) if positions is None else _places(positions)
+        spread = np.linspace(0, 1, self.slices_per_prediction) if positions is None else _positions(positions)
         starts_NS = even_starts(source.lengths, self.slice_length, spread)
         numbers, starts = np.repeat(np.arange(len(starts_NS)), starts_NS.shape[1]), starts_NS.ravel()
         at_once = max(
             1,
             min(
-                PREDICTED_AT_ONCE,
+                PREDICTED_SLICES,
                 PREDICTED_WEIGHTS // (int(self.slice_length) * max(1, math.ceil(self.width))),
             ),
         )
@@ -453,10 +453,8 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         import torch
 
         if self.linear_below is None:
-            return self.network_(slices_BL.clamp(-LARGEST, LARGEST))
-        return self.network_(
-            torch.asinh((slices_BL / self.linear_below).clamp_(-LARGEST_RATIO, LARGEST_RATIO))
-        )
+            return self.network_(slices_BL.clamp(-MAX_WEIGHT, MAX_WEIGHT))
+        return self.network_(torch.asinh((slices_BL / self.linear_below).clamp_(-MAX_RATIO, MAX_RATIO)))
 
     def _input(self, source: Source, numbers: np.ndarray, starts: np.ndarray) -> Any:
         """Slices [B, L] on the device."""
@@ -503,7 +501,7 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         return ArrayRows(validate_data(self, X, reset=fitting, dtype=np.float32, ensure_all_finite=False))
 
     def _split(self, groups: np.ndarray, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the training and the validation rows."""
+        """Indices of the training and the validation rows."""
         try:
             names = np.unique(groups)
         except TypeError as error:
@@ -540,10 +538,10 @@ class DeepMetaEstimator(Saved, BaseEstimator):
         history = learned.get("history_")
         if not isinstance(history, list) or not all(isinstance(epoch, dict) for epoch in history):
             raise ValueError("history_: expected what each epoch told")
-        self.history_, self.best_epoch_ = history, whole(learned, "best_epoch_", 0, 1 << 31)
+        self.history_, self.best_epoch_ = history, integer(learned, "best_epoch_", 0, 1 << 31)
         known |= {"history_", "best_epoch_"}
         if "n_features_in_" in learned:
-            self.n_features_in_ = whole(learned, "n_features_in_", 1, MAX_WEIGHTS)
+            self.n_features_in_ = integer(learned, "n_features_in_", 1, MAX_WEIGHTS)
         if "feature_names_in_" in learned:
             self.feature_names_in_ = strings(learned, "feature_names_in_", self.n_features_in_)
         unknown = sorted(learned.keys() - known - {"n_features_in_", "feature_names_in_"})
@@ -591,7 +589,7 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
     """A 1-D convolutional network on slices of consecutive weights; a row's prediction averages over several
     slices.
 
-    Rows shorter than a slice are filled with zeros at their end, so that every weight keeps its place.
+    Rows shorter than a slice are filled with zeros at their end, so that every weight keeps its position.
     Defaults are the paper's. The result is the same for the same `random_state`, device and number of
     torch threads. Parameters are those of `DeepMetaEstimator`. Needs torch.
 
@@ -622,7 +620,7 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
 
         Args:
             X: rows, as in `fit`.
-            positions: places of the slices, 0 at the row's beginning and 1 at its end; None:
+            positions: of the slices, 0 at the row's beginning and 1 at its end; None:
                 `slices_per_prediction` evenly spread ones.
 
         Returns:
@@ -703,7 +701,7 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
         # 0 for a class that was not trained on
         of_truth = np.where(self.classes_ == y[:, None], outputs_NC, 0).sum(axis=1)
         score = np.mean(self.classes_[outputs_NC.argmax(axis=1)] == y)
-        return float(-np.log(of_truth + LEAST_PROBABILITY).mean()), float(score)
+        return float(-np.log(of_truth + MIN_PROBABILITY).mean()), float(score)
 
 
 class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
@@ -758,8 +756,8 @@ class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
             numbers = super()._targets(name, y.astype(np.float64))
         except TypeError as error:
             raise ValueZooError(name, expected="numbers", found=reason(error), do="convert them") from error
-        if len(numbers) and np.abs(numbers).max() > LARGEST_NUMBER:
-            expected = f"numbers of at most {LARGEST_NUMBER}"
+        if len(numbers) and np.abs(numbers).max() > MAX_NUMBER:
+            expected = f"numbers of at most {MAX_NUMBER}"
             raise ValueZooError(
                 name, expected=expected, found=str(np.abs(numbers).max()), do="scale them, or give logarithms"
             )

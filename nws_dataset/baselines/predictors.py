@@ -21,30 +21,30 @@ from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nws_dataset.baselines.saving import (
-    LARGEST,
-    WHOLE_MOST,
-    Legal,
-    Saved,
+    MAX_INTEGER,
+    MAX_NUMBER,
+    Allowed,
+    SaveMixin,
     array,
     check_both,
     check_numeric,
     check_size,
+    integer,
     numbers,
     strings,
-    whole,
 )
 from nws_dataset.baselines.trees import Trees
 from nws_dataset.errors import ValueZooError, ZooError, reason
 
 MAX_FEATURES, MAX_LAYERS = 10**7, 1000
 MAX_TREES, MAX_DEPTH, MAX_THREADS = 10**6, 64, 1024
-LARGEST_FEATURE = 1e150  # larger ones are cut: their differences and ratios stay finite
-MIN_ROWS_TO_SPLIT = 20  # with fewer training rows nothing is cut off for early stopping
+MAX_FEATURE_VALUE = 1e150  # larger ones are cut: their differences and ratios stay finite
+MIN_SAMPLES_TO_SPLIT = 20  # with fewer training samples nothing is cut off for early stopping
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Features as linear and dense models like them; learned on the training rows. F features.
+    """Features as linear and dense models like them; learned on the training samples. F features.
 
     Statistics of weights have long tails (a diverged network's are 1e30), before which all others would look
     alike. So a feature is first squashed, asinh((x - median) / spread), and cut at its 1 % and 99 %
@@ -60,13 +60,13 @@ class Standardizer:
 
     @classmethod
     def fit(cls, X: np.ndarray) -> Standardizer:
-        X = X.clip(-LARGEST_FEATURE, LARGEST_FEATURE)
-        X[:, np.isnan(X).all(axis=0)] = 0.0  # a feature that no training row has
+        X = X.clip(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE)
+        X[:, np.isnan(X).all(axis=0)] = 0.0  # a feature that no training sample has
         median = np.nanmedian(X, axis=0)
         X = np.where(np.isnan(X), median, X)
         spread = np.subtract(*np.quantile(X, (0.75, 0.25), axis=0))
         # a feature of mostly one value, as one-hot ones are, has no spread
-        varies = spread > np.maximum(1e-12 * np.abs(median), 1 / LARGEST_FEATURE)
+        varies = spread > np.maximum(1e-12 * np.abs(median), 1 / MAX_FEATURE_VALUE)
         spread = np.where(varies, spread, 1.0)
         Z = np.arcsinh((X - median) / spread)
         low, high = np.quantile(Z, (0.01, 0.99), axis=0)
@@ -75,12 +75,12 @@ class Standardizer:
         return cls(median, spread, low, high, Z.mean(axis=0), np.where(scale > 1e-12, scale, 1.0))
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
-        X = X.clip(-LARGEST_FEATURE, LARGEST_FEATURE)
+        X = X.clip(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE)
         Z = np.arcsinh((np.where(np.isnan(X), self.median, X) - self.median) / self.spread)
         return (Z.clip(self.low, self.high) - self.mean) / self.scale
 
 
-class Predictor(Saved, RegressorMixin, BaseEstimator):
+class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
     """What the three predictors share: checks, the range of the target, the split for early stopping.
 
     Not for use by itself.
@@ -92,7 +92,7 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
     validation_fraction: float
     random_state: Any
     _standardized = True  # whether it learns a Standardizer
-    _legal: ClassVar[Mapping[str, Legal]] = {"validation_fraction": Legal(0, 1, open_high=True)}
+    _allowed: ClassVar[Mapping[str, Allowed]] = {"validation_fraction": Allowed(0, 1, open_high=True)}
 
     def fit(self, X: Any, y: Any, X_validation: Any = None, y_validation: Any = None) -> Any:
         """Fit to features and targets.
@@ -170,7 +170,7 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         return tags
 
     def check_parameters(self) -> None:
-        """As `Saved.check_parameters`; the range of the target too.
+        """As `SaveMixin.check_parameters`; the range of the target too.
 
         Raises:
             ValueZooError: if a parameter is not legal; it is a ValueError too.
@@ -182,12 +182,12 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
                 if isinstance(self.target_range, tuple | list) and len(self.target_range) == 2
                 else (0, 0)
             )
-            if not all(Legal(-LARGEST).allows(end) for end in pair) or not pair[0] < pair[1]:
+            if not all(Allowed(-MAX_NUMBER).allows(end) for end in pair) or not pair[0] < pair[1]:
                 expected, do = "None, or two numbers of which the second is larger", "choose another value"
                 raise ValueZooError("target_range", expected=expected, found=repr(self.target_range), do=do)
 
     def _range(self, y: np.ndarray) -> tuple[float, float]:
-        low, high = (-LARGEST, LARGEST) if self.target_range is None else map(float, self.target_range)
+        low, high = (-MAX_NUMBER, MAX_NUMBER) if self.target_range is None else map(float, self.target_range)
         if y.min() < low or y.max() > high:
             found = f"{y.min():.6g} .. {y.max():.6g}"
             raise ValueZooError(
@@ -198,13 +198,15 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
             return low, high if high > low else low + max(1.0, 1e-6 * abs(low))
         return low, high
 
-    def _split(self, num_rows: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the training and the validation rows; they are the same rows when there are too few."""
-        everything = np.arange(num_rows)
-        if num_rows < MIN_ROWS_TO_SPLIT or self.validation_fraction == 0:
+    def _split(self, num_samples: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the training and the validation samples; they are the same samples when there are too
+        few.
+        """
+        everything = np.arange(num_samples)
+        if num_samples < MIN_SAMPLES_TO_SPLIT or self.validation_fraction == 0:
             return everything, everything
-        count = min(num_rows - 1, max(1, round(num_rows * self.validation_fraction)))
-        validation = np.sort(random.permutation(num_rows)[:count])
+        count = min(num_samples - 1, max(1, round(num_samples * self.validation_fraction)))
+        validation = np.sort(random.permutation(num_samples)[:count])
         return np.setdiff1d(everything, validation), validation
 
     def _learned(self) -> dict[str, Any]:
@@ -217,7 +219,7 @@ class Predictor(Saved, RegressorMixin, BaseEstimator):
         )
 
     def _restore(self, learned: dict[str, Any]) -> None:
-        num_features = whole(learned, "n_features_in_", 1, MAX_FEATURES)
+        num_features = integer(learned, "n_features_in_", 1, MAX_FEATURES)
         if "feature_names_in_" in learned:
             strings(learned, "feature_names_in_", num_features)
         low, high = numbers(learned, "target_range_", 2)
@@ -264,8 +266,8 @@ class LogitLinear(Predictor):
 
     Args:
         l2: weight of the squared coefficients in the loss.
-        max_iter: iterations at most; those after the best one on the validation rows are taken back.
-        validation_fraction: part of the rows that is held out when `fit` is given no validation rows.
+        max_iter: iterations at most; those after the best one on the validation samples are taken back.
+        validation_fraction: part of the samples that is held out when `fit` is given no validation samples.
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
         random_state: seed of the split.
 
@@ -277,10 +279,10 @@ class LogitLinear(Predictor):
         (1.0, (2,))
     """
 
-    _legal: ClassVar[Mapping[str, Legal]] = {
-        **Predictor._legal,
-        "l2": Legal(),
-        "max_iter": Legal(1, WHOLE_MOST, whole=True),
+    _allowed: ClassVar[Mapping[str, Allowed]] = {
+        **Predictor._allowed,
+        "l2": Allowed(),
+        "max_iter": Allowed(1, MAX_INTEGER, integer=True),
     }
 
     def __init__(
@@ -329,11 +331,11 @@ class LogitLinear(Predictor):
     def _restore_own(self, learned: dict[str, Any], num_features: int) -> set[str]:
         self.coef_ = array(learned, "coef_", (num_features,))
         (self.intercept_,) = numbers({"intercept_": [learned.get("intercept_")]}, "intercept_", 1)
-        self.n_iter_ = whole(learned, "n_iter_", 1, 1 << 31)
+        self.n_iter_ = integer(learned, "n_iter_", 1, 1 << 31)
         return {"coef_", "intercept_", "n_iter_"}
 
 
-FEWEST_BAGGED = 10  # rows that a tree sees at least
+MIN_BAGGED = 10  # samples that a tree sees at least
 
 
 class GradientBoosting(Predictor):
@@ -344,15 +346,15 @@ class GradientBoosting(Predictor):
     What was learned is `trees_`; one that was fitted in this process has LightGBM's own `booster_` too.
 
     Args:
-        num_trees: trees at most; growth stops `patience` trees after the best on the validation rows.
+        num_trees: trees at most; growth stops `patience` trees after the best on the validation samples.
         max_depth: of a tree.
         learning_rate: shrinkage of a tree.
-        min_rows_in_leaf: rows that a leaf must hold; never more than a tenth of the training rows.
+        min_rows_in_leaf: samples that a leaf must hold; never more than a tenth of the training samples.
         feature_fraction: part of the features that a tree may use.
-        row_fraction: part of the training rows that a tree sees.
+        row_fraction: part of the training samples that a tree sees.
         patience: see num_trees.
         num_threads: threads; 0 is one a core. The result is the same for the same number.
-        validation_fraction: part of the rows that is held out when `fit` is given no validation rows.
+        validation_fraction: part of the samples that is held out when `fit` is given no validation samples.
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
         random_state: seed of the split and of the features of a tree.
 
@@ -365,16 +367,16 @@ class GradientBoosting(Predictor):
     """
 
     _standardized = False
-    _legal: ClassVar[Mapping[str, Legal]] = {
-        **Predictor._legal,
-        "num_trees": Legal(1, MAX_TREES, whole=True),
-        "max_depth": Legal(1, MAX_DEPTH, whole=True),
-        "learning_rate": Legal(open_low=True),
-        "min_rows_in_leaf": Legal(1, WHOLE_MOST, whole=True),
-        "feature_fraction": Legal(0, 1, open_low=True),
-        "row_fraction": Legal(0, 1, open_low=True),
-        "patience": Legal(1, WHOLE_MOST, whole=True),
-        "num_threads": Legal(0, MAX_THREADS, whole=True),
+    _allowed: ClassVar[Mapping[str, Allowed]] = {
+        **Predictor._allowed,
+        "num_trees": Allowed(1, MAX_TREES, integer=True),
+        "max_depth": Allowed(1, MAX_DEPTH, integer=True),
+        "learning_rate": Allowed(open_low=True),
+        "min_rows_in_leaf": Allowed(1, MAX_INTEGER, integer=True),
+        "feature_fraction": Allowed(0, 1, open_low=True),
+        "row_fraction": Allowed(0, 1, open_low=True),
+        "patience": Allowed(1, MAX_INTEGER, integer=True),
+        "num_threads": Allowed(0, MAX_THREADS, integer=True),
     }
 
     def __init__(
@@ -424,7 +426,7 @@ class GradientBoosting(Predictor):
             "num_leaves": min(31, 2 ** int(self.max_depth)),
             "min_data_in_leaf": max(1, min(self.min_rows_in_leaf, len(X) // 10)),
             "feature_fraction": self.feature_fraction,
-            "bagging_fraction": min(1.0, max(self.row_fraction, FEWEST_BAGGED / len(X))),
+            "bagging_fraction": min(1.0, max(self.row_fraction, MIN_BAGGED / len(X))),
             "bagging_freq": 1,
             "num_threads": self.num_threads,
             "seed": seed,
@@ -440,7 +442,7 @@ class GradientBoosting(Predictor):
                 parameters, training, self.num_trees, valid_sets=[validation], callbacks=[stop]
             )
         except lightgbm.basic.LightGBMError as error:
-            do = "see what it says of the parameters and the rows"
+            do = "see what it says of the parameters and the samples"
             raise ValueZooError(
                 "GradientBoosting", expected="what LightGBM can fit", found=reason(error), do=do
             ) from error
@@ -471,13 +473,13 @@ class DenseNet(Predictor):
         dropout: probability that a unit is dropped.
         l2: Adam's decoupled weight decay.
         learning_rate: of Adam.
-        batch_size: rows a step.
-        max_epochs: epochs at most; training stops `patience` epochs after the best on the validation rows,
+        batch_size: samples a step.
+        max_epochs: epochs at most; training stops `patience` epochs after the best on the validation samples,
             whose weights are kept.
         patience: see max_epochs.
-        validation_fraction: part of the rows that is held out when `fit` is given no validation rows.
+        validation_fraction: part of the samples that is held out when `fit` is given no validation samples.
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
-        random_state: seed of the split, the initial weights, the order of rows and dropout.
+        random_state: seed of the split, the initial weights, the order of samples and dropout.
 
     Example:
         >>> X = np.linspace(-1, 1, 200).reshape(-1, 1)
@@ -487,16 +489,16 @@ class DenseNet(Predictor):
         (True, (2,))
     """
 
-    _legal: ClassVar[Mapping[str, Legal]] = {
-        **Predictor._legal,
-        "num_layers": Legal(0, MAX_LAYERS, whole=True),
-        "num_units": Legal(1, MAX_FEATURES, whole=True),
-        "dropout": Legal(0, 1, open_high=True),
-        "l2": Legal(),
-        "learning_rate": Legal(open_low=True),
-        "batch_size": Legal(1, WHOLE_MOST, whole=True),
-        "max_epochs": Legal(1, WHOLE_MOST, whole=True),
-        "patience": Legal(1, WHOLE_MOST, whole=True),
+    _allowed: ClassVar[Mapping[str, Allowed]] = {
+        **Predictor._allowed,
+        "num_layers": Allowed(0, MAX_LAYERS, integer=True),
+        "num_units": Allowed(1, MAX_FEATURES, integer=True),
+        "dropout": Allowed(0, 1, open_high=True),
+        "l2": Allowed(),
+        "learning_rate": Allowed(open_low=True),
+        "batch_size": Allowed(1, MAX_INTEGER, integer=True),
+        "max_epochs": Allowed(1, MAX_INTEGER, integer=True),
+        "patience": Allowed(1, MAX_INTEGER, integer=True),
     }
 
     def __init__(
@@ -556,10 +558,10 @@ class DenseNet(Predictor):
         if state is None:
             do = "choose a smaller learning_rate"
             raise ValueZooError(
-                "fit", expected="a finite error on the validation rows", found="none in any epoch", do=do
+                "fit", expected="a finite error on the validation samples", found="none in any epoch", do=do
             )
         self.network_.load_state_dict(state)
-        self.network_.double().eval()  # in double a row's prediction does not depend on its neighbours
+        self.network_.double().eval()  # in double a sample's prediction does not depend on its neighbours
 
     def _shapes(self, num_features: int) -> dict[str, tuple[int, ...]]:
         """Saved tensor -> its shape."""
@@ -584,7 +586,7 @@ class DenseNet(Predictor):
         )
 
     def _epochs(self, X: Any, y: Any, X_validation: Any, y_validation: Any) -> Iterator[float]:
-        """Train an epoch at a time; yields the mean squared error on the validation rows."""
+        """Train an epoch at a time; yields the mean squared error on the validation samples."""
         import torch
 
         optimizer = torch.optim.AdamW(self.network_.parameters(), self.learning_rate, weight_decay=self.l2)

@@ -4,9 +4,9 @@
     SHA-256 arrays.safetensors   learned arrays of numbers
     README.md            the card, in a repository on the Hub
 
-How an estimator takes part: inherit `Saved` before scikit-learn's mixins. What was learned are its attributes
-that end in `_`. If all of them are arrays, numbers, strings, or lists and dicts of such, that is all.
-Otherwise (a torch module, trees) override two methods:
+How an estimator takes part: inherit `SaveMixin` before scikit-learn's mixins. What was learned are its
+attributes that end in `_`. If all of them are arrays, numbers, strings, or lists and dicts of such, that is
+all. Otherwise (a torch module, trees) override two methods:
 
     def _learned(self) -> dict[str, Any]:               # name -> array, number, string, list, dict
         learned = super()._learned()
@@ -18,9 +18,10 @@ Otherwise (a torch module, trees) override two methods:
         ...
 
 A folder may come from anyone. `_restore` checks names, types, shapes and ranges before it makes anything of
-their size (`array`, `numbers`, `strings` and `whole` help), and raises a ValueError. `_legal` says what each
-parameter may be; `fit` begins with `check_parameters()`, `save` and `load` call it themselves. A parameter
-that JSON cannot hold (a callback, a random generator) is not saved: the loaded estimator has its default.
+their size (`array`, `numbers`, `strings` and `integer` help), and raises a ValueError. `_allowed` says what
+each parameter may be; `fit` begins with `check_parameters()`, `save` and `load` call it themselves. A
+parameter that JSON cannot hold (a callback, a random generator) is not saved: the loaded estimator has its
+default.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from nws_dataset.errors import ValueZooError, ZooError, reason
-from nws_dataset.files import atomic_write, read_file, read_json, what_is_at
+from nws_dataset.files import atomic_write, path_type, read_file, read_json
 
-WHOLE_MOST = (1 << 31) - 1  # of a whole number that native code takes
-LARGEST = 1e30  # of any other number: its products with ordinary ones fit into float32
+MAX_INTEGER = (1 << 31) - 1  # of a whole number that native code takes
+MAX_NUMBER = 1e30  # of any other number: its products with ordinary ones fit into float32
 FORMAT = 2
 FACTS, ARRAYS, CARD = "estimator.json", "arrays.safetensors", "README.md"
 LIBRARY = "nws-dataset"
@@ -51,16 +52,16 @@ MAX_ARRAYS_BYTES = 1 << 32  # of a saved estimator
 PATIENCE_SECONDS = 120.0  # without a byte from the Hub while an estimator is pushed
 # how JSON marks an array of strings, or of strings and numbers (labels, names of features)
 STRINGS = "strings"
-Self = TypeVar("Self", bound="Saved")
+Self = TypeVar("Self", bound="SaveMixin")
 
 
 @dataclass(frozen=True)
-class Legal:
+class Allowed:
     """What a parameter of an estimator may be: a number within bounds, or one of some values."""
 
     low: float = 0
-    high: float = LARGEST
-    whole: bool = False
+    high: float = MAX_NUMBER
+    integer: bool = False
     open_low: bool = False  # whether `low` itself is too low
     open_high: bool = False
     none: bool = False  # whether None is legal too
@@ -71,7 +72,7 @@ class Legal:
         if self.choices or value is None:
             return isinstance(value, str) and value in self.choices if self.choices else self.none
         if isinstance(value, bool) or not isinstance(
-            value, int | np.integer | (np.integer if self.whole else float | np.floating)
+            value, int | np.integer | (np.integer if self.integer else float | np.floating)
         ):
             return False
         number: Any = value
@@ -84,13 +85,13 @@ class Legal:
         low = f"{'above' if self.open_low else 'of at least'} {self.low:g}"
         high = (
             f" and {'below' if self.open_high else 'at most'} {self.high:g}"
-            if not self.whole or self.high < WHOLE_MOST
+            if not self.integer or self.high < MAX_INTEGER
             else ""
         )
-        return f"a {'whole ' if self.whole else ''}number {low}{high}{', or None' if self.none else ''}"
+        return f"a {'whole ' if self.integer else ''}number {low}{high}{', or None' if self.none else ''}"
 
 
-class Saved:
+class SaveMixin:
     """Lets a scikit-learn estimator be saved, loaded and shared; see the module's docstring.
 
     Example:
@@ -112,7 +113,7 @@ class Saved:
     """
 
     # parameter -> what it may be; checked by `fit`, `save` and `load`
-    _legal: ClassVar[Mapping[str, Legal]] = {}
+    _allowed: ClassVar[Mapping[str, Allowed]] = {}
 
     def check_parameters(self) -> None:
         """Check that every parameter is legal.
@@ -120,7 +121,7 @@ class Saved:
         Raises:
             ValueZooError: if a parameter is not legal; it is a ValueError too.
         """
-        for name, legal in self._legal.items():
+        for name, legal in self._allowed.items():
             value = getattr(self, name)
             if not legal.allows(value):
                 raise ValueZooError(name, expected=str(legal), found=repr(value), do="choose another value")
@@ -267,7 +268,7 @@ class Saved:
         Raises:
             ZooError: as `load`, or if the Hub refuses or cannot be reached.
         """
-        if what_is_at(repo_id) == "a folder":
+        if path_type(repo_id) == "a folder":
             return cls.load(repo_id)
         from nws_dataset.remote import download
 
@@ -344,12 +345,12 @@ def _from_json(value: Any) -> Any:
     """
     if not isinstance(value, dict) or STRINGS not in value:
         return value
-    listed, kind = value[STRINGS], value["dtype"]
+    listed, dtype = value[STRINGS], value["dtype"]
     plain = isinstance(listed, list) and all(isinstance(item, str | int | float) for item in listed)
     most = max((len(str(item)) for item in listed), default=0) if plain else 0
-    if not plain or kind not in ("object", f"<U{most}"):
-        raise ValueError(f"expected a list of strings, found one of {kind!r}"[:200])
-    return np.array(listed, kind)
+    if not plain or dtype not in ("object", f"<U{most}"):
+        raise ValueError(f"expected a list of strings, found one of {dtype!r}"[:200])
+    return np.array(listed, dtype)
 
 
 def _tuples(value: Any) -> Any:
@@ -357,21 +358,21 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _parameters(cls: type, told: Any) -> dict[str, Any]:
-    """Parameters of a class that a file tells of, each of its default's type.
+def _parameters(cls: type, recorded: Any) -> dict[str, Any]:
+    """Parameters of a class that a file holds, each of its default's type.
 
     Raises:
         ValueError: if one is unknown, or of another type.
     """
     known = inspect.signature(cls).parameters
-    found = {name: _tuples(value) for name, value in told.items()}
+    found = {name: _tuples(value) for name, value in recorded.items()}
     for name, value in found.items():
         default = known[name].default if name in known else inspect.Parameter.empty
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        types = (int, float) if isinstance(default, float) else (type(default),)
         same = (
             default is None
             or value is None
-            or (isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool))
+            or (isinstance(value, types) and isinstance(value, bool) == isinstance(default, bool))
         )
         if name not in known or not same or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"expected parameters of {cls.__name__}, found {name}={value!r}")
@@ -388,8 +389,8 @@ def array(
     """An array of finite numbers."""
     found = learned.get(name)
     if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype != dtype:
-        told = f"{list(found.shape)} {found.dtype}" if isinstance(found, np.ndarray) else "none"
-        raise ValueError(f"{name}: expected {list(shape)} {np.dtype(dtype)}, found {told}")
+        shown = f"{list(found.shape)} {found.dtype}" if isinstance(found, np.ndarray) else "none"
+        raise ValueError(f"{name}: expected {list(shape)} {np.dtype(dtype)}, found {shown}")
     if found.dtype.kind == "f" and not np.isfinite(found).all():
         raise ValueError(f"{name}: expected finite numbers")
     return found
@@ -400,10 +401,10 @@ def numbers(learned: Mapping[str, Any], name: str, count: int) -> list[float]:
     found = learned.get(name)
     if not isinstance(found, list) or len(found) != count or not all(_is_number(value) for value in found):
         raise ValueError(f"{name}: expected {count} numbers, found {found!r}")
-    return found
+    return [float(value) for value in found]  # of integers beyond 64 bits numpy would make objects
 
 
-def whole(learned: Mapping[str, Any], name: str, low: int, high: int) -> int:
+def integer(learned: Mapping[str, Any], name: str, low: int, high: int) -> int:
     """An integer within bounds."""
     found = learned.get(name)
     if type(found) is not int or not low <= found <= high:
@@ -434,9 +435,9 @@ def check_numeric(name: str, y: Any) -> None:
     """Raise a ValueZooError for texts or dates, of which numpy makes numbers without a word or fails with a
     word of its own.
     """
-    kind = np.asarray(y).dtype
-    if kind.kind in "SUMmV":
-        raise ValueZooError(name, expected="numbers", found=f"an array of {kind}", do="convert them")
+    dtype = np.asarray(y).dtype
+    if dtype.kind in "SUMmV":
+        raise ValueZooError(name, expected="numbers", found=f"an array of {dtype}", do="convert them")
 
 
 def check_both(X_validation: Any, y_validation: Any) -> None:

@@ -2,7 +2,7 @@
 were checked.
 
 LightGBM's parser trusts its text: a wrong child there is an endless loop or a crash of the process. Axes: N
-rows, F features, T trees, of which tree t has L_t leaves and L_t - 1 inner nodes; nodes and leaves of all
+samples, F features, T trees, of which tree t has L_t leaves and L_t - 1 inner nodes; nodes and leaves of all
 trees stand one after the other.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 CATEGORICAL, DEFAULT_LEFT, MISSING = 1, 2, 12  # bits of LightGBM's decision_type
 MISSING_ZERO, MISSING_NAN = 4, 8
 ZERO = float(np.float32(1e-35))  # LightGBM: what is nearer to 0 counts as missing where zeros do
-STATES = 1 << 20  # rows x trees that are followed at a time
+STATES = 1 << 20  # samples x trees that are followed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Trees:
     def of(cls, booster: Any) -> Trees:
         """The trees of a LightGBM booster, up to its best iteration."""
         blocks = booster.model_to_string().split("\nTree=")[1:]
-        told = [
+        fields = [
             dict(line.split("=", 1) for line in block.splitlines()[1:] if "=" in line) for block in blocks
         ]
         names = {
@@ -53,7 +53,7 @@ class Trees:
         }
 
         def joined(name: str, key: str) -> np.ndarray:
-            return np.array([float(word) for tree in told for word in tree.get(key, "").split()]).astype(
+            return np.array([float(word) for tree in fields for word in tree.get(key, "").split()]).astype(
                 DTYPES[name]
             )
 
@@ -126,20 +126,20 @@ class Trees:
         """All trees at once, a level at a time; a leaf's number stays."""
         counts = self.num_leaves.astype(np.int64) - 1
         first_node, first_leaf = _firsts(counts), _firsts(counts + 1)
-        rows, trees = (part.ravel() for part in np.indices((len(X), len(counts))))
-        places = np.where(counts > 0, 0, ~0)[trees]
-        active = np.flatnonzero(places >= 0)
+        samples, trees = (part.ravel() for part in np.indices((len(X), len(counts))))
+        nodes = np.where(counts > 0, 0, ~0)[trees]
+        active = np.flatnonzero(nodes >= 0)
         while len(active):
-            node = first_node[trees[active]] + places[active]
-            value, missing = X[rows[active], self.feature[node]], self.decision[node] & MISSING
+            node = first_node[trees[active]] + nodes[active]
+            value, missing = X[samples[active], self.feature[node]], self.decision[node] & MISSING
             value = np.where(np.isnan(value) & (missing != MISSING_NAN), 0.0, value)
             is_missing = np.isnan(value) | ((missing == MISSING_ZERO) & (np.abs(value) <= ZERO))
             left = np.where(
                 is_missing, self.decision[node] & DEFAULT_LEFT != 0, value <= self.threshold[node]
             )
-            places[active] = np.where(left, self.left[node], self.right[node])
-            active = active[places[active] >= 0]
-        values = self.value[first_leaf[trees] + ~places].reshape(len(X), len(counts))
+            nodes[active] = np.where(left, self.left[node], self.right[node])
+            active = active[nodes[active] >= 0]
+        values = self.value[first_leaf[trees] + ~nodes].reshape(len(X), len(counts))
         sums = np.zeros(len(X))
         for tree_N in values.T:  # tree by tree, as LightGBM adds: another order rounds otherwise
             sums += tree_N

@@ -1,1 +1,4 @@
-"""Experiments on any zoo: what its weights tell of their training, and how accurate its networks are."""
+"""The two baselines' experiments on any zoo.
+
+`scripts/evaluate_meta_classifier.py` and `scripts/evaluate_predictors.py` run them.
+"""

@@ -28,9 +28,9 @@ class TensorSpec:
 
     name: str  # as in the state_dict of `nws_dataset.format.network.Network`, e.g. "conv1.weight"
     layer: str  # "conv1", "dense2", "output"; batch-norm belongs to the layer it follows
-    kind: str  # "weight", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance"
+    role: str  # "weight", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance"
     shape: tuple[int, ...]
-    offset: int  # place of its first number in the row
+    offset: int  # index of its first number in the row
 
     @property
     def size(self) -> int:
@@ -43,7 +43,7 @@ class TensorSpec:
     @property
     def trained(self) -> bool:
         """False for batch-norm's running statistics, which no gradient reaches."""
-        return self.kind not in ("norm_mean", "norm_variance")
+        return self.role not in ("norm_mean", "norm_variance")
 
     @property
     def fans(self) -> tuple[int, int]:
@@ -129,20 +129,20 @@ def layout_of(architecture: Architecture) -> Layout:
     """
     specs: list[TensorSpec] = []
 
-    def add(name: str, layer: str, kind: str, *shape: int) -> None:
-        specs.append(TensorSpec(name, layer, kind, shape, specs[-1].stop if specs else 0))
+    def add(name: str, layer: str, role: str, *shape: int) -> None:
+        specs.append(TensorSpec(name, layer, role, shape, specs[-1].stop if specs else 0))
 
     def add_layer(layer: str, *weight_shape: int, norm: bool) -> None:
         add(f"{layer}.weight", layer, "weight", *weight_shape)
         add(f"{layer}.bias", layer, "bias", weight_shape[0])
         if norm:
-            for name, kind in (
+            for name, role in (
                 ("weight", "norm_weight"),
                 ("bias", "norm_bias"),
                 ("running_mean", "norm_mean"),
                 ("running_var", "norm_variance"),
             ):
-                add(f"{layer}{NORM_SUFFIX}.{name}", layer, kind, weight_shape[0])
+                add(f"{layer}{NORM_SUFFIX}.{name}", layer, role, weight_shape[0])
 
     width, k = architecture.image_channels, architecture.filter_size
     for i, channels in enumerate(architecture.conv_widths, 1):

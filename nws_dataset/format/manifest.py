@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import atomic_write, inside, read_json, what_is_at
+from nws_dataset.files import atomic_write, path_type, read_json, resolve_inside
 from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS, card_features
 
 MANIFEST_NAME = "nws.json"
@@ -94,13 +94,13 @@ class Manifest:
             try:
                 return cls.from_json(read_json(path, "the manifest of a zoo"), path)
             except ZooError:
-                if what_is_at(path) != "nothing":  # else it has moved, or there is none
+                if path_type(path) != "nothing":  # else it has moved, or there is none
                     raise
         do = "not a zoo; build one with nws-build --out DIR"
         raise ZooError(
             folder,
             expected=f"a folder with {MANIFEST_NAME}",
-            found=what_is_at(folder) if what_is_at(folder) != "a folder" else "none",
+            found=path_type(folder) if path_type(folder) != "a folder" else "none",
             do=do,
         )
 
@@ -211,29 +211,29 @@ class Manifest:
     def locate(self, folder: str | Path, relative: str) -> Path:
         """The path of a file of the zoo, which must be listed and have the size that is listed.
 
-        While a zoo grows, its new files stand in PENDING, and move from there to their places.
+        While a zoo grows, its new files stand in PENDING, and move from there to where they belong.
 
         Raises:
             ZooError: if it leads outside the folder, is not listed, is missing, or has another size.
         """
-        path, entry = inside(folder, relative), self.files.get(relative)
+        path, entry = resolve_inside(folder, relative), self.files.get(relative)
         if entry is None:
             raise ZooError(
                 path, expected=f"a file that {MANIFEST_NAME} lists", found="none", do="build the index again"
             )
         found = "no file"
-        for place in (inside(folder, f"{PENDING}/{relative}"), path):
-            if what_is_at(place) == "a file":
+        for candidate in (resolve_inside(folder, f"{PENDING}/{relative}"), path):
+            if path_type(candidate) == "a file":
                 try:
-                    found = f"{place.stat().st_size} bytes"
-                except OSError:  # it has just been moved to its place
+                    found = f"{candidate.stat().st_size} bytes"
+                except OSError:  # it has just been moved there
                     continue
                 if found == f"{entry.size} bytes":
-                    return place
+                    return candidate
         raise ZooError(path, expected=f"{entry.size} bytes", found=found, do="fetch or build the file again")
 
     def index_files(self) -> list[str]:
-        """The index files that have rows, by subset and split."""
+        """The index files that have snapshots, by subset and split."""
         paths = (
             self.index_path.format(subset=subset, split=split) for subset in self.subsets for split in SPLITS
         )
@@ -244,19 +244,19 @@ def configs(manifest: Manifest, index: pa.Table) -> dict[str, list[dict[str, Any
     """The card's YAML that makes a folder load with the stock `datasets` library.
 
     Config `index` (the default) is the index of all subsets; each subset is a config with its weights. Splits
-    without rows are left out. The library keys its cache on this text and on the folder's last name, so the
-    text names the state of the zoo; and it refuses files that have other numbers of rows, so the text has
-    those.
+    without snapshots are left out. The library keys its cache on this text and on the folder's last name, so
+    the text names the state of the zoo; and it refuses files that have other numbers of snapshots, so the
+    text has those.
 
     Args:
         manifest: of the folder; its `files` decide.
-        index: its rows; the columns `subset` and `split` are enough.
+        index: its lines; the columns `subset` and `split` are enough.
 
     Returns:
         {"configs": ..., "dataset_info": ...}, to be dumped between the card's `---` lines.
     """
     counted = index.group_by(["subset", "split"]).aggregate([([], "count_all")]).to_pylist()
-    counts = {(row["subset"], row["split"]): row["count_all"] for row in counted}
+    counts = {(line["subset"], line["split"]): line["count_all"] for line in counted}
     entries, infos = [], []
     for name, patterns in manifest.data_files().items():
         present = {split: pattern for split, pattern in patterns.items() if manifest.matching(pattern)}

@@ -65,10 +65,10 @@ def _check_types(value: Any) -> None:
     """Raise a ZooError if a field of a dataclass has a value of another type; numpy's numbers are no Python
     numbers.
     """
-    kinds = typing.get_type_hints(type(value))
+    types = typing.get_type_hints(type(value))
     for field in dataclasses.fields(value):
-        found, kind = getattr(value, field.name), kinds[field.name]
-        legal = typing.get_args(kind) or (kind,)
+        found, field_type = getattr(value, field.name), types[field.name]
+        legal = typing.get_args(field_type) or (field_type,)
         if not (type(found) in legal or (type(found) is int and float in legal)):
             expected = " or ".join("None" if k is type(None) else k.__name__ for k in legal)
             raise ZooError(

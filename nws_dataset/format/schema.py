@@ -42,20 +42,20 @@ def model_id(subset: str, number: int) -> str:
     return f"{subset}-{number:06d}"
 
 
-def _field(name: str, kind: Any) -> pa.Field:
+def _field(name: str, python_type: Any) -> pa.Field:
     """A column of a Python type; `X | None` allows null, and only that."""
-    kinds = typing.get_args(kind) or (kind,)
-    (plain,) = (k for k in kinds if k is not type(None))
-    return pa.field(name, _ARROW_TYPES[plain], nullable=type(None) in kinds)
+    types = typing.get_args(python_type) or (python_type,)
+    (plain,) = (k for k in types if k is not type(None))
+    return pa.field(name, _ARROW_TYPES[plain], nullable=type(None) in types)
 
 
 def _dataclass_fields(cls: type) -> list[pa.Field]:
     """A column for each field of a dataclass; `architecture` is not one, its own fields stand beside the
     recipe's.
     """
-    kinds = typing.get_type_hints(cls)
+    types = typing.get_type_hints(cls)
     return [
-        _field(field.name, kinds[field.name])
+        _field(field.name, types[field.name])
         for field in dataclasses.fields(cls)
         if field.name != "architecture"
     ]
@@ -181,11 +181,11 @@ def card_features(schema: pa.Schema) -> list[dict[str, str]]:
         [{'name': 'epoch', 'dtype': 'int64'}]
     """
 
-    def kind(column: pa.DataType) -> dict[str, str]:
+    def card_type(column: pa.DataType) -> dict[str, str]:
         return (
             {"list": _CARD_TYPES[column.value_type]}
             if pa.types.is_list(column)
             else {"dtype": _CARD_TYPES[column]}
         )
 
-    return [{"name": field.name, **kind(field.type)} for field in schema]
+    return [{"name": field.name, **card_type(field.type)} for field in schema]

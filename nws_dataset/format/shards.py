@@ -30,7 +30,7 @@ from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SNAPSHOTS_S
 
 ROW_DTYPE = np.dtype("<f4")  # as safetensors' F32
 ALIGNMENT = 8  # safetensors: the data start at a multiple of 8 bytes
-GROUP_ROWS = 1000  # a row group holds at most so many snapshots ...
+GROUP_SNAPSHOTS = 1000  # a row group holds at most so many snapshots ...
 GROUP_BYTES = 16 << 20  # ... and bytes of weights (or one value): small enough for the Hub's viewer
 LENGTH_BYTES = 4  # Parquet's PLAIN encoding puts the length before each value
 # what Arrow raises for a damaged file; ValueError: names that are no text
@@ -133,31 +133,31 @@ def write_snapshots(
     Args:
         path: the file to write.
         metadata: METADATA_SCHEMA, sorted by (snapshot, model_id).
-        values: one `pack`ed network for each row; consumed as a stream.
+        values: one `pack`ed network for each snapshot; consumed as a stream.
         relative: the file's path in the repository, for the index.
 
     Returns:
-        The rows of the index (INDEX_SCHEMA): metadata with file, offset, length and sha256.
+        The lines of the index (INDEX_SCHEMA): metadata with file, offset, length and sha256.
 
     Raises:
         ZooError: if the file cannot be written.
-        ValueError: if there are more or fewer values than rows.
+        ValueError: if there are more or fewer values than snapshots.
     """
     assert metadata.schema.equals(METADATA_SCHEMA), "metadata: not METADATA_SCHEMA"
     snapshots = metadata["snapshot"].to_pylist()
     order = list(zip(snapshots, metadata["model_id"].to_pylist(), strict=True))
     assert all(a < b for a, b in itertools.pairwise(order)), (
-        f"{relative}: rows are not sorted by (snapshot, model_id)"
+        f"{relative}: snapshots are not sorted by (snapshot, model_id)"
     )
     lengths: list[int] = []
     digests: list[str] = []
     with atomic_write(path) as temporary:
         with pq.ParquetWriter(temporary, SNAPSHOTS_SCHEMA, **_writer_options()) as writer:
             for group in _row_groups(snapshots, values):
-                rows = metadata.slice(len(lengths), len(group))
+                part = metadata.slice(len(lengths), len(group))
                 weights = pa.array(group, pa.large_binary())
                 writer.write_table(
-                    pa.table([*rows.columns, weights], schema=SNAPSHOTS_SCHEMA), row_group_size=len(group)
+                    pa.table([*part.columns, weights], schema=SNAPSHOTS_SCHEMA), row_group_size=len(group)
                 )
                 lengths += map(len, group)
                 digests += (hashlib.sha256(value).hexdigest() for value in group)
@@ -183,7 +183,7 @@ def _row_groups(snapshots: Sequence[int], values: Iterable[bytes]) -> Iterator[l
     group: list[bytes] = []
     size, current = 0, None
     for snapshot, value in zip(snapshots, values, strict=True):
-        full = len(group) == GROUP_ROWS or size + len(value) > GROUP_BYTES
+        full = len(group) == GROUP_SNAPSHOTS or size + len(value) > GROUP_BYTES
         if group and (snapshot != current or full):
             yield group
             group, size = [], 0
@@ -196,8 +196,8 @@ def _row_groups(snapshots: Sequence[int], values: Iterable[bytes]) -> Iterator[l
 def _find_values(path: Path, lengths: Sequence[int], digests: Sequence[str]) -> list[int]:
     """The offset of each value in a snapshots file, in order.
 
-    A value follows its length, and the previous value or a page's header. So the next place where its length
-    stands is tried, and its digest decides: what is returned has been read back.
+    A value follows its length, and the previous value or a page's header. So the next position where its
+    length stands is tried, and its digest decides: what is returned has been read back.
     """
     offsets: list[int] = []
     check_file(path)
@@ -208,16 +208,16 @@ def _find_values(path: Path, lengths: Sequence[int], digests: Sequence[str]) -> 
         (footer.row_group(i).num_rows, footer.row_group(i).column(column))
         for i in range(footer.num_row_groups)
     ]
-    if sum(rows for rows, _ in chunks) != len(lengths) or any(
+    if sum(count for count, _ in chunks) != len(lengths) or any(
         chunk.path_in_schema != "weights" for _, chunk in chunks
     ):
-        expected, found = f"weights of {len(lengths)} rows", "other numbers in its footer"
+        expected, found = f"weights of {len(lengths)} snapshots", "other numbers in its footer"
         raise ZooError(path, expected=expected, found=found, do="fetch or build it again")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for rows, chunk in chunks:
+        for count, chunk in chunks:
             position, stop = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
             for length, digest in zip(
-                lengths[len(offsets) :][:rows], digests[len(offsets) :][:rows], strict=True
+                lengths[len(offsets) :][:count], digests[len(offsets) :][:count], strict=True
             ):
                 offset = _find_value(content, position, stop, length, digest)
                 if offset is None:
@@ -261,13 +261,13 @@ def read_snapshots(path: str | Path, columns: Sequence[str] | None = None) -> It
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             verify_schema(path, file.schema_arrow, SNAPSHOTS_SCHEMA)
             for group in range(file.num_row_groups):
-                yield from file.iter_batches(GROUP_ROWS, row_groups=[group], columns=columns)
+                yield from file.iter_batches(GROUP_SNAPSHOTS, row_groups=[group], columns=columns)
     except UNREADABLE as error:
         raise unreadable(path, error) from error
 
 
 def reindex(path: str | Path, *, relative: str) -> pa.Table:
-    """The rows of the index (INDEX_SCHEMA) for a snapshots file, made again by reading all of it.
+    """The lines of the index (INDEX_SCHEMA) for a snapshots file, made again by reading all of it.
 
     Args:
         path: a file that `write_snapshots` wrote.
@@ -290,10 +290,10 @@ def reindex(path: str | Path, *, relative: str) -> pa.Table:
 def _index_table(
     metadata: pa.Table, relative: str, offsets: list[int], lengths: list[int], digests: list[str]
 ) -> pa.Table:
-    places = [[relative] * len(lengths), offsets, lengths, digests]
+    byte_ranges = [[relative] * len(lengths), offsets, lengths, digests]
     added = [
-        pa.array(place, field.type)
-        for place, field in zip(places, list(INDEX_SCHEMA)[-len(places) :], strict=True)
+        pa.array(column, field.type)
+        for column, field in zip(byte_ranges, list(INDEX_SCHEMA)[-len(byte_ranges) :], strict=True)
     ]
     return pa.table([*metadata.columns, *added], schema=INDEX_SCHEMA)
 
@@ -317,7 +317,7 @@ def write_index(path: str | Path, table: pa.Table) -> None:
 
 
 def read_index(path: str | Path, content: memoryview | None = None) -> pa.Table:
-    """The rows of an index file (INDEX_SCHEMA).
+    """The lines of an index file (INDEX_SCHEMA).
 
     Args:
         path: of the file; what an error names.

@@ -181,8 +181,8 @@ class ImportedSubset:
     """A subset that was imported, not trained by the builder."""
 
     name: str
-    kind: str  # of the release, as `nws-build --import` takes it
-    like: str  # the subset of ours that draws the same recipes (a key of nws_dataset.format.subsets.SUBSETS)
+    release: str  # as `nws-build --import` names it
+    recipe_of: str  # the subset of ours that draws the same recipes :a key of SUBSETS
     description: str
     source: str  # where the release is told of
     licence: str  # of the release
@@ -246,14 +246,14 @@ IMPORTED: dict[str, ImportedSubset] = {
         ),
     )
 }
-KINDS = tuple(dict.fromkeys(subset.kind for subset in IMPORTED.values()))
+RELEASES = tuple(dict.fromkeys(subset.release for subset in IMPORTED.values()))
 
 
-def subsets_of(kind: str) -> dict[str, str]:
-    """The subsets of a release: the one of ours that each is like -> its name.
+def subsets_of(release: str) -> dict[str, str]:
+    """The subsets of a release: the subset of ours whose recipes each draws -> its name.
 
     Example:
         >>> subsets_of("nws")
         {'main': 'main_2020', 'fixed': 'fixed_2020'}
     """
-    return {subset.like: subset.name for subset in IMPORTED.values() if subset.kind == kind}
+    return {subset.recipe_of: subset.name for subset in IMPORTED.values() if subset.release == release}

@@ -1,4 +1,4 @@
-"""Where values are: a file of the zoo, an offset and a length in it, and the digest that they must have."""
+"""Where values are: a file of the zoo, an offset and a length in it, and the digest of these bytes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import NamedTuple
 import numpy as np
 
 from nws_dataset.errors import ZooError
-from nws_dataset.files import inside
+from nws_dataset.files import resolve_inside
 from nws_dataset.format.manifest import MANIFEST_NAME, Manifest
-from nws_dataset.reading.index import Columns, Numbers
+from nws_dataset.reading.index import Columns, Indices
 
-PLACE_COLUMNS = ("file", "offset", "length", "sha256")  # of the index
-# Takes values of one length, [n, length] uint8, and their numbers among the places. It may be called from
-# several threads, in any order.
+BYTE_RANGE_COLUMNS = ("file", "offset", "length", "sha256")  # of the index
+# Takes values of one length, [n, length] uint8, and their indices among the byte ranges. It may be called
+# from several threads, in any order.
 Deliver = Callable[[slice | np.ndarray, np.ndarray], None]
 
 
-class Place(NamedTuple):
-    """A value in a file of the zoo."""
+class ByteRange(NamedTuple):
+    """Where a value is in a file of the zoo."""
 
     file: str
     offset: int
@@ -30,13 +30,13 @@ class Place(NamedTuple):
     sha256: str
 
     def check(self, manifest: Manifest, where: object) -> None:
-        """Raise a ZooError unless the place is in a file that nws.json lists.
+        """Raise a ZooError unless the range is in a file that nws.json lists.
 
         `where` is what has the files.
         """
         entry = manifest.files.get(self.file)
         if entry is None:
-            inside(str(where), self.file)  # an illegal path is told as such
+            resolve_inside(str(where), self.file)  # an illegal path is told as such
             raise ZooError(
                 where,
                 expected=f"a file that {MANIFEST_NAME} lists",
@@ -46,40 +46,45 @@ class Place(NamedTuple):
         if self.offset < 0 or self.length < 0 or self.offset + self.length > entry.size:
             found = f"bytes {self.offset} to {self.offset + self.length} of {self.file}"
             raise ZooError(
-                where, expected=f"a place in its {entry.size} bytes", found=found, do="build the index again"
+                where, expected=f"a range in its {entry.size} bytes", found=found, do="build the index again"
             )
 
 
 @dataclass(eq=False)
-class Places:
-    """The places of N rows, column by column. Digests are read when they are asked for."""
+class ByteRanges:
+    """The byte ranges of N snapshots, column by column. Digests are read when they are asked for."""
 
-    files: list[str]  # that places are in
-    numbers: np.ndarray  # [N], of the file of each place
+    files: list[str]  # that the ranges are in
+    file_indices: np.ndarray  # [N], the file of each range, in `files`
     offsets: np.ndarray  # [N] int64
     lengths: np.ndarray  # [N] int64
-    columns: Columns  # of the rows
-    rows: np.ndarray  # [N], their numbers there
-    starts: list[int] | None = None  # first places of `runs`, of places that are known to be sorted
+    columns: Columns  # of the index
+    indices: np.ndarray  # [N], where the snapshots stand in the columns
+    starts: list[int] | None = None  # first ranges of `runs`, where the ranges are known to be sorted
     checked: Manifest | None = None  # in whose files they are
 
     @classmethod
-    def of(cls, columns: Columns, rows: Numbers) -> Places:
-        """The places of rows that have PLACE_COLUMNS."""
-        file, part = columns["file"], np.arange(rows.start, rows.stop) if isinstance(rows, range) else rows
+    def of(cls, columns: Columns, indices: Indices) -> ByteRanges:
+        """The byte ranges of snapshots , from BYTE_RANGE_COLUMNS."""
+        file, part = (
+            columns["file"],
+            np.arange(indices.start, indices.stop) if isinstance(indices, range) else indices,
+        )
         offsets, lengths = (columns[name].numbers[part].astype(np.int64) for name in ("offset", "length"))
         return cls(file.distinct[:-1], file.codes[part], offsets, lengths, columns, part)
 
     @classmethod
-    def of_place(cls, place: Place) -> Places:
-        """A single place."""
-        return cls.of(Columns.of_values({name: [value] for name, value in place._asdict().items()}), range(1))
+    def of_one(cls, byte_range: ByteRange) -> ByteRanges:
+        """A single range."""
+        return cls.of(
+            Columns.of_values({name: [value] for name, value in byte_range._asdict().items()}), range(1)
+        )
 
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def __getitem__(self, chosen: slice | np.ndarray) -> Places:
-        """Some of the places; a slice is consecutive."""
+    def __getitem__(self, chosen: slice | np.ndarray) -> ByteRanges:
+        """Some of the ranges; a slice is consecutive."""
         starts = None
         if self.starts is not None and isinstance(chosen, slice):
             first, stop, _ = chosen.indices(len(self))
@@ -87,53 +92,53 @@ class Places:
                 bisect.bisect_right(self.starts, first) : bisect.bisect_left(self.starts, stop)
             ]
             starts = [0, *(start - first for start in inner)]
-        numbers, offsets, lengths, rows = (
-            part[chosen] for part in (self.numbers, self.offsets, self.lengths, self.rows)
+        files, offsets, lengths, indices = (
+            part[chosen] for part in (self.file_indices, self.offsets, self.lengths, self.indices)
         )
-        return Places(self.files, numbers, offsets, lengths, self.columns, rows, starts, self.checked)
+        return ByteRanges(self.files, files, offsets, lengths, self.columns, indices, starts, self.checked)
 
-    def __iter__(self) -> Iterator[Place]:
-        files = (self.files[number] for number in self.numbers.tolist())
-        return map(Place, files, self.offsets.tolist(), self.lengths.tolist(), self.digests)
+    def __iter__(self) -> Iterator[ByteRange]:
+        files = (self.files[i] for i in self.file_indices.tolist())
+        return map(ByteRange, files, self.offsets.tolist(), self.lengths.tolist(), self.digests)
 
     @property
     def digests(self) -> list[str]:
         """[N] sha256."""
-        return self.columns["sha256"].arrow(self.rows).to_pylist()
+        return self.columns["sha256"].arrow(self.indices).to_pylist()
 
     def check(self, manifest: Manifest, where: object) -> None:
-        """Raise a ZooError unless all places are in files that nws.json lists.
+        """Raise a ZooError unless all ranges are in files that nws.json lists.
 
         `where` is what has the files.
         """
         if self.checked is manifest:
             return
         entries = [manifest.files.get(file) for file in self.files]
-        room = (
-            np.array([-1 if entry is None else entry.size for entry in entries], np.int64)[self.numbers]
+        last_offsets = (
+            np.array([-1 if entry is None else entry.size for entry in entries], np.int64)[self.file_indices]
             - self.lengths
         )
-        wrong = (self.offsets < 0) | (self.lengths < 0) | (self.offsets > room)
-        for place in self[wrong] if wrong.any() else ():
-            place.check(manifest, where)
+        wrong = (self.offsets < 0) | (self.lengths < 0) | (self.offsets > last_offsets)
+        for byte_range in self[wrong] if wrong.any() else ():
+            byte_range.check(manifest, where)
         self.checked = manifest
 
-    def sorted(self) -> tuple[Places, np.ndarray | None]:
-        """The places file by file in rising order, ready for `runs`, and their numbers; no numbers if they
+    def sorted(self) -> tuple[ByteRanges, np.ndarray | None]:
+        """The ranges file by file in rising order, ready for `runs`, and their indices; None if they
         are so already.
         """
         if self.starts is not None:
             return self, None
-        files, steps = np.diff(self.numbers), np.diff(self.offsets)
+        files, steps = np.diff(self.file_indices), np.diff(self.offsets)
         if ((files > 0) | ((files == 0) & (steps > 0))).all():
             return self._with_starts(), None
-        order = np.lexsort((self.offsets, self.numbers))
+        order = np.lexsort((self.offsets, self.file_indices))
         return self[order]._with_starts(), order
 
-    def _with_starts(self) -> Places:
+    def _with_starts(self) -> ByteRanges:
         steps = np.diff(self.offsets)
-        same = (np.diff(self.numbers) == 0) & (np.diff(self.lengths) == 0) & (steps >= self.lengths[:-1])
-        ends = np.flatnonzero(~same).tolist()  # after these places a run must end
+        same = (np.diff(self.file_indices) == 0) & (np.diff(self.lengths) == 0) & (steps >= self.lengths[:-1])
+        ends = np.flatnonzero(~same).tolist()  # after these ranges a run must end
         turns = (np.flatnonzero(steps[1:] != steps[:-1]) + 1).tolist()  # after these, if it has begun before
         starts, start, last = [], 0, len(self) - 1
         while start <= last:
@@ -143,6 +148,6 @@ class Places:
         return dataclasses.replace(self, starts=starts)
 
     def runs(self) -> Iterator[slice]:
-        """Of sorted places: neighbours of one file and length whose offsets rise by equal steps."""
-        assert self.starts is not None, "places are not sorted"
+        """Of sorted ranges: neighbours of one file and length whose offsets rise by equal steps."""
+        assert self.starts is not None, "byte ranges are not sorted"
         return map(slice, self.starts, [*self.starts[1:], len(self)])

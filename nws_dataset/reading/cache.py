@@ -21,7 +21,7 @@ from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.files import temporary_name
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-KEPT = 0.9  # part of the limit that stays when values are dropped
+KEPT_SHARE = 0.9  # part of the limit that stays when values are dropped
 ABANDONED_SECONDS = 86400.0  # a temporary file that is older belongs to nobody who still writes
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Cache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._size: int | None = None  # bytes of all files; known after the first look
-        self._told = False  # that it cannot be written
+        self._warned = False  # that it cannot be written
         self._lock = threading.Lock()
 
     def get(self, digest: str, size: int | None = None) -> bytes | None:
@@ -83,8 +83,8 @@ class Cache:
                 if self._size > self.limit:
                     self._drop()
         except (OSError, ValueError) as error:  # a folder that cannot be listed is one of them
-            if not self._told:
-                self._told = True
+            if not self._warned:
+                self._warned = True
                 logger.warning(
                     "%s cannot be written, so what is fetched is not kept: %s",
                     one_line(self.folder),
@@ -125,7 +125,7 @@ class Cache:
         files = sorted(self._files())
         self._size = sum(size for _, size, _ in files)
         for _, size, path in files:
-            if self._size <= KEPT * self.limit:
+            if self._size <= KEPT_SHARE * self.limit:
                 break
             with contextlib.suppress(OSError):  # gone already, or not ours to remove
                 path.unlink(missing_ok=True)

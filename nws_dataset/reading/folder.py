@@ -26,16 +26,16 @@ from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import CHUNK_BYTES, check_file, open_descriptor, open_file
 from nws_dataset.format.manifest import MANIFEST_NAME, PENDING, Manifest
 from nws_dataset.format.shards import check_value
-from nws_dataset.reading.byte_ranges import Deliver, Place, Places
+from nws_dataset.reading.byte_ranges import ByteRange, ByteRanges, Deliver
 from nws_dataset.reading.index import Columns, open_index
 
 OPEN_FILES = 128  # kept open for slices: well below the usual limit of 1024 files a process, and below 256
-PATIENCE = 5.0  # seconds that a file may be other than listed while a new state comes into the folder
-PAUSE = 0.02  # seconds before another look
+CHANGE_SECONDS = 5.0  # seconds that a file may be other than listed while a new state comes into the folder
+PAUSE_SECONDS = 0.02  # seconds before another look
 Opened = TypeVar("Opened")
 
 
-class _MovedOn(Exception):
+class _FolderChanged(Exception):
     """A file of the state that was opened is no longer there: the folder has a new one."""
 
 
@@ -76,17 +76,17 @@ class Folder:
         return str(self.path)
 
     @property
-    def homepage(self) -> str:
+    def origin(self) -> str:
         """What a dataset remembers it by."""
         return str(self.path)
 
-    def where(self, place: Place) -> str:
-        """How errors name a place."""
-        return f"{self.path / place.file} at byte {place.offset}"
+    def where(self, byte_range: ByteRange) -> str:
+        """How errors name a byte range."""
+        return f"{self.path / byte_range.file} at byte {byte_range.offset}"
 
     @functools.cached_property
     def columns(self) -> Columns:
-        """The rows of all index files, checked against nws.json.
+        """The snapshots of all index files, checked against nws.json.
 
         From then on the folder keeps to their state.
 
@@ -99,51 +99,51 @@ class Folder:
                     [(self.path / file, self._index_file(file)) for file in self.manifest.index_files()]
                 )
             except ZooError:
-                if not another or not self._changing():
+                if not another or not self._is_changing():
                     raise
                 self._open_state()
         raise AssertionError
 
-    def value(self, place: Place) -> memoryview:
-        """The value of a place, a read-only view of the file.
+    def value(self, byte_range: ByteRange) -> memoryview:
+        """The value in a byte range, a read-only view of the file.
 
         Raises:
-            ZooError: if the place is outside its file, or the file is missing or damaged.
+            ZooError: if the range is outside its file, or the file is missing or damaged.
         """
-        file, offset, length, sha256 = place
+        file, offset, length, sha256 = byte_range
         try:
             content = self._maps.get(file)
             if content is None:
                 content = self._content(file)
-        except _MovedOn:
-            newest, places = self._found_again(Places.of_place(place))
-            return newest.value(next(iter(places)))
+        except _FolderChanged:
+            newest, byte_ranges = self._find_again(ByteRanges.of_one(byte_range))
+            return newest.value(next(iter(byte_ranges)))
         if offset < 0 or length < 0 or offset + length > len(content):
-            place.check(self.manifest, self.path)
+            byte_range.check(self.manifest, self.path)
         value = content[offset : offset + length]
         if self.check:
-            check_value(value, sha256, self.where(place))
+            check_value(value, sha256, self.where(byte_range))
         return value
 
-    def read(self, places: Places, deliver: Deliver) -> None:
-        """Hand over the values of places, as read-only views of the files: values at equal distances are one
-        array.
+    def read(self, byte_ranges: ByteRanges, deliver: Deliver) -> None:
+        """Hand over the values in byte ranges, as read-only views of the files: values at equal distances are
+        one array.
 
         Raises:
             ZooError: as `value`.
         """
-        places.check(self.manifest, self.path)
+        byte_ranges.check(self.manifest, self.path)
         try:
-            self._read(places, deliver)
-        except _MovedOn:
-            newest, places = self._found_again(places)
-            newest.read(places, deliver)
+            self._read(byte_ranges, deliver)
+        except _FolderChanged:
+            newest, byte_ranges = self._find_again(byte_ranges)
+            newest.read(byte_ranges, deliver)
 
-    def _read(self, places: Places, deliver: Deliver) -> None:
-        ordered, numbers = places.sorted()
+    def _read(self, byte_ranges: ByteRanges, deliver: Deliver) -> None:
+        ordered, indices = byte_ranges.sorted()
         known = list(ordered) if self.check else []
         for run in ordered.runs():
-            file, last = ordered.files[ordered.numbers[run.start]], run.stop - 1
+            file, last = ordered.files[ordered.file_indices[run.start]], run.stop - 1
             start, stop, length = (
                 int(n)
                 for n in (ordered.offsets[run.start], ordered.offsets[last], ordered.lengths[run.start])
@@ -153,33 +153,33 @@ class Folder:
                 content = self._content(file)
             step = (stop - start) // max(1, last - run.start)
             values = np.ndarray((run.stop - run.start, length), np.uint8, content, start, (step, 1))
-            for place, value in zip(known[run], values, strict=False):
-                check_value(value.data, place.sha256, self.where(place))
-            deliver(run if numbers is None else numbers[run], values)
+            for byte_range, value in zip(known[run], values, strict=False):
+                check_value(value.data, byte_range.sha256, self.where(byte_range))
+            deliver(run if indices is None else indices[run], values)
 
-    def read_into(self, place: Place, start: int, target: np.ndarray) -> None:
+    def read_into(self, byte_range: ByteRange, start: int, target: np.ndarray) -> None:
         """Read bytes of a value, from its byte `start` on, into a contiguous array: these and no others.
 
         Raises:
             ZooError: as `value`, or if the value ends before.
         """
-        place.check(self.manifest, self.path)
-        found = f"bytes {start} to {start + target.nbytes} of a value of {place.length}"
+        byte_range.check(self.manifest, self.path)
+        found = f"bytes {start} to {start + target.nbytes} of a value of {byte_range.length}"
         try:
-            fits = 0 <= start <= place.length - target.nbytes
+            fits = 0 <= start <= byte_range.length - target.nbytes
             if (
                 fits
-                and os.preadv(self._file(place.file).number, [target.data], place.offset + start)
+                and os.preadv(self._file(byte_range.file).number, [target.data], byte_range.offset + start)
                 == target.nbytes
             ):
                 return
-        except _MovedOn:
-            newest, places = self._found_again(Places.of_place(place))
-            return newest.read_into(next(iter(places)), start, target)
+        except _FolderChanged:
+            newest, byte_ranges = self._find_again(ByteRanges.of_one(byte_range))
+            return newest.read_into(next(iter(byte_ranges)), start, target)
         except OSError as error:
             found = reason(error)
         raise ZooError(
-            self.where(place),
+            self.where(byte_range),
             expected="bytes of one value",
             found=found,
             do="fetch the file or build the index again",
@@ -212,13 +212,13 @@ class Folder:
 
         Raises:
             ZooError: if it is missing, cannot be read, or has another size than is listed.
-            _MovedOn: if the folder has a new state, and another file there.
+            _FolderChanged: if the folder has a new state, and another file there.
         """
         for another in _attempts():
             opened, failure = None, None
             try:
                 path = self.manifest.locate(self.path, file)
-                opened = self._with_room(open_one, path)
+                opened = self._open_freeing_descriptors(open_one, path)
                 if size(opened) != self.manifest.files[file].size:
                     expected, found = f"{self.manifest.files[file].size} bytes", f"{size(opened)} bytes"
                     raise ZooError(path, expected=expected, found=found, do="fetch or build the file again")
@@ -229,18 +229,18 @@ class Folder:
                 failure = ZooError(
                     self.path / file, expected="a file that can be read", found=reason(error), do=do
                 )
-            if (failure is None or self._changing()) and self._newest().manifest.files.get(
+            if (failure is None or self._is_changing()) and self._newest().manifest.files.get(
                 file
             ) != self.manifest.files.get(file):
-                raise _MovedOn
+                raise _FolderChanged
             if failure is None:
                 assert opened is not None
                 return opened
-            if not another or not self._changing():
+            if not another or not self._is_changing():
                 raise failure
         raise AssertionError
 
-    def _with_room(self, open_one: Callable[[Path], Opened], path: Path) -> Opened:
+    def _open_freeing_descriptors(self, open_one: Callable[[Path], Opened], path: Path) -> Opened:
         """A file, opened; where the process may open no more, those that are kept are closed first."""
         try:
             return open_one(path)
@@ -272,29 +272,29 @@ class Folder:
     def _open_state(self) -> None:
         """Read nws.json, of the state that the folder has now."""
         for another in _attempts():
-            self._state = self._look()
+            self._state = self._read_signature()
             try:
                 self.manifest = Manifest.read(self.path)
             except ZooError:
-                if not another or self._look() == self._state:
+                if not another or self._read_signature() == self._state:
                     raise
             else:
-                if self._look() == self._state or not another:
+                if self._read_signature() == self._state or not another:
                     break
         self._maps, self._files = {}, {}
 
-    def _look(self) -> tuple[object, ...]:
+    def _read_signature(self) -> tuple[object, ...]:
         """What tells one state of the folder from another."""
         return tuple(_signature(self.path / name) for name in (f"{PENDING}/{MANIFEST_NAME}", MANIFEST_NAME))
 
-    def _changing(self) -> bool:
+    def _is_changing(self) -> bool:
         """Whether the folder has, or is just getting, another state than the one that was opened."""
-        state = self._look()
+        state = self._read_signature()
         return state != self._state or state[0] is not None
 
     def _newest(self) -> Folder:
         """The folder in the state that it has now."""
-        state = self._look()
+        state = self._read_signature()
         if state == self._state:
             return self
         if self._next is None:
@@ -305,28 +305,31 @@ class Folder:
             self._next = later
         return self._next._newest()
 
-    def _found_again(self, places: Places) -> tuple[Folder, Places]:
-        """Places whose file is no longer there: where the same values are in the state that the folder has
-        now.
+    def _find_again(self, byte_ranges: ByteRanges) -> tuple[Folder, ByteRanges]:
+        """Byte ranges whose file is no longer there: where the same values are in the state that the folder
+        has now.
 
         Raises:
             ZooError: if one is no longer there.
         """
         newest = self._newest()
-        wanted, there = places.columns["sha256"].arrow(places.rows), newest.columns["sha256"].values
+        wanted, there = (
+            byte_ranges.columns["sha256"].arrow(byte_ranges.indices),
+            newest.columns["sha256"].values,
+        )
         found = pc.index_in(wanted, value_set=there)
         if found.null_count:
-            do = "open it again, and take rows of its index"
+            do = "open it again, and take snapshots of its index"
             raise ZooError(self.path, expected="the zoo that was opened", found="another in its place", do=do)
-        return newest, Places.of(newest.columns, np.array(found.to_pylist(), np.int64))
+        return newest, ByteRanges.of(newest.columns, np.array(found.to_pylist(), np.int64))
 
 
 def _attempts() -> Iterator[bool]:
-    """Attempts for PATIENCE seconds: whether there will be another one."""
-    stop = time.monotonic() + PATIENCE
+    """Attempts for CHANGE_SECONDS seconds: whether there will be another one."""
+    stop = time.monotonic() + CHANGE_SECONDS
     while time.monotonic() < stop:
         yield True
-        time.sleep(PAUSE)
+        time.sleep(PAUSE_SECONDS)
     yield False
 
 

@@ -17,22 +17,22 @@ from huggingface_hub import constants
 from huggingface_hub.utils import tqdm
 
 from nws_dataset.errors import ZooError
-from nws_dataset.files import inside, parse_json, read_json, what_is_at
+from nws_dataset.files import parse_json, path_type, read_json, resolve_inside
 from nws_dataset.format.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.format.shards import check_value
-from nws_dataset.http import given_up
-from nws_dataset.reading.byte_ranges import Deliver, Place
+from nws_dataset.http import cancelled
+from nws_dataset.reading.byte_ranges import ByteRange, Deliver
 from nws_dataset.reading.cache import Cache
 from nws_dataset.reading.index import Columns, open_index
-from nws_dataset.remote import MEMORY_BYTES, Kept, Remote, check_revision
+from nws_dataset.remote import MEMORY_BYTES, CommitCache, Remote, check_revision
 
 PARALLEL = 8  # requests at a time
-GAP = 0.05  # values are fetched together if what lies between them is at most this part of the next one
+MAX_GAP = 0.05  # values are fetched together if what lies between them is at most this part of the next one
 RANGE_BYTES = 32 << 20  # of one request, unless one value is larger
 CACHE_BYTES = 20 * 10**9  # kept on disk, unless told otherwise
 SHOWN_BYTES = 32 << 20  # a fetch of more shows a progress bar
 
-Wanted = tuple[int, Place]  # a place, and its number among those that were asked for
+Wanted = tuple[int, ByteRange]  # a byte range, and its index among those that were asked for
 
 
 class Repository:
@@ -66,7 +66,7 @@ class Repository:
         self.cache_dir, self.cache_bytes = cache_dir, cache_bytes
         home = Path(cache_dir or constants.HF_HOME) / "nws"
         self.cache = Cache(home / "values", cache_bytes)
-        self._kept = Kept(home / "repositories", repo_id)  # nws.json of commits
+        self._commits = CommitCache(home / "repositories", repo_id)  # nws.json of commits
         # the commit: all that is read is of one and the same
         self.revision, self.manifest = self._find(revision)
 
@@ -76,56 +76,58 @@ class Repository:
         return f"{self.repo_id}@{self.revision}"
 
     @property
-    def homepage(self) -> str:
+    def origin(self) -> str:
         """What a dataset remembers it by: its page on the Hub."""
         return f"{constants.ENDPOINT}/datasets/{self.repo_id}/tree/{self.revision}"
 
-    def where(self, place: Place) -> str:
-        """How errors name a place."""
-        return f"{self.name}/{place.file} at byte {place.offset}"
+    def where(self, byte_range: ByteRange) -> str:
+        """How errors name a byte range."""
+        return f"{self.name}/{byte_range.file} at byte {byte_range.offset}"
 
     @functools.cached_property
     def columns(self) -> Columns:
-        """The rows of all index files, checked against nws.json.
+        """The snapshots of all index files, checked against nws.json.
 
         Raises:
             ZooError: if one is missing or not the file that nws.json lists.
         """
         wanted = [
-            Place(file, 0, self.manifest.files[file].size, self.manifest.files[file].sha256)
+            ByteRange(file, 0, self.manifest.files[file].size, self.manifest.files[file].sha256)
             for file in self.manifest.index_files()
         ]
-        return open_index([(f"{self.name}/{place.file}", self.value(place)) for place in wanted])
+        return open_index(
+            [(f"{self.name}/{byte_range.file}", self.value(byte_range)) for byte_range in wanted]
+        )
 
-    def value(self, place: Place) -> memoryview:
-        """The value of a place, from the cache or fetched; checked.
+    def value(self, byte_range: ByteRange) -> memoryview:
+        """The value in a byte range, from the cache or fetched; checked.
 
         Raises:
             ZooError: as `read`.
         """
         values: list[np.ndarray] = []
-        self.read([place], lambda _, value: values.append(value[0]))
+        self.read([byte_range], lambda _, value: values.append(value[0]))
         return values[0].data
 
-    def read(self, places: Iterable[Place], deliver: Deliver) -> None:
-        """Hand over the values of places: from the cache, else fetched, neighbours in one request, several
-        requests at a time.
+    def read(self, byte_ranges: Iterable[ByteRange], deliver: Deliver) -> None:
+        """Hand over the values in byte ranges: from the cache, else fetched, neighbours in one request,
+        several requests at a time.
 
         Each is checked against its SHA-256. They come in any order, from several threads.
 
         Raises:
-            ZooError: if a place is outside its file, a value is not what the index says, or the Hub cannot be
+            ZooError: if a range is outside its file, a value is not what the index says, or the Hub cannot be
                 reached.
         """
         wanted: list[Wanted] = []
-        for i, place in enumerate(places):
-            self._check(place)
-            value = self.cache.get(place.sha256, place.length)
+        for i, byte_range in enumerate(byte_ranges):
+            self._check(byte_range)
+            value = self.cache.get(byte_range.sha256, byte_range.length)
             if value is None:
-                wanted.append((i, place))
+                wanted.append((i, byte_range))
             else:
-                deliver(*_one(i, value))
-        total, ended = sum(place.length for _, place in wanted), threading.Event()
+                deliver(*_as_array(i, value))
+        total, ended = sum(byte_range.length for _, byte_range in wanted), threading.Event()
         with (
             tqdm(
                 total=total,
@@ -135,81 +137,88 @@ class Repository:
                 disable=total < SHOWN_BYTES,
                 leave=False,
             ) as progress,
-            ThreadPoolExecutor(PARALLEL, initializer=given_up.set, initargs=(ended,)) as pool,
+            ThreadPoolExecutor(PARALLEL, initializer=cancelled.set, initargs=(ended,)) as pool,
         ):
 
             def get(joined: list[Wanted]) -> None:
                 self._get(joined, deliver)
-                progress.update(sum(place.length for _, place in joined))
+                progress.update(sum(byte_range.length for _, byte_range in joined))
 
             try:
-                for fetched in as_completed([pool.submit(get, joined) for joined in _joined(wanted)]):
+                for fetched in as_completed([pool.submit(get, joined) for joined in _neighbours(wanted)]):
                     fetched.result()
             except BaseException:
                 ended.set()  # a pause that a busy server asks for may be minutes
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _check(self, place: Place) -> None:
-        """Raise a ZooError for a place that is not in a file of the zoo."""
-        inside(self.name, place.file)
-        entry = self.manifest.files.get(place.file)
+    def _check(self, byte_range: ByteRange) -> None:
+        """Raise a ZooError for a byte range that is not in a file of the zoo."""
+        resolve_inside(self.name, byte_range.file)
+        entry = self.manifest.files.get(byte_range.file)
         if entry is None:
             raise ZooError(
                 self.name,
                 expected=f"a file that {MANIFEST_NAME} lists",
-                found=place.file,
+                found=byte_range.file,
                 do="build the index again",
             )
-        if place.offset < 0 or place.length < 1 or place.offset + place.length > entry.size:
-            found = f"bytes {place.offset} to {place.offset + place.length} of {place.file}"
+        if (
+            byte_range.offset < 0
+            or byte_range.length < 1
+            or byte_range.offset + byte_range.length > entry.size
+        ):
+            found = (
+                f"bytes {byte_range.offset} to {byte_range.offset + byte_range.length} of {byte_range.file}"
+            )
             raise ZooError(
                 self.name,
-                expected=f"a place in its {entry.size} bytes",
+                expected=f"a range in its {entry.size} bytes",
                 found=found,
                 do="build the index again",
             )
-        if place.length > MEMORY_BYTES:
+        if byte_range.length > MEMORY_BYTES:
             do = "do not trust this repository, or fetch the file whole and read it from a folder"
             raise ZooError(
-                self.where(place),
+                self.where(byte_range),
                 expected=f"at most {MEMORY_BYTES} bytes",
-                found=f"{place.length} bytes",
+                found=f"{byte_range.length} bytes",
                 do=do,
             )
 
     def _get(self, joined: list[Wanted], deliver: Deliver) -> None:
         """Fetch neighbouring values in one request, check them, keep them, hand them over."""
         _, first = joined[0]
-        stop = max(place.offset + place.length for _, place in joined)
+        stop = max(byte_range.offset + byte_range.length for _, byte_range in joined)
 
         def checked(content: bytes) -> list[memoryview]:
             values = [
-                memoryview(content)[place.offset - first.offset :][: place.length] for _, place in joined
+                memoryview(content)[byte_range.offset - first.offset :][: byte_range.length]
+                for _, byte_range in joined
             ]
-            for value, (_, place) in zip(values, joined, strict=True):
-                check_value(value, place.sha256, self.where(place))
+            for value, (_, byte_range) in zip(values, joined, strict=True):
+                check_value(value, byte_range.sha256, self.where(byte_range))
             return values
 
         values, _ = self._remote.fetch(
             first.file, self.revision, self.where(first), checked, part=range(first.offset, stop)
         )
-        for value, (i, place) in zip(values, joined, strict=True):
-            self.cache.put(place.sha256, value)
-            deliver(*_one(i, value))
+        for value, (i, byte_range) in zip(values, joined, strict=True):
+            self.cache.put(byte_range.sha256, value)
+            deliver(*_as_array(i, value))
 
     def _find(self, revision: str) -> tuple[str, Manifest]:
         """The commit of a revision and its nws.json, both kept. Offline, the last one that was read."""
-        commit = self._kept.commit(revision) if constants.HF_HUB_OFFLINE else None
+        commit = self._commits.commit(revision) if constants.HF_HUB_OFFLINE else None
         if commit is not None:
-            path = self._kept.path(commit, MANIFEST_NAME)
-            if what_is_at(path) == "a file":
+            path = self._commits.path(commit, MANIFEST_NAME)
+            if path_type(path) == "a file":
                 return commit, Manifest.from_json(read_json(path, "the manifest of a zoo"), path)
         where = f"{self.repo_id}@{revision}/{MANIFEST_NAME}"
         (content, manifest), commit = self._remote.fetch(
             MANIFEST_NAME, revision, where, lambda content: (content, _manifest(content, where))
         )
-        self._kept.keep(revision, commit, {MANIFEST_NAME: content})
+        self._commits.keep(revision, commit, {MANIFEST_NAME: content})
         return commit, manifest
 
 
@@ -217,22 +226,22 @@ def _manifest(content: bytes, where: str) -> Manifest:
     return Manifest.from_json(parse_json(content, where, "the manifest of a zoo"), where)
 
 
-def _one(i: int, value: bytes | memoryview) -> tuple[slice, np.ndarray]:
+def _as_array(i: int, value: bytes | memoryview) -> tuple[slice, np.ndarray]:
     """A value as it is delivered."""
     return slice(i, i + 1), np.frombuffer(value, np.uint8)[None]
 
 
-def _joined(wanted: list[Wanted]) -> Iterator[list[Wanted]]:
+def _neighbours(wanted: list[Wanted]) -> Iterator[list[Wanted]]:
     """Values that are fetched together: of one file, with little between them."""
     ordered = sorted(wanted, key=lambda item: item[1])
     group: list[Wanted] = []
     for item in ordered:
-        place = item[1]
+        byte_range = item[1]
         if group:
             first, last = group[0][1], group[-1][1]
-            gap = place.offset - (last.offset + last.length)
-            small = place.offset + place.length - first.offset <= RANGE_BYTES
-            if place.file != first.file or gap > GAP * place.length or not small:
+            gap = byte_range.offset - (last.offset + last.length)
+            small = byte_range.offset + byte_range.length - first.offset <= RANGE_BYTES
+            if byte_range.file != first.file or gap > MAX_GAP * byte_range.length or not small:
                 yield group
                 group = []
         group.append(item)

@@ -1,7 +1,9 @@
-"""Columns of many rows, each read when it is first asked for: what stands behind `Zoo.index` and `Rows`.
+"""The index column by column, each read when it is first asked for: what stands behind `Zoo.index` and
+`Snapshots`.
 
-Texts that repeat are kept once, with a number for each row. Nothing here imports pandas, which Arrow's own
-conversions do: that takes longer than all of the reading. Letters of axes: N rows, K different values.
+Texts that repeat are kept once, with a number for each snapshot. Nothing here imports pandas, which Arrow's
+own conversions do: that takes longer than all of the reading. Letters of axes: N snapshots, K different
+values.
 """
 
 from __future__ import annotations
@@ -20,33 +22,34 @@ from nws_dataset.errors import ZooError
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import UNREADABLE, unreadable, verify_schema
 
-PART = 10_000  # rows that are Python objects at a time
+BATCH_VALUES = 10_000  # values that are Python objects at a time
 UNIQUE = ("sha256",)  # texts that do not repeat
 REPEATED = [field.name for field in INDEX_SCHEMA if field.type == pa.string() and field.name not in UNIQUE]
-# of an index file for a row, beyond FREE_ROWS: its digests alone take more, unless rows are made up
-FEWEST_BYTES = 0.25
-FREE_ROWS = 10_000
+# of an index file for a snapshot, beyond FREE_LINES: its digests alone take more, unless snapshots are made
+# up
+MIN_BYTES = 0.25
+FREE_LINES = 10_000
 NUMPY_TYPES = {pa.int64(): np.int64, pa.float64(): np.float64, pa.bool_(): np.bool_}
 INTEGERS = (pa.int8(), pa.int16(), pa.int32())
 Content = mmap.mmap | memoryview  # of a file
-Numbers = range | np.ndarray  # of rows: consecutive, or [N] int64
+Indices = range | np.ndarray  # of snapshots: consecutive, or [N] int64
 
 
 class Column:
     """The values of a column.
 
     Args:
-        kind: the type that callers see.
+        arrow_type: the type that callers see.
         values: [N], in that type, or encoded as a dictionary of it. Integers are kept in as few bits as they
             need.
     """
 
-    def __init__(self, kind: pa.DataType, values: pa.Array) -> None:
-        self.kind, self.values = kind, _narrow(values) if kind == pa.int64() else values
+    def __init__(self, arrow_type: pa.DataType, values: pa.Array) -> None:
+        self.arrow_type, self.values = arrow_type, _narrow(values) if arrow_type == pa.int64() else values
 
     @functools.cached_property
     def at(self) -> Callable[[int], Any]:
-        """Takes the number of a row, gives its value as a Python object."""
+        """Takes the index of a snapshot, gives its value as a Python object."""
         if self.encoded:
             codes, texts = self.codes, self.distinct
             return lambda i: texts[codes[i]]
@@ -62,7 +65,7 @@ class Column:
     @property
     def numeric(self) -> bool:
         """Whether numpy has numbers of this type: int64, float64, bool."""
-        return self.kind in NUMPY_TYPES
+        return self.arrow_type in NUMPY_TYPES
 
     @functools.cached_property
     def numbers(self) -> np.ndarray:
@@ -87,116 +90,118 @@ class Column:
             _numbers(pc.is_null(self.values)) if self.values.null_count else np.zeros(len(self.values), bool)
         )
 
-    def arrow(self, numbers: Numbers) -> pa.Array:
-        """The values of some rows, in the type that callers see."""
+    def arrow(self, indices: Indices) -> pa.Array:
+        """The values of some snapshots, in the type that callers see."""
         values = (
-            self.values.slice(numbers.start, len(numbers))
-            if isinstance(numbers, range)
-            else self.values.take(indices(numbers))
+            self.values.slice(indices.start, len(indices))
+            if isinstance(indices, range)
+            else self.values.take(arrow_indices(indices))
         )
-        return values.dictionary_decode() if self.encoded else values.cast(self.kind)
+        return values.dictionary_decode() if self.encoded else values.cast(self.arrow_type)
 
-    def numpy(self, numbers: Numbers) -> np.ndarray:
-        """The values of some rows as a numpy array of their own: [N], of lists [N, ...].
+    def numpy(self, indices: Indices) -> np.ndarray:
+        """The values of some snapshots as a numpy array of their own: [N], of lists [N, ...].
 
-        Null is NaN among numbers, else None.
+        Null is NaN among indices, else None.
         """
         if self.encoded:
-            return np.array(self.distinct, object)[part_of(self.codes, numbers)]
+            return np.array(self.distinct, object)[part_of(self.codes, indices)]
         if self.numeric:
-            nulls, found = part_of(self.nulls, numbers), part_of(self.numbers, numbers)
+            nulls, found = part_of(self.nulls, indices), part_of(self.numbers, indices)
             if not nulls.any():
-                return found.astype(NUMPY_TYPES[self.kind])
-            if self.kind != pa.bool_():
+                return found.astype(NUMPY_TYPES[self.arrow_type])
+            if self.arrow_type != pa.bool_():
                 return np.where(nulls, np.nan, found)
-        values = self.arrow(numbers)
-        if pa.types.is_list(self.kind):
+        values = self.arrow(indices)
+        if pa.types.is_list(self.arrow_type):
             return _matrix(values)
         return _object_array(values)
 
-    def mask(self, name: str, condition: Any, numbers: Numbers) -> np.ndarray:
-        """[N] bool: where a condition holds among some rows; see `Rows.filter`.
+    def mask(self, name: str, condition: Any, indices: Indices) -> np.ndarray:
+        """[N] bool: where a condition holds among some snapshots; see `Snapshots.filter`.
 
         Raises:
             ZooError: if a value does not fit the column's type.
         """
         if callable(condition):
-            return self._mask_of(condition, numbers)
-        wanted = [self._fitting(name, value, condition) for value in _several(condition)]
+            return self._mask_of(condition, indices)
+        wanted = [self._checked_value(name, value, condition) for value in _as_list(condition)]
         if self.encoded:
             chosen = set(wanted)
-            return np.array([value in chosen for value in self.distinct], bool)[part_of(self.codes, numbers)]
+            return np.array([value in chosen for value in self.distinct], bool)[part_of(self.codes, indices)]
         if self.numeric:
-            return self._mask_of_numbers(wanted, numbers)
-        if pa.types.is_list(self.kind):  # of which only null can be asked for
-            return part_of(self.nulls, numbers) & (len(wanted) > 0)
-        values, chosen = self.arrow(numbers), set(wanted)
+            return self._mask_of_numbers(wanted, indices)
+        if pa.types.is_list(self.arrow_type):  # of which only null can be asked for
+            return part_of(self.nulls, indices) & (len(wanted) > 0)
+        values, chosen = self.arrow(indices), set(wanted)
         return np.fromiter((value in chosen for value in _objects(values)), bool, len(values))
 
-    def _mask_of(self, condition: Callable[[Any], Any], numbers: Numbers) -> np.ndarray:
+    def _mask_of(self, condition: Callable[[Any], Any], indices: Indices) -> np.ndarray:
         """Where a function says yes.
 
         It is called once for each different value, where these can be told apart.
         """
         if self.encoded:
-            codes = part_of(self.codes, numbers)
+            codes = part_of(self.codes, indices)
             there = np.flatnonzero(np.bincount(codes, minlength=len(self.distinct)))
             says = np.zeros(len(self.distinct), bool)
             says[there] = [bool(condition(self.distinct[i])) for i in there.tolist()]
             return says[codes]
         if not self.numeric:
-            values = self.arrow(numbers)
+            values = self.arrow(indices)
             return np.fromiter((bool(condition(value)) for value in _objects(values)), bool, len(values))
-        nulls, values = part_of(self.nulls, numbers), part_of(self.numbers, numbers)
+        nulls, values = part_of(self.nulls, indices), part_of(self.numbers, indices)
         mask = np.zeros(len(values), bool)
         there, codes = np.unique(values[~nulls], return_inverse=True)
         says = np.empty(len(there), bool)
-        for start in range(0, len(there), PART):
-            says[start : start + PART] = [
-                bool(condition(value)) for value in there[start : start + PART].tolist()
+        for start in range(0, len(there), BATCH_VALUES):
+            says[start : start + BATCH_VALUES] = [
+                bool(condition(value)) for value in there[start : start + BATCH_VALUES].tolist()
             ]
         mask[~nulls] = says[codes]
         if nulls.any():
             mask[nulls] = bool(condition(None))
         return mask
 
-    def _mask_of_numbers(self, wanted: list[Any], numbers: Numbers) -> np.ndarray:
-        values, nulls = part_of(self.numbers, numbers), part_of(self.nulls, numbers)
-        given: np.ndarray = np.array([value for value in wanted if value is not None], NUMPY_TYPES[self.kind])
+    def _mask_of_numbers(self, wanted: list[Any], indices: Indices) -> np.ndarray:
+        values, nulls = part_of(self.numbers, indices), part_of(self.nulls, indices)
+        given: np.ndarray = np.array(
+            [value for value in wanted if value is not None], NUMPY_TYPES[self.arrow_type]
+        )
         mask = values == given[0] if len(given) == 1 else np.isin(values, given)
         if values.dtype.kind == "f" and np.isnan(given).any():
             mask |= np.isnan(values)
         return np.where(nulls, None in wanted, mask)
 
-    def _fitting(self, name: str, value: Any, condition: Any) -> Any:
+    def _checked_value(self, name: str, value: Any, condition: Any) -> Any:
         """A value as the column has it: numpy's scalars are Python's, and a number that is no such number is
         refused.
         """
         value = value.item() if isinstance(value, np.generic) else value
-        kinds = {
+        python_types = {
             pa.int64(): (int, float),
             pa.float64(): (int, float),
             pa.bool_(): (bool,),
             pa.string(): (str,),
-        }.get(self.kind, ())
+        }.get(self.arrow_type, ())
         fits = value is None or (
-            isinstance(value, kinds) and (self.kind == pa.bool_() or not isinstance(value, bool))
+            isinstance(value, python_types) and (self.arrow_type == pa.bool_() or not isinstance(value, bool))
         )
-        if fits and value is not None and self.kind == pa.int64():
+        if fits and value is not None and self.arrow_type == pa.int64():
             fits = -(2**63) <= value < 2**63 and value == int(value)  # neither NaN nor a fraction
             value = int(value) if fits else value
-        if fits and type(value) is int and self.kind == pa.float64():
+        if fits and type(value) is int and self.arrow_type == pa.float64():
             fits = abs(value) < 2**1023
         if not fits:
             do = "give such values, or a function of a value"
             raise ZooError(
-                f"column {name}", expected=f"values of type {self.kind}", found=repr(condition), do=do
+                f"column {name}", expected=f"values of type {self.arrow_type}", found=repr(condition), do=do
             )
         return value
 
 
 class Columns:
-    """Columns of N rows, each read when it is first asked for.
+    """Columns of N snapshots, each read when it is first asked for.
 
     Args:
         schema: what callers see.
@@ -228,7 +233,9 @@ class Columns:
         """
         schema = pa.schema([INDEX_SCHEMA.field(name) for name in values])
         arrays = [
-            _texts(values[f.name]) if f.type == pa.string() else indices(np.array(values[f.name], np.int64))
+            _texts(values[f.name])
+            if f.type == pa.string()
+            else arrow_indices(np.array(values[f.name], np.int64))
             for f in schema
         ]
         return cls.of(pa.Table.from_arrays(arrays, schema=schema))
@@ -243,26 +250,26 @@ class Columns:
         if column is None:
             if not isinstance(name, str) or name not in self.schema.names:
                 expected = f"one of the columns {', '.join(self.schema.names)}"
-                raise ZooError("rows", expected=expected, found=repr(name), do="choose one of them")
+                raise ZooError("index", expected=expected, found=repr(name), do="choose one of them")
             column = self._columns[name] = Column(self.schema.field(name).type, self._read(name))
             self.at[name] = column.at
         return column
 
-    def table(self, numbers: Numbers, names: Sequence[str] | None = None) -> pa.Table:
-        """Some rows, and all columns or some of them, as an Arrow table."""
+    def table(self, indices: Indices, names: Sequence[str] | None = None) -> pa.Table:
+        """Some snapshots, and all columns or some of them, as an Arrow table."""
         schema = self.schema if names is None else pa.schema([self.schema.field(name) for name in names])
-        return pa.Table.from_arrays([self[name].arrow(numbers) for name in schema.names], schema=schema)
+        return pa.Table.from_arrays([self[name].arrow(indices) for name in schema.names], schema=schema)
 
 
 def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
-    """The rows of several index files (INDEX_SCHEMA), one file after the other.
+    """The snapshots of several index files (INDEX_SCHEMA), one file after the other.
 
     Args:
         files: of each its name, for errors, and its content, which must have been checked against nws.json
             and must not change.
 
     Raises:
-        ZooError: if one is no index, or claims more rows than it can hold. A damaged page raises when its
+        ZooError: if one is no index, or claims more lines than it can hold. A damaged page raises when its
             column is read.
     """
     opened = [(where, content, _open(where, content)) for where, content in files]
@@ -275,8 +282,8 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
             except UNREADABLE as error:
                 raise unreadable(where, error) from error
             finally:
-                _forget(content)
-            # Arrow takes a column's own number of values for its rows
+                _drop_pages(content)
+            # Arrow takes a column's own number of values for its lines
             if len(values) != file.metadata.num_rows:
                 found = f"{len(values)} of {name}"
                 raise ZooError(
@@ -286,8 +293,8 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
                     do="fetch or build it again",
                 )
             chunks += values.chunks
-        kind = INDEX_SCHEMA.field(name).type
-        whole = _whole(chunks, pa.dictionary(pa.int32(), kind) if name in REPEATED else kind)
+        arrow_type = INDEX_SCHEMA.field(name).type
+        whole = _whole(chunks, pa.dictionary(pa.int32(), arrow_type) if name in REPEATED else arrow_type)
         chunks.clear()
         pa.default_memory_pool().release_unused()  # what pages were decompressed into
         return whole
@@ -295,7 +302,7 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
     return Columns(INDEX_SCHEMA, sum(file.metadata.num_rows for _, _, file in opened), read)
 
 
-def _forget(content: Content) -> None:
+def _drop_pages(content: Content) -> None:
     """Pages of a mapped file need not stay in memory once they are decompressed."""
     if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         content.madvise(mmap.MADV_DONTNEED)
@@ -308,12 +315,12 @@ def _open(where: object, content: Content) -> pq.ParquetFile:
     except UNREADABLE as error:
         raise unreadable(where, error) from error
     verify_schema(where, found, INDEX_SCHEMA)
-    most = FREE_ROWS + int(len(content) / FEWEST_BYTES)
+    most = FREE_LINES + int(len(content) / MIN_BYTES)
     if not 0 <= file.metadata.num_rows <= most:
-        found = f"{file.metadata.num_rows} rows in {len(content)} bytes"
+        found = f"{file.metadata.num_rows} lines in {len(content)} bytes"
         raise ZooError(
             where,
-            expected=f"at most {most} rows",
+            expected=f"at most {most} lines",
             found=found,
             do="do not trust this index; build or fetch it again",
         )
@@ -324,23 +331,28 @@ def _decoded(field: pa.Field) -> pa.Field:
     return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
 
 
-def _whole(chunks: list[pa.Array], kind: pa.DataType) -> pa.Array:
+def _whole(chunks: list[pa.Array], arrow_type: pa.DataType) -> pa.Array:
     """Chunks as one array; of encoded texts, with one dictionary."""
     if len(chunks) == 1:
         return chunks[0]
-    if pa.types.is_dictionary(kind):
-        whole = pa.chunked_array(chunks, kind).unify_dictionaries().combine_chunks()
+    if pa.types.is_dictionary(arrow_type):
+        whole = pa.chunked_array(chunks, arrow_type).unify_dictionaries().combine_chunks()
         if isinstance(whole, pa.ChunkedArray):  # of no chunks at all
-            whole = pa.DictionaryArray.from_arrays(pa.nulls(0, kind.index_type), pa.nulls(0, kind.value_type))
+            whole = pa.DictionaryArray.from_arrays(
+                pa.nulls(0, arrow_type.index_type), pa.nulls(0, arrow_type.value_type)
+            )
         return whole
-    return pa.concat_arrays(chunks) if chunks else pa.nulls(0, kind)
+    return pa.concat_arrays(chunks) if chunks else pa.nulls(0, arrow_type)
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
     """[N], a view of an Arrow array of numbers, or truth values as numpy's."""
     if values.type == pa.bool_():
         return _numbers(values.cast(pa.uint8())).view(bool)
-    dtype = np.dtype(values.type.to_pandas_dtype())
+    # not `to_pandas_dtype`, for which some versions of pyarrow import pandas
+    floating, signed = pa.types.is_floating(values.type), pa.types.is_signed_integer(values.type)
+    kind = "f" if floating else "i" if signed else "u"
+    dtype = np.dtype(f"{kind}{values.type.bit_width // 8}")
     buffer = values.buffers()[1]
     whole = np.frombuffer(buffer, dtype) if buffer is not None else np.zeros(0, dtype)
     numbers = whole[values.offset : values.offset + len(values)]
@@ -351,9 +363,9 @@ def _narrow(values: pa.Array) -> pa.Array:
     """Integers in as few bits as they need."""
     span = pc.min_max(values).as_py()
     low, high = span["min"] or 0, span["max"] or 0
-    for kind in INTEGERS:
-        if -(2 ** (kind.bit_width - 1)) <= low and high < 2 ** (kind.bit_width - 1):
-            return values.cast(kind)
+    for arrow_type in INTEGERS:
+        if -(2 ** (arrow_type.bit_width - 1)) <= low and high < 2 ** (arrow_type.bit_width - 1):
+            return values.cast(arrow_type)
     return values
 
 
@@ -376,21 +388,21 @@ def _object_array(values: pa.Array) -> np.ndarray:
 
 def _objects(values: pa.Array) -> Iterator[Any]:
     """Values as Python objects, of which only a part is there at a time."""
-    for start in range(0, len(values), PART):
-        yield from values.slice(start, PART).to_pylist()
+    for start in range(0, len(values), BATCH_VALUES):
+        yield from values.slice(start, BATCH_VALUES).to_pylist()
 
 
-def _several(condition: Any) -> list[Any]:
+def _as_list(condition: Any) -> list[Any]:
     """The values of a condition, of which one must match."""
     if isinstance(condition, Collection) and not isinstance(condition, str | bytes):
         return list(condition)
     return [condition]
 
 
-def indices(numbers: np.ndarray) -> pa.Array:
-    """Numbers of rows [N] as an Arrow array, without a copy where they are int64."""
-    numbers = np.ascontiguousarray(numbers, np.int64)
-    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+def arrow_indices(indices: np.ndarray) -> pa.Array:
+    """Indices [N] as an Arrow array, without a copy where they are int64."""
+    indices = np.ascontiguousarray(indices, np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(indices), [None, pa.py_buffer(indices)])
 
 
 def _texts(values: list[str]) -> pa.Array:
@@ -404,6 +416,6 @@ def _texts(values: list[str]) -> pa.Array:
     )
 
 
-def part_of(values: np.ndarray, numbers: Numbers) -> np.ndarray:
-    """Values of some rows."""
-    return values[numbers.start : numbers.stop] if isinstance(numbers, range) else values[numbers]
+def part_of(values: np.ndarray, indices: Indices) -> np.ndarray:
+    """Values of some snapshots."""
+    return values[indices.start : indices.stop] if isinstance(indices, range) else values[indices]

@@ -1,5 +1,5 @@
-"""`load_dataset`: a zoo as a Hugging Face `datasets.Dataset`; `with_weights`: its networks, read when a row
-is asked for.
+"""`load_dataset`: a zoo as a Hugging Face `datasets.Dataset`; `with_weights`: its networks, read when a
+snapshot is asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PREPARE_OPTIONS = ("num_proc", "download_mode", "verification_mode")
 # of datasets.load_dataset; for a folder
 FOLDER_OPTIONS = ("streaming", "keep_in_memory", *PREPARE_OPTIONS, "columns", "filters")
-# homepage of a loaded dataset -> its zoo, so that `with_weights` need not open it again
+# origin of a loaded dataset -> its zoo, so that `with_weights` need not open it again
 _opened: dict[str, Zoo] = {}
 
 
@@ -52,7 +52,7 @@ def load_dataset(
 
     Args:
         path: the zoo's folder, or "org/name" on the Hub; "nws" is ./nws or else DEFAULT_REPOSITORY.
-        name: "index", the default (no weights; see `with_weights`), or a subset, whose rows hold their
+        name: "index", the default (no weights; see `with_weights`), or a subset, whose snapshots hold their
             weights as safetensors bytes.
         split: "train", "validation" or "test", a part of one, or several of them as a list; None loads all as
             a DatasetDict.
@@ -70,7 +70,8 @@ def load_dataset(
 
     Example:
         >>> ds = load_dataset("nws", split="train")
-        >>> ds = with_weights(ds.filter(lambda row: row["is_final"] and row["dataset"] == "mnist"))
+        >>> ds = ds.filter(lambda snapshot: snapshot["is_final"] and snapshot["dataset"] == "mnist")
+        >>> ds = with_weights(ds)
         >>> ds[0]["weights"].shape
         (386,)
     """
@@ -96,11 +97,11 @@ def load_dataset(
             folder = zoo.source.path if isinstance(zoo.source, Folder) else None
             if last or folder is None or Manifest.read(folder).digest == zoo.manifest.digest:
                 raise  # else the folder has changed meanwhile
-    _opened[zoo.source.homepage] = zoo
+    _opened[zoo.source.origin] = zoo
     for part in (
         loaded.values() if isinstance(loaded, dict) else loaded if isinstance(loaded, list) else [loaded]
     ):
-        part.info.homepage, part.info.description = zoo.source.homepage, state(zoo.manifest)
+        part.info.homepage, part.info.description = zoo.source.origin, state(zoo.manifest)
     return loaded
 
 
@@ -115,7 +116,9 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
         )
     if not isinstance(source, Folder):
         if kwargs.get("filters") is not None:
-            kwargs.setdefault("verification_mode", "no_checks")  # the card counts the rows without filters
+            kwargs.setdefault(
+                "verification_mode", "no_checks"
+            )  # the card counts the snapshots without filters
         where = {"path": source.repo_id, "revision": source.revision, "token": source.token}
         return datasets.load_dataset(**where, name=name, split=split, cache_dir=cache_dir, **kwargs)
     from nws_dataset.reading.prepare import FolderBuilder
@@ -142,7 +145,7 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
             raise error.__cause__ from None
         do = "check the filters, and the space and permissions of the library's cache"
         raise ZooError(
-            zoo.name, expected="rows that can be prepared", found=reason(error.__cause__ or error), do=do
+            zoo.name, expected="snapshots that can be prepared", found=reason(error.__cause__ or error), do=do
         ) from error
     except (
         ValueError,
@@ -158,40 +161,40 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
 
 
 def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] | None = None) -> AnyDataset:
-    """The same rows with `weights`, [P] float32, read from the zoo when a row is asked for.
+    """The same snapshots with `weights`, [P] float32, read from the zoo when a snapshot is asked for.
 
     The weights are no stored column, and stay through all methods of the dataset; `remove_columns("weights")`
-    takes them away. In rows without a format they are numpy arrays, a list of them in a batch; else they are
-    as the format has a column of lists, such as one tensor [N, P] for rows of one length. A function in `map`
-    or `filter` gets them, so all are read there; `map` with `remove_columns` of all columns gives rows
-    without weights. What leaves the dataset has them as a column: `to_pandas`, `save_to_disk` and the like.
-    `batch` and `to_tf_dataset` are refused. `ds[:]["weights"]`, or `Zoo.weights(ds)` for one array [N, P],
-    reads many at once; on the Hub, the weights of a batch are fetched together. In a stream they are a column
-    like the others.
+    takes them away. In snapshots without a format they are numpy arrays, a list of them in a batch; else they
+    are as the format has a column of lists, such as one tensor [N, P] for snapshots of one length. A function
+    in `map` or `filter` gets them, so all are read there; `map` with `remove_columns` of all columns gives
+    snapshots without weights. What leaves the dataset has them as a column: `to_pandas`, `save_to_disk` and
+    the like. `batch` and `to_tf_dataset` are refused. `ds[:]["weights"]`, or `Zoo.weights(ds)` for one array
+    [N, P], reads many at once; on the Hub, the weights of a batch are fetched together. In a stream they are
+    a column like the others.
 
     `concatenate_datasets` and `interleave_datasets` of the library keep weights where all parts are of one
-    zoo, in one format and with the same columns hidden. Else they give rows without weights, and say so in
-    the library's log alone (level info): join first, then call this.
+    zoo, in one format and with the same columns hidden. Else they give snapshots without weights, and say so
+    in the library's log alone (level info): join first, then call this.
 
-    Every value is checked against the SHA-256 in its row, so that rows of another zoo, or of this one before
-    it grew, are refused.
+    Every value is checked against the SHA-256 in its snapshot, so that snapshots of another zoo, or of this
+    one before it grew, are refused.
 
     Args:
-        ds: rows of the config "index", from `load_dataset`, streamed or not; or a dict or list of such.
+        ds: snapshots of the config "index", from `load_dataset`, streamed or not; or a dict or list of such.
         zoo: where the weights are; None takes the zoo that `ds` was loaded from.
-        columns: what a row has beside `weights`; None keeps all. For a DataLoader, name what you need: torch
-            cannot collate null.
+        columns: what a snapshot has beside `weights`; None keeps all. For a DataLoader, name what you need:
+            torch cannot collate null.
 
     Returns:
         A new dataset of the same kind (a subclass of datasets.Dataset, if it is one); it can be pickled.
 
     Raises:
-        ZooError: if `ds` has no index columns, its rows are not of the zoo, or of several zoos, or its zoo is
-            not known.
+        ZooError: if `ds` has no index columns, its snapshots are not of the zoo, or of several zoos, or its
+            zoo is not known.
 
     Example:
         >>> ds = with_weights(load_dataset("nws", split="train"))
-        >>> ds = ds.map(lambda row: {"norm": float((row["weights"] ** 2).sum())})
+        >>> ds = ds.map(lambda snapshot: {"norm": float((snapshot["weights"] ** 2).sum())})
         >>> ds[0]["norm"] > 0
         True
     """
@@ -201,10 +204,10 @@ def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] 
 
     if isinstance(ds, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         return type(ds)({split: with_weights(part, zoo, columns) for split, part in ds.items()})
-    kinds = (datasets.Dataset, datasets.IterableDataset)
-    if isinstance(ds, (list, tuple)) and all(isinstance(part, kinds) for part in ds):
+    dataset_types = (datasets.Dataset, datasets.IterableDataset)
+    if isinstance(ds, (list, tuple)) and all(isinstance(part, dataset_types) for part in ds):
         return type(ds)(with_weights(part, zoo, columns) for part in ds)
-    if not isinstance(ds, kinds):
+    if not isinstance(ds, dataset_types):
         raise ZooError(
             "with_weights",
             expected="a dataset of the datasets library",
@@ -214,26 +217,26 @@ def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] 
     if isinstance(ds, datasets.IterableDataset):
         weighted.check_states(ds)
         return weighted.stream_with_weights(ds, zoo or _zoo_of(ds), columns)
-    rows, known = weighted.without_weights(ds)
-    weighted.check_columns(rows.column_names, [name for name in columns or () if name != weighted.WEIGHTS])
-    weighted.check_states(rows)
-    return weighted.dataset_with_weights(rows, zoo or known or _zoo_of(rows), columns)
+    snapshots, known = weighted.without_weights(ds)
+    weighted.check_columns(
+        snapshots.column_names, [name for name in columns or () if name != weighted.WEIGHTS]
+    )
+    weighted.check_states(snapshots)
+    return weighted.dataset_with_weights(snapshots, zoo or known or _zoo_of(snapshots), columns)
 
 
 def _zoo_of(ds: Any) -> Zoo:
     """The zoo that a dataset was loaded from, in this process or another."""
-    homepage = (ds.info.homepage or "").split("\n\n")[0]  # rows of copies of one zoo may have been joined
-    if not homepage:
+    origin = (ds.info.homepage or "").split("\n\n")[0]  # snapshots of copies of one zoo may have been joined
+    if not origin:
         raise ZooError(
             "with_weights",
             expected="a dataset from nws_dataset.load_dataset",
             found="another",
             do="pass zoo=Zoo(path)",
         )
-    if homepage not in _opened:
-        path, _, revision = (
-            homepage.partition("/tree/") if homepage.startswith("http") else (homepage, "", "")
-        )
+    if origin not in _opened:
+        path, _, revision = origin.partition("/tree/") if origin.startswith("http") else (origin, "", "")
         repository = path.partition("/datasets/")[2]
-        _opened[homepage] = Zoo(repository, revision=revision) if repository and revision else Zoo(homepage)
-    return _opened[homepage]
+        _opened[origin] = Zoo(repository, revision=revision) if repository and revision else Zoo(origin)
+    return _opened[origin]

@@ -29,7 +29,7 @@ class Options(datasets.BuilderConfig):
 
     Args:
         columns: names; None reads all.
-        filters: an Arrow expression, or a list of (column, operator, value), that rows must fulfil.
+        filters: an Arrow expression, or a list of (column, operator, value), that snapshots must fulfil.
     """
 
     columns: list[str] | None = None
@@ -37,7 +37,7 @@ class Options(datasets.BuilderConfig):
 
 
 class FolderBuilder(datasets.ArrowBasedBuilder):
-    """Rows of a zoo's folder. What it makes is cached under the digest of nws.json.
+    """Snapshots of a zoo's folder. What it makes is cached under the digest of nws.json.
 
     Args:
         folder: the zoo.
@@ -65,7 +65,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
                 expected = f"columns among {', '.join(features)}"
                 raise ZooError(self.folder, expected=expected, found=", ".join(missing), do="choose others")
             features = datasets.Features(
-                {name: kind for name, kind in features.items() if name in self.config.columns}
+                {name: feature for name, feature in features.items() if name in self.config.columns}
             )
         return datasets.DatasetInfo(description=state(self.manifest), features=features)
 
@@ -81,7 +81,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
         ]
 
     def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, pa.Table]]:
-        """The rows of files, each checked to be of one and the same state of the zoo."""
+        """The snapshots of files, each checked to be of one and the same state of the zoo."""
         filters = self.config.filters
         condition = pq.filters_to_expression(filters) if isinstance(filters, list) else filters
         for file in files:
@@ -92,8 +92,8 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
                     raise ZooError(
                         self.folder, expected="a folder that does not change", found="a new nws.json", do=do
                     )
-                rows = table if condition is None else table.filter(condition)
-                yield f"{file}-{number}", rows.select(list(self.info.features))
+                snapshots = table if condition is None else table.filter(condition)
+                yield f"{file}-{number}", snapshots.select(list(self.info.features))
 
     def _tables(self, file: str) -> Iterator[pa.Table]:
         path = self.manifest.locate(self.folder, file)

@@ -1,4 +1,4 @@
-"""`Rows`: snapshots chosen from a zoo's index."""
+"""`Snapshots`: lines of a zoo's index, each a network at one moment of its training."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ import numpy as np
 import pyarrow as pa
 
 from nws_dataset.errors import ZooError
-from nws_dataset.reading.byte_ranges import PLACE_COLUMNS
-from nws_dataset.reading.index import Columns, Numbers
+from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS
+from nws_dataset.reading.index import Columns, Indices
 
 if TYPE_CHECKING:
     import pandas
 
-READ_COLUMNS = (*PLACE_COLUMNS, "architecture_json")  # what finds and reads the weights of a row
-AnyRow = Mapping[str, Any]  # a row of the index: column -> value
+READ_COLUMNS = (*BYTE_RANGE_COLUMNS, "architecture_json")  # what finds and reads the weights of a snapshot
+
+
+AnySnapshot = Mapping[str, Any]  # a line of the index: column -> value
 PYTHON_TYPES: dict[pa.DataType, Any] = {pa.string(): str, pa.int64(): int, pa.float64(): int | float}
-# Rows, a datasets.Dataset of the index, an Arrow table or DataFrame of it, or mappings
-AnyRows = Iterable[AnyRow]
+# Snapshots, a datasets.Dataset of the index, an Arrow table or DataFrame of it, or mappings
+AnySnapshots = Iterable[AnySnapshot]
 
 
-class Row(AnyRow):
-    """A row of the index: column -> value, read when it is asked for."""
+class Snapshot(AnySnapshot):
+    """A line of the index, one network at one moment of its training: column -> value, read when it is asked
+    for.
+    """
 
-    __slots__ = ("_columns", "_number")
+    __slots__ = ("_columns", "_index")
 
-    def __init__(self, columns: Columns, number: int) -> None:
-        self._columns, self._number = columns, number
+    def __init__(self, columns: Columns, index: int) -> None:
+        self._columns, self._index = columns, index
 
     def __getitem__(self, name: str) -> Any:
         at = self._columns.at.get(name)
@@ -37,7 +41,7 @@ class Row(AnyRow):
             if name not in self._columns.schema.names:
                 raise KeyError(name)
             at = self._columns[name].at
-        return at(self._number)
+        return at(self._index)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns.schema.names)
@@ -49,14 +53,14 @@ class Row(AnyRow):
         return repr(dict(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)  # without the columns of all rows
+        return dict, (dict(self),)  # without the columns of all snapshots
 
 
-class Rows(Sequence[Mapping[str, Any]]):
-    """Some rows of the index: a read-only sequence. A column is read when it is first asked for.
+class Snapshots(Sequence[Mapping[str, Any]]):
+    """Some lines of the index: a read-only sequence. A column is read when it is first asked for.
 
-    `rows[i]` and iteration give mappings (column -> value); `rows[a:b]`, `rows[mask]` and `rows[[0, 2]]` give
-    Rows; `rows["test_accuracy"]` gives a numpy array [N].
+    `snapshots[i]` and iteration give mappings (column -> value); `snapshots[a:b]`, `snapshots[mask]` and
+    `snapshots[[0, 2]]` give Snapshots; `snapshots["test_accuracy"]` gives a numpy array [N].
 
     Args:
         table: INDEX_SCHEMA, or some of its columns.
@@ -73,58 +77,58 @@ class Rows(Sequence[Mapping[str, Any]]):
 
     def __init__(self, table: pa.Table) -> None:
         self._columns = Columns.of(table)
-        self._numbers: Numbers = range(table.num_rows)
+        self._indices: Indices = range(table.num_rows)
 
     @classmethod
-    def _of(cls, columns: Columns, numbers: Numbers) -> Rows:
-        rows = cls.__new__(cls)
-        rows._columns, rows._numbers = columns, numbers
-        return rows
+    def _of(cls, columns: Columns, indices: Indices) -> Snapshots:
+        snapshots = cls.__new__(cls)
+        snapshots._columns, snapshots._indices = columns, indices
+        return snapshots
 
     @functools.cached_property
     def table(self) -> pa.Table:
-        """The rows as an Arrow table, all columns read."""
-        return self._columns.table(self._numbers)
+        """The snapshots as an Arrow table, all columns read."""
+        return self._columns.table(self._indices)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._indices)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Rows, (self.table,)
+        return Snapshots, (self.table,)
 
     @overload
-    def __getitem__(self, key: int) -> Row: ...
+    def __getitem__(self, key: int) -> Snapshot: ...
     @overload
-    def __getitem__(self, key: slice | np.ndarray | list[int] | list[bool]) -> Rows: ...
+    def __getitem__(self, key: slice | np.ndarray | list[int] | list[bool]) -> Snapshots: ...
     @overload
     def __getitem__(self, key: str) -> np.ndarray: ...
-    def __getitem__(self, key: Any) -> Row | Rows | np.ndarray:
+    def __getitem__(self, key: Any) -> Snapshot | Snapshots | np.ndarray:
         if isinstance(key, str):
-            return self._columns[key].numpy(self._numbers)
+            return self._columns[key].numpy(self._indices)
         if isinstance(key, int | np.integer):
-            return Row(self._columns, int(self._numbers[key]))
+            return Snapshot(self._columns, int(self._indices[key]))
         if isinstance(key, slice):
-            part = self._numbers[key]
+            part = self._indices[key]
             part = (
                 np.arange(part.start, part.stop, part.step)
                 if isinstance(part, range) and part.step != 1
                 else part
             )
-            return Rows._of(self._columns, part)
-        return Rows._of(self._columns, self._all[self._chosen(key)])
+            return Snapshots._of(self._columns, part)
+        return Snapshots._of(self._columns, self._all[self._checked_key(key)])
 
     @property
     def _all(self) -> np.ndarray:
-        """Numbers of the rows, [N] int64."""
+        """Where the snapshots stand in the columns, [N] int64."""
         return (
-            np.arange(self._numbers.start, self._numbers.stop)
-            if isinstance(self._numbers, range)
-            else self._numbers
+            np.arange(self._indices.start, self._indices.stop)
+            if isinstance(self._indices, range)
+            else self._indices
         )
 
-    def _chosen(self, key: Any) -> np.ndarray:
-        """A mask or numbers of rows, checked."""
-        expected = f"a number, a slice, a column, a mask of {len(self)} or numbers of rows below {len(self)}"
+    def _checked_key(self, key: Any) -> np.ndarray:
+        """A mask or indices, checked."""
+        expected = f"an index, a slice, a column, a mask of {len(self)} or indices below {len(self)}"
         try:
             chosen = np.asarray(key)
         except ValueError:  # a ragged list
@@ -142,12 +146,12 @@ class Rows(Sequence[Mapping[str, Any]]):
             low, high = int(chosen.min()), int(chosen.max())
             fits, found = -len(self) <= low and high < len(self), f"{low if low < -len(self) else high}"
         if not fits:
-            raise ZooError("rows", expected=expected, found=found, do="choose rows that are there")
+            raise ZooError("snapshots", expected=expected, found=found, do="choose snapshots that are there")
         return chosen
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for start in range(0, len(self), 1000):
-            part = self._numbers[start : start + 1000]
+            part = self._indices[start : start + 1000]
             names = self._columns.schema.names
             columns = [self._columns[name].arrow(part).to_pylist() for name in names]
             yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
@@ -155,14 +159,14 @@ class Rows(Sequence[Mapping[str, Any]]):
     def __repr__(self) -> str:
         names = ("subset", "model_id", "architecture")
         if not set(names) <= set(self._columns.schema.names):
-            return f"Rows({len(self)} rows of {', '.join(self._columns.schema.names)})"
+            return f"Snapshots({len(self)} with {', '.join(self._columns.schema.names)})"
         subsets, models, architectures = (list(dict.fromkeys(self[name])) for name in names)
         counts = {"snapshot": len(self), "model": len(models), "architecture": len(architectures)}
         text = ", ".join(f"{count} {word}{'s' * (count != 1)}" for word, count in counts.items())
-        return f"Rows({text}; subsets: {', '.join(subsets) or 'none'})"
+        return f"Snapshots({text}; subsets: {', '.join(subsets) or 'none'})"
 
-    def filter(self, **conditions: Any) -> Rows:
-        """The rows that fulfil all conditions.
+    def filter(self, **conditions: Any) -> Snapshots:
+        """The snapshots that fulfil all conditions.
 
         Args:
             conditions: column = a value (None matches null), several values of which one must match, or a
@@ -181,14 +185,14 @@ class Rows(Sequence[Mapping[str, Any]]):
             >>> sorted(set(snapshots["dataset"]))
             ['mnist', 'svhn']
         """
-        rows = self
+        snapshots = self
         for name, condition in conditions.items():
-            mask = self._columns[name].mask(name, condition, rows._numbers)
-            rows = Rows._of(self._columns, rows._all[mask])
-        return rows
+            mask = self._columns[name].mask(name, condition, snapshots._indices)
+            snapshots = Snapshots._of(self._columns, snapshots._all[mask])
+        return snapshots
 
     def select(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of the rows as an Arrow table; no others are read.
+        """Some columns of the snapshots as an Arrow table; no others are read.
 
         Args:
             names: of the columns.
@@ -201,10 +205,10 @@ class Rows(Sequence[Mapping[str, Any]]):
         """
         for name in names:
             self._columns[name]
-        return self._columns.table(self._numbers, names)
+        return self._columns.table(self._indices, names)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The rows as a pandas DataFrame (pandas must be installed).
+        """The snapshots as a pandas DataFrame (pandas must be installed).
 
         Returns:
             A row a snapshot, all columns.

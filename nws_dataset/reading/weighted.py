@@ -1,8 +1,8 @@
-"""`WeightsDataset`: rows of a zoo's index, whose weights are read when a row is asked for, through the
-methods of `datasets.Dataset`.
+"""`WeightsDataset`: snapshots of a zoo's index, whose weights are read when a snapshot is asked for, through
+the methods of `datasets.Dataset`.
 
-Weights are no stored column. A formatter of our own adds them to the rows that are handed out, in whatever
-format those have.
+Weights are no stored column. A formatter of our own adds them to the snapshots that are handed out, in
+whatever format those have.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from nws_dataset.errors import ZooError, reason
 from nws_dataset.format.manifest import MANIFEST_NAME
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import header
-from nws_dataset.reading.byte_ranges import PLACE_COLUMNS
+from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS
 from nws_dataset.reading.folder import Folder
-from nws_dataset.reading.snapshots import READ_COLUMNS, Rows
+from nws_dataset.reading.snapshots import READ_COLUMNS, Snapshots
 from nws_dataset.reading.zoo import Zoo
 
 WEIGHTS = "weights"
-TABLES = ("arrow", "pandas", "polars")  # formats whose rows and batches are tables
+TABLES = ("arrow", "pandas", "polars")  # formats whose snapshots and batches are tables
 FORMAT = "nws_weights"  # the format type that the library knows our formatter by
 READ_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in READ_COLUMNS])
-STREAM_ROWS = 32  # of a stream, whose weights are read together
-STORED_ROWS = 100  # whose weights are read together where they become a column
+STREAM_SNAPSHOTS = 32  # of a stream, whose weights are read together
+MATERIALIZED_SNAPSHOTS = 100  # whose weights are read together where they become a column
 STATE = re.compile(rf"{re.escape(MANIFEST_NAME)} sha256 ([0-9a-f]{{64}})")  # in `info.description`
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """How rows are handed out: where their weights are, and the format."""
+    """How snapshots are handed out: where their weights are, and the format."""
 
     zoo: Zoo
     hidden: frozenset[str] = frozenset()  # columns that find the weights, and are not shown
@@ -58,52 +58,52 @@ class View:
         """The library joins datasets of one format only: those of one state of a zoo, opened once or twice,
         have one.
         """
-        return isinstance(other, View) and self._told() == other._told()
+        return isinstance(other, View) and self._identity() == other._identity()
 
-    def _told(self) -> list[Any]:
+    def _identity(self) -> list[Any]:
         zoo = (self.zoo.name, self.zoo.manifest.digest)
         return [zoo, *(getattr(self, field.name) for field in dataclasses.fields(self)[1:])]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> View:
         return self  # the library copies a dataset with each method; its zoo stays open
 
-    def set_on(self, rows: datasets.Dataset) -> datasets.Dataset:
-        """Plain rows with the format alone, without weights."""
-        rows._format_type, rows._format_kwargs = self.type, dict(self.kwargs)
-        rows._format_columns = None if self.columns is None else list(self.columns)
-        rows._output_all_columns = self.output_all_columns
-        return rows
+    def set_on(self, snapshots: datasets.Dataset) -> datasets.Dataset:
+        """Plain snapshots with the format alone, without weights."""
+        snapshots._format_type, snapshots._format_kwargs = self.type, dict(self.kwargs)
+        snapshots._format_columns = None if self.columns is None else list(self.columns)
+        snapshots._output_all_columns = self.output_all_columns
+        return snapshots
 
 
 class WeightsDataset(datasets.Dataset):
-    """Rows with `weights`, [P] float32; `with_weights` makes it and tells what holds."""
+    """Snapshots with `weights`, [P] float32; `with_weights` makes it and tells what holds."""
 
     @classmethod
-    def of(cls, rows: datasets.Dataset, view: View) -> WeightsDataset:
-        """Rows as a view shows them."""
-        ds = _copy(rows, cls)
+    def of(cls, snapshots: datasets.Dataset, view: View) -> WeightsDataset:
+        """Snapshots as a view shows them."""
+        ds = _copy(snapshots, cls)
         datasets.Dataset.set_format(ds, FORMAT, view=view)
         return ds
 
     @property
     def view(self) -> View:
-        """How the rows are handed out."""
+        """How the snapshots are handed out."""
         return self._format_kwargs["view"]
 
-    def rows(self) -> datasets.Dataset:
-        """The same rows without weights, in the same format."""
+    def snapshots(self) -> datasets.Dataset:
+        """The same snapshots without weights, in the same format."""
         return self.view.set_on(_copy(self, datasets.Dataset))
 
-    def _bare(self) -> datasets.Dataset:
-        """The same rows without weights or format."""
+    def _plain(self) -> datasets.Dataset:
+        """The same snapshots without weights or format."""
         return _copy(self, datasets.Dataset).with_format(None)
 
-    def _again(self, found: Any, renamed: Mapping[str, str] | None = None) -> Any:
-        """What a method of the library gave for the bare rows, with weights; without, if the columns that
-        find them are gone.
+    def _rewrap(self, found: Any, renamed: Mapping[str, str] | None = None) -> Any:
+        """What a method of the library gave for the plain snapshots, with weights; without, if the columns
+        that find them are gone.
         """
         if isinstance(found, dict):
-            return type(found)({split: self._again(part, renamed) for split, part in found.items()})
+            return type(found)({split: self._rewrap(part, renamed) for split, part in found.items()})
         view, renamed = self.view, renamed or {}
         if view.columns is not None:  # as the library: a column that is new is formatted
             unformatted = {renamed.get(name, name) for name in self.column_names if name not in view.columns}
@@ -116,15 +116,15 @@ class WeightsDataset(datasets.Dataset):
             else view.set_on(_copy(found))
         )
 
-    def _stored(self, in_memory: bool) -> datasets.Dataset:
-        """The rows with their weights as a column like the others."""
-        bare, hidden = self._bare(), self.view.hidden
-        shown = {name: kind for name, kind in bare.features.items() if name not in hidden}
-        stored = bare.with_format("arrow").map(
-            functools.partial(_stored_table, self.view.zoo, list(shown)),
+    def _materialized(self, in_memory: bool) -> datasets.Dataset:
+        """The snapshots with their weights as a column like the others."""
+        plain, hidden = self._plain(), self.view.hidden
+        shown = {name: feature for name, feature in plain.features.items() if name not in hidden}
+        stored = plain.with_format("arrow").map(
+            functools.partial(_materialized_table, self.view.zoo, list(shown)),
             batched=True,
-            batch_size=STORED_ROWS,
-            writer_batch_size=STORED_ROWS,
+            batch_size=MATERIALIZED_SNAPSHOTS,
+            writer_batch_size=MATERIALIZED_SNAPSHOTS,
             features=datasets.Features({**shown, WEIGHTS: datasets.List(datasets.Value("float32"))}),
             keep_in_memory=in_memory,
             desc="Reading weights",
@@ -137,8 +137,8 @@ class WeightsDataset(datasets.Dataset):
         if self.view.type == "custom":  # it may need all columns
             return WeightsColumn(self, key)
         if key != WEIGHTS:
-            return self.rows()[key]
-        alone = WeightsDataset.of(self.rows().select_columns(list(READ_COLUMNS)), self._showing(()))
+            return self.snapshots()[key]
+        alone = WeightsDataset.of(self.snapshots().select_columns(list(READ_COLUMNS)), self._showing(()))
         return alone[:][WEIGHTS] if self.view.type in TABLES else WeightsColumn(alone, key)
 
     def _showing(self, columns: Iterable[str]) -> View:
@@ -161,11 +161,15 @@ class WeightsDataset(datasets.Dataset):
         if type == FORMAT:  # `ds.set_format(**other.format)`
             view = format_kwargs["view"]
         else:
-            rows = self._bare()
+            snapshots = self._plain()
             named = columns if columns is None else [name for name in _listed(columns) if name != WEIGHTS]
-            rows.set_format(type, named, output_all_columns, **format_kwargs)
-            told = {"type": rows._format_type, "kwargs": rows._format_kwargs, "columns": rows._format_columns}
-            view = dataclasses.replace(self.view, **told, output_all_columns=output_all_columns)
+            snapshots.set_format(type, named, output_all_columns, **format_kwargs)
+            settings = {
+                "type": snapshots._format_type,
+                "kwargs": snapshots._format_kwargs,
+                "columns": snapshots._format_columns,
+            }
+            view = dataclasses.replace(self.view, **settings, output_all_columns=output_all_columns)
         super().set_format(FORMAT, view=view)
 
     def map(self, function: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -174,7 +178,7 @@ class WeightsDataset(datasets.Dataset):
         The function gets the weights; it may return them as they are, others under another name.
         """
         if function is None:
-            return self._again(self._bare().map(function, *args, **kwargs))
+            return self._rewrap(self._plain().map(function, *args, **kwargs))
         options = dict(
             inspect.signature(datasets.Dataset.map).bind(self, function, *args, **kwargs).arguments
         )
@@ -191,24 +195,26 @@ class WeightsDataset(datasets.Dataset):
             )
         if removed:
             options["remove_columns"] = [name for name in removed if name != WEIGHTS]
-        self._without_weights_in("map", _listed(options.get("input_columns")), "take the whole row")
-        rows = self._carrying()
+        self._without_weights_in("map", _listed(options.get("input_columns")), "take the whole snapshot")
+        snapshots = self._as_library_class()
         if self.view.type in TABLES:  # what the function makes of a table stands for all of it
-            rows.set_format(FORMAT, view=dataclasses.replace(self.view, hidden=frozenset(), columns=None))
-        found = rows.map(_apart(function), **options).with_format(None)
-        return self.view.set_on(_copy(found)) if WEIGHTS in removed else self._again(found)
+            snapshots.set_format(
+                FORMAT, view=dataclasses.replace(self.view, hidden=frozenset(), columns=None)
+            )
+        found = snapshots.map(_leaving_weights_out(function), **options).with_format(None)
+        return self.view.set_on(_copy(found)) if WEIGHTS in removed else self._rewrap(found)
 
     def filter(self, function: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the library's. The function gets the weights, unless `input_columns` names what it gets."""
         options = dict(
             inspect.signature(datasets.Dataset.filter).bind(self, function, *args, **kwargs).arguments
         )
-        self._without_weights_in("filter", _listed(options.get("input_columns")), "take the whole row")
-        return self._again(self._carrying().filter(function, *args, **kwargs).with_format(None))
+        self._without_weights_in("filter", _listed(options.get("input_columns")), "take the whole snapshot")
+        return self._rewrap(self._as_library_class().filter(function, *args, **kwargs).with_format(None))
 
-    def _carrying(self) -> datasets.Dataset:
-        """The rows as the library's own class, with weights through the format: its inner methods read the
-        stored columns there.
+    def _as_library_class(self) -> datasets.Dataset:
+        """The snapshots as the library's own class, with weights through the format: its inner methods read
+        the stored columns there.
         """
         return _copy(self, datasets.Dataset)
 
@@ -226,23 +232,25 @@ class WeightsDataset(datasets.Dataset):
         shown = [name for name in _listed(column_names) if name != WEIGHTS]
         finding = [name for name in READ_COLUMNS if name not in shown]
         return WeightsDataset.of(
-            self._bare().select_columns([*shown, *finding], *args, **kwargs), self._showing(shown)
+            self._plain().select_columns([*shown, *finding], *args, **kwargs), self._showing(shown)
         )
 
     def remove_columns(self, column_names: str | list[str], *args: Any, **kwargs: Any) -> Any:
         """As the library's; the columns that find weights are hidden.
 
-        Without `weights`, the rows are the library's own dataset.
+        Without `weights`, the snapshots are the library's own dataset.
         """
         removed = _listed(column_names)
         gone = [name for name in removed if name not in (*READ_COLUMNS, WEIGHTS)]
-        rows = self._again(self._bare().remove_columns(gone, *args, **kwargs))
+        snapshots = self._rewrap(self._plain().remove_columns(gone, *args, **kwargs))
         ds = WeightsDataset.of(
-            rows._bare(),
-            dataclasses.replace(rows.view, hidden=rows.view.hidden | (set(READ_COLUMNS) & set(removed))),
+            snapshots._plain(),
+            dataclasses.replace(
+                snapshots.view, hidden=snapshots.view.hidden | (set(READ_COLUMNS) & set(removed))
+            ),
         )
         hidden = list(ds.view.hidden)
-        return ds.rows().remove_columns(hidden) if WEIGHTS in removed else ds
+        return ds.snapshots().remove_columns(hidden) if WEIGHTS in removed else ds
 
     def rename_column(
         self, original_column_name: str, new_column_name: str, *args: Any, **kwargs: Any
@@ -269,46 +277,46 @@ class WeightsDataset(datasets.Dataset):
                 ("rename others, or map them into new columns"),
             )
             raise ZooError(method, expected=expected, found=", ".join(fixed), do=do)
-        return self._again(getattr(self._bare(), method)(*args, **kwargs), names)
+        return self._rewrap(getattr(self._plain(), method)(*args, **kwargs), names)
 
     def add_column(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """As the library's, but for the name `weights`."""
         self._without_weights_in("add_column", [name], "choose another name")
-        return self._again(self._bare().add_column(name, *args, **kwargs))
+        return self._rewrap(self._plain().add_column(name, *args, **kwargs))
 
     def to_iterable_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's: a stream whose rows have their weights."""
+        """As the library's: a stream whose snapshots have their weights."""
         view = self.view
         if view.kwargs or view.columns is not None:
             found = f"format {view.type!r} with options or columns of its own"
             raise ZooError(
                 "to_iterable_dataset",
-                expected="rows of a plain format",
+                expected="snapshots of a plain format",
                 found=found,
                 do="call with_format(None) first",
             )
         shown = [name for name in self.column_names if name not in view.hidden]
         return stream_with_weights(
-            self._bare().to_iterable_dataset(*args, **kwargs), view.zoo, shown
+            self._plain().to_iterable_dataset(*args, **kwargs), view.zoo, shown
         ).with_format(view.type)
 
 
-def _kept(name: str) -> Callable[..., Any]:
+def _keeping_weights(name: str) -> Callable[..., Any]:
     @functools.wraps(getattr(datasets.Dataset, name))
     def method(self: WeightsDataset, *args: Any, **kwargs: Any) -> Any:
         for argument in (*args, *kwargs.values()):
             self._without_weights_in(
                 name, _listed(argument) if isinstance(argument, str | list | tuple) else (), "name others"
             )
-        return self._again(getattr(self._bare(), name)(*args, **kwargs))
+        return self._rewrap(getattr(self._plain(), name)(*args, **kwargs))
 
     return method
 
 
-def _of_stored(name: str) -> Callable[..., Any]:
+def _materializing(name: str) -> Callable[..., Any]:
     @functools.wraps(getattr(datasets.Dataset, name))
     def method(self: WeightsDataset, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._stored(name in IN_MEMORY), name)(*args, **kwargs)
+        return getattr(self._materialized(name in IN_MEMORY), name)(*args, **kwargs)
 
     return method
 
@@ -316,17 +324,19 @@ def _of_stored(name: str) -> Callable[..., Any]:
 def _refused(name: str, do: str) -> Callable[..., Any]:
     @functools.wraps(getattr(datasets.Dataset, name))
     def method(self: WeightsDataset, *args: Any, **kwargs: Any) -> Any:
-        raise ZooError(name, expected="rows without weights", found="weights that are read from a zoo", do=do)
+        raise ZooError(
+            name, expected="snapshots without weights", found="weights that are read from a zoo", do=do
+        )
 
     return method
 
 
-KEPT = (
+KEEP_WEIGHTS = (
     "add_item", "align_labels_with_mapping", "cast", "cast_column", "class_encode_column", "flatten",
     "flatten_indices", "repeat", "select",
     "shard", "shuffle", "skip", "sort", "take", "train_test_split",
 )  # fmt: skip
-STORED = (
+MATERIALIZED = (
     "push_to_hub", "save_to_disk", "to_csv", "to_dict", "to_json", "to_list", "to_pandas", "to_parquet",
     "to_polars", "to_sql",
     "_push_parquet_shards_to_hub",
@@ -336,16 +346,16 @@ REFUSED = {
     "batch": "iterate with iter(batch_size)",
     "to_tf_dataset": "set the format tensorflow and make it of an iterator",
 }
-for _name in filter(functools.partial(hasattr, datasets.Dataset), KEPT):
-    setattr(WeightsDataset, _name, _kept(_name))
-for _name in filter(functools.partial(hasattr, datasets.Dataset), STORED):
-    setattr(WeightsDataset, _name, _of_stored(_name))
+for _name in filter(functools.partial(hasattr, datasets.Dataset), KEEP_WEIGHTS):
+    setattr(WeightsDataset, _name, _keeping_weights(_name))
+for _name in filter(functools.partial(hasattr, datasets.Dataset), MATERIALIZED):
+    setattr(WeightsDataset, _name, _materializing(_name))
 for _name, _do in REFUSED.items():
     setattr(WeightsDataset, _name, _refused(_name, _do))
 
 
 class WeightsColumn(Column):
-    """One column of rows that are read whole: `ds["weights"]`."""
+    """One column of snapshots that are read whole: `ds["weights"]`."""
 
     def __init__(self, source: WeightsDataset, column_name: str) -> None:
         self.source, self.column_name = source, column_name
@@ -354,14 +364,14 @@ class WeightsColumn(Column):
         )
 
     def __iter__(self) -> Iterator[Any]:
-        return (row[self.column_name] for row in self.source)
+        return (snapshot[self.column_name] for snapshot in self.source)
 
     def __getitem__(self, key: Any) -> Any:
         return self.source[key][self.column_name]
 
 
 class WeightsFormatter(Formatter):
-    """Hands out rows as the view's own format does, and adds their weights."""
+    """Hands out snapshots as the view's own format does, and adds their weights."""
 
     def __init__(self, view: View, features: datasets.Features | None = None, **kwargs: Any) -> None:
         super().__init__(features, **kwargs)
@@ -370,15 +380,17 @@ class WeightsFormatter(Formatter):
     def __call__(self, pa_table: pa.Table, query_type: str) -> Any:
         view, names = self.view, pa_table.column_names
         missing = [name for name in READ_COLUMNS if name not in names]
-        # one column, or rows of another kind
+        # one column, or snapshots of another kind
         if query_type == "column" or len(missing) == len(READ_COLUMNS) or len(names) == 1:
             return self._formatted(pa_table, query_type, self.features, view.columns, dict(view.kwargs))
         if missing:
             expected, do = (
                 f"the columns {', '.join(READ_COLUMNS)}",
-                ("keep them, or take rows without weights (remove_columns('weights'))"),
+                ("keep them, or take snapshots without weights (remove_columns('weights'))"),
             )
-            raise ZooError("rows with weights", expected=expected, found=f"no {', '.join(missing)}", do=do)
+            raise ZooError(
+                "snapshots with weights", expected=expected, found=f"no {', '.join(missing)}", do=do
+            )
         shown = pa_table.select([name for name in names if name not in view.hidden])
         arrays = read_weights(view.zoo, pa_table)
         if view.type is None:
@@ -388,9 +400,9 @@ class WeightsFormatter(Formatter):
             transform = view.kwargs["transform"]
             bound = {**view.kwargs, "transform": lambda batch: transform({**batch, WEIGHTS: arrays})}
             return self._formatted(shown, query_type, self.features, view.columns, bound)
-        kind = {WEIGHTS: datasets.LargeList(datasets.Value("float32"))}
+        added = {WEIGHTS: datasets.LargeList(datasets.Value("float32"))}
         features = datasets.Features(
-            {**(self.features or datasets.Features.from_arrow_schema(shown.schema)), **kind}
+            {**(self.features or datasets.Features.from_arrow_schema(shown.schema)), **added}
         )
         columns = None if view.columns is None else [*view.columns, WEIGHTS]
         return self._formatted(_with_column(shown, arrays), query_type, features, columns, dict(view.kwargs))
@@ -411,14 +423,14 @@ _register_formatter(WeightsFormatter, FORMAT)
 
 
 def dataset_with_weights(ds: datasets.Dataset, zoo: Zoo, columns: Sequence[str] | None) -> WeightsDataset:
-    """Rows of the index with their weights.
+    """Snapshots of the index with their weights.
 
     Raises:
-        ZooError: if columns are missing, or rows are not of this zoo.
+        ZooError: if columns are missing, or snapshots are not of this zoo.
     """
     names = None if columns is None else [name for name in columns if name != WEIGHTS]
     check_columns(ds.column_names, names or ())
-    check_rows(ds, zoo)
+    check_snapshots(ds, zoo)
     view = View(
         zoo,
         frozenset(),
@@ -427,10 +439,10 @@ def dataset_with_weights(ds: datasets.Dataset, zoo: Zoo, columns: Sequence[str] 
         ds._format_columns,
         ds._output_all_columns,
     )
-    bare = _copy(ds).with_format(None)
+    plain = _copy(ds).with_format(None)
     if names is None:
-        return WeightsDataset.of(bare, view)
-    whole = bare.select_columns(
+        return WeightsDataset.of(plain, view)
+    whole = plain.select_columns(
         [*dict.fromkeys(names), *(name for name in READ_COLUMNS if name not in names)]
     )
     return WeightsDataset.of(
@@ -439,7 +451,7 @@ def dataset_with_weights(ds: datasets.Dataset, zoo: Zoo, columns: Sequence[str] 
 
 
 def without_weights(ds: datasets.Dataset) -> tuple[datasets.Dataset, Zoo | None]:
-    """Rows in the format that they are shown in, and their zoo if they have weights: also those that the
+    """Snapshots in the format that they are shown in, and their zoo if they have weights: also those that the
     library joined.
     """
     view = (ds._format_kwargs or {}).get("view") if ds._format_type == FORMAT else None
@@ -449,14 +461,14 @@ def without_weights(ds: datasets.Dataset) -> tuple[datasets.Dataset, Zoo | None]
 def stream_with_weights(
     ds: datasets.IterableDataset, zoo: Zoo, columns: Sequence[str] | None
 ) -> datasets.IterableDataset:
-    """Rows of a stream with their weights, a column like the others from here on.
+    """Snapshots of a stream with their weights, a column like the others from here on.
 
     Raises:
-        ZooError: if columns are missing; when they are read, if rows are not of this zoo.
+        ZooError: if columns are missing; when they are read, if snapshots are not of this zoo.
     """
     plain = ds.with_format(None)
     present = ds.column_names
-    if present is None:  # it was mapped before: only its rows tell
+    if present is None:  # it was mapped before: only its snapshots tell
         present = list(next(iter(plain.take(1)), {}))
         ended = not present
     else:
@@ -464,10 +476,10 @@ def stream_with_weights(
     names = None if columns is None else [name for name in columns if name != WEIGHTS]
     if not ended:
         check_columns(present, names or ())
-    check_rows(ds, zoo)
+    check_snapshots(ds, zoo)
     removed = [name for name in present if names is not None and name not in names]
     formatting = ds._formatting and ds._formatting.format_type
-    read = plain.map(StreamWeights(zoo), batched=True, batch_size=STREAM_ROWS, remove_columns=removed)
+    read = plain.map(StreamWeights(zoo), batched=True, batch_size=STREAM_SNAPSHOTS, remove_columns=removed)
     return read.with_format(formatting) if formatting else read
 
 
@@ -485,108 +497,116 @@ class StreamWeights:
 
 
 def check_columns(present: Sequence[str], wanted: Iterable[str]) -> None:
-    """Raise a ZooError unless rows have the columns that find weights, and no weights of their own."""
+    """Raise a ZooError unless snapshots have the columns that find weights, and no weights of their own."""
     missing = [name for name in dict.fromkeys((*READ_COLUMNS, *wanted)) if name not in present]
     found, do = f"no {', '.join(missing)}", "load the index and keep its columns"
     if not missing and WEIGHTS in present:
         found, do = (
             f"a column {WEIGHTS!r} beside them",
-            ("these rows have their weights; rename or remove that column to read them anew"),
+            ("these snapshots have their weights; rename or remove that column to read them anew"),
         )
         missing = [WEIGHTS]
     if missing:
-        raise ZooError("with_weights", expected="rows of the config index", found=found, do=do)
+        raise ZooError("with_weights", expected="snapshots of the config index", found=found, do=do)
 
 
 def check_states(ds: Any) -> set[str]:
-    """The states of zoos that rows come from, as their `info` tells.
+    """The states of zoos that snapshots come from, as their `info` tells.
 
-    Raises a ZooError for several: such rows were joined.
+    Raises a ZooError for several: such snapshots were joined.
     """
     states = set(STATE.findall(ds.info.description or ""))
     if len(states) > 1:
         do = "read the weights of each apart, or with load_dataset anew if a zoo has grown"
         raise ZooError(
-            "with_weights", expected="rows of one zoo", found=f"rows of {len(states)} zoos, joined", do=do
+            "with_weights",
+            expected="snapshots of one zoo",
+            found=f"snapshots of {len(states)} zoos, joined",
+            do=do,
         )
     return states
 
 
-def check_rows(ds: Any, zoo: Zoo) -> None:
-    """Raise a ZooError for rows of another zoo.
+def check_snapshots(ds: Any, zoo: Zoo) -> None:
+    """Raise a ZooError for snapshots of another zoo.
 
-    A row's state is enough; without it, the index must have the row.
+    A snapshot's state is enough; without it, the index must have the snapshot.
 
     Whatever is found here, each value is checked when it is read.
     """
     if check_states(ds) == {zoo.manifest.digest} or isinstance(ds, datasets.IterableDataset):
         return
     index = zoo.filter()
-    rows, known = (
-        ds.with_format("arrow").select_columns(list(PLACE_COLUMNS))[:],
-        pa.table({name: index[name] for name in PLACE_COLUMNS}),
+    snapshots, known = (
+        ds.with_format("arrow").select_columns(list(BYTE_RANGE_COLUMNS))[:],
+        pa.table({name: index[name] for name in BYTE_RANGE_COLUMNS}),
     )
-    strange = len(rows) - (pc.sum(pc.is_in(_keys(rows), value_set=_keys(known))).as_py() or 0)
+    strange = len(snapshots) - (pc.sum(pc.is_in(_keys(snapshots), value_set=_keys(known))).as_py() or 0)
     if strange:
         found, do = (
-            f"{strange} of {len(rows)} of another, or of this one as it was before",
+            f"{strange} of {len(snapshots)} of another, or of this one as it was before",
             "load them from this zoo again",
         )
-        raise ZooError("with_weights", expected=f"rows of {zoo.name}", found=found, do=do)
+        raise ZooError("with_weights", expected=f"snapshots of {zoo.name}", found=found, do=do)
 
 
 def _keys(table: pa.Table) -> pa.ChunkedArray:
-    """What tells a row's value from all others, as one text a row."""
-    return pc.binary_join_element_wise(*(table[name].cast(pa.string()) for name in PLACE_COLUMNS), " ")
+    """What tells a snapshot's value from all others, as one text a snapshot."""
+    return pc.binary_join_element_wise(*(table[name].cast(pa.string()) for name in BYTE_RANGE_COLUMNS), " ")
 
 
 def read_weights(zoo: Zoo, table: pa.Table) -> list[np.ndarray]:
-    """The weights of rows, each checked against the row's SHA-256: what comes belongs to the row, whatever
-    became of the zoo.
+    """The weights of snapshots, each checked against the snapshot's SHA-256: what comes belongs to the
+    snapshot, whatever became of the zoo.
 
     Args:
         zoo: where they are.
         table: READ_COLUMNS, and any others.
 
     Returns:
-        For each row [P] float32, its own memory.
+        For each snapshot [P] float32, its own memory.
 
     Raises:
         ZooError: if they cannot be read, or are others.
     """
     try:
-        rows = table.select(list(READ_COLUMNS)).cast(READ_SCHEMA)
+        snapshots = table.select(list(READ_COLUMNS)).cast(READ_SCHEMA)
     except (pa.ArrowException, ValueError) as error:  # a column that was cast, or holds null
         expected, do = f"the columns {', '.join(READ_COLUMNS)} of the index", "keep them as they are"
         raise ZooError("with_weights", expected=expected, found=reason(error), do=do) from error
     try:
-        arrays = [array.copy() for array in zoo.arrays(Rows(rows))]  # torch wants aligned and writable arrays
+        arrays = [
+            array.copy() for array in zoo.arrays(Snapshots(snapshots))
+        ]  # torch wants aligned and writable arrays
     except ZooError as error:
         if not isinstance(zoo.source, Folder):  # the connection may be what fails
             raise
-        found, do = f"a row of another zoo, or a damaged file ({error})", "load the rows from this zoo again"
-        raise ZooError("with_weights", expected=f"rows of {zoo.name}", found=found, do=do) from error
-    for array, row in zip(arrays, rows.to_pylist(), strict=True):
-        digest = hashlib.sha256(header(zoo.architecture(row)))
+        found, do = (
+            f"a snapshot of another zoo, or a damaged file ({error})",
+            "load the snapshots from this zoo again",
+        )
+        raise ZooError("with_weights", expected=f"snapshots of {zoo.name}", found=found, do=do) from error
+    for array, snapshot in zip(arrays, snapshots.to_pylist(), strict=True):
+        digest = hashlib.sha256(header(zoo.architecture(snapshot)))
         digest.update(array.data)
-        if digest.hexdigest() != row["sha256"]:
-            where = f"{zoo.name}/{row['file']} at byte {row['offset']}"
+        if digest.hexdigest() != snapshot["sha256"]:
+            where = f"{zoo.name}/{snapshot['file']} at byte {snapshot['offset']}"
             expected, do = (
-                f"weights with sha256 {row['sha256']}, as their row says",
-                ("load the rows from this zoo again"),
+                f"weights with sha256 {snapshot['sha256']}, as their snapshot says",
+                ("load the snapshots from this zoo again"),
             )
             raise ZooError(
                 where,
                 expected=expected,
-                found=f"others: a row of another zoo, or a damaged file ({digest.hexdigest()})",
+                found=f"others: a snapshot of another zoo, or a damaged file ({digest.hexdigest()})",
                 do=do,
             )
     return arrays
 
 
-def _copy(ds: datasets.Dataset, kind: Any = datasets.Dataset) -> Any:
-    """The same rows as another class of dataset."""
-    copied = kind.__new__(kind)
+def _copy(ds: datasets.Dataset, cls: Any = datasets.Dataset) -> Any:
+    """The same snapshots as another class of dataset."""
+    copied = cls.__new__(cls)
     copied.__dict__.update(ds.__dict__, _info=ds._info.copy())
     return copied
 
@@ -605,11 +625,11 @@ def _with_column(table: pa.Table, arrays: list[np.ndarray], list_type: Any = pa.
     return table.append_column(WEIGHTS, column) if table.num_columns else pa.table({WEIGHTS: column})
 
 
-def _stored_table(zoo: Zoo, shown: list[str], table: pa.Table) -> pa.Table:
+def _materialized_table(zoo: Zoo, shown: list[str], table: pa.Table) -> pa.Table:
     return _with_column(table.select(shown), read_weights(zoo, table), pa.ListArray)
 
 
-def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
+def _leaving_weights_out(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function for `map` whose result leaves weights out: a column of that name would stand for those of
     the zoo.
     """
@@ -628,18 +648,22 @@ def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
     return at_once
 
 
-def _names(rows: Any) -> list[str]:
-    """The columns of a row or batch in any format."""
+def _names(snapshots: Any) -> list[str]:
+    """The columns of a snapshot or batch in any format."""
     return list(
-        rows.column_names if isinstance(rows, pa.Table) else rows.keys() if hasattr(rows, "keys") else ()
+        snapshots.column_names
+        if isinstance(snapshots, pa.Table)
+        else snapshots.keys()
+        if hasattr(snapshots, "keys")
+        else ()
     )
 
 
-def _sums(rows: Any) -> list[int] | None:
-    """A checksum of each array of weights in a row or batch, if it has any."""
-    if WEIGHTS not in _names(rows):
+def _sums(snapshots: Any) -> list[int] | None:
+    """A checksum of each array of weights in a snapshot or batch, if it has any."""
+    if WEIGHTS not in _names(snapshots):
         return None
-    weights = rows[WEIGHTS]
+    weights = snapshots[WEIGHTS]
     if isinstance(weights, pa.ChunkedArray | pa.Array):
         weights = [value.values for value in weights]
     else:
@@ -657,7 +681,7 @@ def _without(result: Any, before: list[int] | None) -> Any:
     except (AttributeError, TypeError, ValueError):  # no arrays of numbers
         same = False
     if not same:
-        do = "give what it makes another name, or take rows without weights (remove_columns('weights'))"
+        do = "give what it makes another name, or take snapshots without weights (remove_columns('weights'))"
         raise ZooError(
             "map",
             expected=f"a function that returns {WEIGHTS!r} as it got them, or not at all",

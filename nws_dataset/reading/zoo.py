@@ -1,8 +1,10 @@
 """`Zoo`: networks in a folder or on the Hub.
 
-Its index is a table to filter; weights are read only for the rows that were chosen.
+Its index is a table to filter; weights are read only for the snapshots that were chosen.
 
-Letters of axes: N rows (snapshots), P weights, L length of a slice.
+A snapshot is a line of the index, a network at one moment of its training; a row is its weights.
+
+Letters of axes: Nsnapshots, P weights, L length of a slice.
 """
 
 from __future__ import annotations
@@ -21,17 +23,24 @@ import numpy as np
 import pyarrow as pa
 
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import what_is_at
+from nws_dataset.files import path_type
 from nws_dataset.format.layout import Layout, layout_of
 from nws_dataset.format.manifest import MANIFEST_NAME, PENDING, Manifest
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import ROW_DTYPE, header, unpack
-from nws_dataset.reading.byte_ranges import PLACE_COLUMNS, Place, Places
+from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS, ByteRange, ByteRanges
 from nws_dataset.reading.folder import Folder
 from nws_dataset.reading.hub import CACHE_BYTES, Repository
 from nws_dataset.reading.index import Columns, part_of
-from nws_dataset.reading.snapshots import PYTHON_TYPES, READ_COLUMNS, AnyRow, AnyRows, Row, Rows
+from nws_dataset.reading.snapshots import (
+    PYTHON_TYPES,
+    READ_COLUMNS,
+    AnySnapshot,
+    AnySnapshots,
+    Snapshot,
+    Snapshots,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +49,7 @@ if TYPE_CHECKING:
 
 LOCAL_NAME = "nws"
 DEFAULT_REPOSITORY = "nws/nws"  # what "nws" stands for where there is no such zoo
-STACK_BYTES = 2 << 20  # of a stack in a pass over many rows: it stays in the processor's cache
+STACK_BYTES = 2 << 20  # of a stack in a pass over many snapshots: it stays in the processor's cache
 REPOSITORY_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 
 
@@ -85,7 +94,7 @@ class Zoo:
         check: bool = False,
     ) -> None:
         path = os.path.expanduser(path)
-        if path == LOCAL_NAME and what_is_at(Path(path) / MANIFEST_NAME) == "nothing" == what_is_at(
+        if path == LOCAL_NAME and path_type(Path(path) / MANIFEST_NAME) == "nothing" == path_type(
             Path(path) / PENDING
         ):
             path = DEFAULT_REPOSITORY
@@ -107,7 +116,7 @@ class Zoo:
                 raise error.adding(found=f"and no folder {path}") from error
         else:
             self.source = Folder(path, check=check)
-        self._memory = _Memory()
+        self._memory = _StackMemory()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as what opens it again: maps and connections do not travel."""
@@ -167,7 +176,7 @@ class Zoo:
 
     @functools.cached_property
     def index(self) -> pa.Table:
-        """One row a snapshot, of all subsets and splits (INDEX_SCHEMA), all columns read.
+        """One line a snapshot, of all subsets and splits (INDEX_SCHEMA), all columns read.
 
         `filter` reads only those that are asked for.
 
@@ -176,8 +185,8 @@ class Zoo:
         """
         return self.filter().table
 
-    def filter(self, **conditions: Any) -> Rows:
-        """The rows of the index that fulfil all conditions, as `Rows.filter`.
+    def filter(self, **conditions: Any) -> Snapshots:
+        """The snapshots of the index that fulfil all conditions, as `Snapshots.filter`.
 
         A column is read when it is first asked for.
 
@@ -191,13 +200,13 @@ class Zoo:
             ZooError: if an index file is missing or damaged, there is no such column, or a value does not fit
                 its type.
         """
-        return Rows._of(self._columns, range(self._columns.num_rows)).filter(**conditions)
+        return Snapshots._of(self._columns, range(self._columns.num_rows)).filter(**conditions)
 
-    def architecture(self, row: AnyRow) -> Architecture:
-        """The architecture of a row's network.
+    def architecture(self, snapshot: AnySnapshot) -> Architecture:
+        """The architecture of a snapshot's network.
 
         Args:
-            row: a line of the index, from `filter` or from a datasets.Dataset.
+            snapshot: a line of the index, from `filter` or from a datasets.Dataset.
 
         Returns:
             What fixes the shapes of its network.
@@ -211,13 +220,13 @@ class Zoo:
             >>> zoo.architecture(snapshot).conv_widths
             (4, 4, 4)
         """
-        return _form(*_fields(row, "architecture_json")).architecture
+        return _value_format(*_fields(snapshot, "architecture_json")).architecture
 
-    def layout(self, row: AnyRow) -> Layout:
-        """The layout of a row's weights.
+    def layout(self, snapshot: AnySnapshot) -> Layout:
+        """The layout of a snapshot's weights.
 
         Args:
-            row: as `architecture`.
+            snapshot: as `architecture`.
 
         Returns:
             Names, shapes and offsets of its tensors.
@@ -231,19 +240,19 @@ class Zoo:
             >>> zoo.layout(snapshot).num_weights
             386
         """
-        return layout_of(self.architecture(row))
+        return layout_of(self.architecture(snapshot))
 
-    def value(self, row: AnyRow) -> memoryview:
-        """The safetensors bytes of a row's network: from a folder, a read-only view of the file.
+    def value(self, snapshot: AnySnapshot) -> memoryview:
+        """The safetensors bytes of a snapshot's network: from a folder, a read-only view of the file.
 
         Args:
-            row: a row of the index, from `filter` or from a datasets.Dataset.
+            snapshot: a line of the index, from `filter` or from a datasets.Dataset.
 
         Returns:
             The bytes, of which safetensors makes the tensors.
 
         Raises:
-            ZooError: if the row leads outside the zoo, a file is damaged, or the Hub cannot be reached.
+            ZooError: if the snapshot leads outside the zoo, a file is damaged, or the Hub cannot be reached.
 
         Example:
             >>> zoo = Zoo("nws")
@@ -252,13 +261,13 @@ class Zoo:
             >>> sorted(safetensors.numpy.load(bytes(zoo.value(snapshot))))[:2]
             ['conv1.bias', 'conv1.weight']
         """
-        return self.source.value(_place(row))
+        return self.source.value(_byte_range(snapshot))
 
-    def row(self, row: AnyRow) -> np.ndarray:
-        """The weights of one row.
+    def row(self, snapshot: AnySnapshot) -> np.ndarray:
+        """The weights of one snapshot: its row.
 
         Args:
-            row: as `architecture`.
+            snapshot: as `architecture`.
 
         Returns:
             [P] float32, read-only; from a folder a view of the file (its alignment is not guaranteed; copy it
@@ -273,20 +282,26 @@ class Zoo:
             >>> zoo.row(snapshot).shape
             (386,)
         """
-        form, value = _form(*_fields(row, "architecture_json")), self.value(row)
-        if len(value) != form.length or value[: len(form.head)].tobytes() != form.head:
-            unpack(form.architecture, value, self.source.where(_place(row)))  # says what does not fit
-        return np.frombuffer(value, ROW_DTYPE, offset=len(form.head))
+        value_format, value = _value_format(*_fields(snapshot, "architecture_json")), self.value(snapshot)
+        if (
+            len(value) != value_format.length
+            or value[: len(value_format.head)].tobytes() != value_format.head
+        ):
+            unpack(
+                value_format.architecture, value, self.source.where(_byte_range(snapshot))
+            )  # says what does not fit
+        return np.frombuffer(value, ROW_DTYPE, offset=len(value_format.head))
 
-    def arrays(self, rows: AnyRows) -> list[np.ndarray]:
-        """The weights of several rows of any architectures; on the Hub, neighbours are fetched in one
+    def arrays(self, snapshots: AnySnapshots) -> list[np.ndarray]:
+        """The weights of several snapshots of any architectures; on the Hub, neighbours are fetched in one
         request.
 
         Args:
-            rows: Rows, a datasets.Dataset of the index, a DataFrame or Arrow table of it, or mappings.
+            snapshots: Snapshots, a datasets.Dataset of the index, a DataFrame or Arrow table of it, or
+                mappings.
 
         Returns:
-            For each row [P] float32, as `row`.
+            For each snapshot [P] float32, as `row`.
 
         Raises:
             ZooError: as `row`.
@@ -297,29 +312,29 @@ class Zoo:
             >>> sorted({len(row) for row in zoo.arrays(snapshots)})
             [386, 3050]
         """
-        chosen = _chosen(rows)
-        places, forms = chosen.places, chosen.forms
-        found: list[Any] = [None] * len(places)
+        chosen = _as_wanted(snapshots)
+        byte_ranges, formats = chosen.byte_ranges, chosen.formats
+        found: list[Any] = [None] * len(byte_ranges)
 
-        def deliver(numbers: slice | np.ndarray, values: np.ndarray) -> None:
-            for i, value in zip(np.arange(len(places))[numbers].tolist(), values, strict=True):
-                (place,) = places[i : i + 1]
-                found[i] = unpack(forms[i].architecture, value.data, self.source.where(place))
+        def deliver(indices: slice | np.ndarray, values: np.ndarray) -> None:
+            for i, value in zip(np.arange(len(byte_ranges))[indices].tolist(), values, strict=True):
+                (byte_range,) = byte_ranges[i : i + 1]
+                found[i] = unpack(formats[i].architecture, value.data, self.source.where(byte_range))
 
-        self.source.read(places, deliver)
+        self.source.read(byte_ranges, deliver)
         return found
 
-    def weights(self, rows: AnyRows) -> np.ndarray:
-        """The weights of several rows of one layout.
+    def weights(self, snapshots: AnySnapshots) -> np.ndarray:
+        """The weights of several snapshots of one layout.
 
         Args:
-            rows: as `arrays`. Image sizes may differ where no weight depends on them.
+            snapshots: as `arrays`. Image sizes may differ where no weight depends on them.
 
         Returns:
             [N, P] float32, a copy.
 
         Raises:
-            ZooError: as `row`, or if there are no rows or the layouts differ.
+            ZooError: as `row`, or if there are no snapshots or the layouts differ.
 
         Example:
             >>> zoo = Zoo("nws")
@@ -327,54 +342,65 @@ class Zoo:
             >>> zoo.weights(snapshots.filter(architecture=snapshots[0]["architecture"])).shape
             (5, 386)
         """
-        chosen = _chosen(rows)
+        chosen = _as_wanted(snapshots)
         groups = list(chosen.by_architecture())
-        layouts = [layout_of(form.architecture) for form, _ in groups]
+        layouts = [layout_of(value_format.architecture) for value_format, _ in groups]
         if not layouts or any(layout != layouts[0] for layout in layouts):
-            found = ", ".join(sorted(form.architecture.id for form, _ in groups)[:5]) or "no rows"
-            raise ZooError(
-                "rows", expected="networks of one layout", found=found, do="filter by architecture"
+            found = (
+                ", ".join(sorted(value_format.architecture.id for value_format, _ in groups)[:5])
+                or "no snapshots"
             )
-        places = chosen.places
+            raise ZooError(
+                "snapshots", expected="networks of one layout", found=found, do="filter by architecture"
+            )
+        byte_ranges = chosen.byte_ranges
         if len(groups) == 1:
-            return self._stack(places, groups[0][0])
-        weights_NP = np.empty((len(places), layouts[0].num_weights), ROW_DTYPE)
-        for form, numbers in groups:
-            weights_NP[numbers] = self._stack(places[numbers], form)
+            return self._stack(byte_ranges, groups[0][0])
+        weights_NP = np.empty((len(byte_ranges), layouts[0].num_weights), ROW_DTYPE)
+        for value_format, indices in groups:
+            weights_NP[indices] = self._stack(byte_ranges[indices], value_format)
         return weights_NP
 
     def _stack(
-        self, places: Places, form: _Form, memory: Callable[[int], np.ndarray] | None = None
+        self,
+        byte_ranges: ByteRanges,
+        value_format: _ValueFormat,
+        memory: Callable[[int], np.ndarray] | None = None,
     ) -> np.ndarray:
-        """The weights [N, P] of places of one architecture. `memory` gives room for so many weights."""
-        places.check(self.manifest, self.name)  # before anything of a size that they ask for is allocated
-        unlike = np.flatnonzero(places.lengths != form.length)
+        """The weights [N, P] in byte ranges, all of one architecture. `memory` gives room for so many
+        weights.
+        """
+        byte_ranges.check(
+            self.manifest, self.name
+        )  # before anything of a size that they ask for is allocated
+        unlike = np.flatnonzero(byte_ranges.lengths != value_format.length)
         if len(unlike):
-            (place,) = places[unlike[:1]]
+            (byte_range,) = byte_ranges[unlike[:1]]
             # says what does not fit
-            unpack(form.architecture, self.source.value(place), self.source.where(place))
-        shape = len(places), form.num_weights
+            unpack(value_format.architecture, self.source.value(byte_range), self.source.where(byte_range))
+        shape = len(byte_ranges), value_format.num_weights
         weights_NP = np.empty(shape, ROW_DTYPE) if memory is None else memory(math.prod(shape)).reshape(shape)
         bytes_NB = weights_NP.view(np.uint8)
 
-        def deliver(numbers: slice | np.ndarray, values: np.ndarray) -> None:
-            if values[:, : len(form.head)].tobytes() != form.head * len(values):
-                for place, value in zip(places[numbers], values, strict=True):
-                    unpack(form.architecture, value.data, self.source.where(place))
-            bytes_NB[numbers] = values[:, len(form.head) :]
+        def deliver(indices: slice | np.ndarray, values: np.ndarray) -> None:
+            if values[:, : len(value_format.head)].tobytes() != value_format.head * len(values):
+                for byte_range, value in zip(byte_ranges[indices], values, strict=True):
+                    unpack(value_format.architecture, value.data, self.source.where(byte_range))
+            bytes_NB[indices] = values[:, len(value_format.head) :]
 
-        self.source.read(places, deliver)
+        self.source.read(byte_ranges, deliver)
         return weights_NP
 
-    def stacks(self, rows: AnyRows | None = None) -> Iterator[tuple[Rows, np.ndarray]]:
-        """A pass over many rows in little memory: stack by stack, each of one architecture, of about 2 MiB.
+    def stacks(self, snapshots: AnySnapshots | None = None) -> Iterator[tuple[Snapshots, np.ndarray]]:
+        """A pass over many snapshots in little memory: stack by stack, each of one architecture, of about 2
+        MiB.
 
         Args:
-            rows: Rows or mappings; None is the whole zoo.
+            snapshots: Snapshots or mappings; None is the whole zoo.
 
         Yields:
-            The rows of a stack, and their weights [N, P] float32: architecture by architecture, in the order
-            of `rows`.
+            The snapshots of a stack, and their weights [N, P] float32: architecture by architecture, in the
+            order of `snapshots`.
 
         Raises:
             ZooError: as `row`.
@@ -387,28 +413,31 @@ class Zoo:
             conv3x4k3s2g1v-avg-convdrop-in1x28c (5, 386)
             conv3x4k3-max-dense2x16-bn-in3x16 (5, 3050)
         """
-        chosen = _Chosen(self.filter()) if rows is None else _chosen(rows)
-        for form, numbers in chosen.by_architecture():
-            found, places = chosen.rows[numbers], chosen.places[numbers]
-            places.check(self.manifest, self.name)
-            ordered, order = places.sorted()
-            places = places if order is not None else ordered  # their runs are found once, not stack by stack
-            size = max(1, STACK_BYTES // (form.num_weights * ROW_DTYPE.itemsize))
-            for start in range(0, len(places), size):
+        chosen = _Wanted(self.filter()) if snapshots is None else _as_wanted(snapshots)
+        for value_format, indices in chosen.by_architecture():
+            found, byte_ranges = chosen.snapshots[indices], chosen.byte_ranges[indices]
+            byte_ranges.check(self.manifest, self.name)
+            ordered, order = byte_ranges.sorted()
+            byte_ranges = (
+                byte_ranges if order is not None else ordered
+            )  # their runs are found once, not stack by stack
+            size = max(1, STACK_BYTES // (value_format.num_weights * ROW_DTYPE.itemsize))
+            for start in range(0, len(byte_ranges), size):
                 yield (
                     found[start : start + size],
-                    self._stack(places[start : start + size], form, self._memory.take),
+                    self._stack(byte_ranges[start : start + size], value_format, self._memory.take),
                 )
 
-    def slices(self, rows: AnyRows, starts: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """Consecutive weights of several rows of any architectures: the input of the deep meta-classifier.
+    def slices(self, snapshots: AnySnapshots, starts: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
+        """Consecutive weights of several snapshots of any architectures: the input of the deep
+        meta-classifier.
 
         From a folder only these weights are read (and each value's header); from the Hub whole rows, so that
         they can be checked.
 
         Args:
-            rows: Rows, a datasets.Dataset of the index, or mappings.
-            starts: [N], the place of each slice's first weight in its row.
+            snapshots: Snapshots, a datasets.Dataset of the index, or mappings.
+            starts: [N], the position of each slice's first weight in its row.
             length: weights in a slice.
 
         Returns:
@@ -424,8 +453,8 @@ class Zoo:
             >>> zoo.slices(snapshots, starts, 100).shape
             (10, 100)
         """
-        chosen = _chosen(rows)
-        lengths = np.array([form.num_weights for form in chosen.forms], np.int64)
+        chosen = _as_wanted(snapshots)
+        lengths = np.array([value_format.num_weights for value_format in chosen.formats], np.int64)
         try:
             firsts = np.asarray(starts, np.int64) if len(starts) else np.zeros(0, np.int64)
             fits = firsts.shape == lengths.shape and length > 0 and (firsts == np.asarray(starts)).all()
@@ -437,7 +466,7 @@ class Zoo:
                 "slices",
                 expected=f"{len(lengths)} whole numbers and a length",
                 found=found,
-                do="give one start for each row",
+                do="give one start for each snapshot",
             )
         outside = np.flatnonzero((firsts < 0) | (firsts > lengths - length))
         if len(outside):
@@ -450,32 +479,34 @@ class Zoo:
                 do="choose other starts or a shorter length",
             )
         if not isinstance(self.source, Folder) or self.source.check:
-            arrays = self.arrays(chosen.rows)
+            arrays = self.arrays(chosen.snapshots)
             return np.stack(
                 [array[start : start + length] for array, start in zip(arrays, firsts.tolist(), strict=True)]
             )
-        chosen.places.check(self.manifest, self.name)
+        chosen.byte_ranges.check(self.manifest, self.name)
         slices_NL = np.empty((len(lengths), length), ROW_DTYPE)
-        for slice_L, start, form, place in zip(
-            slices_NL, firsts.tolist(), chosen.forms, chosen.places, strict=True
+        for slice_L, start, value_format, byte_range in zip(
+            slices_NL, firsts.tolist(), chosen.formats, chosen.byte_ranges, strict=True
         ):
-            found_head = np.empty(len(form.head), np.uint8)
-            if place.length == form.length:
-                self.source.read_into(place, 0, found_head)
-            if found_head.tobytes() != form.head:
+            found_head = np.empty(len(value_format.head), np.uint8)
+            if byte_range.length == value_format.length:
+                self.source.read_into(byte_range, 0, found_head)
+            if found_head.tobytes() != value_format.head:
                 # says what does not fit
-                unpack(form.architecture, self.source.value(place), self.source.where(place))
-            self.source.read_into(place, len(form.head) + start * ROW_DTYPE.itemsize, slice_L)
+                unpack(
+                    value_format.architecture, self.source.value(byte_range), self.source.where(byte_range)
+                )
+            self.source.read_into(byte_range, len(value_format.head) + start * ROW_DTYPE.itemsize, slice_L)
         return slices_NL
 
-    def state_dict(self, row: AnyRow) -> dict[str, torch.Tensor]:
-        """A copy of a row's weights by name.
+    def state_dict(self, snapshot: AnySnapshot) -> dict[str, torch.Tensor]:
+        """A copy of a snapshot's weights by name.
 
         Args:
-            row: as `architecture`.
+            snapshot: as `architecture`.
 
         Returns:
-            name -> tensor of torch; it loads strictly into the row's `Network`.
+            name -> tensor of torch; it loads strictly into the snapshot's `Network`.
 
         Raises:
             ZooError: as `row`.
@@ -486,13 +517,13 @@ class Zoo:
             >>> zoo.state_dict(snapshot)["conv1.weight"].shape
             torch.Size([4, 1, 3, 3])
         """
-        return self.layout(row).views(self._tensor(row))
+        return self.layout(snapshot).views(self._tensor(snapshot))
 
-    def network(self, row: AnyRow) -> Network:
-        """The network of a row, in evaluation mode: it reproduces the row's accuracies.
+    def network(self, snapshot: AnySnapshot) -> Network:
+        """The network of a snapshot, in evaluation mode: it reproduces the snapshot's accuracies.
 
         Args:
-            row: as `architecture`.
+            snapshot: as `architecture`.
 
         Returns:
             A module of torch that takes images [B, C, H, W], uint8, and gives logits [B, num_outputs].
@@ -509,14 +540,14 @@ class Zoo:
         """
         from nws_dataset.format.network import Network  # torch is loaded only when a network is wanted
 
-        activation, dropout = _fields(row, "activation", "dropout")
-        weights = self._tensor(row)  # first: an index may ask for a network that no file holds
-        return Network(self.architecture(row), activation, dropout).load_row(weights).eval()
+        activation, dropout = _fields(snapshot, "activation", "dropout")
+        weights = self._tensor(snapshot)  # first: an index may ask for a network that no file holds
+        return Network(self.architecture(snapshot), activation, dropout).load_row(weights).eval()
 
-    def _tensor(self, row: AnyRow) -> torch.Tensor:
+    def _tensor(self, snapshot: AnySnapshot) -> torch.Tensor:
         import torch
 
-        return torch.from_numpy(self.row(row).copy())
+        return torch.from_numpy(self.row(snapshot).copy())
 
 
 def is_repository(path: str) -> bool:
@@ -526,10 +557,10 @@ def is_repository(path: str) -> bool:
         >>> is_repository("nws/nws"), is_repository("./nws"), is_repository("a/b/c")
         (True, False, False)
     """
-    return bool(REPOSITORY_NAME.fullmatch(path)) and what_is_at(path) == "nothing"
+    return bool(REPOSITORY_NAME.fullmatch(path)) and path_type(path) == "nothing"
 
 
-class _Memory:
+class _StackMemory:
     """Memory of stacks that nobody holds any more, used again: pages that are new to a process cost as much
     as the copy.
     """
@@ -555,7 +586,7 @@ class _Memory:
 ONLY_KEPT = sys.getrefcount(np.empty(0)) + 1
 
 
-class _Form(NamedTuple):
+class _ValueFormat(NamedTuple):
     """What the value of an architecture must be."""
 
     architecture: Architecture
@@ -564,132 +595,136 @@ class _Form(NamedTuple):
     length: int  # bytes of the value
 
 
-@functools.lru_cache(1 << 16)  # a zoo has few of them, and millions of rows
-def _form(text: str) -> _Form:
+@functools.lru_cache(1 << 16)  # a zoo has few of them, and millions of snapshots
+def _value_format(text: str) -> _ValueFormat:
     architecture = Architecture.from_json(text)
     head, num_weights = header(architecture), layout_of(architecture).num_weights
-    return _Form(architecture, head, num_weights, len(head) + num_weights * ROW_DTYPE.itemsize)
+    return _ValueFormat(architecture, head, num_weights, len(head) + num_weights * ROW_DTYPE.itemsize)
 
 
-def _fields(row: AnyRow, *names: str) -> list[Any]:
-    """Values of a row that reading needs.
+def _fields(snapshot: AnySnapshot, *names: str) -> list[Any]:
+    """Values of a snapshot that reading needs.
 
     Raises:
-        ZooError: if it is no row of an index, or lacks one of them.
+        ZooError: if it is no line of an index, or lacks one of them.
     """
-    if isinstance(row, Row):
-        return [row[name] for name in names]
-    do = "take whole rows of the config index"
-    if not isinstance(row, Mapping):
-        raise ZooError("row", expected="a mapping of columns to values", found=type(row).__name__, do=do)
-    missing = [name for name in names if name not in row]
+    if isinstance(snapshot, Snapshot):
+        return [snapshot[name] for name in names]
+    do = "take whole lines of the config index"
+    if not isinstance(snapshot, Mapping):
+        raise ZooError(
+            "snapshot", expected="a mapping of columns to values", found=type(snapshot).__name__, do=do
+        )
+    missing = [name for name in names if name not in snapshot]
     if missing:
         raise ZooError(
-            "row", expected=f"the columns {', '.join(names)}", found=f"no {', '.join(missing)}", do=do
+            "snapshot", expected=f"the columns {', '.join(names)}", found=f"no {', '.join(missing)}", do=do
         )
-    return [_plain(name, row[name]) for name in names]
+    return [_plain(name, snapshot[name]) for name in names]
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value of a row that came from elsewhere, checked; numpy's numbers are Python's."""
+    """A value of a snapshot that came from elsewhere, checked; numpy's numbers are Python's."""
     value = value.item() if isinstance(value, np.generic) else value
-    kind = INDEX_SCHEMA.field(name).type
-    if not isinstance(value, PYTHON_TYPES[kind]) or isinstance(value, bool):
-        do = "take whole rows of the config index"
+    arrow_type = INDEX_SCHEMA.field(name).type
+    if not isinstance(value, PYTHON_TYPES[arrow_type]) or isinstance(value, bool):
+        do = "take whole lines of the config index"
         raise ZooError(
-            f"column {name} of a row", expected=f"a value of type {kind}", found=repr(value), do=do
+            f"column {name} of a snapshot", expected=f"a value of type {arrow_type}", found=repr(value), do=do
         )
     return value
 
 
-def _place(row: AnyRow) -> Place:
-    return Place(*_fields(row, *PLACE_COLUMNS))
+def _byte_range(snapshot: AnySnapshot) -> ByteRange:
+    return ByteRange(*_fields(snapshot, *BYTE_RANGE_COLUMNS))
 
 
-class _Chosen:
-    """Rows whose weights are wanted.
+class _Wanted:
+    """Snapshots whose weights are wanted.
 
     Args:
-        rows: with READ_COLUMNS.
+        snapshots: with READ_COLUMNS.
 
     Raises:
         ZooError: if one of these is missing, of another type, or null somewhere.
     """
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows, self._columns, self._numbers = rows, rows._columns, rows._numbers
+    def __init__(self, snapshots: Snapshots) -> None:
+        self.snapshots, self._columns, self._indices = snapshots, snapshots._columns, snapshots._indices
         do, fields = (
-            "take whole rows of the config index",
+            "take whole lines of the config index",
             {field.name: field for field in self._columns.schema},
         )
         missing = [name for name in READ_COLUMNS if name not in fields]
         if missing:
             raise ZooError(
-                "rows",
+                "snapshots",
                 expected=f"the columns {', '.join(READ_COLUMNS)}",
                 found=f"no {', '.join(missing)}",
                 do=do,
             )
         for name in READ_COLUMNS:
-            kind, found = INDEX_SCHEMA.field(name).type, fields[name].type
-            if found != kind or (fields[name].nullable and self._columns[name].values.null_count):
+            arrow_type, found = INDEX_SCHEMA.field(name).type, fields[name].type
+            if found != arrow_type or (fields[name].nullable and self._columns[name].values.null_count):
                 raise ZooError(
-                    f"column {name} of rows",
-                    expected=f"values of type {kind}",
+                    f"column {name} of snapshots",
+                    expected=f"values of type {arrow_type}",
                     found=f"{found} or null",
                     do=do,
                 )
 
     @functools.cached_property
-    def places(self) -> Places:
-        return Places.of(self._columns, self._numbers)
+    def byte_ranges(self) -> ByteRanges:
+        return ByteRanges.of(self._columns, self._indices)
 
     @functools.cached_property
-    def forms(self) -> list[_Form]:
+    def formats(self) -> list[_ValueFormat]:
         """[N]"""
         architecture = self._columns["architecture_json"]
-        codes = part_of(architecture.codes, self._numbers).tolist()
-        forms = {code: _form(architecture.distinct[code]) for code in dict.fromkeys(codes)}
-        return [forms[code] for code in codes]
+        codes = part_of(architecture.codes, self._indices).tolist()
+        formats = {code: _value_format(architecture.distinct[code]) for code in dict.fromkeys(codes)}
+        return [formats[code] for code in codes]
 
-    def by_architecture(self) -> Iterator[tuple[_Form, slice | np.ndarray]]:
-        """What the values of each architecture must be, and the numbers of its rows among these: in order of
-        their first rows.
+    def by_architecture(self) -> Iterator[tuple[_ValueFormat, slice | np.ndarray]]:
+        """What the values of each architecture must be, and the indices of its snapshots among these: in
+        order of their first ones.
         """
         architecture = self._columns["architecture_json"]
-        codes = part_of(architecture.codes, self._numbers)
+        codes = part_of(architecture.codes, self._indices)
         if len(codes) and (codes == codes[0]).all():
-            yield _form(architecture.distinct[codes[0]]), slice(None)
+            yield _value_format(architecture.distinct[codes[0]]), slice(None)
             return
         order = np.argsort(codes, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
-        for numbers in sorted(groups, key=lambda group: int(group[0])):
-            yield _form(architecture.distinct[codes[numbers[0]]]), numbers
+        for indices in sorted(groups, key=lambda group: int(group[0])):
+            yield _value_format(architecture.distinct[codes[indices[0]]]), indices
 
 
-def _chosen(rows: Any) -> _Chosen:
-    """Rows of any kind, checked."""
-    do = "take rows of the config index, e.g. zoo.filter(...)"
-    if isinstance(rows, Rows):
-        return _Chosen(rows)
-    if isinstance(rows, pa.Table):
-        return _Chosen(Rows(rows))
-    if isinstance(rows, Mapping):
+def _as_wanted(snapshots: Any) -> _Wanted:
+    """Snapshots of any form, checked."""
+    do = "take snapshots from the index, e.g. zoo.filter(...)"
+    if isinstance(snapshots, Snapshots):
+        return _Wanted(snapshots)
+    if isinstance(snapshots, pa.Table):
+        return _Wanted(Snapshots(snapshots))
+    if isinstance(snapshots, Mapping):
         raise ZooError(
-            "rows",
-            expected="several rows",
-            found="one row",
-            do="read it with zoo.row(row), or put it into a list: [row]",
+            "snapshots",
+            expected="several snapshots",
+            found="one snapshot",
+            do="read it with zoo.row(snapshot), or put it into a list: [snapshot]",
         )
-    if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # a pandas DataFrame
-        rows = rows[[name for name in READ_COLUMNS if name in rows.columns]].to_dict("records")
+    if hasattr(snapshots, "columns") and hasattr(snapshots, "to_dict"):  # a pandas DataFrame
+        snapshots = snapshots[[name for name in READ_COLUMNS if name in snapshots.columns]].to_dict("records")
     try:
-        listed = list(rows)
+        listed = list(snapshots)
     except TypeError:
-        raise ZooError("rows", expected="rows", found=type(rows).__name__, do=do) from None
-    values = [_fields(row, *READ_COLUMNS) for row in listed]
+        raise ZooError("snapshots", expected="snapshots", found=type(snapshots).__name__, do=do) from None
+    values = [_fields(snapshot, *READ_COLUMNS) for snapshot in listed]
     columns = {name: [value[i] for value in values] for i, name in enumerate(READ_COLUMNS)}
     try:
-        return _Chosen(Rows._of(Columns.of_values(columns), range(len(values))))
+        return _Wanted(Snapshots._of(Columns.of_values(columns), range(len(values))))
     except (ValueError, OverflowError) as error:  # texts that are no UTF-8, numbers beyond int64
-        raise ZooError("rows", expected="rows of the config index", found=reason(error), do=do) from error
+        raise ZooError(
+            "snapshots", expected="snapshots of the config index", found=reason(error), do=do
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nws_dataset.reading.snapshots import Rows
+from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from nws_dataset.views.slices import Indexed
 
@@ -15,7 +15,7 @@ class ZooRows(Indexed):
 
     Args:
         zoo: the zoo.
-        rows: rows of its index (`zoo.filter(...)`).
+        snapshots: lines of its index (`zoo.filter(...)`).
 
     Example:
         >>> from nws_dataset import DeepMetaClassifier, Zoo
@@ -31,14 +31,18 @@ class ZooRows(Indexed):
 
     fixed = True
 
-    def __init__(self, zoo: Zoo, rows: Rows) -> None:
-        self.zoo, self.rows, self.lengths = zoo, rows, np.asarray(rows["num_weights"], dtype=np.intp)
+    def __init__(self, zoo: Zoo, snapshots: Snapshots) -> None:
+        self.zoo, self.snapshots, self.lengths = (
+            zoo,
+            snapshots,
+            np.asarray(snapshots["num_weights"], dtype=np.intp),
+        )
 
-    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Slices of rows.
 
         Args:
-            numbers: [B], which rows.
+            indices: [B], which rows.
             starts: [B], the first weight of each slice in its row.
             length: L, weights in a slice.
 
@@ -48,9 +52,9 @@ class ZooRows(Indexed):
         Raises:
             ZooError: as `Zoo.slices`.
         """
-        widths = np.minimum(length, self.lengths[numbers] - starts)
-        batch_BL = np.zeros((len(numbers), length), np.float32)
+        widths = np.minimum(length, self.lengths[indices] - starts)
+        batch_BL = np.zeros((len(indices), length), np.float32)
         for width in np.unique(widths).tolist():
             alike = np.flatnonzero(widths == width)
-            batch_BL[alike, :width] = self.zoo.slices(self.rows[numbers[alike]], starts[alike], width)
+            batch_BL[alike, :width] = self.zoo.slices(self.snapshots[indices[alike]], starts[alike], width)
         return batch_BL

@@ -37,7 +37,7 @@ def flatten(array: Any, axes: int) -> Any:
 
 
 def with_zero(rows: Any) -> Any:
-    """[..., P + 1]: rows with a zero behind, for the places of padding."""
+    """[..., P + 1]: rows with a zero behind, for the positions of padding."""
     zero = (
         np.zeros_like(rows[..., :1])
         if isinstance(rows, np.ndarray)
@@ -46,14 +46,14 @@ def with_zero(rows: Any) -> Any:
     return concatenate([rows, zero])
 
 
-def take(array: Any, places: np.ndarray) -> Any:
-    """[..., n] -> [..., *places.shape], the numbers at these places."""
+def take(array: Any, indices: np.ndarray) -> Any:
+    """[..., n] -> [..., *indices.shape], the numbers at these indices."""
     if isinstance(array, np.ndarray):
-        return array.take(places, axis=-1)
+        return array.take(indices, axis=-1)
     import torch
 
-    index = torch.as_tensor(places.reshape(-1), device=array.device)
-    return array.index_select(-1, index).reshape(*array.shape[:-1], *places.shape)
+    index = torch.as_tensor(indices.reshape(-1), device=array.device)
+    return array.index_select(-1, index).reshape(*array.shape[:-1], *indices.shape)
 
 
 def like(array: Any, structure: np.ndarray) -> Any:

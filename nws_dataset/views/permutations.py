@@ -73,7 +73,7 @@ def permutation_spec(architecture: Architecture) -> PermutationSpec:
     units = architecture.image_channels
     for tensor in layout_of(architecture).tensors:
         shape = tensor.shape
-        if tensor.kind == "weight":
+        if tensor.role == "weight":
             inputs, before = units, own
             units, own = shape[0], None if tensor.layer == OUTPUT else tensor.layer
             if shape[1] > inputs:  # after the flatten: an input is one position of a channel's map
@@ -87,11 +87,11 @@ def permutation_spec(architecture: Architecture) -> PermutationSpec:
 
 
 def tensor_indices(architecture: Architecture) -> dict[str, np.ndarray]:
-    """The places in the row of each tensor's numbers, in the shape that the permutations know."""
+    """The indices in the row of each tensor's numbers, in the shape that the permutations know."""
     layout, shapes = layout_of(architecture), permutation_spec(architecture).shapes
     return {
-        name: places.reshape(shapes[name])
-        for name, places in layout.views(np.arange(layout.num_weights)).items()
+        name: indices.reshape(shapes[name])
+        for name, indices in layout.views(np.arange(layout.num_weights)).items()
     }
 
 
@@ -114,7 +114,7 @@ def random_permutations(architecture: Architecture, random: np.random.Generator)
 
 
 def inverse_permutations(permutations: Permutations) -> dict[str, np.ndarray]:
-    """The permutations that bring the units back to their places.
+    """The permutations that bring the units back into their order.
 
     Args:
         permutations: hidden layer -> [O] integers, as `permute` takes them.
@@ -189,10 +189,10 @@ def permute(architecture: Architecture, rows: Array, permutations: Permutations)
     spec = permutation_spec(architecture)
     orders = {layer: _order(layer, permutation, spec.sizes) for layer, permutation in permutations.items()}
     index = []
-    for tensor, places in tensor_indices(architecture).items():
+    for tensor, indices in tensor_indices(architecture).items():
         for axis, permutation in enumerate(spec.axes_to_perm[tensor]):
-            places = places.take(orders[permutation], axis) if permutation in orders else places
-        index.append(places.reshape(-1))
+            indices = indices.take(orders[permutation], axis) if permutation in orders else indices
+        index.append(indices.reshape(-1))
     return take(rows, np.concatenate(index))
 
 

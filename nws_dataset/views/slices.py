@@ -22,7 +22,7 @@ from nws_dataset.views.permutations import permutation_spec
 if TYPE_CHECKING:
     from nws_dataset.format.recipe import Architecture
 
-BYTES = 4  # of a weight
+WEIGHT_BYTES = 4  # of a weight
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -33,14 +33,14 @@ class Source(Protocol):
     lengths: np.ndarray  # [N]
     fixed: bool  # whether a slice is the same whenever it is asked for
 
-    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> Any:
-        """Slices of length L of the rows `numbers` [B] from `starts` [B]: [B, L] float32, an array or tensor,
+    def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> Any:
+        """Slices of length L of the rows `indices` [B] from `starts` [B]: [B, L] float32, an array or tensor,
         zeros behind a row's end.
         """
 
 
 class Indexed:
-    """Lets scikit-learn's cross-validation take rows of a source: `source[numbers]` is a source of some rows.
+    """Lets scikit-learn's cross-validation take rows of a source: `source[indices]` is a source of some rows.
 
     Example:
         >>> rows = ArrayRows([np.arange(6, dtype=np.float32), np.ones(2, np.float32), np.ones(3, np.float32)])
@@ -58,13 +58,13 @@ class Indexed:
         """(N,): by it scikit-learn knows what can be indexed by an array."""
         return (len(self),)
 
-    def __getitem__(self, key: Any) -> Chosen:
-        (key, *_) = key if isinstance(key, tuple) else (key,)  # scikit-learn asks for [numbers, ...]
-        return Chosen(cast(Source, self), np.atleast_1d(np.arange(len(self))[key]))
+    def __getitem__(self, key: Any) -> SomeRows:
+        (key, *_) = key if isinstance(key, tuple) else (key,)  # scikit-learn asks for [indices, ...]
+        return SomeRows(cast(Source, self), np.atleast_1d(np.arange(len(self))[key]))
 
 
 class ArrayRows(Indexed):
-    """Rows that are arrays: a matrix [N, P], or views of a zoo's files (`zoo.arrays(rows)`).
+    """Rows that are arrays: a matrix [N, P], or views of a zoo's files (`zoo.arrays(snapshots)`).
 
     Only slices of them are copied.
 
@@ -80,12 +80,12 @@ class ArrayRows(Indexed):
         self.rows = rows
         self.lengths = np.array([len(row) for row in rows], dtype=np.intp)
 
-    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         # A copy of L consecutive weights is faster in a loop than by an index a weight: 64 of them take a
         # third of a millisecond.
-        batch_BL = np.empty((len(numbers), length), np.float32)
-        for slice_L, number, start in zip(batch_BL, numbers.tolist(), starts.tolist(), strict=True):
-            part = self.rows[number][start : start + length]
+        batch_BL = np.empty((len(indices), length), np.float32)
+        for slice_L, index, start in zip(batch_BL, indices.tolist(), starts.tolist(), strict=True):
+            part = self.rows[index][start : start + length]
             slice_L[: len(part)] = part
             slice_L[len(part) :] = 0
         return batch_BL
@@ -96,8 +96,8 @@ class RandomUnits(Indexed):
     the first few units' weights.
 
     A network computes the same whatever the order of its hidden units, but a reader to whom each weight
-    always comes at the same place learns the networks that it is trained on by heart. Here no place means a
-    unit, only a tensor, and no row comes twice as it was.
+    always comes at the same position learns the networks that it is trained on by heart. Here no position
+    means a unit, only a tensor, and no row comes twice as it was.
 
     Args:
         rows: N arrays [P_i], whole rows.
@@ -146,20 +146,20 @@ class RandomUnits(Indexed):
         self._units = [_Units.of(architecture, int(length)) for architecture in architectures]
         self.lengths = np.array([min(length, units.num_weights) for units in self._units], dtype=np.intp)
 
-    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Slices of choices of units that are made now.
 
         Args:
-            numbers: [B], which rows.
+            indices: [B], which rows.
             starts: [B], the first weight of each slice in its row.
             length: L, weights in a slice.
 
         Returns:
             [B, L] float32, zeros behind a row's end.
         """
-        batch_BL = np.zeros((len(numbers), length), np.float32)
-        for slice_L, number, start in zip(batch_BL, numbers.tolist(), starts.tolist(), strict=True):
-            part = self.rows[number][self._units[number].draw(self.random)[start : start + length]]
+        batch_BL = np.zeros((len(indices), length), np.float32)
+        for slice_L, index, start in zip(batch_BL, indices.tolist(), starts.tolist(), strict=True):
+            part = self.rows[index][self._units[index].draw(self.random)[start : start + length]]
             slice_L[: len(part)] = part
         return batch_BL
 
@@ -169,7 +169,7 @@ class _Units:
     """How units of an architecture are drawn."""
 
     sizes: dict[str, int]  # hidden layer -> its units
-    # places of the weights, each axis' hidden layer, units that are taken
+    # indices of the weights, each axis' hidden layer, units that are taken
     tensors: list[tuple[np.ndarray, tuple[str | None, ...], int]]
 
     @classmethod
@@ -177,51 +177,51 @@ class _Units:
     def of(cls, architecture: Architecture, length: int) -> _Units:
         """As many units of each tensor as make `length` weights in all."""
         spec = permutation_spec(architecture)
-        places = [
+        indices = [
             s.offset + np.arange(s.size).reshape(spec.shapes[s.name]) for s in layout_of(architecture).tensors
         ]
 
         def taken(most: int) -> list[int]:
-            return [min(len(p), max(1, most * len(p) // p.size)) for p in places]
+            return [min(len(p), max(1, most * len(p) // p.size)) for p in indices]
 
         def total(most: int) -> int:
-            return sum(p.size // len(p) * units for p, units in zip(places, taken(most), strict=True))
+            return sum(p.size // len(p) * units for p, units in zip(indices, taken(most), strict=True))
 
         most = bisect.bisect_right(range(length + 1), length, key=total) - 1
         axes = [spec.axes_to_perm[s.name] for s in layout_of(architecture).tensors]
-        return cls(dict(spec.sizes), list(zip(places, axes, taken(max(0, most)), strict=True)))
+        return cls(dict(spec.sizes), list(zip(indices, axes, taken(max(0, most)), strict=True)))
 
     @functools.cached_property
     def num_weights(self) -> int:
-        return sum(places.size // len(places) * units for places, _, units in self.tensors)
+        return sum(indices.size // len(indices) * units for indices, _, units in self.tensors)
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
-        """Places of the weights of random units, tensor by tensor; inputs and outputs of the network keep
+        """Indices of the weights of random units, tensor by tensor; inputs and outputs of the network keep
         their order.
         """
         orders = {layer: random.permutation(size) for layer, size in self.sizes.items()}
         drawn = []
-        for places, (own, *others), units in self.tensors:
-            chosen = places[:units] if own is None else places[orders[own][:units]]
+        for indices, (own, *others), units in self.tensors:
+            chosen = indices[:units] if own is None else indices[orders[own][:units]]
             for axis, layer in enumerate(others, 1):
                 chosen = chosen if layer is None else chosen.take(orders[layer], axis)
             drawn.append(chosen.reshape(-1))
         return np.concatenate(drawn)
 
 
-class Chosen(Indexed):
+class SomeRows(Indexed):
     """Some rows of a source."""
 
-    def __init__(self, source: Source, numbers: np.ndarray) -> None:
-        self.source, self.numbers, self.lengths, self.fixed = (
+    def __init__(self, source: Source, indices: np.ndarray) -> None:
+        self.source, self.indices, self.lengths, self.fixed = (
             source,
-            numbers,
-            source.lengths[numbers],
+            indices,
+            source.lengths[indices],
             source.fixed,
         )
 
-    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-        return self.source.slices(self.numbers[numbers], starts, length)
+    def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        return self.source.slices(self.indices[indices], starts, length)
 
 
 class DeviceRows(Indexed):
@@ -241,22 +241,22 @@ class DeviceRows(Indexed):
         self._ends = torch.from_numpy(np.cumsum(self.lengths)).to(device)
         # the last is what stands behind every row's end
         self._weights = torch.zeros(int(self.lengths.sum()) + 1, device=device)
-        for number, (length, end) in enumerate(
+        for index, (length, end) in enumerate(
             zip(self.lengths.tolist(), np.cumsum(self.lengths).tolist(), strict=True)
         ):
-            row_BL = source.slices(np.array([number]), np.array([0]), length)
-            check_finite(row_BL, np.array([number]))
+            row_BL = source.slices(np.array([index]), np.array([0]), length)
+            check_finite(row_BL, np.array([index]))
             self._weights[end - length : end] = torch.from_numpy(row_BL[0])
 
-    def slices(self, numbers: np.ndarray, starts: np.ndarray, length: int) -> Any:
+    def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> Any:
         """As `Source.slices`, a tensor on the device."""
         import torch
 
         device = self._weights.device
-        ends = self._ends[torch.from_numpy(numbers).to(device)]
-        first = ends - torch.from_numpy(self.lengths[numbers] - starts).to(device)
-        places_BL = first[:, None] + torch.arange(length, device=device)
-        return self._weights[torch.where(places_BL < ends[:, None], places_BL, len(self._weights) - 1)]
+        ends = self._ends[torch.from_numpy(indices).to(device)]
+        first = ends - torch.from_numpy(self.lengths[indices] - starts).to(device)
+        indices_BL = first[:, None] + torch.arange(length, device=device)
+        return self._weights[torch.where(indices_BL < ends[:, None], indices_BL, len(self._weights) - 1)]
 
 
 def check_device(where: object, device: str, do: str) -> None:
@@ -293,7 +293,7 @@ def on_device(source: Source, device: str) -> Source:
     free, _ = torch.cuda.mem_get_info(device)
     return (
         DeviceRows(source, device)
-        if source.fixed and 2 * BYTES * int(source.lengths.sum()) < free
+        if source.fixed and 2 * WEIGHT_BYTES * int(source.lengths.sum()) < free
         else source
     )
 
@@ -306,7 +306,7 @@ def even_starts(
     Args:
         lengths: [N] of the rows.
         slice_length: L.
-        positions: S places, 0 at a row's beginning and 1 at its end.
+        positions: S of them, 0 at a row's beginning and 1 at its end.
 
     Returns:
         [N, S].
@@ -318,11 +318,11 @@ def even_starts(
     return np.rint(np.outer(np.maximum(0, lengths - slice_length), positions)).astype(np.intp)
 
 
-def check_finite(batch_BL: np.ndarray, numbers: np.ndarray) -> None:
+def check_finite(batch_BL: np.ndarray, indices: np.ndarray) -> None:
     """Raise a ZooError that names the first row with a weight that is not finite."""
     finite = np.isfinite(batch_BL).all(axis=1)
     if not finite.all():
-        row = int(numbers[np.flatnonzero(~finite)[0]])
+        row = int(indices[np.flatnonzero(~finite)[0]])
         raise ZooError(
             f"row {row}", expected="finite weights", found="NaN or infinity", do="leave it out or rebuild it"
         )

@@ -29,7 +29,7 @@ BLOCK = 128  # rows that are described at a time
 SORTED = 512  # numbers that numpy sorts within the processor's registers, many times faster than more of them
 # standard deviations of a run's quantile about the whole's; what lies farther off is found, and sorted
 # plainly
-SPREAD = 4.5
+WINDOW_DEVIATIONS = 4.5
 SQUARED = (1e-15, 1e18)  # differences whose squares float32 holds
 # Numbers of a recipe that act by their ratio. Zero has no logarithm and means that the thing is absent: NaN.
 LOGARITHMIC = ("learning_rate", "batch_size", "init_std", "l2", "train_fraction", "width_conv", "width_fc")
@@ -135,7 +135,7 @@ def norms(rows: np.ndarray, layout: Layout) -> Features:
         _check_finite(values, spec.name)
         columns[f"{spec.name}.l1"] = np.abs(values).sum(axis=1)
         columns[f"{spec.name}.l2"] = np.sqrt(np.einsum("np,np->n", values, values))
-        if spec.kind == "weight":
+        if spec.role == "weight":
             columns[f"{spec.name}.spectral"] = _spectral(
                 values.reshape(len(rows), spec.shape[0], spec.size // spec.shape[0])
             )
@@ -167,20 +167,20 @@ def _describe(values: np.ndarray, name: str) -> np.ndarray:
     return np.column_stack([quantiles, mean, np.sqrt(centered.mean(axis=1, dtype=np.float64))])
 
 
-def _neighbours(values: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers at places of each sorted row of [N, n] values, and those that follow them (the last one:
-    itself). Each [N, places].
+def _neighbours(values: np.ndarray, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers at indices of each sorted line of [N, n] values, and those that follow them (the last one:
+    itself). Each [N, indices].
 
-    A long row is dealt into R runs, which are sorted. What stands at a place of the whole then stands near
+    A long line is dealt into R runs, which are sorted. What stands at an index of the whole then stands near
     that part of every run: only these windows are sorted together. Where a window turns out too narrow, the
-    row is sorted as a whole.
+    line is sorted as a whole.
     """
     num_values = values.shape[1]
     if num_values <= SORTED:
         ordered = np.sort(values, axis=1)
         return tuple(
             ordered[:, at].astype(np.float64)
-            for at in (places, np.minimum(np.add(places, 1), num_values - 1))
+            for at in (indices, np.minimum(np.add(indices, 1), num_values - 1))
         )  # type: ignore[return-value]
     # odd: the runs of a tensor with even sides do not each see another column of it
     num_runs = -(-num_values // SORTED) | 1
@@ -188,21 +188,21 @@ def _neighbours(values: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, 
     dealt = values[:, : num_values - rest].reshape(len(values), length, num_runs)
     runs = np.ascontiguousarray(dealt.swapaxes(1, 2))  # [N, R, length]
     runs.sort(axis=2)
-    rest_of_row = values[:, num_values - rest :]
-    found = np.empty((2, len(values), len(places)))
-    for i, place in enumerate(places):
-        part = place / (num_values - 1)
-        half = math.ceil(SPREAD * math.sqrt(length * part * (1 - part))) + 1
+    rest_of_line = values[:, num_values - rest :]
+    found = np.empty((2, len(values), len(indices)))
+    for i, index in enumerate(indices):
+        part = index / (num_values - 1)
+        half = math.ceil(WINDOW_DEVIATIONS * math.sqrt(length * part * (1 - part))) + 1
         start, stop = max(0, int(part * length) - half), min(length, int(part * length) + half + 1)
-        window = np.concatenate([runs[:, :, start:stop].reshape(len(values), -1), rest_of_row], axis=1)
-        pair = np.concatenate(_neighbours(window, [place - start * num_runs]), axis=1)
+        window = np.concatenate([runs[:, :, start:stop].reshape(len(values), -1), rest_of_line], axis=1)
+        pair = np.concatenate(_neighbours(window, [index - start * num_runs]), axis=1)
         narrow = np.zeros(len(values), bool)
         if start:
             narrow |= runs[:, :, start - 1].max(axis=1) > pair[:, 0]
         if stop < length:
             narrow |= runs[:, :, stop].min(axis=1) < pair[:, 1]
         if narrow.any():
-            pair[narrow] = np.sort(values[narrow], axis=1)[:, [place, min(place + 1, num_values - 1)]]
+            pair[narrow] = np.sort(values[narrow], axis=1)[:, [index, min(index + 1, num_values - 1)]]
         found[:, :, i] = pair.T
     return found[0], found[1]
 
@@ -220,12 +220,12 @@ def _checked(rows: Any, layout: Layout | None = None) -> np.ndarray:
         or found.ndim != 2
         or found.shape[1] != (layout.num_weights if layout else max(1, found.shape[1]))
     ):
-        expected, told = (
+        expected, shown = (
             f"numbers [N, {layout.num_weights if layout else 'P'}]",
             (f"{list(found.shape)} of {found.dtype}"),
         )
         raise ValueZooError(
-            "rows", expected=expected, found=told, do="give rows of this layout's architecture"
+            "rows", expected=expected, found=shown, do="give rows of this layout's architecture"
         )
     return found
 
@@ -244,33 +244,34 @@ def _check_finite(values: np.ndarray, name: str) -> None:
 
 
 @overload
-def zoo_features(zoo: Any, rows: Any, kind: str, *, threads: int | None = None) -> Features: ...
+def zoo_features(zoo: Any, snapshots: Any, feature_set: str, *, threads: int | None = None) -> Features: ...
 @overload
 def zoo_features(
-    zoo: Any, rows: Any, kind: Sequence[str], *, threads: int | None = None
+    zoo: Any, snapshots: Any, feature_set: Sequence[str], *, threads: int | None = None
 ) -> dict[str, Features]: ...
 def zoo_features(
-    zoo: Any, rows: Any, kind: str | Sequence[str], *, threads: int | None = None
+    zoo: Any, snapshots: Any, feature_set: str | Sequence[str], *, threads: int | None = None
 ) -> Features | dict[str, Features]:
-    """Features of rows of any mixture of architectures, in one pass over the files.
+    """Features of snapshots of any mixture of architectures, in one pass over the files.
 
     Tensors are aligned by what they do: convolutions are counted from the input (`conv1`), hidden dense
     layers back from the output (`dense-1` is the last one), and what an architecture does not have is NaN.
 
     Args:
         zoo: a `Zoo`.
-        rows: rows of its index (`zoo.filter(...)`).
-        kind: one or several of "layers", the statistics of every tensor; "whole", those of the whole row;
-            "norms", those of every tensor; "weights", the rows themselves, of one layout only;
+        snapshots: lines of its index (`zoo.filter(...)`).
+        feature_set: one or several of "layers", the statistics of every tensor; "whole", those of the whole
+            row; "norms", those of every tensor; "weights", the rows themselves, of one layout only;
             "hyperparameters", the recipe (reads no weights).
         threads: that describe rows; None is one a core. The result does not depend on it.
 
     Returns:
-        features [N, F] in float64 (weights: float32), in the order of rows, and their F names. Of several
-        kinds: kind -> those. A few stacks of rows (2 MiB each) are in memory at a time.
+        features [N, F] in float64 (weights: float32), in the order of snapshots, and their F names. Of
+        several
+        sets: feature set -> those. A few stacks of rows (2 MiB each) are in memory at a time.
 
     Raises:
-        ZooError: for another kind, a weight that is not finite, or weights of several layouts.
+        ZooError: for another feature set, a weight that is not finite, or weights of several layouts.
 
     Example:
         >>> from nws_dataset import Zoo
@@ -279,70 +280,83 @@ def zoo_features(
         >>> features.shape, names[:2]
         ((10, 224), ['conv1.weight.min', 'conv1.weight.q25'])
     """
-    kinds = [kind] if isinstance(kind, str) else list(kind)
-    for name in kinds:
-        if name not in KINDS:
-            raise ZooError("kind", expected=" or ".join(KINDS), found=repr(name), do="choose one of them")
-    features = {name: hyperparameters(rows) for name in kinds if name == "hyperparameters"}
+    feature_sets = [feature_set] if isinstance(feature_set, str) else list(feature_set)
+    for name in feature_sets:
+        if name not in FEATURE_SETS:
+            raise ZooError(
+                "feature_set", expected=" or ".join(FEATURE_SETS), found=repr(name), do="choose one of them"
+            )
+    features = {name: hyperparameters(snapshots) for name in feature_sets if name == "hyperparameters"}
     features |= _read_features(
-        zoo, rows, [name for name in kinds if name != "hyperparameters"], threads or os.cpu_count() or 1
+        zoo,
+        snapshots,
+        [name for name in feature_sets if name != "hyperparameters"],
+        threads or os.cpu_count() or 1,
     )
-    return features[kind] if isinstance(kind, str) else features
+    return features[feature_set] if isinstance(feature_set, str) else features
 
 
-def _read_features(zoo: Any, rows: Any, kinds: Sequence[str], threads: int) -> dict[str, Features]:
-    """Features of the kinds that read weights."""
-    texts = np.asarray(rows["architecture_json"])
+def _read_features(
+    zoo: Any, snapshots: Any, feature_sets: Sequence[str], threads: int
+) -> dict[str, Features]:
+    """Features of the sets that read weights."""
+    texts = np.asarray(snapshots["architecture_json"])
     layouts = {text: layout_of(Architecture.from_json(text)) for text in dict.fromkeys(texts.tolist())}
-    if "weights" in kinds and len(set(layouts.values())) > 1:
+    if "weights" in feature_sets and len(set(layouts.values())) > 1:
         found = f"{len(set(layouts.values()))} layouts"
         raise ZooError(
-            "rows",
+            "snapshots",
             expected="networks of one layout",
             found=found,
-            do="filter by architecture, or choose another kind",
+            do="filter by architecture, or choose another feature set",
         )
-    tables = {kind: _Columns.of(kind, layouts, len(rows)) for kind in kinds}
-    places = {text: np.flatnonzero(texts == text) for text in layouts}
+    matrices = {
+        feature_set: _FeatureMatrix.of(feature_set, layouts, len(snapshots)) for feature_set in feature_sets
+    }
+    indices = {text: np.flatnonzero(texts == text) for text in layouts}
 
     def describe(text: str, chosen: np.ndarray, weights: np.ndarray) -> None:
-        for kind, table in tables.items():
-            table.values[np.ix_(chosen, table.columns[text])] = DESCRIBE[kind](weights, layouts[text])[0]
+        for feature_set, matrix in matrices.items():
+            matrix.values[np.ix_(chosen, matrix.columns[text])] = DESCRIBE[feature_set](
+                weights, layouts[text]
+            )[0]
 
     with ThreadPoolExecutor(threads) as pool:
         running: deque[Future[None]] = deque()
-        for stack, weights in zoo.stacks(rows) if kinds else ():
+        for stack, weights in zoo.stacks(snapshots) if feature_sets else ():
             text = stack[0]["architecture_json"]
-            chosen, places[text] = np.split(places[text], [len(weights)])
+            chosen, indices[text] = np.split(indices[text], [len(weights)])
             running.append(pool.submit(describe, text, chosen, weights))
             if len(running) > 2 * threads:  # reading must not run ahead: what is read stays in memory
                 running.popleft().result()
         for future in running:
             future.result()
-    return {kind: (table.values, table.names) for kind, table in tables.items()}
+    return {feature_set: (matrix.values, matrix.names) for feature_set, matrix in matrices.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Columns:
+class _FeatureMatrix:
     """A matrix of features that is being filled."""
 
     names: list[str]  # [F] aligned
-    columns: dict[str, np.ndarray]  # architecture -> the places of its features among names
+    columns: dict[str, np.ndarray]  # architecture -> the indices of its features among names
     values: np.ndarray  # [N, F]
 
     @classmethod
-    def of(cls, kind: str, layouts: dict[str, Layout], num_rows: int) -> _Columns:
+    def of(cls, feature_set: str, layouts: dict[str, Layout], num_snapshots: int) -> _FeatureMatrix:
         own = {}
         for text, layout in layouts.items():
             zeros = np.zeros((1, layout.num_weights), np.float32)
-            own[text] = _aligned(DESCRIBE[kind](zeros, layout)[1], layout)
+            own[text] = _aligned(DESCRIBE[feature_set](zeros, layout)[1], layout)
         names = sorted(dict.fromkeys(name for text in own for name in own[text]), key=_network_order)
-        place = {name: i for i, name in enumerate(names)}
-        columns = {text: np.array([place[name] for name in own[text]], np.intp) for text in own}
+        index = {name: i for i, name in enumerate(names)}
+        columns = {text: np.array([index[name] for name in own[text]], np.intp) for text in own}
         return cls(
             names,
             columns,
-            np.full((num_rows, len(names)), np.nan, np.float32 if kind == "weights" else np.float64),
+            np.full(
+                (num_snapshots, len(names)), np.nan, np.float32 if feature_set == "weights" else np.float64
+            ),
         )
 
 
@@ -361,20 +375,20 @@ DESCRIBE: dict[str, Callable[[np.ndarray, Layout], Features]] = {
     "whole": lambda rows, layout: whole_vector_statistics(rows),
     "norms": norms,
     "weights": _weights,
-}  # the kinds that read weights
-KINDS = (*DESCRIBE, "hyperparameters")
+}  # the sets that read weights
+FEATURE_SETS = (*DESCRIBE, "hyperparameters")
 
 
-def hyperparameters(rows: Any) -> tuple[np.ndarray, list[str]]:
+def hyperparameters(snapshots: Any) -> tuple[np.ndarray, list[str]]:
     """The recipe as features: fields with legal values one-hot, numbers that act by their ratio as log10, the
     others as they are.
 
     Args:
-        rows: rows of a zoo's index, or any mapping from a column's name to its values.
+        snapshots: snapshots of a zoo's index, or any mapping from a column's name to its values.
 
     Returns:
-        features [N, F] in float64 and their F names; null is NaN. The names do not depend on the rows, so
-        that zoos can be compared.
+        features [N, F] in float64 and their F names; null is NaN. The names do not depend on the snapshots,
+        so that zoos can be compared.
 
     Example:
         >>> from nws_dataset.format.recipe import Recipe
@@ -385,7 +399,7 @@ def hyperparameters(rows: Any) -> tuple[np.ndarray, list[str]]:
     """
     columns: dict[str, np.ndarray] = {}
     for name in _recipe_fields():
-        values = np.asarray(rows[name])
+        values = np.asarray(snapshots[name])
         if name in LEGAL_VALUES:
             columns.update(
                 {f"{name}={legal}": (values == legal).astype(np.float64) for legal in LEGAL_VALUES[name]}

@@ -32,8 +32,8 @@ from nws_dataset.views.permutations import CACHED, permutation_spec, tensor_indi
 
 CONVENTIONS = ("nfn", "dws")
 # what a unit has beside its incoming weights
-VECTOR_KINDS = ("bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance")
-NODE_KINDS = ("input", "conv", "dense", "output")
+VECTOR_ROLES = ("bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance")
+NODE_TYPES = ("input", "conv", "dense", "output")
 TOKEN_SIZE = 288  # that of Schürholt et al.
 
 
@@ -143,15 +143,15 @@ class LayerTuples:
         row = np.empty(layout_of(self.architecture).num_weights)
         expected = LayerTuples.from_rows(self.architecture, row, self.convention)
         for name in ("weights", "biases", "norms"):
-            found, like = getattr(self, name), getattr(expected, name)
-            if len(found) != len(like):
+            found, wanted = getattr(self, name), getattr(expected, name)
+            if len(found) != len(wanted):
                 raise ZooError(
                     name,
-                    expected=f"{len(like)} tensors",
+                    expected=f"{len(wanted)} tensors",
                     found=str(len(found)),
                     do="give one of each layer that has it",
                 )
-            for i, (tensor, shape) in enumerate(zip(found, (tensor.shape for tensor in like), strict=True)):
+            for i, (tensor, shape) in enumerate(zip(found, (tensor.shape for tensor in wanted), strict=True)):
                 check_axes(f"{name}[{i}]", tensor, *shape)
 
 
@@ -167,7 +167,7 @@ class Graph:
     """
 
     architecture: Architecture  # of all of them
-    x: Any  # [N, V, 5]: VECTOR_KINDS of each node, zero where it has none
+    x: Any  # [N, V, 5]: VECTOR_ROLES of each node, zero where it has none
     # [N, E, K * K]: the kernel, centred among zeros; a dense layer's is one number, or the map after the
     # flatten
     edge_attr: Any
@@ -203,12 +203,12 @@ class Graph:
         rows = with_zero(rows)
         return cls(
             architecture,
-            take(rows, _node_places(architecture)),
-            take(rows, _edge_places(architecture, kernel_size)),
+            take(rows, _node_indices(architecture)),
+            take(rows, _edge_indices(architecture, kernel_size)),
         )
 
     def rows(self) -> Any:
-        """The rows [..., P] of these features, a copy. Numbers at places of padding are left out.
+        """The rows [..., P] of these features, a copy. Numbers that stand for padding are left out.
 
         Returns:
             [..., P], an array or tensor of the same kind.
@@ -217,10 +217,10 @@ class Graph:
             ZooError: if their shapes are not those of this architecture.
         """
         side = math.isqrt(self.edge_attr.shape[-1])
-        return _rows(
+        return _rows_from(
             self.architecture,
-            x=(self.x, _node_places(self.architecture)),
-            edge_attr=(self.edge_attr, _edge_places(self.architecture, side)),
+            x=(self.x, _node_indices(self.architecture)),
+            edge_attr=(self.edge_attr, _edge_indices(self.architecture, side)),
         )
 
     @functools.cached_property
@@ -237,27 +237,27 @@ class Graph:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers of nodes: "input", then those of the layout."""
-        return NODE_KINDS[0], *layout_of(self.architecture).layers
+        return NODE_TYPES[0], *layout_of(self.architecture).layers
 
     @functools.cached_property
     def node_layer(self) -> Any:
-        """[V] integers: the place of each node's layer in `layers`."""
+        """[V] integers: the index of each node's layer in `layers`."""
         return like(self.x, np.repeat(np.arange(len(self.layers)), np.diff(_first_nodes(self.architecture))))
 
     @functools.cached_property
-    def node_kind(self) -> Any:
-        """[V] integers: the place of each node's kind in NODE_KINDS."""
-        kinds = np.array([NODE_KINDS.index(layer.rstrip("0123456789")) for layer in self.layers])
-        return like(self.x, np.repeat(kinds, np.diff(_first_nodes(self.architecture))))
+    def node_type(self) -> Any:
+        """[V] integers: the index of each node's type in NODE_TYPES."""
+        types = np.array([NODE_TYPES.index(layer.rstrip("0123456789")) for layer in self.layers])
+        return like(self.x, np.repeat(types, np.diff(_first_nodes(self.architecture))))
 
     def node_activation(self, activation: str | Sequence[str]) -> Any:
         """Which function each node applies.
 
         Args:
-            activation: the networks' column of the index: a name, or N of them (`rows["activation"]`).
+            activation: the networks' column of the index: a name, or N of them (`snapshots["activation"]`).
 
         Returns:
-            [V] or [N, V] integers: the place of its name in LEGAL_VALUES["activation"], -1 for inputs and
+            [V] or [N, V] integers: the index of its name in LEGAL_VALUES["activation"], -1 for inputs and
             outputs, which apply none.
 
         Raises:
@@ -278,9 +278,9 @@ class Graph:
                 found=", ".join(map(str, unknown)),
                 do="give the column",
             )
-        place = np.array([legal.index(name) for name in names.ravel()]).reshape(*names.shape, 1)
+        index = np.array([legal.index(name) for name in names.ravel()]).reshape(*names.shape, 1)
         first, node = _first_nodes(self.architecture), np.arange(self.x.shape[-2])
-        return like(self.x, np.where((node >= first[1]) & (node < first[-2]), place, -1))
+        return like(self.x, np.where((node >= first[1]) & (node < first[-2]), index, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,10 +318,10 @@ class Tokens:
             ((2, 418, 288), (418, 288), [[0, 0, 0], [24, 2, 0], [25, 2, 0]], (2, 92218))
         """
         check_axes("rows", rows, layout_of(architecture).num_weights)
-        return cls(architecture, take(with_zero(rows), _token_places(architecture, size)))
+        return cls(architecture, take(with_zero(rows), _token_indices(architecture, size)))
 
     def rows(self) -> Any:
-        """The rows [..., P] of these tokens, a copy. Numbers at places of padding are left out.
+        """The rows [..., P] of these tokens, a copy. Numbers that stand for padding are left out.
 
         Returns:
             [..., P], an array or tensor of the same kind.
@@ -329,8 +329,8 @@ class Tokens:
         Raises:
             ZooError: if their shapes are not those of this architecture.
         """
-        return _rows(
-            self.architecture, tokens=(self.tokens, _token_places(self.architecture, self.tokens.shape[-1]))
+        return _rows_from(
+            self.architecture, tokens=(self.tokens, _token_indices(self.architecture, self.tokens.shape[-1]))
         )
 
     @functools.cached_property
@@ -338,27 +338,27 @@ class Tokens:
         """[T, size] bool: False where zeros fill up a token."""
         return like(
             self.tokens,
-            _token_places(self.architecture, self.tokens.shape[-1])
+            _token_indices(self.architecture, self.tokens.shape[-1])
             < layout_of(self.architecture).num_weights,
         )
 
     @functools.cached_property
     def position(self) -> Any:
-        """[T, 3] integers: place in the sequence, layer, unit in the layer."""
-        size, rows = self.tokens.shape[-1], []
+        """[T, 3] integers: index in the sequence, layer, unit in the layer."""
+        size, units_of_layers = self.tokens.shape[-1], []
         for layer, tensors in enumerate(_layers(self.architecture)):
             units = tensors[0].shape[0]
             unit = np.repeat(
                 np.arange(units), math.ceil(sum(tensor.size for tensor in tensors) / units / size)
             )
-            rows.append(np.stack([np.full_like(unit, layer), unit], axis=1))
-        position = np.concatenate(rows)
+            units_of_layers.append(np.stack([np.full_like(unit, layer), unit], axis=1))
+        position = np.concatenate(units_of_layers)
         return like(self.tokens, np.insert(position, 0, np.arange(len(position)), axis=1))
 
 
-# How graph and tokens are made: an array of places says which number of the row stands where, P where none
-# does. It is made once for an architecture, by the reshapes that the tensors themselves would undergo; to
-# take a view of rows, and to turn it back, is then a gather.
+# How graph and tokens are made: an array of indices says which number of the row stands at each position, P
+# where none does. It is made once for an architecture, by the reshapes that the tensors themselves would
+# undergo; to take a view of rows, and to turn it back, is then a gather.
 
 
 def _layers(architecture: Architecture) -> list[list[TensorSpec]]:
@@ -377,21 +377,21 @@ def _first_nodes(architecture: Architecture) -> np.ndarray:
 
 
 @functools.lru_cache(CACHED)
-def _node_places(architecture: Architecture) -> np.ndarray:
-    """[V, len(VECTOR_KINDS)]"""
-    places, first = tensor_indices(architecture), _first_nodes(architecture)
-    nodes = np.full((first[-1], len(VECTOR_KINDS)), layout_of(architecture).num_weights)
+def _node_indices(architecture: Architecture) -> np.ndarray:
+    """[V, len(VECTOR_ROLES)]"""
+    indices, first = tensor_indices(architecture), _first_nodes(architecture)
+    nodes = np.full((first[-1], len(VECTOR_ROLES)), layout_of(architecture).num_weights)
     for i, (_, *vectors) in enumerate(_layers(architecture), 1):
         for vector in vectors:
-            nodes[first[i] : first[i + 1], VECTOR_KINDS.index(vector.kind)] = places[vector.name]
+            nodes[first[i] : first[i + 1], VECTOR_ROLES.index(vector.role)] = indices[vector.name]
     return nodes
 
 
 @functools.lru_cache(CACHED)
-def _edge_places(architecture: Architecture, kernel_size: int | None) -> np.ndarray:
+def _edge_indices(architecture: Architecture, kernel_size: int | None) -> np.ndarray:
     """[E, K * K]; an edge's kernel stands in the middle of its square."""
-    places, num_weights = tensor_indices(architecture), layout_of(architecture).num_weights
-    kernels = [places[weight.name] for weight, *_ in _layers(architecture)]
+    indices, num_weights = tensor_indices(architecture), layout_of(architecture).num_weights
+    kernels = [indices[weight.name] for weight, *_ in _layers(architecture)]
     kernels = [kernel.reshape(*kernel.shape[:2], *(kernel.shape[2:] or (1, 1))) for kernel in kernels]
     # odd: so that the middle of an odd kernel is the middle of the square
     smallest = max(kernel.shape[-1] for kernel in kernels) | 1
@@ -414,17 +414,17 @@ def _edge_places(architecture: Architecture, kernel_size: int | None) -> np.ndar
 
 
 @functools.lru_cache(CACHED)
-def _token_places(architecture: Architecture, size: int) -> np.ndarray:
+def _token_indices(architecture: Architecture, size: int) -> np.ndarray:
     """[T, size]"""
     if not isinstance(size, int | np.integer) or size < 1:
         raise ZooError(
             "size", expected="at least 1", found=repr(size), do="say how many numbers a token holds"
         )
-    places, num_weights = tensor_indices(architecture), layout_of(architecture).num_weights
+    indices, num_weights = tensor_indices(architecture), layout_of(architecture).num_weights
     tokens = []
     for weight, *vectors in _layers(architecture):
         units = np.concatenate(
-            [places[tensor.name].reshape(weight.shape[0], -1) for tensor in (weight, *vectors)], axis=1
+            [indices[tensor.name].reshape(weight.shape[0], -1) for tensor in (weight, *vectors)], axis=1
         )
         tokens.append(
             np.pad(units, ((0, 0), (0, -units.shape[1] % size)), constant_values=num_weights).reshape(
@@ -434,13 +434,13 @@ def _token_places(architecture: Architecture, size: int) -> np.ndarray:
     return np.concatenate(tokens)
 
 
-def _rows(architecture: Architecture, **parts: tuple[Any, np.ndarray]) -> Any:
-    """The rows [..., P] that stand in arrays, each with its places."""
+def _rows_from(architecture: Architecture, **parts: tuple[Any, np.ndarray]) -> Any:
+    """The rows [..., P] that stand in arrays, each with its indices."""
     num_weights = layout_of(architecture).num_weights
     numbers, order = [], []
-    for name, (array, places) in parts.items():
-        check_axes(name, array, *places.shape)
-        filled = np.flatnonzero(places < num_weights)
-        numbers.append(take(flatten(array, len(array.shape) - places.ndim), filled))
-        order.append(places.reshape(-1)[filled])
+    for name, (array, indices) in parts.items():
+        check_axes(name, array, *indices.shape)
+        filled = np.flatnonzero(indices < num_weights)
+        numbers.append(take(flatten(array, len(array.shape) - indices.ndim), filled))
+        order.append(indices.reshape(-1)[filled])
     return take(concatenate(numbers), np.argsort(np.concatenate(order), kind="stable"))

@@ -1,4 +1,4 @@
-"""`CpuStep`: trains and evaluates one model at a time on one core."""
+"""`CpuBackend`: trains and evaluates one model at a time on one core."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def drop_stale_kernels() -> None:
             temporary.write_text(digest, encoding="ascii")
 
 
-class CpuStep:
-    """`builder.training.backend.Step` on a CPU.
+class CpuBackend:
+    """`builder.training.backend.Backend` on a CPU.
 
     Args:
         architecture: of the models.
@@ -70,7 +70,7 @@ class CpuStep:
     def train(
         self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]
     ) -> torch.Tensor:
-        """See `Step.train`."""
+        """See `Backend.train`."""
         losses = [self._train([x[m] for x in state], segment) for m, segment in segments.items()]
         return torch.tensor(losses, dtype=torch.float64)
 
@@ -98,7 +98,7 @@ class CpuStep:
     def evaluate(
         self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Step.evaluate`."""
+        """See `Backend.evaluate`."""
         work = self._work(CACHED_GROUPS)
         index = _filled(torch.arange(len(labels))[None], work.groups * LANES)
         pictures = self._gathered(images, labels, index, torch.empty(0), gray=False)
@@ -116,7 +116,7 @@ class CpuStep:
 
     def _work(self, groups: int) -> kernels.Work:
         if groups not in self._works:
-            self._works[groups] = _room(tables_of(self.architecture, groups), self.dtype)
+            self._works[groups] = _allocate(tables_of(self.architecture, groups), self.dtype)
         return self._works[groups]
 
     def _net(self, row: np.ndarray, activation: str, segment: Segment | None = None) -> kernels.Net:
@@ -161,7 +161,7 @@ class CpuStep:
             images=images.contiguous().view(-1).numpy(),
             starts=(index * images[0].numel()).numpy(),
             labels=labels[index].numpy(),
-            places=index.numpy(),
+            indices=index.numpy(),
             distortions=distortions.to(self.dtype).contiguous().view(-1).numpy(),
             quantiles=batches.normal_table(torch.device("cpu")).to(self.dtype).numpy(),
             gray=gray,
@@ -188,9 +188,9 @@ def compile_step() -> None:
         Model("demo", 0, seed=0, recipe=recipe, block=0),
         Images(pixels, labels, pixels, labels, gray=True),
     )
-    step, rows = CpuStep(architecture), torch.zeros(3, 1, layout_of(architecture).num_weights)
-    step.train((rows[0], rows[1], rows[2]), {0: Segment(model, images, torch.arange(LANES), LANES, 0, 0)})
-    step.evaluate(rows[0], recipe.activation, pixels, labels)
+    backend, rows = CpuBackend(architecture), torch.zeros(3, 1, layout_of(architecture).num_weights)
+    backend.train((rows[0], rows[1], rows[2]), {0: Segment(model, images, torch.arange(LANES), LANES, 0, 0)})
+    backend.evaluate(rows[0], recipe.activation, pixels, labels)
 
 
 def _filled(index: torch.Tensor, multiple: int) -> torch.Tensor:
@@ -199,7 +199,7 @@ def _filled(index: torch.Tensor, multiple: int) -> torch.Tensor:
     return torch.cat([index, index[:, -1:].expand(-1, missing)], 1).reshape(-1)
 
 
-def _room(tables: Tables, dtype: torch.dtype) -> kernels.Work:
+def _allocate(tables: Tables, dtype: torch.dtype) -> kernels.Work:
     """Buffers, all zero: the borders of padded maps stay so. torch aligns them as vectors need it."""
     return kernels.Work(
         layers=tables.layers,

@@ -105,7 +105,7 @@ class Pictures(NamedTuple):
     images: np.ndarray  # uint8, all of the data set
     starts: np.ndarray  # [n] int64: where each image begins in `images`
     labels: np.ndarray  # [n] int64
-    places: np.ndarray  # [n] int64: the images' places in the data set
+    indices: np.ndarray  # [n] int64: of the images in the data set
     distortions: np.ndarray  # [11 * n], or [0] without augmentation: `batches.Distortion`, field after field
     quantiles: np.ndarray  # of the normal distribution, for the noise
     gray: bool
@@ -114,7 +114,7 @@ class Pictures(NamedTuple):
 
 
 @inline
-def bare(work: Any, net: Any, pictures: Any) -> Any:
+def with_pointers(work: Any, net: Any, pictures: Any) -> Any:
     """The same with addresses for the arrays that every vector needs."""
     work = Work(
         work.layers,
@@ -131,7 +131,7 @@ def bare(work: Any, net: Any, pictures: Any) -> Any:
         *(net.dropping, net.dropout_threshold, net.dropout_factor, raw(net.key), net.number, net.epoch),
     )
     pictures = Pictures(
-        *(raw(pictures.images), raw(pictures.starts), raw(pictures.labels), raw(pictures.places)),
+        *(raw(pictures.images), raw(pictures.starts), raw(pictures.labels), raw(pictures.indices)),
         *(
             raw(pictures.distortions),
             raw(pictures.quantiles),
@@ -155,27 +155,27 @@ rule = inline(update.rule)
 
 
 @inline
-def activate(like: Any, kind: int, v: Any) -> Any:
+def activate(like: Any, activation: int, v: Any) -> Any:
     zero, one = fill(like, 0.0), fill(like, 1.0)
-    if kind == RELU:
+    if activation == RELU:
         return maximum(zero, v)
-    if kind == ELU:
+    if activation == ELU:
         return choose(greater(v, zero), v, expm1(v))
-    if kind == SIGMOID:
+    if activation == SIGMOID:
         return one / (exp(zero - v) + one)
     e = expm1(v + v)
     return e / (e + fill(like, 2.0))
 
 
 @inline
-def activation_gradient(like: Any, kind: int, y: Any, g: Any) -> Any:
+def activation_gradient(like: Any, activation: int, y: Any, g: Any) -> Any:
     """g times the activation's derivative, from the activation's value y."""
     zero, one = fill(like, 0.0), fill(like, 1.0)
-    if kind == RELU:
+    if activation == RELU:
         return keep(greater(y, zero), g)
-    if kind == ELU:
+    if activation == ELU:
         return choose(greater(y, zero), g, g * (y + one))
-    if kind == SIGMOID:
+    if activation == SIGMOID:
         return g * (y * (one - y))
     return g * (one - y * y)
 
@@ -188,8 +188,8 @@ def lanes_of(images: int, group: int) -> Any:
 
 
 @inline
-def pool(masks: Any, place: int, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The largest of a window's four pixels; four masks at `place` say which it was, the first one of equals.
+def pool(masks: Any, at: int, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The largest of a window's four pixels; four masks at `at` say which it was, the first one of equals.
 
     A NaN beside numbers may get lost here; the weights show it at the epoch's end.
     """
@@ -197,8 +197,8 @@ def pool(masks: Any, place: int, a: Any, b: Any, c: Any, d: Any) -> Any:
     is_a = equal(a, v)
     is_b = equal(b, v) & ~is_a
     is_c = equal(c, v) & ~(is_a | is_b)
-    masks[u64(place)], masks[u64(place + 1)], masks[u64(place + 2)] = is_a, is_b, is_c
-    masks[u64(place + 3)] = ~(is_a | is_b | is_c)
+    masks[u64(at)], masks[u64(at + 1)], masks[u64(at + 2)] = is_a, is_b, is_c
+    masks[u64(at + 3)] = ~(is_a | is_b | is_c)
     return v
 
 
@@ -206,31 +206,31 @@ def pool(masks: Any, place: int, a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 @inline
-def finish(work: Any, net: Any, L: Any, v: Any, place: int, kept: int) -> None:
-    """Activation and dropout of a vector, which goes to `place`; batch-norm after the activation comes before
+def finish(work: Any, net: Any, L: Any, v: Any, to: int, kept: int) -> None:
+    """Activation and dropout of a vector, which goes to `to`; batch-norm after the activation comes before
     dropout, elsewhere.
     """
     v = activate(work.x, net.activation, v)
     if net.dropping and L.drops and L.norm != NORM_AFTER:
         v = keep(work.masks[u64(kept)], v * fill(work.x, net.dropout_factor))
-    store(work.x, place, v)
+    store(work.x, to, v)
 
 
 def _make_sums(tile: Tile) -> Any:
     offsets, filled, multiply = tile.offsets, tile.filled, tile.multiply
 
     @inline
-    def sums(work: Any, row: Any, L: Any, place: int, start: int, q: int, first: int, stop: int) -> Any:
-        """Bias + sum over taps of input * weight, of four channels; the pixels' places are in the table at
-        `place`.
+    def sums(work: Any, row: Any, L: Any, pixels: int, start: int, q: int, first: int, stop: int) -> Any:
+        """Bias + sum over taps of input * weight, of four channels; the pixels' offsets are in the table at
+        `pixels`.
         """
         x, tab = work.x, work.offsets
-        rows, bases = channels(L.weight, q, L.units, L.taps), offsets(tab, place, start)
+        weights, bases = channels(L.weight, q, L.units, L.taps), offsets(tab, pixels, start)
         acc = filled(row, channels(L.bias, q, L.units, 1))
         for run in range(0, L.taps, L.run):
             for t in range(run + first, run + stop):
                 barrier()
-                acc = multiply(acc, x, bases, entry(tab, L.tap_x + t), row, rows, t)
+                acc = multiply(acc, x, bases, entry(tab, L.tap_x + t), row, weights, t)
         return acc
 
     return sums
@@ -250,7 +250,7 @@ def _make_forward(count: int) -> Any:
         x, tab, row = work.x, work.offsets, net.row
         relu = L.hidden and L.norm == NO_NORM and net.activation == RELU and not (L.drops and net.dropping)
         direct = relu or not L.hidden or L.norm == NORM_BEFORE
-        least = 0.0 if relu else -np.inf
+        lowest = 0.0 if relu else -np.inf
         to, to_group, to_channel = (L.z, L.z_group, L.z_channel) if L.norm else (L.y, L.y_group, L.y_channel)
         for r in range(L.rounds):
             for q in range(0, L.units, CHANNELS):
@@ -263,14 +263,14 @@ def _make_forward(count: int) -> Any:
                                 work, row, L, L.tile_x + i + p, L.x + r * L.x_group + lane, q, first, stop
                             )
                             if direct:
-                                put(acc, x, offsets(tab, L.tile_out + i + p, lane), outputs, least)
+                                put(acc, x, offsets(tab, L.tile_out + i + p, lane), outputs, lowest)
                             else:
                                 spill(acc, work.scratch, p * LANES + lane, count * LANES)
                     if direct:
                         continue
                     for c in range(CHANNELS):
                         channel = min(q + c, L.units - 1)
-                        place, kept = (
+                        out, kept = (
                             to + r * to_group + channel * to_channel,
                             L.kept + r * L.kept_group + channel * L.kept_channel,
                         )
@@ -281,7 +281,7 @@ def _make_forward(count: int) -> Any:
                                 net,
                                 L,
                                 v,
-                                place + entry(tab, L.tile_out + i + p),
+                                out + entry(tab, L.tile_out + i + p),
                                 kept + entry(tab, L.tile_kept + i + p),
                             )
 
@@ -511,12 +511,12 @@ def norm_backward(work: Any, net: Any, L: Any, images: int) -> None:
             z, d = L.z + g * L.z_group + c * L.z_channel, L.d + g * L.d_group + c * L.d_channel
             mask, s = lanes_of(images, g), fill(x, 0.0)
             for i in range(L.pixels):
-                place, value = d + entry(tab, L.pixel_d + i), load(x, z + entry(tab, L.pixel_z + i))
-                v = fma(load(x, place), a, fma(value - middle, b, e))
+                at, value = d + entry(tab, L.pixel_d + i), load(x, z + entry(tab, L.pixel_z + i))
+                v = fma(load(x, at), a, fma(value - middle, b, e))
                 if L.norm == NORM_AFTER:
                     v = activation_gradient(x, net.activation, value, v)
                 v = keep(mask, v)
-                store(x, place, v)
+                store(x, at, v)
                 s = s + v
             bias += total(s)
         net.gradient[L.bias + c] += bias
@@ -562,7 +562,7 @@ def _make_backward(count: int) -> Any:
         to, to_group = (before.slope, before.slope_group) if before.average else (before.d, before.d_group)
         for r in range(K.rounds):
             for q in range(0, L.inputs, CHANNELS):
-                rows = channels(L.weight, q, L.inputs, L.kernel)
+                weights = channels(L.weight, q, L.inputs, L.kernel)
                 for i in range(0, K.tiled, count):
                     first, stop = entry(tab, K.tile_first + i // count), entry(tab, K.tile_stop + i // count)
                     for p in range(0, count, part):
@@ -578,7 +578,7 @@ def _make_backward(count: int) -> Any:
                                         bases,
                                         entry(tab, K.tap_d + t),
                                         row,
-                                        rows,
+                                        weights,
                                         entry(tab, K.tap_weight + t),
                                     )
                             spill(acc, work.scratch, p * LANES + lane, count * LANES)
@@ -593,12 +593,12 @@ def _make_backward(count: int) -> Any:
                             if before.average:
                                 store(x, d + entry(tab, K.tile_to + k), g)
                                 continue
-                            places = (d + entry(tab, K.tile_to + k), y + entry(tab, K.tile_x + k))
+                            targets = (d + entry(tab, K.tile_to + k), y + entry(tab, K.tile_x + k))
                             bits = (
                                 chosen + entry(tab, K.tile_chosen + k),
                                 kept + entry(tab, K.tile_kept + k),
                             )
-                            hand_back(work, net, before, g, places[0], places[1], bits[0], bits[1])
+                            hand_back(work, net, before, g, targets[0], targets[1], bits[0], bits[1])
 
     return backward
 
@@ -633,9 +633,9 @@ def average_backward(work: Any, net: Any, L: Any) -> None:
                 L.kept + g * L.kept_group + c * L.kept_channel,
             )
             for i in range(0, L.pooled, window):
-                places = (d + entry(tab, L.pixel_d + i), y + entry(tab, L.pixel_y + i))
+                targets = (d + entry(tab, L.pixel_d + i), y + entry(tab, L.pixel_y + i))
                 bits = (chosen + entry(tab, L.pixel_chosen + i), kept + entry(tab, L.pixel_kept + i))
-                hand_back(work, net, L, slope, places[0], places[1], bits[0], bits[1])
+                hand_back(work, net, L, slope, targets[0], targets[1], bits[0], bits[1])
 
 
 # Pixels of which one part of the lanes is summed after the other, so that the first-level cache holds them;
@@ -663,7 +663,7 @@ def _make_weight_gradient(count: int) -> Any:
         for group in range(first, stop, together):
             for begin in range(seen, end, SHARED_PIXELS):
                 for lane in range(0, LANES, lanes):
-                    rows, acc = (
+                    gradients, acc = (
                         channels(L.d + lane, q, L.units, L.d_channel),
                         taken(work.scratch, lane, count * LANES),
                     )
@@ -674,7 +674,7 @@ def _make_weight_gradient(count: int) -> Any:
                             acc = outer(
                                 acc,
                                 x,
-                                rows,
+                                gradients,
                                 d + entry(tab, L.sum_d + i),
                                 inputs + entry(tab, L.sum_x + i),
                                 taps,
@@ -713,12 +713,12 @@ def bias_gradients(work: Any, net: Any, L: Any) -> None:
         s0 = s1 = s2 = s3 = fill(x, 0.0)
         for g in range(L.sum_rounds):
             for i in range(L.summed):
-                place = g * L.d_group + entry(tab, L.sum_d + i)
+                at = g * L.d_group + entry(tab, L.sum_d + i)
                 s0, s1, s2, s3 = (
-                    s0 + load(x, d0 + place),
-                    s1 + load(x, d1 + place),
-                    s2 + load(x, d2 + place),
-                    s3 + load(x, d3 + place),
+                    s0 + load(x, d0 + at),
+                    s1 + load(x, d1 + at),
+                    s2 + load(x, d2 + at),
+                    s3 + load(x, d3 + at),
                 )
         sums = (total(s0), total(s1), total(s2), total(s3))
         for c in range(min(CHANNELS, L.units - q)):
@@ -741,7 +741,7 @@ def load_images(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None:
     for g in range(work.groups):
         for e in range(count):
             v = pixels(x, pictures.images, pictures.starts, first + g * LANES, e) / fill(x, 255.0)
-            store(x, L.x + g * L.x_group + entry(tab, L.input_places + e), scaled(x, net, v))
+            store(x, L.x + g * L.x_group + entry(tab, L.input_at + e), scaled(x, net, v))
 
 
 @jit
@@ -780,7 +780,7 @@ def warp(work: Any, L: Any, pictures: Any, c: int, first: int, to: int) -> Any:
             )
             value = fma(lower, bottom_share, upper * (one - bottom_share)) / fill(x, 255.0) + brightness
             sums = sums + value
-            store(x, to + entry(tab, L.input_places + (c * size + i) * size + j), value)
+            store(x, to + entry(tab, L.input_at + (c * size + i) * size + j), value)
     return sums / fill(x, 1.0 * size * size)
 
 
@@ -819,10 +819,10 @@ def colour(work: Any, L: Any, pictures: Any, first: int, to: int, means: Any) ->
     contrast, turn, saturation = load(p, 7 * n + first), load(p, 8 * n + first), load(p, 9 * n + first)
     zero, one = fill(x, 0.0), fill(x, 1.0)
     for i in range(area):
-        r = to + entry(tab, L.input_places + i)
+        r = to + entry(tab, L.input_at + i)
         red = contrasted(load(x, r), means[0], contrast, zero, one)
         if L.inputs == 3 and not pictures.gray:
-            g, b = to + entry(tab, L.input_places + area + i), to + entry(tab, L.input_places + 2 * area + i)
+            g, b = to + entry(tab, L.input_at + area + i), to + entry(tab, L.input_at + 2 * area + i)
             green = contrasted(load(x, g), means[1], contrast, zero, one)
             blue = contrasted(load(x, b), means[2], contrast, zero, one)
             red, green, blue = recolour(x, red, green, blue, turn, saturation)
@@ -836,9 +836,9 @@ def noisy(work: Any, net: Any, L: Any, pictures: Any, deviation: Any, halves: An
     """Noise for pixel e of a group's images; of a gray set, the first channel is what all begin with."""
     x, tab, area = work.x, work.offsets, L.size * L.size
     source = e % area if pictures.gray else e
-    v = fma(lookup(pictures.quantiles, halves), deviation, load(x, to + entry(tab, L.input_places + source)))
+    v = fma(lookup(pictures.quantiles, halves), deviation, load(x, to + entry(tab, L.input_at + source)))
     v = minimum(maximum(v, fill(x, 0.0)), fill(x, 1.0))
-    store(x, to + entry(tab, L.input_places + e), scaled(x, net, v))
+    store(x, to + entry(tab, L.input_at + e), scaled(x, net, v))
 
 
 @jit
@@ -847,7 +847,7 @@ def add_noise(work: Any, net: Any, L: Any, pictures: Any, first: int, to: int) -
     deviation = load(pictures.distortions, 10 * pictures.length + first)
     # from the end: what a gray set's channels begin with is overwritten last
     for block in range((count - 1) // HALVES, -1, -1):
-        drawn = words(pictures.places, first, net.epoch, net.number, NOISE_BLOCK + block, net.key)
+        drawn = words(pictures.indices, first, net.epoch, net.number, NOISE_BLOCK + block, net.key)
         for j in range(3, -1, -1):
             e = block * HALVES + 2 * j
             if e + 1 < count:
@@ -860,13 +860,13 @@ def add_noise(work: Any, net: Any, L: Any, pictures: Any, first: int, to: int) -
 def load_augmented(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None:
     """Images as `batches.augment` makes them."""
     for g in range(work.groups):
-        place, to = first + g * LANES, L.x + g * L.x_group
-        mean = warp(work, L, pictures, 0, place, to)
+        start, to = first + g * LANES, L.x + g * L.x_group
+        mean = warp(work, L, pictures, 0, start, to)
         means = (mean, mean, mean)
         if L.inputs == 3 and not pictures.gray:
-            means = (mean, warp(work, L, pictures, 1, place, to), warp(work, L, pictures, 2, place, to))
-        colour(work, L, pictures, place, to, means)
-        add_noise(work, net, L, pictures, place, to)
+            means = (mean, warp(work, L, pictures, 1, start, to), warp(work, L, pictures, 2, start, to))
+        colour(work, L, pictures, start, to, means)
+        add_noise(work, net, L, pictures, start, to)
 
 
 @jit
@@ -876,7 +876,7 @@ def draw_dropout(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None
         kept = L.kept + g * L.kept_group
         for block in range(L.kept_group // HALVES):
             drawn = words(
-                pictures.places,
+                pictures.indices,
                 first + g * LANES,
                 net.epoch,
                 net.number,
@@ -884,9 +884,9 @@ def draw_dropout(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None
                 net.key,
             )
             for j in range(4):
-                place = kept + block * HALVES + 2 * j
-                work.masks[u64(place)] = at_least(low_half(drawn[j]), net.dropout_threshold)
-                work.masks[u64(place + 1)] = at_least(high_half(drawn[j]), net.dropout_threshold)
+                at = kept + block * HALVES + 2 * j
+                work.masks[u64(at)] = at_least(low_half(drawn[j]), net.dropout_threshold)
+                work.masks[u64(at + 1)] = at_least(high_half(drawn[j]), net.dropout_threshold)
 
 
 # A step
@@ -990,7 +990,7 @@ def train(
     Returns:
         The sum of the steps' mean cross-entropies.
     """
-    work, net, pictures = bare(work, net, pictures)
+    work, net, pictures = with_pointers(work, net, pictures)
     losses, stride = 0.0, pictures.length // len(rates)
     for s in range(len(rates)):
         for i in range(net.size):
@@ -1008,7 +1008,7 @@ def train(
 @jit
 def evaluate(work: Any, net: Any, pictures: Any, correct: Any, losses: Any) -> None:
     """Whether each of len(correct) images is classified correctly, and its cross-entropy."""
-    work, net, pictures = bare(work, net, pictures)
+    work, net, pictures = with_pointers(work, net, pictures)
     L, x = work.layers[len(work.layers) - 1], work.x
     for start in range(0, len(correct), work.groups * LANES):
         images = min(len(correct) - start, work.groups * LANES)
@@ -1045,9 +1045,9 @@ def multiply_add(x: Any, rounds: int) -> None:
     """TILE_SUMS multiply-adds a round, of x[:16] and x[0], in the first-level cache; the sums go to x
     [SCRATCH].
     """
-    places = _peak_offsets(np.zeros(_part, np.int32), 0, 0)
-    rows, acc = channels(0, 0, CHANNELS, 0), _peak_zeros(x)
+    bases = _peak_offsets(np.zeros(_part, np.int32), 0, 0)
+    weights, acc = channels(0, 0, CHANNELS, 0), _peak_zeros(x)
     for _ in range(rounds):
         barrier()
-        acc = _peak_multiply(acc, x, places, 0, x, rows, 0)
+        acc = _peak_multiply(acc, x, bases, 0, x, weights, 0)
     _peak_spill(acc, x, 0, _part * LANES)

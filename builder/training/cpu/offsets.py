@@ -1,7 +1,7 @@
 """Where everything lies while a model takes its step: one workspace, and tables of offsets into it.
 
 Every buffer is [group][channel][y][x][lane]: a group is 16 images, one a lane. A dense layer is a convolution
-of size 1 over its flattened input. Kernels read all places from tables that are made once for an
+of size 1 over its flattened input. Kernels read all offsets from tables that are made once for an
 architecture, so one compilation serves every architecture.
 
 Axes: G groups, C channels, H W pixels, L lanes, T taps (weights of one output channel), P pixels of a
@@ -32,7 +32,7 @@ BLOCK_PIXELS = 1024
 ALIGNMENT = 16  # numbers
 NONE = -1
 
-NO_NORM, NORM_BEFORE, NORM_AFTER = 0, 1, 2  # batch-norm's place, seen from the activation
+NO_NORM, NORM_BEFORE, NORM_AFTER = 0, 1, 2  # where batch-norm is, seen from the activation
 
 LAYER = np.dtype(
     [
@@ -42,7 +42,7 @@ LAYER = np.dtype(
             *("units", "inputs", "taps", "kernel", "size", "pixels", "pooled"),
             # what follows the linear part
             *("hidden", "norm", "pool", "average", "drops"),
-            # places in the row
+            # offsets in the row
             *("weight", "bias", "gamma", "beta", "mean", "variance"),
             # buffers: input x, norm's input z, gradient d of the linear output, output y; with strides of a
             # group and of a channel
@@ -61,7 +61,7 @@ LAYER = np.dtype(
                 "y_channel",
             ),
             *("slope", "slope_group"),  # gradient of the average
-            *("input_places",),  # of the network's pixels in x, in the images' order
+            *("input_at",),  # of the network's pixels in x, in the images' order
             *("chosen", "chosen_group", "chosen_channel"),  # masks of max-pooling
             # masks of dropout, and the first block of its random numbers
             *("kept", "kept_group", "kept_channel", "kept_block"),
@@ -69,12 +69,12 @@ LAYER = np.dtype(
             # forward tiles: rounds, pixels of a tile, tiled pixels, tables of inputs, of outputs and of
             # pooling masks and dropout masks
             *("rounds", "tile", "tiled", "tile_x", "tile_out", "tile_chosen", "tile_kept"),
-            # taps come in runs (of an input channel); of each run a tile sees those between two places, the
+            # taps come in runs (of an input channel); of each run a tile sees those between two of them, the
             # others only see padding
             *("runs", "run", "tile_first", "tile_stop"),
             # pixels of a group, one by one: in z, d, y, and the masks
             *("pixel_z", "pixel_d", "pixel_y", "pixel_chosen", "pixel_kept"),
-            # a weight's place in the input, from that of its pixel; the pixels that it sees
+            # a weight's offset in the input, from that of its pixel; the pixels that it sees
             *("tap_x", "tap_first", "tap_stop"),
             # weight gradient: groups of a block, pixels, tables of inputs and gradients
             *("block", "summed", "sum_x", "sum_d", "sum_rounds"),
@@ -219,12 +219,12 @@ class _Maker:
 
     # Room
 
-    def _room(self, count: int) -> int:
+    def _allocate(self, count: int) -> int:
         start = self.workspace
         self.workspace += -(-count // ALIGNMENT) * ALIGNMENT
         return start
 
-    def _mask_room(self, per_group: int) -> int:
+    def _allocate_masks(self, per_group: int) -> int:
         start = self.masks
         self.masks += self.groups * per_group
         return start
@@ -246,43 +246,43 @@ class _Maker:
         record["pooled"] = 4 * shape.out**2 if shape.pool else shape.map**2
         record["hidden"] = shape.name != OUTPUT
         record["norm"], record["pool"], record["average"] = shape.norm, shape.pool, shape.average
-        _record_places(record, self.layout, shape)
+        _record_offsets(record, self.layout, shape)
 
     def _buffers(self, i: int) -> None:
         shape, record, per_map = self.shapes[i], self.layers[i], self.shapes[i].map ** 2 * LANES
         channels = shape.inputs if shape.flat is None else shape.flat[0] * shape.flat[1] ** 2
         record["x_channel"], record["x_group"] = shape.x_channel, channels * shape.x_channel
-        record["x"] = self._room(self.groups * int(record["x_group"]))
+        record["x"] = self._allocate(self.groups * int(record["x_group"]))
         record["d_channel"], record["d_group"] = (
             shape.d_size**2 * LANES,
             shape.units * shape.d_size**2 * LANES,
         )
-        record["d"] = self._room(self.groups * int(record["d_group"]))
+        record["d"] = self._allocate(self.groups * int(record["d_group"]))
         record["d_row"] = shape.d_size * LANES
         record["z_channel"], record["z_group"] = per_map, shape.units * per_map
-        record["z"] = self._room(self.groups * int(record["z_group"])) if shape.norm else NONE
+        record["z"] = self._allocate(self.groups * int(record["z_group"])) if shape.norm else NONE
         if shape.norm:
             record["statistics"] = self.statistics
             self.statistics += 2 * shape.units
         record["slope_group"] = shape.units * LANES
-        record["slope"] = self._room(self.groups * shape.units * LANES) if shape.average else NONE
+        record["slope"] = self._allocate(self.groups * shape.units * LANES) if shape.average else NONE
         if shape.pool:
             record["chosen_channel"], record["chosen_group"] = (
                 4 * shape.out**2,
                 4 * shape.units * shape.out**2,
             )
-            record["chosen"] = self._mask_room(int(record["chosen_group"]))
+            record["chosen"] = self._allocate_masks(int(record["chosen_group"]))
         if shape.name in self.dropped:
             record["drops"] = 1
             record["kept_channel"], record["kept_group"] = (
                 shape.out**2,
                 -(-shape.units * shape.out**2 // 8) * 8,
             )
-            record["kept"] = self._mask_room(int(record["kept_group"]))
+            record["kept"] = self._allocate_masks(int(record["kept_group"]))
             record["kept_block"] = self.layout.layers.index(shape.name) * DROPOUT_LAYER_BLOCKS
         if shape.average or i == len(self.shapes) - 1:  # not the next layer's input as it is
             record["y_channel"], record["y_group"] = shape.out**2 * LANES, shape.units * shape.out**2 * LANES
-            record["y"] = self._room(self.groups * int(record["y_group"]))
+            record["y"] = self._allocate(self.groups * int(record["y_group"]))
 
     # Pixels
 
@@ -310,7 +310,7 @@ class _Maker:
         record["y_channel"] = after.x_channel
         return ((y + after.pad) * after.padded + x + after.pad) * LANES
 
-    def _spread(self, offsets: np.ndarray, stride: int) -> np.ndarray:
+    def _repeat_over_groups(self, offsets: np.ndarray, stride: int) -> np.ndarray:
         """Offsets of one group -> of all groups."""
         return (np.arange(self.groups)[:, None] * stride + offsets).ravel()
 
@@ -348,7 +348,7 @@ class _Maker:
 
     def _input(self, shape: _Shape, record: np.ndarray) -> None:
         channel, y, x = (v.ravel() for v in np.mgrid[: shape.inputs, : shape.size, : shape.size])
-        record["input_places"] = self._table(
+        record["input_at"] = self._table(
             channel * shape.x_channel + ((y + shape.pad) * shape.padded + x + shape.pad) * LANES
         )
 
@@ -380,7 +380,7 @@ class _Maker:
         record["rounds"] = self.groups
         if len(tables[0]) < FEW_PIXELS and tile is None:
             tables, record["rounds"] = (
-                [self._spread(t, int(s)) for t, s in zip(tables, strides, strict=True)],
+                [self._repeat_over_groups(t, int(s)) for t, s in zip(tables, strides, strict=True)],
                 1,
             )
             seen = np.tile(seen, self.groups)
@@ -412,7 +412,10 @@ class _Maker:
         seen = self._seen(lines, shape.size)[:, ky] * shape.map
         record["sum_rounds"], record["block"] = self.groups, max(1, BLOCK_PIXELS // shape.map**2)
         if len(inputs) < FEW_PIXELS:
-            inputs, d = self._spread(inputs, int(record["x_group"])), self._spread(d, int(record["d_group"]))
+            inputs, d = (
+                self._repeat_over_groups(inputs, int(record["x_group"])),
+                self._repeat_over_groups(d, int(record["d_group"])),
+            )
             record["sum_rounds"], seen = 1, np.stack([0 * seen[0], 0 * seen[0] + len(inputs)])
         record["sum_x"], record["sum_d"], record["summed"] = self._table(inputs), self._table(d), len(inputs)
         taps = channel * shape.x_channel + (ky * shape.padded + kx) * LANES
@@ -512,7 +515,7 @@ def _in_tiles(count: int, seen: np.ndarray) -> tuple[int, np.ndarray, np.ndarray
     return count, first.min(1), stop.max(1)
 
 
-def _record_places(record: np.ndarray, layout: Layout, shape: _Shape) -> None:
+def _record_offsets(record: np.ndarray, layout: Layout, shape: _Shape) -> None:
     """Offsets of the layer's tensors in the row."""
     record["weight"], record["bias"] = (
         layout[f"{shape.name}.weight"].offset,

@@ -303,8 +303,8 @@ class _Exponential(NamedTuple):
     bits: int  # of the mantissa
     bias: int
     terms: int  # of the series, for an error below half a unit in the last place
-    least: float  # outside least .. most the result is that at the end
-    most: float
+    low: float  # outside low .. high the result is that at the end
+    high: float
     log2: tuple[float, float]  # log(2) as a short number and the rest
 
 
@@ -325,8 +325,8 @@ _EXPONENTIALS = {
 def _exponential(b: Any, x: Any, dtype: Any) -> tuple[Any, Any]:
     """2**k and exp(r) - 1; NaN stays NaN."""
     e, vector = _EXPONENTIALS[dtype], _vector(dtype)
-    x = b.select(b.fcmp_ordered(">", x, _constant(vector, e.most)), _constant(vector, e.most), x)
-    x = b.select(b.fcmp_ordered("<", x, _constant(vector, e.least)), _constant(vector, e.least), x)
+    x = b.select(b.fcmp_ordered(">", x, _constant(vector, e.high)), _constant(vector, e.high), x)
+    x = b.select(b.fcmp_ordered("<", x, _constant(vector, e.low)), _constant(vector, e.low), x)
     magic = _constant(vector, 1.5 * 2.0**e.bits)  # added, it leaves the nearest integer in the lowest bits
     shifted = _fma(b, x, _constant(vector, 1.4426950408889634), magic)
     k = b.fsub(shifted, magic)
@@ -380,18 +380,18 @@ def _bytes(b: Any, data: Any, indices: list[Any], vector: ir.VectorType) -> Any:
 
 
 @intrinsic
-def pixels(typing: Any, like: Any, images: Any, starts: Any, first: Any, place: Any) -> Any:
-    """images[starts[first + lane] + place] of a flat uint8 array, in the type of `like`."""
+def pixels(typing: Any, like: Any, images: Any, starts: Any, first: Any, offset: Any) -> Any:
+    """images[starts[first + lane] + offset] of a flat uint8 array, in the type of `like`."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         data, table = (_data(context, b, signature.args[i], values[i]) for i in (1, 2))
-        first_, place_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 4))
+        first_, offset_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 4))
         indices = [
-            b.add(_element(b, table, b.add(first_, _I64(lane)), _I64), place_) for lane in range(LANES)
+            b.add(_element(b, table, b.add(first_, _I64(lane)), _I64), offset_) for lane in range(LANES)
         ]
         return _bytes(b, data, indices, _vector(like.dtype))
 
-    return Vector(like.dtype)(like, images, starts, first, place), emit
+    return Vector(like.dtype)(like, images, starts, first, offset), emit
 
 
 @intrinsic
@@ -408,12 +408,12 @@ def sample(typing: Any, images: Any, plane: Any, starts: Any, first: Any, size: 
         row, column = (b.fptosi(v, integers) for v in values[5:])
         # a negative number is a large one
         inside = b.and_(b.icmp_unsigned("<", row, edge), b.icmp_unsigned("<", column, edge))
-        place = b.select(inside, b.add(b.mul(row, edge), column), _constant(integers, 0))
+        inner = b.select(inside, b.add(b.mul(row, edge), column), _constant(integers, 0))
         starts_ = [
             b.add(plane_, _element(b, table, b.add(first_, _I64(lane)), _I64)) for lane in range(LANES)
         ]
         indices = [
-            b.add(start, b.sext(b.extract_element(place, _I32(lane)), _I64))
+            b.add(start, b.sext(b.extract_element(inner, _I32(lane)), _I64))
             for lane, start in enumerate(starts_)
         ]
         return b.select(inside, _bytes(b, data, indices, _vector(y.dtype)), _constant(_vector(y.dtype), 0.0))
@@ -588,12 +588,12 @@ def part_of(pixels: int) -> tuple[int, int]:
         The 16 registers of 8 lanes of AVX2 take half the lanes of 3 pixels, 12 sums and a weight: 4 parts
         make a tile of 6 pixels.
     """
-    lanes, most = registers().lanes, inputs_of_tile()
+    lanes, max_inputs = registers().lanes, inputs_of_tile()
     parts = [
         (p, n)
         for p in range(1, pixels + 1)
         for n in (4, 8, 16)
-        if pixels % p == 0 and n >= lanes and p * n <= most * lanes
+        if pixels % p == 0 and n >= lanes and p * n <= max_inputs * lanes
     ]
     return max(parts, key=lambda part: (part[0] * part[1], part[0]))
 
@@ -616,7 +616,7 @@ class Tile(NamedTuple):
 def make_tile(count: int, lanes: int) -> Tile:
     """The operations for `count` pixels or taps, `lanes` images of each."""
     size = count * CHANNELS
-    places = types.UniTuple(types.int64, count)
+    offsets_type = types.UniTuple(types.int64, count)
 
     def tile_of(dtype: Any) -> Any:
         return types.UniTuple(Vector(dtype, lanes), size)
@@ -631,7 +631,7 @@ def make_tile(count: int, lanes: int) -> Tile:
             found = [b.sext(_element(b, data, b.add(first_, _I64(p)), _I32), _I64) for p in range(count)]
             return cgutils.pack_array(b, [b.add(start_, offset) for offset in found])
 
-        return places(table, first, start), emit
+        return offsets_type(table, first, start), emit
 
     @intrinsic
     def zeros(typing: Any, like: Any) -> Any:
@@ -642,69 +642,71 @@ def make_tile(count: int, lanes: int) -> Tile:
         )
 
     @intrinsic
-    def filled(typing: Any, array: Any, places_: Any) -> Any:
-        """A tile whose channel q is array[places_[q]] everywhere."""
+    def filled(typing: Any, array: Any, positions: Any) -> Any:
+        """A tile whose channel q is array[positions[q]] everywhere."""
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
             data = _data(context, b, signature.args[0], values[0])
             found = [
-                _splat(b, _element(b, data, place, _IR[array.dtype]), lanes)
-                for place in cgutils.unpack_tuple(b, values[1])
+                _splat(b, _element(b, data, position, _IR[array.dtype]), lanes)
+                for position in cgutils.unpack_tuple(b, values[1])
             ]
             return cgutils.pack_array(b, [vector for vector in found for _ in range(count)])
 
-        return tile_of(array.dtype)(array, places_), emit
+        return tile_of(array.dtype)(array, positions), emit
 
     @intrinsic
     def multiply(
-        typing: Any, tile: Any, x: Any, bases: Any, offset: Any, weights: Any, rows: Any, place: Any
+        typing: Any, tile: Any, x: Any, bases: Any, offset: Any, weights: Any, starts: Any, shift: Any
     ) -> Any:
-        """tile[p, q] += x[bases[p] + offset] * weights[rows[q] + place]."""
+        """tile[p, q] += x[bases[p] + offset] * weights[starts[q] + shift]."""
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
-            held, bases_, rows_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 5))
+            held, bases_, starts_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 5))
             data, weight = (_data(context, b, signature.args[i], values[i]) for i in (1, 4))
-            offset_, place_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 6))
+            offset_, shift_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 6))
             inputs = [_load(b, data, b.add(base, offset_), x.dtype, lanes) for base in bases_]
-            for q, row in enumerate(rows_):
-                factor = _splat(b, _element(b, weight, b.add(row, place_), _IR[x.dtype]), lanes)
+            for q, channel in enumerate(starts_):
+                factor = _splat(b, _element(b, weight, b.add(channel, shift_), _IR[x.dtype]), lanes)
                 for p in range(count):
                     held[q * count + p] = _fma(b, inputs[p], factor, held[q * count + p])
             return cgutils.pack_array(b, held)
 
-        return tile(tile, x, bases, offset, weights, rows, place), emit
+        return tile(tile, x, bases, offset, weights, starts, shift), emit
 
     @intrinsic
-    def outer(typing: Any, tile: Any, x: Any, rows: Any, change: Any, start: Any, taps: Any) -> Any:
-        """tile[p, q] += x[rows[q] + change] * x[start + taps[p]]."""
+    def outer(typing: Any, tile: Any, x: Any, starts: Any, change: Any, start: Any, taps: Any) -> Any:
+        """tile[p, q] += x[starts[q] + change] * x[start + taps[p]]."""
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
-            held, rows_, taps_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 5))
+            held, starts_, taps_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 5))
             data = _data(context, b, signature.args[1], values[1])
             change_, start_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 4))
             inputs = [_load(b, data, b.add(start_, tap), x.dtype, lanes) for tap in taps_]
-            for q, row in enumerate(rows_):
-                gradient = _load(b, data, b.add(row, change_), x.dtype, lanes)
+            for q, channel in enumerate(starts_):
+                gradient = _load(b, data, b.add(channel, change_), x.dtype, lanes)
                 for p in range(count):
                     held[q * count + p] = _fma(b, inputs[p], gradient, held[q * count + p])
             return cgutils.pack_array(b, held)
 
-        return tile(tile, x, rows, change, start, taps), emit
+        return tile(tile, x, starts, change, start, taps), emit
 
     @intrinsic
-    def put(typing: Any, tile: Any, x: Any, places_: Any, rows: Any, least: Any) -> Any:
-        """x[places_[p] + rows[q]] = the larger of tile[p, q] and the number `least`; NaN stays NaN."""
+    def put(typing: Any, tile: Any, x: Any, positions: Any, starts: Any, lowest: Any) -> Any:
+        """x[positions[p] + starts[q]] = the larger of tile[p, q] and the number `lowest`; NaN stays NaN."""
 
         def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
-            held, found, rows_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 3))
+            held, found, starts_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2, 3))
             data = _data(context, b, signature.args[1], values[1])
-            least_ = _splat(b, context.cast(b, values[4], signature.args[4], x.dtype), lanes)
-            for q, row in enumerate(rows_):
-                for p, place in enumerate(found):
-                    _store(b, data, b.add(place, row), x.dtype, _maximum(b, least_, held[q * count + p]))
+            lowest_ = _splat(b, context.cast(b, values[4], signature.args[4], x.dtype), lanes)
+            for q, channel in enumerate(starts_):
+                for p, position in enumerate(found):
+                    _store(
+                        b, data, b.add(position, channel), x.dtype, _maximum(b, lowest_, held[q * count + p])
+                    )
             return context.get_dummy_value()
 
-        return types.void(tile, x, places_, rows, least), emit
+        return types.void(tile, x, positions, starts, lowest), emit
 
     @intrinsic
     def spill(typing: Any, tile: Any, x: Any, start: Any, stride: Any) -> Any:
@@ -714,8 +716,8 @@ def make_tile(count: int, lanes: int) -> Tile:
             data = _data(context, b, signature.args[1], values[1])
             start_, stride_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (2, 3))
             for k, vector in enumerate(cgutils.unpack_tuple(b, values[0])):
-                place = b.add(start_, b.mul(stride_, _I64(k // count)))
-                _store(b, data, b.add(place, _I64(k % count * LANES)), x.dtype, vector)
+                position = b.add(start_, b.mul(stride_, _I64(k // count)))
+                _store(b, data, b.add(position, _I64(k % count * LANES)), x.dtype, vector)
             return context.get_dummy_value()
 
         return types.void(tile, x, start, stride), emit

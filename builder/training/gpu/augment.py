@@ -40,9 +40,9 @@ _LANES = tl.constexpr(LANES)
 
 
 @triton.jit
-def _uniform(word, like):
+def _uniform(word, dtype):
     """A word -> the centre of its part of 0 .. 1."""
-    return (word.to(like) + 0.5) * 2.3283064365386963e-10
+    return (word.to(dtype) + 0.5) * 2.3283064365386963e-10
 
 
 @triton.jit
@@ -51,24 +51,24 @@ def _clamp(x):
 
 
 @triton.jit
-def _pixel(image, row, column, size, like):
+def _pixel(image, row, column, size, dtype):
     """Pixels of a channel in 0 .. 1; black outside."""
     inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
-    return tl.load(image + (row * size + column).to(tl.int32), mask=inside, other=0).to(like) / 255.0
+    return tl.load(image + (row * size + column).to(tl.int32), mask=inside, other=0).to(dtype) / 255.0
 
 
 @triton.jit
-def _bilinear(image, x, y, size, like):
-    """A channel at the places x, y."""
+def _bilinear(image, x, y, size, dtype):
+    """A channel at the positions x, y."""
     left, top = tl.floor(x), tl.floor(y)
     right_part, low_part = x - left, y - top
     above = (
-        _pixel(image, top, left, size, like) * (1.0 - right_part)
-        + _pixel(image, top, left + 1.0, size, like) * right_part
+        _pixel(image, top, left, size, dtype) * (1.0 - right_part)
+        + _pixel(image, top, left + 1.0, size, dtype) * right_part
     )
     below = (
-        _pixel(image, top + 1.0, left, size, like) * (1.0 - right_part)
-        + _pixel(image, top + 1.0, left + 1.0, size, like) * right_part
+        _pixel(image, top + 1.0, left, size, dtype) * (1.0 - right_part)
+        + _pixel(image, top + 1.0, left + 1.0, size, dtype) * right_part
     )
     return above * (1.0 - low_part) + below * low_part
 
@@ -116,17 +116,20 @@ def _noisy(x, pixel, key, index, epoch, number, strength, table):
 
 
 @triton.jit
-def _warp_places(pixel, key, index, epoch, number, size, like):
+def _warp_positions(pixel, key, index, epoch, number, size, dtype):
     """Where in the original the pixels of the shifted, turned, zoomed and sheared image come from."""
     w0, w1, w2, w3 = tl.philox(key, index, epoch, number, _AUGMENT_PURPOSE)
     v0, _, _, _ = tl.philox(key, index, epoch, number, _AUGMENT_PURPOSE + 1)
-    angle, zoom = (_uniform(w2, like) * 2.0 - 1.0) * _ROTATION, 1.0 + (_uniform(w3, like) * 2.0 - 1.0) * _ZOOM
-    slant = angle + (_uniform(v0, like) * 2.0 - 1.0) * _SHEAR
-    side = size.to(like)
+    angle, zoom = (
+        (_uniform(w2, dtype) * 2.0 - 1.0) * _ROTATION,
+        1.0 + (_uniform(w3, dtype) * 2.0 - 1.0) * _ZOOM,
+    )
+    slant = angle + (_uniform(v0, dtype) * 2.0 - 1.0) * _SHEAR
+    side = size.to(dtype)
     shift = 1.0 / side * (2.0 * _SHIFT)
-    x, y = ((pixel % size) * 2 + 1).to(like) / side - 1.0, ((pixel // size) * 2 + 1).to(like) / side - 1.0
-    to_x = tl.cos(angle) / zoom * x - tl.sin(slant) / zoom * y + (_uniform(w0, like) * 2.0 - 1.0) * shift
-    to_y = tl.sin(angle) / zoom * x + tl.cos(slant) / zoom * y + (_uniform(w1, like) * 2.0 - 1.0) * shift
+    x, y = ((pixel % size) * 2 + 1).to(dtype) / side - 1.0, ((pixel // size) * 2 + 1).to(dtype) / side - 1.0
+    to_x = tl.cos(angle) / zoom * x - tl.sin(slant) / zoom * y + (_uniform(w0, dtype) * 2.0 - 1.0) * shift
+    to_y = tl.sin(angle) / zoom * x + tl.cos(slant) / zoom * y + (_uniform(w1, dtype) * 2.0 - 1.0) * shift
     return ((to_x + 1.0) * side - 1.0) * 0.5, ((to_y + 1.0) * side - 1.0) * 0.5
 
 
@@ -137,24 +140,25 @@ def load_kernel(
     x_model, x_image, x_channel, x_row, images, size, low,
     CHANNELS: tl.constexpr, AREA: tl.constexpr,
 ):  # fmt: skip
-    """One image of one model's batch, its place in the data set and its label."""
+    """One image of one model's batch, its index in the data set and its label."""
     b, m = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
-    like: tl.constexpr = x.dtype.element_ty
+    dtype: tl.constexpr = x.dtype.element_ty
     order = tl.load(order_addresses + m).to(tl.pointer_type(tl.int64))
-    place = tl.load(order + tl.load(step + m) * images + b).to(tl.int32)
-    tl.store(index + m * images + b, place)
+    index_in_set = tl.load(order + tl.load(step + m) * images + b).to(tl.int32)
+    tl.store(index + m * images + b, index_in_set)
     tl.store(
-        labels + m * images + b, tl.load(tl.load(label_addresses + m).to(tl.pointer_type(tl.int64)) + place)
+        labels + m * images + b,
+        tl.load(tl.load(label_addresses + m).to(tl.pointer_type(tl.int64)) + index_in_set),
     )
     area, pixel = size * size, tl.arange(0, AREA)
     valid = pixel < area
-    image = tl.load(addresses + m).to(tl.pointer_type(tl.uint8)) + place.to(tl.int64) * CHANNELS * area
+    image = tl.load(addresses + m).to(tl.pointer_type(tl.uint8)) + index_in_set.to(tl.int64) * CHANNELS * area
     target = x + m * x_model + b.to(tl.int64) * x_image + pixel // size * x_row + pixel % size
     if tl.load(augmented + m) == 0:
         for channel in tl.static_range(CHANNELS):
-            plain = tl.load(image + channel * area + pixel, mask=valid, other=0).to(like) / 255.0
+            plain = tl.load(image + channel * area + pixel, mask=valid, other=0).to(dtype) / 255.0
             tl.store(target + channel * x_channel, plain * (1.0 - low) + low, mask=valid)
     else:
         key, epoch, number = (
@@ -162,25 +166,29 @@ def load_kernel(
             tl.load(epochs + m).to(tl.int32),
             tl.load(numbers + m).to(tl.int32),
         )
-        at_x, at_y = _warp_places(pixel, key, place, epoch, number, size, like)
-        _, v1, v2, v3 = tl.philox(key, place, epoch, number, _AUGMENT_PURPOSE + 1)
-        t0, t1, _, _ = tl.philox(key, place, epoch, number, _AUGMENT_PURPOSE + 2)
-        brightness, contrast, strength = _uniform(v1, like), _uniform(v2, like), _uniform(t1, like) * _NOISE
-        first = _contrast(_bilinear(image, at_x, at_y, size, like), brightness, contrast, valid, area)
+        at_x, at_y = _warp_positions(pixel, key, index_in_set, epoch, number, size, dtype)
+        _, v1, v2, v3 = tl.philox(key, index_in_set, epoch, number, _AUGMENT_PURPOSE + 1)
+        t0, t1, _, _ = tl.philox(key, index_in_set, epoch, number, _AUGMENT_PURPOSE + 2)
+        brightness, contrast, strength = (
+            _uniform(v1, dtype),
+            _uniform(v2, dtype),
+            _uniform(t1, dtype) * _NOISE,
+        )
+        first = _contrast(_bilinear(image, at_x, at_y, size, dtype), brightness, contrast, valid, area)
         if CHANNELS == 3:
             second = _contrast(
-                _bilinear(image + area, at_x, at_y, size, like), brightness, contrast, valid, area
+                _bilinear(image + area, at_x, at_y, size, dtype), brightness, contrast, valid, area
             )
             third = _contrast(
-                _bilinear(image + 2 * area, at_x, at_y, size, like), brightness, contrast, valid, area
+                _bilinear(image + 2 * area, at_x, at_y, size, dtype), brightness, contrast, valid, area
             )
             # leaves gray as it is
-            first, second, third = _turn(first, second, third, _uniform(v3, like), _uniform(t0, like))
-            second = _noisy(second, pixel + area, key, place, epoch, number, strength, table)
-            third = _noisy(third, pixel + 2 * area, key, place, epoch, number, strength, table)
+            first, second, third = _turn(first, second, third, _uniform(v3, dtype), _uniform(t0, dtype))
+            second = _noisy(second, pixel + area, key, index_in_set, epoch, number, strength, table)
+            third = _noisy(third, pixel + 2 * area, key, index_in_set, epoch, number, strength, table)
             tl.store(target + x_channel, second * (1.0 - low) + low, mask=valid)
             tl.store(target + 2 * x_channel, third * (1.0 - low) + low, mask=valid)
-        first = _noisy(first, pixel, key, place, epoch, number, strength, table)
+        first = _noisy(first, pixel, key, index_in_set, epoch, number, strength, table)
         tl.store(target, first * (1.0 - low) + low, mask=valid)
 
 
@@ -193,9 +201,9 @@ def load(
 
     Args:
         sources: [3, M] int64: addresses of each model's images [N, C, S, S] uint8, labels [N] int64, and
-            order [n B] int64, the places in the images of n steps.
+            order [n B] int64, the indices in the images of n steps.
         step: [M] int64: which step of the order it is.
-        batch: where the results go: images [M, B, C, S, S], labels [M, B] int64, places [M, B] int32.
+        batch: where the results go: images [M, B, C, S, S], labels [M, B] int64, indices [M, B] int32.
         augmented: [M].
         slots: the models.
         low: black; white is 1.

@@ -33,8 +33,8 @@ State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 _capturing = threading.Lock()  # one capture at a time in a process
 
 
-class GpuStep:
-    """`builder.training.backend.Step` for models of one architecture, by the kernels beside this module.
+class GpuBackend:
+    """`builder.training.backend.Backend` for models of one architecture, by the kernels beside this module.
 
     Args:
         architecture: of all the models.
@@ -60,7 +60,7 @@ class GpuStep:
         self._runs: dict[tuple[int, ...], Run] = {}
 
     def train(self, state: State, segments: Mapping[int, Segment]) -> torch.Tensor:
-        """See `builder.training.backend.Step`."""
+        """See `builder.training.backend.Backend`."""
         batch = next(iter(segments.values())).batch
         key = (batch, *(x.data_ptr() for x in state))
         if key not in self._runs:
@@ -71,7 +71,7 @@ class GpuStep:
     def evaluate(
         self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `builder.training.backend.Step`."""
+        """See `builder.training.backend.Backend`."""
         low, size = self.architecture.pixel_min, self.architecture.image_size
         integers = torch.ones(6, len(rows), dtype=torch.int64, device=self.device)
         slots = Slots.of(integers, torch.ones(len(rows), dtype=self.dtype, device=self.device))
@@ -117,13 +117,13 @@ class Run:
         self.integers = torch.zeros(12, models, dtype=torch.int64, device=device)
         self.numbers = torch.zeros(2 + len(update.Coefficients._fields), models, dtype=dtype, device=device)
         # as they were last filled
-        self.on_host = [torch.zeros_like(table, device="cpu") for table in (self.integers, self.numbers)]
+        self.host_tables = [torch.zeros_like(table, device="cpu") for table in (self.integers, self.numbers)]
         self.slots = Slots.of(self.integers[:6], self.numbers[0])
         self.augmented, self.sources, self.rates = self.integers[6], self.integers[7:10], self.integers[10]
         self.taken = self.integers[11]  # steps of its epoch that each slot has taken: a step counts here
         self.epochs: dict[int, _Epoch] = {}  # that slots are in
-        self.places: list[int] = []  # of the active slots
-        self.there = torch.zeros(0, dtype=torch.int64, device=device)  # the same
+        self.active_slots: list[int] = []
+        self.active_index = torch.zeros(0, dtype=torch.int64, device=device)  # as a tensor
         self.losses = torch.zeros(models, dtype=dtype, device=device)
         # as aligned as the rows;
         self.gradients = torch.zeros(models, rows.stride(0), dtype=dtype, device=device)[:, : rows.shape[1]]
@@ -157,13 +157,13 @@ class Run:
         self.taken.add_(active)
 
     def train(self, segments: Mapping[int, Segment]) -> torch.Tensor:
-        """See `builder.training.backend.Step`."""
+        """See `builder.training.backend.Backend`."""
         starting = [
             m
             for m, segment in segments.items()
             if m not in self.epochs or not self.epochs[m].goes_on(segment)
         ]
-        if starting or list(segments) != self.places:
+        if starting or list(segments) != self.active_slots:
             self._fill(segments, starting)
         self.losses.zero_()
         steps = next(iter(segments.values())).steps
@@ -171,24 +171,24 @@ class Run:
             self.step() if self.graph is None else self.graph.replay()
         for m in segments:
             self.epochs[m].taken += steps
-        return self.losses[self.there]
+        return self.losses[self.active_index]
 
     def _fill(self, segments: Mapping[int, Segment], starting: list[int]) -> None:
         """Bring the tables to what these segments need; in those of the starting slots all is new.
 
         Put together on the host, and a copy each, since segments can be a few steps short.
         """
-        self.places = list(segments)
-        self.there = torch.tensor(self.places, device=self.integers.device)
-        integers, numbers = (table.numpy() for table in self.on_host)
+        self.active_slots = list(segments)
+        self.active_index = torch.tensor(self.active_slots, device=self.integers.device)
+        integers, numbers = (table.numpy() for table in self.host_tables)
         for m in starting:
             epoch = self.epochs[m] = _Epoch(segments[m], self.numbers)
             integers[1:11, m], numbers[:, m] = epoch.integers(), _numbers(segments[m].model.recipe)
         integers[0] = 0
         for m, segment in segments.items():
             integers[0, m], integers[11, m] = 1, segment.start
-        self.integers.copy_(self.on_host[0])
-        self.numbers.copy_(self.on_host[1])
+        self.integers.copy_(self.host_tables[0])
+        self.numbers.copy_(self.host_tables[1])
 
 
 class _Epoch:
@@ -240,10 +240,10 @@ def _numbers(recipe: Recipe) -> list[float]:
 def _kernels(architecture: Architecture) -> torch.Tensor:
     """[P], 1 at the weights that L2 pulls at."""
     layout = layout_of(architecture)
-    update_kernels = torch.zeros(layout.num_weights)
+    kernels = torch.zeros(layout.num_weights)
     for spec in layout.tensors:
-        update_kernels[spec.offset : spec.stop] = float(spec.kind == "weight")
-    return update_kernels
+        kernels[spec.offset : spec.stop] = float(spec.role == "weight")
+    return kernels
 
 
 def _capture(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph | None:
@@ -254,8 +254,8 @@ def _capture(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAG
         return None
     with _capturing, torch.cuda.device(device):
         own, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
-        # A lane captures on its own stream: torch's new streams come round after 32, so one could be another
-        # lane's. Not by torch.cuda.graph, which waits for all lanes' work.
+        # A cohort captures on its own stream: torch's new streams come round after 32, so one could be
+        # another cohort's. Not by torch.cuda.graph, which waits for the work of all streams.
         stream = torch.cuda.Stream() if own == torch.cuda.default_stream() else own
         stream.wait_stream(own)
         with torch.cuda.stream(stream):

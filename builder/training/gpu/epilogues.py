@@ -23,19 +23,19 @@ from builder.training.gpu.pieces import (
     Dropout,
     Slots,
     activate,
-    affine,
-    bits_of,
+    batch_norm,
+    derivative,
     drop,
+    dropout_bits,
+    image_row_column,
     kernel,
-    move_running,
-    places,
-    slope,
+    update_running,
     winner,
 )
 
 BLOCK = 1024  # numbers that a program works on
 MOMENT_PIXELS = 4096  # pixels in a part of `moments`
-LEAST_PARTS = 256
+MIN_PARTS = 256
 
 
 # Batch-norm's statistics
@@ -93,12 +93,12 @@ def statistics_kernel(
     square = tl.sum(squares + distance * distance * count)
     tl.store(mean + m * channels + channel, average)
     tl.store(deviation + m * channels + channel, 1.0 / tl.sqrt(square / num_pixels + EPSILON))
-    move_running(running + m * running_model + channel, channels, average, square / (num_pixels - 1), True)
+    update_running(running + m * running_model + channel, channels, average, square / (num_pixels - 1), True)
 
 
 @kernel(aligned="y top y_model y_image top_model top_image out_model out_image")
-def close_kernel(
-    y, top, out, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
+def conv_epilogue_forward_kernel(
+    y, top, out, mean, deviation, weight, kept, active, activations, thresholds, keeps,
     y_model, y_image, top_model, top_image, out_model, out_image, out_channel, out_row, weight_model,
     images, channels, groups,
     SIZE: tl.constexpr, OUT_SIZE: tl.constexpr, NORM: tl.constexpr, POOL: tl.constexpr, DROP: tl.constexpr,
@@ -113,22 +113,22 @@ def close_kernel(
     STEP: tl.constexpr = 2 if POOL else 1
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = pixel < images * AREA
-    image, row, column = places(pixel, OUT_SIZE)
+    image, row, column = image_row_column(pixel, OUT_SIZE)
     inner = row * OUT_SIZE + column
     corner = (
         y + m * y_model + (image * y_image + channel * (SIZE * SIZE) + row * (STEP * SIZE) + column * STEP)
     )
     gain = weight + m * weight_model + channel
     best_y = tl.load(corner, mask=valid, other=0.0)
-    best_z = affine(best_y, m * channels + channel, mean, deviation, gain, gain + channels, NORM)
+    best_z = batch_norm(best_y, m * channels + channel, mean, deviation, gain, gain + channels, NORM)
     if POOL:
         best = tl.zeros((BLOCK,), tl.int32)
         for number in tl.static_range(1, 4):
             next_y = tl.load(corner + number // 2 * SIZE + number % 2, mask=valid, other=0.0)
-            next_z = affine(next_y, m * channels + channel, mean, deviation, gain, gain + channels, NORM)
+            next_z = batch_norm(next_y, m * channels + channel, mean, deviation, gain, gain + channels, NORM)
             best_z, best_y, best = winner(next_z, next_y, best_z, best_y, best, number)
         tl.store(top + m * top_model + (image * top_image + channel * AREA + inner), best_y, mask=valid)
-    x = activate(best_z, tl.load(kinds + m))
+    x = activate(best_z, tl.load(activations + m))
     if DROP:
         bits = kept + (m * images + image) * groups
         x = drop(x, bits, channel * AREA + inner, valid, tl.load(thresholds + m), tl.load(keeps + m))
@@ -137,8 +137,8 @@ def close_kernel(
 
 
 @kernel(aligned="dout top dout_model dout_image dz_model dz_image top_model top_image")
-def open_kernel(
-    dout, dz, top, sums, mean, deviation, weight, kept, active, kinds, thresholds, keeps,
+def conv_epilogue_backward_kernel(
+    dout, dz, top, sums, mean, deviation, weight, kept, active, activations, thresholds, keeps,
     dout_model, dout_image, dz_model, dz_image, dz_channel, dz_row, top_model, top_image, weight_model,
     images, channels, groups,
     OUT_SIZE: tl.constexpr, NORM: tl.constexpr, AVERAGE: tl.constexpr, DROP: tl.constexpr,
@@ -156,11 +156,11 @@ def open_kernel(
     AREA: tl.constexpr = OUT_SIZE * OUT_SIZE
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = pixel < images * AREA
-    image, row, column = places(pixel, OUT_SIZE)
+    image, row, column = image_row_column(pixel, OUT_SIZE)
     inner = channel * AREA + row * OUT_SIZE + column
     y = tl.load(top + m * top_model + (image * top_image + inner), mask=valid, other=0.0)
     gain = weight + m * weight_model + channel
-    z = affine(y, m * channels + channel, mean, deviation, gain, gain + channels, NORM)
+    z = batch_norm(y, m * channels + channel, mean, deviation, gain, gain + channels, NORM)
     if AVERAGE:
         gradient = (
             tl.load(dout + m * dout_model + (image * dout_image + channel), mask=valid, other=0.0) / AREA
@@ -170,7 +170,7 @@ def open_kernel(
     if DROP:
         bits = kept + (m * images + image) * groups
         gradient = drop(gradient, bits, inner, valid, tl.load(thresholds + m), tl.load(keeps + m))
-    gradient = gradient * slope(z, tl.load(kinds + m))
+    gradient = gradient * derivative(z, tl.load(activations + m))
     target = dz + m * dz_model + (image * dz_image + channel * dz_channel + row * dz_row + column)
     tl.store(target, gradient, mask=valid)
     if NORM:
@@ -203,7 +203,7 @@ def norm_gradient_kernel(
 
 
 @kernel(aligned="dz y dz_model dz_image y_model y_image dy_model dy_image")
-def spread_kernel(
+def scatter_to_windows_kernel(
     dz, y, dy, mean, deviation, weight, totals, active,
     dz_model, dz_image, y_model, y_image, dy_model, dy_image, dy_channel, dy_row, weight_model, images,
     channels,
@@ -218,7 +218,7 @@ def spread_kernel(
     SIDE: tl.constexpr = (SIZE + STEP - 1) // STEP  # windows, an incomplete one at an odd end included
     window = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = window < images * (SIDE * SIDE)
-    image, row, column = places(window, SIDE)
+    image, row, column = image_row_column(window, SIDE)
     whole = valid & (row < OUT_SIZE) & (column < OUT_SIZE)
     source = image * dz_image + channel * (OUT_SIZE * OUT_SIZE) + row * OUT_SIZE + column
     gradient = tl.load(dz + m * dz_model + source, mask=whole, other=0.0)
@@ -232,10 +232,10 @@ def spread_kernel(
     best = tl.zeros((BLOCK,), tl.int32)
     if POOL:
         best_y = tl.load(corner, mask=whole, other=0.0)
-        best_z = affine(best_y, at, mean, deviation, gain, gain + channels, NORM)
+        best_z = batch_norm(best_y, at, mean, deviation, gain, gain + channels, NORM)
         for number in tl.static_range(1, 4):
             next_y = tl.load(corner + number // 2 * SIZE + number % 2, mask=whole, other=0.0)
-            next_z = affine(next_y, at, mean, deviation, gain, gain + channels, NORM)
+            next_z = batch_norm(next_y, at, mean, deviation, gain, gain + channels, NORM)
             best_z, best_y, best = winner(next_z, next_y, best_z, best_y, best, number)
     for number in tl.static_range(STEP * STEP):
         down, right = number // STEP, number % STEP
@@ -294,7 +294,7 @@ def _parts(count: int) -> int:
     """Parts that one program takes in at once: a thread each at least, so that small layers share a
     kernel.
     """
-    return max(LEAST_PARTS, triton.next_power_of_2(count))
+    return max(MIN_PARTS, triton.next_power_of_2(count))
 
 
 class Norm(NamedTuple):
@@ -305,7 +305,7 @@ class Norm(NamedTuple):
     weight: torch.Tensor  # [M, 2 C..], a part of the rows: weights, then biases
 
 
-def close(
+def conv_epilogue_forward(
     y: torch.Tensor,
     top: torch.Tensor,
     out: torch.Tensor,
@@ -321,8 +321,8 @@ def close(
     models, images, channels, size, _ = y.shape
     out_size = out.shape[-1]
     mean, deviation, weight = norm or (y, y, y)  # not read
-    kept, groups = bits_of(dropout, slots)
-    close_kernel[(triton.cdiv(images * out_size**2, BLOCK), channels, models)](
+    kept, groups = dropout_bits(dropout, slots)
+    conv_epilogue_forward_kernel[(triton.cdiv(images * out_size**2, BLOCK), channels, models)](
         y, top, out, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold,
         slots.keep,
         *y.stride()[:2], *top.stride()[:2], *out.stride()[:4], weight.stride(0), images, channels, groups,
@@ -330,7 +330,7 @@ def close(
     )  # fmt: skip
 
 
-def open_(
+def conv_epilogue_backward(
     dout: torch.Tensor, top: torch.Tensor, dz: torch.Tensor, sums: torch.Tensor, norm: Norm | None,
     dropout: Dropout | None, slots: Slots,
     *, average: bool,
@@ -342,8 +342,8 @@ def open_(
     """
     models, images, channels, out_size, _ = dz.shape
     mean, deviation, weight = norm or (top, top, top)  # not read
-    kept, groups = bits_of(dropout, slots)
-    open_kernel[(sum_parts(dz), channels, models)](
+    kept, groups = dropout_bits(dropout, slots)
+    conv_epilogue_backward_kernel[(sum_parts(dz), channels, models)](
         dout, dz, top, sums, mean, deviation, weight, kept, slots.active, slots.activation, slots.threshold,
         slots.keep,
         *dout.stride()[:2], *dz.stride()[:4], *top.stride()[:2], weight.stride(0), images, channels, groups,
@@ -352,7 +352,7 @@ def open_(
 
 
 def sum_parts(dz: torch.Tensor) -> int:
-    """T of `open_`'s sums."""
+    """T of `conv_epilogue_backward`'s sums."""
     return triton.cdiv(dz.shape[1] * dz.shape[-1] ** 2, BLOCK)
 
 
@@ -368,7 +368,7 @@ def norm_gradient(
     )
 
 
-def spread(
+def scatter_to_windows(
     dz: torch.Tensor,
     y: torch.Tensor,
     dy: torch.Tensor,
@@ -382,7 +382,7 @@ def spread(
     models, images, channels, size, _ = y.shape
     side = triton.cdiv(size, 2) if pool else size
     mean, deviation, weight = norm or (y, y, y)  # not read
-    spread_kernel[(triton.cdiv(images * side**2, BLOCK), channels, models)](
+    scatter_to_windows_kernel[(triton.cdiv(images * side**2, BLOCK), channels, models)](
         dz, y, dy, mean, deviation, weight, totals, active,
         *dz.stride()[:2], *y.stride()[:2], *dy.stride()[:4], weight.stride(0), images, channels,
         SIZE=size, OUT_SIZE=dz.shape[-1], NORM=norm is not None, POOL=pool, BLOCK=BLOCK,

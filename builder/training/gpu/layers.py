@@ -42,7 +42,7 @@ class Layer:
     product: Product
     is_conv: bool
     pool: bool
-    norm: int | None  # place of batch-norm's first number in the row
+    norm: int | None  # index of batch-norm's first number in the row
     y: torch.Tensor  # [M, B, C, S, S], what the product gives
     out: torch.Tensor  # [M, B, C, Q, Q], after activation, pooling, dropout
     top: torch.Tensor  # as out: y at the winners of pooling
@@ -61,8 +61,8 @@ class Layers:
         products: how products are computed.
         slots: what the models differ in.
         images: B.
-        index: [M, B] int32, where dropout finds the images' places; None: only forward, batch-norm with
-            running statistics, no dropout.
+        index: [M, B] int32, the images' indices in the data set, for dropout; None: only forward, batch-norm
+            with running statistics, no dropout.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Layers:
         keep, models = self.slots.keep, models or len(self.slots.keep)
         border = border if self.products.bordered else 0
         side = size + 2 * border
-        room = aligned(channels * side**2) if self.products.bordered else channels * side**2
+        size_of_map = aligned(channels * side**2) if self.products.bordered else channels * side**2
         whole = (torch.zeros if border else torch.empty)(
-            self.images * models * room, dtype=keep.dtype, device=keep.device
+            self.images * models * size_of_map, dtype=keep.dtype, device=keep.device
         )
-        strides = room, models * room, side**2, side, 1
+        strides = size_of_map, models * size_of_map, side**2, side, 1
         return whole.as_strided((models, self.images, channels, size, size), strides, border * (side + 1))
 
     def _layer(self, i: int, product: Product) -> Layer:
@@ -120,21 +120,21 @@ class Layers:
             layout[norm].offset if has_norm else None,
             y,
             out,
-            self._like(out) if pool else y,
+            self._map_like(out) if pool else y,
             mean,
             deviation,
         )
 
-    def _like(self, x: torch.Tensor) -> torch.Tensor:
+    def _map_like(self, x: torch.Tensor) -> torch.Tensor:
         return self.map(x.shape[2], x.shape[3])
 
     def _add_training(self, index: torch.Tensor) -> None:
         """Dropout, and memory that only training needs."""
-        places = layout_of(self.architecture).layers
+        names = layout_of(self.architecture).layers
         dropped = batches.dropped_layers(self.architecture)
         for layer in self.layers:
             if layer.product.layer in dropped:
-                block = places.index(layer.product.layer) * batches.DROPOUT_LAYER_BLOCKS
+                block = names.index(layer.product.layer) * batches.DROPOUT_LAYER_BLOCKS
                 layer.dropout = Dropout.of(index, block, math.prod(dropped[layer.product.layer]))
             if layer.is_conv and layer.norm is not None:
                 parts = triton.cdiv(self.images * layer.product.out_size**2, self.products.moment_pixels)
@@ -145,9 +145,9 @@ class Layers:
         averaged = self.average is not None and layer is self._last_conv
         border = layer.product.gradient_border if layer is not self.layers[0] else 0
         dy = self.map(layer.product.outputs, layer.product.out_size, border)
-        dout = self.map(layer.product.outputs, 1) if averaged else self._like(layer.out)
+        dout = self.map(layer.product.outputs, 1) if averaged else self._map_like(layer.out)
         apart = layer.pool or (layer.is_conv and layer.norm is not None)
-        dz = (self._like(layer.out) if averaged else dout) if apart else dy
+        dz = (self._map_like(layer.out) if averaged else dout) if apart else dy
         sums = layer.mean.new_empty(*layer.mean.shape, epilogues.sum_parts(dz), 2)
         return Gradient(dy, dz, dout, sums, layer.mean.new_empty(*layer.mean.shape, 2))
 
@@ -164,9 +164,9 @@ class Layers:
             if layer.dropout is not None:
                 draw(layer.dropout, self.slots)
             if layer.is_conv:
-                self._close_conv(layer, rows)
+                self._conv_epilogue(layer, rows)
             elif layer.out is not layer.y:
-                self._close_dense(layer, rows)
+                self._dense_epilogue(layer, rows)
         return self.layers[-1].y[..., 0, 0]
 
     @property
@@ -190,10 +190,10 @@ class Layers:
             None if layer.norm is None else epilogues.Norm(layer.mean, layer.deviation, rows[:, layer.norm :])
         )
 
-    def _close_conv(self, layer: Layer, rows: torch.Tensor) -> None:
+    def _conv_epilogue(self, layer: Layer, rows: torch.Tensor) -> None:
         if layer.norm is not None:
             self._conv_statistics(layer, rows[:, layer.norm + 2 * layer.product.outputs :])
-        epilogues.close(
+        epilogues.conv_epilogue_forward(
             layer.y, layer.top, layer.out, self._norm(layer, rows), layer.dropout, self.slots, pool=layer.pool
         )
 
@@ -214,11 +214,13 @@ class Layers:
                 self.slots.active,
             )
 
-    def _close_dense(self, layer: Layer, rows: torch.Tensor) -> None:
+    def _dense_epilogue(self, layer: Layer, rows: torch.Tensor) -> None:
         if layer.norm is None:
-            epilogues.close(layer.y, layer.top, layer.out, None, layer.dropout, self.slots, pool=False)
+            epilogues.conv_epilogue_forward(
+                layer.y, layer.top, layer.out, None, layer.dropout, self.slots, pool=False
+            )
         else:
-            dense.dense_close(
+            dense.dense_epilogue_forward(
                 layer.y[..., 0, 0], layer.out[..., 0, 0], layer.mean, layer.deviation, rows[:, layer.norm :],
                 layer.dropout, self.slots,
                 training=self.training,
@@ -234,7 +236,7 @@ class Layers:
             found = layer.gradient
             assert found is not None
             if layer.out is not layer.y:
-                self._open(layer, found, rows, gradients)
+                self._backward_epilogue(layer, found, rows, gradients)
             self.products.weight_gradient(layer.product, inputs[i], found.dy, gradients, self.slots.active)
             if i > 0:
                 self.products.input_gradient(
@@ -247,11 +249,13 @@ class Layers:
         assert before is not None
         return _flat(before.dout) if self.layers[i].product is self._head else before.dout
 
-    def _open(self, layer: Layer, found: Gradient, rows: torch.Tensor, gradients: torch.Tensor) -> None:
+    def _backward_epilogue(
+        self, layer: Layer, found: Gradient, rows: torch.Tensor, gradients: torch.Tensor
+    ) -> None:
         """From the gradient in a layer's output to that in what its product gave."""
         norm, active = self._norm(layer, rows), self.slots.active
         if norm is not None and not layer.is_conv:
-            dense.dense_open(
+            dense.dense_epilogue_backward(
                 found.dout[..., 0, 0],
                 layer.y[..., 0, 0],
                 found.dy[..., 0, 0],
@@ -262,13 +266,15 @@ class Layers:
             )
             return
         average = found.dout.shape != found.dz.shape
-        epilogues.open_(
+        epilogues.conv_epilogue_backward(
             found.dout, layer.top, found.dz, found.sums, norm, layer.dropout, self.slots, average=average
         )
         if norm is not None:
             epilogues.norm_gradient(found.sums, found.totals, gradients[:, layer.norm :], active)
         if found.dz is not found.dy:
-            epilogues.spread(found.dz, layer.y, found.dy, found.totals, norm, active, pool=layer.pool)
+            epilogues.scatter_to_windows(
+                found.dz, layer.y, found.dy, found.totals, norm, active, pool=layer.pool
+            )
 
     @property
     def dlogits(self) -> torch.Tensor:

@@ -52,15 +52,15 @@ class Dropout(NamedTuple):
 
     # [M, B, groups] uint8: a bit of each unit; eight share a block of Philox's counter, so one draw is enough
     kept: torch.Tensor
-    places: torch.Tensor  # [M, B] int32: the images' places in their data sets
+    indices: torch.Tensor  # [M, B] int32: the images' indices in their data sets
     block: int  # the layer's first block of the counter
 
     @classmethod
-    def of(cls, places: torch.Tensor, block: int, units: int) -> Dropout:
+    def of(cls, indices: torch.Tensor, block: int, units: int) -> Dropout:
         """For a layer of so many units an image."""
         return cls(
-            torch.empty(*places.shape, triton.cdiv(units, LANES), dtype=torch.uint8, device=places.device),
-            places,
+            torch.empty(*indices.shape, triton.cdiv(units, LANES), dtype=torch.uint8, device=indices.device),
+            indices,
             block,
         )
 
@@ -107,13 +107,13 @@ def _tanh(x):
 
 
 @triton.jit
-def activate(x, kind):
-    if kind == RELU:
+def activate(x, activation):
+    if activation == RELU:
         y = tl.where(x <= 0, 0.0, x)  # NaN stays
-    elif kind == ELU:
+    elif activation == ELU:
         half = _tanh(0.5 * tl.where(x <= 0, x, 0.0))
         y = tl.where(x <= 0, 2.0 * half / (1.0 - half), x)  # exp(x) - 1
-    elif kind == SIGMOID:
+    elif activation == SIGMOID:
         y = 1.0 / (1.0 + tl.exp(-x))
     else:
         y = _tanh(x)
@@ -121,13 +121,13 @@ def activate(x, kind):
 
 
 @triton.jit
-def slope(x, kind):
+def derivative(x, activation):
     """The activation's derivative."""
-    if kind == RELU:
+    if activation == RELU:
         y = tl.where(x <= 0, 0.0, 1.0).to(x.dtype)
-    elif kind == ELU:
+    elif activation == ELU:
         y = tl.where(x <= 0, tl.exp(tl.where(x <= 0, x, 0.0)), 1.0)
-    elif kind == SIGMOID:
+    elif activation == SIGMOID:
         s = 1.0 / (1.0 + tl.exp(-x))
         y = s * (1.0 - s)
     else:
@@ -137,15 +137,15 @@ def slope(x, kind):
 
 
 @triton.jit
-def _kept(word, threshold):
+def _keep_bits(word, threshold):
     """The bits of the two units whose random numbers lie in a word."""
     low, high = (word & 0xFFFF).to(tl.int32), (word >> 16).to(tl.int32)
     return (low >= threshold).to(tl.int32) | (high >= threshold).to(tl.int32) << 1
 
 
-@kernel(aligned="kept places")
+@kernel(aligned="kept indices")
 def draw_kernel(
-    kept, places, active, keys, numbers, epochs, thresholds, images, groups, block, BLOCK: tl.constexpr
+    kept, indices, active, keys, numbers, epochs, thresholds, images, groups, block, BLOCK: tl.constexpr
 ):
     """The bits of BLOCK groups of eight units."""
     m = tl.program_id(1).to(tl.int64)
@@ -154,14 +154,14 @@ def draw_kernel(
         return
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < images * groups
-    place = tl.load(places + m * images + at // groups, mask=valid, other=0)
+    index = tl.load(indices + m * images + at // groups, mask=valid, other=0)
     epoch, number = tl.load(epochs + m).to(tl.int32), tl.load(numbers + m).to(tl.int32)
-    w0, w1, w2, w3 = tl.philox(tl.load(keys + m), place, epoch, number, block + at % groups + DROPOUT_PURPOSE)
+    w0, w1, w2, w3 = tl.philox(tl.load(keys + m), index, epoch, number, block + at % groups + DROPOUT_PURPOSE)
     bits = (
-        _kept(w0, threshold)
-        | _kept(w1, threshold) << 2
-        | _kept(w2, threshold) << 4
-        | _kept(w3, threshold) << 6
+        _keep_bits(w0, threshold)
+        | _keep_bits(w1, threshold) << 2
+        | _keep_bits(w2, threshold) << 4
+        | _keep_bits(w3, threshold) << 6
     )
     tl.store(kept + m * images * groups + at, bits.to(tl.uint8), mask=valid)
 
@@ -170,19 +170,19 @@ def draw(dropout: Dropout, slots: Slots) -> None:
     """Draw which units of a layer stay in this step."""
     models, images, groups = dropout.kept.shape
     draw_kernel[(triton.cdiv(images * groups, DRAWN_GROUPS), models)](
-        dropout.kept, dropout.places, slots.active, slots.key, slots.number, slots.epoch, slots.threshold,
+        dropout.kept, dropout.indices, slots.active, slots.key, slots.number, slots.epoch, slots.threshold,
         images, groups, dropout.block, BLOCK=DRAWN_GROUPS,
     )  # fmt: skip
 
 
-def bits_of(dropout: Dropout | None, slots: Slots) -> tuple[torch.Tensor, int]:
+def dropout_bits(dropout: Dropout | None, slots: Slots) -> tuple[torch.Tensor, int]:
     """A dropout's bits and groups an image, as kernels take them; of none, what is not read."""
     return (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
 
 
 @triton.jit
 def drop(x, kept, unit, valid, threshold, keep):
-    """x with dropout; `kept` points to the bits of x's images, and `unit` is x's place in an image."""
+    """x with dropout; `kept` points to the bits of x's images, and `unit` is x's index in an image."""
     if threshold > 0:
         bits = tl.load(kept + unit // LANES_OF_WORDS, mask=valid, other=0).to(tl.int32)
         x = tl.where((bits >> unit % LANES_OF_WORDS) & 1 == 1, x * keep, 0.0)
@@ -190,7 +190,7 @@ def drop(x, kept, unit, valid, threshold, keep):
 
 
 @triton.jit
-def places(pixel, SIZE: tl.constexpr):
+def image_row_column(pixel, SIZE: tl.constexpr):
     """A pixel's image, row and column; unsigned numbers are faster to divide."""
     pixel = pixel.to(tl.uint32)
     return (
@@ -201,8 +201,8 @@ def places(pixel, SIZE: tl.constexpr):
 
 
 @triton.jit
-def affine(y, at, mean, deviation, weight, bias, NORM: tl.constexpr):
-    """Batch-norm of y, or y; `at` is the channel's place in mean and deviation."""
+def batch_norm(y, at, mean, deviation, weight, bias, NORM: tl.constexpr):
+    """Batch-norm of y, or y; `at` is the channel's index in mean and deviation."""
     if NORM:
         y = (y - tl.load(mean + at)) * tl.load(deviation + at) * tl.load(weight) + tl.load(bias)
     return y
@@ -216,7 +216,7 @@ def winner(z, y, best_z, best_y, best, number):
 
 
 @triton.jit
-def move_running(running, channels, mean, variance, mask):
+def update_running(running, channels, mean, variance, mask):
     """The running mean, and behind the means the running variance."""
     old_mean, old_variance = tl.load(running, mask=mask), tl.load(running + channels, mask=mask)
     tl.store(running, old_mean * (1.0 - MOMENTUM) + mean * MOMENTUM, mask=mask)

@@ -2,8 +2,8 @@
 weights of its own row.
 
 A convolution is an implicit matrix product: pixels are its rows, output channels its columns, taps (an input
-channel's place under the kernel) what is summed over. A dense layer is a convolution of 1 x 1 maps. Every sum
-runs in an order that follows from the layer's shape and the batch alone, and nothing is added up across
+channel's position under the kernel) what is summed over. A dense layer is a convolution of 1 x 1 maps. Every
+sum runs in an order that follows from the layer's shape and the batch alone, and nothing is added up across
 models, so a model's numbers depend neither on its slot nor on its neighbours.
 
 Axes: M slots, B images, C input channels, O output channels, S height = width, T parts of a sum, P weights.
@@ -22,12 +22,12 @@ import triton.language as tl
 
 from builder.training.backend import aligned
 from builder.training.gpu import epilogues
-from builder.training.gpu.pieces import kernel, places
+from builder.training.gpu.pieces import image_row_column, kernel
 from builder.training.torch_backend import library_precision
 from nws_dataset.format.layout import OUTPUT, layout_of
 from nws_dataset.format.recipe import Architecture
 
-LEAST_PIXELS, LEAST_TAPS = 32, 16  # of a tile
+MIN_PIXELS, MIN_TAPS = 32, 16  # of a tile
 PART_PIXELS = 2048  # pixels that one program of the weight gradient sums over
 
 
@@ -36,7 +36,7 @@ class Product:
     """A layer's product. In a row the bias follows the weight."""
 
     layer: str
-    offset: int  # place of the weight in the row
+    offset: int  # index of the weight in the row
     inputs: int  # C
     size: int  # S of the input
     outputs: int  # O
@@ -106,7 +106,7 @@ def products_of(architecture: Architecture) -> list[Product]:
 class Tiles(NamedTuple):
     """Sizes of the block that one program computes."""
 
-    rows: int = 256  # pixels; in the weight gradient half as many taps; fewer where the layer has no more
+    pixels: int = 256  # in the weight gradient half as many taps; fewer where the layer has no more
     inner: int = 16  # what is summed over in one go: taps; in the weight gradient pixels
     channels: int = 32  # at most; never more than the next power of 2 of the layer's
     warps: int = 2
@@ -152,7 +152,7 @@ class Products(Protocol):
         gradients: torch.Tensor,
         active: torch.Tensor,
     ) -> None:
-        """Into the places of weight and bias in gradients [M, P]."""
+        """Into the part of gradients [M, P] that is of weight and bias."""
         ...
 
 
@@ -171,15 +171,15 @@ def forward_kernel(
     """One tile of pixels and output channels of one model; with MOMENTS also their mean and sum of squared
     distances from it.
 
-    What lies behind the last pixel or tap is read from a place that counts anyway, and its weight is 0 or its
-    result not kept.
+    What lies behind the last pixel or tap is read from a position that counts anyway, and its weight is 0 or
+    its result not kept.
     """
     m = tl.program_id(2).to(tl.int64)
     if tl.load(active + m) == 0:
         return
-    place = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    valid = place < num_pixels
-    pixel = tl.minimum(place, num_pixels - 1)
+    position = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    valid = position < num_pixels
+    pixel = tl.minimum(position, num_pixels - 1)
     area = out_size * out_size
     image, at = pixel // area, pixel % area
     corner = image * x_image + (at // out_size * STRIDE - PAD) * x_row + at % out_size * STRIDE - PAD
@@ -233,11 +233,11 @@ def input_gradient_kernel(
     num_pixels = images * side * side
     blocks = tl.cdiv(num_pixels, PIXELS)
     down, right = tl.program_id(0) // blocks // STRIDE, tl.program_id(0) // blocks % STRIDE
-    place = tl.program_id(0) % blocks * PIXELS + tl.arange(0, PIXELS)
-    pixel = tl.minimum(place, num_pixels - 1)
+    position = tl.program_id(0) % blocks * PIXELS + tl.arange(0, PIXELS)
+    pixel = tl.minimum(position, num_pixels - 1)
     image, at = pixel // (side * side), pixel % (side * side)
     row, column = at // side * STRIDE + down, at % side * STRIDE + right
-    valid = (place < num_pixels) & (row < size) & (column < size)
+    valid = (position < num_pixels) & (row < size) & (column < size)
     row, column = tl.where(row < size, row, down), tl.where(column < size, column, right)
     first_down, first_right = (down + PAD) % STRIDE, (right + PAD) % STRIDE
     corner = (
@@ -301,13 +301,15 @@ def weight_gradient_kernel(
     sums = tl.zeros((TAPS, CHANNELS), x.dtype.element_ty)
     biases = tl.zeros((CHANNELS, PIXELS), x.dtype.element_ty)
     for start in range(first, tl.minimum(first + PART, num_pixels), PIXELS):
-        place = start + tl.arange(0, PIXELS)
-        image, row, column = places(tl.minimum(place, num_pixels - 1), OUT_SIZE)
+        position = start + tl.arange(0, PIXELS)
+        image, row, column = image_row_column(tl.minimum(position, num_pixels - 1), OUT_SIZE)
         corner = image * x_image + (row * STRIDE - PAD) * x_row + column * STRIDE - PAD
         a = tl.load(x + m * x_model + (reach[:, None] + corner[None, :]))
         at = image * dy_image + row * dy_row + column
         b = tl.load(
-            dy + m * dy_model + (found[:, None] + at[None, :]), mask=(place < num_pixels)[None, :], other=0.0
+            dy + m * dy_model + (found[:, None] + at[None, :]),
+            mask=(position < num_pixels)[None, :],
+            other=0.0,
         )
         biases += b
         sums = tl.dot(a, tl.trans(b), sums, input_precision=PRECISION, out_dtype=sums.dtype)
@@ -335,14 +337,14 @@ def sum_parts_kernel(
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    position = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
     for part in range(num_parts):
         # wide, as 16 divides it
         total += tl.load(
-            parts + m * part_model + part * part_stride + place, mask=place < part_stride, other=0.0
+            parts + m * part_model + part * part_stride + position, mask=position < part_stride, other=0.0
         )
-    tl.store(gradients + m * row_stride + offset + place, total, mask=place < count)
+    tl.store(gradients + m * row_stride + offset + position, total, mask=position < count)
 
 
 class TritonProducts:
@@ -358,7 +360,7 @@ class TritonProducts:
 
     def __init__(self, precision: str = "ieee", tiles: Tiles = DEFAULT_TILES) -> None:
         self.precision, self.tiles = precision, tiles
-        self.moment_pixels = tiles.rows
+        self.moment_pixels = tiles.pixels
 
     def forward(
         self,
@@ -434,20 +436,20 @@ class TritonProducts:
 
     def _rows(self, pixels: int) -> int:
         """Pixels of a tile: fewer than usual where there are no more."""
-        return min(self.tiles.rows, max(LEAST_PIXELS, triton.next_power_of_2(pixels)))
+        return min(self.tiles.pixels, max(MIN_PIXELS, triton.next_power_of_2(pixels)))
 
     def _taps(self, taps: int) -> int:
         """Taps of a tile of the weight gradient: fewer where the layer has no more, or where a quarter less
         is computed in vain.
         """
-        most = min(self.tiles.rows // 2, max(LEAST_TAPS, triton.next_power_of_2(taps)))
-        half = max(LEAST_TAPS, most // 2)
+        most = min(self.tiles.pixels // 2, max(MIN_TAPS, triton.next_power_of_2(taps)))
+        half = max(MIN_TAPS, most // 2)
         return half if triton.cdiv(taps, half) * half <= 0.75 * triton.cdiv(taps, most) * most else most
 
     def _blocks(self, channels: int, count: int, rows: str = "PIXELS", inner: str = "TAPS") -> dict[str, Any]:
         """Sizes of a tile of so many rows for a layer of so many channels."""
         width = min(self.tiles.channels, max(8, triton.next_power_of_2(channels)))
-        warps = max(1, self.tiles.warps * count // self.tiles.rows)
+        warps = max(1, self.tiles.warps * count // self.tiles.pixels)
         blocks = {rows: count, inner: self.tiles.inner, "CHANNELS": width}
         return {**blocks, "PRECISION": self.precision, "num_warps": warps, "num_stages": self.tiles.stages}
 

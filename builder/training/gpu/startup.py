@@ -3,7 +3,7 @@ plain network in float64.
 
 The kernels are those that the architecture's first cohort takes, captured as it captures them, on models of
 all activations and optimizers, with and without augmentation and dropout. What differs is named. Once a
-device, two lanes capture and train side by side. What passed is remembered, in a file in the user's cache,
+device, two cohorts capture and train side by side. What passed is remembered, in a file in the user's cache,
 until the GPU, its driver, torch, Triton or the sources change.
 """
 
@@ -29,11 +29,11 @@ from builder.training import batches, initial, plain, sources, streams, update
 from builder.training.backend import Segment
 from builder.training.gpu import augment, dense, epilogues, layers, pieces, products, tiny, update_kernels
 from builder.training.gpu import backend as gpu_step
-from builder.training.gpu.backend import GpuStep, Run
+from builder.training.gpu.backend import GpuBackend, Run
 from builder.training.gpu.tiny import (
     EMPTY,
     EVALUATED_IMAGES,
-    MOST_LOOKS,
+    MAX_COMPARED_STEPS,
     TinyCohort,
     copy_of,
     noise_images,
@@ -43,15 +43,15 @@ from builder.training.gpu.tiny import (
 from builder.training.gpu.warmup import Work
 from builder.training.initial import initial_row
 from builder.training.memory import out_of_memory
-from builder.training.streams import fly
+from builder.training.streams import run_side_by_side
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import atomic_write
 from nws_dataset.format import network
 from nws_dataset.format.recipe import Architecture
 
-STREAMS = 40  # taken before lanes capture; torch has 32, which come round
-CAPTURES = 16  # of each of the two lanes
-LANES = "two lanes"  # as what passed is called
+EXTRA_STREAMS = 40  # made before cohorts capture; torch has 32, which come round
+CAPTURES = 16  # of each of the two cohorts
+TWO_STREAMS = "two streams"  # as what passed is called
 # what a check follows from
 SOURCES = (
     *(
@@ -83,18 +83,18 @@ def problem(model: Model, device: torch.device, *, tf32: bool = False) -> str | 
     """
     name = _name(model, tf32)
     with _locks.setdefault(name, threading.Lock()):
-        remembered = Remembered(device)
+        remembered = PassedChecks(device)
         if name in remembered.passed:
             return None
-        found = checked(model, device, tf32=tf32, lanes=LANES not in remembered.passed)
+        found = checked(model, device, tf32=tf32, streams=TWO_STREAMS not in remembered.passed)
         if found is None:
-            remembered.add(name, LANES)
+            remembered.add(name, TWO_STREAMS)
         return found
 
 
 def passed(model: Model, device: torch.device, *, tf32: bool = False) -> bool:
     """Whether a model's architecture was checked before, and nothing was wrong."""
-    return _name(model, tf32) in Remembered(device).passed
+    return _name(model, tf32) in PassedChecks(device).passed
 
 
 def work_of(model: Model, *, tf32: bool = False) -> Work:
@@ -102,7 +102,10 @@ def work_of(model: Model, *, tf32: bool = False) -> Work:
     models.
     """
     architecture, batch = model.recipe.architecture, model.recipe.batch_size
-    slots, images = len(tiny_models(architecture, batch)) + 1, min(EVALUATED_IMAGES, MOST_LOOKS * batch)
+    slots, images = (
+        len(tiny_models(architecture, batch)) + 1,
+        min(EVALUATED_IMAGES, MAX_COMPARED_STEPS * batch),
+    )
     return Work(architecture, frozenset({(slots, batch)}), frozenset({(1, images)}), tf32)
 
 
@@ -125,12 +128,12 @@ def refusal(device: torch.device, found: str) -> ZooError:
     )
 
 
-def checked(model: Model, device: torch.device, *, tf32: bool = False, lanes: bool = True) -> str | None:
-    """The check itself, without memory; `lanes`: also that of two lanes."""
+def checked(model: Model, device: torch.device, *, tf32: bool = False, streams: bool = True) -> str | None:
+    """The check itself, without memory; `streams`: also that of two cohorts side by side."""
     architecture, batch = model.recipe.architecture, model.recipe.batch_size
     try:
         found = TinyCohort(architecture, batch, device, tf32=tf32).difference()
-        return found or (lanes_difference(architecture, batch, device, tf32=tf32) if lanes else None)
+        return found or (streams_difference(architecture, batch, device, tf32=tf32) if streams else None)
     except (
         RuntimeError,
         TritonError,
@@ -140,52 +143,53 @@ def checked(model: Model, device: torch.device, *, tf32: bool = False, lanes: bo
         return f"{reason(error)}, with {architecture.id}"
 
 
-# Two lanes
+# Two streams
 
 
-def lanes_difference(
+def streams_difference(
     architecture: Architecture, batch: int, device: torch.device, *, tf32: bool = False
 ) -> str | None:
-    """Whether two lanes that capture and train side by side get the bits that one alone gets, after more
+    """Whether two cohorts that capture and train side by side get the bits that one alone gets, after more
+    CUDA
     streams than torch has.
     """
     models, images = tiny_models(architecture, batch), noise_images(architecture, 2 * batch, device)
-    places = [m for m in range(len(models) + 1) if m != EMPTY]
+    slots = [m for m in range(len(models) + 1) if m != EMPTY]
     rows = [torch.from_numpy(initial_row(model)) for model in models]
-    start, step = start_of(models, rows, device), GpuStep(architecture, device, tf32=tf32)
+    start, backend = start_of(models, rows, device), GpuBackend(architecture, device, tf32=tf32)
     order = torch.arange(batch, device=device)
 
     def trained() -> torch.Tensor:
         state = copy_of(start)
-        run = Run(architecture, step.products, state, batch)
+        run = Run(architecture, backend.products, state, batch)
         for _ in range(2):
             run.train(
                 {
                     m: Segment(model, images, order, batch, 0, 0)
-                    for m, model in zip(places, models, strict=True)
+                    for m, model in zip(slots, models, strict=True)
                 }
             )
         return state[0]
 
     alone, meeting = trained(), threading.Barrier(2)
 
-    def lane() -> Iterator[bool]:
+    def stream() -> Iterator[bool]:
         meeting.wait()
         for _ in range(CAPTURES):
             yield bool(torch.equal(trained(), alone))
 
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        _ = [torch.cuda.Stream(device) for _ in range(STREAMS)]
-    if all(found for found in fly([lane, lane], 2, device) if found is not None):
+        _ = [torch.cuda.Stream(device) for _ in range(EXTRA_STREAMS)]
+    if all(found for found in run_side_by_side([stream, stream], 2, device) if found is not None):
         return None
-    return f"rows that depend on what another lane does with {architecture.id}, batch size {batch}"
+    return f"rows that depend on what another cohort does with {architecture.id}, batch size {batch}"
 
 
 # What passed
 
 
-class Remembered:
+class PassedChecks:
     """What passed on a device, in a file of the user's cache; nothing once the GPU, the driver, torch, Triton
     or the sources differ.
 
@@ -207,11 +211,11 @@ class Remembered:
     @property
     def passed(self) -> list[str]:
         try:
-            told = json.loads(self.path.read_text(encoding="utf-8"))
+            content = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # not there, or damaged
             return []
-        passed = told.pop("passed", None) if isinstance(told, dict) else None
-        return passed if told == self.identity and isinstance(passed, list) else []
+        passed = content.pop("passed", None) if isinstance(content, dict) else None
+        return passed if content == self.identity and isinstance(passed, list) else []
 
     def add(self, *names: str) -> None:
         passed = list(dict.fromkeys(itertools.chain(self.passed, names)))

@@ -17,7 +17,7 @@ from builder.plan import Model
 from builder.training import batches, update
 from builder.training.backend import Segment, aligned
 from builder.training.bank import Images
-from builder.training.gpu.backend import GpuStep, Run, State
+from builder.training.gpu.backend import GpuBackend, Run, State
 from builder.training.plain import PlainLoop
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.network import Network
@@ -33,7 +33,7 @@ TF32_TOLERANCES = 0.3, 3.0
 UPDATE_TOLERANCE = 1e-5  # of each number, given the gradient, beside the largest number in its sum
 
 # steps that are compared; of each model the best gradient counts, since ties fall elsewhere in each
-LEAST_LOOKS, MOST_LOOKS = 2, 8
+MIN_COMPARED_STEPS, MAX_COMPARED_STEPS = 2, 8
 GRADIENT = "the gradient"
 EMPTY = 1  # the slot without a model
 EVALUATED_IMAGES = 256
@@ -66,9 +66,9 @@ class TinyCohort:
         self.architecture, self.layout, self.batch = architecture, layout_of(architecture), batch
         self.tolerances = TF32_TOLERANCES if tf32 else (GRADIENT_TOLERANCE, TIE_TOLERANCE)
         self.models = tiny_models(architecture, batch)
-        self.places = [m for m in range(len(self.models) + 1) if m != EMPTY]
-        self.images = noise_images(architecture, MOST_LOOKS * batch, device)
-        self.loops = [NotingLoop(model, self.images) for model in self.models]
+        self.slots = [m for m in range(len(self.models) + 1) if m != EMPTY]
+        self.images = noise_images(architecture, MAX_COMPARED_STEPS * batch, device)
+        self.loops = [RecordingLoop(model, self.images) for model in self.models]
         labels = self.images.train_labels
         self.orders = [
             batches.epoch_order(model, loop.parts, labels, 0)
@@ -79,9 +79,9 @@ class TinyCohort:
             device
         )
         self.start = start_of(self.models, [loop.row for loop in self.loops], device)
-        self.step = GpuStep(architecture, device, tf32=tf32)
+        self.backend = GpuBackend(architecture, device, tf32=tf32)
         self.state = copy_of(self.start)
-        self.run = Run(architecture, self.step.products, self.state, batch)
+        self.run = Run(architecture, self.backend.products, self.state, batch)
         # of each model so far, in the order of the step: the worst, but the best gradient
         self.errors: dict[str, list[float]] = {}
         self.clues: dict[str, list[float]] = {}  # the best, of what a wrong gradient is looked for in
@@ -89,25 +89,25 @@ class TinyCohort:
     def difference(self) -> str | None:
         """What differs after some steps, or in the evaluation; None: nothing."""
         found: str | None = None
-        for look in range(MOST_LOOKS):
-            self.look(look)
+        for step in range(MAX_COMPARED_STEPS):
+            self.compare_step(step)
             found = self._worst()
-            if look + 1 >= LEAST_LOOKS and found is None:
+            if step + 1 >= MIN_COMPARED_STEPS and found is None:
                 break
         return found or self._evaluation()
 
-    def look(self, number: int) -> None:
+    def compare_step(self, number: int) -> None:
         """Take a step from the start and note how far it is from the plain loops'."""
         for x, start in zip(self.state, self.start, strict=True):
             x.copy_(start)
-        slots = zip(self.places, self.models, self.orders, strict=True)
+        members = zip(self.slots, self.models, self.orders, strict=True)
         losses = self.run.train(
             {
                 m: Segment(model, self.images, order, self.batch, 0, number, number, 1)
-                for m, model, order in slots
+                for m, model, order in members
             }
         )
-        for k, (m, loop) in enumerate(zip(self.places, self.loops, strict=True)):
+        for k, (m, loop) in enumerate(zip(self.slots, self.loops, strict=True)):
             loop.restart()
             loss = loop.step(*next(self.steps[k]))
             for name, error in self._errors(m, loop, float(losses[k]), loss):
@@ -121,7 +121,7 @@ class TinyCohort:
         kept[k] = max(kept[k], error) if worst else min(kept[k], error)
 
     def _errors(
-        self, m: int, loop: NotingLoop, found_loss: float, loss: float
+        self, m: int, loop: RecordingLoop, found_loss: float, loss: float
     ) -> Iterator[tuple[str, float]]:
         """What of a model is compared, in the order in which a step computes it."""
         run, before = self.run, "the batch, by augment.load,"
@@ -131,9 +131,9 @@ class TinyCohort:
             yield f"the product of {name}, by products.forward,", _error(layer.y[m], loop.leaving[name])
             before = (
                 f"{name}'s end (batch-norm, activation, pooling, dropout), by "
-                f"{'closing' if layer.is_conv else 'dense'}.close,"
+                f"{'epilogues.conv_epilogue_forward' if layer.is_conv else 'dense.dense_epilogue_forward'},"
             )
-        yield "the loss, by kernels.cross_entropy,", abs(found_loss - loss) / abs(loss)
+        yield "the loss, by update_kernels.cross_entropy,", abs(found_loss - loss) / abs(loss)
         for spec in self.layout.tensors:
             if not spec.trained:
                 yield (
@@ -141,23 +141,21 @@ class TinyCohort:
                     _error(*(row[spec.offset : spec.stop] for row in (self.state[0][m], loop.row))),
                 )
         yield GRADIENT, _error(self._gradient(m), loop.gradient)
-        yield "the update, by kernels.update,", self._update_error(m, loop)
+        yield "the update, by update_kernels.update,", self._update_error(m, loop)
         touched = any(
             (x[EMPTY] != start[EMPTY]).any() for x, start in zip(self.state, self.start, strict=True)
         )
         yield "a slot without a model", float(touched)
 
-    def _clues(self, m: int, loop: NotingLoop) -> Iterator[tuple[str, float]]:
+    def _clues(self, m: int, loop: RecordingLoop) -> Iterator[tuple[str, float]]:
         """From the last layer to the first."""
         whole, gradient = float(loop.gradient.norm()), self._gradient(m)
         for layer in reversed(self.run.layers.layers):
             name = layer.product.layer
             assert layer.gradient is not None
             error = _error(layer.gradient.dy[m], loop.towards[name])
-            yield (
-                (f"the gradient in the product of {name}, by products.input_gradient or closing.open_,"),
-                error,
-            )
+            by = "products.input_gradient or epilogues.conv_epilogue_backward"
+            yield f"the gradient in the product of {name}, by {by},", error
             for spec in self.layout.tensors:
                 if spec.trained and spec.layer == name:
                     found, exact = (row[spec.offset : spec.stop] for row in (gradient, loop.gradient))
@@ -171,10 +169,10 @@ class TinyCohort:
 
     def _l2(self, m: int) -> torch.Tensor:
         """[P] float64, its part of the gradient."""
-        model = self.models[self.places.index(m)]
+        model = self.models[self.slots.index(m)]
         return 2 * model.recipe.l2 * self.run.kernels.double() * self.start[0][m].double()
 
-    def _update_error(self, m: int, loop: NotingLoop) -> float:
+    def _update_error(self, m: int, loop: RecordingLoop) -> float:
         """The largest, of a row or its moments, against `builder.training.update.rule` with the gradient that
         was found.
         """
@@ -204,7 +202,7 @@ class TinyCohort:
                     name, errors = next(
                         ((n, e) for n, e in self.clues.items() if differs(e, exact)), (name, errors)
                     )
-                return self._told(name, errors)
+                return self._describe(name, errors)
         return None
 
     def _evaluation(self) -> str | None:
@@ -214,8 +212,8 @@ class TinyCohort:
             self.images.test_labels[:EVALUATED_IMAGES],
         )
         errors = []
-        for m, model in zip(self.places, self.models, strict=True):
-            correct, losses = self.step.evaluate(
+        for m, model in zip(self.slots, self.models, strict=True):
+            correct, losses = self.backend.evaluate(
                 self.state[0][m : m + 1], model.recipe.activation, pixels, labels
             )
             plain_network = Network(self.architecture, model.recipe.activation).to(
@@ -230,12 +228,12 @@ class TinyCohort:
             error = _error(losses[0], exact)
             errors.append(float("inf") if wrong.any() or error != error else error)
         return (
-            self._told("the evaluation, by GpuStep.evaluate,", errors)
+            self._describe("the evaluation, by GpuBackend.evaluate,", errors)
             if differs(errors, self.tolerances)
             else None
         )
 
-    def _told(self, name: str, errors: list[float]) -> str:
+    def _describe(self, name: str, errors: list[float]) -> str:
         worst = max(range(len(errors)), key=errors.__getitem__)
         r = self.models[worst].recipe
         recipe = (
@@ -248,7 +246,7 @@ class TinyCohort:
         )
 
 
-class NotingLoop(PlainLoop):
+class RecordingLoop(PlainLoop):
     """A plain loop in float64 that starts anew at each step, and notes what went through the network."""
 
     def __init__(self, model: Model, images: Images) -> None:
@@ -279,7 +277,7 @@ def tiny_models(architecture: Architecture, batch: int) -> list[Model]:
     """A model of each activation and each optimizer; half of them augmented, with dropout and with L2, in
     different pairs.
     """
-    kinds = zip(
+    combinations = zip(
         ("relu", "elu", "sigmoid", "tanh"),
         ("adam", "rmsprop", "momentum", "sgd"),
         (0.5, 0.3, 0.0, 0.3),
@@ -297,7 +295,7 @@ def tiny_models(architecture: Architecture, batch: int) -> list[Model]:
             ),
             block=0,
         )
-        for number, (activation, optimizer, dropout) in enumerate(kinds)
+        for number, (activation, optimizer, dropout) in enumerate(combinations)
     ]  # fmt: skip
 
 

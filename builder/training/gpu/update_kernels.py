@@ -41,10 +41,10 @@ def average_kernel(
         return
     channel = tl.program_id(1)
     image = tl.program_id(0) * IMAGES + tl.arange(0, IMAGES).to(tl.int64)
-    place = tl.arange(0, AREA)
+    at = tl.arange(0, AREA)
     source = x + m * x_model + image * x_image + channel * area
     numbers = tl.load(
-        source[:, None] + place[None, :], mask=(image < images)[:, None] & (place < area)[None, :], other=0.0
+        source[:, None] + at[None, :], mask=(image < images)[:, None] & (at < area)[None, :], other=0.0
     )
     tl.store(
         out + m * out_model + image * out_image + channel, tl.sum(numbers, 1) / area, mask=image < images
@@ -75,9 +75,9 @@ def cross_entropy_kernel(
         image = start + tl.arange(0, IMAGES).to(tl.int64)
         of_class = tl.arange(0, CLASSES)
         valid = (image < images)[:, None] & (of_class < _CLASSES)[None, :]
-        place = m * logits_model + image[:, None] * logits_image + of_class[None, :]
+        at = m * logits_model + image[:, None] * logits_image + of_class[None, :]
         x = tl.where(
-            (of_class < _CLASSES)[None, :], tl.load(logits + place, mask=valid, other=0.0), float("-inf")
+            (of_class < _CLASSES)[None, :], tl.load(logits + at, mask=valid, other=0.0), float("-inf")
         )
         x = x - tl.max(x, 1)[:, None]
         power = tl.exp(x)
@@ -87,9 +87,7 @@ def cross_entropy_kernel(
         )
         loss = tl.log(power_sum) - tl.sum(tl.where(chosen, x, 0.0), 1)
         total += tl.where(image < images, loss, 0.0)
-        tl.store(
-            dlogits + place, (power / power_sum[:, None] - tl.where(chosen, 1.0, 0.0)) / images, mask=valid
-        )
+        tl.store(dlogits + at, (power / power_sum[:, None] - tl.where(chosen, 1.0, 0.0)) / images, mask=valid)
     tl.store(losses + m, tl.load(losses + m) + tl.sum(total) / images)
 
 
@@ -102,12 +100,12 @@ def update_kernel(
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    valid, at = place < num_weights, m * row_stride + place
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    valid, at = i < num_weights, m * row_stride + i
     row = tl.load(rows + at, mask=valid, other=0.0)
-    is_kernel = tl.load(kernels + place, mask=valid, other=0.0)
+    is_kernel = tl.load(kernels + i, mask=valid, other=0.0)
     gradient = (
-        tl.load(gradients + m * gradient_stride + place, mask=valid, other=0.0)
+        tl.load(gradients + m * gradient_stride + i, mask=valid, other=0.0)
         + 2.0 * tl.load(l2 + m) * is_kernel * row
     )
     c = coefficients + m
@@ -129,8 +127,8 @@ def average(x: torch.Tensor, out: torch.Tensor, active: torch.Tensor) -> None:
     """x [M, B, C, S, S] -> out [M, B, C], the average of each channel."""
     models, images, channels, size, _ = x.shape
     area = triton.next_power_of_2(size**2)
-    rows = max(1, TILE // area)
-    average_kernel[(triton.cdiv(images, rows), channels, models)](
+    images_at_once = max(1, TILE // area)
+    average_kernel[(triton.cdiv(images, images_at_once), channels, models)](
         x,
         out,
         active,
@@ -141,7 +139,7 @@ def average(x: torch.Tensor, out: torch.Tensor, active: torch.Tensor) -> None:
         images,
         channels,
         size**2,
-        IMAGES=rows,
+        IMAGES=images_at_once,
         AREA=area,
     )
 

@@ -25,7 +25,7 @@ from builder.rules import TRAIN_EVALUATION_IMAGES, num_snapshots
 from builder.training import batches
 from builder.training.backend import aligned
 from builder.training.device import slots_of
-from builder.training.gpu.backend import GpuStep, Run, evaluation_parts
+from builder.training.gpu.backend import GpuBackend, Run, evaluation_parts
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
@@ -58,7 +58,7 @@ def work_of(
     Args:
         models: of a subset.
         images: how many training and test images each data set has.
-        tf32: as for `builder.training.gpu.backend.GpuStep`.
+        tf32: as for `builder.training.gpu.backend.GpuBackend`.
     """
     cohorts: dict[tuple[Architecture, int], list[Model]] = defaultdict(list)
     steps: dict[Architecture, set[tuple[int, int]]] = defaultdict(set)
@@ -87,7 +87,7 @@ def _in_parts(evaluations: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int
         yield rows, -(-images // count)
 
 
-class _Pretended:
+class _PretendedDriver:
     """What Triton asks the driver of a device."""
 
     def __init__(self, target: GPUTarget) -> None:
@@ -112,7 +112,7 @@ def pretend(target: GPUTarget) -> None:
     """Let Triton take this process's device for `target`, whatever there is; the process can launch nothing
     any more.
     """
-    driver.set_active(_Pretended(target))
+    driver.set_active(_PretendedDriver(target))
 
 
 @torch.no_grad()
@@ -136,17 +136,17 @@ def launch(work: Work) -> None:
     """Launch what a cohort does, on tensors without memory."""
     architecture = work.architecture
     weights = layout_of(architecture).num_weights
-    step = GpuStep(architecture, NOWHERE, tf32=work.tf32)
+    backend = GpuBackend(architecture, NOWHERE, tf32=work.tf32)
     for slots, batch in work.steps:
         rows, first, second = torch.empty(3, slots, aligned(weights), device=NOWHERE)[:, :, :weights]
-        Run(architecture, step.products, (rows, first, second), batch).step()
+        Run(architecture, backend.products, (rows, first, second), batch).step()
     for count, images in work.evaluations:
         size = architecture.image_size
         pixels = torch.empty(
             images, architecture.image_channels, size, size, dtype=torch.uint8, device=NOWHERE
         )
         labels = torch.empty(images, dtype=torch.int64, device=NOWHERE)
-        step.evaluate(torch.empty(count, weights, device=NOWHERE), "relu", pixels, labels)
+        backend.evaluate(torch.empty(count, weights, device=NOWHERE), "relu", pixels, labels)
 
 
 def compile_variant(variant: Variant) -> Path:

@@ -23,9 +23,9 @@ from builder.training import batches
 from builder.training.backend import Segment
 from builder.training.bank import Images
 from builder.training.gpu import backend as gpu_step
-from builder.training.gpu.backend import GpuStep, Run, State
+from builder.training.gpu.backend import GpuBackend, Run, State
 from builder.training.plain import PlainLoop
-from builder.training.streams import fly
+from builder.training.streams import run_side_by_side
 from builder.training.train import Cohort
 from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import Architecture
@@ -68,7 +68,7 @@ class Bench:
     def __init__(self, models: list[Model], empty: int = 1) -> None:
         self.models = models
         self.loops = [PlainLoop(model, images_of(model)) for model in models]
-        self.places = [m for m in range(len(models) + 1) if m != empty]
+        self.slots = [m for m in range(len(models) + 1) if m != empty]
         self.images = [on_device(loop.images) for loop in self.loops]
         orders = [
             batches.epoch_order(loop.model, loop.parts, loop.images.train_labels, 0) for loop in self.loops
@@ -81,16 +81,14 @@ class Bench:
         self.buffers, self.state = buffers, (first, second, third)
 
     def copy_plain_state(self) -> None:
-        for m, loop in zip(self.places, self.loops, strict=True):
+        for m, loop in zip(self.slots, self.loops, strict=True):
             for x, value in zip(self.state, (loop.row, loop.first, loop.second), strict=True):
                 x[m] = value.to(DEVICE)
 
     def segments(self, start: int, steps: int) -> dict[int, Segment]:
         return {
             m: Segment(model, images, order, BATCH, 0, start, start, steps)
-            for m, model, images, order in zip(
-                self.places, self.models, self.images, self.orders, strict=True
-            )
+            for m, model, images, order in zip(self.slots, self.models, self.images, self.orders, strict=True)
         }
 
     def plain_steps(self, steps: int) -> list[float]:
@@ -101,11 +99,11 @@ class Bench:
         ]
 
     def check(self, tolerance: float) -> None:
-        for m, loop in zip(self.places, self.loops, strict=True):
+        for m, loop in zip(self.slots, self.loops, strict=True):
             for x, value in zip(self.state, (loop.row, loop.first, loop.second), strict=True):
                 difference = float((x[m].cpu() - value).abs().max() / value.abs().max().clamp(min=1))
                 assert difference <= tolerance, loop.model.recipe
-        untouched = [m for m in range(self.buffers.shape[1]) if m not in self.places]
+        untouched = [m for m in range(self.buffers.shape[1]) if m not in self.slots]
         assert (self.buffers[:, untouched] == 0.5).all()
         assert (self.buffers[:, :, -PADDING:] == 0.5).all()
 
@@ -115,7 +113,7 @@ def test_steps_equal_the_plain_loop(name: str) -> None:
     """Models of different recipes and data sets in one call; each step starts from the plain loops' state."""
     models, steps = (4, 2) if name == "small_cnn" else (3, 1)  # the interpreter takes seconds for a step
     bench = Bench(mixed_models(ARCHITECTURES[name], models))
-    stepper = GpuStep(bench.models[0].recipe.architecture, DEVICE, torch.float64)
+    stepper = GpuBackend(bench.models[0].recipe.architecture, DEVICE, torch.float64)
     for step in range(steps):
         bench.copy_plain_state()
         losses = stepper.train(bench.state, bench.segments(step, 1))
@@ -126,7 +124,7 @@ def test_steps_equal_the_plain_loop(name: str) -> None:
 def test_steps_with_the_libraries_products_equal_the_plain_loop() -> None:
     bench = Bench(mixed_models(NWS, 2))
     bench.copy_plain_state()
-    losses = GpuStep(NWS, DEVICE, torch.float64, convolution="grouped").train(
+    losses = GpuBackend(NWS, DEVICE, torch.float64, convolution="grouped").train(
         bench.state, bench.segments(0, 1)
     )
     assert losses.tolist() == pytest.approx(bench.plain_steps(1), rel=1e-9)
@@ -140,21 +138,21 @@ def test_each_slot_takes_its_own_epochs_steps(monkeypatch: pytest.MonkeyPatch) -
     taken: dict[int, list[list[tuple[int, list[int], float]]]] = {}  # of each model, epoch by epoch
 
     def noted(run: Run) -> None:
-        for m in run.places:
+        for m in run.active_slots:
             number, epoch, counter = int(run.slots.number[m]), int(run.slots.epoch[m]), int(run.taken[m])
             epochs = taken.setdefault(number, [])
             epochs += [[] for _ in range(epoch + 1 - len(epochs))]
-            places = (ctypes.c_int64 * run.batch).from_address(
+            indices = (ctypes.c_int64 * run.batch).from_address(
                 int(run.sources[2, m]) + 8 * run.batch * counter
             )
             rate = ctypes.c_double.from_address(int(run.rates[m]) + 8 * counter)
-            epochs[epoch].append((counter, list(places), rate.value))
-        assert run.slots.active.nonzero().flatten().tolist() == sorted(run.places)
+            epochs[epoch].append((counter, list(indices), rate.value))
+        assert run.slots.active.nonzero().flatten().tolist() == sorted(run.active_slots)
         run.taken.add_(run.slots.active)
 
     monkeypatch.setattr(Run, "step", noted)
     nothing = lambda self, rows, *given: torch.zeros(2, len(rows), len(given[-1]), dtype=torch.bool)  # noqa: E731 -- neither correct nor a loss
-    monkeypatch.setattr(GpuStep, "evaluate", nothing)
+    monkeypatch.setattr(GpuBackend, "evaluate", nothing)
     models = [
         make_model(SMALL_CNN, n, optimizer=("adam", "sgd")[n % 2], batch_size=20, train_fraction=(1.0, 0.55,
         0.3, 0.8)[n % 4],
@@ -162,13 +160,19 @@ def test_each_slot_takes_its_own_epochs_steps(monkeypatch: pytest.MonkeyPatch) -
         for n in range(7)
     ]  # fmt: skip
     images = images_for(SMALL_CNN)["digits"]
-    step = GpuStep(SMALL_CNN, CPU, torch.float64)
+    backend = GpuBackend(SMALL_CNN, CPU, torch.float64)
     cohort = Cohort(
-        SUBSETS["demo"], SMALL_CNN, {"digits": images}, device=CPU, slots=3, dtype=torch.float64, step=step
+        SUBSETS["demo"],
+        SMALL_CNN,
+        {"digits": images},
+        device=CPU,
+        slots=3,
+        dtype=torch.float64,
+        backend=backend,
     )
     cohort.stacked = True
     assert len(list(cohort.train(models))) == len(models)
-    assert len(step._runs) == 2  # 16 images, and the batch size where an epoch holds more
+    assert len(backend._runs) == 2  # 16 images, and the batch size where an epoch holds more
     for model in models:
         before = 0
         for epoch in range(model.recipe.max_epochs):
@@ -201,7 +205,7 @@ def test_a_model_depends_neither_on_its_slot_nor_on_a_diverging_neighbour() -> N
         state[0][:m] = torch.nan
         order = torch.arange(BATCH, device=DEVICE)
         segments = {k: Segment(model, on_device(images_of(model)), order, BATCH, 0, 0) for k in {0, m}}
-        losses = GpuStep(SMALL_CNN, DEVICE).train(as_state(state), segments)
+        losses = GpuBackend(SMALL_CNN, DEVICE).train(as_state(state), segments)
         found.append([losses[list(segments).index(m)], *(x[m] for x in state)])
         assert m == 0 or not torch.isfinite(losses[list(segments).index(0)])
     for alone, beside in zip(*found, strict=True):
@@ -227,7 +231,7 @@ def test_evaluation_equals_the_plain_network(name: str, monkeypatch: pytest.Monk
         loop.step(*batch)
     pixels, labels = images.test_images[:11], images.test_labels[:11]
     rows = torch.stack([start, loop.row]).to(DEVICE)
-    correct, losses = GpuStep(architecture, DEVICE, torch.float64).evaluate(
+    correct, losses = GpuBackend(architecture, DEVICE, torch.float64).evaluate(
         rows, "elu", pixels.to(DEVICE), labels.to(DEVICE)
     )
     for k, row in enumerate((start, loop.row)):
@@ -241,12 +245,12 @@ POOL = 32  # streams that torch hands out in turn
 
 
 class FakeCuda:
-    """What `fly` and `_capture` use of torch.cuda, on a machine without it."""
+    """What `run_side_by_side` and `_capture` use of torch.cuda, on a machine without it."""
 
     def __init__(self) -> None:
         self.taken = itertools.count()
         self.current: dict[int, FakeStream] = {}  # of each thread
-        self.shared: list[int] = []  # streams that a capture began on while another lane worked on them
+        self.shared: list[int] = []  # streams that a capture began on while another cohort worked on them
 
     def current_stream(self, device: object = None) -> FakeStream:
         return self.current.get(threading.get_ident(), DEFAULT_STREAM)
@@ -286,7 +290,7 @@ def waits_for_all_lanes(*_: object, **__: object) -> None:
 
 
 def test_a_capture_never_begins_on_another_lanes_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's streams come round after 32, and lanes keep theirs; what another lane puts on a captured stream
+    """torch's streams come round after 32, and cohorts keep theirs; what another puts on a captured stream
     goes into the wrong graph.
     """
     fake, captured = FakeCuda(), []
@@ -311,5 +315,5 @@ def test_a_capture_never_begins_on_another_lanes_stream(monkeypatch: pytest.Monk
         time.sleep(0.002)  # it trains
         yield 1
 
-    assert sum(filter(None, fly([cohort] * 60, 8, device))) == len(captured) == 60
+    assert sum(filter(None, run_side_by_side([cohort] * 60, 8, device))) == len(captured) == 60
     assert fake.shared == []

@@ -22,12 +22,12 @@ from builder.training import bank, batches, torch_backend
 from builder.training import workers as workers_module
 from builder.training.backend import Segment
 from builder.training.bank import Images
-from builder.training.device import make_step
+from builder.training.device import make_backend
 from builder.training.plain import PlainLoop
-from builder.training.torch_backend import TorchStep
+from builder.training.torch_backend import TorchBackend
 from builder.training.train import Cohort
 from builder.verify import main as nws_verify
-from nws_dataset.console import Interrupted, Mistake
+from nws_dataset.console import Interrupted, UserError
 from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
@@ -83,7 +83,7 @@ def check_steps(models: list[Model], images: Images, steps: int) -> None:
     """One segment of all the models, against the plain loop's steps."""
     loops = [PlainLoop(model, images) for model in models]
     state, segments = state_of(loops), segments_of(loops, steps)
-    losses = make_step(models[0].recipe.architecture, DEVICE, torch.float64, backend="torch").train(
+    losses = make_backend(models[0].recipe.architecture, DEVICE, torch.float64, name="torch").train(
         state, segments
     )
     for m, (loop, loss) in enumerate(zip(loops, losses.tolist(), strict=True), 1):
@@ -135,10 +135,10 @@ def test_evaluation_equals_the_plain_network_and_is_that_of_a_row_alone(
         images.test_labels,
     )
     for dtype in (torch.float64, torch.float32):
-        step = make_step(architecture, DEVICE, dtype, backend="torch")
-        correct, losses = step.evaluate(rows.to(dtype), "elu", pixels, labels)
+        backend = make_backend(architecture, DEVICE, dtype, name="torch")
+        correct, losses = backend.evaluate(rows.to(dtype), "elu", pixels, labels)
         for k, row in enumerate(rows.cpu()):
-            alone = step.evaluate(rows[k : k + 1].to(dtype), "elu", pixels, labels)
+            alone = backend.evaluate(rows[k : k + 1].to(dtype), "elu", pixels, labels)
             assert torch.equal(alone[0][0], correct[k]) and torch.equal(alone[1][0], losses[k])
             if dtype == torch.float64:
                 logits = Network(architecture, "elu").double().load_row(row).eval()(images.test_images)
@@ -165,7 +165,7 @@ def test_a_neighbour_moves_the_rounding_at_most(name: str, dtype: torch.dtype) -
         loops = [PlainLoop(model, images) for model in chosen]
         state, segments = state_of(loops, dtype), segments_of(loops, 1)
         state[0][3:] = torch.nan
-        losses = TorchStep(CASES[name], DEVICE, dtype).train(state, segments)
+        losses = TorchBackend(CASES[name], DEVICE, dtype).train(state, segments)
         assert losses.isfinite().tolist() == [True, True, False, False][: len(chosen)]
         found.append(torch.stack([x[1] for x in state]))
     beside, alone, again = found
@@ -177,7 +177,7 @@ def cohort_of(
     models: list[Model], dtype: torch.dtype = torch.float32, *, slots: int = 1, stacked: bool = False
 ) -> dict[str, Trained]:
     architecture = models[0].recipe.architecture
-    step = TorchStep(architecture, CPU, dtype)
+    backend = TorchBackend(architecture, CPU, dtype)
     cohort = Cohort(
         SUBSETS["demo"],
         architecture,
@@ -185,7 +185,7 @@ def cohort_of(
         device=CPU,
         slots=slots,
         dtype=dtype,
-        step=step,
+        backend=backend,
     )
     cohort.stacked = stacked
     return {trained.model.id: trained for trained in cohort.train(models)}
@@ -273,10 +273,10 @@ def test_nothing_on_the_device_is_float64(monkeypatch: pytest.MonkeyPatch) -> No
         PlainLoop(make_model(NWS, n, augmentation=n > 0, optimizer=o), images, torch.float32)
         for n, o in enumerate(("adam", "sgd"))
     ]
-    step, state = make_step(NWS, DEVICE, backend="torch"), state_of(loops, torch.float32)
+    backend, state = make_backend(NWS, DEVICE, name="torch"), state_of(loops, torch.float32)
     with NoDouble():
-        assert step.train(state, segments_of(loops, 2)).isfinite().all()
-        step.evaluate(state[0][1:], "relu", images.test_images.to(DEVICE), images.test_labels)
+        assert backend.train(state, segments_of(loops, 2)).isfinite().all()
+        backend.evaluate(state[0][1:], "relu", images.test_images.to(DEVICE), images.test_labels)
         with pytest.raises(AssertionError, match="to_copy"):
             state[0].double()
 
@@ -298,20 +298,20 @@ def test_a_zoo_by_torch(
     def run(out: Path, *arguments: str) -> None:
         nws_build([*arguments, "--out", str(out)], standalone_mode=False)
 
-    def interrupted(shards: build_module._Shards, result: object) -> None:
+    def interrupted(shards: build_module._ShardWriter, result: object) -> None:
         if result is not None:
             raise KeyboardInterrupt
 
     run(tmp_path / "whole", *command, "5")
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="finished models are kept"):
-        patch.setattr(build_module._Shards, "advance", interrupted)
+        patch.setattr(build_module._ShardWriter, "advance", interrupted)
         run(tmp_path / "nws", *command, "5")
     assert 1 <= staged(tmp_path / "nws") < 5
     refused = (
         "backend of subset demo fast, found torch in nws.json; use another --out, or the settings it "
         "was built with"
     )
-    with pytest.raises(Mistake, match=refused):
+    with pytest.raises(UserError, match=refused):
         run(tmp_path / "nws", *command[:-2], "auto", "--models", "5")
     run(tmp_path / "nws", *command, "5")
     assert content(tmp_path / "nws") == content(tmp_path / "whole")

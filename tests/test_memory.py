@@ -1,5 +1,5 @@
-"""Memory is short on a GPU: lanes, then slots are halved, said, and the rows are the same; a stand-in for the
-memory counts slots.
+"""Memory is short on a GPU: cohorts side by side, then slots are halved, said, and the rows are the same; a
+stand-in for the memory counts slots.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from builder.progress import Occupancy
 from builder.trained import Trained
 from builder.training import bank, workers
 from builder.training.backend import Segment
-from builder.training.cpu.backend import CpuStep
-from builder.training.memory import Room, Stopped, out_of_memory
-from builder.training.streams import fly
-from builder.training.workers import Task
+from builder.training.cpu.backend import CpuBackend
+from builder.training.memory import MemoryLimiter, Stopped, out_of_memory
+from builder.training.streams import run_side_by_side
+from builder.training.workers import LocalTraining
 from nws_dataset.errors import ZooError
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
@@ -48,10 +48,10 @@ class Memory:
     """Has room for so many slots of all cohorts together, and notes what was started."""
 
     def __init__(self, slots: int) -> None:
-        self.slots, self.steps = slots, weakref.WeakSet[Step]()
+        self.slots, self.steps = slots, weakref.WeakSet[SlotBackend]()
         self.lock, self.begun = threading.Lock(), Counter[int]()
 
-    def take(self, step: Step, slots: int) -> None:
+    def take(self, step: SlotBackend, slots: int) -> None:
         with self.lock:
             step.slots = slots
             self.steps.add(step)
@@ -62,7 +62,7 @@ class Memory:
             )
 
 
-class Step(CpuStep):
+class SlotBackend(CpuBackend):
     """Needs the memory as long as it is there."""
 
     def __init__(self, memory: Memory, architecture: Architecture) -> None:
@@ -81,15 +81,15 @@ class Step(CpuStep):
 @pytest.fixture
 def build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[int], tuple[Memory, dict[str, bytes], Task]]:
-    """Trains ALL in lanes with a memory for so many slots; the memory, what was staged, and the task."""
+) -> Callable[[int], tuple[Memory, dict[str, bytes], LocalTraining]]:
+    """Trains ALL in streams with a memory for so many slots; the memory, what was staged, and the task."""
 
-    def run(slots: int) -> tuple[Memory, dict[str, bytes], Task]:
+    def run(slots: int) -> tuple[Memory, dict[str, bytes], LocalTraining]:
         memory, out = Memory(slots), tmp_path / str(slots)
         monkeypatch.setattr(
-            workers, "make_step", lambda architecture, device, **options: Step(memory, architecture)
+            workers, "make_backend", lambda architecture, device, **options: SlotBackend(memory, architecture)
         )
-        task = Task(DEMO, "cpu", out=out)
+        task = LocalTraining(DEMO, "cpu", out=out)
         bank.save(load_image_set("digits"), SMALL_CNN, 60, task.images)
         found = [summary.model_id for summary in task.run_cohorts(ALL, Occupancy()) if summary is not None]
         assert sorted(found) == sorted(model.id for model in ALL)
@@ -99,7 +99,7 @@ def build(
 
 
 def test_lanes_then_slots_are_halved_and_the_rows_are_the_same(
-    build: Callable[[int], tuple[Memory, dict[str, bytes], Task]], capsys: pytest.CaptureFixture[str]
+    build: Callable[[int], tuple[Memory, dict[str, bytes], LocalTraining]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Four cohorts of four slots: memory for all, for two of them, for one, and for two slots or one of
     it.
@@ -108,24 +108,24 @@ def test_lanes_then_slots_are_halved_and_the_rows_are_the_same(
     epochs = task.epochs.value
     assert epochs == sum(model.recipe.max_epochs for model in ALL)
     assert capsys.readouterr().err == ""
-    lanes = "the GPU's memory is short: {} cohorts train at a time, not {}\n"
+    streams = "the GPU's memory is short: {} cohorts train at a time, not {}\n"
     slots = f"the GPU's memory is short: {{}} models of {SMALL_CNN.id} train at a time, not {{}}\n"
-    for room in (8, 4, 2, 1):
-        memory, found, task = build(room)
+    for limiter in (8, 4, 2, 1):
+        memory, found, task = build(limiter)
         assert found == plenty
         assert task.epochs.value == epochs  # those of models that began again do not count twice
         told = capsys.readouterr().err
-        assert told.startswith(tuple(lanes.format(running // 2, running) for running in (4, 3, 2)))
+        assert told.startswith(tuple(streams.format(running // 2, running) for running in (4, 3, 2)))
         assert told.count("cohorts train at a time") <= 3
         for now, before in ((2, 4), (1, 2)):
-            assert (slots.format(now, before) in told) == (room < before)
+            assert (slots.format(now, before) in told) == (limiter < before)
         begun = max(memory.begun.values())
         # a failure trains those again that it interrupted, and no others
         assert begun <= 2 + told.count("\n")
 
 
 def test_a_model_that_fits_nowhere_ends_the_build(
-    build: Callable[[int], tuple[Memory, dict[str, bytes], Task]],
+    build: Callable[[int], tuple[Memory, dict[str, bytes], LocalTraining]],
 ) -> None:
     with pytest.raises(torch.cuda.OutOfMemoryError):
         build(0)
@@ -135,7 +135,7 @@ def test_a_build_says_so_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def no_step(*given: object, **options: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 80 GiB.")
 
-    monkeypatch.setattr(workers, "make_step", no_step)
+    monkeypatch.setattr(workers, "make_backend", no_step)
     monkeypatch.setattr(
         build_module,
         "run_on_processes",
@@ -169,15 +169,15 @@ def test_finished_models_are_not_trained_again() -> None:
             )
         yield from map(trained, models[:-1])
 
-    room = Room(8, threading.Event())
-    assert [t.model.number for t in room.fit(cohort_of(0, 1, 2, 3), 4, train)] == [3, 2, 1, 0]
+    limiter = MemoryLimiter(8, threading.Event())
+    assert [t.model.number for t in limiter.fit(cohort_of(0, 1, 2, 3), 4, train)] == [3, 2, 1, 0]
     assert calls == [([0, 1, 2, 3], 4), ([0, 1, 2], 2), ([0, 1], 1)]
-    assert room.lanes == 8 and room.running == 0
+    assert limiter.streams == 8 and limiter.running == 0
 
 
 def test_failures_at_once_halve_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Four cohorts meet and fail together; then two at a time train, and never more."""
-    meeting, room = threading.Barrier(4, timeout=60), Room(4, threading.Event())
+    meeting, limiter = threading.Barrier(4, timeout=60), MemoryLimiter(4, threading.Event())
     lock, tried, at_work, most = threading.Lock(), set[int](), set[int](), list[int]()
 
     def train(models: list[Model], slots: int) -> Iterator[Trained]:
@@ -193,9 +193,9 @@ def test_failures_at_once_halve_once(capsys: pytest.CaptureFixture[str]) -> None
         with lock:
             at_work.remove(number)
 
-    jobs = [lambda n=n: room.fit(cohort_of(n), 1, train) for n in range(4)]
-    assert sorted(t.model.number for t in fly(jobs, 4, CPU) if t is not None) == [0, 1, 2, 3]
-    assert room.lanes == 2 and max(most) <= 2
+    jobs = [lambda n=n: limiter.fit(cohort_of(n), 1, train) for n in range(4)]
+    assert sorted(t.model.number for t in run_side_by_side(jobs, 4, CPU) if t is not None) == [0, 1, 2, 3]
+    assert limiter.streams == 2 and max(most) <= 2
     assert capsys.readouterr().err == "the GPU's memory is short: 2 cohorts train at a time, not 4\n"
 
 
@@ -205,19 +205,19 @@ def test_other_errors_pass() -> None:
         raise RuntimeError("an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        list(Room(2, threading.Event()).fit(cohort_of(0, 1), 2, train))
+        list(MemoryLimiter(2, threading.Event()).fit(cohort_of(0, 1), 2, train))
 
 
-def test_who_waits_for_a_place_ends_with_the_flight() -> None:
+def test_who_waits_to_begin_ends_with_the_others() -> None:
     stopped = threading.Event()
-    room = Room(1, stopped)
-    first = room.fit(cohort_of(0, 1), 1, lambda models, slots: map(trained, models))
+    limiter = MemoryLimiter(1, stopped)
+    first = limiter.fit(cohort_of(0, 1), 1, lambda models, slots: map(trained, models))
     next(first)
     failed: list[BaseException] = []
 
     def wait() -> None:
         try:
-            list(room.fit(cohort_of(2), 1, lambda models, slots: map(trained, models)))
+            list(limiter.fit(cohort_of(2), 1, lambda models, slots: map(trained, models)))
         except Stopped as error:
             failed.append(error)
 

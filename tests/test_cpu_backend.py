@@ -15,7 +15,7 @@ from builder.training import batches, update
 from builder.training.backend import Segment
 from builder.training.bank import Images
 from builder.training.cpu import backend as step_module
-from builder.training.cpu.backend import CpuStep, groups_of
+from builder.training.cpu.backend import CpuBackend, groups_of
 from builder.training.plain import PlainLoop
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.network import Network
@@ -96,11 +96,11 @@ def steps_of(loop: PlainLoop, epoch: int) -> Iterator[tuple[Segment, tuple[torch
 
 def parted_steps(model: Model, images: Images, epochs: int = EPOCHS) -> list[int]:
     """The steps after which row, moments or loss differ; each step starts from the plain loop's state."""
-    loop, step, parted = PlainLoop(model, images), CpuStep(model.recipe.architecture, torch.float64), []
+    loop, backend, parted = PlainLoop(model, images), CpuBackend(model.recipe.architecture, torch.float64), []
     for epoch in range(epochs):
         for segment, arguments in steps_of(loop, epoch):
             row, first, second = state = tuple(x[None].clone() for x in (loop.row, loop.first, loop.second))
-            loss = step.train(state, {0: segment})
+            loss = backend.train(state, {0: segment})
             assert loss.item() == pytest.approx(loop.step(*arguments), rel=1e-9, nan_ok=True)
             pairs = ((row, loop.row), (first, loop.first), (second, loop.second))
             if max(difference(mine[0], plain) for mine, plain in pairs) > TOLERANCE:
@@ -161,27 +161,28 @@ def test_gradients_in_float32(name: str, activation: str) -> None:
     exact.row, rounded.row = exact.row.float().double(), exact.row.float()
     segment, (x, labels, masks, rate) = next(steps_of(exact, 0))
     row, first = exact.row[None].float(), torch.zeros(1, len(exact.row))
-    CpuStep(architecture).train((row, first, torch.ones_like(row)), {0: segment})
+    CpuBackend(architecture).train((row, first, torch.ones_like(row)), {0: segment})
     exact.step(x, labels, masks, rate)
     rounded.step(x.float(), labels, {layer: mask.float() for layer, mask in masks.items()}, rate)
 
-    def error(gradient: torch.Tensor, place: slice = slice(None)) -> float:
-        return float((gradient - exact.first)[place].norm() / exact.first[place].norm())
+    def error(gradient: torch.Tensor, part: slice = slice(None)) -> float:
+        return float((gradient - exact.first)[part].norm() / exact.first[part].norm())
 
     assert error(first[0]) < max(GRADIENT_TOLERANCE, 2 * error(rounded.first))
     tensors = [spec for spec in layout_of(architecture).tensors if spec.trained]
     for _, group in itertools.groupby(tensors, key=lambda spec: spec.layer):
         specs = list(group)
-        place = slice(specs[0].offset, specs[-1].stop)
-        assert error(first[0], place) < max(GRADIENT_TOLERANCE, 3 * error(rounded.first, place)), specs[
-            0
-        ].layer
+        part = slice(specs[0].offset, specs[-1].stop)
+        assert error(first[0], part) < max(GRADIENT_TOLERANCE, 3 * error(rounded.first, part)), specs[0].layer
 
 
 def test_gradients_agree_with_finite_differences() -> None:
     architecture = ARCHITECTURES["nws_plain"]
     model = make_model(architecture, optimizer="sgd", activation="tanh", l2=0.01, dropout=0.0)
-    loop, step = PlainLoop(model, images_for(architecture)["digits"]), CpuStep(architecture, torch.float64)
+    loop, backend = (
+        PlainLoop(model, images_for(architecture)["digits"]),
+        CpuBackend(architecture, torch.float64),
+    )
     segment, _ = next(steps_of(loop, 0))
 
     def loss_and_gradient(row: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -191,14 +192,14 @@ def test_gradients_agree_with_finite_differences() -> None:
             for name, v in layout_of(architecture).views(row).items()
             if name.endswith(".weight")
         ]
-        return float(step.train(state, {0: segment})[0] + model.recipe.l2 * sum(kernels)), state[1][0]
+        return float(backend.train(state, {0: segment})[0] + model.recipe.l2 * sum(kernels)), state[1][0]
 
     _, gradient = loss_and_gradient(loop.row)
-    for place in range(0, len(loop.row), len(loop.row) // 25):
+    for i in range(0, len(loop.row), len(loop.row) // 25):
         nudge = torch.zeros_like(loop.row)
-        nudge[place] = 1e-6
+        nudge[i] = 1e-6
         numeric = (loss_and_gradient(loop.row + nudge)[0] - loss_and_gradient(loop.row - nudge)[0]) / 2e-6
-        assert gradient[place].item() == pytest.approx(numeric, rel=1e-4, abs=1e-8)
+        assert gradient[i].item() == pytest.approx(numeric, rel=1e-4, abs=1e-8)
 
 
 def test_running_statistics_have_no_gradient_and_still_move() -> None:
@@ -206,11 +207,11 @@ def test_running_statistics_have_no_gradient_and_still_move() -> None:
     loop = PlainLoop(make_model(architecture, optimizer="sgd"), images_for(architecture)["digits"])
     segment, _ = next(steps_of(loop, 0))
     row, gradient = loop.row[None].clone(), torch.zeros(1, len(loop.row), dtype=torch.float64)
-    CpuStep(architecture, torch.float64).train((row, gradient, torch.ones_like(gradient)), {0: segment})
+    CpuBackend(architecture, torch.float64).train((row, gradient, torch.ones_like(gradient)), {0: segment})
     for spec in layout_of(architecture).tensors:
-        place = slice(spec.offset, spec.stop)
-        assert spec.trained == bool(gradient[0, place].any())
-        assert not torch.equal(row[0, place], loop.row[place])
+        part = slice(spec.offset, spec.stop)
+        assert spec.trained == bool(gradient[0, part].any())
+        assert not torch.equal(row[0, part], loop.row[part])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -222,7 +223,7 @@ def test_evaluation_equals_the_plain_network(name: str, dtype: torch.dtype) -> N
     for batch in loop.epoch(0):
         loop.step(*batch)
     rows = torch.stack([loop.row, loop.row / 2]).to(dtype)
-    correct, losses = CpuStep(architecture, dtype).evaluate(
+    correct, losses = CpuBackend(architecture, dtype).evaluate(
         rows, "elu", images.test_images, images.test_labels
     )
     network = Network(architecture, "elu").double()

@@ -1,4 +1,4 @@
-"""Cohorts in flight: every result comes, lanes run side by side, errors and an early end reach the lanes."""
+"""Cohorts side by side: every result comes, streams run at once, errors and an early end reach them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch
 
 from builder.progress import Occupancy
 from builder.training import streams
-from builder.training.streams import fly
+from builder.training.streams import run_side_by_side
 
 CPU = torch.device("cpu")
 
 
-def lanes() -> list[threading.Thread]:
-    """The threads of flights that are still there."""
-    return [thread for thread in threading.enumerate() if "run_lane" in thread.name]
+def stream_threads() -> list[threading.Thread]:
+    """The threads of runs that are still there."""
+    return [thread for thread in threading.enumerate() if "run_stream" in thread.name]
 
 
 def cohort(*results: int):
     return lambda: iter(results)
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 9])
-def test_every_result_comes_once(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_every_result_comes_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "WAITING_RESULTS", 2)
     cohorts = (cohort(*range(10 * i, 10 * i + i)) for i in range(6))
-    assert sorted(fly(cohorts, lanes, CPU)) == [10 * i + k for i in range(6) for k in range(i)]
+    assert sorted(run_side_by_side(cohorts, count, CPU)) == [10 * i + k for i in range(6) for k in range(i)]
 
 
 def test_one_lane_keeps_the_order() -> None:
-    assert list(fly([cohort(1, 2), cohort(3)], 1, CPU)) == [1, 2, 3]
+    assert list(run_side_by_side([cohort(1, 2), cohort(3)], 1, CPU)) == [1, 2, 3]
 
 
 def test_lanes_run_side_by_side() -> None:
@@ -42,7 +42,7 @@ def test_lanes_run_side_by_side() -> None:
         meeting.wait()
         yield i
 
-    assert sorted(fly([lambda: meet(0), lambda: meet(1)], 2, CPU)) == [0, 1]
+    assert sorted(run_side_by_side([lambda: meet(0), lambda: meet(1)], 2, CPU)) == [0, 1]
 
 
 def test_an_error_is_raised_and_ends_the_other_lanes() -> None:
@@ -60,9 +60,9 @@ def test_an_error_is_raised_and_ends_the_other_lanes() -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(fly([endless, fails], 2, CPU))
+        list(run_side_by_side([endless, fails], 2, CPU))
     assert closed.is_set()
-    assert not lanes()
+    assert not stream_threads()
 
 
 def test_closing_ends_the_lanes_and_starts_no_more() -> None:
@@ -73,11 +73,11 @@ def test_closing_ends_the_lanes_and_starts_no_more() -> None:
         while True:
             yield i
 
-    results = fly([lambda i=i: counting(i) for i in range(5)], 2, CPU)
+    results = run_side_by_side([lambda i=i: counting(i) for i in range(5)], 2, CPU)
     next(results)
     results.close()
     assert len(started) <= 2
-    assert not lanes()
+    assert not stream_threads()
 
 
 def test_occupancy_is_the_share_of_slot_steps_that_trained() -> None:
@@ -97,7 +97,7 @@ def test_closing_tells_cohorts_that_are_between_two_results() -> None:
         left.set()
         yield 2
 
-    results = fly([slow], 1, CPU, ended)
+    results = run_side_by_side([slow], 1, CPU, ended)
     assert next(results) == 1
     results.close()
-    assert ended.is_set() and left.is_set() and not lanes()
+    assert ended.is_set() and left.is_set() and not stream_threads()

@@ -1,1 +1,0 @@
-"""What the experiments' results look like: tables, plots and one HTML page."""
