@@ -4,6 +4,7 @@ Ctrl-C.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,23 +99,76 @@ def _check_text(arg: str) -> None:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A number in a table, and what a page shows beside it.
+
+    Args:
+        text: the number.
+        order: what its column is sorted by; None: it is missing.
+        source: where it comes from.
+        spread: its standard deviation.
+        interval: its 95 % interval.
+        share: length of its bar, from 0 to 1.
+        best: whether it is the best of its rivals.
+    """
+
+    text: str = "\N{EN DASH}"
+    order: float | None = None
+    source: str = ""
+    spread: str = ""
+    interval: str = ""
+    share: float | None = None
+    best: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} ± {self.spread}" if self.spread else self.text
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table of texts; the first column holds names, the others numbers."""
+    """A table, printed on a terminal, written as Markdown, or drawn by a template of a page.
+
+    Args:
+        title: above it.
+        columns: their names.
+        rows: names, and then numbers: texts or cells.
+        num_heads: columns of names.
+        groups: for each column what it has in common with its neighbours, or nothing.
+        ranked: whether the order of the rows says who is better.
+        shaded: whether cells are coloured by their value, as in a matrix.
+    """
 
     title: str
     columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+    rows: Sequence[tuple[Any, ...]]
+    num_heads: int = 1
+    groups: tuple[str, ...] = ()
+    ranked: bool = False
+    shaded: bool = False
+
+    @property
+    def spans(self) -> list[tuple[str, int]]:
+        """Neighbouring columns of numbers of one group: its name and their number."""
+        groups = itertools.groupby(self.groups[self.num_heads :])
+        return [(group, len(list(columns))) for group, columns in groups]
+
+    @property
+    def _full_columns(self) -> list[str]:
+        groups = self.groups or ("",) * len(self.columns)
+        return [": ".join(filter(None, pair)) for pair in zip(groups, self.columns, strict=True)]
 
     def markdown(self) -> str:
-        lines = [self.columns, ("---", *["---:"] * (len(self.columns) - 1)), *self.rows]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        rule = ["---"] * self.num_heads + ["---:"] * (len(self.columns) - self.num_heads)
+        return "\n".join(
+            f"| {' | '.join(map(str, cells))} |" for cells in (self._full_columns, rule, *self.rows)
+        )
 
     def print(self) -> None:
         table = RichTable(title=self.title, title_justify="left")
-        for i, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if i else "left")
+        for i, column in enumerate(self._full_columns):
+            table.add_column(column, justify="left" if i < self.num_heads else "right")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(str, row))
         wide = Console(width=1000)
         # a log file takes any width
         Console(width=None if wide.is_terminal else wide.measure(table).maximum).print(table)

@@ -18,7 +18,7 @@ import numpy as np
 from builder.benchmark.reading import FIXED, SMALL, Line, alternate, show, write_zoo
 from nws_dataset.baselines.meta_classifier import DeepMetaClassifier
 from nws_dataset.console import Command
-from nws_dataset.evaluation.readers import SMALL_SETTINGS
+from nws_dataset.evaluation.inputs import SMALL_SETTINGS
 from nws_dataset.format.layout import Layout
 from nws_dataset.views.slices import ArrayRows
 from nws_dataset.views.statistics import QUANTILES, zoo_features

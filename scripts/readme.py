@@ -17,9 +17,9 @@ import nws_dataset
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "nws-build": "builder.cli",
-    "nws-evaluate-meta-classifier": "nws_dataset.evaluation.meta_classifier",
-    "nws-evaluate-predictors": "nws_dataset.evaluation.predictors",
-    "nws-leaderboard": "nws_dataset.evaluation.leaderboard",
+    "nws-evaluate-meta-classifier": "nws_dataset.evaluation.recipes",
+    "nws-evaluate-predictors": "nws_dataset.evaluation.accuracies",
+    "nws-leaderboard": "nws_dataset.evaluation.pages.leaderboard",
     "nws-verify": "builder.verify",
 }  # the names that `pip install` gives -> the module whose `main` they call
 FOLDERS = {

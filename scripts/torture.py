@@ -57,9 +57,10 @@ from builder.plan import Request  # noqa: E402
 from builder.publish import Content, Publisher  # noqa: E402
 from builder.trained import Summary  # noqa: E402
 from builder.training import workers  # noqa: E402
+from nws_dataset.baselines import learners  # noqa: E402
 from nws_dataset.console import Command, Table  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
-from nws_dataset.evaluation import meta_classifier, readers, report  # noqa: E402
+from nws_dataset.evaluation import inputs, recipes, scores  # noqa: E402
 from nws_dataset.format import shards  # noqa: E402
 from nws_dataset.format.schema import METADATA_SCHEMA  # noqa: E402
 from nws_dataset.reading.zoo import Zoo  # noqa: E402
@@ -292,16 +293,16 @@ class Campaign:
         """Small shards, pictures and networks: what is tried here is the way to the disk."""
         plan.SHARD_BYTES = 1_500_000
         gallery.DPI = 8
-        report.RESAMPLES, readers.TREES = 20, 4
+        scores.RESAMPLES, learners.TREES = 20, 4
         slim = dataclasses.replace(
-            readers.SMALL_SETTINGS,
+            inputs.SMALL_SETTINGS,
             epochs=1,
             least_steps=0,
             width=1 / 64,
             slices_per_prediction=2,
             slice_length=500,
         )
-        vars(meta_classifier)["SMALL_SETTINGS"] = slim
+        vars(recipes)["SMALL_SETTINGS"] = slim
         for name, replacement in (
             ("compiling", contextlib.nullcontext),
             ("compile_step", lambda: None),
@@ -382,7 +383,7 @@ class Campaign:
             "1",
         ]
         with mock.patch.object(sys, "argv", ["nws-evaluate-meta-classifier"]):
-            meta_classifier.main.main([str(self.evaluated), *arguments], standalone_mode=False)
+            recipes.main.main([str(self.evaluated), *arguments], standalone_mode=False)
 
     def _results(self, case: Path) -> Files:
         files = {

@@ -51,7 +51,8 @@ from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRe
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear  # noqa: E402
 from nws_dataset.baselines.saving import ARRAYS, FACTS  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
-from nws_dataset.evaluation import leaderboard, report  # noqa: E402
+from nws_dataset.evaluation.pages import leaderboard  # noqa: E402
+from nws_dataset.evaluation.results import facts_of  # noqa: E402
 from nws_dataset.format.layout import layout_of  # noqa: E402
 from nws_dataset.format.network import Network  # noqa: E402
 from nws_dataset.format.recipe import Architecture  # noqa: E402
@@ -335,7 +336,7 @@ def make_results(folder: Path) -> None:
         for method in ("deep", "svm")
     ]
     results = {
-        "experiment": "meta_classifier", "zoo": report.facts_of(Zoo(folder / "zoo"), "zoo"), "command": "x",
+        "experiment": "meta_classifier", "zoo": facts_of(Zoo(folder / "zoo"), "zoo"), "command": "x",
         "seconds": 1.0,
         "settings": {"epochs": 1},
         "held_out": "folds", "layers": ["conv1"], "results": records,

@@ -1,15 +1,15 @@
 """The meta-classifier's experiments: intervals, folds, readers, and the command from a zoo to its files."""
 
 import dataclasses
-import functools
 import json
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from nws_dataset.baselines import learners
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation import meta_classifier, properties, readers, report
+from nws_dataset.evaluation import inputs, models, recipes, scores, tasks
 from nws_dataset.evaluation.folds import (
     NUM_FOLDS,
     SMALL_ZOO,
@@ -20,6 +20,7 @@ from nws_dataset.evaluation.folds import (
     folds_of,
     with_validation,
 )
+from nws_dataset.evaluation.run import Kept, Trial
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import make_zoo
 
@@ -36,28 +37,28 @@ def zoo(tmp_path_factory):
 def quick(monkeypatch):
     """What is tested here is the way from the zoo to the files, not how well is learned."""
     slim = dataclasses.replace(
-        readers.SMALL_SETTINGS,
+        inputs.SMALL_SETTINGS,
         epochs=1,
         least_steps=0,
         width=1 / 64,
         slices_per_prediction=2,
         slice_length=500,
     )
-    monkeypatch.setattr(meta_classifier, "SMALL_SETTINGS", slim)
-    monkeypatch.setattr(readers, "TREES", 10)
-    monkeypatch.setattr(report, "RESAMPLES", 20)
+    monkeypatch.setattr(recipes, "SMALL_SETTINGS", slim)
+    monkeypatch.setattr(learners, "TREES", 10)
+    monkeypatch.setattr(scores, "RESAMPLES", 20)
 
 
 def test_wilson_interval_of_the_textbook():
     # Newcombe 1998, table I, method 3
-    assert report.wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert report.wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert report.wilson_interval(0, 0) == (0.0, 1.0)
+    assert scores.wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert scores.wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert scores.wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_bootstrap_interval_holds_the_mean():
     truth = np.random.default_rng(0).normal(size=400)
-    interval = report.bootstrap_interval(lambda t, p: float(t.mean()), truth, truth, seed=0)
+    interval = scores.bootstrap_interval(lambda t, p: float(t.mean()), truth, truth, seed=0)
     assert interval is not None
     low, high = interval
     assert low < truth.mean() < high and high - low == pytest.approx(2 * 1.96 / 20, rel=0.4)
@@ -128,22 +129,22 @@ def test_guesses_from_the_architecture():
         Fold(np.array([0, 1, 3, 4]), np.array([2, 5]), np.array([6])),
         Fold(np.array([2, 5, 6]), np.array([]), np.array([0, 1, 3, 4])),
     ]
-    guessed = properties.guesses_from_architecture(architectures, truth, folds)
+    guessed = tasks.guesses_from_architecture(architectures, truth, folds)
     assert guessed[[6, 0, 1, 3, 4]].tolist() == ["x", "y", "y", "x", "x"]
-    numbers = properties.guesses_from_architecture(architectures, np.arange(7.0), folds)
+    numbers = tasks.guesses_from_architecture(architectures, np.arange(7.0), folds)
     assert numbers[[6, 0, 3]].tolist() == [2.0, 2.0, 5.0]
 
 
 def test_curves_compare_the_same_parts_of_trainings():
     """A model of 5 snapshots and one of 9: their first, middle and last ones are together."""
     model, snapshot = np.repeat([0, 1], [5, 9]), np.concatenate([np.arange(1, 6), np.arange(1, 10)])
-    snapshots = meta_classifier.SnapshotSeries(model, snapshot, np.repeat([5, 9], [5, 9]))
+    snapshots = tasks.SnapshotSeries(model, snapshot, np.repeat([5, 9], [5, 9]))
     for number, expected in ((1, [1, 1]), (5, [5, 3]), (9, [9, 5])):
         places = snapshots.at(np.array([1, 0]), number)
         assert model[places].tolist() == [1, 0] and snapshot[places].tolist() == expected
 
 
-@pytest.mark.parametrize("model", readers.MODELS.values())
+@pytest.mark.parametrize("model", models.LEARNERS.values())
 @pytest.mark.parametrize("is_class", [True, False])
 def test_statistics_readers_learn(model, is_class):
     """Of two slices a row, one tells; the third feature is 1e30 in a row."""
@@ -154,29 +155,29 @@ def test_statistics_readers_learn(model, is_class):
     X[:, :, 1] = 4 * np.eye(3)[y][:, None, 1] if is_class else 0
     X[0, 0, 2] = 1e30
     labels = np.array(["a", "b", "c"])[y] if is_class else y
-    reader = readers.StatisticsReader(lambda places, positions: X[places], model(is_class, 0))
-    training, validation, test = np.arange(120), np.arange(120, 150), np.arange(150, 200)
-    predicted = reader.fit(training, labels[training], validation, labels[validation]).predict(test)
+    reader = models.StatisticsReader(lambda indices, positions: X[indices], model(is_class, 0))
+    parts = [tasks.Labelled(part, labels[part]) for part in (np.arange(120), np.arange(120, 150))]
+    test = np.arange(150, 200)
+    predicted = reader.fit(*parts).predict(test)
     assert (predicted == labels[test]).mean() > 0.9 if is_class else np.abs(predicted - y[test]).mean() < 0.5
 
 
 def test_parts_and_layers_are_all_of_the_row(zoo):
     opened = Zoo(zoo)
-    rows = opened.filter(is_final=True)
-    inputs = readers.Inputs(opened, rows, readers.Settings(slice_length=500, slices_per_prediction=2))
+    read = inputs.Inputs.of(opened, inputs.Settings(slice_length=500, slices_per_prediction=2))
     for i in (0, 7):
-        halves = [inputs.part(convolutions) for convolutions in (True, False)]
+        halves = [read.part(name) for name in inputs.PARTS]
         joined = np.concatenate(
             [half.slices(np.array([i]), np.array([0]), int(half.lengths[i]))[0] for half in halves]
         )
-        np.testing.assert_array_equal(joined, opened.row(rows[i]))
-        described = inputs.slice_statistics(np.array([i]))[0]
+        np.testing.assert_array_equal(joined, opened.row(read.snapshots[i]))
+        described = read.slice_statistics(np.array([i]))[0]
         np.testing.assert_allclose(
             described[1, [0, 5]], [joined[-500:].min(), joined[-500:].mean()], rtol=1e-4
         )
-    widths = [inputs.layer_statistics(layer, np.arange(3)).shape[2] for layer in inputs.layer_names]
-    assert inputs.layer_names[0] == "conv1" and inputs.layer_names[-1] == "output"
-    assert sum(widths) == inputs.layer_statistics(None, np.arange(3)).shape[2]
+    widths = [read.layer_statistics(layer, np.arange(3)).shape[2] for layer in read.layer_names]
+    assert read.layer_names[0] == "conv1" and read.layer_names[-1] == "output"
+    assert sum(widths) == read.layer_statistics(None, np.arange(3)).shape[2]
 
 
 def run(command, *arguments):
@@ -194,7 +195,7 @@ def test_command(zoo, tmp_path):
         "--seeds",
         2,
     )
-    output = run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *options)
+    output = run(recipes.main, zoo, "--jobs", 1, "--out", tmp_path, *options)
     results = json.loads((tmp_path / "meta_classifier.json").read_text())
     records = results["results"]
     assert (
@@ -207,7 +208,7 @@ def test_command(zoo, tmp_path):
         (method, read, seed)
         for seed in (0, 1)
         for method, read in [("deep meta-classifier", "slice"), ("deep meta-classifier", "random units")]
-        + [(m, i) for m in readers.MODELS for i in ("statistics of the slice", "layers")]
+        + [(m, i) for m in models.LEARNERS for i in ("statistics of the slice", "layers")]
     }
     for record in what:
         assert record["chance"] == 0.5 and record["num_test"] == 24 and record["metric"] == "accuracy"
@@ -221,7 +222,7 @@ def test_command(zoo, tmp_path):
     where = [r for r in records if r["experiment"] == "where" and r["target"] == "activation"]
     assert {"convolutional part", "dense part", "conv1", "output"} <= {r.get("layer") for r in where}
     assert {r["position"] for r in where if r["input"] == "slice"} == set(
-        np.linspace(0, 1, meta_classifier.NUM_POSITIONS)
+        np.linspace(0, 1, recipes.NUM_POSITIONS)
     )
     assert {r["metric"] for r in records if r["target"] == "learning_rate"} == {"mae"}
     text = (tmp_path / "meta_classifier.md").read_text()
@@ -239,7 +240,7 @@ ONE = ("--properties", "activation", "--experiments", "what", "--seeds", 1)
 
 
 def test_fewer_folds(zoo, tmp_path):
-    run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE, "--folds", 2)
+    run(recipes.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE, "--folds", 2)
     results = json.loads((tmp_path / "meta_classifier.json").read_text())
     assert results["held_out"].startswith("2-fold") and {
         r["num_test"] for r in results["results"] if r["nets"] == "all"
@@ -247,17 +248,17 @@ def test_fewer_folds(zoo, tmp_path):
 
 
 def test_whole_rows(zoo, tmp_path):
-    run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE, "--rows")
+    run(recipes.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE, "--rows")
     records = json.loads((tmp_path / "meta_classifier.json").read_text())["results"]
     architectures = np.unique(Zoo(zoo).filter(is_final=True)["architecture"], return_counts=True)[1]
-    assert any(r["input"] == "row" for r in records) == (architectures.max() >= meta_classifier.MOST_ALIKE)
+    assert any(r["input"] == "row" for r in records) == (architectures.max() >= recipes.MIN_ALIKE)
 
 
 @pytest.mark.parametrize("models", [4, 8])
 def test_tiny_zoos(models, tmp_path):
     """What has too few models is skipped, with the reason, and the rest is tested."""
     tiny = make_zoo(tmp_path / "nws", models=models, snapshots=2)
-    output = run(meta_classifier.main, tiny, "--jobs", 1, "--seeds", 1)
+    output = run(recipes.main, tiny, "--jobs", 1, "--seeds", 1)
     results = json.loads((tmp_path / "nws-results" / "meta_classifier.json").read_text())
     assert results["skipped"]["optimizer"] == "one value with 2 models or more"
     assert {
@@ -267,7 +268,7 @@ def test_tiny_zoos(models, tmp_path):
 
 
 def test_fewer_than_four_models_are_refused(tmp_path):
-    result = CliRunner().invoke(meta_classifier.main, [str(make_zoo(tmp_path / "nws", models=3))])
+    result = CliRunner().invoke(recipes.main, [str(make_zoo(tmp_path / "nws", models=3))])
     assert (
         result.exit_code == 2
         and "nws: expected 4 models or more, found 3" in result.stderr
@@ -276,9 +277,9 @@ def test_fewer_than_four_models_are_refused(tmp_path):
 
 
 def test_zoos_with_splits(zoo, monkeypatch, tmp_path):
-    monkeypatch.setattr(meta_classifier, "is_small", lambda num_models: False)
-    monkeypatch.setattr(meta_classifier, "Settings", lambda: meta_classifier.SMALL_SETTINGS)
-    run(meta_classifier.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE)
+    monkeypatch.setattr(recipes, "is_small", lambda num_models: False)
+    monkeypatch.setattr(recipes, "Settings", lambda: recipes.SMALL_SETTINGS)
+    run(recipes.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE)
     results = json.loads((tmp_path / "meta_classifier.json").read_text())
     assert "own splits" in results["held_out"]
     tested = {r["num_test"] for r in results["results"] if r["nets"] == "all"}
@@ -287,7 +288,7 @@ def test_zoos_with_splits(zoo, monkeypatch, tmp_path):
 
 def test_the_same_seed_gives_the_same_numbers(zoo, tmp_path):
     def results(folder):
-        run(meta_classifier.main, zoo, "--jobs", 1, "--out", folder, *ONE)
+        run(recipes.main, zoo, "--jobs", 1, "--out", folder, *ONE)
         return json.loads((folder / "meta_classifier.json").read_text())["results"]
 
     assert results(tmp_path / "a") == results(tmp_path / "b")
@@ -299,11 +300,10 @@ def test_processes_share_the_work(zoo):
     """
     records = []
     for jobs in (1, 2):
-        found = meta_classifier.evaluate(
-            Zoo(zoo), meta_classifier.SMALL_SETTINGS, ["activation"], ["what"], seeds=2, jobs=jobs
-        )
-        records.append([r for r in found["results"] if r["method"] != readers.BOOSTING])
-    assert records[0] == records[1] and {r["input"] for r in records[0]} >= {
+        read = inputs.Inputs.of(Zoo(zoo), recipes.SMALL_SETTINGS)
+        found = recipes.evaluate(read, ["activation"], ["what"], seeds=2, jobs=jobs)
+        records.append([r for r in found["results"] if r.method != models.BOOSTING])
+    assert records[0] == records[1] and {r.input for r in records[0]} >= {
         "slice",
         "random units",
         "layers",
@@ -312,48 +312,45 @@ def test_processes_share_the_work(zoo):
 
 def test_an_interrupted_run_goes_on(zoo, tmp_path, monkeypatch):
     """What was done is not done again, and is not mistaken for what was done otherwise."""
-    run = functools.partial(
-        meta_classifier.evaluate,
-        Zoo(zoo),
-        properties=["activation"],
-        experiments=["what"],
-        seeds=1,
-        kept=tmp_path,
-    )
-    records, done = meta_classifier.Plan.records, []
 
-    def counted(plan, number, advance):
+    def evaluate(settings=recipes.SMALL_SETTINGS):
+        kept = Kept(tmp_path, dataclasses.asdict(settings))
+        read = inputs.Inputs.of(Zoo(zoo), settings)
+        return recipes.evaluate(read, ["activation"], ["what"], seeds=1, kept=kept)
+
+    whole_trial, done = Trial.run, []
+
+    def counted(trial, advance):
         if len(done) == 3:
             raise KeyboardInterrupt
-        done.append(number)
-        return records(plan, number, advance)
+        done.append(trial.words)
+        return whole_trial(trial, advance)
 
-    monkeypatch.setattr(meta_classifier.Plan, "records", counted)
+    monkeypatch.setattr(Trial, "run", counted)
     with pytest.raises(KeyboardInterrupt):
-        run(settings=meta_classifier.SMALL_SETTINGS)
+        evaluate()
     monkeypatch.setattr(
-        meta_classifier.Plan, "records", lambda *piece: done.append(piece[1]) or records(*piece)
+        Trial, "run", lambda trial, advance: done.append(trial.words) or whole_trial(trial, advance)
     )
-    resumed = run(settings=meta_classifier.SMALL_SETTINGS)
-    assert done == list(range(len(done))) and len(list(tmp_path.glob("*.json"))) == len(done)
+    resumed = evaluate()
+    assert len(set(done)) == len(done) == len(list(tmp_path.glob("*.json")))
     damaged = next(tmp_path.glob("*.json"))
-    again = run(settings=dataclasses.replace(meta_classifier.SMALL_SETTINGS, batch_size=16))
+    again = evaluate(dataclasses.replace(recipes.SMALL_SETTINGS, batch_size=16))
     assert len(list(tmp_path.glob("*.json"))) == len(done) and again["held_out"] == resumed["held_out"]
     whole = damaged.read_text()
     # what is damaged is made again
     for text in ("[", "[]", whole[:-9], whole.replace("accuracy", "accurate")):
         damaged.write_text(text)
         done.clear()
-        found = run(settings=meta_classifier.SMALL_SETTINGS)["results"]
-        assert (
-            len(done) == 1
-            and damaged.read_text() == whole
-            and json.dumps(found) == json.dumps(resumed["results"])
+        found = evaluate()["results"]
+        assert len(done) == 1 and damaged.read_text() == whole
+        assert json.dumps([r.to_json() for r in found]) == json.dumps(
+            [r.to_json() for r in resumed["results"]]
         )
 
 
 def test_steps_make_epochs():
-    settings = readers.Settings(epochs=3, least_steps=100, batch_size=8, slices_per_row=2)
+    settings = inputs.Settings(epochs=3, least_steps=100, batch_size=8, slices_per_row=2)
     assert [settings.epochs_of(rows) for rows in (4, 40, 10_000)] == [50, 10, 3]
 
 
@@ -366,25 +363,25 @@ def test_steps_make_epochs():
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, words, zoo):
-    result = CliRunner().invoke(meta_classifier.main, [str(zoo), *arguments])
+    result = CliRunner().invoke(recipes.main, [str(zoo), *arguments])
     assert result.exit_code == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 def test_a_missing_zoo_is_one_line_and_exit_code_2(tmp_path):
-    result = CliRunner().invoke(meta_classifier.main, [str(tmp_path / "nothing")])
+    result = CliRunner().invoke(recipes.main, [str(tmp_path / "nothing")])
     assert result.exit_code == 2 and "nothing" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 def test_rare_values_are_left_out(zoo):
     final = Zoo(zoo).filter(is_final=True)
-    tasks, skipped = properties.tasks_of(final, None, seed=0, small=True)
-    assert "activation" in {task.name for task in tasks} and {
+    found, skipped = tasks.tasks_of(final, None, seed=0, small=True)
+    assert "activation" in {task.target for task in found} and {
         "optimizer",
         "initialization",
         "batch_size",
     } <= set(skipped)
     few = final.filter(model_number=[0, 1, 2, 3, 4])
-    (task,), _ = properties.tasks_of(few, ["dataset"], seed=0, small=True)
-    assert task.num_values == 3 and task.classes == ["cifar10", "mnist"]  # and one of svhn
+    (task,), _ = tasks.tasks_of(few, ["dataset"], seed=0, small=True)
+    assert task.words == "dataset (2 of 3 values)" and task.classes == ("cifar10", "mnist")  # and one of svhn
     assert np.unique(task.truth, return_counts=True)[1].tolist() == [2, 2] and len(task.folds) == 2
     assert len(final) < SMALL_ZOO

@@ -10,20 +10,31 @@ from click.testing import CliRunner
 
 from nws_dataset.baselines.meta_classifier import DeepMetaRegressor
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
-from nws_dataset.evaluation import folds, paper, predictors, report, study, transfer, trials
+from nws_dataset.console import progress
+from nws_dataset.evaluation import accuracies, folds, models, paper, scores, tasks, transfer
+from nws_dataset.evaluation.accuracies import accuracy_trials
 from nws_dataset.evaluation.folds import Fold
-from nws_dataset.evaluation.inputs import LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, read_inputs
-from nws_dataset.evaluation.paper import FIRST_LAST
-from nws_dataset.evaluation.trials import (
-    PREDICTORS,
-    Method,
+from nws_dataset.evaluation.inputs import (
+    FIRST_LAST,
+    LAYERS,
+    RECIPE,
+    WEIGHTS,
+    WITH_RECIPE,
+    Inputs,
+    read_features,
+)
+from nws_dataset.evaluation.models import META, PREDICTORS, best_setting
+from nws_dataset.evaluation.pages import summary
+from nws_dataset.evaluation.run import run as run_trials
+from nws_dataset.evaluation.scores import (
+    Record,
     kendall_tau,
     mse,
     r2,
-    records,
+    records_of_accuracies,
     true_rank_of_best,
-    tuned,
 )
+from nws_dataset.evaluation.tasks import Task
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.shards import write_index
 from nws_dataset.reading.zoo import Zoo
@@ -61,17 +72,17 @@ def quick(monkeypatch):
         "boosting": (boosting,),
         "dense net": (dense_net,),
     }
-    monkeypatch.setattr(trials, "PREDICTORS", fast)
-    monkeypatch.setattr(report, "RESAMPLES", 2)
-    monkeypatch.setattr(study, "folds_of", functools.partial(folds.folds_of, num_folds=2))
-    monkeypatch.setattr(predictors, "SMALLEST_CURVE", 3)
-    monkeypatch.setattr(predictors, "SHOWN", (LAYERS,))
-    monkeypatch.setattr(study, "FEWEST_OF_DATASET", 8)
-    monkeypatch.setattr(transfer, "FEWEST_OF_VALUE", 8)
+    monkeypatch.setattr(models, "PREDICTORS", fast)
+    monkeypatch.setattr(scores, "RESAMPLES", 2)
+    monkeypatch.setattr(tasks, "folds_of", functools.partial(folds.folds_of, num_folds=2))
+    monkeypatch.setattr(accuracies, "SMALLEST_CURVE", 3)
+    monkeypatch.setattr(summary, "SHOWN", (LAYERS,))
+    monkeypatch.setattr(tasks, "MIN_OF_DATASET", 8)
+    monkeypatch.setattr(tasks, "MIN_OF_VALUE", 8)
 
 
 def run(*arguments):
-    result = CliRunner().invoke(predictors.main, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(accuracies.main, [str(argument) for argument in (*arguments, "--jobs", 1)])
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -124,22 +135,22 @@ def test_command_on_a_small_zoo(zoo):
 
 def test_the_same_seeds_give_the_same_numbers(zoo):
     def records_of(seed):
-        whole = study.Study.of(Zoo(zoo), range(seed, seed + 2))
-        steps = (
-            [*predictors.accuracy_steps(whole)][:6]
-            + [*transfer.transfer_steps(whole)][:3]
-            + [*transfer.early_steps(whole)][:1]
+        read, seeds = Inputs.of(Zoo(zoo)), range(seed, seed + 2)
+        chosen = (
+            [*accuracy_trials(read, seeds)][:12]
+            + [*transfer.transfer_trials(read, seeds)][:12]
+            + transfer.early_trials(read, seeds)[0][:4]
         )
-        return [record for _, step in steps for record in step()]
+        return [record for outcome in run_trials(chosen, progress) for record in outcome.records]
 
     first = records_of(0)
-    assert first == records_of(0) != records_of(5) and {record["seed"] for record in first} == {0, 1}
+    assert first == records_of(0) != records_of(5) and {record.seed for record in first} == {0, 1}
 
 
 @pytest.fixture
 def large(monkeypatch):
     """All zoos count as large: their own splits are used."""
-    monkeypatch.setattr(study, "is_small", lambda num_models: False)
+    monkeypatch.setattr(tasks, "is_small", lambda num_models: False)
     monkeypatch.setattr(transfer, "is_small", lambda num_models: False)
 
 
@@ -182,17 +193,18 @@ def test_the_papers_numbers_stand_beside_ours(uniform, tmp_path, large):
 
 def test_meta_regressor_reads_all_weights(uniform, monkeypatch):
     slim = DeepMetaRegressor(slice_length=100, epochs=1, width=1 / 64)
-    monkeypatch.setattr(study, "meta_regressor", lambda num_weights: Method(study.META, slim))
-    whole = study.Study.of(Zoo(uniform), range(1), meta=True)
-    assert (WEIGHTS, study.META) in whole.pairs()
-    found = predictors._accuracy(whole, whole.groups[0], WEIGHTS, study.META)
-    assert {record["metric"] for record in found} >= {"mse", "r2"}
+    monkeypatch.setattr(models, "meta_regressor", lambda num_weights: slim)
+    trials = accuracy_trials(Inputs.of(Zoo(uniform)), range(1), meta=True)
+    (chosen,) = [trial for trial in trials if trial.method.name == META]
+    (outcome,) = run_trials([chosen], progress)
+    assert chosen.method.input == WEIGHTS
+    assert {record.metric for record in outcome.records} >= {"mse", "r2"}
 
 
 def test_inputs(zoo, uniform):
-    mixed, sentences = read_inputs(Zoo(zoo), Zoo(zoo).filter(is_final=True))
+    mixed, sentences = read_features(Zoo(zoo), Zoo(zoo).filter(is_final=True))
     assert WEIGHTS not in mixed and "several architectures" in sentences[0]
-    inputs, sentences = read_inputs(Zoo(uniform), Zoo(uniform).filter(is_final=True))
+    inputs, sentences = read_features(Zoo(uniform), Zoo(uniform).filter(is_final=True))
     assert not sentences and inputs[WEIGHTS][0].shape == (48, layout_of(PLAIN).num_weights)
     assert set(inputs[FIRST_LAST][1]) == set(inputs["layer conv1"][1]) | set(inputs["layer output"][1])
     for name in inputs:
@@ -210,13 +222,13 @@ def test_tuning_looks_at_validation_models_only(monkeypatch):
     y = 1 / (1 + np.exp(-3 * X[:, 0]))
     y[100:] = 0.5  # the test models would have the one that learns nothing
     learns, idle = LogitLinear(), LogitLinear(l2=1e3)
-    monkeypatch.setitem(trials.PREDICTORS, "linear", (idle, learns))
-    split = [Fold(np.arange(80), np.arange(80, 100), np.arange(100, 120))]
-    assert tuned("linear", X, y, split).estimator is learns
-    # nothing to choose by
-    assert (
-        tuned("linear", X, y, [Fold(np.arange(100), np.empty(0, int), np.arange(100, 120))]).estimator is idle
-    )
+    monkeypatch.setitem(models.PREDICTORS, "linear", (idle, learns))
+
+    def chosen(*fold):
+        return best_setting("linear", X, Task("test_accuracy", "all", np.arange(120), y, [Fold(*fold)]))
+
+    assert chosen(np.arange(80), np.arange(80, 100), np.arange(100, 120)) is learns
+    assert chosen(np.arange(100), np.empty(0, int), np.arange(100, 120)) is idle  # nothing to choose by
 
 
 def test_scores_by_hand():
@@ -225,10 +237,11 @@ def test_scores_by_hand():
     assert mse(truth, predicted) == pytest.approx(0.14 / 4)
     assert kendall_tau(truth, predicted) == pytest.approx((5 - 1) / 6)
     assert true_rank_of_best(truth, predicted) == 2
-    found = records({"seed": 0}, truth, predicted, truth > 0.2)
-    assert {(r["nets"], r["num_test"]) for r in found} == {("all", 4), ("converged", 3)}
-    assert records({"seed": 0}, np.ones(3), np.ones(3), np.zeros(3, bool)) == [
-        {"target": "test_accuracy", "seed": 0, "nets": "all", "num_test": 3, "metric": metric, "value": value}
+    labels = {"experiment": "accuracy", "target": "test_accuracy", "method": "m", "input": "i", "seed": 0}
+    found = records_of_accuracies(labels, truth, predicted, truth > 0.2)
+    assert {(r.nets, r.num_test) for r in found} == {("all", 4), ("converged", 3)}
+    assert records_of_accuracies(labels, np.ones(3), np.ones(3), np.zeros(3, bool)) == [
+        Record(**labels, nets="all", num_test=3, metric=metric, value=value)
         for metric, value in (("mse", 0.0), ("true_rank_of_best", 1.0))
     ]  # of constant truths there is no R2 and no tau
 
@@ -243,8 +256,8 @@ def test_scores_by_hand():
     ],
 )
 def test_what_a_learning_curve_says(gaps, spread, words):
-    assert words in predictors.trend(np.array([200, 400, 800]), np.array(gaps), spread)
-    assert "too few networks" in predictors.trend(np.array([200]), np.array([0.1]), 0.0)
+    assert words in paper.trend(np.array([200, 400, 800]), np.array(gaps), spread)
+    assert "too few networks" in paper.trend(np.array([200]), np.array([0.1]), 0.0)
 
 
 def test_the_papers_table():
@@ -257,22 +270,22 @@ def test_the_papers_table():
 
 
 def test_the_smallest_zoo(tmp_path):
-    models = 4
-    run(make_zoo(tmp_path / "nws", models=models, snapshots=2), "--seeds", 1)
+    count = 4
+    run(make_zoo(tmp_path / "nws", models=count, snapshots=2), "--seeds", 1)
     results, text = check(tmp_path / "nws-results", tmp_path / "nws")
     scored = [
         r
         for r in results["results"]
         if r["experiment"] == "accuracy" and r["metric"] == "r2" and r["nets"] == "all"
     ]
-    assert {(r["dataset"], r["num_test"]) for r in scored} == {(study.ALL_DATASETS, models)} and scored[0][
-        "interval_95"
-    ] is None
+    assert {(r["dataset"], r["num_test"]) for r in scored} == {
+        (tasks.ALL_DATASETS, count)
+    } and "interval_95" not in scored[0]
     assert "too few networks each" in text
 
 
 def test_what_cannot_be_held_out_is_refused(tmp_path):
-    result = CliRunner().invoke(predictors.main, [str(make_zoo(tmp_path / "nws", models=3))])
+    result = CliRunner().invoke(accuracies.main, [str(make_zoo(tmp_path / "nws", models=3))])
     assert (
         result.exit_code == 2
         and "nws: expected 4 models or more, found 3" in result.stderr

@@ -21,14 +21,16 @@ from click.testing import CliRunner
 
 from nws_dataset import http
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation import leaderboard, meta_classifier, predictors, report
-from nws_dataset.evaluation.methods import Candidate
+from nws_dataset.evaluation import accuracies, commands, recipes, run
+from nws_dataset.evaluation.candidate import Candidate
+from nws_dataset.evaluation.pages import leaderboard
 from nws_dataset.evaluation.results import Results
+from nws_dataset.evaluation.run import Outcome, Trial
 from nws_dataset.reading.zoo import Zoo
 from test_leaderboard import RECORDS, record, results_of
 from testing.zoo_factory import make_zoo
 
-COMMANDS = (meta_classifier.main, predictors.main, leaderboard.main)
+COMMANDS = (recipes.main, accuracies.main, leaderboard.main)
 LINE = re.compile(r"Error: .+: expected .+, found .+; .+")
 
 
@@ -100,8 +102,8 @@ def test_results_that_cannot_be_written(
 ) -> None:
     """Before any work is done."""
     for module, function in (
-        (meta_classifier, "evaluate"),
-        (predictors, "all_steps"),
+        (recipes, "evaluate"),
+        (accuracies, "trials_of"),
         (leaderboard, "page_of"),
     ):
         monkeypatch.setattr(module, function, lambda *_, **__: pytest.fail("it began"))
@@ -150,7 +152,7 @@ def test_a_folder_of_results_that_cannot_be_listed(zoo: Path, monkeypatch: pytes
 def test_a_zoo_whose_name_is_no_text(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system holds any bytes; pages and results hold characters."""
     monkeypatch.setattr(
-        meta_classifier,
+        recipes,
         "evaluate",
         lambda *_, **__: {"results": [], "skipped": {}, "layers": {}, "held_out": "", "seconds": 0},
     )
@@ -159,7 +161,7 @@ def test_a_zoo_whose_name_is_no_text(zoo: Path, monkeypatch: pytest.MonkeyPatch)
     named = Path(os.fsdecode(b"y\xff"))
     os.rename(Path(os.fsdecode(b"z\xff")), named)
     for command, out in (
-        (meta_classifier.main, os.fsdecode(b"r\xff")),
+        (recipes.main, os.fsdecode(b"r\xff")),
         (leaderboard.main, os.fsdecode(b"r\xff/page.html")),
     ):
         Path("results.json").write_text(json.dumps(results_of(zoo)))
@@ -175,17 +177,17 @@ def test_a_zoo_whose_name_is_no_text(zoo: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("device", ["bogus", "", "cuda:99", "meta", "\N{SUPERSCRIPT TWO}"])
 def test_devices_that_are_not_there(device: str, zoo: Path) -> None:
     assert "expected a device of torch on this machine" in refused(
-        meta_classifier.main, zoo, "--device", device, "--jobs", "1"
+        recipes.main, zoo, "--device", device, "--jobs", "1"
     )
 
 
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
-        *((predictors.main, ("--seed", seed)) for seed in ("-1", str(2**32), "1e3", "9" * 5000)),
+        *((accuracies.main, ("--seed", seed)) for seed in ("-1", str(2**32), "1e3", "9" * 5000)),
         *((command, ("--seeds", seeds)) for command in COMMANDS for seeds in ("0", str(2**31), "x")),
-        *((meta_classifier.main, ("--properties", names)) for names in ("nothing", "model_id", "a,b", ",")),
-        *((meta_classifier.main, ("--experiments", names)) for names in ("why", ",", "\n")),
+        *((recipes.main, ("--properties", names)) for names in ("nothing", "model_id", "a,b", ",")),
+        *((recipes.main, ("--experiments", names)) for names in ("why", ",", "\n")),
     ],
 )
 def test_numbers_and_names_that_are_none(command: Any, arguments: tuple[str, ...], zoo: Path) -> None:
@@ -363,7 +365,7 @@ def test_methods_of_two_folders_do_not_see_each_other(zoo: Path) -> None:
         write(f"{folder}/helper.py", f"def predict(self, rows): return [{value}] * len(rows)")
     chosen = [Candidate.load("a/mine.py:A"), Candidate.load("b/mine.py:B")]
     rows = np.zeros((3, 2))
-    assert [c.told(c.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() for c in chosen] == [
+    assert [c.predicted(c.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() for c in chosen] == [
         [0.25] * 3,
         [0.75] * 3,
     ]
@@ -371,7 +373,7 @@ def test_methods_of_two_folders_do_not_see_each_other(zoo: Path) -> None:
     write("a/helper.py", "def predict(self, rows): return [0.5] * len(rows)")
     again = Candidate.load("a/mine.py:A")
     assert again.sha256 != first  # what is imported from beside the file belongs to the method
-    assert again.told(again.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() == [0.5] * 3
+    assert again.predicted(again.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() == [0.5] * 3
 
 
 def test_a_file_named_as_a_library_takes_nothing_from_it(zoo: Path) -> None:
@@ -526,8 +528,7 @@ def test_ctrl_c_before_anything_is_done(command: Any, zoo: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     for module, name in (
-        (meta_classifier.Plan, "records"),
-        (predictors, "all_steps"),
+        (Trial, "run"),
         (leaderboard.Facts, "of"),
     ):
         monkeypatch.setattr(module, name, interrupted)
@@ -537,28 +538,33 @@ def test_ctrl_c_before_anything_is_done(command: Any, zoo: Path, monkeypatch: py
         if command is leaderboard.main
         else ["--out", "out"]
     )
-    more += ["--jobs", "1"] if command is meta_classifier.main else []
+    more += ["--jobs", "1"] if command is not leaderboard.main else []
     result = CliRunner().invoke(command, [str(zoo), *more])
     assert result.exit_code == 130 and result.stdout == ""
     assert result.stderr == (
-        "interrupted; nothing was done yet\n" if command is meta_classifier.main else "interrupted\n"
+        "interrupted\n" if command is leaderboard.main else "interrupted; nothing was done yet\n"
     )
 
 
-def test_ctrl_c_says_what_is_kept(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[int] = []
+@pytest.mark.parametrize(
+    ("command", "name"), [(recipes.main, "meta_classifier"), (accuracies.main, "predictors")]
+)
+def test_ctrl_c_says_what_is_kept(
+    command: Any, name: str, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Trial] = []
 
-    def records(plan: Any, number: int, advance: Any) -> list[dict[str, Any]]:
+    def interrupted(trial: Trial, advance: Any) -> Outcome:
         if done:
             raise KeyboardInterrupt
-        done.append(number)
-        return []
+        done.append(trial)
+        return Outcome([])
 
-    monkeypatch.setattr(meta_classifier.Plan, "records", records)
-    result = CliRunner().invoke(meta_classifier.main, [str(zoo), "--out", "out", "--jobs", "1"])
+    monkeypatch.setattr(Trial, "run", interrupted)
+    result = CliRunner().invoke(command, [str(zoo), "--out", "out", "--jobs", "1"])
     assert result.exit_code == 130
     assert result.stderr == (
-        "interrupted; what is done is kept in out/meta_classifier.part: run the same command to go on\n"
+        f"interrupted; what is done is kept in out/{name}.part: run the same command to go on\n"
     )
 
 
@@ -573,21 +579,21 @@ def test_workers_never_take_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         handlers.append(signal.getsignal(signal.SIGINT))
         return []
 
-    monkeypatch.setattr(meta_classifier.joblib, "Parallel", lambda *_, **__: started)
-    assert [*meta_classifier._pieces(None, [], 2, print)] == []
+    monkeypatch.setattr(run.joblib, "Parallel", lambda *_, **__: started)
+    assert [*run._done([(0, None), (1, None)], 2, None, print)] == []
     assert handlers[1] is signal.SIG_IGN is not handlers[0] == signal.getsignal(signal.SIGINT)
 
 
 def test_what_results_are_read(zoo: Path) -> None:
     path = Path("results.json")
     path.write_text(json.dumps(results_of(zoo, [record(None), record(0.5)])))
-    assert [one["value"] for one in Results.read(path).records] == [0.5]
+    assert [one.value for one in Results.read(path).records] == [0.5]
     with pytest.raises(ZooError, match="for value a finite number, found 'high' in record 0"):
         path.write_text(json.dumps(results_of(zoo, [record("high")])))
         Results.read(path)
 
 
 def test_folders_for_results(tmp_path: Path) -> None:
-    report.check_folder(tmp_path / "a" / "b")
-    report.check_folder(tmp_path)
+    commands.check_folder(tmp_path / "a" / "b")
+    commands.check_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []

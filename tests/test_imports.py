@@ -55,7 +55,7 @@ NEVER = {
     "plots need torch nowhere": ("builder.gallery", ["builder.training", "torch"]),
 }  # what a reader may rely on: (who, whom it never imports)
 ONLY = {
-    "ray": ["builder.cluster"],
+    "ray": ["builder.cluster", "nws_dataset.evaluation.run"],
     "triton": ["builder.training.gpu"],
     "numba": ["builder.training.cpu"],
     "lightgbm": ["nws_dataset.baselines", "nws_dataset.evaluation"],

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nws_dataset.evaluation import leaderboard, report
-from nws_dataset.evaluation.charts import LEFT, RIGHT, Line, Panel
-from nws_dataset.evaluation.methods import Candidate
-from nws_dataset.evaluation.tables import Given, input_words, metric_of, scores_of, table_of
+from nws_dataset.evaluation.candidate import Candidate
+from nws_dataset.evaluation.inputs import words_of
+from nws_dataset.evaluation.pages import leaderboard
+from nws_dataset.evaluation.pages.charts import LEFT, RIGHT, Figure, Line, Panel
+from nws_dataset.evaluation.pages.sections import accuracy_section
+from nws_dataset.evaluation.pages.tables import Given, table_of
+from nws_dataset.evaluation.results import facts_of, record_of
+from nws_dataset.evaluation.scores import metric_of, scores_of
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import make_zoo
 
@@ -175,8 +179,13 @@ RECORDS = [
 ]
 
 
+def records_of(told):
+    """Records as they are read from a file."""
+    return [record_of("results", one, i) for i, one in enumerate(told)]
+
+
 def results_of(zoo, records=RECORDS, **more):
-    facts = report.facts_of(Zoo(zoo), "nws")
+    facts = facts_of(Zoo(zoo), "nws")
     return {
         "zoo": facts,
         "command": "evaluate_predictors.py nws",
@@ -218,13 +227,13 @@ def test_every_result_is_on_the_page_once(zoo, tmp_path):
     )
     page = page_at(tmp_path / "page.html")
     assert {name for name in leaderboard.SECTIONS} <= set(page.ids)
-    for score in scores_of(RECORDS):
+    for score in scores_of(records_of(RECORDS)):
         shown = [
             text
             for title, text in page.cells
             if title == score.source and text.startswith(score.metric.text(score.mean()))
         ]
-        twins = [other for other in scores_of(RECORDS) if other.source == score.source]
+        twins = [other for other in scores_of(records_of(RECORDS)) if other.source == score.source]
         assert len(shown) == len(twins), score.source
     text = (tmp_path / "page.html").read_text()
     assert (
@@ -235,37 +244,35 @@ def test_every_result_is_on_the_page_once(zoo, tmp_path):
 
 
 def test_the_order_of_the_ranking():
-    table = leaderboard.accuracy_section(
-        scores_of(r for r in RECORDS if r["experiment"] == "accuracy")
-    ).tables[0]
-    assert [heads[1] for heads, _ in table.rows] == ["boosting", "linear"]
-    assert table.columns == (
-        ("Paper", "R²"),
-        ("All networks", "R²"),
-        ("All networks", table.columns[2][1]),
-        ("Converged networks", "R²"),
-    )
-    (_, first), (_, second) = table.rows
+    found = records_of(r for r in RECORDS if r["experiment"] == "accuracy")
+    table = accuracy_section(scores_of(found)).tables[0]
+    assert [row[1] for row in table.rows] == ["boosting", "linear"]
+    assert table.columns == ("input", "method", "R²", "R²", table.columns[4], "R²")
+    assert table.groups == ("", "", "Paper", "All networks", "All networks", "Converged networks")
+    (_, _, *first), (_, _, *second) = table.rows
     assert [cell.text for cell in first] == ["0.993", "0.902", "2.13", "0.654"] and first[1].spread == "0.001"
     assert first[1].best and not second[1].best and not first[2].best  # of a single one there is no best
     assert second[2].order is None and first[1].share == pytest.approx(0.9021)
-    assert table.groups == [("Paper", 1), ("All networks", 2), ("Converged networks", 1)]
+    assert table.spans == [("Paper", 1), ("All networks", 2), ("Converged networks", 1)]
+    header, rule, row, _ = table.markdown().splitlines()
+    assert header.startswith("| input | method | Paper: R² | All networks: R² | ")
+    assert rule == "| --- | --- | ---: | ---: | ---: | ---: |" and " | 0.902 ± 0.001 | " in row
 
 
 def test_lower_errors_are_better():
-    scores = scores_of(record(value, metric="mse", method=name) for name, value in (("a", 0.2), ("b", 0.1)))
+    told = (record(value, metric="mse", method=name) for name, value in (("a", 0.2), ("b", 0.1)))
+    scores = scores_of(records_of(told))
     table = table_of(
         "",
         scores,
         ("method",),
-        lambda s: (s["method"],),
-        lambda s: ("", s["metric"]),
+        lambda s: (s.first.method,),
+        lambda s: ("", s.first.metric),
         given=[Given("paper", "", "")],
         ranked=True,
     )
-    assert [(heads[0], cells[0].best) for heads, cells in table.rows] == [("b", True), ("a", False)] and len(
-        table.columns
-    ) == 1
+    assert [(name, cell.best) for name, cell in table.rows] == [("b", True), ("a", False)]
+    assert table.columns == ("method", "mse")
 
 
 def test_blanks_and_unknown_names(zoo, tmp_path):
@@ -285,7 +292,7 @@ def test_blanks_and_unknown_names(zoo, tmp_path):
     page = page_at(tmp_path / "page.html")
     assert len(page.cells) == 2 and "<b>features</b>" in page.heads and "failed" not in page.heads
     assert "in the files: another question" in (tmp_path / "page.html").read_text()
-    assert metric_of("my_score").words == "my_score" and input_words("layer conv1") == "statistics of conv1"
+    assert metric_of("my_score").words == "my_score" and words_of("layer conv1") == "statistics of conv1"
 
 
 @pytest.mark.parametrize(
@@ -424,4 +431,4 @@ def test_charts():
         "activation", [Line("boosting", [(1, 0.5, 0.0)]), Line("svm", [(1, 0.5, 0.0)])], "snapshot", 0.0, 1.0
     )
     # one colour in all panels
-    assert leaderboard.Figure("", [panel, other]).styles == {"svm": 0, "boosting": 1}
+    assert Figure("", [panel, other]).styles == {"svm": 0, "boosting": 1}

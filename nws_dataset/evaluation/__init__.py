@@ -1,4 +1,1 @@
-"""The two baselines' experiments on any zoo.
-
-`scripts/evaluate_meta_classifier.py` and `scripts/evaluate_predictors.py` run them.
-"""
+"""Experiments on any zoo: what its weights tell of their training, and how accurate its networks are."""

@@ -12,16 +12,16 @@ import numpy as np
 
 from nws_dataset.errors import ZooError
 
-SMALLEST_ZOO = 4  # models; of fewer nothing can be said
-# models; below, a tenth of them would be too few to test on, so that all are held out in turn
-SMALL_ZOO = 1000
+MIN_MODELS = 4  # of fewer nothing can be said
+SMALL_ZOO = 1000  # models; of fewer, a tenth would be too few to test on, so that all are held out in turn
 NUM_FOLDS = 5  # fewer where a class, or the zoo, has fewer models
 VALIDATION_FRACTION = 0.1  # of the training models, where the zoo's own splits are not used
+NOBODY = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Places of models, disjoint."""
+    """Indices of models, disjoint."""
 
     training: np.ndarray
     validation: np.ndarray  # empty: the estimator cuts off a part of training
@@ -29,6 +29,7 @@ class Fold:
 
 
 def is_small(num_models: int) -> bool:
+    """Whether models are held out in turn, in place of the zoo's own splits."""
     return num_models < SMALL_ZOO
 
 
@@ -36,10 +37,9 @@ def check_models(zoo: object, splits: np.ndarray) -> None:
     """Raise a ZooError that names the zoo if its models, of splits [M], are too few or leave nothing to train
     on or to test on.
     """
-    if len(splits) < SMALLEST_ZOO:
-        raise ZooError(
-            zoo, expected=f"{SMALLEST_ZOO} models or more", found=str(len(splits)), do="build more models"
-        )
+    if len(splits) < MIN_MODELS:
+        expected, found = f"{MIN_MODELS} models or more", str(len(splits))
+        raise ZooError(zoo, expected=expected, found=found, do="build more models")
     missing = {"train", "test"} - set(splits)
     if missing and not is_small(len(splits)):
         found = "none in " + " and ".join(sorted(missing))
@@ -57,9 +57,8 @@ def describe(num_folds: Collection[int]) -> str:
         return "no model"
     if set(num_folds) == {1}:
         return "the zoo's own splits by model: trained on train, tested on test"
-    return "- or ".join(map(str, sorted(set(num_folds)))) + (
-        "-fold cross-validation over models: each one is held out exactly once"
-    )
+    counts = "- or ".join(map(str, sorted(set(num_folds))))
+    return f"{counts}-fold cross-validation over models: each one is held out exactly once"
 
 
 def folds_of(
@@ -70,17 +69,10 @@ def folds_of(
     labels: np.ndarray | None = None,
     num_folds: int = NUM_FOLDS,
 ) -> list[Fold]:
-    """The folds of an experiment.
+    """Folds that hold out each model once, if the zoo is small; else the one fold of its splits [M].
 
-    Args:
-        splits: [M] the zoo's split of each model.
-        seed: of the cross-validation.
-        small: cross-validate, in place of the zoo's own splits.
-        labels: [M] classes of the models, which every fold then holds in equal parts, as nearly as can be.
-        num_folds: of the cross-validation, where the rarest class has as many models.
-
-    Returns:
-        folds that hold out each model once, or the one fold of the zoo's splits.
+    Every fold has an equal part of each class of the labels [M], as nearly as can be; if the rarest class has
+    fewer models than `num_folds`, there are as many folds.
 
     Example:
         >>> folds = folds_of(np.array(["train"] * 10), 0, small=True)
@@ -94,23 +86,16 @@ def folds_of(
     num_folds = min(num_folds, rarest)
     if labels is not None:  # dealing the models class by class gives every fold its part of each
         order = order[np.argsort(labels[order], kind="stable")]
-    dealt = np.empty(len(splits), dtype=np.intp)
-    dealt[order] = np.arange(len(splits)) % num_folds
-    nobody = np.empty(0, dtype=np.intp)
+    fold_of = np.empty(len(splits), dtype=np.intp)
+    fold_of[order] = np.arange(len(splits)) % num_folds
     return [
-        Fold(np.flatnonzero(dealt != fold), nobody, np.flatnonzero(dealt == fold))
-        for fold in range(num_folds)
+        Fold(np.flatnonzero(fold_of != i), NOBODY, np.flatnonzero(fold_of == i)) for i in range(num_folds)
     ]
 
 
 def with_validation(fold: Fold, seed: int, labels: np.ndarray | None = None) -> Fold:
-    """A fold that has a validation part: its own, or a tenth of its training models, of every class; all of
-    them if there are so few.
-
-    Args:
-        fold: the fold.
-        seed: of the draw.
-        labels: [M] classes of the models; None: they have none.
+    """A fold that has a validation part: its own, or a tenth of its training models, of every class of the
+    labels [M]; all of them if there are so few.
 
     Example:
         >>> fold = with_validation(Fold(np.arange(20), np.array([], int), np.array([20])), seed=0)
@@ -133,7 +118,7 @@ def with_validation(fold: Fold, seed: int, labels: np.ndarray | None = None) -> 
 
 
 def balanced(labels: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
-    """Places of models of which every class has equally many within each stratum (split); the others are
+    """Indices of models of which every class has equally many within each stratum (split); the others are
     dropped at random.
 
     Example:
@@ -144,6 +129,6 @@ def balanced(labels: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
     kept: list[np.ndarray] = []
     for stratum in np.unique(strata):
         members = [np.flatnonzero((strata == stratum) & (labels == label)) for label in np.unique(labels)]
-        fewest = min(map(len, members))
-        kept += [random.permutation(places)[:fewest] for places in members]
+        count = min(map(len, members))
+        kept += [random.permutation(indices)[:count] for indices in members]
     return np.sort(np.concatenate(kept))

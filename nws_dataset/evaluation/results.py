@@ -4,20 +4,26 @@ shows of them is legal.
 
 from __future__ import annotations
 
+import dataclasses
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation.tables import REQUIRED, SIZED, Record
+from nws_dataset.evaluation.scores import SIZED, Record
 from nws_dataset.files import read_json
+
+if TYPE_CHECKING:
+    from nws_dataset.reading.zoo import Zoo
 
 LIMIT = 1e100  # of all numbers: their squares are finite too
 MAX_DEPTH = 20  # of settings, which the page shows whole
 EXPECTED = "results of an evaluation"
 DO = "give files of nws-evaluate-predictors, nws-evaluate-meta-classifier or nws-leaderboard"
+# experiment -> along what its curves are drawn
+AXES = {"when": "snapshot", "early": "snapshot", SIZED: "num_train"}
 
 
 def is_number(value: Any) -> bool:
@@ -42,43 +48,36 @@ def _is_interval(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))
 
 
-def _is_seed(value: Any) -> bool:
-    return _is_text(value) or is_number(value)
-
-
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(REQUIRED[:-1], (_is_text, "a text")),
-    **dict.fromkeys(
-        ("dataset", "across", "trained_on", "tested_on", "layer", "task", "setting"), (_is_text, "a text")
-    ),
-    **dict.fromkeys(
-        ("value", "position", "chance", "from_architecture", "paper"), (is_number, "a finite number")
-    ),
-    **dict.fromkeys(("snapshot", "epoch", "num_train", "num_test"), (_is_count, "a whole number from 0")),
-    "interval_95": (_is_interval, "two finite numbers"),
-    "seed": (_is_seed, "a number or a text"),
-}  # field of a record -> what it must be, where it is there and not null
-# experiment -> along what its curves are drawn
-AXES = {"when": "snapshot", "early": "snapshot", SIZED: "num_train"}
+    "str": (_is_text, "a text"),
+    "float": (is_number, "a finite number"),
+    "int": (_is_count, "a whole number from 0"),
+    "Interval": (_is_interval, "two finite numbers"),
+    "Seed": (lambda value: _is_text(value) or is_number(value), "a number or a text"),
+    "Any": (lambda value: True, "anything"),
+}  # how a field of a record is annotated -> what it must be, where it is there and not null
+FIELDS = {field.name: KINDS[str(field.type).removesuffix(" | None")] for field in dataclasses.fields(Record)}
+REQUIRED = [f.name for f in dataclasses.fields(Record) if f.default is dataclasses.MISSING]
 
 
-def check_record(where: object, record: Any, i: int) -> None:
-    """Raise a ZooError that names the place if a record is none."""
-    missing = [name for name in REQUIRED if not isinstance(record, Mapping) or name not in record]
-    missing += [] if missing else [name for name in REQUIRED[:-1] if record[name] is None]
-    axis = None if missing or not _is_text(record["experiment"]) else AXES.get(record["experiment"])
-    missing += [axis] if axis and record.get(axis) is None else []
+def record_of(where: object, told: Any, i: int) -> Record:
+    """A record of a file; fields that none has are left out.
+
+    Raises:
+        ZooError: that names the place, if it is no record.
+    """
+    missing = [name for name in REQUIRED if not isinstance(told, Mapping) or name not in told]
+    missing += [] if missing else [name for name in REQUIRED if told[name] is None and name != "value"]
+    axis = None if missing or not _is_text(told["experiment"]) else AXES.get(told["experiment"])
+    missing += [axis] if axis and told.get(axis) is None else []
     if missing:
-        raise ZooError(
-            where,
-            expected=f"records with {', '.join(REQUIRED)}",
-            found=f"record {i} without {', '.join(missing)}",
-            do=DO,
-        )
-    for name, (legal, words) in KINDS.items():
-        if record.get(name) is not None and not legal(record[name]):
-            found = f"{reprlib.repr(record[name])} in record {i}"
+        expected, found = f"records with {', '.join(REQUIRED)}", f"record {i} without {', '.join(missing)}"
+        raise ZooError(where, expected=expected, found=found, do=DO)
+    for name, (legal, words) in FIELDS.items():
+        if told.get(name) is not None and not legal(told[name]):
+            found = f"{reprlib.repr(told[name])} in record {i}"
             raise ZooError(where, expected=f"for {name} {words}", found=found, do=DO)
+    return Record(**{name: told.get(name) for name in FIELDS})
 
 
 def _is_deep(value: Any) -> bool:
@@ -88,12 +87,8 @@ def _is_deep(value: Any) -> bool:
     """
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [
-            part
-            for outer in level
-            if isinstance(outer, list | dict)
-            for part in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        outer = [tuple(part.values()) if isinstance(part, dict) else part for part in level]
+        level = [inner for part in outer if isinstance(part, list | tuple) for inner in part]
     return bool(level)
 
 
@@ -103,6 +98,7 @@ class Results:
 
     path: Path
     contents: dict[str, Any]
+    records: list[Record]  # those that have a value
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -112,23 +108,24 @@ class Results:
             ZooError: if it does not hold results; it names what is missing or of a wrong kind.
         """
         contents = read_json(path, f"a JSON file with {EXPECTED}")
+        told = contents if isinstance(contents, dict) else {}
         kinds = {"zoo": dict, "command": str, "results": list}
-        wrong = [
-            name
-            for name, kind in kinds.items()
-            if not isinstance(contents, dict) or not isinstance(contents.get(name), kind)
-        ]
+        wrong = [repr(name) for name, kind in kinds.items() if not isinstance(told.get(name), kind)]
         if wrong:
-            raise ZooError(path, expected=EXPECTED, found=f"no legal {', '.join(map(repr, wrong))}", do=DO)
-        for i, record in enumerate(contents["results"]):
-            check_record(path, record, i)
-        if _is_deep(contents.get("settings")):
-            raise ZooError(
-                path, expected=f"settings nested at most {MAX_DEPTH} deep", found="deeper ones", do=DO
-            )
-        return cls(path, contents)
+            raise ZooError(path, expected=EXPECTED, found=f"no legal {', '.join(wrong)}", do=DO)
+        records = [record_of(path, record, i) for i, record in enumerate(told["results"])]
+        if _is_deep(told.get("settings")):
+            expected = f"settings nested at most {MAX_DEPTH} deep"
+            raise ZooError(path, expected=expected, found="deeper ones", do=DO)
+        return cls(path, told, [record for record in records if record.value is not None])
 
-    @property
-    def records(self) -> list[Record]:
-        """Those that have a value."""
-        return [record for record in self.contents["results"] if record["value"] is not None]
+
+def facts_of(zoo: Zoo, name: str) -> dict[str, Any]:
+    """What results say about a zoo: what it is called, and of each subset the seed, the build's options and
+    the number of models.
+    """
+    subsets = {
+        subset: {"seed": entry.seed, "options": entry.options, "num_models": entry.num_models}
+        for subset, entry in zoo.manifest.subsets.items()
+    }
+    return {"name": name, "subsets": subsets}

@@ -1,171 +1,169 @@
-"""How far predictors carry: to another data set or architecture, to a value of the recipe that was held out,
-and to an earlier snapshot.
-
-Axes: N final networks, F features.
+"""How far predictors of accuracies carry: to another data set or architecture, to a value of the recipe that
+was held out, and to an earlier snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from nws_dataset.evaluation import trials
-from nws_dataset.evaluation.folds import Fold, is_small
-from nws_dataset.evaluation.inputs import LAYERS
-from nws_dataset.evaluation.study import Group, Step, Study
-from nws_dataset.views.statistics import zoo_features
+from nws_dataset.evaluation.folds import NOBODY, Fold, is_small
+from nws_dataset.evaluation.inputs import LAYERS, THEN, Inputs
+from nws_dataset.evaluation.models import BOOSTING, PREDICTORS, FeatureModel, TunedPredictor
+from nws_dataset.evaluation.run import Answers, Method, Outcome, Predictions, Question, Trial
+from nws_dataset.evaluation.scores import Record, records_of_accuracies
+from nws_dataset.evaluation.tasks import TEST_ACCURACY, Task, accuracy_task, dataset_tasks, tasks_by
 
-BOOSTING = "boosting"  # the method of what is done with one only
 ACROSS = ("dataset", "architecture")  # between whose values a matrix is drawn
 HELD_OUT = ("dataset", "architecture", "optimizer")  # of which one value at a time is never trained on
-FEWEST_OF_VALUE = 50  # models
-MOST_VALUES = 6  # those that most models have
-MOST_SNAPSHOTS = 10  # of early prediction
-THEN = "accuracy then"  # the input that an early prediction must beat: the accuracy at that snapshot
+MAX_SNAPSHOTS = 10  # of early prediction
 
 
-def transfer_steps(study: Study) -> Iterator[Step]:
-    """Train on networks of one value, test on those of another, without retraining; all methods, statistics
-    of all layers.
+def scorer(
+    inputs: Inputs, *, intervals: bool, parts: Mapping[str, np.ndarray] | None = None, described: bool = False
+) -> Callable[[Trial, Answers], Outcome]:
+    """Scores predicted accuracies.
+
+    Args:
+        inputs: of the zoo.
+        intervals: add 95 % intervals.
+        parts: what is tested on -> its indices in the task's models; None: all that is tested.
+        described: add the method's setting to the records, and to the outcome, with `intervals`, the
+            predictions.
     """
+
+    def score(trial: Trial, answers: Answers) -> Outcome:
+        task, model, predicted = trial.task, answers.model, answers.predicted[Question()]
+        converged = np.asarray(inputs.final["converged"], bool)[task.models]
+        labels, records = dict(trial.labels), list[Record]()
+        if described and isinstance(model, FeatureModel):
+            labels |= {"num_features": model.X.shape[1], "setting": model.setting}
+        for name, part in (parts or {labels["tested_on"]: task.tested}).items():
+            about = {**labels, "tested_on": name}
+            values = task.truth[part], predicted[part], converged[part]
+            records += records_of_accuracies(about, *values, intervals=intervals)
+        if not (described and intervals):
+            return Outcome(records)
+        tested = task.tested
+        columns = inputs.final["model_id"][task.models[tested]], task.truth[tested], predicted[tested]
+        lists = [column.tolist() for column in columns]
+        return Outcome(
+            records, Predictions(task.words, trial.method.input, trial.method.name, trial.seed, *lists)
+        )
+
+    return score
+
+
+def labels_of(
+    experiment: str, method: Method, seed: int, trained_on: str, tested_on: str, num_train: int, **more: Any
+) -> dict[str, Any]:
+    """Fields of the records of a trial."""
+    names = {"experiment": experiment, "target": TEST_ACCURACY, "method": method.name, "input": method.input}
+    return {
+        **names,
+        "trained_on": trained_on,
+        "tested_on": tested_on,
+        "num_train": num_train,
+        "seed": seed,
+        **more,
+    }
+
+
+def predictor(inputs: Inputs, name: str, task: Task, features: str = LAYERS) -> Method:
+    """A predictor on features of final networks, in the setting that suits a task."""
+    X = functools.partial(inputs.X, features)
+    return Method(name, features, TunedPredictor(inputs, name, X, task, (features,)))
+
+
+def _sides(task: Task) -> Fold:
+    """The models, among the final snapshots, that another task's predictor learns from, and those that it is
+    tested on. Of tasks that are cross-validated, all.
+    """
+    if task.cross_validated:
+        return Fold(task.models, NOBODY, task.models)
+    (fold,) = task.folds
+    return Fold(*(task.models[part] for part in (fold.training, fold.validation, fold.test)))
+
+
+def transfer_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
+    """Train on networks of one value, test on those of another, without retraining; all methods, statistics
+    of all layers. On the diagonal of the matrix networks of the same value are held out.
+    """
+    final = inputs.final
     for column in ACROSS:
-        groups = _groups_by(study, column)
-        for method in trials.PREDICTORS:
-            for source in groups if len(groups) > 1 else ():
-                yield (
-                    f"transfer from {source.name}, {method}",
-                    partial(_transfer, study, source, groups, method, column),
-                )
+        by_seed = {seed: tasks_by(final, column, seed) for seed in seeds}
+        sources = by_seed[seeds[0]]
+        for name in PREDICTORS:
+            for i, source in enumerate(sources if len(sources) > 1 else ()):
+                method, own = predictor(inputs, name, source), _sides(source)
+                for seed in seeds:
+                    intervals = seed == seeds[0]
+                    labels = labels_of(
+                        "transfer", method, seed, source.words, source.words, len(own.training), across=column
+                    )
+                    within = by_seed[seed][i]
+                    yield Trial(within, method, seed, scorer(inputs, intervals=intervals), labels)
+                    parts = {other.words: _sides(other).test for other in sources if other is not source}
+                    folds = [Fold(own.training, own.validation, part) for part in parts.values()]
+                    everyone = replace(
+                        accuracy_task(final, source.words, np.arange(len(final)), seed), folds=folds
+                    )
+                    labels = {**labels, "tested_on": "others"}
+                    yield Trial(
+                        everyone, method, seed, scorer(inputs, intervals=intervals, parts=parts), labels
+                    )
 
 
-def held_out_steps(study: Study) -> Iterator[Step]:
+def held_out_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
     """Train on all but one value of a field of the recipe, test on networks of that value; boosting,
     statistics of all layers.
     """
+    final, everyone = inputs.final, np.arange(len(inputs.final))
+    splits, small = np.asarray(final["split"]), is_small(len(final))
     for column in HELD_OUT:
-        groups = _groups_by(study, column)
-        for group in groups if len(groups) > 2 else ():  # of two, it is the matrix
-            yield f"without {column} {group.name}", partial(_held_out, study, group, column)
+        tasks = tasks_by(final, column, seeds[0])
+        for task in tasks if len(tasks) > 2 else ():  # of two, it is the matrix
+            others = np.setdiff1d(everyone, task.models)
+            training = others if small else others[splits[others] == "train"]
+            validation = others[:0] if small else others[splits[others] == "validation"]
+            words = f"all but {task.words}"
+            whole = replace(
+                accuracy_task(final, words, everyone, 0), folds=[Fold(training, validation, task.models)]
+            )
+            method = predictor(inputs, BOOSTING, whole)
+            for seed in seeds:
+                labels = labels_of("held_out", method, seed, words, task.words, len(training), across=column)
+                yield Trial(whole, method, seed, scorer(inputs, intervals=seed == seeds[0]), labels)
 
 
-def early_steps(study: Study) -> Iterator[Step]:
-    """Predict the final accuracy from the weights of a snapshot, and from the accuracy at that snapshot."""
-    for group in study.groups:
-        numbers = np.unique(study.rows["num_snapshots"][group.places])
+def early_trials(inputs: Inputs, seeds: range) -> tuple[list[Trial], list[str]]:
+    """Predict the final accuracy from the weights of a snapshot, and from the accuracy at that snapshot; and
+    sentences about what is left out.
+    """
+    trials, skipped, final = [], [], inputs.final
+    by_seed = {seed: dataset_tasks(final, seed)[0] for seed in seeds}
+    for i, first in enumerate(by_seed[seeds[0]]):
+        numbers = np.unique(final["num_snapshots"][first.models])
         if len(numbers) > 1:
-            study.skipped.append(
-                f"No early prediction on {group.name}: its networks have different numbers of snapshots."
-            )
+            words = f"No early prediction on {first.words}: its networks have different numbers of snapshots."
+            skipped.append(words)
             continue
-        snapshots = np.unique(
-            np.linspace(1, numbers[0], min(MOST_SNAPSHOTS, numbers[0])).round().astype(int)
-        ).tolist()
-        for snapshot in snapshots:
-            yield (
-                f"final accuracy of {group.name} from snapshot {snapshot}",
-                partial(_early, study, group, snapshot),
-            )
-
-
-def _groups_by(study: Study, column: str) -> list[Group]:
-    """The models of each common value of a column."""
-    values, splits = np.asarray(study.rows[column]), np.asarray(study.rows["split"])
-    names, counts = np.unique(values, return_counts=True)
-    common = [
-        name
-        for _, name in sorted(zip(-counts, names, strict=True))
-        if (values == name).sum() >= FEWEST_OF_VALUE
-    ][:MOST_VALUES]
-    return [Group(str(name), np.flatnonzero(values == name), splits[values == name]) for name in common]
-
-
-def _transfer(
-    study: Study, source: Group, groups: list[Group], method: str, column: str
-) -> list[trials.Record]:
-    """One row of the matrix; its place on the diagonal is within a group, on models held out."""
-    training, _ = source.sides()
-    chosen, found = study.method(source, LAYERS, method), []
-    for seed in study.seeds:
-        inside = trials.held_out_predictions(chosen, *_data(study), source.folds(seed), seed)
-        fitted = chosen.fit(*_data(study), training, seed)
-        for target in groups:
-            same = target.name == source.name
-            tested = np.flatnonzero(np.isfinite(inside)) if same else target.sides()[1]
-            predicted = inside[tested] if same else fitted.predict(study.inputs[LAYERS][0][tested])
-            common = _common(
-                "transfer", method, seed, source.name, target.name, len(training.training), across=column
-            )
-            found += _records(study, common, tested, predicted)
-    return found
-
-
-def _held_out(study: Study, group: Group, column: str) -> list[trials.Record]:
-    """Everything else trains, one value is tested."""
-    splits, others = np.asarray(study.rows["split"]), np.setdiff1d(np.arange(len(study.truth)), group.places)
-    small = is_small(len(study.truth))
-    training = others if small else others[splits[others] == "train"]
-    validation = others[:0] if small else others[splits[others] == "validation"]
-    fold = Fold(training, validation, group.places)
-    chosen, found = trials.tuned(BOOSTING, *_data(study), [fold]), []
-    for seed in study.seeds:
-        predicted = chosen.fit(*_data(study), fold, seed).predict(study.inputs[LAYERS][0][group.places])
-        common = _common(
-            "held_out", BOOSTING, seed, f"all but {group.name}", group.name, len(training), across=column
-        )
-        found += _records(study, common, group.places, predicted)
-    return found
-
-
-def _early(study: Study, group: Group, snapshot: int) -> list[trials.Record]:
-    """From one snapshot of the group's models."""
-    rows = study.zoo.filter(snapshot=snapshot, model_id=study.rows["model_id"][group.places].tolist())
-    place = {name: i for i, name in enumerate(study.rows["model_id"])}
-    places = np.array([place[name] for name in rows["model_id"]])
-    read = {
-        LAYERS: zoo_features(study.zoo, rows, LAYERS)[0],
-        THEN: np.asarray(rows["test_accuracy"], np.float64)[:, None],
-    }
-    found = []
-    for name, values in read.items():
-        X = np.full((len(study.truth), values.shape[1]), np.nan)
-        X[places] = values
-        chosen = trials.tuned(BOOSTING, X, study.truth, group.folds(study.seeds[0]))
-        for seed in study.seeds:
-            folds = group.folds(seed)
-            predicted = trials.held_out_predictions(chosen, X, study.truth, folds, seed)
-            tested = np.flatnonzero(np.isfinite(predicted))
-            common = _common(
-                "early", BOOSTING, seed, group.name, group.name, len(folds[0].training), snapshot=snapshot
-            )
-            common |= {"input": name, "epoch": int(rows[0]["epoch"])}
-            found += _records(study, common, tested, predicted[tested])
-    return found
-
-
-def _data(study: Study) -> tuple[np.ndarray, np.ndarray]:
-    """Statistics of all layers, and the truth."""
-    return study.inputs[LAYERS][0], study.truth
-
-
-def _common(
-    experiment: str, method: str, seed: int, trained_on: str, tested_on: str, num_train: int, **more: object
-) -> trials.Record:
-    names = {
-        "experiment": experiment,
-        "method": method,
-        "input": LAYERS,
-        "trained_on": trained_on,
-        "tested_on": tested_on,
-    }
-    return {**names, "num_train": num_train, "seed": seed, **more}
-
-
-def _records(
-    study: Study, common: trials.Record, tested: np.ndarray, predicted: np.ndarray
-) -> list[trials.Record]:
-    intervals = common["seed"] == study.seeds[0]
-    return trials.records(
-        common, study.truth[tested], predicted, study.converged[tested], intervals=intervals
-    )
+        snapshots = np.linspace(1, numbers[0], min(MAX_SNAPSHOTS, numbers[0])).round().astype(int)
+        for snapshot in np.unique(snapshots).tolist():
+            for name in (LAYERS, THEN):
+                X = functools.partial(inputs.X_then, name, snapshot, first.models)
+                method = Method(BOOSTING, name, TunedPredictor(inputs, BOOSTING, X, first, (name, snapshot)))
+                for seed in seeds:
+                    task = by_seed[seed][i]
+                    labels = labels_of(
+                        *("early", method, seed, task.words, task.words, len(task.folds[0].training)),
+                        snapshot=snapshot,
+                        epoch=int(inputs.then(snapshot, first.models)[0]["epoch"]),
+                    )
+                    score = scorer(inputs, intervals=seed == seeds[0])
+                    trials.append(Trial(task, method, seed, score, labels))
+    return trials, skipped

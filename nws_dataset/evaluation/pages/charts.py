@@ -1,18 +1,19 @@
-"""Line charts as geometry: where a page draws the lines, bands and ticks of its inline SVG.
+"""Line charts: what they show, and where a page draws the lines, bands and ticks of its inline SVG.
 
-Places are SVG units from the top left corner.
+Points of a drawing are SVG units from the top left corner.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+NUM_STYLES = 7  # colours and dashes of lines
 WIDTH, HEIGHT = 280, 164
 LEFT, RIGHT, TOP, BOTTOM = 34, 262, 8, 130  # of the axes
-MOST_TICKS = 5  # along x
+MAX_TICKS = 5  # along x
 Point = tuple[float, float, float]  # x, y, standard deviation of y
 
 
@@ -45,7 +46,7 @@ class Panel:
         x_label: what the horizontal axis is.
         low: bottom of the vertical axis; what lies below is drawn on it.
         high: top of the vertical axis.
-        level: a dashed line across, as of chance.
+        levels: dashed lines across, by what they mean: chance.
         logarithmic: the horizontal axis.
     """
 
@@ -54,7 +55,7 @@ class Panel:
     x_label: str
     low: float
     high: float
-    level: float | None = None
+    levels: Mapping[str, float] = field(default_factory=dict)
     logarithmic: bool = False
 
     @property
@@ -86,15 +87,15 @@ class Panel:
 
     @property
     def x_ticks(self) -> list[tuple[float, str]]:
-        """Places and words; of many values some, the first and the last among them."""
+        """Points and words; of many values some, the first and the last among them."""
         xs = self._xs
-        count = min(MOST_TICKS, len(xs))
+        count = min(MAX_TICKS, len(xs))
         chosen = sorted({round(i * (len(xs) - 1) / max(1, count - 1)) for i in range(count)})
         return [(self.x(xs[i]), f"{xs[i]:.2g}" if xs[i] < 1 else f"{xs[i]:,.0f}") for i in chosen]
 
     @property
     def y_ticks(self) -> list[tuple[float, str]]:
-        """Places and words of the bottom, the middle and the top."""
+        """Points and words of the bottom, the middle and the top."""
         values = (self.low, (self.low + self.high) / 2, self.high)
         return [(self.y(value), f"{value:.2g}") for value in values]
 
@@ -105,3 +106,17 @@ class Panel:
             f"{line.name} from {line.points[0][1]:.2f} to {line.points[-1][1]:.2f}" for line in self.lines
         ]
         return f"{self.title}, over {self.x_label}: {'; '.join(ends)}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts side by side, with one legend."""
+
+    caption: str
+    panels: list[Panel]
+
+    @property
+    def styles(self) -> dict[str, int]:
+        """The number of each line's colour and dash, which are the same in all panels."""
+        names = dict.fromkeys(line.name for panel in self.panels for line in panel.lines)
+        return {name: i % NUM_STYLES for i, name in enumerate(names)}

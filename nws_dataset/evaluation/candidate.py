@@ -22,7 +22,7 @@ import reprlib
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -33,18 +33,17 @@ from sklearn.base import ClassifierMixin
 
 from nws_dataset import console
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.evaluation import report, study, trials
-from nws_dataset.evaluation.folds import check_models, is_small
-from nws_dataset.evaluation.inputs import WEIGHTS
-from nws_dataset.evaluation.meta_classifier import Experiment, SnapshotSeries
-from nws_dataset.evaluation.properties import tasks_of
-from nws_dataset.evaluation.readers import Method, Settings
-from nws_dataset.evaluation.results import Results
+from nws_dataset.evaluation import commands
+from nws_dataset.evaluation.folds import is_small
+from nws_dataset.evaluation.inputs import WEIGHTS, Inputs, Settings
+from nws_dataset.evaluation.recipes import property_trial
+from nws_dataset.evaluation.results import Results, facts_of
+from nws_dataset.evaluation.run import Kept, Method, Question, Trial, run
+from nws_dataset.evaluation.tasks import Labelled, Task, dataset_tasks, tasks_of
+from nws_dataset.evaluation.transfer import labels_of, scorer
 from nws_dataset.files import atomic_write, path_type, sha256_file
 
 if TYPE_CHECKING:
-    from nws_dataset.evaluation.properties import Task
-    from nws_dataset.reading.snapshots import Snapshots
     from nws_dataset.reading.zoo import Zoo
 
 Weights = np.ndarray | list[np.ndarray]
@@ -89,9 +88,8 @@ def _failed(path: Path, error: BaseException, expected: str) -> ZooError:
         if os.path.dirname(os.path.realpath(frame.filename)) == folder
     ]
     at = f" in line {own[-1].lineno} of {os.path.basename(own[-1].filename)}" if own else ""
-    return ZooError(
-        path, expected=expected, found=reason(error) + at, do="mend it, and run it alone to see more"
-    )
+    do = "mend it, and run it alone to see more"
+    return ZooError(path, expected=expected, found=reason(error) + at, do=do)
 
 
 @dataclass(frozen=True)
@@ -118,18 +116,10 @@ class Candidate:
         file, _, name = text.rpartition(":")
         path = Path(file).absolute()
         if path.suffix != ".py" or path_type(path) != "a file":
-            found = path_type(path) if file else "no colon"
-            raise ZooError(
-                f"--method {text}",
-                expected="FILE.py:Class",
-                found=found,
-                do="name a Python file and a class in it",
-            )
-        free = (
-            path.stem.isidentifier()
-            and path.stem not in sys.modules
-            and importlib.util.find_spec(path.stem) is None
-        )
+            found, do = path_type(path) if file else "no colon", "name a Python file and a class in it"
+            raise ZooError(f"--method {text}", expected="FILE.py:Class", found=found, do=do)
+        free = path.stem.isidentifier() and path.stem not in sys.modules
+        free = free and importlib.util.find_spec(path.stem) is None
         called = path.stem if free else f"method_{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
         spec = importlib.util.spec_from_file_location(called, path)
         assert spec is not None and spec.loader is not None
@@ -143,22 +133,17 @@ class Candidate:
             raise _failed(path, error, "a Python file that can be imported") from error
         made = getattr(module, name, None)
         if not inspect.isclass(made):
-            raise ZooError(
-                path,
-                expected=f"a class {name!r}",
-                found="none of that name",
-                do="name a class of the file after the colon",
-            )
+            do = "name a class of the file after the colon"
+            raise ZooError(path, expected=f"a class {name!r}", found="none of that name", do=do)
         missing = [verb for verb in ("fit", "predict") if not callable(getattr(made, verb, None))]
         if missing:
-            do = "write fit(rows, y) and predict(rows)"
-            raise ZooError(
-                path,
-                expected="a class with fit and predict",
-                found=f"{name} without {' and '.join(missing)}",
-                do=do,
-            )
+            found, do = f"{name} without {' and '.join(missing)}", "write fit(rows, y) and predict(rows)"
+            raise ZooError(path, expected="a class with fit and predict", found=found, do=do)
         return cls(path, made, modules)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as what loads it again: its modules are not importable."""
+        return Candidate.load, (f"{self.path}:{self.name}",)
 
     @property
     def name(self) -> str:
@@ -173,12 +158,9 @@ class Candidate:
         """Of its file and of those that it imports from beside it: when one changes, the method is tried
         again.
         """
-        beside: set[str] = {
-            os.path.realpath(module.__file__) for module in self.modules.values() if module.__file__
-        }
-        digests = [
-            sha256_file(file) for file in (str(self.path), *sorted(beside - {os.path.realpath(self.path)}))
-        ]
+        files = {os.path.realpath(module.__file__) for module in self.modules.values() if module.__file__}
+        beside = sorted(files - {os.path.realpath(self.path)})
+        digests = [sha256_file(file) for file in (str(self.path), *beside)]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def fitted(self, rows: Weights, y: np.ndarray, seed: int) -> Any:
@@ -196,7 +178,7 @@ class Candidate:
             raise _failed(self.path, error, f"{self.name} to fit {len(rows)} rows") from error
         return estimator
 
-    def told(self, estimator: Any, rows: Weights, known: np.ndarray) -> np.ndarray:
+    def predicted(self, estimator: Any, rows: Weights, known: np.ndarray) -> np.ndarray:
         """[N] predictions of rows, by one that learned from `known`: classes of it, or finite numbers.
 
         Raises:
@@ -204,144 +186,101 @@ class Candidate:
         """
         try:
             with _beside(self.path, self.modules):
-                told = np.asarray(estimator.predict(rows))
+                found = np.asarray(estimator.predict(rows))
         except (Exception, SystemExit) as error:  # someone's code may raise anything
             raise _failed(self.path, error, f"{self.name} to predict {len(rows)} rows") from error
         numbers = known.dtype.kind == "f"
-        legal = told.shape == (len(rows),)
+        legal = found.shape == (len(rows),)
         if legal and numbers:
-            legal = told.dtype.kind in "fiu" and bool(
-                (np.abs(told.astype(np.float64)) <= MAX_PREDICTION).all()
+            legal = found.dtype.kind in "fiu" and bool(
+                (np.abs(found.astype(np.float64)) <= MAX_PREDICTION).all()
             )
         elif legal:  # a class of another type or length would be cut to one that is known
-            classes = set(known.tolist())
-            legal = all(
-                isinstance(one, str | int | float | np.generic) and one in classes for one in told.tolist()
-            )
+            classes, kinds = set(known.tolist()), (str, int, float, np.generic)
+            legal = all(isinstance(one, kinds) and one in classes for one in found.tolist())
         if not legal:
             expected = (
                 f"an array of {len(rows)} {'finite numbers' if numbers else 'classes that it was given'}"
             )
-            found = f"{told.dtype} of shape {told.shape}" + (
-                ", not all finite" if told.dtype.kind == "f" and numbers else ""
-            )
-            found += f", as {reprlib.repr(told.tolist())}"
-            raise ZooError(
-                f"{self.name}.predict", expected=expected, found=found, do="give one prediction for each row"
-            )
-        return told.astype(known.dtype)
+            infinite = ", not all finite" if found.dtype.kind == "f" and numbers else ""
+            shown = f"{found.dtype} of shape {found.shape}{infinite}, as {reprlib.repr(found.tolist())}"
+            do = "give one prediction for each row"
+            raise ZooError(f"{self.name}.predict", expected=expected, found=shown, do=do)
+        return found.astype(known.dtype)
 
 
 @dataclass
-class _Reader:
-    """A candidate behind the interface of our own readers: it is given places of rows."""
+class CandidateModel:
+    """A candidate as a model of the engine; it is given the models for validation to learn from too."""
 
     candidate: Candidate
-    weights: Weights
+    weights: Weights  # of all final networks
     seed: int
 
-    def fit(
-        self, training: np.ndarray, y: np.ndarray, validation: np.ndarray, y_validation: np.ndarray
-    ) -> _Reader:
-        places = np.concatenate([training, validation])
-        self.known = np.concatenate([y, y_validation])
-        self.estimator = self.candidate.fitted(_chosen(self.weights, places), self.known, self.seed)
+    def fit(self, training: Labelled, validation: Labelled) -> CandidateModel:
+        self.known = np.concatenate([training.y, validation.y])
+        rows = _chosen(self.weights, np.concatenate([training.indices, validation.indices]))
+        self.estimator = self.candidate.fitted(rows, self.known, self.seed)
         return self
 
-    def predict(self, places: np.ndarray, positions: Any = None) -> np.ndarray:
-        rows = _chosen(self.weights, places)
-        return self.candidate.told(self.estimator, rows, np.unique(self.known))
+    def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
+        return self.candidate.predicted(
+            self.estimator, _chosen(self.weights, networks), np.unique(self.known)
+        )
 
 
-def _chosen(weights: Weights, places: np.ndarray) -> Weights:
-    """Copies of the weights of some rows: a method that changes what it is given changes nothing for the
+def _chosen(weights: Weights, networks: np.ndarray) -> Weights:
+    """Copies of the weights of some networks: a method that changes what it is given changes nothing for the
     next.
     """
     return (
-        weights[places]
+        weights[networks]
         if isinstance(weights, np.ndarray)
-        else [weights[place].copy() for place in places.tolist()]
+        else [weights[i].copy() for i in networks.tolist()]
     )
 
 
-def evaluate(
-    zoo: Zoo, candidate: Candidate, seeds: int, progress: Callable[[int], Any] = console.progress
-) -> list[trials.Record]:
-    """Try a method on the standard tasks of a zoo, with the balanced classes and splits of our own.
+def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
+    """A method on the standard tasks of a zoo, with the balanced classes and splits of our own.
 
     Args:
-        zoo: the zoo.
+        inputs: of the zoo.
         candidate: the method.
         seeds: repetitions, each with its own balancing, folds and random_state.
-        progress: gives a context manager whose value is called with words after each step.
-
-    Returns:
-        Records as the evaluation commands write them.
-
-    Raises:
-        ZooError: if the zoo is too small, or a prediction is not one for each row.
     """
-    final = zoo.filter(is_final=True)
-    check_models(zoo.name, final["split"])
-    small, weights = is_small(len(final)), _weights_of(zoo, final)
-    experiment = Experiment(final, SnapshotSeries.of(final, final), Settings(), small)
-    work: list[tuple[Task, int]] = []
+    final = inputs.final
+    method = Method(candidate.name, WEIGHTS, functools.partial(_model, inputs, candidate))
+    trials = []
+    by_seed = [] if candidate.is_classifier else [dataset_tasks(final, seed)[0] for seed in range(seeds)]
+    for by_dataset in zip(*by_seed, strict=True):
+        for seed, task in enumerate(by_dataset):
+            fold, own_splits = task.folds[0], ("train and validation", "test")
+            parts = ("other folds", "each fold in turn") if task.cross_validated else own_splits
+            trained, tested = (f"{task.words}, {part}" for part in parts)
+            num_train = len(fold.training) + len(fold.validation)
+            labels = labels_of("accuracy", method, seed, trained, tested, num_train, dataset=task.words)
+            trials.append(Trial(task, method, seed, scorer(inputs, intervals=seed == 0), labels))
     for seed in range(seeds):
-        tasks, _ = tasks_of(final, None, seed, small=small)
-        work += [(task, seed) for task in tasks if task.is_number != candidate.is_classifier]
-    groups = [] if candidate.is_classifier else study.groups_of(final)[0]
-    with progress(len(groups) * seeds + sum(len(task.folds) for task, _ in work)) as advance:
-        found = []
-        for group in groups:
-            for seed in range(seeds):
-                found += _accuracy(final, group, candidate, weights, seed)
-                advance(f"accuracy of {group.name}, {candidate.name}")
-        for task, seed in work:
-            method = Method(
-                candidate.name,
-                WEIGHTS,
-                lambda _, seed: _Reader(candidate, weights, seed),
-                frozenset({"what"}),
-            )
-            found += experiment.run(method, task, seed, advance)
-    return found
+        tasks, _ = tasks_of(final, None, seed, small=is_small(len(final)))
+        chosen = [task for task in tasks if task.is_number != candidate.is_classifier]
+        trials += [property_trial(inputs, method, task, seed) for task in chosen]
+    return trials
 
 
-def _weights_of(zoo: Zoo, rows: Snapshots) -> Weights:
-    """An array of one architecture, a list of several."""
-    return zoo.weights(rows) if len(set(rows["architecture"])) == 1 else zoo.arrays(rows)
-
-
-def _accuracy(
-    final: Snapshots, group: study.Group, candidate: Candidate, weights: Weights, seed: int
-) -> list[trials.Record]:
-    """How well it predicts the accuracy of a group's networks."""
-    truth, predicted = np.asarray(final["test_accuracy"], np.float64), np.full(len(final), np.nan)
-    folds = group.folds(seed)
-    for i, fold in enumerate(folds):
-        reader = _Reader(candidate, weights, seed + i)
-        reader.fit(fold.training, truth[fold.training], fold.validation, truth[fold.validation])
-        predicted[fold.test] = reader.predict(fold.test)
-    tested = np.flatnonzero(np.isfinite(predicted))
-    trained_on, tested_on = (
-        ("other folds", "each fold in turn") if group.small else ("train and validation", "test")
-    )
-    common = {
-        "experiment": "accuracy",
-        "method": candidate.name,
-        "input": WEIGHTS,
-        "trained_on": f"{group.name}, {trained_on}",
-        "tested_on": f"{group.name}, {tested_on}",
-        "dataset": group.name,
-        "num_train": len(folds[0].training) + len(folds[0].validation),
-        "seed": seed,
-    }
-    converged = np.asarray(final["converged"], bool)
-    return trials.records(common, truth[tested], predicted[tested], converged[tested], intervals=seed == 0)
+def _model(inputs: Inputs, candidate: Candidate, task: Task, seed: int) -> CandidateModel:
+    return CandidateModel(candidate, inputs.weights, seed)
 
 
 def results_file(
-    zoo: Zoo, called: str, candidate: Candidate, seeds: int, folder: Path, again: bool = False
+    zoo: Zoo,
+    called: str,
+    candidate: Candidate,
+    folder: Path,
+    *,
+    seeds: int,
+    again: bool = False,
+    jobs: int | None = None,
+    ray: str | None = None,
 ) -> Path:
     """The file of a method's results; it is written only if it is missing, the method's file has changed, or
     the zoo has.
@@ -350,40 +289,40 @@ def results_file(
         zoo: the zoo.
         called: what results call it.
         candidate: the method.
-        seeds: repetitions.
         folder: where results lie.
+        seeds: repetitions.
         again: try the method in any case.
+        jobs: see `run`.
+        ray: see `run`.
 
     Returns:
         folder / "method_<Class>.json".
+
+    Raises:
+        ZooError: if the zoo is too small, or a prediction is not one for each row.
     """
     path = folder / f"method_{candidate.name}.json"
+    method = f"{candidate.path.name}:{candidate.name}"
     same = {
-        "zoo": report.facts_of(zoo, called),
-        "command": shlex.join(
-            [
-                "leaderboard.py",
-                called,
-                "--method",
-                f"{candidate.path.name}:{candidate.name}",
-                "--seeds",
-                str(seeds),
-            ]
-        ),
+        "zoo": facts_of(zoo, called),
+        "command": shlex.join(["leaderboard.py", called, "--method", method, "--seeds", str(seeds)]),
         "settings": {"seeds": list(range(seeds)), "sha256": candidate.sha256},
     }
     if not again and _are_of(path, same):
         return path
-    if path_type(path) not in ("nothing", "a file"):  # said before the work, not after it
-        raise ZooError(
-            path,
-            expected="a file, or none",
-            found=path_type(path),
-            do="remove it, or choose another place (--out)",
-        )
-    results = {**same, "results": evaluate(zoo, candidate, seeds), "plots": []}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    found = path_type(path)
+    if found not in ("nothing", "a file"):  # said before the work, not after it
+        do = "remove it, or choose another place (--out)"
+        raise ZooError(path, expected="a file, or none", found=found, do=do)
+    inputs = Inputs.of(zoo, Settings())
+    kept = Kept(folder / f"method_{candidate.name}.part", [inputs.digest, candidate.sha256])
+    with commands.keeping(kept):
+        trials = trials_of(inputs, candidate, seeds)
+        outcomes = run(trials, console.progress, jobs=jobs or 1, kept=kept, ray=ray)
+        records = [record.to_json() for outcome in outcomes for record in outcome.records]
+        with atomic_write(path) as temporary:
+            results = {**same, "results": records, "plots": []}
+            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return path
 
 

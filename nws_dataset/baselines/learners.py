@@ -1,0 +1,92 @@
+"""Learners on statistics of weights, for classes or for numbers; each chooses by validation rows.
+
+Axes: N rows, F features, C classes or 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nws_dataset.baselines.predictors import Standardizer
+
+SVM_STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the best on the validation rows is kept
+SVM_SOLVER = {"dual": False, "tol": 1e-2, "max_iter": 10_000}
+TREES, PATIENCE = 300, 20  # of boosting: rounds at most, and rounds without a gain on the validation rows
+BOOSTED = {
+    "learning_rate": 0.1,
+    "num_leaves": 15,
+    "feature_fraction": 0.5,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+class LinearSVM:
+    """A linear support vector machine on standardised features; C is chosen by the validation part.
+
+    Args:
+        classification: classes 0..C-1, one machine against the rest each; else numbers, with squared loss
+            outside a tube.
+        seed: unused: the solution is unique.
+    """
+
+    def __init__(self, classification: bool, seed: int) -> None:
+        self.classification = classification
+
+    def fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray) -> None:
+        from sklearn.svm import LinearSVC, LinearSVR
+
+        self.standardizer = Standardizer.fit(X)
+        plain = self.classification
+        self.mean, self.scale = (0.0, 1.0) if plain else (float(y.mean()), float(y.std()) or 1.0)
+        Z, Z_validation = self.standardizer(X), self.standardizer(X_validation)
+        candidates = []
+        for strength in SVM_STRENGTHS:
+            if self.classification:
+                machine = LinearSVC(C=strength, **SVM_SOLVER).fit(Z, y)
+                score = np.mean(machine.predict(Z_validation) == y_validation)
+            else:
+                machine = LinearSVR(C=strength, loss="squared_epsilon_insensitive", **SVM_SOLVER)
+                machine.fit(Z, (y - self.mean) / self.scale)
+                score = -np.mean(
+                    (machine.predict(Z_validation) - (y_validation - self.mean) / self.scale) ** 2
+                )
+            candidates.append((score, machine))
+        self.machine = max(candidates, key=lambda candidate: candidate[0])[1]
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """[N, C]: distances from the planes, or numbers."""
+        Z = self.standardizer(X)
+        if not self.classification:
+            return (self.mean + self.scale * self.machine.predict(Z))[:, None]
+        distances = self.machine.decision_function(Z)
+        return distances if distances.ndim == 2 else np.column_stack([-distances, distances])
+
+
+class Boosting:
+    """LightGBM's boosted trees; the validation part tells when to stop.
+
+    Args:
+        classification: classes 0..C-1 by cross-entropy; else numbers by mean absolute error.
+        seed: of the features of a tree.
+    """
+
+    def __init__(self, classification: bool, seed: int) -> None:
+        self.classification, self.seed = classification, seed
+
+    def fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray) -> None:
+        import lightgbm
+
+        classes = {"objective": "multiclass", "num_class": int(y.max()) + 1} if self.classification else {}
+        goal = classes or {"objective": "regression_l1"}
+        parameters = {**BOOSTED, **goal, "min_data_in_leaf": max(1, min(20, len(X) // 20)), "seed": self.seed}
+        training = lightgbm.Dataset(X, y, params=parameters)
+        validation = training.create_valid(X_validation, y_validation)
+        stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+        self.booster = lightgbm.train(parameters, training, TREES, valid_sets=[validation], callbacks=[stop])
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """[N, C]: probabilities, or numbers."""
+        scores = np.asarray(self.booster.predict(X))
+        return scores if self.classification else scores[:, None]

@@ -1,0 +1,157 @@
+"""What the evaluation commands share: their options, where their results go, and an end by Ctrl-C."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nws_dataset.console import Interrupted
+from nws_dataset.errors import ZooError, one_line, reason
+from nws_dataset.evaluation.run import Kept
+from nws_dataset.files import path_type
+
+if TYPE_CHECKING:
+    from nws_dataset.reading.zoo import Zoo
+
+# libraries take seeds of 31 bits, and folds and repetitions count up from the first
+MAX_SEEDS, MAX_SEED = 1000, 10**9
+Decorator = Callable[[Any], Any]
+
+option = functools.partial(click.option, show_default=True)
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the results.  [default: ZOO-results, beside the zoo]",
+)
+
+
+def seeds_option(words: str) -> Decorator:
+    """--seeds, with a help text."""
+    return option("--seeds", default=3, type=click.IntRange(1, MAX_SEEDS), help=words)
+
+
+def jobs_options(default: str) -> Decorator:
+    """--jobs, with a help text for its default, and --ray."""
+    jobs = click.option(
+        "--jobs", type=click.IntRange(1), help=f"Processes that share the work.  [default: {default}]"
+    )
+    ray = click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Share the work among all cores of a Ray cluster: auto, local or HOST:PORT. Its nodes must "
+        "find the zoo at the same path.",
+    )
+    return lambda command: jobs(ray(command))
+
+
+def open_zoo(zoo: str, ray: str | None) -> Zoo:
+    """A zoo; by its whole path, if processes that start in other folders will read it."""
+    from nws_dataset.reading.zoo import Zoo
+
+    let_idle_threads_sleep()
+    return Zoo(os.path.abspath(zoo) if ray and os.path.isdir(zoo) else zoo)
+
+
+def begin(zoo: str, out: Path | None, ray: str | None) -> tuple[Zoo, Path]:
+    """A zoo, and the folder for its results.
+
+    Raises:
+        ZooError: before any work is done, if there is no zoo, or nothing can be written to the folder.
+    """
+    opened, folder = open_zoo(zoo, ray), results_folder(zoo, out)
+    check_folder(folder)
+    return opened, folder
+
+
+def let_idle_threads_sleep() -> None:
+    """Let idle OpenMP threads sleep.
+
+    Spinning, they make training up to eight times slower where other programs use the cores too.
+
+    Libraries read this when they are loaded: call it before torch and lightgbm are imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@contextmanager
+def keeping(kept: Kept) -> Iterator[None]:
+    """A run whose outcomes are kept until the block ends; Ctrl-C ends it with words about them."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        done = any(kept.folder.glob("*.json"))
+        words = f"what is done is kept in {kept.folder}: run the same command to go on"
+        raise Interrupted(f"interrupted; {words if done else 'nothing was done yet'}") from error
+    if path_type(kept.folder) != "nothing":  # where nothing could be tested, nothing was kept
+        try:
+            shutil.rmtree(kept.folder)
+        except OSError as error:
+            expected, do = "a folder that can be removed", "remove it: the results are written"
+            raise ZooError(kept.folder, expected=expected, found=reason(error), do=do) from error
+
+
+def check_device(device: str) -> None:
+    """Raise a ZooError if torch cannot compute on a device here."""
+    from nws_dataset.views import slices
+
+    slices.check_device(f"--device {device}", device, "leave the option out, or name one that is there")
+
+
+def name_of(zoo: str) -> str:
+    """What reports call a zoo: a folder by its name, so that nothing of the machine gets into them, a
+    repository as it is.
+    """
+    return one_line(Path(zoo).resolve().name) if Path(zoo).is_dir() else zoo
+
+
+def command_line() -> str:
+    """The running click command as it was given, with folders by their names, so that nothing of the machine
+    gets into results.
+    """
+    context = click.get_current_context()
+    words = [Path(context.info_name or "").name]
+    for parameter in context.command.params:
+        name, value = parameter.name or "", context.params.get(parameter.name or "")
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE or name == "out":
+            continue
+        if not isinstance(parameter, click.Option):
+            words.append(name_of(str(value)))
+            continue
+        words.append(parameter.opts[0])
+        if not parameter.is_flag:
+            words.append(one_line(",".join(map(str, value)) if isinstance(value, (list, tuple)) else value))
+    return shlex.join(words)
+
+
+def results_folder(zoo: str, out: Path | None) -> Path:
+    """Where results go: `out`, or a folder named after the zoo that lies beside it, never in it."""
+    if out is not None:
+        return out
+    path = Path(zoo)
+    return (path.resolve().parent if path.is_dir() else Path()) / f"{path.resolve().name}-results"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a ZooError, before hours of work, if results could not be written to a folder, which need not
+    exist. Writes nothing.
+    """
+    nearest = folder
+    while path_type(nearest) == "nothing" and nearest != nearest.parent:
+        nearest = nearest.parent
+    found = path_type(nearest)
+    if found == "a folder" and not os.access(nearest, os.W_OK | os.X_OK):
+        found = f"{nearest}, which may not be written to"
+    elif found == "a folder":
+        return
+    elif nearest != folder:
+        found = f"{found} at {nearest}"
+    do = "permit writing, or choose another place (--out)"
+    raise ZooError(folder, expected="a folder for results", found=found, do=do)

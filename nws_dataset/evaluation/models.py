@@ -1,0 +1,244 @@
+"""The methods' models: the deep meta-classifier, learners on statistics, and predictors of accuracies.
+
+Axes: N snapshots, M final networks, S slices of a row, F features, C classes or 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from sklearn.base import clone
+
+from nws_dataset.baselines.learners import Boosting, LinearSVM
+from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
+from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
+from nws_dataset.evaluation import inputs as kinds
+from nws_dataset.evaluation.inputs import SMALL_SETTINGS, Inputs, Settings
+from nws_dataset.evaluation.run import Method, Question
+from nws_dataset.evaluation.tasks import Labelled, Task
+from nws_dataset.views.slices import SomeRows, Source
+
+DEEP, SVM, BOOSTING = "deep meta-classifier", "linear SVM", "boosting"
+LEARNERS: dict[str, type[LinearSVM | Boosting]] = {SVM: LinearSVM, BOOSTING: Boosting}
+# Predictor of accuracies -> its settings, of which the validation models choose one; without them, the first
+PREDICTORS: dict[str, list[Any]] = {
+    "linear": [LogitLinear(), LogitLinear(l2=1e-3), LogitLinear(l2=1e-7, max_iter=2000)],
+    BOOSTING: [
+        *(
+            GradientBoosting(),
+            GradientBoosting(max_depth=4),
+            GradientBoosting(max_depth=8, min_rows_in_leaf=5),
+        ),
+    ],
+    "dense net": [DenseNet(), DenseNet(num_units=512, dropout=0.2), DenseNet(num_layers=5, dropout=0.0)],
+}
+WIDE = 1000  # features; of more, nothing is tried out
+WIDE_BOOSTING = {"feature_fraction": 0.05, "learning_rate": 0.1}
+META, META_EPOCHS = "meta-regressor", 30
+Positions = (
+    Sequence[float] | None
+)  # in rows: 0 at the beginning, 1 at the end; None: all that are averaged over
+
+
+class Reader(Protocol):
+    """Reads a property off snapshots, which are given by their indices."""
+
+    def fit(self, training: Labelled, validation: Labelled) -> Any:
+        """Learn from training snapshots; choose by those for validation."""
+
+    def predict(self, indices: np.ndarray, positions: Positions = None) -> np.ndarray:
+        """Values [N] of snapshots, read at positions of their rows."""
+
+
+@dataclass(frozen=True)
+class SnapshotModel:
+    """A reader as a model of networks: it learns from some snapshots of each, and is asked about one."""
+
+    inputs: Inputs
+    reader: Reader
+
+    def fit(self, training: Labelled, validation: Labelled) -> SnapshotModel:
+        self.reader.fit(self._snapshots(training), self._snapshots(validation))
+        return self
+
+    def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
+        assert question.snapshot is not None
+        indices = self.inputs.series.at(networks, question.snapshot)
+        return self.reader.predict(indices, None if question.position is None else [question.position])
+
+    def _snapshots(self, networks: Labelled) -> Labelled:
+        """Those that are trained on."""
+        series, truth = (
+            self.inputs.series,
+            dict(zip(networks.indices.tolist(), networks.y, strict=True)),
+        )
+        indices = series.indices(networks.indices, self.inputs.settings.snapshots)
+        values = [truth[model] for model in series.model[indices].tolist()]
+        return Labelled(indices, np.array(values, dtype=networks.y.dtype))
+
+
+@dataclass(frozen=True)
+class DeepReader:
+    """The deep meta-classifier, or the regressor for a number."""
+
+    source: Source
+    estimator: Any
+    settings: Settings
+
+    def fit(self, training: Labelled, validation: Labelled) -> DeepReader:
+        self.estimator.set_params(epochs=self.settings.epochs_of(len(training.indices)))
+        rows, held_out = (SomeRows(self.source, part.indices) for part in (training, validation))
+        self.estimator.fit(rows, training.y, None, held_out, validation.y)
+        return self
+
+    def predict(self, indices: np.ndarray, positions: Positions = None) -> np.ndarray:
+        return self.estimator.predict(SomeRows(self.source, indices), positions)
+
+
+@dataclass
+class StatisticsReader:
+    """A learner on statistics of weights; it averages its scores over the slices of a row."""
+
+    features: Callable[[np.ndarray, Positions], np.ndarray]  # indices, positions -> [N, S, F]
+    learner: LinearSVM | Boosting
+
+    def fit(self, training: Labelled, validation: Labelled) -> StatisticsReader:
+        self.classes = np.unique(training.y) if self.learner.classification else None
+        parts: list[np.ndarray] = []
+        for indices, y in (training, validation):
+            X_NSF = self.features(indices, None)
+            target = y if self.classes is None else np.searchsorted(self.classes, y)
+            parts += [X_NSF.reshape(-1, X_NSF.shape[-1]), np.repeat(target, X_NSF.shape[1])]
+        self.learner.fit(*parts)
+        return self
+
+    def predict(self, indices: np.ndarray, positions: Positions = None) -> np.ndarray:
+        X_NSF = self.features(indices, positions)
+        scores_NSC = self.learner.scores(X_NSF.reshape(-1, X_NSF.shape[-1])).reshape(*X_NSF.shape[:2], -1)
+        scores_NC = scores_NSC.mean(axis=1)
+        return scores_NC[:, 0] if self.classes is None else self.classes[scores_NC.argmax(axis=1)]
+
+
+def property_methods(inputs: Inputs, by_layer: bool) -> list[Method]:
+    """The deep meta-classifier on slices and on random units, SVM and boosting on statistics; also, if asked
+    for, on each part and each layer alone.
+    """
+    deep = functools.partial(_deep, inputs, inputs.settings)
+    methods = [Method(DEEP, kinds.SLICE, deep(lambda seed: inputs.rows))]
+    methods.append(Method(DEEP, kinds.UNITS, deep(inputs.units)))
+    of_all = functools.partial(inputs.layer_statistics, None)
+    for name in LEARNERS:
+        methods.append(Method(name, kinds.SLICE_STATISTICS, _learned(inputs, name, inputs.slice_statistics)))
+        methods.append(Method(name, kinds.LAYERS, _learned(inputs, name, of_all)))
+    if by_layer:
+        for part in kinds.PARTS:
+            source = functools.partial(inputs.part, part)
+            methods.append(Method(DEEP, part, deep(source), part))
+        for layer in inputs.layer_names:
+            features = functools.partial(inputs.layer_statistics, layer)
+            own = {name: _learned(inputs, name, features) for name in LEARNERS}
+            methods += [Method(name, kinds.LAYER + layer, make, layer) for name, make in own.items()]
+    return methods
+
+
+def row_method(inputs: Inputs, length: int) -> Method:
+    """The deep meta-classifier on whole rows of `length` weights."""
+    settings = dataclasses.replace(inputs.settings, slice_length=length, slices_per_prediction=1)
+    return Method(DEEP, kinds.ROW, _deep(inputs, settings, lambda seed: inputs.rows))
+
+
+def _deep(inputs: Inputs, settings: Settings, source: Callable[[int], Source]) -> Callable[[Task, int], Any]:
+    """Makes the deep meta-classifier, or the regressor; `source` makes of a seed what it reads."""
+
+    def make(task: Task, seed: int) -> SnapshotModel:
+        kind = DeepMetaRegressor if task.is_number else DeepMetaClassifier
+        estimator = kind(**settings.of_estimator(), random_state=seed)
+        return SnapshotModel(inputs, DeepReader(source(seed), estimator, settings))
+
+    return make
+
+
+def _learned(inputs: Inputs, name: str, features: Any) -> Callable[[Task, int], Any]:
+    """Makes one of LEARNERS on features."""
+    return lambda task, seed: SnapshotModel(
+        inputs, StatisticsReader(features, LEARNERS[name](not task.is_number, seed))
+    )
+
+
+@dataclass(frozen=True)
+class FeatureModel:
+    """A regressor of scikit-learn on features of networks; it stops by the validation part, or by one that it
+    cuts off.
+    """
+
+    X: np.ndarray  # [M, F] of all final networks
+    estimator: Any
+    setting: str = ""
+
+    def fit(self, training: Labelled, validation: Labelled) -> FeatureModel:
+        held_out = {"X_validation": self.X[validation.indices], "y_validation": validation.y}
+        held_out = held_out if len(validation.indices) else {}
+        self.estimator.fit(self.X[training.indices], training.y, **held_out)
+        return self
+
+    def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
+        return self.estimator.predict(self.X[networks])
+
+
+@dataclass(frozen=True)
+class TunedPredictor:
+    """Makes one of PREDICTORS, in the setting that does best on the validation models of a task.
+
+    Args:
+        inputs: remember the setting.
+        name: of PREDICTORS, or META.
+        features: gives X [M, F].
+        task: by which the setting is chosen.
+        key: what tells the features from others.
+    """
+
+    inputs: Inputs
+    name: str
+    features: Callable[[], np.ndarray]
+    task: Task
+    key: tuple[Any, ...]
+
+    def __call__(self, task: Task, seed: int) -> FeatureModel:
+        known, key, X = self.inputs.best_settings, (self.name, self.task.words, self.key), self.features()
+        if key not in known:
+            of_meta = self.name == META
+            known[key] = meta_regressor(X.shape[1]) if of_meta else best_setting(self.name, X, self.task)
+        return FeatureModel(X, clone(known[key]).set_params(random_state=seed), repr(known[key]))
+
+
+def best_setting(name: str, X: np.ndarray, task: Task) -> Any:
+    """The one of PREDICTORS that has the smallest squared error on a task's validation models, learning from
+    X [M, F]; the test models are not looked at. In cross-validation, where there are none, the first.
+    """
+    settings, fold = PREDICTORS[name], task.folds[0]
+    if X.shape[1] > WIDE:  # for time: one setting, and few trees that look at few of the features
+        wide = WIDE_BOOSTING if isinstance(settings[0], GradientBoosting) else {}
+        return clone(settings[0]).set_params(**wide)
+    if len(settings) == 1 or not len(fold.validation):
+        return settings[0]
+    training, validation = task.part(fold.training), task.part(fold.validation)
+
+    def error(estimator: Any) -> float:
+        model = FeatureModel(X, clone(estimator).set_params(random_state=0)).fit(training, validation)
+        return float(np.mean((model.predict(validation.indices, Question()) - validation.y) ** 2))
+
+    return min(settings, key=error)
+
+
+def meta_regressor(num_weights: int) -> DeepMetaRegressor:
+    """The deep meta-classifier as a regressor on whole rows or slices of 5,000 weights, in a width that suits
+    a CPU.
+    """
+    length = min(SMALL_SETTINGS.slice_length, num_weights)
+    settings = dataclasses.replace(SMALL_SETTINGS, slice_length=length, epochs=META_EPOCHS)
+    return DeepMetaRegressor(**settings.of_estimator(), loss="squared_error")

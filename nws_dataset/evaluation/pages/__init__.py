@@ -1,0 +1,1 @@
+"""What the experiments' results look like: tables, plots and one HTML page."""

@@ -1,0 +1,198 @@
+"""All methods of a zoo on one HTML page that opens without a server, from the files that the evaluation
+commands wrote.
+
+python scripts/leaderboard.py ZOO
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import reprlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nws_dataset.console import Command
+from nws_dataset.errors import ZooError, one_line, reason
+from nws_dataset.evaluation import commands
+from nws_dataset.evaluation.pages import charts
+from nws_dataset.evaluation.pages.sections import SECTIONS, sections_of
+from nws_dataset.evaluation.results import Results, facts_of
+from nws_dataset.evaluation.scores import METRICS, scores_of
+from nws_dataset.files import atomic_write, path_type
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from nws_dataset.reading.zoo import Zoo
+
+PAGE = "leaderboard.html"
+TEMPLATE = f"{PAGE}.j2"  # beside this file
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """The page, without what is on it."""
+    import jinja2
+
+    text = resources.files(__package__ or "").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(text)
+
+
+def page_of(facts: Facts, results: Sequence[Results]) -> str:
+    """The HTML of all results of a zoo.
+
+    Args:
+        facts: of the zoo.
+        results: the files; experiments that the page does not know are named at its end.
+
+    Raises:
+        ZooError: if two files say different things of the same.
+    """
+    records = [record for part in results for record in part.records]
+    scores = scores_of(record for record in records if record.experiment in SECTIONS)
+    used = {score.first.metric for score in scores}
+    splits = {(score.first.trained_on or "", score.first.tested_on or "") for score in scores}
+    lines = ("width", "height", "left", "right", "top", "bottom")
+    return _template().render(
+        facts=facts,
+        sections=sections_of(scores),
+        measures=[metric for name, metric in METRICS.items() if name in used],
+        results=results,
+        splits=sorted(splits - {("", "")}),
+        seeds=sorted({str(record.seed) for record in records if record.seed is not None}),
+        left_out=sorted({record.experiment for record in records} - SECTIONS.keys()),
+        chart={name: getattr(charts, name.upper()) for name in lines},
+    )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the head of the page says of a zoo."""
+
+    name: str
+    subsets: dict[str, Any]  # seed, options and num_models of each
+    num_models: int
+    num_snapshots: int  # rows
+    datasets: list[str]
+    architectures: int
+    splits: dict[str, int]  # models of each
+
+    @classmethod
+    def of(cls, zoo: Zoo, called: str) -> Facts:
+        final = zoo.filter(is_final=True)
+        splits = final["split"].tolist()
+        return cls(
+            **facts_of(zoo, called),
+            num_models=len(final),
+            num_snapshots=len(zoo.filter()),
+            datasets=sorted(set(final["dataset"])),
+            architectures=len(set(final["architecture"])),
+            splits={split: splits.count(split) for split in dict.fromkeys(splits)},
+        )
+
+
+def check_zoo(facts: Facts, results: Results) -> None:
+    """Raise a ZooError if results are those of another zoo, or of this one before it grew."""
+    told = results.contents["zoo"].get("subsets")
+    if told != facts.subsets:
+        expected = f"results of {facts.name} with {facts.subsets}"
+        do = "evaluate this zoo again, or choose other results (--results)"
+        raise ZooError(results.path, expected=expected, found=reprlib.repr(told), do=do)
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """Files of results, and those in folders of results.
+
+    Raises:
+        ZooError: for a folder that cannot be listed. What is no file is left to `Results.read`.
+    """
+    found = []
+    for path in paths:
+        try:
+            names = sorted(name for name in os.listdir(path) if name.endswith(".json"))
+            found += [path / name for name in names if not name.startswith(".")]
+        except NotADirectoryError:
+            found.append(path)
+        except OSError as error:
+            if path_type(path) == "a folder":
+                expected, do = (
+                    "a folder that can be listed",
+                    "permit reading, or choose other results (--results)",
+                )
+                raise ZooError(path, expected=expected, found=reason(error), do=do) from error
+            found.append(path)
+    return found
+
+
+@click.command(cls=Command)
+@click.argument("zoo")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder with results, or one of their files.  [default: ZOO-results]",
+)
+@click.option(
+    *("--method", "methods"),
+    metavar="FILE.py:Class",
+    multiple=True,
+    help="A class with fit(rows, y) and predict(rows), to try too.",
+)
+@commands.seeds_option("Repetitions of a method.")
+@click.option("--again", is_flag=True, help="Try methods again, though their results are there.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help=f"The page.  [default: ZOO-results/{PAGE}]"
+)
+@commands.jobs_options("1")
+def main(
+    zoo: str,
+    results: tuple[Path, ...],
+    methods: tuple[str, ...],
+    out: Path | None,
+    ray: str | None,
+    **options: Any,
+) -> None:
+    """Put all methods of ZOO on one HTML page that opens without a server.
+
+    Reads what nws-evaluate-predictors and nws-evaluate-meta-classifier wrote. A METHOD is one class, tried on
+    the zoo's standard tasks: if it inherits scikit-learn's ClassifierMixin, on the properties that are
+    classes; else on the test accuracy and on properties that are numbers. Its results are kept beside the
+    page, and taken from there until its file changes.
+    """
+    opened, called = commands.open_zoo(zoo, ray), commands.name_of(zoo)
+    folder = commands.results_folder(zoo, None)
+    page = out or folder / PAGE
+    commands.check_folder(page.parent)
+    if path_type(page) not in ("nothing", "a file"):
+        do = "choose another page (--out)"
+        raise ZooError(page, expected="a file, or none", found=path_type(page), do=do)
+    paths = _files(results or (folder,) * (path_type(folder) != "nothing"))
+    if methods:
+        from nws_dataset.evaluation.candidate import Candidate, results_file
+
+        candidates = [Candidate.load(text) for text in methods]
+        names = [candidate.name for candidate in candidates]
+        if len(set(names)) < len(names):
+            expected, do = "classes of different names", "rename one of them"
+            raise ZooError("--method", expected=expected, found=", ".join(names), do=do)
+        paths += [results_file(opened, called, one, page.parent, ray=ray, **options) for one in candidates]
+    read = [Results.read(Path(path)) for path in dict.fromkeys(map(os.path.realpath, paths))]
+    if not read:
+        do = f"run nws-evaluate-predictors {zoo} first, or give --results or --method"
+        raise ZooError(folder, expected="results of an evaluation", found="none", do=do)
+    facts = Facts.of(opened, called)
+    for part in read:
+        check_zoo(facts, part)
+    html = page_of(facts, read)
+    with atomic_write(page) as temporary:
+        # results may hold half a character
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+    click.echo(f"Written: {one_line(page)}")

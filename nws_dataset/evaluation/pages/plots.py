@@ -1,0 +1,234 @@
+"""The experiments' figures as pictures: charts of the page, bars, points and matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # drawn with Agg when saved; pyplot's global state is not touched
+
+from nws_dataset.console import Table
+from nws_dataset.evaluation import paper
+from nws_dataset.evaluation.inputs import words_of
+from nws_dataset.evaluation.pages import charts
+from nws_dataset.evaluation.pages.sections import method_of
+from nws_dataset.evaluation.scores import Score, distinct
+from nws_dataset.plot_style import BLACK, BLUE, CYCLE, GREY, MARKERS, RED, STYLE
+
+LEGEND_INCHES = 2.9  # that an entry of a legend takes
+COLUMNS = 3  # of panels
+LIGHT = "#E6E6E6"
+GIVEN = {
+    "chance": "chance",
+    "from_architecture": "from the architecture alone",
+    "paper": f"the paper, {paper.NUM_TRAIN:,} networks",
+}
+
+
+def lines(
+    figure: charts.Figure, title: str, label: str, borders: Mapping[str, float] | None = None
+) -> Figure:
+    """Line charts of the page; dashed: their levels.
+
+    Args:
+        figure: the charts.
+        title: of the whole.
+        label: of the vertical axes.
+        borders: layer -> where it begins on the horizontal axis.
+    """
+    names, low = list(figure.styles), min(panel.low for panel in figure.panels)
+    high = 1.04 * max(panel.high for panel in figure.panels)
+    with matplotlib.rc_context(STYLE):
+        picture, grid = _grid(len(figure.panels), title, label)
+        for axes, panel in zip(grid, figure.panels, strict=True):
+            for line in panel.lines:
+                i = names.index(line.name)
+                x, y, spread = np.array(line.points).T
+                y = y.clip(low)
+                colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
+                axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.14, linewidth=0)
+                axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=line.name)
+            for name, level in panel.levels.items():
+                axes.axhline(level, color=BLACK, linestyle="--", linewidth=1, zorder=1, label=name)
+            _mark(axes, borders or {})
+            axes.set(title=panel.title.replace(": ", "\n"), ylim=(low, high))
+            axes.grid(axis="y", color=LIGHT)
+            if panel.logarithmic:
+                axes.set_xscale("log")
+                ticks = sorted({point[0] for line in panel.lines for point in line.points})
+                axes.set_xticks(ticks[::2], [f"{tick:,.0f}" for tick in ticks[::2]])
+                axes.minorticks_off()
+        _finish(picture, grid, figure.panels[0].x_label)
+    return picture
+
+
+MARKS = {"chance": ("|", GREY), "from_architecture": ("|", BLACK), "paper": ("o", "white")}  # what is given
+
+
+def dots(
+    scores: Sequence[Score], title: str, label: str, *, panel: str, line: str, low: float = 0.0
+) -> Figure:
+    """Scores of methods with their 95 % intervals, beside what is given: chance, the best guess from the
+    architecture alone, the paper's.
+
+    Args:
+        scores: of one metric.
+        title: of the figure.
+        label: of the metric.
+        panel: field of the records that has a panel for each value.
+        line: field that has a line for each value.
+        low: end of the axis; what is lower is drawn on it.
+    """
+    panels, heads = distinct(scores, panel), distinct(scores, line)
+    methods = list(dict.fromkeys(_method(score, line) for score in scores))
+    offsets = np.linspace(-0.3, 0.3, len(methods))
+    with matplotlib.rc_context(STYLE):
+        size = 2.6 + 3.4 * len(panels), 1.8 + (0.2 + 0.1 * len(methods)) * len(heads)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False).ravel()
+        for score in scores:
+            axes, i = grid[panels.index(getattr(score.first, panel))], methods.index(_method(score, line))
+            y, value = heads.index(getattr(score.first, line)) + offsets[i], max(score.value, low)
+            ends = np.mean(score.values("interval_95") or [(value, value)], axis=0).clip(low)
+            error, colour = np.abs(ends - value)[:, None], CYCLE[i % len(CYCLE)]
+            style: Any = {"fmt": MARKERS[i % len(MARKERS)], "color": colour, "markersize": 5, "capsize": 2}
+            axes.errorbar([value], [y], xerr=error, label=_method(score, line), **style)
+            for field, (marker, face) in MARKS.items():
+                mark = score.mean(field)
+                if mark is not None:
+                    edge: Any = {"mec": colour} if field == "paper" else {"color": face}
+                    axes.plot(mark, y, marker, mfc=face, markersize=5, zorder=1, label=GIVEN[field], **edge)
+        for axes, name in zip(grid, panels, strict=True):
+            for i in range(len(heads) - 1):
+                axes.axhline(i + 0.5, color="#EEEEEE", linewidth=0.8, zorder=0)
+            axes.set_yticks(range(len(heads)), [words_of(head) for head in heads])
+            axes.tick_params(axis="y", length=0)
+            axes.grid(axis="x", color=LIGHT)
+            axes.set(title=name, xlabel=label, ylim=(len(heads) - 0.5, -0.5))
+        handles = {
+            word: handle
+            for axes in grid
+            for handle, word in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        columns = max(1, int(size[0] / LEGEND_INCHES))
+        options: Any = {"frameon": False, "loc": "outside lower center", "ncols": columns}
+        figure.legend(list(handles.values()), list(handles), **options)
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _method(score: Score, line: str) -> str:
+    """What a legend calls a method; its input too, unless this is what the lines are."""
+    return score.first.method if line in ("input", "layer") else ", ".join(method_of(score))
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """What a method said of held-out networks."""
+
+    title: str
+    true: np.ndarray  # [M]
+    predicted: np.ndarray  # [M]
+    converged: np.ndarray | None = None  # [M] which did, where this is shown
+
+
+def clouds(
+    parts: Sequence[Cloud], title: str, labels: tuple[str, str], limits: tuple[float, float] | None = None
+) -> Figure:
+    """Predictions against what is true, a panel for each method.
+
+    Args:
+        parts: the panels.
+        title: of the figure.
+        labels: what is true, and what is predicted.
+        limits: of both axes, by default those of what is true; what lies beyond is drawn on them.
+    """
+    if limits is None:
+        ends = [end for part in parts for end in (part.true.min(), part.true.max())]
+        margin = 0.06 * (max(ends) - min(ends))
+        limits = min(ends) - margin, max(ends) + margin
+    with matplotlib.rc_context(STYLE):
+        figure, grid = _grid(len(parts), title, labels[1], square=True)
+        for axes, part in zip(grid, parts, strict=True):
+            axes.plot(limits, limits, color=GREY, linewidth=1, zorder=0)
+            groups = {"held-out networks": np.ones(len(part.true), bool)}
+            if part.converged is not None:
+                groups = {"converged": part.converged, "not converged": ~part.converged}
+            for (words, chosen), colour, marker in zip(groups.items(), (BLUE, RED), "o^", strict=False):
+                style: Any = {"color": colour, "marker": marker, "alpha": 0.6, "linewidths": 0}
+                style["s"] = float(np.clip(3000 / max(1, len(part.true)), 2, 14))
+                axes.scatter(part.true[chosen], part.predicted[chosen].clip(*limits), label=words, **style)
+            axes.set(title=part.title, xlim=limits, ylim=limits, aspect="equal")
+            axes.grid(color="#EEEEEE")
+        _finish(figure, grid, labels[0])
+    return figure
+
+
+def matrices(tables: Sequence[Table], title: str, decimals: int, high: float | None = None) -> Figure:
+    """Tables of cells as heat maps; the text is white on dark cells.
+
+    Args:
+        tables: of one shape, with a head a row.
+        title: of the figure.
+        decimals: of the numbers.
+        high: the number of the darkest cells; None: the highest of a table.
+    """
+    rows, columns = [row[0] for row in tables[0].rows], tables[0].columns[1:]
+    with matplotlib.rc_context(STYLE):
+        width = max(2.4, 1.2 + 0.5 * len(columns))
+        size = 2.0 + width * len(tables), 1.6 + 0.4 * len(rows)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(1, len(tables), sharey=True, squeeze=False).ravel()
+        for axes, table in zip(grid, tables, strict=True):
+            values = np.array([[cell.order for cell in row[1:]] for row in table.rows], float)
+            top = np.nanmax(values) if high is None else high
+            axes.imshow(values, cmap="Blues", vmin=0.0, vmax=top, aspect="auto")
+            for (i, j), value in np.ndenumerate(values):
+                style: Any = {"color": "white" if value > 0.6 * top else BLACK, "fontsize": 8.5}
+                text = "" if np.isnan(value) else f"{value:.{decimals}f}"
+                axes.text(j, i, text, ha="center", va="center", **style)
+            axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(rows)), rows)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            axes.set_title(table.title, fontsize=9.5)
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _grid(count: int, title: str, label: str, square: bool = False) -> tuple[Figure, Any]:
+    """A figure of panels that share their axes, and these, row by row."""
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    size = 1.0 + 3.0 * columns, 1.4 + (2.9 if square else 2.2) * rows
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    figure.supylabel(label, fontsize=9.5)
+    figure.suptitle(title, fontsize=11)
+    return figure, grid[:count]
+
+
+def _finish(figure: Figure, grid: Any, label: str) -> None:
+    """Ticks below the lowest panel of each column, one label and one legend for all."""
+    for axes in grid[-min(COLUMNS, len(grid)) :]:
+        axes.tick_params(labelbottom=True)
+    handles, labels = grid[0].get_legend_handles_labels()
+    # the label as its title: a legend of several rows would be drawn over one below the panels
+    style: Any = {"title_fontsize": 9.5, "frameon": False, "loc": "outside lower center", "ncols": COLUMNS}
+    figure.legend(handles, labels, title=label, **style)
+
+
+def _mark(axes: Axes, borders: Mapping[str, float]) -> None:
+    """Lines where layers begin; a name where there is room for it."""
+    starts = [*borders.values(), 1.0]
+    for layer, start, end in zip(borders, starts, starts[1:], strict=False):
+        axes.axvline(start, color=GREY, linewidth=0.8, zorder=0)
+        if end - start > 0.12:
+            style: Any = {"ha": "center", "va": "bottom", "fontsize": 7.5, "color": "#666666"}
+            axes.text((start + end) / 2, 0.01, layer, **style)

@@ -1,0 +1,296 @@
+"""What the weights tell of their training (optimizer, learning rate, ...), when, and where: the experiments
+of Eilertsen et al. 2020.
+
+Every property is read off the weights of models held out, by the deep meta-classifier, on slices and on
+random units, and by linear SVM and gradient boosting on statistics. Beside them stand two who read no
+weights: chance, and the best guess from the architecture alone. Where architectures differ in the values that
+they were trained with, it gives a property away, and only what goes beyond its guess was read off the
+training.
+
+python scripts/evaluate_meta_classifier.py ZOO
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import joblib
+import numpy as np
+
+from nws_dataset import console
+from nws_dataset.console import Command
+from nws_dataset.errors import ZooError
+from nws_dataset.evaluation import commands, models
+from nws_dataset.evaluation.folds import NUM_FOLDS, describe, is_small
+from nws_dataset.evaluation.inputs import SLICE, SLICE_STATISTICS, SMALL_SETTINGS, SNAPSHOTS, Inputs, Settings
+from nws_dataset.evaluation.pages.summary import report_of_properties
+from nws_dataset.evaluation.results import facts_of
+from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
+from nws_dataset.evaluation.scores import ALL, CONVERGED, Record, accuracy_scores, error_scores
+from nws_dataset.evaluation.tasks import PROPERTIES, Task, constant_guess, guesses_from_architecture, tasks_of
+
+EXPERIMENTS = ("what", "when", "where", "layers")
+NUM_POSITIONS = 16  # at which slices of rows are: where
+MIN_ALIKE = 20  # models of one architecture that whole rows need at least
+FOLDS_HELP = "Of the cross-validation of a small zoo."
+SNAPSHOTS_HELP = "Snapshots to train on (overrides --settings)."
+SETTINGS_HELP = "Network and training.  [default: small under 1,000 models, else paper]"
+
+
+def trials_of(
+    inputs: Inputs,
+    properties: Sequence[str] | None,
+    experiments: Sequence[str],
+    *,
+    seeds: int = 3,
+    num_folds: int = NUM_FOLDS,
+    rows: bool = False,
+) -> tuple[list[Trial], dict[str, str]]:
+    """Every method on every property with every seed, and why properties are skipped.
+
+    Args:
+        inputs: of the zoo, with the settings of the meta-classifier.
+        properties: see `tasks_of`.
+        experiments: "what" (all is asked of final snapshots), "when" (and by snapshot), "where" (position),
+            "layers" (by part, by layer).
+        seeds: repetitions, each with its own balancing, folds and networks.
+        num_folds: of the cross-validation of a small zoo.
+        rows: also the meta-classifier on whole rows, of the models of the most frequent architecture.
+    """
+    final, small = inputs.final, is_small(len(inputs.final))
+    methods = models.property_methods(inputs, "layers" in experiments)
+    names, counts = np.unique(final["architecture"].astype(str), return_counts=True)
+    alike = np.flatnonzero(final["architecture"] == names[counts.argmax()])
+    pairs: list[tuple[Method, Task, int]] = []
+    skipped: dict[str, str] = {}
+    for seed in range(seeds):
+        tasks, skipped = tasks_of(final, properties, seed, small=small, num_folds=num_folds)
+        pairs += [(method, task, seed) for task in tasks for method in methods]
+        if rows and len(alike) >= MIN_ALIKE:
+            tasks, _ = tasks_of(final, None, seed, small=small, models=alike, num_folds=num_folds)
+            method = models.row_method(inputs, int(final["num_weights"][alike[0]]))
+            pairs += [(method, task, seed) for task in tasks if not properties or task.target in properties]
+    trials = [property_trial(inputs, method, task, seed, experiments) for method, task, seed in pairs]
+    return [trial for trial in trials if trial.questions], skipped
+
+
+def property_trial(
+    inputs: Inputs, method: Method, task: Task, seed: int, experiments: Sequence[str] = ("what",)
+) -> Trial:
+    """A method that is asked for a property, in all experiments that it can answer."""
+    numbers = inputs.series.curve
+    last, asked = Question(numbers[-1]), list[tuple[str, Question]]()
+    if method.layer is not None:
+        asked += [("where", last)] if "layers" in experiments else []
+    else:
+        asked += [("what", last)] if "what" in experiments else []
+        asked += [("when", Question(number)) for number in numbers if "when" in experiments]
+        # whoever reads all of a row is not asked for a position; a row as short as a slice has none
+        if (
+            "where" in experiments
+            and method.input in (SLICE, SLICE_STATISTICS)
+            and inputs.final["num_weights"].max() > inputs.settings.slice_length
+        ):
+            positions = np.linspace(0, 1, NUM_POSITIONS).tolist()
+            asked += [("where", Question(numbers[-1], position)) for position in positions]
+    labels = {"target": task.target, "task": task.words, "method": method.name, "input": method.input}
+    # fitted once for all experiments, and asked the same but once
+    questions = tuple(dict.fromkeys(question for _, question in asked))
+    score = functools.partial(_score, inputs, asked)
+    return Trial(task, method, seed, score, {**labels, "seed": seed, "layer": method.layer}, questions)
+
+
+def _score(inputs: Inputs, asked: Sequence[tuple[str, Question]], trial: Trial, answers: Answers) -> Outcome:
+    """Records of every experiment and question, of all held-out models and of those that converged."""
+    task, tested, final = trial.task, trial.task.tested, inputs.final
+    converged = np.asarray(final["converged"], dtype=bool)[task.models]
+    guessed = guesses_from_architecture(
+        np.asarray(final["architecture"])[task.models], task.truth, task.folds
+    )
+    constant = np.empty_like(task.truth)
+    for fold in task.folds:
+        constant[fold.test] = constant_guess(task.truth[fold.test], task.truth[fold.training])
+    held_out = "cross-validation over models" if task.cross_validated else "the zoo's splits"
+    where = f"{held_out}, {', '.join(sorted(set(final['dataset'][task.models])))}"
+    trained_on = f"{SNAPSHOTS[inputs.settings.snapshots]}, {where}"
+    num_train = round(np.mean([len(fold.training) for fold in task.folds]))
+    records = []
+    for experiment, question in asked:
+        truth, predicted = task.truth, answers.predicted[question]
+        pairs = np.column_stack([truth, predicted])[tested].round(6).tolist() if task.is_number else None
+        for nets, part in ((ALL, tested), (CONVERGED, tested[converged[tested]])):
+            if not len(part):
+                continue
+            scores = error_scores if task.is_number else accuracy_scores
+            about: dict[str, Any] = {
+                **trial.labels,
+                "experiment": experiment,
+                "nets": nets,
+                "trained_on": trained_on,
+                "tested_on": f"{'one snapshot' if experiment == 'when' else 'final snapshots'}, {where}",
+                "num_train": num_train,
+                "num_test": len(part),
+                "snapshot": None if experiment == "what" else question.snapshot,
+                "position": question.position,
+                "pairs": pairs if experiment == "what" and nets == ALL else None,
+            }
+            scored = scores(truth[part], predicted[part], guessed[part], constant[part], trial.seed)
+            records.append(Record(**about, **scored))
+    return Outcome(records)
+
+
+def evaluate(
+    inputs: Inputs,
+    properties: Sequence[str] | None = None,
+    experiments: Sequence[str] = EXPERIMENTS,
+    *,
+    seeds: int = 3,
+    num_folds: int = NUM_FOLDS,
+    rows: bool = False,
+    progress: Callable[[int], Any] = console.progress,
+    **options: Any,
+) -> dict[str, Any]:
+    """Fit and test all methods on all properties: parameters are those of `trials_of` and of `run`.
+
+    Returns:
+        What the file of results holds: "results", the records; "skipped", why properties could not be told;
+        "held_out", "layers", "seconds".
+    """
+    started = time.monotonic()
+    trials, skipped = trials_of(inputs, properties, experiments, seeds=seeds, num_folds=num_folds, rows=rows)
+    outcomes = run(trials, progress, **options)
+    alike = len(set(inputs.final["architecture"])) == 1
+    return {
+        "held_out": describe([len(trial.task.folds) for trial in trials]),
+        "results": [record for outcome in outcomes for record in outcome.records],
+        "skipped": skipped,
+        "layers": layer_borders(inputs) if alike else {},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def layer_borders(inputs: Inputs) -> dict[str, float]:
+    """Layer -> its first weight, as a part of the row, in a zoo of one architecture."""
+    layout = inputs.zoo.layout(inputs.final[0])
+    first = {layer: min(s.offset for s in layout.tensors if s.layer == layer) for layer in layout.layers}
+    return {layer: offset / layout.num_weights for layer, offset in first.items()}
+
+
+def notes_of(told: dict[str, Any], settings: Settings, seeds: int) -> list[str]:
+    """How the numbers were taken, for the Markdown file and the terminal."""
+    skipped = [f"{name} (skipped): {reason}." for name, reason in told["skipped"].items()]
+    if not told["results"]:
+        return ["Nothing could be tested: build more models.", *skipped]
+    kind = "the paper's network" + (f", {settings.width:g} as wide" if settings.width != 1 else "")
+    if settings.linear_below is not None:
+        kind += f", on asinh(weight / {settings.linear_below:g})"
+    more = f", or as many more as make {settings.least_steps:,} steps" if settings.least_steps else ""
+    return [
+        f"Held out: {told['held_out']}. Mean over {seeds} seeds, ± their standard deviation; "
+        f"{told['seconds']:.0f} s.",
+        f"All methods are trained on {SNAPSHOTS[settings.snapshots]} of the other models and tested on "
+        "final ones. A tenth of the training models, or the zoo's validation split, chooses the epoch of "
+        "the network, the C of the SVM and the rounds of boosting.",
+        f"Deep meta-classifier: {kind}, {settings.epochs} epochs{more}, slices of {settings.slice_length:,} "
+        f"weights; a model's prediction averages over {settings.slices_per_prediction} slices, and so do "
+        "those from the statistics of the same slices. A row that is shorter is one slice, filled with "
+        "zeros. Random units: in place of a slice, of each tensor the weights of a few hidden units, those "
+        "chosen at random each time; their order does not change what a network computes, and so nothing "
+        "can be learned by heart.",
+        "Models were dropped until each value has equally many: chance is one over the number of values, "
+        "and among converged models the share of the most frequent value. Learning rates: mean absolute "
+        "error, lower is better, of log10 where the recipe draws it so; chance is the training models' "
+        "median.",
+        "From the architecture: the most frequent value among the training models of the same architecture. "
+        "Where this is well above chance, architectures differ in their values, and only accuracy beyond it "
+        "was read off what training left in the weights.",
+        "The paper's figures give no numbers to stand beside these; its network and settings are --settings "
+        "paper.",
+        *skipped,
+    ]
+
+
+def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
+    """A click callback: comma-separated names, of the legal ones if there are such."""
+
+    def split(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+        names = value.split(",") if value else None
+        for name in names or ():
+            if legal and name not in legal:
+                expected = f"some of {','.join(legal)}"
+                raise ZooError(
+                    f"--{parameter.name}", expected=expected, found=repr(name), do="choose among them"
+                )
+        return names
+
+    return split
+
+
+@click.command(cls=Command)
+@click.argument("zoo")
+@commands.out_option
+@commands.option(
+    "--experiments",
+    default="what,when",
+    callback=_listed(EXPERIMENTS),
+    help=f"Some of {','.join(EXPERIMENTS)}.",
+)
+@commands.option(
+    "--properties",
+    callback=_listed(()),
+    help=f"Properties to predict.  [default: {','.join(PROPERTIES)}, where they vary]",
+)
+@commands.seeds_option("Repetitions.")
+@commands.option("--folds", "num_folds", default=NUM_FOLDS, type=click.IntRange(2), help=FOLDS_HELP)
+@click.option(
+    "--rows", is_flag=True, help="Also whole rows, of the models of the most frequent architecture."
+)
+@commands.option("--settings", "name", type=click.Choice(["paper", "small"]), help=SETTINGS_HELP)
+@commands.option("--epochs", type=click.IntRange(1), help="Train exactly N epochs (overrides --settings).")
+@commands.option("--snapshots", type=click.Choice(list(SNAPSHOTS)), help=SNAPSHOTS_HELP)
+@commands.option("--device", default="cpu", help="Torch device.")
+@commands.jobs_options("one a core; one on a GPU")
+def main(
+    zoo: str,
+    out: Path | None,
+    seeds: int,
+    name: str | None,
+    device: str,
+    jobs: int | None,
+    ray: str | None,
+    epochs: int | None,
+    snapshots: str | None,
+    **chosen: Any,
+) -> None:
+    """Read properties of the training off the weights of ZOO, a folder that nws-build wrote.
+
+    Prints how well the deep meta-classifier, and linear SVM and boosting on statistics, tell them of held-out
+    models, beside chance and the best guess from the architecture alone, and writes it as JSON, Markdown and
+    plots. What: from final snapshots. When: by snapshot. Where: by position in the row. Layers: by part, and
+    by layer. A run that was interrupted goes on where it stopped.
+    """
+    opened, folder = commands.begin(zoo, out, ray)
+    small = is_small(len(opened.filter(is_final=True)))
+    settings = SMALL_SETTINGS if name == "small" or (name is None and small) else Settings()
+    settings = dataclasses.replace(settings, device=device, snapshots=snapshots or settings.snapshots)
+    settings = dataclasses.replace(settings, epochs=epochs, least_steps=0) if epochs else settings
+    commands.check_device(device)
+    inputs = Inputs.of(opened, settings)
+    kept = Kept(folder / "meta_classifier.part", [inputs.digest, dataclasses.asdict(settings)])
+    processes = jobs or (joblib.cpu_count() if device == "cpu" else 1)
+    with commands.keeping(kept):
+        told = evaluate(inputs, **chosen, seeds=seeds, jobs=processes, kept=kept, ray=ray)
+        contents = {
+            "experiment": "meta_classifier",
+            "zoo": facts_of(opened, commands.name_of(zoo)),
+            "command": commands.command_line(),
+            "settings": dataclasses.asdict(settings),
+            **told,
+        }
+        report_of_properties(contents, notes_of(told, settings, seeds)).write(folder)

@@ -1,0 +1,378 @@
+"""How well predictions fit what is true: metrics, their 95 % intervals, and records of them.
+
+Axes: M held-out models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from nws_dataset.errors import ZooError
+
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+RESAMPLES = 300
+MIN_FOR_BOOTSTRAP = 10  # models; resamples of fewer say little
+MIN_SCORED = 3  # models that a score of predicted accuracies is of
+ALL, CONVERGED = "all", "converged"
+NETS = {ALL: "All networks", CONVERGED: "Converged networks"}
+SIZED = "learning_curve"  # the experiment whose records differ in num_train too
+Interval = tuple[float, float]
+Seed = int | float | str  # others may name theirs as they like
+
+
+@dataclass(frozen=True)
+class Record:
+    """One score of one method: a line of a file of results. The fields without a default are always there."""
+
+    experiment: str
+    target: str  # what is predicted: a column of the index
+    method: str
+    input: str  # what the method reads of a network
+    nets: str  # which held-out models are scored: ALL, or the CONVERGED among them
+    metric: str
+    value: float | None  # None: there is none
+    task: str | None = None  # the target in words
+    seed: Seed | None = None
+    dataset: str | None = None  # of the networks
+    across: str | None = None  # the column of which one value is trained on and another is tested on
+    trained_on: str | None = None
+    tested_on: str | None = None
+    num_train: int | None = None  # models
+    num_test: int | None = None
+    snapshot: int | None = None  # that is read, where it is not the final one
+    epoch: int | None = None
+    position: float | None = None  # of the slice that is read: 0 at the row's beginning, 1 at its end
+    layer: str | None = None  # that alone is read
+    interval_95: Interval | None = None
+    chance: float | None = None  # the score of one who reads nothing
+    from_architecture: float | None = None  # the score of one who reads nothing but the architecture
+    paper: float | None = None  # the score in Unterthiner et al. 2020
+    num_features: int | None = None
+    setting: str | None = None  # of the method
+    feature: str | None = None  # that the value is of
+    pairs: Any = None  # true and predicted numbers of all held-out models
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that have a value."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def wilson_interval(correct: int, total: int) -> Interval:
+    """95 % interval of a proportion (Wilson 1927).
+
+    Args:
+        correct: number of models that were predicted right.
+        total: number of held-out models. Snapshots of one model are not independent, so count models.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(8, 10)]
+        [0.49, 0.943]
+    """
+    if total == 0:
+        return 0.0, 1.0
+    p, z2 = correct / total, Z_95**2
+    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
+    half = Z_95 / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray, np.ndarray], float], truth: np.ndarray, predicted: np.ndarray, seed: int
+) -> Interval | None:
+    """95 % interval of a statistic of truth [M] and predictions [M], by resampling the M held-out models;
+    None where they are too few.
+    """
+    if len(truth) < MIN_FOR_BOOTSTRAP:
+        return None
+    random = np.random.default_rng(seed)
+    draws = (random.integers(len(truth), size=len(truth)) for _ in range(RESAMPLES))
+    values = np.array([statistic(truth[i], predicted[i]) for i in draws])
+    values = values[np.isfinite(values)]
+    return (float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))) if len(values) else None
+
+
+def accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """The share of models whose class was predicted."""
+    return int((truth == predicted).sum()) / len(truth)
+
+
+def mae(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """The mean absolute error."""
+    return float(np.abs(truth - predicted).mean())
+
+
+def r2(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """The part of the variance that is explained; NaN of constant truths."""
+    total = np.sum((truth - truth.mean()) ** 2)
+    return float(1 - np.sum((truth - predicted) ** 2) / total) if total > 0 else float("nan")
+
+
+def kendall_tau(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Kendall's tau-b; NaN if either is constant."""
+    return float(kendalltau(truth, predicted).statistic)
+
+
+def mse(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """The mean squared error."""
+    return float(np.mean((truth - predicted) ** 2))
+
+
+def true_rank_of_best(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """The true rank, from 1, of the model that was predicted best.
+
+    Example:
+        >>> true_rank_of_best(np.array([0.9, 0.8, 0.1]), np.array([0.5, 0.7, 0.2]))
+        2.0
+    """
+    return float(1 + np.sum(truth > truth[np.argmax(predicted)]))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of a method, and how its values are written."""
+
+    words: str
+    explanation: str
+    of: Callable[[np.ndarray, np.ndarray], float] | None = None  # truth [M], predictions [M] -> value
+    scale: float = 1.0  # values are shown times this
+    decimals: int = 3
+    lower_is_better: bool = False
+    is_share: bool = True  # from 0 to 1, so that a bar can show it
+
+    def text(self, value: float) -> str:
+        """A value as people read it; no minus before a zero."""
+        shown = round(value * self.scale, self.decimals) + 0.0
+        return f"{shown:.{self.decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+METRICS = {
+    "accuracy": Metric(
+        "accuracy, %",
+        "The share of held-out networks of which the property was told right.",
+        accuracy,
+        100,
+        1,
+    ),
+    "r2": Metric(
+        "R²",
+        "The part of the variance of the true values that is explained: 1 is perfect, 0 is no better than "
+        "always saying the mean; worse than that is negative.",
+        r2,
+    ),
+    "kendall_tau": Metric(
+        "τ",
+        "Kendall's rank correlation of true and predicted values: 1 if all pairs of networks are in their "
+        "right order, 0 for a random one.",
+        kendall_tau,
+    ),
+    "mse": Metric(
+        "MSE \N{MULTIPLICATION SIGN} 10³",
+        "The mean squared error of predicted accuracies (from 0 to 1), times 1,000.",
+        *(mse, 1000, 2, True, False),
+    ),
+    "mae": Metric("mean error", "The mean absolute error, in the number's own unit.", mae, 1, 3, True, False),
+    "true_rank_of_best": Metric(
+        "rank of best",
+        "The true rank, from 1, of the held-out network that was predicted best: whoever picks by the "
+        "prediction gets this one.",
+        *(true_rank_of_best, 1, 1, True, False),
+    ),
+}
+OF_ACCURACIES = ("r2", "kendall_tau", "mse", "true_rank_of_best")  # metrics of predicted accuracies
+WITH_INTERVAL = ("r2", "kendall_tau")
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of a name; an unknown one is shown as it is."""
+    return METRICS.get(name) or Metric(name, "A measure that this page has no words for.", is_share=False)
+
+
+def accuracy_scores(
+    truth: np.ndarray, predicted: np.ndarray, guessed: np.ndarray, constant: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Fields of a record on predicted classes [M]; chance is the share of the most frequent class."""
+    return {
+        "metric": "accuracy",
+        "value": accuracy(truth, predicted),
+        "interval_95": wilson_interval(int((truth == predicted).sum()), len(truth)),
+        "chance": float(np.unique(truth, return_counts=True)[1].max() / len(truth)),
+        "from_architecture": accuracy(truth, guessed),
+    }
+
+
+def error_scores(
+    truth: np.ndarray, predicted: np.ndarray, guessed: np.ndarray, constant: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Fields of a record on predicted numbers [M]; chance is the error of the training models' median."""
+    return {
+        "metric": "mae",
+        "value": mae(truth, predicted),
+        "interval_95": bootstrap_interval(mae, truth, predicted, seed),
+        "chance": mae(truth, constant),
+        "from_architecture": mae(truth, guessed),
+    }
+
+
+def records_of_accuracies(
+    labels: Mapping[str, Any],
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    converged: np.ndarray,
+    *,
+    intervals: bool = False,
+) -> list[Record]:
+    """Scores of predicted accuracies, on all models and on the converged ones.
+
+    Args:
+        labels: fields that all records share; "seed" is that of the intervals.
+        truth: [M].
+        predicted: [M].
+        converged: [M] whether each did.
+        intervals: add 95 % intervals of R2 and tau, from resampling the models.
+
+    Returns:
+        a record for each metric and part. A score that does not exist (of constant truths, of fewer than
+        three models) is left out.
+    """
+    records = []
+    for nets, part in ((ALL, np.ones(len(truth), bool)), (CONVERGED, converged)):
+        for name in OF_ACCURACIES if part.sum() >= MIN_SCORED else ():
+            score = METRICS[name].of
+            assert score is not None
+            value = score(truth[part], predicted[part])
+            if not np.isfinite(value):
+                continue
+            fields = {**labels, "nets": nets, "num_test": int(part.sum()), "metric": name, "value": value}
+            if intervals and name in WITH_INTERVAL:
+                fields["interval_95"] = bootstrap_interval(
+                    score, truth[part], predicted[part], labels["seed"]
+                )
+            records.append(Record(**fields))
+    return records
+
+
+# Means over seeds
+
+# Two records that agree in these differ by their seed only.
+IDENTITY = (
+    *(
+        "experiment",
+        "target",
+        "method",
+        "input",
+        "nets",
+        "metric",
+        "dataset",
+        "across",
+        "trained_on",
+        "tested_on",
+    ),
+    *("snapshot", "position", "layer"),
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Records that differ in nothing but the seed."""
+
+    records: Mapping[Seed, Record]  # by seed
+
+    @property
+    def first(self) -> Record:
+        return next(iter(self.records.values()))
+
+    @property
+    def metric(self) -> Metric:
+        return metric_of(self.first.metric)
+
+    @property
+    def nets(self) -> str:
+        """Which networks, in words."""
+        return NETS.get(self.first.nets, self.first.nets)
+
+    @property
+    def words(self) -> str:
+        """What is predicted, in words."""
+        return (self.first.task or self.first.target).replace("_", " ")
+
+    def values(self, field: str = "value") -> list[Any]:
+        """A field of all records that have it."""
+        values = [getattr(record, field) for record in self.records.values()]
+        return [value for value in values if value is not None]
+
+    def mean(self, field: str = "value") -> float | None:
+        """The mean over seeds of a field; None where no record has it."""
+        values = self.values(field)
+        return sum(values) / len(values) if values else None
+
+    @property
+    def value(self) -> float:
+        """The mean over seeds."""
+        mean = self.mean()
+        assert mean is not None, "a score is of records that have a value"
+        return mean
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over seeds; None of a single one."""
+        return float(np.std(self.values(), ddof=1)) if len(self.records) > 1 else None
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval of the first seed that has one, as text."""
+        return " to ".join(map(self.metric.text, next(iter(self.values("interval_95")), ())))
+
+    @property
+    def source(self) -> str:
+        """Where the number comes from: seeds, interval, splits, setting."""
+        text, first = self.metric.text, self.first
+        seeds = ", ".join(
+            f"{text(r.value)} (seed {seed})" for seed, r in self.records.items() if r.value is not None
+        )
+        parts = [
+            f"{self.nets}, {self.metric.words}: {seeds}",
+            self.interval and f"95 % interval {self.interval}",
+        ]
+        sides = (("trained", first.trained_on, first.num_train), ("tested", first.tested_on, first.num_test))
+        for verb, models, number in sides:
+            parts += (
+                [f"{verb} on {models}{'' if number is None else f' ({number} networks)'}"] if models else []
+            )
+        return "; ".join(part for part in (*parts, first.setting) if part)
+
+
+def scores_of(records: Iterable[Record]) -> list[Score]:
+    """The records of several seeds together, in the order in which they come.
+
+    Raises:
+        ZooError: if two records say different things of the same.
+    """
+    groups: dict[tuple[Any, ...], dict[Seed, Record]] = {}
+    for record in records:
+        key = *(getattr(record, name) for name in IDENTITY), record.experiment == SIZED and record.num_train
+        seed = "unknown" if record.seed is None else record.seed
+        known = groups.setdefault(key, {}).setdefault(seed, record)
+        if known.value != record.value:
+            what = ", ".join(str(part) for part in key if part not in (None, False))
+            found = f"{known.value} and {record.value} for {what}, seed {seed}"
+            do = "give results of one run only (--results)"
+            raise ZooError("results", expected="one value for each seed", found=found, do=do)
+    return [Score(group) for group in groups.values()]
+
+
+def select(scores: Iterable[Score], **conditions: Any) -> list[Score]:
+    """The scores whose records have these values."""
+    wanted = conditions.items()
+    return [s for s in scores if all(getattr(s.first, name) == value for name, value in wanted)]
+
+
+def distinct(scores: Iterable[Score], *names: str) -> list[Any]:
+    """The different values of a field, or of several together, in their order."""
+    values = [tuple(getattr(score.first, name) for name in names) for score in scores]
+    return list(dict.fromkeys(value if len(names) > 1 else value[0] for value in values))

@@ -1,0 +1,276 @@
+"""What is read off the weights: a target, and the models by which reading it is learned and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nws_dataset.errors import ZooError
+from nws_dataset.evaluation.folds import NUM_FOLDS, Fold, balanced, folds_of, is_small, with_validation
+from nws_dataset.format.subsets import SUBSETS, LogUniform
+
+if TYPE_CHECKING:
+    from nws_dataset.reading.snapshots import Snapshots
+
+CLASSES = (
+    *("dataset", "batch_size", "augmentation", "optimizer", "activation", "initialization", "filter_size"),
+    *("depth_conv", "depth_fc", "width_conv", "width_fc"),
+)
+NUMBERS = ("learning_rate",)  # properties that are predicted as numbers
+PROPERTIES = (*CLASSES, *NUMBERS)
+# A value that fewer models have is left out, for balancing by it would leave few of the others: a tenth of
+# the zoo within these bounds.
+RARE, RAREST = 10, 2
+TEST_ACCURACY = "test_accuracy"
+ALL_DATASETS = "all data sets"
+MIN_OF_DATASET = 50  # models; where no data set has as many, all data sets are one task
+MIN_OF_VALUE, MAX_VALUES = 50, 6  # models of a value of the recipe, and values: those that most models have
+CURVE_POINTS = 8  # snapshots at which held-out models are tested: when
+
+
+class Labelled(NamedTuple):
+    """Networks, or snapshots, by their indices, and what is true of each."""
+
+    indices: np.ndarray
+    y: np.ndarray
+
+
+@dataclass(frozen=True)
+class Task:
+    """A target, and the models by which reading it is learned and tested."""
+
+    target: str  # column of the index
+    words: str  # what tables call it: the property and its values, or the networks whose accuracy it is
+    models: np.ndarray  # [M] indices among the final snapshots
+    truth: np.ndarray  # [M] of the target
+    folds: list[Fold]  # indices in models; each tests some of them once
+    classes: tuple[Any, ...] = ()  # none of a number
+
+    @property
+    def is_number(self) -> bool:
+        return not self.classes
+
+    @property
+    def cross_validated(self) -> bool:
+        """Whether models are held out in turn, in place of the zoo's own splits."""
+        return len(self.folds) > 1
+
+    def part(self, chosen: np.ndarray) -> Labelled:
+        """Some of the models, by their indices in models."""
+        return Labelled(self.models[chosen], self.truth[chosen])
+
+    @property
+    def tested(self) -> np.ndarray:
+        """Indices in models of those that some fold tests."""
+        return np.sort(np.concatenate([fold.test for fold in self.folds]))
+
+
+# The accuracy of networks
+
+
+def accuracy_task(final: Snapshots, name: str, models: np.ndarray, seed: int) -> Task:
+    """The test accuracy of some of the final networks, which are called by a name."""
+    folds = folds_of(np.asarray(final["split"])[models], seed, small=is_small(len(models)))
+    return Task(TEST_ACCURACY, name, models, np.asarray(final[TEST_ACCURACY], np.float64)[models], folds)
+
+
+def dataset_tasks(final: Snapshots, seed: int) -> tuple[list[Task], list[str]]:
+    """The accuracy of the networks of each data set, and sentences about what was left out."""
+    datasets = np.asarray(final["dataset"])
+    names, counts = np.unique(datasets, return_counts=True)
+    if len(names) > 1 and counts.max() < MIN_OF_DATASET:
+        words = "The data sets have too few networks each to be looked at one by one."
+        return [accuracy_task(final, ALL_DATASETS, np.arange(len(final)), seed)], [words]
+    few = names[counts < MIN_OF_DATASET].tolist() if len(names) > 1 else []
+    tasks = [
+        accuracy_task(final, str(name), np.flatnonzero(datasets == name), seed)
+        for name in names.tolist()
+        if name not in few
+    ]
+    return tasks, [f"Too few networks of {', '.join(few)} (fewer than {MIN_OF_DATASET})."] if few else []
+
+
+def tasks_by(final: Snapshots, column: str, seed: int) -> list[Task]:
+    """The accuracy of the networks of each common value of a column, the most frequent value first."""
+    values = np.asarray(final[column])
+    names, counts = np.unique(values, return_counts=True)
+    by_count = sorted(zip(-counts, names, strict=True))
+    common = [name for less, name in by_count if -less >= MIN_OF_VALUE][:MAX_VALUES]
+    return [accuracy_task(final, str(name), np.flatnonzero(values == name), seed) for name in common]
+
+
+# Properties of the training
+
+
+def tasks_of(
+    final: Snapshots,
+    properties: Sequence[str] | None,
+    seed: int,
+    *,
+    small: bool,
+    models: np.ndarray | None = None,
+    num_folds: int = NUM_FOLDS,
+) -> tuple[list[Task], dict[str, str]]:
+    """The properties that can be told apart, those of which two values or more are not rare, and why the
+    others cannot.
+
+    Args:
+        final: final snapshots of a zoo.
+        properties: columns of the index with few values, or of NUMBERS; None: PROPERTIES.
+        seed: of balancing and folds.
+        small: cross-validate, in place of the zoo's own splits.
+        models: indices in `final` of the models that may be used; None: all.
+        num_folds: see `folds_of`.
+
+    Raises:
+        ZooError: if a property that was asked for has to be skipped.
+    """
+    models = np.arange(len(final)) if models is None else models
+    tasks: list[Task] = []
+    skipped: dict[str, str] = {}
+    enough = f"with {_min_models(len(models))} models or more"
+    for name in properties or PROPERTIES:
+        found = (_number if name in NUMBERS else _classes)(final, name, models, seed, small, num_folds)
+        if isinstance(found, Task):
+            tasks.append(found)
+            continue
+        skipped[name] = f"{'one value' if found else 'no value'} {enough}"
+        if properties:
+            expected, do = (
+                f"two values or more {enough} each",
+                "choose another property, or build more models",
+            )
+            raise ZooError(f"property {name}", expected=expected, found=skipped[name], do=do)
+    return tasks, skipped
+
+
+def _classes(
+    final: Snapshots, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int
+) -> Task | int:
+    """The task of a property with classes, equally many models of each; of fewer than two their number."""
+    values, splits = np.asarray(final[name])[models], np.asarray(final["split"])[models]
+    known = [value for value in values.tolist() if value is not None and value == value]
+    names, counts = np.unique(known, return_counts=True)
+    needed = () if small else ("train", "test")  # of the zoo's own splits
+    frequent = names[counts >= _min_models(len(models))].tolist()
+    common = [value for value in frequent if set(needed) <= set(splits[values == value])]
+    if len(common) < 2:
+        return len(frequent)
+    chosen = np.flatnonzero(np.isin(values, common))
+    truth = np.array(values[chosen].tolist())  # strings of one length, not objects
+    kept = balanced(truth, np.zeros(len(chosen)) if small else splits[chosen], seed)
+    chosen, truth = chosen[kept], truth[kept]
+    folds = folds_of(splits[chosen], seed, small=small, labels=truth, num_folds=num_folds)
+    folds = [with_validation(fold, seed, truth) for fold in folds]
+    count = str(len(common)) if len(common) == len(names) else f"{len(common)} of {len(names)}"
+    return Task(name, f"{name} ({count} values)", models[chosen], truth, folds, tuple(common))
+
+
+def _number(
+    final: Snapshots, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int
+) -> Task | int:
+    """The task of a number; if all models have the same, or one has none, the number of values, at most 1."""
+    truth, splits = np.asarray(final[name], dtype=np.float64)[models], np.asarray(final["split"])[models]
+    distinct = len(np.unique(truth))
+    if distinct < 2 or not np.isfinite(truth).all():
+        return min(distinct, 1)
+    folds = [with_validation(fold, seed) for fold in folds_of(splits, seed, small=small, num_folds=num_folds)]
+    if is_logarithmic(name, set(final["subset"])):
+        return Task(name, f"{name} (log10)", models, np.log10(truth), folds)
+    return Task(name, name, models, truth, folds)
+
+
+def is_logarithmic(name: str, subsets: Collection[str]) -> bool:
+    """Whether a recipe's number was drawn uniformly in its logarithm, in one of the subsets at least.
+
+    Example:
+        >>> is_logarithmic("learning_rate", ["fixed"]), is_logarithmic("learning_rate", ["small_cnn"])
+        (False, True)
+    """
+    families = [family for subset in subsets if subset in SUBSETS for family in SUBSETS[subset].families]
+    return any(isinstance(family[name], LogUniform) for family in families)
+
+
+def _min_models(num_models: int) -> int:
+    """Models that a value must have to be a class."""
+    return min(RARE, max(RAREST, num_models // 10))
+
+
+# What can be guessed without the weights
+
+
+def constant_guess(truth: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """For all of truth the best guess of one who knows only the values `of`: the most frequent class, or the
+    median number.
+
+    Example:
+        >>> constant_guess(np.array(["a", "b"]), np.array(["b", "b", "a"])).tolist()
+        ['b', 'b']
+        >>> constant_guess(np.zeros(1), np.arange(3.0)).tolist()
+        [1.0]
+    """
+    if of.dtype.kind == "f" and truth.dtype.kind == "f":
+        return np.full(len(truth), np.median(of))
+    classes, counts = np.unique(of, return_counts=True)
+    return np.full(len(truth), classes[counts.argmax()])
+
+
+def guesses_from_architecture(architectures: np.ndarray, truth: np.ndarray, folds: list[Fold]) -> np.ndarray:
+    """The best guess [M] of one who sees a model's architecture [M] and none of its weights.
+
+    For each held-out model the best constant (see `constant_guess`) of its fold's training models of its
+    architecture; of them all if none has it.
+
+    Example:
+        >>> fold = Fold(training=np.array([0, 1, 2, 3]), validation=np.array([]), test=np.array([4]))
+        >>> optimizers = np.array(["adam", "adam", "sgd", "sgd", "sgd"])
+        >>> str(guesses_from_architecture(np.array(list("aabba")), optimizers, [fold])[4])
+        'adam'
+    """
+    guessed = np.empty_like(truth)
+    for fold in folds:
+        for i in fold.test:
+            alike = fold.training[architectures[fold.training] == architectures[i]]
+            guessed[[i]] = constant_guess(truth[[i]], truth[alike if len(alike) else fold.training])
+    return guessed
+
+
+# Earlier snapshots
+
+
+@dataclass(frozen=True)
+class SnapshotSeries:
+    """The snapshots of a zoo [N], each with its model, which is an index among the final snapshots."""
+
+    model: np.ndarray  # [N]
+    snapshot: np.ndarray  # [N] 1..last
+    last: np.ndarray  # [N] num_snapshots of its model
+
+    @classmethod
+    def of(cls, snapshots: Snapshots, final: Snapshots) -> SnapshotSeries:
+        model = {name: i for i, name in enumerate(final["model_id"])}
+        models = np.array([model[name] for name in snapshots["model_id"]])
+        return cls(models, snapshots["snapshot"], snapshots["num_snapshots"])
+
+    def indices(self, models: np.ndarray, which: str) -> np.ndarray:
+        """Of the final, later half ("late") or all snapshots of models."""
+        late = 2 * self.snapshot > self.last
+        wanted = {"final": self.snapshot == self.last, "late": late, "all": self.snapshot > 0}[which]
+        return np.flatnonzero(np.isin(self.model, models) & wanted)
+
+    def at(self, models: np.ndarray, number: int) -> np.ndarray:
+        """The snapshot of each model at a number of the longest training, the same part of a shorter one."""
+        last = np.zeros(self.model.max() + 1, dtype=np.intp)
+        last[self.model] = self.last
+        wanted = 1 + np.rint((number - 1) * (last - 1) / max(1, self.last.max() - 1)).astype(np.intp)
+        indices = np.flatnonzero((self.snapshot == wanted[self.model]) & np.isin(self.model, models))
+        by_model = dict(zip(self.model[indices], indices, strict=True))
+        return np.array([by_model[model] for model in models], dtype=np.intp)
+
+    @property
+    def curve(self) -> list[int]:
+        """Numbers at which a curve has its points; the last is the final one."""
+        return np.unique(np.linspace(1, self.last.max(), CURVE_POINTS).round().astype(int)).tolist()
