@@ -259,7 +259,7 @@ def test_other_files_in_the_folder(refused: Callable[..., str], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("out", ["cat.jpg", "cat.jpg/nws", "/proc/nws"])
-def test_a_place_that_cannot_be_written(refused: Callable[..., str], tmp_path: Path, out: str) -> None:
+def test_a_path_that_cannot_be_written(refused: Callable[..., str], tmp_path: Path, out: str) -> None:
     (tmp_path / "cat.jpg").write_bytes(b"meow")
     line = refused(nws_build, *DEMO, "--out", tmp_path / out)
     assert LINE.fullmatch(line)

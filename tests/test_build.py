@@ -314,19 +314,19 @@ def test_threads_and_processes_do_not_matter(small: Path, tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+def side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds train as on a GPU: cohorts side by side in one process."""
     as_on_gpu = lambda task, todo, workers, occupancy: task.run_cohorts(todo, occupancy)  # noqa: E731
     monkeypatch.setattr(build_module, "run_on_processes", as_on_gpu)
 
 
-def test_cohorts_in_flight_make_the_same_zoo(small: Path, tmp_path: Path, in_flight: None) -> None:
+def test_cohorts_side_by_side_make_the_same_zoo(small: Path, tmp_path: Path, side_by_side: None) -> None:
     build(Request("demo", 4, epochs=2), tmp_path / "nws", device="cpu")
     assert content(tmp_path / "nws") == content(small)
 
 
-def test_an_interrupted_flight_ends_at_the_next_epochs(
-    tmp_path: Path, in_flight: None, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_cohorts_end_at_their_next_epochs(
+    tmp_path: Path, side_by_side: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(_: object, result: object) -> None:
         if result is not None:

@@ -78,7 +78,7 @@ def test_datasets_understands_it(
     assert not caplog.records
 
 
-def test_configs_list_the_splits_that_have_rows(zoo: Zoo) -> None:
+def test_configs_list_the_splits_that_have_snapshots(zoo: Zoo) -> None:
     splits = set(zoo.index["split"].to_pylist())
     assert splits != {"train", "validation", "test"}, "choose a zoo with an empty split"
     for config in front_matter((zoo.path / "README.md").read_text())["configs"]:

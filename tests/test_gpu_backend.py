@@ -289,7 +289,7 @@ def waits_for_all_lanes(*_: object, **__: object) -> None:
     raise AssertionError("a capture waits for other lanes")
 
 
-def test_a_capture_never_begins_on_another_lanes_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_never_begins_on_another_cohorts_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's streams come round after 32, and cohorts keep theirs; what another puts on a captured stream
     goes into the wrong graph.
     """

@@ -64,7 +64,7 @@ def weight_requests(hub: LoopbackHub) -> list[Any]:
 # --- the same snapshots ---
 
 
-def test_the_same_rows_as_the_folder(remote: Callable[..., Zoo], local: Zoo, hub: LoopbackHub) -> None:
+def test_the_same_snapshots_as_the_folder(remote: Callable[..., Zoo], local: Zoo, hub: LoopbackHub) -> None:
     zoo = remote()
     assert zoo.index.equals(local.index) and zoo.subsets == local.subsets
     assert weight_requests(hub) == []

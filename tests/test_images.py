@@ -470,7 +470,7 @@ def test_parquet_image_sizes_differ(tmp_path):
     bad_table(tmp_path, table([PNG, encode(noise(3, 6, 7))], [0, 1]), "row 1", "3 x 6 x 6", "3 x 6 x 7")
 
 
-def test_parquet_without_rows(tmp_path):
+def test_parquet_without_examples(tmp_path):
     bad_table(tmp_path, table([], []), "at least one image")
 
 

@@ -151,7 +151,7 @@ def compare(network: torch.nn.Module, images_BHWC: np.ndarray, expected: np.ndar
 # Recipes, splits and results
 
 
-def test_nws_rows_tell_the_recipe_and_the_split(nws_zoo: Zoo) -> None:
+def test_nws_snapshots_have_the_recipe_and_the_split(nws_zoo: Zoo) -> None:
     for number, original in enumerate(MAIN_ORDER):
         meta, snapshots = factory.nws_meta(original), nws_zoo.filter(subset="main_2020", model_number=number)
         assert len(snapshots) == 20
@@ -182,7 +182,7 @@ def test_nws_rows_tell_the_recipe_and_the_split(nws_zoo: Zoo) -> None:
             assert snapshot[name] == NWS_MAIN[name]
 
 
-def test_nws_rows_tell_the_results_of_their_epochs(nws_zoo: Zoo) -> None:
+def test_nws_snapshots_have_the_results_of_their_epochs(nws_zoo: Zoo) -> None:
     for number, original in enumerate(MAIN_ORDER):
         snapshots = nws_zoo.filter(subset="main_2020", model_number=number)
         exports = np.round(np.linspace(1, factory.nws_exports(original), 20)).astype(int)
@@ -194,7 +194,7 @@ def test_nws_rows_tell_the_results_of_their_epochs(nws_zoo: Zoo) -> None:
             np.testing.assert_allclose(snapshots[name], 1 - errors[:, column] / 100)
 
 
-def test_small_rows_tell_the_recipe_and_the_results(small_zoo: Zoo) -> None:
+def test_small_snapshots_have_the_recipe_and_the_results(small_zoo: Zoo) -> None:
     for number in range(10):
         config = factory.small_config("svhn_cropped", number)
         snapshots = small_zoo.filter(model_number=4 * number + 3)

@@ -74,7 +74,7 @@ def test_subsets_hold_their_weights(load: Callable[..., Any], folder: Path) -> N
     assert len(ds) == len(zoo.filter(subset="demo", split="validation"))
 
 
-def test_only_splits_with_rows(tmp_path: Path, load: Callable[..., Any]) -> None:
+def test_only_splits_with_snapshots(tmp_path: Path, load: Callable[..., Any]) -> None:
     assert set(load(make_zoo(tmp_path / "nws", models=3))) == {"train"}
 
 
@@ -294,7 +294,7 @@ def test_local_name(
     assert len(load("nws", split="test")) == 3
 
 
-def test_filters_give_some_of_the_rows_that_the_card_counts(
+def test_filters_give_some_of_the_snapshots_that_the_card_counts(
     tmp_path: Path, load: Callable[..., Any], hub: LoopbackHub
 ) -> None:
     folder, filters = make_zoo(tmp_path / "nws"), [("is_final", "==", True)]
@@ -371,7 +371,7 @@ def test_formats_that_are_set_before(load: Callable[..., Any], folder: Path, kin
     assert {len(weights) for weights in mixed} == {386, 3050}
 
 
-def test_set_format_of_rows_with_their_bytes(load: Callable[..., Any]) -> None:
+def test_set_format_of_snapshots_with_their_bytes(load: Callable[..., Any]) -> None:
     ds = load(name="demo", split="train")
     ds.set_format("torch", columns=["test_accuracy", "snapshot"])
     assert {name: value.dtype for name, value in ds[:4].items()} == {

@@ -143,7 +143,7 @@ def test_locate(tmp_path: Path) -> None:
         MANIFEST.locate(tmp_path, "../index/fixed/train.parquet")
 
 
-def test_configs_list_only_splits_with_rows() -> None:
+def test_configs_list_only_splits_with_snapshots() -> None:
     paths = [
         "index/main/train.parquet",
         "index/fixed/test.parquet",

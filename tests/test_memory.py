@@ -98,7 +98,7 @@ def build(
     return run
 
 
-def test_lanes_then_slots_are_halved_and_the_rows_are_the_same(
+def test_streams_then_slots_are_halved_and_the_rows_are_the_same(
     build: Callable[[int], tuple[Memory, dict[str, bytes], LocalTraining]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Four cohorts of four slots: memory for all, for two of them, for one, and for two slots or one of

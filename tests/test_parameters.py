@@ -249,7 +249,7 @@ def saved_and_loaded(estimator: Any, folder: Path) -> Any:
 
 @pytest.mark.parametrize("predictor", FAST, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("fraction", [0.98, 0.999])
-def test_a_training_row_is_left(predictor: Any, fraction: float) -> None:
+def test_a_training_sample_is_left(predictor: Any, fraction: float) -> None:
     assert np.isfinite(clone(predictor).set_params(validation_fraction=fraction).fit(X, Y).predict(X)).all()
 
 

@@ -160,7 +160,7 @@ def test_index_finds_every_value(tmp_path: Path, architecture: Architecture) -> 
     assert offsets == sorted(set(offsets))
 
 
-def test_equal_values_have_places_of_their_own(tmp_path: Path) -> None:
+def test_equal_values_have_byte_ranges_of_their_own(tmp_path: Path) -> None:
     keys = list(itertools.product((1, 2), range(4)))
     value = pack(PLAIN, np.zeros(386, np.float32))
     index = write_snapshots(
@@ -186,7 +186,9 @@ def test_values_larger_than_a_page_and_than_a_row_group(
     assert [batch.num_rows for batch in read_snapshots(tmp_path / NAME)] == [1, 1]
 
 
-def test_row_groups_hold_one_snapshot_and_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_groups_are_of_one_snapshot_number_and_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "GROUP_SNAPSHOTS", 4)
     make_shard(tmp_path, NAME, PLAIN, numbers=range(10), snapshots=3)
     groups = [batch["snapshot"].to_pylist() for batch in read_snapshots(tmp_path / NAME)]
@@ -236,7 +238,7 @@ def test_read_snapshots(tmp_path: Path) -> None:
     assert column == "model_id"
 
 
-def test_unsorted_rows_are_refused(tmp_path: Path) -> None:
+def test_unsorted_snapshots_are_refused(tmp_path: Path) -> None:
     value = pack(PLAIN, random_row(PLAIN))
     for keys in ([(1, 1), (1, 0)], [(2, 0), (1, 1)], [(1, 0), (1, 0)]):
         with pytest.raises(AssertionError, match="not sorted"):
@@ -245,7 +247,7 @@ def test_unsorted_rows_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_as_many_values_as_rows(tmp_path: Path, count: int) -> None:
+def test_as_many_values_as_snapshots(tmp_path: Path, count: int) -> None:
     with pytest.raises(ValueError, match=r"zip\(\)"):
         write_snapshots(
             tmp_path / "a.parquet",

@@ -31,11 +31,11 @@ def test_every_result_comes_once(count: int, monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(run_side_by_side(cohorts, count, CPU)) == [10 * i + k for i in range(6) for k in range(i)]
 
 
-def test_one_lane_keeps_the_order() -> None:
+def test_one_stream_keeps_the_order() -> None:
     assert list(run_side_by_side([cohort(1, 2), cohort(3)], 1, CPU)) == [1, 2, 3]
 
 
-def test_lanes_run_side_by_side() -> None:
+def test_streams_run_side_by_side() -> None:
     meeting = threading.Barrier(2, timeout=30)  # would time out if one cohort waited for the other
 
     def meet(i: int) -> Iterator[int]:
@@ -45,7 +45,7 @@ def test_lanes_run_side_by_side() -> None:
     assert sorted(run_side_by_side([lambda: meet(0), lambda: meet(1)], 2, CPU)) == [0, 1]
 
 
-def test_an_error_is_raised_and_ends_the_other_lanes() -> None:
+def test_an_error_is_raised_and_ends_the_other_streams() -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[int]:
@@ -65,7 +65,7 @@ def test_an_error_is_raised_and_ends_the_other_lanes() -> None:
     assert not stream_threads()
 
 
-def test_closing_ends_the_lanes_and_starts_no_more() -> None:
+def test_closing_ends_the_streams_and_starts_no_more() -> None:
     started: list[int] = []
 
     def counting(i: int) -> Iterator[int]:

@@ -218,7 +218,7 @@ def test_a_card_of_another_state(zoo: Path, capsys: pytest.CaptureFixture[str], 
 # Snapshots that are sealed but wrong
 
 
-def test_a_duplicated_row(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_duplicated_snapshot(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     snapshot = Snapshots(read_index(zoo / "index" / "demo" / "train.parquet"))[-1]
     rewrite_index(zoo, lambda snapshots: [*snapshots, snapshots[-1]])
     assert f"{snapshot['model_id']}: expected snapshots 1 to 3, found 4: [1, 2, 3, 3]" in complaint(
@@ -226,7 +226,7 @@ def test_a_duplicated_row(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None
     )
 
 
-def test_a_missing_row(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_snapshot(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     snapshot = Snapshots(read_index(zoo / "index" / "demo" / "train.parquet"))[1]
     rewrite_index(zoo, lambda snapshots: [snapshots[0], *snapshots[2:]])
     assert (
@@ -290,7 +290,7 @@ def test_a_weight_that_training_does_not_give(zoo: Path, capsys: pytest.CaptureF
     ("column", "value"),
     [("split", "test"), ("seed", 1), ("learning_rate", 0.5), ("width_conv", 17), ("optimizer", "plain")],
 )
-def test_a_row_that_the_plan_does_not_have(
+def test_a_snapshot_that_the_plan_does_not_have(
     zoo: Path, capsys: pytest.CaptureFixture[str], column: str, value: Any
 ) -> None:
     """Also one that is not final."""

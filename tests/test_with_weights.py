@@ -147,7 +147,9 @@ def test_methods_that_change_columns(ds: Any, folder: Path, change: Callable[[An
 # datasets' sort, with a newer pyarrow
 @pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")
 @pytest.mark.parametrize("change", SELECTIONS.values(), ids=SELECTIONS)
-def test_methods_that_choose_rows(ds: Any, index: Any, folder: Path, change: Callable[[Any], Any]) -> None:
+def test_methods_that_choose_snapshots(
+    ds: Any, index: Any, folder: Path, change: Callable[[Any], Any]
+) -> None:
     assert same(change(ds), folder)
     assert [snapshot["sha256"] for snapshot in change(ds.map(lambda snapshot: {"x": 2}))] == [
         snapshot["sha256"] for snapshot in change(ds)

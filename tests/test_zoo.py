@@ -291,7 +291,7 @@ def test_weights_are_copies(zoo: Zoo) -> None:
     assert not (zoo.row(snapshot) == 99).any()
 
 
-def test_weights_of_rows_slices_and_dicts(zoo: Zoo) -> None:
+def test_weights_of_lists_slices_and_dicts(zoo: Zoo) -> None:
     snapshots = zoo.filter(architecture=PLAIN.id)
     assert np.array_equal(zoo.weights(list(snapshots)), zoo.weights(snapshots))
     assert np.array_equal(zoo.weights(snapshots[::-1]), zoo.weights(snapshots)[::-1])
@@ -390,7 +390,7 @@ def test_rows_of_every_kind(zoo: Zoo) -> None:
         ),
     ],
 )
-def test_what_is_no_row(zoo: Zoo, wrong: Callable[[Snapshots], Any], message: str) -> None:
+def test_what_is_no_snapshot(zoo: Zoo, wrong: Callable[[Snapshots], Any], message: str) -> None:
     snapshots = zoo.filter(architecture=PLAIN.id)[:3]
     for read in (
         zoo.arrays,
@@ -586,7 +586,7 @@ def test_index_missing_or_cut_short(tmp_path: Path) -> None:
         Zoo(tmp_path).filter()
 
 
-def test_an_index_with_more_rows_than_values(tmp_path: Path) -> None:
+def test_an_index_with_more_lines_than_values(tmp_path: Path) -> None:
     """Its footer alone says one more; nws.json agrees with it."""
     path = zoo_of_one_shard(tmp_path) / INDEX
     told = json.loads((tmp_path / MANIFEST_NAME).read_text())

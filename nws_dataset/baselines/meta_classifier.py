@@ -189,11 +189,11 @@ def _ragged(X: Any) -> list[np.ndarray] | None:
         except (RuntimeError, TypeError, ValueError):  # RuntimeError: tensors of torch that learn
             found.append(np.empty((0, 0), np.float32))
         if found[-1].ndim != 1:
-            told = f"{type(row).__name__} of {getattr(row, 'dtype', 'other things')}"
+            found_type = f"{type(row).__name__} of {getattr(row, 'dtype', 'other things')}"
             raise ZooError(
                 f"row {i} of X",
                 expected="numbers in one dimension",
-                found=told,
+                found=found_type,
                 do="give each row as [P] float32",
             )
     return found

@@ -265,10 +265,12 @@ class Architecture:
         expected = "the fields of Architecture"
         if not isinstance(text, str):
             raise ZooError("architecture_json", expected=expected, found=repr(text)[:80], do="rebuild it")
-        told = parse_json(text, "architecture_json", expected)
-        if not isinstance(told, dict) or not told.keys() <= {field.name for field in dataclasses.fields(cls)}:
+        fields = parse_json(text, "architecture_json", expected)
+        if not isinstance(fields, dict) or not fields.keys() <= {
+            field.name for field in dataclasses.fields(cls)
+        }:
             raise ZooError("architecture_json", expected=expected, found=text[:80], do="rebuild it")
-        return cls(**told)
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
