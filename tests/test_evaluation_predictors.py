@@ -75,7 +75,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(models, "PREDICTORS", fast)
     monkeypatch.setattr(scores, "RESAMPLES", 2)
     monkeypatch.setattr(tasks, "folds_of", functools.partial(folds.folds_of, num_folds=2))
-    monkeypatch.setattr(accuracies, "SMALLEST_CURVE", 3)
+    monkeypatch.setattr(accuracies, "MIN_CURVE", 3)
     monkeypatch.setattr(summary, "SHOWN", (LAYERS,))
     monkeypatch.setattr(tasks, "MIN_OF_DATASET", 8)
     monkeypatch.setattr(tasks, "MIN_OF_VALUE", 8)

@@ -290,7 +290,7 @@ def index_lines(folder: Path, repetitions: int) -> list[Line]:
     contenders: dict[str, Callable[[], object]] = {
         "value": lambda: zoo.filter(is_final=True, dataset="mnist", optimizer=["adam", "momentum"]),
         "function": lambda: zoo.filter(test_accuracy=lambda accuracy: accuracy > 0.5),
-        "row": lambda: [snapshots[next(random)]["model_id"] for _ in range(100)],
+        "snapshot": lambda: [snapshots[next(random)]["model_id"] for _ in range(100)],
     }
     times = alternate(contenders, repetitions)
     return [
@@ -305,7 +305,7 @@ def index_lines(folder: Path, repetitions: int) -> list[Line]:
             "ms",
             1e3 * times["function"],
         ),
-        Line("a snapshot and one of its values", what, "us", 1e4 * times["row"], 50),
+        Line("a snapshot and one of its values", what, "us", 1e4 * times["snapshot"], 50),
     ]
 
 
@@ -319,13 +319,13 @@ def peak():  # kB; what getrusage says goes back to before this program
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 before, start = peak(), time.process_time()
-rows = Zoo(sys.argv[1]).filter(is_final=True, dataset="mnist", optimizer=["adam", "momentum"])
+snapshots = Zoo(sys.argv[1]).filter(is_final=True, dataset="mnist", optimizer=["adam", "momentum"])
 if sys.argv[2] == "all":
-    rows = Zoo(sys.argv[1]).filter()
+    snapshots = Zoo(sys.argv[1]).filter()
     for name in INDEX_SCHEMA.names:
-        rows[name]
+        snapshots[name]
 seconds, megabytes = time.process_time() - start, (peak() - before) / 1e3
-print(json.dumps({"seconds": seconds, "megabytes": megabytes, "rows": len(rows)}))
+print(json.dumps({"seconds": seconds, "megabytes": megabytes, "snapshots": len(snapshots)}))
 """
 
 
@@ -496,7 +496,7 @@ def stock(hub: Any, wanted: Snapshots, cache: Path) -> tuple[float, int]:
     hub.clear()
     start = time.perf_counter()
     filters = [("is_final", "==", True), ("model_id", "in", wanted["model_id"].tolist())]
-    # the card counts the rows without filters
+    # the card counts the snapshots without filters
     options = {"download_mode": "force_redownload", "verification_mode": "no_checks"}
     found = datasets.load_dataset(
         REPOSITORY, "bench", split="train", filters=filters, cache_dir=str(cache), **options

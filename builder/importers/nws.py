@@ -4,8 +4,8 @@ float64 weights.
     nws_<part>_<split>.csv          one line a net: its recipe, and its folder `path`
     <path>/weights/001.bin ...      the snapshots, float64, layer by layer
     <path>/error.bin                five float64 an epoch: step, errors in percent (training, validation,
-    test, smoothed validation) <path>/stat.bin                 four float64, of which the first is the number
-    of epochs that were exported
+                                    test, smoothed validation)
+    <path>/stat.bin                 four float64; the first is the number of epochs that were exported
 
 Axes: P weights, S snapshots, E exports, O units, H W height and width, C channels.
 """

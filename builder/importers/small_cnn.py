@@ -1,9 +1,10 @@
 """Reads the Small CNN Zoo (Unterthiner et al. 2020): a folder an image set, with three files.
 
-    weights.npy       float32, one row a snapshot, its tensors in Keras' shapes: kernels height, width, in,
-    out layout.csv        which numbers of a row are which tensor
+    weights.npy       float32, one row a snapshot, its tensors in Keras' shapes (kernels: height, width,
+                      in, out)
+    layout.csv        which numbers of a row are which tensor
     metrics.csv.gz    one line a snapshot, in the rows' order: the recipe (config.*), the model (modeldir),
-    the epoch (step), the results
+                      the epoch (step), the results
 
 Axes: N rows, P weights, S snapshots, O units, I inputs, H W height and width.
 """
@@ -300,7 +301,7 @@ def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray],
 
 
 def _recipe_of(where: str, config: dict[str, Any]) -> Recipe:
-    """The recipe of a row of the metrics."""
+    """The recipe of a line of the metrics."""
     dataset, optimizer, activation, initialization = (config[name] for name in TEXTS)
     values: dict[str, Any] = {
         "dataset": DATASETS.get(dataset, dataset),
@@ -326,9 +327,9 @@ class Entry:
 
 def _order(file: Path, layout: Layout) -> np.ndarray:
     """Where each number of our row stands in the release's: [P]."""
-    rows = read_table(file, LAYOUT_COLUMNS)
+    lines = read_table(file, LAYOUT_COLUMNS)
     entries = sorted(
-        (_entry(f"{file} line {line}", row) for line, row in enumerate(rows, 2)),
+        (_entry(f"{file} line {number}", line) for number, line in enumerate(lines, 2)),
         key=lambda entry: entry.start,
     )
     kernels, biases = ([entry for entry in entries if entry.role == role] for role in ("kernel", "bias"))
@@ -351,13 +352,13 @@ def _order(file: Path, layout: Layout) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _entry(where: str, row: dict[str, str]) -> Entry:
+def _entry(where: str, line: dict[str, str]) -> Entry:
     """A tensor of layout.csv."""
-    role = row["varname"].split("/")[-1].split(":")[0]
-    shape = tuple(int(size) for size in re.findall(r"\d{1,9}", row["shape"]))
-    start, stop = (whole_number(where, name, row[name]) for name in ("start_idx", "end_idx"))
+    role = line["varname"].split("/")[-1].split(":")[0]
+    shape = tuple(int(size) for size in re.findall(r"\d{1,9}", line["shape"]))
+    start, stop = (whole_number(where, name, line[name]) for name in ("start_idx", "end_idx"))
     if role not in ("kernel", "bias") or stop - start != math.prod(shape):
-        found = f"{row['varname']}, {start} to {stop}, {row['shape']}"
+        found = f"{line['varname']}, {start} to {stop}, {line['shape']}"
         raise ZooError(
             where, expected="a kernel or bias, and as many numbers as its shape has", found=found, do=REFETCH
         )

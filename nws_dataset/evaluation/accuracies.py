@@ -39,7 +39,7 @@ from nws_dataset.evaluation.transfer import (
 
 SEED_HELP = "The first of the seeds."
 META_HELP = "Also the deep meta-classifier as a regressor (slow without a GPU)."
-SMALLEST_CURVE = 100  # networks, and then twice as many each time
+MIN_CURVE = 100  # networks, and then twice as many each time
 
 
 def trials_of(inputs: Inputs, seeds: range, meta: bool = False) -> tuple[list[Trial], list[str]]:
@@ -80,7 +80,7 @@ def curve_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
     """
     for tasks in _tasks(inputs, seeds):
         largest = len(tasks[0].folds[0].training)
-        sizes = [SMALLEST_CURVE << i for i in range(20) if SMALLEST_CURVE << i < largest]
+        sizes = [MIN_CURVE << i for i in range(20) if MIN_CURVE << i < largest]
         names = [
             n for n in inputs.features if n in paper.R2 and (n == LAYERS or not tasks[0].cross_validated)
         ]

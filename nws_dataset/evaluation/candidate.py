@@ -312,7 +312,7 @@ def results_file(
         return path
     found = path_type(path)
     if found not in ("nothing", "a file"):  # said before the work, not after it
-        do = "remove it, or choose another place (--out)"
+        do = "remove it, or choose another folder (--out)"
         raise ZooError(path, expected="a file, or none", found=found, do=do)
     inputs = Inputs.of(zoo, Settings())
     kept = Kept(folder / f"method_{candidate.name}.part", [inputs.digest, candidate.sha256])

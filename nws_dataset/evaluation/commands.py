@@ -153,5 +153,5 @@ def check_folder(folder: Path) -> None:
         return
     elif nearest != folder:
         found = f"{found} at {nearest}"
-    do = "permit writing, or choose another place (--out)"
+    do = "permit writing, or choose another folder (--out)"
     raise ZooError(folder, expected="a folder for results", found=found, do=do)

@@ -173,7 +173,7 @@ class Snapshots(Sequence[Mapping[str, Any]]):
                 function of a value -> bool, which is called once for each different value.
 
         Returns:
-            Rows, in the same order.
+            Snapshots, in the same order.
 
         Raises:
             ZooError: if there is no such column, or a value does not fit its type.
@@ -211,6 +211,6 @@ class Snapshots(Sequence[Mapping[str, Any]]):
         """The snapshots as a pandas DataFrame (pandas must be installed).
 
         Returns:
-            A row a snapshot, all columns.
+            A line a snapshot, all columns.
         """
         return self.table.to_pandas()

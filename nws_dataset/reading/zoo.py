@@ -191,10 +191,10 @@ class Zoo:
         A column is read when it is first asked for.
 
         Args:
-            conditions: as Rows.filter takes them; none for the whole index.
+            conditions: as `Snapshots.filter` takes them; none for the whole index.
 
         Returns:
-            Rows, in the order of the index.
+            Snapshots, in the order of the index.
 
         Raises:
             ZooError: if an index file is missing or damaged, there is no such column, or a value does not fit
@@ -212,7 +212,7 @@ class Zoo:
             What fixes the shapes of its network.
 
         Raises:
-            ZooError: if it is no row of an index.
+            ZooError: if it is no line of an index.
 
         Example:
             >>> zoo = Zoo("nws")
@@ -232,7 +232,7 @@ class Zoo:
             Names, shapes and offsets of its tensors.
 
         Raises:
-            ZooError: if it is no row of an index.
+            ZooError: if it is no line of an index.
 
         Example:
             >>> zoo = Zoo("nws")
