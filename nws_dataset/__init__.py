@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from nws_dataset.reading.snapshots import Snapshots as Snapshots
     from nws_dataset.reading.zoo import Zoo as Zoo
     from nws_dataset.reading.zoo_rows import ZooRows as ZooRows
+    from nws_dataset.views.graph import Graph as Graph
+    from nws_dataset.views.layers import LayerTuples as LayerTuples
     from nws_dataset.views.permutations import compose_permutations as compose_permutations
     from nws_dataset.views.permutations import inverse_permutations as inverse_permutations
     from nws_dataset.views.permutations import permutation_spec as permutation_spec
@@ -38,9 +40,8 @@ if TYPE_CHECKING:
     from nws_dataset.views.permutations import random_permutations as random_permutations
     from nws_dataset.views.slices import RandomUnits as RandomUnits
     from nws_dataset.views.statistics import zoo_features as zoo_features
-    from nws_dataset.views.tensors import Graph as Graph
-    from nws_dataset.views.tensors import LayerTuples as LayerTuples
-    from nws_dataset.views.tensors import Tokens as Tokens
+    from nws_dataset.views.tokens import Tokens as Tokens
+    from nws_dataset.views.tokens import sane_state_dict as sane_state_dict
 
 __version__ = "0.1.0"
 
@@ -52,7 +53,9 @@ _EXPORTS = {
     "reading.snapshots": ("Snapshots",),
     "reading.zoo_rows": ("ZooRows",),
     "reading.load": ("load_dataset", "with_weights"),
-    "views.tensors": ("Graph", "LayerTuples", "Tokens"),
+    "views.graph": ("Graph",),
+    "views.layers": ("LayerTuples",),
+    "views.tokens": ("Tokens", "sane_state_dict"),
     "views.permutations": (
         "compose_permutations",
         "inverse_permutations",

@@ -144,7 +144,9 @@ RESEARCH = ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")
     [
         ("nws_dataset.reading.zoo", ("torch", *RESEARCH)),
         ("nws_dataset.reading.load", ("torch", *RESEARCH)),
-        ("nws_dataset.views.tensors", ("torch", *RESEARCH)),
+        ("nws_dataset.views.graph", ("torch", *RESEARCH)),
+        ("nws_dataset.views.layers", ("torch", *RESEARCH)),
+        ("nws_dataset.views.tokens", ("torch", *RESEARCH)),
         ("nws_dataset.views.statistics", ("torch", *RESEARCH)),
         ("nws_dataset.format.network", RESEARCH),
         ("builder.training.train", RESEARCH),

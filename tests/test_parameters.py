@@ -22,8 +22,11 @@ from nws_dataset.errors import ValueZooError, ZooError
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import Architecture
-from nws_dataset.views import permutations, statistics, tensors
+from nws_dataset.views import permutations, statistics
+from nws_dataset.views.graph import Graph
+from nws_dataset.views.layers import LayerTuples
 from nws_dataset.views.slices import ArrayRows, RandomUnits
+from nws_dataset.views.tokens import Tokens
 
 HUGE = 10**30
 FRACTIONS = [1, 2.0, -0.1, float("nan"), None, "0.1", True]
@@ -402,7 +405,7 @@ def test_rows_of_features_and_views(rows: Any) -> None:
     if not (isinstance(rows, np.ndarray) and rows.dtype.kind == "f" and rows.ndim == 2):
         refused(lambda: statistics.whole_vector_statistics(rows), "rows")
     if not isinstance(rows, np.ndarray):
-        for view in (tensors.LayerTuples, tensors.Graph, tensors.Tokens):
+        for view in (LayerTuples, Graph, Tokens):
             refused(lambda view=view: view.from_rows(ARCHITECTURE, rows), "rows")
         refused(lambda: permutations.permute(ARCHITECTURE, rows, {}), "rows")
 
@@ -418,10 +421,12 @@ def test_no_rows_have_no_features() -> None:
 def test_sizes_of_views(size: Any) -> None:
     rows = np.zeros((1, layout_of(ARCHITECTURE).num_weights), np.float32)
     with pytest.raises(ZooError, match="size: expected at least 1"):
-        tensors.Tokens.from_rows(ARCHITECTURE, rows, size=size)
+        Tokens.from_rows(ARCHITECTURE, rows, size=size)
     if size is not None:
         with pytest.raises(ZooError, match="kernel_size: expected an odd number of at least"):
-            tensors.Graph.from_rows(ARCHITECTURE, rows, kernel_size=size)
+            Graph.from_rows(ARCHITECTURE, rows, kernel_size=size)
+        with pytest.raises(ZooError, match="width: expected an odd number squared, at least"):
+            LayerTuples.from_rows(ARCHITECTURE, rows, "dws", width=size)
 
 
 @pytest.mark.parametrize("length", [0, -1, "9", 1.5, None, HUGE])

@@ -22,6 +22,9 @@ from nws_dataset.format.layout import OUTPUT, layout_of
 from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import LEGAL_VALUES, Architecture
 from nws_dataset.format.subsets import SMALL_CNN
+from nws_dataset.views.graph import NODE_TYPES, Graph
+from nws_dataset.views.indices import VECTOR_ROLES
+from nws_dataset.views.layers import LayerTuples
 from nws_dataset.views.permutations import (
     compose_permutations,
     inverse_permutations,
@@ -29,7 +32,7 @@ from nws_dataset.views.permutations import (
     permute,
     random_permutations,
 )
-from nws_dataset.views.tensors import NODE_TYPES, VECTOR_ROLES, Graph, LayerTuples, Tokens
+from nws_dataset.views.tokens import Tokens
 from testing.zoo_factory import NORMED, PLAIN
 
 SMALL = Architecture(filter_size=3, width_conv=4, width_fc=12, image_size=16)
@@ -54,11 +57,17 @@ ARCHITECTURES = {
 }
 VIEWS: dict[str, Callable[[Architecture, Any], Any]] = {
     "nfn": LayerTuples.from_rows,
+    "nfn_joined": lambda architecture, rows: LayerTuples.from_rows(architecture, rows, norms="channels"),
     "dws": lambda architecture, rows: LayerTuples.from_rows(architecture, rows, "dws"),
+    "dws_joined": lambda architecture, rows: LayerTuples.from_rows(
+        architecture, rows, "dws", norms="channels"
+    ),
+    "wide_dws": lambda architecture, rows: LayerTuples.from_rows(architecture, rows, "dws", 13 * 13),
     "graph": Graph.from_rows,
     "wide_graph": lambda architecture, rows: Graph.from_rows(architecture, rows, 13),
     "tokens": Tokens.from_rows,
     "short_tokens": lambda architecture, rows: Tokens.from_rows(architecture, rows, 7),
+    "own_tokens": lambda architecture, rows: Tokens.from_rows(architecture, rows, 7, batch_norm="own"),
 }
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
 each_view = pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
@@ -304,11 +313,10 @@ permute(architecture, rows, random_permutations(architecture, np.random.default_
 # What each view shows
 
 
-@pytest.mark.parametrize("convention", ("nfn", "dws"))
-def test_layer_tuples_share_the_rows_memory(convention: str) -> None:
+def test_layer_tuples_share_the_rows_memory() -> None:
     rows = make_rows(NORMED)
     rows.setflags(write=False)  # as a map of a file
-    view = LayerTuples.from_rows(NORMED, rows, convention)
+    view = LayerTuples.from_rows(NORMED, rows)
     assert all(np.shares_memory(tensor, rows) for tensor in (*view.weights, *view.biases, *view.norms))
 
 
@@ -325,7 +333,6 @@ def test_layer_tuples_hold_the_tensors(architecture: Architecture) -> None:
             tensors[f"{layer}.bias"],
         )
         assert np.array_equal(nfn.weights[i], weight[:, None])
-        assert np.array_equal(dws.weights[i], np.moveaxis(weight.reshape(*weight.shape[:3], -1), 1, 2))
         assert np.array_equal(nfn.biases[i][:, 0], bias)
         assert np.array_equal(dws.biases[i][..., 0], bias)
         for feature, name in enumerate(
@@ -333,6 +340,60 @@ def test_layer_tuples_hold_the_tensors(architecture: Architecture) -> None:
         ):
             assert np.array_equal(nfn.norms[i][:, feature], tensors[f"{layer}_norm.{name}"])
             assert np.array_equal(dws.norms[i][..., feature], tensors[f"{layer}_norm.{name}"])
+
+
+@pytest.mark.parametrize("width", (None, 13 * 13))
+@each_architecture
+def test_dws_layers_have_one_width(architecture: Architecture, width: int | None) -> None:
+    """Each kernel stands in the middle of a square, as in the graph, and a bias before zeros."""
+    rows, shapes = make_rows(architecture), permutation_spec(architecture).shapes
+    if width is None:
+        width = Graph.from_rows(architecture, rows).edge_attr.shape[-1]
+        view = LayerTuples.from_rows(architecture, rows, "dws")
+    else:
+        view = LayerTuples.from_rows(architecture, rows, "dws", width)
+    assert {tensor.shape[-1] for tensor in (*view.weights, *view.biases)} == {width}
+    assert width % 2 == 1
+    side = math.isqrt(width)
+    for i, layer in enumerate(layout_of(architecture).layers):
+        units, inputs, *kernel = shapes[f"{layer}.weight"]
+        height = (*kernel, 1)[0]
+        start = (side - height) // 2
+        squares = view.weights[i].swapaxes(1, 2).reshape(2, units, inputs, side, side)
+        kernels = squares[..., start : start + height, start : start + height]
+        tensor = layout_of(architecture).views(rows)[f"{layer}.weight"]
+        assert np.array_equal(kernels.reshape(tensor.shape), tensor)
+        assert np.count_nonzero(squares) == np.count_nonzero(kernels)
+        assert not view.biases[i][..., 1:].any()
+
+
+@each_architecture
+def test_joined_norms_are_channels_of_the_biases(architecture: Architecture) -> None:
+    rows = make_rows(architecture)
+    apart, joined = (
+        LayerTuples.from_rows(architecture, rows, norms=norms) for norms in ("apart", "channels")
+    )
+    dws = LayerTuples.from_rows(architecture, rows, "dws", norms="channels")
+    assert joined.norms == dws.norms == ()
+    channels = 5 if architecture.batch_norm else 1
+    for i, (weight, bias) in enumerate(zip(joined.weights, joined.biases, strict=True)):
+        assert weight.shape == (2, channels, *apart.weights[i].shape[2:])
+        assert np.array_equal(weight[:, :1], apart.weights[i])
+        assert not weight[:, 1:].any()
+        norms = apart.norms[i] if i < len(apart.norms) else np.zeros((2, channels - 1, bias.shape[-1]))
+        assert np.array_equal(bias, np.concatenate([apart.biases[i], norms], axis=1))
+        assert np.array_equal(dws.biases[i][..., :channels], bias.swapaxes(1, 2))
+        assert not dws.biases[i][..., channels:].any()
+        assert dws.weights[i].shape[-1] == dws.biases[i].shape[-1] >= channels
+
+
+def test_dws_layers_of_several_architectures_have_one_width() -> None:
+    views = [
+        LayerTuples.from_rows(a, make_rows(a), "dws", 169)
+        for a in ARCHITECTURES.values()
+        if a.image_size < 32
+    ]
+    assert {tensor.shape[-1] for view in views for tensor in (*view.weights, *view.biases)} == {169}
 
 
 @each_architecture
@@ -486,6 +547,13 @@ def test_what_is_handed_out_can_be_written_to() -> None:
         (lambda rows: permute(NORMED, rows, {"conv1": [0, 1]}), r"permutations\['conv1'\]"),
         (lambda rows: permute(NORMED, rows, {"conv1": [0.0, 1.0, 2.0, 3.0]}), r"permutations\['conv1'\]"),
         (lambda rows: LayerTuples.from_rows(NORMED, rows, "keras"), "one of nfn, dws, found 'keras'"),
+        (
+            lambda rows: LayerTuples.from_rows(NORMED, rows, norms="own"),
+            "norms: expected one of apart, channels",
+        ),
+        (lambda rows: LayerTuples.from_rows(NORMED, rows, "dws", 16), "width: .* at least 9, found 16"),
+        (lambda rows: LayerTuples.from_rows(NORMED, rows, "dws", 1), "width: .* at least 9, found 1"),
+        (lambda rows: LayerTuples.from_rows(NORMED, rows, width=25), 'width: expected none but for "dws"'),
         (lambda rows: Graph.from_rows(NORMED, rows, 4), "an odd number of at least 3, found 4"),
         (lambda rows: Graph.from_rows(NORMED, rows, 1), "an odd number of at least 3, found 1"),
         (

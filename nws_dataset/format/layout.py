@@ -8,6 +8,7 @@ shape or an offset asks here.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -84,6 +85,14 @@ class Layout:
     def layers(self) -> tuple[str, ...]:
         """Names of the layers from input to output."""
         return tuple(dict.fromkeys(spec.layer for spec in self.tensors))
+
+    @functools.cached_property
+    def by_layer(self) -> dict[str, tuple[TensorSpec, ...]]:
+        """Layer -> its tensors: the weight, the bias, then batch-norm's where it has one."""
+        return {
+            layer: tuple(tensors)
+            for layer, tensors in itertools.groupby(self.tensors, lambda tensor: tensor.layer)
+        }
 
     def views(self, rows: Array) -> dict[str, Array]:
         """Each tensor as a view of rows.

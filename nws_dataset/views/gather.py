@@ -22,6 +22,14 @@ def check_axes(name: str, array: Any, *shape: int) -> None:
         )
 
 
+def check_choice(name: str, value: Any, legal: Sequence[str]) -> None:
+    """Raise a ZooError unless a value is one of those that are legal."""
+    if value not in legal:
+        raise ZooError(
+            name, expected=f"one of {', '.join(legal)}", found=repr(value), do="choose one of them"
+        )
+
+
 def concatenate(arrays: Sequence[Any]) -> Any:
     """Arrays joined along the last axis."""
     if isinstance(arrays[0], np.ndarray):

@@ -1,0 +1,93 @@
+"""Which number of a row stands where in a view.
+
+An array of indices says it, made once for an architecture by the reshapes that the tensors themselves would
+undergo; P, one beyond the row, stands for padding. To take a view of rows, and to turn it back, is then a
+gather.
+
+Letters of axes: P weights of a row, O units of a layer, I inputs of a layer, K side of a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nws_dataset.errors import ZooError
+from nws_dataset.format.layout import layout_of
+from nws_dataset.format.recipe import Architecture
+from nws_dataset.views.gather import check_axes, concatenate, flatten, take
+from nws_dataset.views.permutations import tensor_indices
+
+# what a unit has beside its incoming weights
+VECTOR_ROLES = ("bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance")
+
+
+def unit_vectors(architecture: Architecture) -> list[np.ndarray]:
+    """Of each layer [1, O] its bias, or with batch-norm [5, O]: VECTOR_ROLES."""
+    indices = tensor_indices(architecture)
+    return [
+        np.stack([indices[vector.name] for vector in vectors])
+        for _, *vectors in layout_of(architecture).by_layer.values()
+    ]
+
+
+def kernels(architecture: Architecture) -> list[np.ndarray]:
+    """Of each layer [O, I, k, k] its weight: a dense layer's kernel is one number, or the map after the
+    flatten.
+    """
+    indices = tensor_indices(architecture)
+    weights = [indices[weight.name] for weight, *_ in layout_of(architecture).by_layer.values()]
+    return [weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1))) for weight in weights]
+
+
+def smallest_side(architecture: Architecture) -> int:
+    """The smallest odd K that holds all kernels."""
+    # odd: so that the middle of an odd kernel is the middle of the square
+    return max(kernel.shape[-1] for kernel in kernels(architecture)) | 1
+
+
+def padded_kernels(architecture: Architecture, side: int) -> list[np.ndarray]:
+    """Of each layer [O, I, K * K]: each kernel in the middle of a square of this side."""
+    padded = []
+    for kernel in kernels(architecture):
+        before, after = (side - kernel.shape[-1]) // 2, (side - kernel.shape[-1] + 1) // 2
+        margins = ((0, 0), (0, 0), (before, after), (before, after))
+        square = np.pad(kernel, margins, constant_values=layout_of(architecture).num_weights)
+        padded.append(square.reshape(*kernel.shape[:2], side * side))
+    return padded
+
+
+def rows_from(architecture: Architecture, parts: Mapping[str, tuple[Any, np.ndarray]]) -> Any:
+    """The rows [..., P] that stand in arrays.
+
+    Args:
+        architecture: that of the rows.
+        parts: name -> an array [..., *shape], and its indices [*shape]; together they hold the whole row.
+
+    Raises:
+        ZooError: if an array ends in other axes than its indices, or has other leading axes than the first.
+    """
+    num_weights = layout_of(architecture).num_weights
+    leads = {}
+    for name, (array, indices) in parts.items():
+        check_axes(name, array, *indices.shape)
+        leads[name] = list(array.shape[: len(array.shape) - indices.ndim])
+    (first, lead), *others = leads.items()
+    for name, other in others:
+        if other != lead:
+            expected = f"the leading axes {lead} of {first}"
+            raise ZooError(
+                name, expected=expected, found=str(other), do="give what belongs to the same networks"
+            )
+    numbers: list[Any] = []
+    order: list[np.ndarray] = []
+    # as they stand in the row: tensors that lie there one behind the other need no sorting then
+    for array, indices in sorted(parts.values(), key=lambda part: part[1].min()):
+        flat, index = flatten(array, len(lead)), indices.reshape(-1)
+        filled = np.flatnonzero(index < num_weights)
+        numbers.append(flat if len(filled) == len(index) else take(flat, filled))
+        order.append(index[filled])
+    joined, index = concatenate(numbers), np.concatenate(order)
+    return joined if (np.diff(index) > 0).all() else take(joined, np.argsort(index, kind="stable"))
