@@ -154,7 +154,8 @@ def test_a_value_that_the_rows_of_a_parquet_file_share(
         compression="zstd",
     )
     assert sum(file.stat().st_size for file in tmp_path.rglob("*.parquet")) < 10_000
-    refused(lambda: shape_of(tmp_path), "(1500, 1, 32, 32)", 300)
+    # the values are 1,350 MB; some versions of pyarrow take more than others beside them
+    refused(lambda: shape_of(tmp_path), "(1500, 1, 32, 32)", 500)
     parquet(tmp_path / "cifar10", [png(2048, 2048)] * 100, [row % 10 for row in range(100)])
     refused(
         lambda: load_image_set("cifar10", tmp_path),
