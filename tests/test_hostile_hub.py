@@ -109,7 +109,7 @@ def test_a_commit_that_is_none(
 def test_a_commit_that_was_not_asked_for(remote: Callable[..., Zoo], hub: LoopbackHub) -> None:
     commit = hub.repos[REPOSITORY].branches["main"]
     hub.faults = answers("nws.json", with_headers(X_Repo_Commit="0" * 40))
-    assert remote().source.revision == "0" * 40
+    assert remote().files.revision == "0" * 40
     refused(lambda: remote(revision=commit), f"commit '{'0' * 40}', not {commit}")
 
 
@@ -139,7 +139,7 @@ def test_a_revision_of_any_kind(
     assert all(parts[0] == "revisions" or parts == ("0" * 40, "nws.json") for parts in kept)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     if kept:
-        assert remote(revision=revision).source.revision == "0" * 40
+        assert remote(revision=revision).files.revision == "0" * 40
     else:
         refused(lambda: remote(revision=revision))
 
@@ -501,7 +501,7 @@ def test_offline(
     remote: Callable[..., Zoo], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     zoo = remote()
-    commit = zoo.source.revision
+    commit = zoo.files.revision
     kept = tmp_path / "cache/nws/repositories/org%2Fnws"
     reference, manifest = kept / "revisions/main", kept / commit / "nws.json"
     assert reference.read_text() == commit

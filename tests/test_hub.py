@@ -93,9 +93,9 @@ def test_neighbours_are_one_request_and_no_byte_too_many(hub: LoopbackHub, tmp_p
     zoo, local = Zoo(REPOSITORY, cache_dir=tmp_path / "cache"), Zoo(tmp_path / "zoo")
     final = zoo.filter(is_final=True)
     for snapshots, requests in ((final[20:70], 1), (final[::2], 50)):
-        zoo.source.cache.folder.rename(
+        zoo.files.cache.folder.rename(
             tmp_path / f"dropped{requests}"
-        ) if zoo.source.cache.folder.exists() else None
+        ) if zoo.files.cache.folder.exists() else None
         hub.clear()
         weights = zoo.weights(snapshots)
         found = weight_requests(hub)
@@ -124,8 +124,8 @@ def test_a_damaged_cache_is_fetched_again(remote: Callable[..., Zoo], local: Zoo
     zoo = remote()
     snapshot = zoo.filter()[0]
     zoo.row(snapshot)
-    kept = zoo.source.cache._path(snapshot["sha256"])
-    assert kept in zoo.source.cache.folder.glob("*/*")
+    kept = zoo.files.cache._path(snapshot["sha256"])
+    assert kept in zoo.files.cache.folder.glob("*/*")
     for damage in (kept.read_bytes()[:-1], b"", b"x" + kept.read_bytes()[1:]):
         kept.write_bytes(damage)
         assert np.array_equal(remote().row(snapshot), local.row(snapshot))
@@ -138,8 +138,8 @@ def test_the_cache_has_a_limit(remote: Callable[..., Zoo], local: Zoo, tmp_path:
     assert len(zoo.index)  # files of the index count too, and go first
     for snapshot in snapshots:
         assert np.array_equal(zoo.row(snapshot), local.row(snapshot))
-        assert sum(path.stat().st_size for path in zoo.source.cache.folder.glob("*/*")) <= 5 * length
-    kept = {path.stem for path in zoo.source.cache.folder.glob("*/*")}
+        assert sum(path.stat().st_size for path in zoo.files.cache.folder.glob("*/*")) <= 5 * length
+    kept = {path.stem for path in zoo.files.cache.folder.glob("*/*")}
     assert set(snapshots["sha256"][-4:]) <= kept
     nothing = remote(cache_bytes=0, cache_dir=tmp_path / "none")
     assert np.array_equal(nothing.weights(snapshots), local.weights(snapshots))
@@ -166,9 +166,9 @@ def test_one_commit_is_read(remote: Callable[..., Zoo], local: Zoo, hub: Loopbac
 def test_pickle(remote: Callable[..., Zoo]) -> None:
     zoo = remote(cache_bytes=12345)
     again = pickle.loads(pickle.dumps(zoo))
-    assert (again.name, again.source.cache.folder, again.source.cache.limit) == (
+    assert (again.name, again.files.cache.folder, again.files.cache.limit) == (
         zoo.name,
-        zoo.source.cache.folder,
+        zoo.files.cache.folder,
         12345,
     )
 
@@ -288,7 +288,7 @@ def test_a_flipped_byte_on_the_way(remote: Callable[..., Zoo], hub: LoopbackHub)
         rf"sha256 {snapshot['sha256']}",
     ):
         zoo.row(snapshot)
-    assert zoo.source.cache.get(snapshot["sha256"]) is None
+    assert zoo.files.cache.get(snapshot["sha256"]) is None
 
 
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {

@@ -480,7 +480,7 @@ def test_pickle(folder: Path) -> None:
     snapshot = zoo.filter()[0]
     expected = zoo.row(snapshot)
     again = pickle.loads(pickle.dumps(zoo))
-    assert again.source.check and again.path == zoo.path
+    assert again.files.check and again.path == zoo.path
     assert np.array_equal(again.row(snapshot), expected)
 
 

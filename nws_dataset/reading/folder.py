@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from nws_dataset.format.manifest import MANIFEST_NAME, PENDING, Manifest
 from nws_dataset.format.shards import check_value
 from nws_dataset.reading.byte_ranges import ByteRange, ByteRanges, Deliver
 from nws_dataset.reading.index import Columns, open_index
+from nws_dataset.reading.zoo_files import ReadPart
 
 OPEN_FILES = 128  # kept open for slices: well below the usual limit of 1024 files a process, and below 256
 CHANGE_SECONDS = 5.0  # seconds that a file may be other than listed while a new state comes into the folder
@@ -79,6 +80,11 @@ class Folder:
     def origin(self) -> str:
         """What a dataset remembers it by."""
         return str(self.path)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of `Zoo`, to open the same files again."""
+        return {"path": self.path, "check": self.check}
 
     def where(self, byte_range: ByteRange) -> str:
         """How errors name a byte range."""
@@ -157,12 +163,16 @@ class Folder:
                 check_value(value.data, byte_range.sha256, self.where(byte_range))
             deliver(run if indices is None else indices[run], values)
 
-    def read_into(self, byte_range: ByteRange, start: int, target: np.ndarray) -> None:
-        """Read bytes of a value, from its byte `start` on, into a contiguous array: these and no others.
+    @property
+    def read_part(self) -> ReadPart | None:
+        """Reads bytes of a value, from a byte of it on, into a contiguous array: these and no others; None if
+        values are checked.
 
-        Raises:
-            ZooError: as `value`, or if the value ends before.
+        Raises a ZooError as `value`, or if the value ends before.
         """
+        return None if self.check else self._read_part
+
+    def _read_part(self, byte_range: ByteRange, start: int, target: np.ndarray) -> None:
         byte_range.check(self.manifest, self.path)
         found = f"bytes {start} to {start + target.nbytes} of a value of {byte_range.length}"
         try:
@@ -175,7 +185,7 @@ class Folder:
                 return
         except _FolderChanged:
             newest, byte_ranges = self._find_again(ByteRanges.of_one(byte_range))
-            return newest.read_into(next(iter(byte_ranges)), start, target)
+            return newest._read_part(next(iter(byte_ranges)), start, target)
         except OSError as error:
             found = reason(error)
         raise ZooError(

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from huggingface_hub import constants
@@ -24,6 +25,7 @@ from nws_dataset.http import cancelled
 from nws_dataset.reading.byte_ranges import ByteRange, Deliver
 from nws_dataset.reading.cache import Cache
 from nws_dataset.reading.index import Columns, open_index
+from nws_dataset.reading.zoo_files import ReadPart
 from nws_dataset.remote import MEMORY_BYTES, CommitCache, Remote, check_revision
 
 PARALLEL = 8  # requests at a time
@@ -49,6 +51,9 @@ class Repository:
     Raises:
         ZooError: if there is no such zoo, or the Hub cannot be reached.
     """
+
+    path: Path | None = None  # no folder
+    read_part: ReadPart | None = None  # every value is checked
 
     def __init__(
         self,
@@ -79,6 +84,12 @@ class Repository:
     def origin(self) -> str:
         """What a dataset remembers it by: its page on the Hub."""
         return f"{constants.ENDPOINT}/datasets/{self.repo_id}/tree/{self.revision}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of `Zoo`, to open the same files again."""
+        options = {name: getattr(self, name) for name in ("revision", "token", "cache_dir", "cache_bytes")}
+        return {"path": self.repo_id, **options}
 
     def where(self, byte_range: ByteRange) -> str:
         """How errors name a byte range."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.format.manifest import INDEX_CONFIG, Manifest, state
-from nws_dataset.reading.folder import Folder
 from nws_dataset.reading.zoo import DEFAULT_REPOSITORY as DEFAULT_REPOSITORY
 from nws_dataset.reading.zoo import LOCAL_NAME, Zoo
 
@@ -94,14 +93,14 @@ def load_dataset(
             )
             break
         except ZooError:
-            folder = zoo.source.path if isinstance(zoo.source, Folder) else None
+            folder = zoo.files.path
             if last or folder is None or Manifest.read(folder).digest == zoo.manifest.digest:
                 raise  # else the folder has changed meanwhile
-    _opened[zoo.source.origin] = zoo
+    _opened[zoo.files.origin] = zoo
     for part in (
         loaded.values() if isinstance(loaded, dict) else loaded if isinstance(loaded, list) else [loaded]
     ):
-        part.info.homepage, part.info.description = zoo.source.origin, state(zoo.manifest)
+        part.info.homepage, part.info.description = zoo.files.origin, state(zoo.manifest)
     return loaded
 
 
@@ -109,17 +108,17 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
     """What the library makes of a zoo."""
     import datasets
 
-    source, names = zoo.source, (INDEX_CONFIG, *zoo.subsets)
+    files, names = zoo.files, (INDEX_CONFIG, *zoo.subsets)
     if name not in names:
         raise ZooError(
             zoo.name, expected=f"one of {', '.join(names)}", found=repr(name), do="choose one of them"
         )
-    if not isinstance(source, Folder):
+    if files.path is None:
         if kwargs.get("filters") is not None:
             kwargs.setdefault(
                 "verification_mode", "no_checks"
             )  # the card counts the snapshots without filters
-        where = {"path": source.repo_id, "revision": source.revision, "token": source.token}
+        where = {option: files.arguments[option] for option in ("path", "revision", "token")}
         return datasets.load_dataset(**where, name=name, split=split, cache_dir=cache_dir, **kwargs)
     from nws_dataset.reading.prepare import FolderBuilder
 
@@ -134,7 +133,7 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
         )
     streaming, in_memory = kwargs.pop("streaming", False), kwargs.pop("keep_in_memory", False)
     prepared = {option: kwargs.pop(option) for option in PREPARE_OPTIONS if option in kwargs}
-    builder = FolderBuilder(source, name, cache_dir=cache_dir, **kwargs)
+    builder = FolderBuilder(files.path, files.manifest, name, cache_dir=cache_dir, **kwargs)
     try:
         if streaming:
             return builder.as_streaming_dataset(split)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -20,7 +21,6 @@ from nws_dataset.files import read_file
 from nws_dataset.format.manifest import INDEX_CONFIG, Manifest, state
 from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
 from nws_dataset.format.shards import check_value, read_index, read_snapshots
-from nws_dataset.reading.folder import Folder
 
 
 @dataclass
@@ -41,6 +41,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
 
     Args:
         folder: the zoo.
+        manifest: its nws.json.
         name: INDEX_CONFIG or a subset.
         cache_dir: where the library keeps what it made; None is its own cache.
         options: of Options.
@@ -48,8 +49,10 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
 
     BUILDER_CONFIG_CLASS = Options
 
-    def __init__(self, folder: Folder, name: str, *, cache_dir: str | None = None, **options: Any) -> None:
-        self.folder, self.manifest = folder.path, folder.manifest
+    def __init__(
+        self, folder: Path, manifest: Manifest, name: str, *, cache_dir: str | None = None, **options: Any
+    ) -> None:
+        self.folder, self.manifest = folder, manifest
         if isinstance(options.get("columns"), str):
             options["columns"] = [options["columns"]]
         super().__init__(

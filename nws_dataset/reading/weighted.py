@@ -30,7 +30,6 @@ from nws_dataset.format.manifest import MANIFEST_NAME
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import header
 from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS
-from nws_dataset.reading.folder import Folder
 from nws_dataset.reading.snapshots import READ_COLUMNS, Snapshots
 from nws_dataset.reading.zoo import Zoo
 
@@ -579,7 +578,7 @@ def read_weights(zoo: Zoo, table: pa.Table) -> list[np.ndarray]:
             array.copy() for array in zoo.arrays(Snapshots(snapshots))
         ]  # torch wants aligned and writable arrays
     except ZooError as error:
-        if not isinstance(zoo.source, Folder):  # the connection may be what fails
+        if zoo.files.path is None:  # the connection may be what fails
             raise
         found, do = (
             f"a snapshot of another zoo, or a damaged file ({error})",

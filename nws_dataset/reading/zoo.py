@@ -41,6 +41,7 @@ from nws_dataset.reading.snapshots import (
     Snapshot,
     Snapshots,
 )
+from nws_dataset.reading.zoo_files import ZooFiles
 
 if TYPE_CHECKING:
     import torch
@@ -106,25 +107,21 @@ class Zoo:
                 found=repr(revision),
                 do="leave it out, or name a repository",
             )
-        self.source: Folder | Repository
+        self.files: ZooFiles
         if on_hub:
             try:
-                self.source = Repository(
+                self.files = Repository(
                     path, revision=revision, token=token, cache_dir=cache_dir, cache_bytes=cache_bytes
                 )
             except ZooError as error:
                 raise error.adding(found=f"and no folder {path}") from error
         else:
-            self.source = Folder(path, check=check)
+            self.files = Folder(path, check=check)
         self._memory = _StackMemory()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as what opens it again: maps and connections do not travel."""
-        source = self.source
-        if isinstance(source, Folder):
-            return functools.partial(Zoo, check=source.check), (source.path,)
-        options = {name: getattr(source, name) for name in ("revision", "token", "cache_dir", "cache_bytes")}
-        return functools.partial(Zoo, **options), (source.repo_id,)
+        return functools.partial(Zoo, **self.files.arguments), ()
 
     def __repr__(self) -> str:
         return f"Zoo({self.name!r}, subsets: {', '.join(self.subsets)})"
@@ -132,7 +129,7 @@ class Zoo:
     @property
     def name(self) -> str:
         """The folder, or "org/name@commit"."""
-        return self.source.name
+        return self.files.name
 
     @property
     def path(self) -> Path:
@@ -141,15 +138,15 @@ class Zoo:
         Raises:
             ZooError: for a zoo on the Hub.
         """
-        if not isinstance(self.source, Folder):
+        if self.files.path is None:
             do = "download it (huggingface_hub: snapshot_download with local_dir)"
             raise ZooError(self.name, expected="a zoo in a folder", found="one on the Hub", do=do)
-        return self.source.path
+        return self.files.path
 
     @property
     def manifest(self) -> Manifest:
         """nws.json: what the zoo holds and how it was made."""
-        return self.source.manifest
+        return self.files.manifest
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -159,7 +156,7 @@ class Zoo:
     @functools.cached_property
     def _columns(self) -> Columns:
         """The index, of which a column is read when it is first asked for."""
-        columns = self.source.columns
+        columns = self.files.columns
         subset, model = columns["subset"], columns["model_id"]
         final = columns["is_final"].numbers
         pairs = np.unique(
@@ -261,7 +258,7 @@ class Zoo:
             >>> sorted(safetensors.numpy.load(bytes(zoo.value(snapshot))))[:2]
             ['conv1.bias', 'conv1.weight']
         """
-        return self.source.value(_byte_range(snapshot))
+        return self.files.value(_byte_range(snapshot))
 
     def row(self, snapshot: AnySnapshot) -> np.ndarray:
         """The weights of one snapshot: its row.
@@ -288,7 +285,7 @@ class Zoo:
             or value[: len(value_format.head)].tobytes() != value_format.head
         ):
             unpack(
-                value_format.architecture, value, self.source.where(_byte_range(snapshot))
+                value_format.architecture, value, self.files.where(_byte_range(snapshot))
             )  # says what does not fit
         return np.frombuffer(value, ROW_DTYPE, offset=len(value_format.head))
 
@@ -319,9 +316,9 @@ class Zoo:
         def deliver(indices: slice | np.ndarray, values: np.ndarray) -> None:
             for i, value in zip(np.arange(len(byte_ranges))[indices].tolist(), values, strict=True):
                 (byte_range,) = byte_ranges[i : i + 1]
-                found[i] = unpack(formats[i].architecture, value.data, self.source.where(byte_range))
+                found[i] = unpack(formats[i].architecture, value.data, self.files.where(byte_range))
 
-        self.source.read(byte_ranges, deliver)
+        self.files.read(byte_ranges, deliver)
         return found
 
     def weights(self, snapshots: AnySnapshots) -> np.ndarray:
@@ -377,7 +374,7 @@ class Zoo:
         if len(unlike):
             (byte_range,) = byte_ranges[unlike[:1]]
             # says what does not fit
-            unpack(value_format.architecture, self.source.value(byte_range), self.source.where(byte_range))
+            unpack(value_format.architecture, self.files.value(byte_range), self.files.where(byte_range))
         shape = len(byte_ranges), value_format.num_weights
         weights_NP = np.empty(shape, ROW_DTYPE) if memory is None else memory(math.prod(shape)).reshape(shape)
         bytes_NB = weights_NP.view(np.uint8)
@@ -385,10 +382,10 @@ class Zoo:
         def deliver(indices: slice | np.ndarray, values: np.ndarray) -> None:
             if values[:, : len(value_format.head)].tobytes() != value_format.head * len(values):
                 for byte_range, value in zip(byte_ranges[indices], values, strict=True):
-                    unpack(value_format.architecture, value.data, self.source.where(byte_range))
+                    unpack(value_format.architecture, value.data, self.files.where(byte_range))
             bytes_NB[indices] = values[:, len(value_format.head) :]
 
-        self.source.read(byte_ranges, deliver)
+        self.files.read(byte_ranges, deliver)
         return weights_NP
 
     def stacks(self, snapshots: AnySnapshots | None = None) -> Iterator[tuple[Snapshots, np.ndarray]]:
@@ -478,7 +475,8 @@ class Zoo:
                 found=found,
                 do="choose other starts or a shorter length",
             )
-        if not isinstance(self.source, Folder) or self.source.check:
+        read_part = self.files.read_part
+        if read_part is None:
             arrays = self.arrays(chosen.snapshots)
             return np.stack(
                 [array[start : start + length] for array, start in zip(arrays, firsts.tolist(), strict=True)]
@@ -490,13 +488,11 @@ class Zoo:
         ):
             found_head = np.empty(len(value_format.head), np.uint8)
             if byte_range.length == value_format.length:
-                self.source.read_into(byte_range, 0, found_head)
+                read_part(byte_range, 0, found_head)
             if found_head.tobytes() != value_format.head:
                 # says what does not fit
-                unpack(
-                    value_format.architecture, self.source.value(byte_range), self.source.where(byte_range)
-                )
-            self.source.read_into(byte_range, len(value_format.head) + start * ROW_DTYPE.itemsize, slice_L)
+                unpack(value_format.architecture, self.files.value(byte_range), self.files.where(byte_range))
+            read_part(byte_range, len(value_format.head) + start * ROW_DTYPE.itemsize, slice_L)
         return slices_NL
 
     def state_dict(self, snapshot: AnySnapshot) -> dict[str, torch.Tensor]:
