@@ -17,7 +17,7 @@ import torch
 from builder import store
 from builder.images import ImageSet, load_image_set
 from builder.plan import Model, Request
-from builder.progress import Occupancy, Progress, checking, compiling
+from builder.progress import BuildProgress, Occupancy, checking, compiling
 from builder.rules import min_epochs
 from builder.store import GENERATOR_VERSION, Store, open_store, remember_images
 from builder.trained import Summary
@@ -225,7 +225,7 @@ def _build_subset(
         trained = cluster.train(training, todo, image_sets, request.train_images, occupancy)
     else:
         trained = _train_here(training, request, todo, image_sets, device, workers, occupancy)
-    progress = Progress(
+    progress = BuildProgress(
         subset.name,
         total=len(models),
         done=len(models) - len(todo),

@@ -1,25 +1,24 @@
-"""Progress of a build: models done, models a minute, time left, running accuracy; a bar on a terminal, lines
-elsewhere.
+"""What a build shows while it compiles and trains: models done, models a minute, time left, running
+accuracy.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, track
-from rich.progress import Progress as RichProgress
 from rich.status import Status
+
+from nws_dataset.console import Progress
 
 if TYPE_CHECKING:
     from builder.trained import Summary
 
-# between lines where there is no terminal, at first; later a twentieth of the time so far
-LINE_SECONDS = 10.0
+Item = TypeVar("Item")
 
 
 def compiling() -> Status:
@@ -37,19 +36,19 @@ def finding_kernels() -> Status:
     return Console(stderr=True).status("Finding out which kernels the GPU needs ...")
 
 
-def compiling_kernels(compiled: Iterable[Any], total: int) -> Iterable[Any]:
-    """Shows how many kernels of a GPU have been compiled: a bar on a terminal, a line elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        text = f"Compiling {total} kernels for the GPU, those that are not there from an earlier build ..."
-        console.print(text, highlight=False, soft_wrap=True)
-    return track(
-        compiled, "Compiling kernels", total, console=console, transient=True, disable=not console.is_terminal
-    )
+def compiling_kernels(compiled: Iterable[Item], total: int) -> Iterator[Item]:
+    """Shows how many kernels of a GPU have been compiled."""
+    progress = Progress("Compiling kernels", total, transient=True)
+    if not progress.console.is_terminal:
+        progress.print(
+            f"Compiling {total} kernels for the GPU, those that are not there from an earlier build ..."
+        )
+    with progress:
+        yield from progress.track(compiled)
 
 
-class Progress:
-    """Shows how far a build is.
+class BuildProgress:
+    """Shows how far a build is, and the models' accuracy so far.
 
     Args:
         name: of the subset.
@@ -70,79 +69,52 @@ class Progress:
         occupancy: Occupancy,
         nodes: Callable[[], int] | None = None,
     ) -> None:
-        self.name, self.total, self.done, self.before = name, total, done, done
-        self.first_epochs, self.epochs, self.rate = first_epochs, 0, 0.0
-        self.occupancy, self.nodes = occupancy, nodes
-        self.accuracy_sum, self.diverged = 0.0, 0
-        self.console = Console(stderr=True)
-        self.start = self.line = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("models {task.fields[state]}"),
-        )
-        self.bar = RichProgress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task(name, total=total, completed=done, state="")
+        self.progress = Progress(name, total, done=done, unit="models")
+        self.first_epochs, self.occupancy, self.nodes = first_epochs, occupancy, nodes
+        self.trained = self.epochs = self.diverged = 0  # of models that have finished
+        self.accuracy_sum = 0.0
 
-    def __enter__(self) -> Progress:
-        self.bar.start()
+    def __enter__(self) -> BuildProgress:
+        self.progress.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        self.progress.__exit__(kind, error, trace)
         if kind is None:
-            seconds = time.monotonic() - self.start
-            self.console.print(
-                f"{self.name}: {self.done} models, {self.done - self.before} trained in {seconds:.0f} "
-                f"s{self._accuracy()}{self._busy()}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            seconds = time.monotonic() - self.progress.start
+            parts = [f"{self.progress.done} models, {self.trained} trained in {seconds:.0f} s"]
+            parts += self._accuracy()
+            if self.trained:
+                parts.append(f"{100 * self.occupancy.share:.0f} % busy")
+            self.progress.print(f"{self.progress.title}: {', '.join(parts)}")
 
     def advance(self, result: Summary | None, epochs: int) -> None:
         """Count a finished model, if there is one, and the epochs that all models have trained since the
         start.
         """
         if result is not None:
-            self.done += 1
+            self.trained += 1
             self.epochs += result.epochs
             self.accuracy_sum += result.test_accuracy
             self.diverged += result.diverged
-        per_model = self.epochs / (self.done - self.before) if self.done > self.before else self.first_epochs
+        per_model = self.epochs / self.trained if self.trained else self.first_epochs
         begun = max(0, epochs - self.epochs) / per_model
-        elapsed = time.monotonic() - self.start
-        self.rate = (self.done - self.before + begun) / max(elapsed, 1e-9)
-        self.bar.update(self.task, completed=min(self.done + begun, self.total), state=self._state(begun))
-        if not self.console.is_terminal and time.monotonic() - self.line >= max(LINE_SECONDS, elapsed / 20):
-            self.line = time.monotonic()
-            self.console.print(
-                f"{self.name}: {self.done}/{self.total} models, {self._state(begun)}",
-                highlight=False,
-                soft_wrap=True,
-            )
+        note = ", ".join([*self._nodes(), *self._accuracy()])
+        self.progress.advance(0 if result is None else 1, note, begun=begun)
 
-    def _state(self, begun: float) -> str:
-        left = int(max(0.0, self.total - self.done - begun) / self.rate) if self.rate else None
-        time_left = "" if left is None else f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        return f"{60 * self.rate:.1f} a minute{self._nodes()}{time_left}{self._accuracy()}"
+    def _nodes(self) -> list[str]:
+        if self.nodes is None:
+            return []
+        count = self.nodes()
+        return [f"on {count} node{'s' * (count != 1)}"]
 
-    def _nodes(self) -> str:
-        count = None if self.nodes is None else self.nodes()
-        return "" if count is None else f" on {count} node{'s' * (count != 1)}"
-
-    def _busy(self) -> str:
-        return f", {100 * self.occupancy.share:.0f} % busy" * (self.done > self.before)
-
-    def _accuracy(self) -> str:
-        trained = self.done - self.before
-        if not trained:
-            return ""
-        return f", mean test accuracy {self.accuracy_sum / trained:.3f}" + (
-            f", {self.diverged} diverged"
-        ) * bool(self.diverged)
+    def _accuracy(self) -> list[str]:
+        if not self.trained:
+            return []
+        diverged = [f"{self.diverged} diverged"] if self.diverged else []
+        return [f"mean test accuracy {self.accuracy_sum / self.trained:.3f}", *diverged]
 
 
 class Occupancy:

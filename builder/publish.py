@@ -26,19 +26,10 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
-from builder.progress import LINE_SECONDS
 from builder.store import CARD_NAME
 from nws_dataset import __version__
+from nws_dataset.console import Progress
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import MAX_JSON_BYTES, parse_json, path_type, resolve_inside, sha256_file
 from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
@@ -383,8 +374,8 @@ class Publisher:
         self._check(remote)
         changed = [path for path, file in {**shards, **rest}.items() if not remote.has(path, file)]
         self._check_tag(remote, changes=bool(changed))
-        progress = _Progress(self.console, sum({**shards, **rest}[path].size for path in changed))
-        with progress.bar:
+        size = sum({**shards, **rest}[path].size for path in changed)
+        with Progress("sending", size, unit="B", console=self.console) as progress:
             new = [path for path in changed if path in shards and path not in remote.files]
             for start in range(0, len(new), SHARDS_PER_COMMIT):
                 self._upload(
@@ -396,7 +387,7 @@ class Publisher:
         self._make_tag(remote)
 
     def _upload(
-        self, files: Mapping[str, _File], *, replace: bool, progress: _Progress | None = None
+        self, files: Mapping[str, _File], *, replace: bool, progress: Progress | None = None
     ) -> _Remote:
         """Commit those files that the Hub does not have, all at once; returns the commit at which it has them
         all.
@@ -439,7 +430,7 @@ class Publisher:
             do="run the same command again",
         )
 
-    def _send(self, operations: list[CommitOperationAdd], progress: _Progress | None) -> None:
+    def _send(self, operations: list[CommitOperationAdd], progress: Progress | None) -> None:
         """Send the bytes of files, so that a commit needs to name them only."""
         at_a_time = 1 if progress is None else FILES_AT_A_TIME
         for start in range(0, len(operations), at_a_time):
@@ -548,37 +539,6 @@ class Publisher:
             raise ZooError(
                 error.filename or self.repo_id, expected="files that can be read", found=reason(error), do=do
             ) from error
-
-
-class _Progress:
-    """How much was sent: a bar on a terminal, lines elsewhere."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self.console, self.total, self.sent = console, total, 0
-        self.start = self.line = time.monotonic()
-        columns = (
-            TextColumn("sending"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal or not total)
-        self.task = self.bar.add_task("", total=total)
-
-    def advance(self, size: int) -> None:
-        """Count bytes that have arrived."""
-        self.sent += size
-        self.bar.advance(self.task, size)
-        now = time.monotonic()
-        if not self.console.is_terminal and now - self.line >= LINE_SECONDS:
-            self.line = now
-            left = int((self.total - self.sent) * (now - self.start) / max(self.sent, 1))
-            text = (
-                f"{decimal(self.sent)} of {decimal(self.total)} sent, "
-                f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-            )
-            self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:

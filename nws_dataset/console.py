@@ -1,29 +1,30 @@
-"""How every program of the project ends: one line on stderr and exit code 2 on a user's mistake, 130 on
-Ctrl-C.
+"""What every program of the project shows: tables, progress, and its end: one line on stderr and exit code 2
+on a user's mistake, 130 on Ctrl-C.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table as RichTable
 
 from nws_dataset.errors import ZooError, one_line, reason
+
+if TYPE_CHECKING:
+    from rich.console import Console  # what only reads a zoo may lack it
+
+Item = TypeVar("Item")
+
+# between lines where there is no terminal, at first; later a twentieth of the time so far
+LINE_SECONDS = 10.0
+BAR_SECONDS, BAR_WIDTH = 0.1, 24  # between two looks of a bar; in columns
 
 
 class UserError(click.ClickException):
@@ -164,6 +165,9 @@ class Table:
         )
 
     def print(self) -> None:
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
         table = RichTable(title=self.title, title_justify="left")
         for i, column in enumerate(self._full_columns):
             table.add_column(column, justify="left" if i < self.num_heads else "right")
@@ -174,28 +178,123 @@ class Table:
         Console(width=None if wide.is_terminal else wide.measure(table).maximum).print(table)
 
 
+class Progress:
+    """Shows how far something long is, how fast, and the time left: a bar on a terminal, lines elsewhere.
+
+    Args:
+        title: what is done.
+        total: how much there is to do.
+        done: how much of it was done before.
+        unit: what is counted; "B": bytes, written as sizes.
+        transient: whether a terminal forgets the bar in the end.
+        console: where it is shown; None: stderr.
+
+    Example:
+        >>> with Progress("", 3, unit="folds") as progress:
+        ...     for fold in progress.track(range(3)):
+        ...         pass
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        done: int = 0,
+        unit: str = "",
+        transient: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bars
+
+        self.title, self.total, self.done, self.before, self.unit = title, total, done, done, unit
+        self.console = console or Console(stderr=True)
+        self.start = self._shown = time.monotonic()
+        self._on_terminal = self.console.is_terminal
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=BAR_WIDTH),
+            TextColumn("{task.fields[state]}", markup=False),
+        )
+        self._bars = Bars(
+            *columns,
+            console=self.console,
+            transient=transient,
+            disable=not (self._on_terminal and total),
+        )
+        self._bar = self._bars.add_task(title, total=total, completed=done, state=self._counted())
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def advance(self, count: int = 1, note: str = "", *, begun: float = 0.0) -> None:
+        """Note what was done.
+
+        Args:
+            count: how much more.
+            note: is shown behind the numbers.
+            begun: how much more is done of what is not finished; it counts for speed and time left.
+        """
+        self.done += count
+        now = time.monotonic()
+        elapsed = now - self.start
+        completed = min(self.done + begun, self.total)
+        if self._on_terminal and (now - self._shown >= BAR_SECONDS or self.done == self.total):
+            self._shown = now
+            self._bars.update(self._bar, completed=completed, state=self._state(completed, elapsed, note))
+        elif not self._on_terminal and now - self._shown >= max(LINE_SECONDS, elapsed / 20):
+            self._shown = now
+            title = f"{self.title}: " if self.title else ""
+            self.print(title + self._state(completed, elapsed, note))
+
+    def track(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, each noted when it has been used."""
+        for item in items:
+            yield item
+            self.advance()
+
+    def print(self, text: str) -> None:
+        """Show a line above the bar."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _counted(self) -> str:
+        if self.unit == "B":
+            return f"{_size(self.done)} of {_size(self.total)}"
+        return f"{self.done}/{self.total} {self.unit}".rstrip()
+
+    def _state(self, completed: float, elapsed: float, note: str) -> str:
+        rate = (completed - self.before) / max(elapsed, 1e-9)
+        parts = [self._counted(), f"{_size(rate)} a second" if self.unit == "B" else _speed(rate)]
+        if rate > 0:
+            left = int((self.total - completed) / rate)
+            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+        return ", ".join([*parts, note] if note else parts)
+
+
+def _speed(rate: float) -> str:
+    """So many a second, in the unit of time that says most."""
+    if rate >= 100:
+        return f"{rate:,.0f} a second"
+    return f"{60 * rate:,.1f} a minute" if rate >= 1 / 60 else f"{3600 * rate:.1f} an hour"
+
+
+def _size(number: float) -> str:
+    """So many bytes."""
+    from rich.filesize import decimal
+
+    return decimal(int(number))
+
+
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Gives a function that notes one more of `total` steps and says what runs: a bar on a terminal, ten
-    plain lines elsewhere.
-    """
-    console = Console(stderr=True)
-    done = 0
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-
-        def advance(what: str) -> None:
-            nonlocal done
-            done += 1
-            bar.update(task, advance=1, description=what)
-            if not console.is_terminal and (10 * done) // total > (10 * (done - 1)) // total:
-                console.print(f"{done}/{total} {what}", highlight=False)
-
-        yield advance
+    """Gives a function that notes one more of `total` steps and says what it was."""
+    with Progress("", total) as shown:
+        yield lambda what: shown.advance(note=what)

@@ -33,7 +33,7 @@ from builder.card import PLOTS
 from builder.cli import main
 from builder.gallery import stale
 from builder.plan import Request
-from builder.progress import Occupancy, Progress
+from builder.progress import BuildProgress, Occupancy
 from builder.training import device
 from builder.training import workers as workers_module
 from builder.training.device import resolve_device
@@ -560,7 +560,7 @@ def test_progress_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     occupancy = Occupancy()
     occupancy.add(active=90, taken=120)
-    with Progress("demo", total=10, done=4, first_epochs=20, occupancy=occupancy) as progress:
+    with BuildProgress("demo", total=10, done=4, first_epochs=20, occupancy=occupancy) as progress:
         now[0] += 15
         progress.advance(None, 10)  # half a model
         for number, accuracy in enumerate((0.5, 0.7), 1):

@@ -32,7 +32,7 @@ from builder.cli import main
 from builder.cluster import NodeTraining, blocks, connected, input_of, versions
 from builder.images import load_image_set
 from builder.plan import Model, Request
-from builder.progress import Occupancy, Progress
+from builder.progress import BuildProgress, Occupancy
 from builder.trained import Trained
 from builder.training import bank
 from nws_dataset.errors import ZooError
@@ -231,15 +231,16 @@ def test_blocks() -> None:
 
 
 def test_progress_counts_nodes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.progress.LINE_SECONDS", 0.0)
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for count in (3, 1):
         nodes = functools.partial(int, count)
-        progress = Progress("demo", total=4, done=0, first_epochs=1, occupancy=Occupancy(), nodes=nodes)
-        progress.start = progress.line = progress.start - 10
+        progress = BuildProgress("demo", total=4, done=0, first_epochs=1, occupancy=Occupancy(), nodes=nodes)
+        now[0] += 10
         progress.advance(None, 2)
-    assert [line.split(" a minute ")[1][:10] for line in capsys.readouterr().err.splitlines()] == [
-        "on 3 nodes",
-        "on 1 node,",
+    assert capsys.readouterr().err.splitlines() == [
+        "demo: 0/4 models, 12.0 a minute, 0:00:10 left, on 3 nodes",
+        "demo: 0/4 models, 12.0 a minute, 0:00:10 left, on 1 node",
     ]
 
 

@@ -142,8 +142,9 @@ RESEARCH = ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")
 @pytest.mark.parametrize(
     ("module", "blocked"),
     [
-        ("nws_dataset.reading.zoo", ("torch", *RESEARCH)),
-        ("nws_dataset.reading.load", ("torch", *RESEARCH)),
+        ("nws_dataset.console", ("rich", "torch", *RESEARCH)),
+        ("nws_dataset.reading.zoo", ("rich", "torch", *RESEARCH)),
+        ("nws_dataset.reading.load", ("rich", "torch", *RESEARCH)),
         ("nws_dataset.views.graph", ("torch", *RESEARCH)),
         ("nws_dataset.views.layers", ("torch", *RESEARCH)),
         ("nws_dataset.views.tokens", ("torch", *RESEARCH)),

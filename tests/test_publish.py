@@ -23,7 +23,6 @@ import pytest
 from huggingface_hub import set_client_factory
 from huggingface_hub.utils import httpx
 from huggingface_hub.utils._http import default_client_factory
-from rich.console import Console
 
 from builder import publish
 from builder.build import build
@@ -417,15 +416,6 @@ def test_the_hub_asks_to_wait(hub: LoopbackHub, zoo: Path) -> None:
     assert time.monotonic() - start > 1
     answer = httpx.Response(429, headers={"RateLimit": '"api";r=0;t=55', "Retry-After": "7"})
     assert retry_after(answer) == 55
-
-
-def test_progress_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "LINE_SECONDS", 0.0)
-    told = io.StringIO()
-    progress = publish._Progress(Console(file=told), 4_000_000)
-    progress.start -= 3600
-    progress.advance(1_000_000)
-    assert told.getvalue() == "1.0 MB of 4.0 MB sent, 3:00:00 left\n"
 
 
 # Refusals

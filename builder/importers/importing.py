@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from builder.image_sets import IMAGE_SETS
 from builder.importers.base import REFETCH, Release, ReleasedModel
-from builder.importers.progress import Progress
 from builder.rules import CONVERGED_MARGIN
 from builder.store import Store, metadata, open_store, shard_of
+from nws_dataset.console import Progress
 from nws_dataset.errors import ZooError
 from nws_dataset.files import path_type
 from nws_dataset.format import shards
@@ -119,7 +119,7 @@ class _SubsetImport:
         present = self.store.manifest.subsets[self.name].num_models
         total = sum(map(len, self.shards.values())) * SUBSETS[IMPORTED[self.name].recipe_of].num_snapshots
         try:
-            with Progress(self.name, total) as progress:
+            with Progress(self.name, total, unit="snapshots") as progress:
                 for path, models in self.shards.items():
                     metadata_table, values = _shard(models)
                     self.store.put(path, metadata_table, progress.track(values))
