@@ -34,7 +34,7 @@ from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import MAX_JSON_BYTES, parse_json, path_type, resolve_inside, sha256_file
 from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
 from nws_dataset.format.shards import read_index
-from nws_dataset.http import FAILURES, ODD_ANSWERS, PAUSES, Client
+from nws_dataset.http import FAILURES, ODD_ANSWERS, Client, with_retries
 from nws_dataset.remote import MEMORY_BYTES, HubFile, Remote, blob_id
 
 REPO_TYPE = constants.REPO_TYPE_DATASET
@@ -442,23 +442,19 @@ class Publisher:
 
     def _send_group(self, group: list[CommitOperationAdd]) -> None:
         """What has arrived is not sent again: huggingface_hub asks the Hub first."""
-        for pause in (*PAUSES, None):
-            try:
-                self.api.preupload_lfs_files(
-                    self.repo_id,
-                    group,
-                    repo_type=REPO_TYPE,
-                    revision=self.branch,
-                    num_threads=FILES_AT_A_TIME,
-                    free_memory=False,
-                )
-                return
-            except (
-                RuntimeError
-            ):  # a file did not arrive, though huggingface_hub or hf_xet tried several times
-                if pause is None:
-                    raise
-                time.sleep(pause)
+
+        def send() -> None:
+            self.api.preupload_lfs_files(
+                self.repo_id,
+                group,
+                repo_type=REPO_TYPE,
+                revision=self.branch,
+                num_threads=FILES_AT_A_TIME,
+                free_memory=False,
+            )
+
+        # RuntimeError: a file did not arrive, though huggingface_hub or hf_xet tried several times
+        with_retries(send, lambda error: isinstance(error, RuntimeError))
 
     def _commit(self, operations: list[CommitOperationAdd], remote: _Remote) -> str | None:
         """The sha of a commit on top of what was seen; None if there is another by now: someone else's, or

@@ -63,6 +63,14 @@ class SlowAnswer(httpx.HTTPError):
     """An answer that would hold up its reader for long."""
 
 
+class _Busy(httpx.HTTPError):
+    """An answer of a server that may do better later."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(f"status {response.status_code}")
+        self.response = response
+
+
 def ask(send: Send, request: httpx.Request, home: str, *, follow: bool = True) -> httpx.Response:
     """The answer to a request, its body read: after redirects, and after further tries where these may help.
 
@@ -98,27 +106,49 @@ def _ask_patiently(send: Send, request: httpx.Request, home: str) -> httpx.Respo
 
     It is sent again where that may help, unless its body is a file: huggingface_hub sends those again.
     """
-    for pause in PAUSES if isinstance(request.stream, httpx.ByteStream) else ():
-        try:
-            response = _once(send, request, home)
-        except httpx.TransportError as error:
-            if not is_transient(error):
-                raise
-            _sleep(pause)
-        else:
-            if response.status_code not in BUSY:
-                return response
-            wait(pause, response)
-    return _once(send, request, home)
+    if not isinstance(request.stream, httpx.ByteStream):
+        return _once(send, request, home)
+
+    def attempt() -> httpx.Response:
+        response = _once(send, request, home)
+        if response.status_code in BUSY:
+            raise _Busy(response)
+        return response
+
+    try:
+        return with_retries(attempt)
+    except _Busy as busy:
+        return busy.response
 
 
 def is_transient(error: Exception) -> bool:
     """Whether trying again may help."""
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, _Busy | HfHubHTTPError):
         return error.response.status_code in BUSY
     return isinstance(error, httpx.TransportError) and not isinstance(
         error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
     )
+
+
+def with_retries(call: Callable[[], Result], may_help: Callable[[Exception], bool] = is_transient) -> Result:
+    """What a call returns. After a failure that may pass, it is tried again, after longer and longer pauses or
+    when a busy server asks for it. What the last try raises is raised.
+
+    Args:
+        call: is tried once more than there are PAUSES, at most.
+        may_help: whether trying again may help after an error.
+    """
+    for pause in PAUSES:
+        try:
+            return call()
+        except Exception as error:
+            if not may_help(error):
+                raise
+            if isinstance(error, _Busy | HfHubHTTPError):
+                wait(pause, error.response)
+            else:
+                _sleep(pause)
+    return call()
 
 
 def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
@@ -295,8 +325,7 @@ def _sleep(seconds: float) -> None:
 
 
 def retried(call: Callable[[], Result], where: object, token: str | None = None) -> Result:
-    """What a call to the Hub returns; after a busy server or a lost connection it is tried again, after
-    longer and longer pauses.
+    """What a call to the Hub returns, as `with_retries`; a failure is one line.
 
     Args:
         call: may raise what huggingface_hub raises.
@@ -306,19 +335,8 @@ def retried(call: Callable[[], Result], where: object, token: str | None = None)
     Raises:
         ZooError: if the Hub refuses, or cannot be reached in the end.
     """
-    for pause in PAUSES:
-        try:
-            return call()
-        except HfHubHTTPError as error:
-            if error.response.status_code not in BUSY:
-                raise as_error(where, error, token) from None
-            wait(pause, error.response)
-        except (*FAILURES, *ODD_ANSWERS) as error:
-            if not is_transient(error):
-                raise as_error(where, error, token) from None
-            _sleep(pause)
     try:
-        return call()
+        return with_retries(call)
     except (*FAILURES, *ODD_ANSWERS) as error:
         raise as_error(where, error, token) from None
 

@@ -21,26 +21,26 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_lines_come_less_often_with_time(capsys: pytest.CaptureFixture[str], now: list[float]) -> None:
-    shown, shown_text = Progress("main", 8000, done=1000, unit="snapshots"), []
+    shown, lines = Progress("main", 8000, done=1000, unit="snapshots"), []
     for second in range(1, 701):
         now[0] = second
         shown.advance(10, note="fold 1" if second == 10 else "")
         if line := capsys.readouterr().err:
-            shown_text.append((second, line))
-    assert shown_text[0] == (10, "main: 1100/8000 snapshots, 600.0 a minute, 0:11:30 left, fold 1\n")
-    pauses = [b - a for (a, _), (b, _) in itertools.pairwise(shown_text)]
+            lines.append((second, line))
+    assert lines[0] == (10, "main: 1100/8000 snapshots, 600.0 a minute, 0:11:30 left, fold 1\n")
+    pauses = [b - a for (a, _), (b, _) in itertools.pairwise(lines)]
     assert pauses == sorted(pauses) and (pauses[0], pauses[-1]) == (10, 34)
-    assert shown_text[-1][1].startswith("main: ") and "left" in shown_text[-1][1]
+    assert lines[-1][1].startswith("main: ") and "left" in lines[-1][1]
 
 
 def test_sizes() -> None:
-    shown_text = io.StringIO()
+    text = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: 0.0)
-        shown = Progress("sending", 4_000_000, unit="B", console=Console(file=shown_text))
+        shown = Progress("sending", 4_000_000, unit="B", console=Console(file=text))
         patch.setattr(time, "monotonic", lambda: 3600.0)
         shown.advance(1_000_000)
-    assert shown_text.getvalue() == "sending: 1.0 MB of 4.0 MB, 277 bytes a second, 3:00:00 left\n"
+    assert text.getvalue() == "sending: 1.0 MB of 4.0 MB, 277 bytes a second, 3:00:00 left\n"
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,20 @@ def test_speed(rate: float, text: str) -> None:
 
 
 def test_a_bar(now: list[float]) -> None:
-    shown_text = io.StringIO()
-    terminal = Console(file=shown_text, force_terminal=True, width=100)
+    text = io.StringIO()
+    terminal = Console(file=text, force_terminal=True, width=100)
     with Progress("main", 4, unit="models", console=terminal) as shown:
         now[0] = 30.0
         shown.advance(begun=1.0, note="mean test accuracy 0.500")
-    assert "━" in shown_text.getvalue()
-    assert "1/4 models, 4.0 a minute, 0:00:30 left, mean test accuracy 0.500" in shown_text.getvalue()
+    assert "━" in text.getvalue()
+    assert "1/4 models, 4.0 a minute, 0:00:30 left, mean test accuracy 0.500" in text.getvalue()
 
 
 def test_nothing_to_do_shows_no_bar() -> None:
-    shown_text = io.StringIO()
-    with Progress("sending", 0, unit="B", console=Console(file=shown_text, force_terminal=True)) as shown:
+    text = io.StringIO()
+    with Progress("sending", 0, unit="B", console=Console(file=text, force_terminal=True)) as shown:
         assert list(shown.track([])) == []
-    assert not shown_text.getvalue()
+    assert not text.getvalue()
 
 
 def test_steps_with_words(capsys: pytest.CaptureFixture[str], now: list[float]) -> None:

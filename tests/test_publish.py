@@ -43,8 +43,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short pauses, and huggingface_hub's own client for the tests that follow."""
-    for module in (http, publish):
-        monkeypatch.setattr(module, "PAUSES", (0.01, 0.02, 0.04, 0.08))
+    monkeypatch.setattr(http, "PAUSES", (0.01, 0.02, 0.04, 0.08))
     monkeypatch.setattr(publish, "EARLY_SECONDS", 0.0)
     yield
     set_client_factory(default_client_factory)

@@ -23,7 +23,6 @@ import pytest
 from huggingface_hub import set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
-from builder import publish
 from builder.publish import Content, Publisher
 from nws_dataset import http, remote
 from nws_dataset.errors import ZooError
@@ -36,8 +35,7 @@ INDEX = "index/demo/train.parquet"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (http, publish):
-        monkeypatch.setattr(module, "PAUSES", (0.0,))
+    monkeypatch.setattr(http, "PAUSES", (0.0,))
     yield
     set_client_factory(default_client_factory)
 
