@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import hashlib
 import importlib
 import logging
 import math
@@ -41,7 +40,7 @@ from builder.plan import Model
 from builder.progress import Occupancy
 from builder.rules import num_snapshots
 from builder.trained import Summary, Trained, summary
-from builder.training import bank
+from builder.training import bank, sources
 from builder.training.bank import Images
 from builder.training.device import GPU_SLOTS, GPU_STREAMS, cores, missing_requirement
 from builder.training.streams import HEARTBEAT_SECONDS
@@ -497,14 +496,7 @@ def versions(device: str, backend: str = "fast") -> dict[str, str]:
 @functools.cache
 def _sources() -> str:
     """A digest of all our modules."""
-    digest = hashlib.sha256()
-    for package in (builder, nws_dataset):
-        root = Path(package.__path__[0])
-        for path in sorted(root.rglob("*.py")):
-            digest.update(
-                f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode() + path.read_bytes()
-            )
-    return digest.hexdigest()
+    return sources.digest((builder, nws_dataset))
 
 
 def _this_node() -> str:

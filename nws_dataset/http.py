@@ -131,8 +131,8 @@ def is_transient(error: Exception) -> bool:
 
 
 def with_retries(call: Callable[[], Result], may_help: Callable[[Exception], bool] = is_transient) -> Result:
-    """What a call returns. After a failure that may pass, it is tried again, after longer and longer pauses or
-    when a busy server asks for it. What the last try raises is raised.
+    """What a call returns. After a failure that may pass, it is tried again, after ever longer pauses or when
+    a busy server asks for it. What the last try raises is raised.
 
     Args:
         call: is tried once more than there are PAUSES, at most.

@@ -1,4 +1,6 @@
-"""A digest of what modules say: what was compiled or found out with other sources is not valid any more."""
+"""A digest of what modules say: what was compiled, found out or trained with other sources is not valid any
+more.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,11 @@ from types import ModuleType
 
 
 def digest(modules: Iterable[ModuleType]) -> str:
-    """The SHA-256 of the modules' files, one behind the other, in hexadecimal."""
-    return hashlib.sha256(
-        b"".join(Path(inspect.getfile(module)).read_bytes() for module in modules)
-    ).hexdigest()
+    """The SHA-256 of the modules' names and files, in hexadecimal; a package stands for all modules in it."""
+    found = hashlib.sha256()
+    for module in modules:
+        file = Path(inspect.getfile(module))
+        for path in sorted(file.parent.rglob("*.py")) if hasattr(module, "__path__") else [file]:
+            name = f"{module.__name__} {path.relative_to(file.parent).as_posix()} {path.stat().st_size}"
+            found.update(f"{name}\n".encode() + path.read_bytes())
+    return found.hexdigest()

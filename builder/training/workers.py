@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -210,24 +210,23 @@ def compile_before(work: Iterable[Work]) -> None:
     """
     from builder.training.gpu import warmup  # only here: it needs Triton
 
-    pool = ProcessPoolExecutor(cores(), CONTEXT, initializer=_start_compiler, initargs=(warmup.target(),))
-    resource_tracker.ensure_running()
-    try:
-        with finding_kernels():
+    with _processes(cores(), warmup.pretend, warmup.target()) as pool:
+        try:
+            with finding_kernels():
+                with _interrupts_held():
+                    recorded = [pool.submit(warmup.record, part) for part in work]
+                variants = dict.fromkeys(
+                    itertools.chain.from_iterable(future.result() for future in recorded)
+                )
             with _interrupts_held():
-                recorded = [pool.submit(warmup.record, part) for part in work]
-            variants = dict.fromkeys(itertools.chain.from_iterable(future.result() for future in recorded))
-        with _interrupts_held():
-            compiled = [pool.submit(warmup.compile_variant, variant) for variant in variants]
-        for future in compiling_kernels(as_completed(compiled), len(compiled)):
-            future.result()
-    except Exception as error:  # of any kind: Triton's inner parts differ from version to version
-        print(
-            f"kernels are compiled one by one, as the GPU needs them ({type(error).__name__}: {error})",
-            file=sys.stderr,
-        )
-    finally:
-        _stop(pool)
+                compiled = [pool.submit(warmup.compile_variant, variant) for variant in variants]
+            for future in compiling_kernels(as_completed(compiled), len(compiled)):
+                future.result()
+        except Exception as error:  # of any kind: Triton's inner parts differ from version to version
+            print(
+                f"kernels are compiled one by one, as the GPU needs them ({type(error).__name__}: {error})",
+                file=sys.stderr,
+            )
 
 
 # Worker processes: on a CPU a model's step stays in one core's cache.
@@ -244,41 +243,43 @@ def run_on_processes(
     if not models:
         return
     count, before = min(workers or cores(), len(models)), time.monotonic()
-    pool = ProcessPoolExecutor(count, CONTEXT, initializer=_start_worker, initargs=(training,))
     queue, pending = iter(models), set[Future[Summary]]()
-    resource_tracker.ensure_running()  # else the first submit starts it, and that lets Ctrl-C through
-    try:
-        while True:
-            with _interrupts_held():  # submit starts processes
-                pending |= {
-                    pool.submit(_train_one, model)
-                    for model in itertools.islice(queue, 2 * count - len(pending))
-                }
-            if not pending:
-                break
-            finished, pending = wait(pending, HEARTBEAT_SECONDS, FIRST_COMPLETED)
-            if not finished:
-                yield None
-            for future in finished:
-                result, now = future.result(), time.monotonic()
-                occupancy.add(result.seconds, count * (now - before))
-                before = now
-                yield result
-    except BrokenProcessPool as error:
-        if not training.started.value:
-            do = (
-                'in a script, call it below `if __name__ == "__main__":`, since each of them imports the '
-                "script that starts them"
-            )
-            raise ZooError("a worker process", expected="to start", found="it ended before", do=do) from error
-        raise ZooError(
-            "a worker process",
-            expected="to finish its model",
-            found="it was ended (out of memory?)",
-            do="run again",
-        ) from error
-    finally:
-        _stop(pool)
+    with _processes(count, _set_training, training) as pool:
+        try:
+            while True:
+                with _interrupts_held():  # submit starts processes
+                    pending |= {
+                        pool.submit(_train_one, model)
+                        for model in itertools.islice(queue, 2 * count - len(pending))
+                    }
+                if not pending:
+                    break
+                finished, pending = wait(pending, HEARTBEAT_SECONDS, FIRST_COMPLETED)
+                if not finished:
+                    yield None
+                for future in finished:
+                    result, now = future.result(), time.monotonic()
+                    occupancy.add(result.seconds, count * (now - before))
+                    before = now
+                    yield result
+        except BrokenProcessPool as error:
+            raise _worker_ended(training) from error
+
+
+def _worker_ended(training: LocalTraining) -> ZooError:
+    """The error of a worker that has ended."""
+    if not training.started.value:
+        do = (
+            'in a script, call it below `if __name__ == "__main__":`, since each of them imports the '
+            "script that starts them"
+        )
+        return ZooError("a worker process", expected="to start", found="it ended before", do=do)
+    return ZooError(
+        "a worker process",
+        expected="to finish its model",
+        found="it was ended (out of memory?)",
+        do="run again",
+    )
 
 
 def is_script_of_worker() -> bool:
@@ -307,8 +308,22 @@ def _interrupts_held() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
+@contextmanager
+def _processes(count: int, prepare: Callable[[Any], None], argument: Any) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each; `prepare(argument)` is what each of them begins with.
+
+    They end with the block, whatever they are at: what that was is trained again by the next run. They end
+    too when this process is gone.
+    """
+    pool = ProcessPoolExecutor(count, CONTEXT, initializer=_start, initargs=(prepare, argument))
+    resource_tracker.ensure_running()  # else the first submit starts it, and that lets Ctrl-C through
+    try:
+        yield pool
+    finally:
+        _stop(pool)
+
+
 def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the workers now: what they were at is trained again by the next run."""
     processes = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
@@ -317,20 +332,10 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         process.join()
 
 
-def _start_worker(training: LocalTraining) -> None:
-    global _training
-    _training = training
-    training.started.value = 1
+def _start(prepare: Callable[[Any], None], argument: Any) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _start_compiler(target: Any) -> None:
-    from builder.training.gpu import warmup
-
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    warmup.pretend(target)
+    prepare(argument)
 
 
 def _end_with_parent() -> None:
@@ -339,6 +344,12 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def _set_training(training: LocalTraining) -> None:
+    global _training
+    _training = training
+    training.started.value = 1
 
 
 def _train_one(model: Model) -> Summary:
