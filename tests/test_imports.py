@@ -58,7 +58,7 @@ ONLY = {
     "ray": ["builder.cluster", "nws_dataset.evaluation.run"],
     "triton": ["builder.training.gpu"],
     "numba": ["builder.training.cpu"],
-    "lightgbm": ["nws_dataset.baselines", "nws_dataset.evaluation"],
+    "lightgbm": ["nws_dataset.baselines.boosting"],
 }  # library -> the only modules that import it
 
 

@@ -7,19 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from nws_dataset.baselines.boosting import boost
 from nws_dataset.baselines.predictors import Standardizer
 
 SVM_STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the best on the validation rows is kept
 SVM_SOLVER = {"dual": False, "tol": 1e-2, "max_iter": 10_000}
 TREES, PATIENCE = 300, 20  # of boosting: rounds at most, and rounds without a gain on the validation rows
-BOOSTED = {
-    "learning_rate": 0.1,
-    "num_leaves": 15,
-    "feature_fraction": 0.5,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
-}
+BOOSTED = {"learning_rate": 0.1, "num_leaves": 15, "feature_fraction": 0.5}
 
 
 class LinearSVM:
@@ -76,15 +70,19 @@ class Boosting:
         self.classification, self.seed = classification, seed
 
     def fit(self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray) -> None:
-        import lightgbm
-
-        classes = {"objective": "multiclass", "num_class": int(y.max()) + 1} if self.classification else {}
-        goal = classes or {"objective": "regression_l1"}
-        parameters = {**BOOSTED, **goal, "min_data_in_leaf": max(1, min(20, len(X) // 20)), "seed": self.seed}
-        training = lightgbm.Dataset(X, y, params=parameters)
-        validation = training.create_valid(X_validation, y_validation)
-        stop = lightgbm.early_stopping(PATIENCE, verbose=False)
-        self.booster = lightgbm.train(parameters, training, TREES, valid_sets=[validation], callbacks=[stop])
+        self.booster = boost(
+            X,
+            y,
+            X_validation,
+            y_validation,
+            num_trees=TREES,
+            patience=PATIENCE,
+            seed=self.seed,
+            num_classes=int(y.max()) + 1 if self.classification else None,
+            objective="regression_l1",
+            min_data_in_leaf=max(1, min(20, len(X) // 20)),
+            **BOOSTED,
+        )
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """[N, C]: probabilities, or numbers."""

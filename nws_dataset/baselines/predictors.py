@@ -20,6 +20,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from nws_dataset.baselines.boosting import boost
 from nws_dataset.baselines.saving import (
     MAX_INTEGER,
     MAX_NUMBER,
@@ -34,7 +35,7 @@ from nws_dataset.baselines.saving import (
     strings,
 )
 from nws_dataset.baselines.trees import Trees
-from nws_dataset.errors import ValueZooError, ZooError, reason
+from nws_dataset.errors import ValueZooError
 
 MAX_FEATURES, MAX_LAYERS = 10**7, 1000
 MAX_TREES, MAX_DEPTH, MAX_THREADS = 10**6, 64, 1024
@@ -409,43 +410,25 @@ class GradientBoosting(Predictor):
     def _fit(
         self, X: np.ndarray, y: np.ndarray, X_validation: np.ndarray, y_validation: np.ndarray, seed: int
     ) -> None:
-        try:
-            import lightgbm
-        except ModuleNotFoundError:
-            raise ZooError(
-                "GradientBoosting",
-                expected="the package lightgbm",
-                found="none",
-                do="pip install 'nws-dataset[baselines]'",
-            ) from None
-        parameters = {
-            "objective": "regression",
-            "metric": "l2",
-            "learning_rate": self.learning_rate,
-            "max_depth": self.max_depth,
-            "num_leaves": min(31, 2 ** int(self.max_depth)),
-            "min_data_in_leaf": max(1, min(self.min_rows_in_leaf, len(X) // 10)),
-            "feature_fraction": self.feature_fraction,
-            "bagging_fraction": min(1.0, max(self.row_fraction, MIN_BAGGED / len(X))),
-            "bagging_freq": 1,
-            "num_threads": self.num_threads,
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "verbosity": -1,
-        }
-        training = lightgbm.Dataset(X, y, params=parameters)
-        validation = training.create_valid(X_validation, y_validation)
-        stop = lightgbm.early_stopping(int(self.patience), verbose=False)
-        try:
-            self.booster_ = lightgbm.train(
-                parameters, training, self.num_trees, valid_sets=[validation], callbacks=[stop]
-            )
-        except lightgbm.basic.LightGBMError as error:
-            do = "see what it says of the parameters and the samples"
-            raise ValueZooError(
-                "GradientBoosting", expected="what LightGBM can fit", found=reason(error), do=do
-            ) from error
+        self.booster_ = boost(
+            X,
+            y,
+            X_validation,
+            y_validation,
+            num_trees=self.num_trees,
+            patience=int(self.patience),
+            seed=seed,
+            objective="regression",
+            metric="l2",
+            learning_rate=self.learning_rate,
+            max_depth=self.max_depth,
+            num_leaves=min(31, 2 ** int(self.max_depth)),
+            min_data_in_leaf=max(1, min(self.min_rows_in_leaf, len(X) // 10)),
+            feature_fraction=self.feature_fraction,
+            bagging_fraction=min(1.0, max(self.row_fraction, MIN_BAGGED / len(X))),
+            bagging_freq=1,
+            num_threads=self.num_threads,
+        )
         self.trees_ = Trees.of(self.booster_)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:

@@ -1,0 +1,69 @@
+"""Boosted trees by LightGBM, of numbers or of classes, such that a fit can be repeated.
+
+Axes: N samples, V samples for validation, F features, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nws_dataset.errors import ValueZooError, ZooError, reason
+
+# the same trees for the same number of threads, in silence
+REPEATABLE = {"deterministic": True, "force_row_wise": True, "verbosity": -1}
+
+
+def boost(
+    X: np.ndarray,
+    y: np.ndarray,
+    X_validation: np.ndarray,
+    y_validation: np.ndarray,
+    *,
+    num_trees: int,
+    patience: int,
+    seed: int,
+    num_classes: int | None = None,
+    **parameters: Any,
+) -> Any:
+    """Fit boosted trees; growth stops `patience` rounds after the best on the validation samples.
+
+    Args:
+        X: [N, F] features; NaN are taken as they are.
+        y: [N] numbers, or classes 0..C-1.
+        X_validation: [V, F]
+        y_validation: [V]
+        num_trees: rounds at most; of classes, a round grows a tree for each.
+        patience: see num_trees.
+        seed: of the samples and features that a tree sees.
+        num_classes: C, told apart by cross-entropy; None: numbers, by `objective`.
+        parameters: LightGBM's own.
+
+    Returns:
+        A lightgbm.Booster, which predicts with its best round: numbers [N], or probabilities [N, C].
+
+    Raises:
+        ZooError: if the package lightgbm is missing.
+        ValueZooError: if LightGBM cannot fit such samples.
+    """
+    try:
+        import lightgbm
+    except ModuleNotFoundError:
+        do = "pip install 'nws-dataset[baselines]'"
+        raise ZooError("boosted trees", expected="the package lightgbm", found="none", do=do) from None
+    goal: Mapping[str, Any] = (
+        {} if num_classes is None else {"objective": "multiclass", "num_class": num_classes}
+    )
+    options = {**parameters, **goal, **REPEATABLE, "seed": seed}
+    training = lightgbm.Dataset(X, y, params=options)
+    validation = training.create_valid(X_validation, y_validation)
+    stop = lightgbm.early_stopping(patience, verbose=False)
+    try:
+        return lightgbm.train(options, training, num_trees, valid_sets=[validation], callbacks=[stop])
+    except lightgbm.basic.LightGBMError as error:
+        do = "see what it says of the parameters and the samples"
+        raise ValueZooError(
+            "boosted trees", expected="what LightGBM can fit", found=reason(error), do=do
+        ) from error
