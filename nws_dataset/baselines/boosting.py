@@ -26,6 +26,7 @@ def boost(
     patience: int,
     seed: int,
     num_classes: int | None = None,
+    where: object = "boosted trees",
     **parameters: Any,
 ) -> Any:
     """Fit boosted trees; growth stops `patience` rounds after the best on the validation samples.
@@ -38,7 +39,8 @@ def boost(
         num_trees: rounds at most; of classes, a round grows a tree for each.
         patience: see num_trees.
         seed: of the samples and features that a tree sees.
-        num_classes: C, told apart by cross-entropy; None: numbers, by `objective`.
+        num_classes: C, by cross-entropy; None: numbers, by `objective`, one of the parameters.
+        where: what an error names.
         parameters: LightGBM's own.
 
     Returns:
@@ -52,7 +54,7 @@ def boost(
         import lightgbm
     except ModuleNotFoundError:
         do = "pip install 'nws-dataset[baselines]'"
-        raise ZooError("boosted trees", expected="the package lightgbm", found="none", do=do) from None
+        raise ZooError(where, expected="the package lightgbm", found="none", do=do) from None
     goal: Mapping[str, Any] = (
         {} if num_classes is None else {"objective": "multiclass", "num_class": num_classes}
     )
@@ -64,6 +66,4 @@ def boost(
         return lightgbm.train(options, training, num_trees, valid_sets=[validation], callbacks=[stop])
     except lightgbm.basic.LightGBMError as error:
         do = "see what it says of the parameters and the samples"
-        raise ValueZooError(
-            "boosted trees", expected="what LightGBM can fit", found=reason(error), do=do
-        ) from error
+        raise ValueZooError(where, expected="what LightGBM can fit", found=reason(error), do=do) from error

@@ -418,6 +418,7 @@ class GradientBoosting(Predictor):
             num_trees=self.num_trees,
             patience=int(self.patience),
             seed=seed,
+            where="GradientBoosting",
             objective="regression",
             metric="l2",
             learning_rate=self.learning_rate,
