@@ -29,13 +29,13 @@ from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Trial, ru
 from nws_dataset.evaluation.scores import ALL, SIZED, Record
 from nws_dataset.evaluation.tasks import Task, dataset_tasks
 from nws_dataset.evaluation.transfer import (
+    accuracy_trial,
+    between,
     early_trials,
     held_out_trials,
-    labels_of,
     predictor,
-    scorer,
     transfer_trials,
-)  # fmt: skip
+)
 
 SEED_HELP = "The first of the seeds."
 META_HELP = "Also the deep meta-classifier as a regressor (slow without a GPU)."
@@ -69,9 +69,8 @@ def accuracy_trials(inputs: Inputs, seeds: range, meta: bool = False) -> Iterato
     for tasks, (name, kind) in itertools.product(_tasks(inputs, seeds), pairs):
         method = predictor(inputs, kind, tasks[0], name)
         for task, seed in zip(tasks, seeds, strict=True):
-            labels = _labels(inputs, "accuracy", task, method, seed)
-            score = scorer(inputs, intervals=seed == seeds[0], described=True)
-            yield Trial(task, method, seed, score, labels)
+            options = {**_labels(inputs, task, method), "intervals": seed == seeds[0], "described": True}
+            yield accuracy_trial(inputs, "accuracy", method, task, seed, **options)
 
 
 def curve_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
@@ -81,19 +80,16 @@ def curve_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
     for tasks in _tasks(inputs, seeds):
         largest = len(tasks[0].folds[0].training)
         sizes = [MIN_CURVE << i for i in range(20) if MIN_CURVE << i < largest]
-        names = [
-            n for n in inputs.features if n in paper.R2 and (n == LAYERS or not tasks[0].cross_validated)
-        ]
+        names = [name for name in inputs.features if name in paper.R2]
+        names = [LAYERS] if tasks[0].cross_validated else names
         for name, kind, size in itertools.product(names, PREDICTORS, sizes):
             method = predictor(inputs, kind, tasks[0], name)
             for task, seed in zip(tasks, seeds, strict=True):
                 random = np.random.default_rng(seed)
-                fewer = [
-                    replace(fold, training=random.permutation(fold.training)[:size]) for fold in task.folds
-                ]
-                labels = {**_labels(inputs, SIZED, task, method, seed), "num_train": size}
-                score = scorer(inputs, intervals=False)
-                yield Trial(replace(task, folds=fewer), method, seed, score, labels)
+                parts = [(random.permutation(fold.training)[:size], fold) for fold in task.folds]
+                fewer = replace(task, folds=[replace(fold, training=part) for part, fold in parts])
+                labels = {**_labels(inputs, task, method), "num_train": size}
+                yield accuracy_trial(inputs, SIZED, method, fewer, seed, **labels)
 
 
 def importance_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
@@ -101,8 +97,9 @@ def importance_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
     for tasks in _tasks(inputs, seeds[:1]):
         method, fold = predictor(inputs, BOOSTING, tasks[0]), tasks[0].folds[0]
         task = replace(tasks[0], folds=[Fold(fold.training, fold.validation, NOBODY)])
-        labels = _labels(inputs, "importance", tasks[0], method, seeds[0])
-        yield Trial(task, method, seeds[0], functools.partial(_importance, inputs), labels, ())
+        labels = _labels(inputs, tasks[0], method)
+        trial = accuracy_trial(inputs, "importance", method, task, seeds[0], **labels)
+        yield replace(trial, score=functools.partial(_importance, inputs), questions=())
 
 
 def _importance(inputs: Inputs, trial: Trial, answers: Answers) -> Outcome:
@@ -121,13 +118,11 @@ def _tasks(inputs: Inputs, seeds: range) -> list[tuple[Task, ...]]:
     return list(zip(*(dataset_tasks(inputs.final, seed)[0] for seed in seeds), strict=True))
 
 
-def _labels(inputs: Inputs, experiment: str, task: Task, method: Method, seed: int) -> dict[str, Any]:
+def _labels(inputs: Inputs, task: Task, method: Method) -> dict[str, Any]:
+    """What the records of a data set's networks have in common."""
     subsets = set(inputs.final["subset"][task.models])
     of_paper = paper.r2(subsets.pop() if len(subsets) == 1 else "", task.words, method.input, method.name)
-    parts = ("other folds", "each fold in turn") if task.cross_validated else ("train", "test")
-    trained, tested = (f"{task.words}, {part}" for part in parts)
-    num_train = len(task.folds[0].training)
-    return labels_of(experiment, method, seed, trained, tested, num_train, dataset=task.words, paper=of_paper)
+    return {"between": between(task, ("train", "test")), "dataset": task.words, "paper": of_paper}
 
 
 def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float, papers: bool) -> list[str]:

@@ -40,7 +40,7 @@ from nws_dataset.evaluation.recipes import property_trial
 from nws_dataset.evaluation.results import Results, facts_of
 from nws_dataset.evaluation.run import Kept, Method, Question, Trial, run
 from nws_dataset.evaluation.tasks import Labelled, Task, dataset_tasks, tasks_of
-from nws_dataset.evaluation.transfer import labels_of, scorer
+from nws_dataset.evaluation.transfer import accuracy_trial, between
 from nws_dataset.files import atomic_write, path_type, sha256_file
 
 if TYPE_CHECKING:
@@ -254,12 +254,10 @@ def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
     by_seed = [] if candidate.is_classifier else [dataset_tasks(final, seed)[0] for seed in range(seeds)]
     for by_dataset in zip(*by_seed, strict=True):
         for seed, task in enumerate(by_dataset):
-            fold, own_splits = task.folds[0], ("train and validation", "test")
-            parts = ("other folds", "each fold in turn") if task.cross_validated else own_splits
-            trained, tested = (f"{task.words}, {part}" for part in parts)
-            num_train = len(fold.training) + len(fold.validation)
-            labels = labels_of("accuracy", method, seed, trained, tested, num_train, dataset=task.words)
-            trials.append(Trial(task, method, seed, scorer(inputs, intervals=seed == 0), labels))
+            fold, sides = task.folds[0], between(task, ("train and validation", "test"))
+            labels: dict[str, Any] = {"num_train": len(fold.training) + len(fold.validation)}
+            labels |= {"dataset": task.words, "intervals": seed == 0}
+            trials.append(accuracy_trial(inputs, "accuracy", method, task, seed, between=sides, **labels))
     for seed in range(seeds):
         tasks, _ = tasks_of(final, None, seed, small=is_small(len(final)))
         chosen = [task for task in tasks if task.is_number != candidate.is_classifier]
@@ -282,21 +280,8 @@ def results_file(
     jobs: int | None = None,
     ray: str | None = None,
 ) -> Path:
-    """The file of a method's results; it is written only if it is missing, the method's file has changed, or
-    the zoo has.
-
-    Args:
-        zoo: the zoo.
-        called: what results call it.
-        candidate: the method.
-        folder: where results lie.
-        seeds: repetitions.
-        again: try the method in any case.
-        jobs: see `run`.
-        ray: see `run`.
-
-    Returns:
-        folder / "method_<Class>.json".
+    """folder / "method_<Class>.json", written only if it is missing, or the method's file or the zoo has
+    changed; with `again` in any case. Seeds are repetitions; jobs and ray are those of `run`.
 
     Raises:
         ZooError: if the zoo is too small, or a prediction is not one for each row.

@@ -161,8 +161,8 @@ class Inputs:
         return SnapshotSeries.of(self.snapshots, self.final)
 
     @functools.cached_property
-    def best_settings(self) -> dict[Any, Any]:
-        """Those that were found to be best, to look for them once a process."""
+    def memory(self) -> dict[Any, Any]:
+        """What was found or read for one trial, for the others of this process."""
         return {}
 
     # By snapshots, which are given by their indices
@@ -195,17 +195,13 @@ class Inputs:
         names, first = np.unique(self.snapshots["architecture"].astype(str), return_index=True)
         return {name: self.snapshots[int(i)] for name, i in zip(names.tolist(), first, strict=True)}
 
-    @functools.cached_property
-    def _described(self) -> dict[bytes, np.ndarray]:
-        return {}
-
     def slice_statistics(self, indices: np.ndarray, positions: Sequence[float] | None = None) -> np.ndarray:
         """[N, S, 7]: STATISTICS of slices of some snapshots at positions."""
         along = self.settings.positions if positions is None else np.asarray(positions, float)
-        length, key = self.settings.slice_length, along.tobytes()
-        if key not in self._described:
-            self._described[key] = np.full((len(self.snapshots), len(along), len(STATISTICS)), np.nan)
-        known = self._described[key]
+        length, key = self.settings.slice_length, (SLICE_STATISTICS, along.tobytes())
+        if key not in self.memory:
+            self.memory[key] = np.full((len(self.snapshots), len(along), len(STATISTICS)), np.nan)
+        known = self.memory[key]
         unknown = indices[np.isnan(known[indices, 0, 0])]
         starts_NS = even_starts(self.rows.lengths[unknown], length, along)
         for i, starts in zip(unknown.tolist(), starts_NS.tolist(), strict=True):
@@ -261,23 +257,19 @@ class Inputs:
         """An earlier snapshot of each of the models."""
         return self.zoo.filter(snapshot=snapshot, model_id=self.final["model_id"][models].tolist())
 
-    @functools.cached_property
-    def _early(self) -> dict[tuple[int, bytes], dict[str, np.ndarray]]:
-        return {}
-
     def X_then(self, name: str, snapshot: int, models: np.ndarray) -> np.ndarray:
         """[M, F] of the models at an earlier snapshot: LAYERS or THEN; NaN of all other models."""
-        key = snapshot, models.tobytes()
-        if key not in self._early:
+        key = THEN, snapshot, models.tobytes()
+        if key not in self.memory:
             snapshots = self.then(snapshot, models)
             indices = SnapshotSeries.of(snapshots, self.final).model
             accuracies = np.asarray(snapshots[TEST_ACCURACY], np.float64)[:, None]
             read = {LAYERS: zoo_features(self.zoo, snapshots, LAYERS)[0], THEN: accuracies}
-            self._early[key] = {}
+            self.memory[key] = {}
             for kind, part in read.items():
-                self._early[key][kind] = np.full((len(self.final), part.shape[1]), np.nan)
-                self._early[key][kind][indices] = part
-        return self._early[key][name]
+                self.memory[key][kind] = np.full((len(self.final), part.shape[1]), np.nan)
+                self.memory[key][kind][indices] = part
+        return self.memory[key][name]
 
 
 @functools.lru_cache(maxsize=1)

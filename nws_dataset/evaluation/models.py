@@ -209,7 +209,7 @@ class TunedPredictor:
     key: tuple[Any, ...]
 
     def __call__(self, task: Task, seed: int) -> FeatureModel:
-        known, key, X = self.inputs.best_settings, (self.name, self.task.words, self.key), self.features()
+        known, key, X = self.inputs.memory, (self.name, self.task.words, self.key), self.features()
         if key not in known:
             of_meta = self.name == META
             known[key] = meta_regressor(X.shape[1]) if of_meta else best_setting(self.name, X, self.task)

@@ -5,7 +5,8 @@ was held out, and to an earlier snapshot.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,54 +24,69 @@ HELD_OUT = ("dataset", "architecture", "optimizer")  # of which one value at a t
 MAX_SNAPSHOTS = 10  # of early prediction
 
 
-def scorer(
-    inputs: Inputs, *, intervals: bool, parts: Mapping[str, np.ndarray] | None = None, described: bool = False
-) -> Callable[[Trial, Answers], Outcome]:
-    """Scores predicted accuracies.
+def accuracy_trial(
+    inputs: Inputs,
+    experiment: str,
+    method: Method,
+    task: Task,
+    seed: int,
+    *,
+    between: tuple[str, str],
+    intervals: bool = False,
+    described: bool = False,
+    parts: Mapping[str, np.ndarray] | None = None,
+    **labels: Any,
+) -> Trial:
+    """A method that predicts accuracies.
 
     Args:
         inputs: of the zoo.
+        experiment: what it is part of.
+        method: the method.
+        task: the networks.
+        seed: of the method.
+        between: what is trained on, and what is tested on.
         intervals: add 95 % intervals.
-        parts: what is tested on -> its indices in the task's models; None: all that is tested.
         described: add the method's setting to the records, and to the outcome, with `intervals`, the
             predictions.
+        parts: what is tested on -> its indices in the task's models; None: all that is tested.
+        labels: more fields of the records, among them num_train where the task is not all that is told.
     """
-
-    def score(trial: Trial, answers: Answers) -> Outcome:
-        task, model, predicted = trial.task, answers.model, answers.predicted[Question()]
-        converged = np.asarray(inputs.final["converged"], bool)[task.models]
-        labels, records = dict(trial.labels), list[Record]()
-        if described and isinstance(model, FeatureModel):
-            labels |= {"num_features": model.X.shape[1], "setting": model.setting}
-        for name, part in (parts or {labels["tested_on"]: task.tested}).items():
-            about = {**labels, "tested_on": name}
-            values = task.truth[part], predicted[part], converged[part]
-            records += records_of_accuracies(about, *values, intervals=intervals)
-        if not (described and intervals):
-            return Outcome(records)
-        tested = task.tested
-        columns = inputs.final["model_id"][task.models[tested]], task.truth[tested], predicted[tested]
-        lists = [column.tolist() for column in columns]
-        return Outcome(
-            records, Predictions(task.words, trial.method.input, trial.method.name, trial.seed, *lists)
-        )
-
-    return score
-
-
-def labels_of(
-    experiment: str, method: Method, seed: int, trained_on: str, tested_on: str, num_train: int, **more: Any
-) -> dict[str, Any]:
-    """Fields of the records of a trial."""
     names = {"experiment": experiment, "target": TEST_ACCURACY, "method": method.name, "input": method.input}
-    return {
-        **names,
-        "trained_on": trained_on,
-        "tested_on": tested_on,
-        "num_train": num_train,
-        "seed": seed,
-        **more,
-    }
+    about = {"trained_on": between[0], "tested_on": between[1], "num_train": len(task.folds[0].training)}
+    score = functools.partial(_score, inputs, parts or {between[1]: task.tested}, intervals, described)
+    return Trial(task, method, seed, score, {**names, **about, "seed": seed, **labels})
+
+
+def _score(
+    inputs: Inputs,
+    parts: Mapping[str, np.ndarray],
+    intervals: bool,
+    described: bool,
+    trial: Trial,
+    answers: Answers,
+) -> Outcome:
+    task, model, predicted = trial.task, answers.model, answers.predicted[Question()]
+    converged = np.asarray(inputs.final["converged"], bool)[task.models]
+    labels, records = dict(trial.labels), list[Record]()
+    if described and isinstance(model, FeatureModel):
+        labels |= {"num_features": model.X.shape[1], "setting": model.setting}
+    for name, part in parts.items():
+        values = task.truth[part], predicted[part], converged[part]
+        records += records_of_accuracies({**labels, "tested_on": name}, *values, intervals=intervals)
+    if not (described and intervals):
+        return Outcome(records)
+    columns = inputs.final["model_id"][task.models], task.truth, predicted
+    lists = [column[task.tested].tolist() for column in columns]
+    return Outcome(
+        records, Predictions(task.words, trial.method.input, trial.method.name, trial.seed, *lists)
+    )
+
+
+def between(task: Task, splits: tuple[str, str]) -> tuple[str, str]:
+    """What is trained on and what is tested on, in words; of a large task the zoo's own splits."""
+    trained, tested = ("other folds", "each fold in turn") if task.cross_validated else splits
+    return f"{task.words}, {trained}", f"{task.words}, {tested}"
 
 
 def predictor(inputs: Inputs, name: str, task: Task, features: str = LAYERS) -> Method:
@@ -93,29 +109,24 @@ def transfer_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
     """Train on networks of one value, test on those of another, without retraining; all methods, statistics
     of all layers. On the diagonal of the matrix networks of the same value are held out.
     """
-    final = inputs.final
+    everyone = np.arange(len(inputs.final))
     for column in ACROSS:
-        by_seed = {seed: tasks_by(final, column, seed) for seed in seeds}
-        sources = by_seed[seeds[0]]
-        for name in PREDICTORS:
-            for i, source in enumerate(sources if len(sources) > 1 else ()):
-                method, own = predictor(inputs, name, source), _sides(source)
-                for seed in seeds:
-                    intervals = seed == seeds[0]
-                    labels = labels_of(
-                        "transfer", method, seed, source.words, source.words, len(own.training), across=column
-                    )
-                    within = by_seed[seed][i]
-                    yield Trial(within, method, seed, scorer(inputs, intervals=intervals), labels)
-                    parts = {other.words: _sides(other).test for other in sources if other is not source}
-                    folds = [Fold(own.training, own.validation, part) for part in parts.values()]
-                    everyone = replace(
-                        accuracy_task(final, source.words, np.arange(len(final)), seed), folds=folds
-                    )
-                    labels = {**labels, "tested_on": "others"}
-                    yield Trial(
-                        everyone, method, seed, scorer(inputs, intervals=intervals, parts=parts), labels
-                    )
+        by_seed = [tasks_by(inputs.final, column, seed) for seed in seeds]
+        sources = by_seed[0] if len(by_seed[0]) > 1 else []
+        for name, (i, source) in itertools.product(PREDICTORS, enumerate(sources)):
+            method, own, trained_on = predictor(inputs, name, source), _sides(source), source.words
+            parts = {other.words: _sides(other).test for other in sources if other is not source}
+            folds = [Fold(own.training, own.validation, part) for part in parts.values()]
+            whole = replace(accuracy_task(inputs.final, trained_on, everyone, 0), folds=folds)
+            options: dict[str, Any] = {"across": column, "num_train": len(own.training)}
+            for seed, tasks in zip(seeds, by_seed, strict=True):
+                options["intervals"] = seed == seeds[0]
+                within, between = tasks[i], (trained_on, trained_on)
+                yield accuracy_trial(inputs, "transfer", method, within, seed, between=between, **options)
+                between = trained_on, "others"
+                yield accuracy_trial(
+                    inputs, "transfer", method, whole, seed, between=between, parts=parts, **options
+                )
 
 
 def held_out_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
@@ -130,14 +141,12 @@ def held_out_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
             others = np.setdiff1d(everyone, task.models)
             training = others if small else others[splits[others] == "train"]
             validation = others[:0] if small else others[splits[others] == "validation"]
-            words = f"all but {task.words}"
-            whole = replace(
-                accuracy_task(final, words, everyone, 0), folds=[Fold(training, validation, task.models)]
-            )
+            fold, between = Fold(training, validation, task.models), (f"all but {task.words}", task.words)
+            whole = replace(accuracy_task(final, between[0], everyone, 0), folds=[fold])
             method = predictor(inputs, BOOSTING, whole)
             for seed in seeds:
-                labels = labels_of("held_out", method, seed, words, task.words, len(training), across=column)
-                yield Trial(whole, method, seed, scorer(inputs, intervals=seed == seeds[0]), labels)
+                options: dict[str, Any] = {"intervals": seed == seeds[0], "across": column}
+                yield accuracy_trial(inputs, "held_out", method, whole, seed, between=between, **options)
 
 
 def early_trials(inputs: Inputs, seeds: range) -> tuple[list[Trial], list[str]]:
@@ -157,13 +166,15 @@ def early_trials(inputs: Inputs, seeds: range) -> tuple[list[Trial], list[str]]:
             for name in (LAYERS, THEN):
                 X = functools.partial(inputs.X_then, name, snapshot, first.models)
                 method = Method(BOOSTING, name, TunedPredictor(inputs, BOOSTING, X, first, (name, snapshot)))
+                epoch = int(inputs.then(snapshot, first.models)[0]["epoch"])
                 for seed in seeds:
-                    task = by_seed[seed][i]
-                    labels = labels_of(
-                        *("early", method, seed, task.words, task.words, len(task.folds[0].training)),
-                        snapshot=snapshot,
-                        epoch=int(inputs.then(snapshot, first.models)[0]["epoch"]),
+                    task, between = by_seed[seed][i], (first.words, first.words)
+                    labels: dict[str, Any] = {
+                        "snapshot": snapshot,
+                        "epoch": epoch,
+                        "intervals": seed == seeds[0],
+                    }
+                    trials.append(
+                        accuracy_trial(inputs, "early", method, task, seed, between=between, **labels)
                     )
-                    score = scorer(inputs, intervals=seed == seeds[0])
-                    trials.append(Trial(task, method, seed, score, labels))
     return trials, skipped
