@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nws_dataset.format.layout import Layout as Layout
     from nws_dataset.format.layout import layout_of as layout_of
     from nws_dataset.format.network import Network as Network
+    from nws_dataset.format.networks import Networks as Networks
     from nws_dataset.format.recipe import Architecture as Architecture
     from nws_dataset.format.recipe import Recipe as Recipe
     from nws_dataset.reading.load import load_dataset as load_dataset
@@ -49,6 +50,7 @@ _EXPORTS = {
     "format.recipe": ("Architecture", "Recipe"),
     "format.layout": ("Layout", "layout_of"),
     "format.network": ("Network",),
+    "format.networks": ("Networks",),
     "reading.zoo": ("Zoo",),
     "reading.snapshots": ("Snapshots",),
     "reading.zoo_rows": ("ZooRows",),

@@ -44,13 +44,7 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
-        if not isinstance(activation, str) or activation not in ACTIVATIONS:
-            raise ZooError(
-                "activation",
-                expected=f"one of {', '.join(ACTIVATIONS)}",
-                found=repr(activation),
-                do="choose one of them",
-            )
+        check_activation(activation)
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ZooError("dropout", expected="a probability, 0 to 1", found=repr(dropout), do="choose one")
         self.architecture, self.activation, self.dropout = architecture, activation, dropout
@@ -130,11 +124,9 @@ class Network(nn.Module):
             >>> bool(torch.equal(net(images), net(2 * images - 1, scaled=True)))
             True
         """
-        architecture, low = self.architecture, self.architecture.pixel_min
-        self._check(images, scaled)
-        if not images.is_floating_point():
-            images = images.to(self.get_parameter(f"{OUTPUT}.bias").dtype) / 255
-        x = images * (1 - low) + low if low and not scaled else images
+        architecture, output = self.architecture, self.get_submodule(OUTPUT)
+        assert isinstance(output, nn.Linear)
+        x = network_input(architecture, images, output.bias.dtype, scaled=scaled)
         activation = ACTIVATIONS[self.activation]
         for i, pool in enumerate(architecture.pooled, 1):
             x = self.get_submodule(f"conv{i}")(x)
@@ -147,27 +139,55 @@ class Network(nn.Module):
             x = activation(self.get_submodule(f"dense{i}")(x))
             x = self.get_submodule(f"dense{i}{NORM_SUFFIX}")(x) if architecture.batch_norm else x
             x = self._drop(x, f"dense{i}", masks)
-        return self.get_submodule(OUTPUT)(x)
-
-    def _check(self, images: torch.Tensor, scaled: bool) -> None:
-        architecture = self.architecture
-        shape = (architecture.image_channels, architecture.image_size, architecture.image_size)
-        if not isinstance(images, torch.Tensor):
-            raise ValueZooError(
-                "images", expected="a tensor of torch", found=type(images).__name__, do="convert them"
-            )
-        if images.ndim != 4 or tuple(images.shape[1:]) != shape:
-            expected, found = f"images [B, {', '.join(map(str, shape))}]", str(list(images.shape))
-            raise ZooError(
-                f"a network {architecture.id}", expected=expected, found=found, do="resize or stack them"
-            )
-        if not images.is_floating_point() and (scaled or images.dtype != torch.uint8):
-            expected = "floating point" if scaled else "uint8 0..255, or floating point 0..1"
-            raise ZooError(
-                f"a network {architecture.id}", expected=expected, found=str(images.dtype), do="convert them"
-            )
+        logits: torch.Tensor = output(x)
+        return logits
 
     def _drop(self, x: torch.Tensor, layer: str, masks: dict[str, torch.Tensor] | None) -> torch.Tensor:
         if not layer.startswith(self.architecture.dropout_place):
             return x
         return F.dropout(x, self.dropout, self.training) if masks is None else x * masks[layer]
+
+
+def check_activation(activation: str) -> None:
+    """Raise a ZooError unless it is one of ACTIVATIONS."""
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ZooError(
+            "activation",
+            expected=f"one of {', '.join(ACTIVATIONS)}",
+            found=repr(activation),
+            do="choose one of them",
+        )
+
+
+def network_input(
+    architecture: Architecture, images: torch.Tensor, dtype: torch.dtype, *, scaled: bool
+) -> torch.Tensor:
+    """What enters the first convolution: images [B, C, H, W] as `Network.forward` takes them, checked and
+    scaled; of integers, `dtype` is made.
+
+    Raises:
+        ZooError: as `Network.forward`.
+    """
+    low = architecture.pixel_min
+    _check_images(architecture, images, scaled)
+    if not images.is_floating_point():
+        images = images.to(dtype) / 255
+    return images * (1 - low) + low if low and not scaled else images
+
+
+def _check_images(architecture: Architecture, images: torch.Tensor, scaled: bool) -> None:
+    shape = (architecture.image_channels, architecture.image_size, architecture.image_size)
+    if not isinstance(images, torch.Tensor):
+        raise ValueZooError(
+            "images", expected="a tensor of torch", found=type(images).__name__, do="convert them"
+        )
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+        expected, found = f"images [B, {', '.join(map(str, shape))}]", str(list(images.shape))
+        raise ZooError(
+            f"a network {architecture.id}", expected=expected, found=found, do="resize or stack them"
+        )
+    if not images.is_floating_point() and (scaled or images.dtype != torch.uint8):
+        expected = "floating point" if scaled else "uint8 0..255, or floating point 0..1"
+        raise ZooError(
+            f"a network {architecture.id}", expected=expected, found=str(images.dtype), do="convert them"
+        )

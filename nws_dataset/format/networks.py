@@ -1,0 +1,179 @@
+"""Many networks of one architecture as one module: faster than one after the other, and differentiable in
+all of their weights at once.
+
+Of each layer the networks' maps stand side by side as groups of channels, so that a layer of several networks
+is one call of torch. `nws_dataset.format.network.Network` is the reference.
+
+Axes: N networks, P weights, B images, C channels of a network, H W pixels, I inputs and O outputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from nws_dataset.errors import ValueZooError
+from nws_dataset.format.layout import NORM_SUFFIX, OUTPUT, layout_of
+from nws_dataset.format.network import ACTIVATIONS, BATCH_NORM_EPSILON, check_activation, network_input
+from nws_dataset.format.recipe import Architecture
+
+# bytes of the largest map of the networks that go through a layer together: on a CPU it stays in the cache
+CPU_MAP_BYTES = 2 << 20
+MAP_BYTES = 1 << 28
+
+
+class Networks(nn.Module):
+    """Networks of one architecture in evaluation mode: one call gives the logits of all. `Zoo.networks` makes
+    it.
+
+    Gradients reach `images` and the `weights` of a call: all of them, the running statistics of batch-norm
+    included. The networks' own weights are a buffer, which `.to(...)` moves and no optimizer trains.
+
+    Args:
+        architecture: of all the networks.
+        activations: N of "relu", "elu", "sigmoid", "tanh".
+        weights: [N, P] floating point, a row of each network.
+
+    Raises:
+        ZooError: if an activation is not legal.
+        ValueZooError: if there are no networks, or the weights are no rows of this architecture, one for each
+            activation.
+
+    Example:
+        >>> from nws_dataset import Network
+        >>> architecture = Architecture(pixel_min=-1)
+        >>> weights = torch.stack([Network(architecture, "tanh").row() for _ in range(3)])
+        >>> networks = Networks(architecture, ["tanh"] * 3, weights)
+        >>> probes = torch.randn(2, 3, 32, 32, requires_grad=True)
+        >>> logits = networks(probes, scaled=True)
+        >>> logits.shape, torch.autograd.grad(logits.sum(), probes)[0].shape
+        (torch.Size([3, 2, 10]), torch.Size([2, 3, 32, 32]))
+    """
+
+    weights: torch.Tensor
+
+    def __init__(self, architecture: Architecture, activations: Sequence[str], weights: torch.Tensor) -> None:
+        super().__init__()
+        self.architecture, self.activations = architecture, tuple(activations)
+        for activation in self.activations:
+            check_activation(activation)
+        if not self.activations:
+            raise ValueZooError(
+                "activations", expected="one of each network", found="none", do="choose networks"
+            )
+        self._check(weights)
+        self.register_buffer("weights", weights)
+
+    def forward(
+        self, images: torch.Tensor, weights: torch.Tensor | None = None, *, scaled: bool = False
+    ) -> torch.Tensor:
+        """Logits that each network gives the images.
+
+        Args:
+            images: [B, C, H, W], the same for all networks, as `Network.forward` takes them: uint8 pixels
+                0..255, floating point 0..1, or with `scaled` what enters the first convolution.
+            weights: [N, P] floating point, in place of the networks' own; None for these.
+            scaled: whether `images` are in the networks' range already; then they must be floating point.
+
+        Returns:
+            [N, B, num_outputs], before the softmax.
+
+        Raises:
+            ZooError: if images are no such images.
+            ValueZooError: if weights are no rows of this architecture, one for each network.
+
+        Example:
+            >>> architecture = Architecture(batch_norm=False)
+            >>> weights = torch.zeros(2, layout_of(architecture).num_weights, requires_grad=True)
+            >>> networks = Networks(architecture, ["relu", "tanh"], weights.detach())
+            >>> logits = networks.forward(torch.zeros(3, 3, 32, 32), weights)
+            >>> torch.autograd.grad(logits.sum(), weights)[0][:, -10:].sum(1)
+            tensor([30., 30.])
+        """
+        if weights is None:
+            weights = self.weights
+        else:
+            self._check(weights)
+        x = network_input(self.architecture, images, weights.dtype, scaled=scaled)
+        x = x.contiguous(
+            memory_format=torch.channels_last
+        )  # grouped convolutions are faster so, on a CPU twice
+        alike: dict[str, list[int]] = {}  # networks of each activation
+        for n, activation in enumerate(self.activations):
+            alike.setdefault(activation, []).append(n)
+        if len(alike) == 1:
+            return self._logits(x, weights, self.activations[0])
+        logits = [self._logits(x, weights[chosen], activation) for activation, chosen in alike.items()]
+        order = torch.tensor([n for chosen in alike.values() for n in chosen], device=weights.device)
+        return torch.cat(logits)[order.argsort()]
+
+    def _logits(self, x: torch.Tensor, weights: torch.Tensor, activation: str) -> torch.Tensor:
+        """[N, B, O] of networks with the same activation, a few of them at a time."""
+        architecture = self.architecture
+        maps = zip(architecture.conv_widths, architecture.map_sizes, strict=False)
+        bytes_per_network = len(x) * max(width * size**2 for width, size in maps) * x.element_size()
+        most = CPU_MAP_BYTES if x.device.type == "cpu" else MAP_BYTES
+        parts = weights.split(max(1, most // max(1, bytes_per_network)))
+        return torch.cat([self._logits_together(x, part, activation) for part in parts])
+
+    def _logits_together(self, x: torch.Tensor, weights: torch.Tensor, activation: str) -> torch.Tensor:
+        architecture, tensors = self.architecture, layout_of(self.architecture).views(weights)
+        count, activate = len(weights), ACTIVATIONS[activation]
+        for i, pool in enumerate(architecture.pooled, 1):
+            kernels, biases = tensors[f"conv{i}.weight"].flatten(0, 1), tensors[f"conv{i}.bias"].flatten()
+            # all networks see the same images: the first convolution has one group
+            x = F.conv2d(
+                x, kernels, biases, architecture.stride, architecture.pad, groups=1 if i == 1 else count
+            )
+            if architecture.batch_norm:
+                scale, shift = _norm(tensors, f"conv{i}")
+                x = x * scale.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1)
+            x = activate(x)
+            x = F.max_pool2d(x, 2) if pool else x
+        x = x.unflatten(1, (count, -1)).transpose(0, 1)  # [N, B, C, H, W]
+        x = x.mean((3, 4)) if architecture.head == "average" else x.flatten(2)
+        for i in range(1, architecture.depth_fc + 1):
+            x = activate(_dense(x, tensors, f"dense{i}"))
+            if architecture.batch_norm:
+                scale, shift = _norm(tensors, f"dense{i}")
+                x = x * scale[:, None] + shift[:, None]
+        return _dense(x, tensors, OUTPUT)
+
+    def _check(self, weights: torch.Tensor) -> None:
+        """Raise a ValueZooError unless they are a row of each network."""
+        shape = [len(self.activations), layout_of(self.architecture).num_weights]
+        if (
+            not isinstance(weights, torch.Tensor)
+            or list(weights.shape) != shape
+            or not weights.is_floating_point()
+        ):
+            found = (
+                f"{list(weights.shape)} {weights.dtype}"
+                if isinstance(weights, torch.Tensor)
+                else type(weights).__name__
+            )
+            raise ValueZooError(
+                "weights",
+                expected=f"a tensor {shape} of floating point",
+                found=found,
+                do="give a row of this architecture to each network",
+            )
+
+
+def _norm(tensors: dict[str, torch.Tensor], layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch-norm of a layer as x * scale + shift, [N, O] each: torch's own has no gradient for its running
+    statistics.
+    """
+    weight, bias, mean, variance = (
+        tensors[f"{layer}{NORM_SUFFIX}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = weight * (variance + BATCH_NORM_EPSILON).rsqrt()
+    return scale, bias - mean * scale
+
+
+def _dense(x: torch.Tensor, tensors: dict[str, torch.Tensor], layer: str) -> torch.Tensor:
+    """[N, B, I] -> [N, B, O]"""
+    return torch.baddbmm(tensors[f"{layer}.bias"][:, None], x, tensors[f"{layer}.weight"].transpose(1, 2))
