@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nws_dataset.format.networks import Networks as Networks
     from nws_dataset.format.recipe import Architecture as Architecture
     from nws_dataset.format.recipe import Recipe as Recipe
+    from nws_dataset.reading.dataset import SnapshotDataset as SnapshotDataset
     from nws_dataset.reading.load import load_dataset as load_dataset
     from nws_dataset.reading.load import with_weights as with_weights
     from nws_dataset.reading.snapshots import Snapshots as Snapshots
@@ -54,6 +55,7 @@ _EXPORTS = {
     "reading.zoo": ("Zoo",),
     "reading.snapshots": ("Snapshots",),
     "reading.zoo_rows": ("ZooRows",),
+    "reading.dataset": ("SnapshotDataset",),
     "reading.load": ("load_dataset", "with_weights"),
     "views.graph": ("Graph",),
     "views.layers": ("LayerTuples",),

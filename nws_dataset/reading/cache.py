@@ -41,6 +41,10 @@ class Cache:
         self._warned = False  # that it cannot be written
         self._lock = threading.Lock()
 
+    def has(self, digest: str) -> bool:
+        """Whether a value is here, not looked into."""
+        return os.path.exists(self._path(digest))
+
     def get(self, digest: str, size: int | None = None) -> bytes | None:
         """The value of a digest, of so many bytes; None if it is not here, or not whole: then it goes."""
         path = self._path(digest)

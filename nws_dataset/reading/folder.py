@@ -54,6 +54,8 @@ class Folder:
         ZooError: if the folder is not a zoo.
     """
 
+    cache_bytes = 0  # its files are at hand
+
     def __init__(self, path: str | Path, *, check: bool = False) -> None:
         try:
             self.path = Path(path).resolve()
@@ -130,6 +132,9 @@ class Folder:
         if self.check:
             check_value(value, sha256, self.where(byte_range))
         return value
+
+    def prefetch(self, byte_ranges: ByteRanges) -> None:
+        """Nothing: the files are at hand."""
 
     def read(self, byte_ranges: ByteRanges, deliver: Deliver) -> None:
         """Hand over the values in byte ranges, as read-only views of the files: values at equal distances are

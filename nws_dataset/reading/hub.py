@@ -22,7 +22,7 @@ from nws_dataset.files import parse_json, path_type, read_json, resolve_inside
 from nws_dataset.format.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.format.shards import check_value
 from nws_dataset.http import cancelled
-from nws_dataset.reading.byte_ranges import ByteRange, Deliver
+from nws_dataset.reading.byte_ranges import ByteRange, ByteRanges, Deliver
 from nws_dataset.reading.cache import Cache
 from nws_dataset.reading.index import Columns, open_index
 from nws_dataset.reading.zoo_files import ReadPart
@@ -119,6 +119,15 @@ class Repository:
         values: list[np.ndarray] = []
         self.read([byte_range], lambda _, value: values.append(value[0]))
         return values[0].data
+
+    def prefetch(self, byte_ranges: ByteRanges) -> None:
+        """Fetch values into the cache, those that are not there.
+
+        Raises:
+            ZooError: as `read`.
+        """
+        missing = np.flatnonzero([not self.cache.has(digest) for digest in byte_ranges.digests])
+        self.read(byte_ranges[missing], lambda *_: None)
 
     def read(self, byte_ranges: Iterable[ByteRange], deliver: Deliver) -> None:
         """Hand over the values in byte ranges: from the cache, else fetched, neighbours in one request,

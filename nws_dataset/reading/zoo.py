@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from nws_dataset.format.network import Network
     from nws_dataset.format.networks import Networks
+    from nws_dataset.reading.dataset import SnapshotDataset
 
 LOCAL_NAME = "nws"
 DEFAULT_REPOSITORY = "nws/nws"  # what "nws" stands for where there is no such zoo
@@ -578,6 +579,61 @@ class Zoo:
             )
         weights = torch.from_numpy(self._stack(wanted.byte_ranges, formats[0]))
         return Networks(formats[0].architecture, wanted.snapshots["activation"].tolist(), weights).eval()
+
+    def dataset(
+        self,
+        snapshots: AnySnapshots,
+        view: type[Any] | None = None,
+        target: Any = "test_accuracy",
+        **options: Any,
+    ) -> SnapshotDataset:
+        """Snapshots as a map-style data set of torch, for a DataLoader with any kind of worker processes.
+
+        A batch is read when it is asked for, and nothing else. Only from the Hub, what lies within 256 kB of
+        it comes with it, where the cache can hold the whole data set: a shuffled pass then makes a request
+        for such a neighbourhood, not for each snapshot.
+
+        Args:
+            snapshots: as `arrays`; a target's name needs Snapshots or an Arrow table.
+            view: Graph, LayerTuples or Tokens; None for the rows themselves.
+            target: what is to be predicted: a column of numbers, or [N, ...] numbers, an array or tensor;
+                None for items without it.
+            options: of the view's `from_rows`. Unless `kernel_size` is given, the edges of all graphs have
+                the smallest width that fits all of their architectures.
+
+        Returns:
+            A torch.utils.data.Dataset of N items, of float32 tensors; y is bool, int64 or float32 as the
+            target is:
+
+            | view | item |
+            |---|---|
+            | None | a row [P] and its y, or the row alone |
+            | Graph | PyTorch Geometric's Data with x, edge_index, edge_attr, y [1, ...], for its DataLoader |
+            | LayerTuples | a dict of weights, biases and norms, tuples of tensors, and y |
+            | Tokens | a dict of tokens, mask, position and y |
+
+            Where PyTorch Geometric is not installed (the extra `graphs`), a graph is a dict of the same
+            tensors.
+
+        Raises:
+            ZooError: if there is no such column, or an option does not fit.
+            ValueZooError: if there is no such view, or the targets are no finite numbers, one for each
+                snapshot.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> snapshots = zoo.filter(is_final=True)
+            >>> dataset = zoo.dataset(snapshots.filter(architecture=snapshots[0]["architecture"]))
+            >>> from torch.utils.data import DataLoader
+            >>> [(weights.shape, accuracy.shape) for weights, accuracy in DataLoader(dataset, batch_size=5)]
+            [(torch.Size([5, 386]), torch.Size([5]))]
+            >>> from nws_dataset import Graph
+            >>> zoo.dataset(snapshots, view=Graph)[0]["edge_attr"].shape
+            torch.Size([76, 9])
+        """
+        from nws_dataset.reading.dataset import SnapshotDataset
+
+        return SnapshotDataset(self, _as_wanted(snapshots).snapshots, view, target, **options)
 
     def _tensor(self, snapshot: AnySnapshot) -> torch.Tensor:
         import torch

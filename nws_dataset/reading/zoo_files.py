@@ -50,6 +50,11 @@ class ZooFiles(Protocol):
         ...
 
     @property
+    def cache_bytes(self) -> int:
+        """Of values that are kept at hand once they were fetched; 0 for a folder, where all are at hand."""
+        ...
+
+    @property
     def read_part(self) -> ReadPart | None:
         """Reads a part of a value and nothing else; None where every value is checked, thus read whole."""
         ...
@@ -64,4 +69,8 @@ class ZooFiles(Protocol):
 
     def read(self, byte_ranges: ByteRanges, deliver: Deliver) -> None:
         """Hand over the values of byte ranges."""
+        ...
+
+    def prefetch(self, byte_ranges: ByteRanges) -> None:
+        """Fetch values that are not at hand yet into the cache."""
         ...
