@@ -29,6 +29,21 @@ if TYPE_CHECKING:
     metavar=f"{'|'.join(RELEASES)} PATH",
     help="In place of a preset: the files of an original release.",
 )
+@click.option(
+    "--export",
+    "exported",
+    type=(click.Choice(RELEASES), str, click.Path(path_type=Path)),
+    metavar=f"{'|'.join(RELEASES)} ZOO DIR",
+    help="In place of a preset: write a zoo (a folder, or ORG/NAME) in the layout of an original release.",
+)
+@click.option("--subset", metavar="A,B", help="With --export: only these subsets.")
+@click.option("--partial", is_flag=True, help="With --export: leave out what the layout cannot hold.")
+@click.option(
+    "--final-step",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With --export small_cnn: say N in place of each model's last epoch, for loaders that ask for 86.",
+)
 @click.option("--models", type=click.IntRange(min=1), help="Only the first N of the selected models.")
 @click.option(
     "--datasets", metavar="A,B", help="Only models of the plan on these image sets; never redraws them."
@@ -85,9 +100,15 @@ if TYPE_CHECKING:
     "--revision", metavar="BRANCH", help="With --upload: a branch other than main, made when missing."
 )
 @click.option("--tag", metavar="NAME", help="With --upload: a name for the published state, e.g. v1.0.0.")
+@click.pass_context
 def main(
+    context: click.Context,
     preset: str,
     release: tuple[str, Path] | None,
+    exported: tuple[str, str, Path] | None,
+    subset: str | None,
+    partial: bool,
+    final_step: int | None,
     models: int | None,
     datasets: str | None,
     epochs: int | None,
@@ -111,6 +132,16 @@ def main(
     The folder is brought to the state that the options describe, and with --upload a repository on the Hub
     too. Run the same command again after an interruption, or with more --models, and it does what is missing.
     """
+    _check_export(context)
+    if exported is not None:
+        from builder.exporters.exporting import export_zoo
+
+        release_name, zoo, target = exported
+        subsets = tuple(name.strip() for name in (subset or "").split(",") if name.strip())
+        click.echo(
+            export_zoo(release_name, zoo, target, subsets=subsets, partial=partial, final_step=final_step)
+        )
+        return
     publisher = _publisher(upload, repo_id, private=private, revision=revision, tag=tag)
     if release is not None and dry_run:
         raise ZooError("--dry-run", expected="a preset", found="--import", do="leave one of them out")
@@ -153,6 +184,23 @@ def main(
     if publisher is not None:
         at = f", revision={tag or revision!r}" if tag or revision else ""
         click.echo(f"{publisher.url} is complete: datasets.load_dataset({repo_id!r}{at})")
+
+
+def _check_export(context: click.Context) -> None:
+    """--export and its options stand together, and alone."""
+    names = {option.name: option.opts[0] for option in context.command.params}
+    own = {"subset", "partial", "final_step"}
+    given = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    wrong = sorted(given - own - {"exported"} if "exported" in given else given & own)
+    if wrong:
+        expected, do = "--export beside it", "add --export, or leave it out"
+        if "exported" in given:
+            expected, do = "no --export beside it", "leave one of them out"
+        raise ZooError(names[wrong[0]], expected=expected, found="none" if own >= {*wrong} else "one", do=do)
 
 
 def _forecast(request: Request, device: str, ray: str | None, publisher: Publisher | None) -> None:

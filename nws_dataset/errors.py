@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any
 
+MAX_NAMES = 10  # in a list
 MAX_LETTERS = 1000  # of each part of a message: what a damaged file holds may be long
 
 
@@ -75,6 +77,17 @@ def one_line(text: object) -> str:
     )
     half = MAX_LETTERS // 2
     return shown if len(shown) <= MAX_LETTERS else f"{shown[:half]} ... {shown[-half:]}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a line; of many the first.
+
+    Example:
+        >>> listed(["a", "b"])
+        'a, b'
+    """
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + f" and {more} more" * (more > 0)
 
 
 def reason(error: BaseException) -> str:

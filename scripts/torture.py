@@ -52,6 +52,7 @@ from huggingface_hub import HfFileSystem  # noqa: E402
 from builder import build as build_module  # noqa: E402
 from builder import gallery, plan, store  # noqa: E402
 from builder.build import build  # noqa: E402
+from builder.exporters.exporting import export_zoo  # noqa: E402
 from builder.importers.importing import import_zoo  # noqa: E402
 from builder.plan import Request  # noqa: E402
 from builder.publish import Content, Publisher  # noqa: E402
@@ -63,6 +64,7 @@ from nws_dataset.errors import ZooError  # noqa: E402
 from nws_dataset.evaluation import inputs, recipes, scores  # noqa: E402
 from nws_dataset.format import shards  # noqa: E402
 from nws_dataset.format.schema import METADATA_SCHEMA  # noqa: E402
+from nws_dataset.format.subsets import RELEASES  # noqa: E402
 from nws_dataset.reading.zoo import Zoo  # noqa: E402
 from testing import release_factory  # noqa: E402
 from testing.zoo_factory import make_zoo  # noqa: E402
@@ -249,6 +251,9 @@ class Campaign:
             for split, numbers in (("train", (0, 1)), ("test", (4,)))
         }
         release_factory.write_nws(scratch / "nws", "main", nets)
+        self.imported = {kind: scratch / f"imported_{kind}" for kind in RELEASES}
+        for kind, out in self.imported.items():
+            import_zoo(kind, scratch / kind, out)
         self.zoo = make_zoo(scratch / "zoo")
         self.smaller = make_zoo(scratch / "smaller", models=6)
         self.old = scratch / "old"
@@ -274,6 +279,18 @@ class Campaign:
                 "import nws",
                 lambda case: None,
                 lambda case: self.import_("nws", case / "out"),
+                in_folder("out"),
+            ),
+            Scenario(
+                "export small_cnn",
+                lambda case: None,
+                lambda case: self.export("small_cnn", case / "out"),
+                in_folder("out"),
+            ),
+            Scenario(
+                "export nws",
+                lambda case: None,
+                lambda case: self.export("nws", case / "out"),
                 in_folder("out"),
             ),
             Scenario("publish", self._copy_zoo, self.publish, self._on_the_hub),
@@ -339,6 +356,9 @@ class Campaign:
     def import_(self, kind: str, out: Path) -> None:
         import_zoo(kind, self.scratch / kind, out)
         gallery.draw(out)
+
+    def export(self, kind: str, out: Path) -> None:
+        export_zoo(kind, self.imported[kind], out)
 
     def _copy_zoo(self, case: Path) -> None:
         HUB.reset()

@@ -389,9 +389,7 @@ def test_pipes_in_place_of_files(tmp_path: Path) -> None:
         return folder
 
     def released(folder: Path) -> Path:
-        return factory.write_nws(
-            folder / "nws", "main", {"train": {0: factory.nws_meta(0)}, "test": {1: factory.nws_meta(1)}}
-        )
+        return factory.write_nws(folder / "nws", "main", {"train": {0: factory.nws_meta(0)}})
 
     def read(folder: Path) -> None:
         zoo = Zoo(folder)

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -33,7 +35,7 @@ from builder.plan import Request
 from builder.rules import CONVERGED_MARGIN
 from builder.store import NEXT, Store
 from builder.verify import main as verify
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, listed
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import Manifest
 from nws_dataset.format.subsets import IMPORTED, NWS_MAIN, RELEASES, SMALL_CNN, SUBSETS, subsets_of
@@ -76,7 +78,7 @@ def nws_zoo(nws_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     assert import_zoo("nws", nws_source, out).splitlines() == [
         "main_2020: 7 models, 7 of them imported now",
         "fixed_2020: 2 models, 2 of them imported now",
-        "left out: 1 nets that no split file lists",
+        "left out: 1 nets that no split file lists: main/0008",
     ]
     return Zoo(out, check=True)
 
@@ -601,24 +603,9 @@ NWS_DAMAGE: dict[str, tuple[Damage, str]] = {
         lambda s: edit_line(s / "nws_main_test.csv", 2, "depth_fc", "2.5"),
         r"expected a whole number as depth_fc",
     ),
-    "a path upwards": (
-        lambda s: edit_line(s / "nws_main_test.csv", 2, "path", "../x"),
-        r"test.csv line 2: "
-        r"expected a path below .*'../x'",
-    ),
-    "an absolute path": (
-        lambda s: edit_line(s / "nws_main_test.csv", 2, "path", "/etc"),
-        r"line 2: expected a path below .* '/etc'",
-    ),
-    "a net twice": (
-        lambda s: edit_line(s / "nws_main_test.csv", 2, "path", "main/0000"),
-        r"main/0000: expected a net .* list once",
-    ),
-    "no folder": (
-        lambda s: shutil.rmtree(s / "main/0005"),
-        r"main/0005/weights/001.bin: expected \d+ "
-        r"bytes .* found no file",
-    ),
+}
+
+NET_DAMAGE: dict[str, tuple[Damage, str]] = {
     "no snapshot": (
         lambda s: (s / "main/0005/weights/020.bin").unlink(),
         r"weights/020.bin: expected \d+ "
@@ -669,7 +656,7 @@ NWS_DAMAGE: dict[str, tuple[Damage, str]] = {
         r"0005/weights/001.bin: "
         r"expected finite weights",
     ),
-}
+}  # to one of two nets
 
 
 @pytest.fixture(scope="module")
@@ -685,6 +672,214 @@ def test_damaged_nws_releases_are_refused(small_nws: Path, tmp_path: Path, case:
     refused("nws", source, tmp_path / "out", message)
 
 
+@pytest.mark.parametrize("case", NET_DAMAGE)
+def test_damaged_nets_are_left_out_and_named(
+    small_nws: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    damage, message = NET_DAMAGE[case]
+    source = Path(shutil.copytree(small_nws, tmp_path / "source"))
+    damage(source)
+    told = import_zoo("nws", source, tmp_path / "out").splitlines()
+    assert told[0] == "main_2020: 1 models, 1 of them imported now"
+    assert re.fullmatch(
+        rf"left out: 1 models of main_2020 whose files are missing or damaged \(the first: .*{message}.*\): "
+        r"main/0005",
+        told[1],
+    )
+    assert set(Zoo(tmp_path / "out").filter()["split"]) == {"train"}
+    assert run_verify(capsys, tmp_path / "out")[0] == 0
+    before = digests(tmp_path / "out")
+    again = import_zoo("nws", source, tmp_path / "out").splitlines()
+    assert again == ["main_2020: 1 models, 0 of them imported now", *told[1:]]
+    assert digests(tmp_path / "out") == before
+    shutil.rmtree(source)
+    shutil.copytree(small_nws, source)  # fetched again
+    import_zoo("nws", source, tmp_path / "out")
+    import_zoo("nws", small_nws, tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_missing_net_is_left_out_and_named(
+    small_nws: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Path(shutil.copytree(small_nws, tmp_path / "source"))
+    shutil.rmtree(source / "main/0005")
+    assert import_zoo("nws", source, tmp_path / "out").splitlines() == [
+        "main_2020: 1 models, 1 of them imported now",
+        "left out: 1 nets whose folder is not there, or not to be told from others: main/0005",
+    ]
+    assert run_verify(capsys, tmp_path / "out")[0] == 0
+    shutil.rmtree(source / "main/0000")
+    refused(
+        "nws", source, tmp_path / "none", r"expected nets that can be imported, found none but 2 nets who"
+    )
+
+
+def test_a_release_of_damaged_nets_alone_is_refused(small_nws: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(small_nws, tmp_path / "source"))
+    for number in ("0000", "0005"):
+        (source / f"main/{number}/weights/003.bin").unlink()
+    refused("nws", source, tmp_path / "out", r"main/0000/weights/003.bin: expected \d+ bytes")
+
+
+PATHS = {
+    "absolute": "/data/zoo/main/{}",
+    "of Windows": "D:\\zoo\\main\\{}",
+    "with a foreign root": "nws_release/v2/main/{}",
+    "with backslashes": "main\\{}",
+    "upwards": "../main/{}",
+    "of the last name alone": "/{}",
+}
+
+
+@pytest.mark.parametrize("form", PATHS)
+def test_paths_of_another_machine_find_their_folder(small_nws: Path, tmp_path: Path, form: str) -> None:
+    source = Path(shutil.copytree(small_nws, tmp_path / "source"))
+    for split, number in (("train", "0000"), ("test", "0005")):
+        edit_line(source / f"nws_main_{split}.csv", 2, "path", PATHS[form].format(number))
+    assert import_zoo("nws", source, tmp_path / "out") == "main_2020: 2 models, 2 of them imported now"
+    import_zoo("nws", small_nws, tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_path_that_fits_several_folders_tells_none(tmp_path: Path) -> None:
+    source = write_fixed(write_main(tmp_path / "source", {"train": (0,), "test": (5,)}))
+    edit_line(source / "nws_main_train.csv", 2, "path", "/elsewhere/0000")
+    edit_line(source / "nws_main_test.csv", 2, "path", "/elsewhere/main/0005")
+    edit_line(source / "nws_fixed_test.csv", 2, "path", "/elsewhere/gone")
+    assert import_zoo("nws", source, tmp_path / "out").splitlines() == [
+        "main_2020: 1 models, 1 of them imported now",
+        "fixed_2020: 1 models, 1 of them imported now",
+        "left out: 2 nets whose folder is not there, or not to be told from others: /elsewhere/0000, "
+        "/elsewhere/gone",
+        "left out: 2 nets that no split file lists: fixed/0001, main/0000",
+    ]
+
+
+def test_a_path_never_leads_out_of_the_release(small_nws: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(small_nws, tmp_path / "source"))
+    shutil.move(source / "main/0005", tmp_path / "0005")
+    (source / "main/0005").symlink_to(tmp_path / "0005")
+    for path in ("main/0005", "../0005", str(tmp_path / "0005")):
+        edit_line(source / "nws_main_test.csv", 2, "path", path)
+        told = import_zoo("nws", source, tmp_path / "out").splitlines()
+        assert told[0].startswith("main_2020: 1 models") and told[1].endswith(f"from others: {path}")
+
+
+def test_a_net_that_is_listed_twice_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its split cannot be told."""
+    source = write_main(tmp_path / "source", MAIN_SPLITS)
+    edit_line(source / "nws_main_test.csv", 2, "path", "main/0000")
+    assert import_zoo("nws", source, tmp_path / "out").splitlines() == [
+        "main_2020: 5 models, 5 of them imported now",
+        "left out: 1 nets that the split files list twice: main/0000",
+        "left out: 1 nets that no split file lists: main/0004",
+    ]
+    assert run_verify(capsys, tmp_path / "out")[0] == 0
+
+
+def test_an_index_column_of_pandas(small_nws: Path, small_source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(small_nws, tmp_path / "source"))
+    small = Path(shutil.copytree(small_source, tmp_path / "small"))
+    for file in (*source.glob("*.csv"), *small.glob("*/layout.csv")):
+        pandas.read_csv(file).to_csv(file)
+    import_zoo("nws", source, tmp_path / "out")
+    import_zoo("nws", small_nws, tmp_path / "whole")
+    import_zoo("small_cnn", small, tmp_path / "out")
+    import_zoo("small_cnn", small_source, tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("columns", ["all", "without modeldir and step"])
+def test_the_notebook_s_names(small_source: Path, tmp_path: Path, columns: str) -> None:
+    """The weights and a table without compression, by the checkpoints' names; no layout.csv."""
+    source = tmp_path / "source"
+    for folder in small_source.iterdir():
+        metrics = pandas.read_csv(folder / "metrics.csv.gz", index_col=0)
+        metrics.index = [
+            f"{name}/permanent_ckpt-{step}"
+            for name, step in zip(metrics["modeldir"], metrics["step"], strict=True)
+        ]
+        if columns != "all":
+            metrics = metrics.drop(columns=["modeldir", "step"])
+        (source / folder.name).mkdir(parents=True)
+        metrics.to_csv(source / folder.name / "all_metrics.csv")
+        shutil.copy(folder / "weights.npy", source / folder.name / "all_weights.npy")
+    import_zoo("small_cnn", source, tmp_path / "out")
+    import_zoo("small_cnn", small_source, tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def by_model(models: int) -> Callable[[np.ndarray, list[dict[str, object]]], None]:
+    """Put the rows in the order of the models, so that a file that is cut short has whole ones."""
+
+    def change(weights: np.ndarray, lines: list[dict[str, object]]) -> None:
+        order = np.arange(len(lines)).reshape(-1, models).T.ravel()
+        weights[:] = weights[order]
+        lines[:] = [lines[row] for row in order]
+
+    return change
+
+
+@pytest.mark.parametrize("cut", ["weights", "metrics", "notebook's metrics", "an image set"])
+def test_a_download_that_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: str) -> None:
+    source = factory.write_small_cnn(tmp_path / "source/mnist", "mnist", 4, by_model(4))
+    if cut == "weights":
+        os.truncate(source / "weights.npy", 128 + 4 * 4970 * 20 + 77)
+    elif cut == "metrics":
+        os.truncate(source / "metrics.csv.gz", (source / "metrics.csv.gz").stat().st_size * 3 // 4)
+    elif cut == "notebook's metrics":
+        text = gzip.decompress((source / "metrics.csv.gz").read_bytes())
+        (source / "all_metrics.csv").write_bytes(b"\n".join(text.splitlines()[:21]) + b"\n20,relu")
+        (source / "metrics.csv.gz").unlink()
+    else:
+        other = factory.write_small_cnn(tmp_path / "source/svhn", "svhn_cropped", 4)
+        (other / "metrics.csv.gz").unlink()
+    told = import_zoo("small_cnn", tmp_path / "source", tmp_path / "out").splitlines()
+    if cut == "an image set":
+        assert told == [
+            "small_cnn_2020: 4 models, 4 of them imported now",
+            f"left out: 1 image sets of which a file is missing: {tmp_path}/source/svhn (no metrics.csv.gz)",
+        ]
+    else:
+        assert told[0] == "small_cnn_2020: 2 models, 2 of them imported now"
+        assert told[1].startswith("left out: ") and "without a row for each" in told[1]
+        assert "mnist/2" in told[1]
+        assert re.search(r" is cut short: \d+ whole (rows|lines) of it are there$", told[2])
+        assert set(Zoo(tmp_path / "out").filter()["model_number"]) == {0, 4}
+    assert run_verify(capsys, tmp_path / "out")[0] == 0
+
+
+def test_models_that_cannot_be_used_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One without a start, one that is there twice, one whose last snapshots are not finite."""
+
+    def change(weights: np.ndarray, lines: list[dict[str, object]]) -> None:
+        weights[0, 7] = np.nan  # the start of model 0
+        lines[2 * 5 + 1]["modeldir"] = "mnist/2"  # a second snapshot 3 of model 2, and none of model 1
+        weights[7 * 5 + 3] = np.inf  # model 3
+
+    source = factory.write_small_cnn(tmp_path / "mnist", "mnist", 5, change)
+    assert import_zoo("small_cnn", source, tmp_path / "out").splitlines() == [
+        "small_cnn_2020: 2 models, 2 of them imported now",
+        "small_cnn_2020: 1 models are not finite from some snapshot on, where they repeat the last one that "
+        "is: mnist/3",
+        "left out: 1 models on mnist without a row for each of the epochs [0, 1, 2, 3, 20, 40, 60, 80, 86]: "
+        "mnist/1",
+        "left out: 1 models on mnist with an epoch twice: mnist/2",
+        "left out: 1 models of small_cnn_2020 whose files are missing or damaged (the first: "
+        f"{source}/weights.npy row 0: expected finite weights and results of the initial network, found a "
+        "number that is not (in float32), or none; fetch the release again): mnist/0",
+    ]
+    assert set(Zoo(tmp_path / "out").filter()["model_number"]) == {12, 16}
+    assert run_verify(capsys, tmp_path / "out")[0] == 0
+
+
+def test_many_names_are_counted() -> None:
+    assert listed([str(n) for n in range(14)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 4 more"
+
+
 def refused(kind: str, source: Path, out: Path, message: str) -> None:
     """The import fails in one line that says what to do, and leaves nothing half-written."""
     with pytest.raises(ZooError, match=message) as raised:
@@ -696,11 +891,11 @@ def refused(kind: str, source: Path, out: Path, message: str) -> None:
     assert not [
         path
         for path in out.rglob("*.parquet")
-        if path.parent.name != "index" and path.relative_to(out).as_posix() not in listed(out)
+        if path.parent.name != "index" and path.relative_to(out).as_posix() not in listed_files(out)
     ]
 
 
-def listed(out: Path) -> set[str]:
+def listed_files(out: Path) -> set[str]:
     return set(Manifest.read(out).files)
 
 
@@ -824,21 +1019,11 @@ SMALL_DAMAGE: dict[str, tuple[Damage, str]] = {
         r"line 2: expected dataset mnist or .*, "
         r"found 'kmnist'",
     ),
-    "an epoch twice": (
-        config(2, "step", 0),
-        r"expected one row a model and step, found step 0 of mnist/0 "
-        r"twice",
-    ),
     "no whole step": (
         lambda s: factory.write_small_cnn(s, "mnist", 1, lambda w, lines: lines[3].update(step=2.5)),
         r"expected whole numbers up to 1000000 as step",
     ),
     "text as a loss": (config(4, "test_loss", "low"), r"metrics.csv.gz: expected a table"),
-    "no start": (
-        config(0, "train_accuracy", "nan"),
-        r"weights.npy row 0: expected finite weights and "
-        r"results of the initial network",
-    ),
 }
 
 

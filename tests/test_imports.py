@@ -41,6 +41,14 @@ NEVER = {
     "the store knows no training": ("builder.store", ["builder.training", "builder.forecasting"]),
     "a card knows no importer": ("builder.card", ["builder.importers", "builder.training"]),
     "an import trains nothing": ("builder.importers", ["builder.training", "builder.forecasting"]),
+    "an export trains nothing, and knows no import": (
+        "builder.exporters",
+        ["builder.training", "builder.forecasting", "builder.store", "builder.importers"],
+    ),
+    "a layout knows neither who reads nor who writes it": (
+        "builder.releases",
+        ["builder.importers", "builder.exporters", "builder.store", "nws_dataset.reading"],
+    ),
     "a plan knows no training": (
         "builder.plan",
         ["builder.training", "builder.store", "builder.images", "builder.forecasting"],
@@ -159,6 +167,7 @@ RESEARCH = ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")
         ("builder.forecasting.forecast", ("torch", *RESEARCH)),
         ("builder.card", ("torch", *RESEARCH)),
         ("builder.importers.importing", ("torch", *RESEARCH)),
+        ("builder.exporters.exporting", ("torch", *RESEARCH)),
     ],
 )
 def test_imports_without(module: str, blocked: tuple[str, ...]) -> None:

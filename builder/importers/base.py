@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +22,16 @@ from typing import Any
 import numpy as np
 
 from builder.plan import models_per_shard, recipe_of
-from nws_dataset.errors import ZooError, reason
+from nws_dataset.errors import ZooError, listed, reason
 from nws_dataset.files import check_file
 from nws_dataset.format.recipe import Architecture, Recipe
-from nws_dataset.format.schema import model_id
+from nws_dataset.format.schema import SPLITS, model_id
 from nws_dataset.format.subsets import Choice, Cycle, Family, LogUniform, Uniform
 
 MAX_TABLE_BYTES = 1 << 24  # of a small table: the split file of 16,000 nets has a tenth of that
 MAX_EPOCHS, MAX_STEPS = 10**6, 10**12  # of a training: they have 1,000 epochs at most
 REFETCH = "fetch the release again"  # what helps against a damaged file
+REEXPORT = "export the zoo again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,16 @@ class ReleasedModel(ABC):
     split: str
     recipe: Recipe
     block: int
+    name: str  # in the release
+    diverged: bool  # whether the release says so; it may be seen from the snapshots, too
 
     @property
     def id(self) -> str:
         return model_id(self.subset, self.number)
+
+    @property
+    @abstractmethod
+    def num_snapshots(self) -> int: ...
 
     @abstractmethod
     def check(self) -> None:
@@ -63,7 +71,23 @@ class ReleasedModel(ABC):
 
     @abstractmethod
     def where_weights(self, snapshot: int) -> str:
-        """Where the weights of a snapshot are, for errors."""
+        """Where the weights of a snapshot stand, for errors."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What an import leaves out: counted and named."""
+
+    names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # why -> which
+
+    def add(self, why: str, *names: str) -> None:
+        """Leave out what has these names, e.g. "nets that no split file lists"."""
+        if names:
+            self.names[why] += names
+
+    def lines(self) -> list[str]:
+        """One line for each reason."""
+        return [f"left out: {len(names)} {why}: {listed(names)}" for why, names in self.names.items()]
 
 
 @dataclass(frozen=True)
@@ -71,8 +95,9 @@ class Release:
     """The models of a release, by subset and number, and what is not among them."""
 
     models: Sequence[ReleasedModel]
-    left_out: Sequence[str]  # how many and why, one sentence each
+    left_out: LeftOut
     seed: int | None = None  # what its splits follow from; None if it has splits of its own
+    notes: Sequence[str] = ()  # what else is to be said, one sentence each
 
 
 @dataclass
@@ -87,9 +112,9 @@ class BlockNumbers:
 
     def next(self, split: str, architecture: Architecture, stream: int = 0) -> int:
         """The block of the next model of a split, architecture and stream."""
-        key = (split, architecture, stream)
-        self.counts[key] += 1
-        return (self.counts[key] - 1) // models_per_shard(
+        shard = (split, architecture, stream)
+        self.counts[shard] += 1
+        return (self.counts[shard] - 1) // models_per_shard(
             architecture, self.num_snapshots
         ) * self.streams + stream
 
@@ -97,13 +122,13 @@ class BlockNumbers:
 # What both readers need
 
 
-def checked_recipe(where: object, family: Family, known: Mapping[str, Any]) -> Recipe:
+def checked_recipe(where: object, family: Family, told: Mapping[str, Any]) -> Recipe:
     """The recipe of what a release tells of a model; the rest is what all of its family have in common.
 
     Args:
         where: what an error names.
         family: what the release was drawn from; a value that it does not draw is an error.
-        known: field of Recipe or Architecture -> value.
+        told: field of Recipe or Architecture -> value.
 
     Raises:
         ZooError: for a value that no model of the family has.
@@ -111,7 +136,7 @@ def checked_recipe(where: object, family: Family, known: Mapping[str, Any]) -> R
     return recipe_of(
         {
             **family,
-            **{name: _legal(where, name, family.get(name, value), value) for name, value in known.items()},
+            **{name: _legal(where, name, family.get(name, value), value) for name, value in told.items()},
         }
     )
 
@@ -157,10 +182,10 @@ def whole_number(where: object, name: str, text: str) -> int:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The lines of a small CSV file.
+    """The rows of a small CSV file.
 
     Raises:
-        ZooError: if it cannot be read, or a line lacks one of the columns.
+        ZooError: if it cannot be read, or a row lacks one of the columns.
     """
     try:
         check_file(path)
@@ -170,18 +195,41 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
                 path, expected=f"a table of at most {MAX_TABLE_BYTES} bytes", found=found, do=REFETCH
             )
         with open(path, encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file, strict=True))
+            rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise ZooError(path, expected="a table that can be read", found=reason(error), do=REFETCH) from error
-    for number, line in enumerate(lines, 2):
-        missing = [name for name in columns if line.get(name) is None]
+    for line, row in enumerate(rows, 2):
+        missing = [name for name in columns if row.get(name) is None]
         if missing:
             raise ZooError(
-                f"{path} line {number}",
+                f"{path} line {line}",
                 expected=f"the columns {', '.join(columns)}",
                 found=f"no {', '.join(missing)}",
                 do=REFETCH,
             )
-    if not lines:
+    if not rows:
         raise ZooError(path, expected="at least one line", found="none", do=REFETCH)
-    return lines
+    return rows
+
+
+def own_split(where: object, text: str) -> str:
+    """A split that an export of ours tells.
+
+    Raises:
+        ZooError: if it is none.
+    """
+    if text not in SPLITS:
+        raise ZooError(where, expected=f"a split, {', '.join(SPLITS)}", found=repr(text), do=REEXPORT)
+    return text
+
+
+def own_number(where: object, name: str, text: str, low: int, high: int) -> int:
+    """A whole number that an export of ours tells, from low to high; of any size, other than `whole_number`.
+
+    Raises:
+        ZooError: if it is none.
+    """
+    value = int(text) if re.fullmatch(r"-?\d{1,19}", text) else whole_number(where, name, text)
+    if not low <= value <= high:
+        raise ZooError(where, expected=f"{low} to {high} as {name}", found=str(value), do=REFETCH)
+    return value

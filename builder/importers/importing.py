@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from builder.image_sets import IMAGE_SETS
-from builder.importers.base import REFETCH, Release, ReleasedModel
+from builder.importers.base import REFETCH, LeftOut, Release, ReleasedModel
 from builder.rules import CONVERGED_MARGIN
 from builder.store import Store, metadata, open_store, shard_of
 from nws_dataset.console import Progress
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, listed
 from nws_dataset.files import path_type
 from nws_dataset.format import shards
 from nws_dataset.format.manifest import SubsetEntry
 from nws_dataset.format.schema import METADATA_SCHEMA
-from nws_dataset.format.subsets import IMPORTED, RELEASES, SUBSETS
+from nws_dataset.format.subsets import IMPORTED, RELEASES
 
 
 def import_zoo(release: str, source: Path, out: Path, models: int | None = None) -> str:
@@ -60,32 +60,66 @@ def import_zoo(release: str, source: Path, out: Path, models: int | None = None)
         )
     try:
         found = readers[release](source)
-        lines = _write(found.models[:models], out, found.seed)
+        lines = _write(found, models, out)
     except OSError as error:
         do = "permit it or free space, then run again"
         raise ZooError(
             error.filename or source, expected="files that can be read and written", found=str(error), do=do
         ) from error
-    return "\n".join([*lines, *found.left_out])
+    return "\n".join([*lines, *found.left_out.lines(), *found.notes])
 
 
-def _write(models: Sequence[ReleasedModel], out: Path, seed: int | None) -> list[str]:
-    """Write what is missing of the models; returns a line of what was done for each subset."""
+def _write(release: Release, models: int | None, out: Path) -> list[str]:
+    """Write what is missing of the first models; returns what was done, line by line."""
     subsets: dict[str, list[ReleasedModel]] = defaultdict(list)
-    for model in models:
+    for model in release.models[:models]:
         subsets[model.subset].append(model)
+    damaged = _Damaged(release.left_out)
     with open_store(out) as store:
-        parts = [_SubsetImport(store, name, members, seed) for name, members in subsets.items()]
+        parts = [
+            _SubsetImport(store, name, members, release.seed, damaged) for name, members in subsets.items()
+        ]
         for part in parts:  # refused before anything is written
             part.check()
-        return [part.write() for part in parts]
+        if damaged.first is not None and not any(part.models for part in parts):
+            raise damaged.first
+        return [line for part in parts for line in part.write()]
+
+
+class _Damaged:
+    """Models whose files are not as they should be: they are left out.
+
+    Args:
+        left_out: what is told of them.
+    """
+
+    def __init__(self, left_out: LeftOut) -> None:
+        self.left_out, self.first = left_out, None
+
+    first: ZooError | None  # what was found of the first one
+
+    def is_damaged(self, model: ReleasedModel) -> bool:
+        """Whether a model cannot be imported; it is noted."""
+        try:
+            model.check()
+            if not _is_finite(model, model.results(), 0):
+                raise _not_finite(model)
+        except ZooError as error:
+            self.first = self.first or error
+            why = f"models of {model.subset} whose files are missing or damaged (the first: {self.first})"
+            self.left_out.add(why, model.name)
+            return True
+        return False
 
 
 class _SubsetImport:
     """A subset of a release on its way into a zoo."""
 
-    def __init__(self, store: Store, name: str, models: Sequence[ReleasedModel], seed: int | None) -> None:
-        self.store, self.name = store, name
+    def __init__(
+        self, store: Store, name: str, models: Sequence[ReleasedModel], seed: int | None, damaged: _Damaged
+    ) -> None:
+        self.store, self.name, self.damaged = store, name, damaged
+        self.models = 0  # that can be imported, or were
         self.entry = SubsetEntry(seed, 0, {"imported": IMPORTED[name].release})
         self.shards: dict[str, list[ReleasedModel]] = defaultdict(list)
         for model in models:
@@ -97,7 +131,11 @@ class _SubsetImport:
         """
         self.store.check(self.name, self.entry)
         for path, models in list(self.shards.items()):
-            wanted, present = {model.id for model in models}, self.store.models_in(path)
+            present = self.store.models_in(path)
+            models = [m for m in models if m.id in present or not self.damaged.is_damaged(m)]
+            wanted = {model.id for model in models}
+            self.models += len(wanted | present)
+            self.shards[path] = models
             if wanted <= present:
                 del self.shards[path]
             elif not present <= wanted:
@@ -108,38 +146,55 @@ class _SubsetImport:
                     found=found,
                     do="import into another folder",
                 )
-        for model in itertools.chain.from_iterable(self.shards.values()):
-            model.check()
+            else:
+                for model in models:
+                    if model.id in present:  # it is written again
+                        model.check()
 
-    def write(self) -> str:
+    def write(self) -> list[str]:
         """Write the shards, and list those that are there even if one cannot be written; returns what was
         done.
         """
         self.store.declare(self.name, self.entry)
         present = self.store.manifest.subsets[self.name].num_models
-        total = sum(map(len, self.shards.values())) * SUBSETS[IMPORTED[self.name].recipe_of].num_snapshots
+        total = sum(model.num_snapshots for models in self.shards.values() for model in models)
+        not_finite: list[str] = []
         try:
             with Progress(self.name, total, unit="snapshots") as progress:
                 for path, models in self.shards.items():
-                    metadata_table, values = _shard(models)
-                    self.store.put(path, metadata_table, progress.track(values))
+                    whole = [_whole_snapshots(model) for model in models]
+                    not_finite += [
+                        model.name
+                        for model, count in zip(models, whole, strict=True)
+                        if count < model.num_snapshots
+                    ]
+                    rows, values = _shard(models, whole)
+                    self.store.put(path, rows, progress.track(values))
         finally:
             self.store.commit()
         here = self.store.manifest.subsets[self.name].num_models
-        return f"{self.name}: {here} models, {here - present} of them imported now"
+        lines = [f"{self.name}: {here} models, {here - present} of them imported now"]
+        if not_finite:
+            told = "models are not finite from some snapshot on, where they repeat the last one that is"
+            lines.append(f"{self.name}: {len(not_finite)} {told}: {listed(not_finite)}")
+        return lines
 
 
-def _shard(models: Sequence[ReleasedModel]) -> tuple[pa.Table, Iterator[bytes]]:
-    """The metadata and values of a shard, by (snapshot, model_id)."""
-    whole = [_whole_snapshots(model) for model in models]
+def _shard(models: Sequence[ReleasedModel], whole: Sequence[int]) -> tuple[pa.Table, Iterator[bytes]]:
+    """The rows and values of a shard, by (snapshot, model_id).
+
+    Args:
+        models: of the shard.
+        whole: how many snapshots of each are finite.
+    """
     columns = [_columns(model, count) for model, count in zip(models, whole, strict=True)]
-    lines = [line for snapshot in zip(*columns, strict=True) for line in snapshot]
+    rows = [row for snapshot in zip(*columns, strict=True) for row in snapshot]
     values = (
         shards.pack(model.recipe.architecture, model.row(min(snapshot, count - 1)))
         for snapshot in range(len(columns[0]))
         for model, count in zip(models, whole, strict=True)
     )
-    return pa.Table.from_pylist(lines, METADATA_SCHEMA), values
+    return pa.Table.from_pylist(rows, METADATA_SCHEMA), values
 
 
 def _whole_snapshots(model: ReleasedModel) -> int:
@@ -147,22 +202,28 @@ def _whole_snapshots(model: ReleasedModel) -> int:
     such.
     """
     results = model.results()
-
-    def is_whole(snapshot: int) -> bool:
-        return all(map(math.isfinite, results[snapshot].values())) and bool(
-            np.isfinite(model.row(snapshot)).all()
-        )
-
-    whole = sum(1 for _ in itertools.takewhile(is_whole, range(len(results))))
+    finite = (_is_finite(model, results, snapshot) for snapshot in range(len(results)))
+    whole = sum(1 for _ in itertools.takewhile(bool, finite))
     if not whole:
-        expected = "finite weights and results of the initial network"
-        raise ZooError(
-            model.where_weights(0),
-            expected=expected,
-            found="a number that is not (in float32), or none",
-            do=REFETCH,
-        )
+        raise _not_finite(model)
     return whole
+
+
+def _is_finite(model: ReleasedModel, results: Sequence[dict[str, Any]], snapshot: int) -> bool:
+    """Whether the weights and results of a snapshot are."""
+    finite = all(map(math.isfinite, results[snapshot].values()))
+    return finite and bool(np.isfinite(model.row(snapshot)).all())
+
+
+def _not_finite(model: ReleasedModel) -> ZooError:
+    """What is wrong with a model that has no finite snapshot."""
+    expected = "finite weights and results of the initial network"
+    return ZooError(
+        model.where_weights(0),
+        expected=expected,
+        found="a number that is not (in float32), or none",
+        do=REFETCH,
+    )
 
 
 def _columns(model: ReleasedModel, whole: int) -> list[dict[str, Any]]:
@@ -170,7 +231,7 @@ def _columns(model: ReleasedModel, whole: int) -> list[dict[str, Any]]:
     results = model.results()
     accuracy = results[whole - 1]["test_accuracy"]
     converged = accuracy >= IMAGE_SETS[model.recipe.dataset].majority_rate + CONVERGED_MARGIN
-    flags = {"converged": converged, "diverged": whole < len(results)}
+    flags = {"converged": converged, "diverged": model.diverged or whole < len(results)}
     return metadata(
         model, [{**results[min(snapshot, whole - 1)], **flags} for snapshot in range(len(results))]
     )

@@ -1,23 +1,16 @@
-"""Reads the original neural weight space (Eilertsen et al. 2020): split files, and a folder a net with raw
-float64 weights.
+"""Reads the original neural weight space, whose layout stands in `builder.releases.nws`.
 
-    nws_<part>_<split>.csv          one line a net: its recipe, and its folder `path`
-    <path>/weights/001.bin ...      the snapshots, float64, layer by layer
-    <path>/error.bin                five float64 an epoch: step, errors in percent (training, validation,
-                                    test, smoothed validation)
-    <path>/stat.bin                 four float64; the first is the number of epochs that were exported
-
-Axes: P weights, S snapshots, E exports, O units, H W height and width, C channels.
+Axes: P weights, S snapshots, E exports.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
-import operator
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,44 +21,28 @@ from builder.importers.base import (
     MAX_STEPS,
     REFETCH,
     BlockNumbers,
+    LeftOut,
     Release,
     ReleasedModel,
     checked_recipe,
     number,
+    own_number,
+    own_split,
     read_table,
     whole_number,
 )
-from builder.rules import chosen_exports
+from builder.releases import OWN_DIVERGED, OWN_MAX_EPOCHS, OWN_NUMBER, OWN_SEED, OWN_SPLIT
+from builder.releases import nws as layout
 from nws_dataset.errors import ZooError
-from nws_dataset.files import resolve_inside
+from nws_dataset.files import path_type, resolve_inside
 from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.recipe import Recipe
+from nws_dataset.format.schema import MAX_MODELS
 from nws_dataset.format.shards import ROW_DTYPE
-from nws_dataset.format.subsets import SUBSETS, Family, subsets_of
+from nws_dataset.format.subsets import SUBSETS, Family
 
-PARTS = subsets_of("nws")  # "main" and "fixed", as the release and we name them -> imported subset
-SPLITS = ("train", "test")
-NUM_OUTPUTS = 20
-DTYPE = np.dtype("<f8")
-# of a layer's tensors in the release
-ROLE_ORDER = ("weight", "bias", "norm_bias", "norm_weight", "norm_mean", "norm_variance")
-ERROR_COLUMNS = 5  # of error.bin
-STAT_NUMBERS = 4  # of stat.bin
-DATASETS = {"fashion": "fashion_mnist"}  # the release's name -> ours, where they differ
-# given as indices of the family's values; a data set may be, too
-CODED = ("optimizer", "activation", "initialization")
-WHOLE = (
-    "batch_size",
-    "batch_norm",
-    "augmentation",
-    "filter_size",
-    "depth_conv",
-    "depth_fc",
-    "width_conv",
-    "width_fc",
-)
-COLUMNS = ("dataset", "lrate", *WHOLE, *CODED, "path")
-META_NAME = "meta.csv"  # each net's folder has one
+COLUMNS = ("dataset", "lrate", *layout.WHOLE, *layout.CODED, layout.PATH)  # that a split file must have
+SEED_RANGE = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,34 +52,42 @@ class Net(ReleasedModel):
     folder: Path
     part: str
 
+    @property
+    def num_snapshots(self) -> int:
+        return SUBSETS[self.part].num_snapshots
+
     def check(self) -> None:
         num_weights = layout_of(self.recipe.architecture).num_weights
-        for snapshot in range(SUBSETS[self.part].num_snapshots):
-            _check_size(self._weights(snapshot), num_weights, f"{self.recipe.architecture.id}'s weights")
+        for snapshot in range(self.num_snapshots):
+            file = layout.weights_file(self.folder, snapshot)
+            _check_size(file, num_weights, f"{self.recipe.architecture.id}'s weights")
         self.results()
 
     def results(self) -> list[dict[str, Any]]:
-        file = self.folder / "stat.bin"
-        exports = float(_read(file, STAT_NUMBERS, "numbers of a training")[0])
-        subset = SUBSETS[self.part]
-        if not (subset.num_snapshots <= exports <= MAX_EPOCHS and exports.is_integer()):
+        file = self.folder / layout.STATISTICS
+        exports, _, last_epoch, _ = _read(file, layout.STAT_NUMBERS, "numbers of a training").tolist()
+        if not (self.num_snapshots <= exports <= MAX_EPOCHS and exports.is_integer()):
             raise ZooError(
                 file,
-                expected=f"{subset.num_snapshots} or more exported epochs",
+                expected=f"{self.num_snapshots} or more exported epochs",
                 found=f"{exports:g}",
                 do=REFETCH,
             )
-        chosen = chosen_exports(subset, self.recipe.max_epochs, int(exports))
+        epochs = chosen = layout.epochs_of(self.part, MAX_EPOCHS, int(exports))
+        if self.diverged:  # after the last epoch, an export of ours repeats it
+            if not 0 <= last_epoch <= MAX_EPOCHS:
+                raise ZooError(file, expected="a last epoch", found=f"{last_epoch:g}", do=REFETCH)
+            epochs = [int(min(epoch, last_epoch)) for epoch in chosen]
         return [
-            {"epoch": export, **columns}
-            for export, columns in zip(chosen, self._errors(int(exports), chosen), strict=True)
+            {"epoch": epoch, **columns}
+            for epoch, columns in zip(epochs, self._errors(int(exports), chosen), strict=True)
         ]
 
     def _errors(self, exports: int, chosen: list[int]) -> Iterator[dict[str, Any]]:
         """Step and accuracies of the chosen epochs."""
-        file = self.folder / "error.bin"
-        errors = _read(file, exports * ERROR_COLUMNS, f"errors of {exports} epochs").reshape(
-            exports, ERROR_COLUMNS
+        file = self.folder / layout.ERRORS
+        errors = _read(file, exports * layout.ERROR_COLUMNS, f"errors of {exports} epochs").reshape(
+            exports, layout.ERROR_COLUMNS
         )
         for step, train, validation, test, _ in errors[chosen].tolist():
             if not (
@@ -116,136 +101,182 @@ class Net(ReleasedModel):
             yield {"step": int(step), **{name: 1 - error / 100 for name, error in accuracies.items()}}
 
     def row(self, snapshot: int) -> np.ndarray:
-        order = _order(self.recipe.architecture)
+        order = layout.row_order(self.recipe.architecture)
         with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
-            return _read(self._weights(snapshot), len(order), "weights").astype(ROW_DTYPE)[order]
+            file = layout.weights_file(self.folder, snapshot)
+            return _read(file, len(order), "weights").astype(ROW_DTYPE)[order]
 
     def where_weights(self, snapshot: int) -> str:
-        return str(self._weights(snapshot))
-
-    def _weights(self, snapshot: int) -> Path:
-        return self.folder / "weights" / f"{snapshot + 1:03d}.bin"
+        return str(layout.weights_file(self.folder, snapshot))
 
 
 def read(root: Path) -> Release:
     """List the nets of the parts (main, fixed) whose split files are in a folder.
 
     A part's nets are numbered in turn from its train and its test file, so that the first few are of both
-    splits.
+    splits; nets of an export of ours keep their numbers.
 
     Args:
-        root: the folder with the split files; their paths are relative to it.
+        root: the folder with the split files. Their paths are relative to it; one that leads nowhere stands
+            for the one folder below it that ends in the same names.
 
     Raises:
-        ZooError: if there is no split file, one is missing or damaged, or a net is listed twice.
+        ZooError: if there is no split file, or one is damaged.
     """
+    left_out = LeftOut()
+    folders = _Folders(root)
     nets: list[Net] = []
-    for part in PARTS:
-        if any(_split_file(root, part, split).exists() for split in SPLITS):
-            nets += _read_part(root, part)
-    if not nets:
-        names = " or ".join(f"{_split_file(root, part, SPLITS[0]).name}" for part in PARTS)
+    for part in layout.PARTS:
+        if any(layout.split_file(root, part, split).exists() for split in layout.SPLITS):
+            nets += _read_part(root, part, folders, left_out)
+    if not nets and not left_out.names:
+        names = " or ".join(layout.split_file(root, part, layout.SPLITS[0]).name for part in layout.PARTS)
         raise ZooError(
             root, expected=f"split files, such as {names}", found="none", do="give the folder that holds them"
         )
-    listed: set[Path] = set()
-    for net in nets:
-        if net.folder in listed:
-            raise ZooError(
-                net.folder, expected="a net that the split files list once", found="it twice", do=REFETCH
-            )
-        listed.add(net.folder)
-    unlisted = sum(folder not in listed for folder in _net_folders(root.resolve()))
-    return Release(nets, [f"left out: {unlisted} nets that no split file lists"])
+    listed = Counter(net.folder for net in nets)
+    numbered = Counter(net.id for net in nets)
+    once = [net for net in nets if listed[net.folder] == numbered[net.id] == 1]
+    twice = sorted({net.name for net in nets} - {net.name for net in once})
+    left_out.add("nets that the split files list twice", *twice)
+    if not once:
+        why, names_left_out = next(iter(left_out.names.items()))
+        found = f"none but {len(names_left_out)} {why}, e.g. {names_left_out[0]}"
+        raise ZooError(root, expected="nets that can be imported", found=found, do=REFETCH)
+    unlisted = sorted(folders.name(folder) for folder in folders.all - listed.keys())
+    left_out.add("nets that no split file lists", *unlisted)
+    return Release(once, left_out)
 
 
-def _split_file(root: Path, part: str, split: str) -> Path:
-    return root / f"nws_{part}_{split}.csv"
+class _Folders:
+    """The nets' folders that are there.
+
+    Args:
+        root: of the release.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.top = root.resolve()
+        self.all = set(self._found())
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        for folder in sorted(self.all):
+            self._by_name[folder.name].append(folder)
+
+    def _found(self) -> Iterator[Path]:
+        for folder, below, files in os.walk(self.top):
+            if layout.META in files or layout.WEIGHTS in below:
+                below.clear()
+                yield Path(folder)
+
+    def name(self, folder: Path) -> str:
+        """A folder's path in the release."""
+        return folder.relative_to(self.top).as_posix()
+
+    def of(self, path: str) -> Path:
+        """The folder that a split file names.
+
+        Args:
+            path: relative, or of another machine: then its last names tell the folder.
+
+        Raises:
+            ZooError: if there is none, or several end in the same names.
+        """
+        if not path.startswith("/") and "\\" not in path and ".." not in path.split("/"):
+            folder = resolve_inside(self.root, path)
+            if path_type(folder) != "nothing":
+                return folder
+        names = tuple(name for name in re.split(r"[\\/]+", path) if name)
+        found = self._by_name.get(names[-1], []) if names else []
+        for length in range(2, len(names) + 1):
+            longer = [folder for folder in found if folder.parts[-length:] == names[-length:]]
+            if len(found) < 2 or not longer:
+                break
+            found = longer
+        if len(found) != 1:
+            expected = f"one folder that ends as {path!r} does"
+            raise ZooError(self.root, expected=expected, found=str(len(found) or "none"), do=REFETCH)
+        return found[0]
 
 
-def _net_folders(root: Path) -> Iterator[Path]:
-    """The folders of all nets, listed or not."""
-    for folder, below, files in os.walk(root):
-        if META_NAME in files:
-            below.clear()
-            yield Path(folder)
-
-
-def _read_part(root: Path, part: str) -> Iterator[Net]:
+def _read_part(root: Path, part: str, folders: _Folders, left_out: LeftOut) -> Iterator[Net]:
     """The nets of a part, numbered."""
     (family,) = SUBSETS[part].families
     blocks = BlockNumbers(SUBSETS[part].num_snapshots)
+    files = ((split, layout.split_file(root, part, split)) for split in layout.SPLITS)
     tables = [
-        [(split, f"{file} line {line}", entry) for line, entry in enumerate(read_table(file, COLUMNS), 2)]
-        for split, file in ((split, _split_file(root, part, split)) for split in SPLITS)
+        [(split, f"{file} line {line}", row) for line, row in enumerate(read_table(file, COLUMNS), 2)]
+        for split, file in files
         if file.exists()
     ]
     in_turn = filter(None, itertools.chain.from_iterable(itertools.zip_longest(*tables)))
-    for index, (split, where, entry) in enumerate(in_turn):
-        recipe = _recipe_of(where, family, entry)
-        block = blocks.next(split, recipe.architecture)
+    for index, (split, where, row) in enumerate(in_turn):
+        recipe = _recipe_of(where, family, row)
+        own = _own_columns(where, index, split, row)
+        block = blocks.next(own["split"], recipe.architecture)
+        try:
+            folder = folders.of(row[layout.PATH])
+        except ZooError:
+            left_out.add("nets whose folder is not there, or not to be told from others", row[layout.PATH])
+            continue
         yield Net(
-            PARTS[part],
-            index,
-            None,
-            split,
-            recipe,
-            block,
-            folder=_folder(root, where, entry["path"]),
+            subset=layout.PARTS[part],
+            recipe=recipe,
+            block=block,
+            name=row[layout.PATH],
+            folder=folder,
             part=part,
+            **own,
         )
 
 
-def _folder(root: Path, where: str, path: str) -> Path:
-    """The folder that a split file names."""
-    try:
-        return resolve_inside(root, path)
-    except ZooError as error:
-        raise ZooError(
-            where,
-            expected="a path below the split file's folder",
-            found=repr(path),
-            do="do not trust this file",
-        ) from error
+def _own_columns(where: str, index: int, split: str, row: Mapping[str, str]) -> dict[str, Any]:
+    """What an export of ours tells beyond the release's columns, or what stands for it."""
+    told = {name: row[name] for name in (OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_DIVERGED) if row.get(name)}
+    own: dict[str, Any] = {"number": index, "split": split, "seed": None, "diverged": False}
+    if OWN_NUMBER in told:
+        own["number"] = own_number(where, OWN_NUMBER, told[OWN_NUMBER], 0, MAX_MODELS - 1)
+    if OWN_SPLIT in told:
+        own["split"] = own_split(where, told[OWN_SPLIT])
+    if OWN_SEED in told:
+        own["seed"] = own_number(where, OWN_SEED, told[OWN_SEED], *SEED_RANGE)
+    if OWN_DIVERGED in told:
+        own["diverged"] = bool(whole_number(where, OWN_DIVERGED, told[OWN_DIVERGED]))
+    return own
 
 
-def _recipe_of(where: str, family: Family, entry: dict[str, str]) -> Recipe:
-    """The recipe of an entry of a split file."""
-    values: dict[str, Any] = {name: whole_number(where, name, entry[name]) for name in WHOLE}
-    values["dataset"] = DATASETS.get(entry["dataset"], entry["dataset"])
-    for name in (*CODED, *["dataset"] * entry["dataset"].isdigit()):
-        legal, code = family[name].values, whole_number(where, name, entry[name])
+def _recipe_of(where: str, family: Family, row: Mapping[str, str]) -> Recipe:
+    """The recipe of a row of a split file."""
+    values: dict[str, Any] = {name: whole_number(where, name, row[name]) for name in layout.WHOLE}
+    values["dataset"] = layout.DATASETS.get(row["dataset"], row["dataset"])
+    for name in (*layout.CODED, *["dataset"] * row["dataset"].isdigit()):
+        legal, code = family[name].values, whole_number(where, name, row[name])
         if code not in range(len(legal)):
             raise ZooError(where, expected=f"{name} 0 to {len(legal) - 1}", found=str(code), do=REFETCH)
         values[name] = legal[code]
-    values["learning_rate"] = number(where, "lrate", entry["lrate"])
-    return checked_recipe(where, family, {**values, "num_outputs": NUM_OUTPUTS})
+    values["learning_rate"] = number(where, "lrate", row["lrate"])
+    recipe = checked_recipe(where, family, {**values, "num_outputs": layout.OUTPUTS[0]})
+    if row.get(OWN_MAX_EPOCHS):
+        max_epochs = own_number(where, OWN_MAX_EPOCHS, row[OWN_MAX_EPOCHS], 1, MAX_EPOCHS)
+        recipe = replace(recipe, max_epochs=max_epochs)
+    if all(row.get(name) for name in layout.COUNTS):
+        told = tuple(whole_number(where, name, row[name]) for name in layout.COUNTS)
+        for outputs in layout.OUTPUTS:
+            architecture = replace(recipe.architecture, num_outputs=outputs)
+            if layout.counts(architecture) == told:
+                return replace(recipe, architecture=architecture)
+    return recipe
 
 
 def _check_size(file: Path, count: int, what: str) -> None:
     """Raise a ZooError unless a file holds so many numbers."""
-    expected = f"{count * DTYPE.itemsize} bytes ({what})"
+    expected = f"{count * layout.DTYPE.itemsize} bytes ({what})"
     found = f"{file.stat().st_size} bytes" if file.is_file() else "no file"
-    if found != f"{count * DTYPE.itemsize} bytes":
+    if found != f"{count * layout.DTYPE.itemsize} bytes":
         raise ZooError(file, expected=expected, found=found, do=REFETCH)
 
 
 def _read(file: Path, count: int, what: str) -> np.ndarray:
     """All the numbers of a file, float64 [count]."""
     _check_size(file, count, what)
-    return np.fromfile(file, DTYPE)
-
-
-@functools.cache
-def _order(architecture: Architecture) -> np.ndarray:
-    """Where each number of our row stands in the release's: [P]."""
-    found, start = {}, 0
-    layout = layout_of(architecture)
-    for _, layer in itertools.groupby(layout.tensors, operator.attrgetter("layer")):
-        for spec in sorted(layer, key=lambda spec: ROLE_ORDER.index(spec.role)):
-            found[spec.name] = np.arange(start, start + spec.size)
-            start += spec.size
-    size = architecture.map_sizes[-1]
-    first_OHWC = found["dense1.weight"].reshape(-1, size, size, architecture.conv_widths[-1])
-    found["dense1.weight"] = first_OHWC.transpose(0, 3, 1, 2).ravel()
-    return np.concatenate([found[spec.name] for spec in layout.tensors])
+    return np.fromfile(file, layout.DTYPE)

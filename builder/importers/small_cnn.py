@@ -1,22 +1,18 @@
-"""Reads the Small CNN Zoo (Unterthiner et al. 2020): a folder an image set, with three files.
+"""Reads the Small CNN Zoo, whose layout stands in `builder.releases.small_cnn`.
 
-    weights.npy       float32, one row a snapshot, its tensors in Keras' shapes (kernels: height, width,
-                      in, out)
-    layout.csv        which numbers of a row are which tensor
-    metrics.csv.gz    one line a snapshot, in the rows' order: the recipe (config.*), the model (modeldir),
-                      the epoch (step), the results
-
-Axes: N rows, P weights, S snapshots, O units, I inputs, H W height and width.
+Axes: N rows, P weights, S snapshots.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import tokenize
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,40 +25,32 @@ from builder.importers.base import (
     MAX_EPOCHS,
     REFETCH,
     BlockNumbers,
+    LeftOut,
     Release,
     ReleasedModel,
     checked_recipe,
     number,
+    own_number,
+    own_split,
     read_table,
     whole_number,
 )
 from builder.plan import split_of
+from builder.releases import OWN_DIVERGED, OWN_EPOCH, OWN_NUMBER, OWN_SEED, OWN_SNAPSHOTS, OWN_SPLIT
+from builder.releases import small_cnn as layout
+from builder.releases.small_cnn import FAMILY, PLAN, RANDOM_SEED, RESULTS, SUBSET, Entry
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.files import check_file, path_type
+from nws_dataset.files import open_file, path_type
 from nws_dataset.format.layout import Layout, layout_of
 from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Recipe
-from nws_dataset.format.schema import model_id
+from nws_dataset.format.schema import MAX_MODELS, model_id
 from nws_dataset.format.shards import ROW_DTYPE
-from nws_dataset.format.subsets import SUBSETS, subsets_of
 
-((RECIPE_OF, SUBSET),) = subsets_of("small_cnn").items()
 SEED = 42  # what the splits follow from; imported models keep theirs
-RANDOM_SEED = "config.random_seed"  # of a model's training
-WEIGHTS, LAYOUT, METRICS = FILES = ("weights.npy", "layout.csv", "metrics.csv.gz")
-PLAN = SUBSETS[RECIPE_OF]
-(FAMILY,) = PLAN.families
-DATASETS = {"svhn_cropped": "svhn"}  # the release's name -> ours, where they differ
-INITIALIZATIONS = {"RandomNormal": "random_normal", "TruncatedNormal": "truncated_normal"}
-TEXTS = ("config.dataset", "config.optimizer", "config.activation", "config.w_init")
-NUMBERS = {
-    "config.learning_rate": "learning_rate",
-    "config.init_std": "init_std",
-    "config.l2reg": "l2",
-    "config.dropout": "dropout",
-    "config.train_fraction": "train_fraction",
-}
-MIN_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
-MIN_ROW_BYTES = 4000  # of the weights
+LEAST_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
+MAX_CUT_LINES = 300_000  # of the metrics beside weights that are cut short; a whole image set has 270,000
+LEAST_ROW_BYTES = 4000  # of the weights
+CHUNK_BYTES = 1 << 18  # of the metrics, inflated at a time
 # of numpy
 NPY_ERRORS = (
     OSError,
@@ -75,8 +63,8 @@ NPY_ERRORS = (
     tokenize.TokenError,
 )
 ROUNDING = 1e-6  # of accuracies in float32
-RESULTS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
-LAYOUT_COLUMNS = ("varname", "start_idx", "end_idx", "shape")
+CHECKPOINTS = "see that modeldir names a model, not a checkpoint"
+OWN_TEXTS = (OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_DIVERGED, OWN_SNAPSHOTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +75,6 @@ class DataSet:
     path: Path  # of the weights
     order: np.ndarray  # [P]: where each number of our row stands in the release's
     results: dict[str, np.ndarray]  # name -> [N]
-    epochs: list[int]  # [S], of the snapshots of each network
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +83,12 @@ class Net(ReleasedModel):
 
     data: DataSet
     rows: np.ndarray  # [S] of the weights
+    epochs: Sequence[int]  # [S]
+    has_own_split: bool  # whether an export of ours tells it
+
+    @property
+    def num_snapshots(self) -> int:
+        return len(self.epochs)
 
     def check(self) -> None:
         """Its data set was checked as a whole."""
@@ -106,7 +99,7 @@ class Net(ReleasedModel):
         results = {name: values[self.rows].tolist() for name, values in self.data.results.items()}
         return [
             {"epoch": epoch, "step": epoch * steps, **{name: values[s] for name, values in results.items()}}
-            for s, epoch in enumerate(self.data.epochs)
+            for s, epoch in enumerate(self.epochs)
         ]
 
     def row(self, snapshot: int) -> np.ndarray:
@@ -120,246 +113,456 @@ def read(source: Path) -> Release:
     """List the networks of the image sets that are in a folder.
 
     A network's number does not depend on which image sets are there: within its image set it is that of its
-    first row among the models, and the image sets take turns, in the order in which our own subset
-    draws them.
+    first row's place among the models, and the image sets take turns, in the order in which our own subset
+    draws them. Networks of an export of ours keep their numbers and splits.
 
     Args:
         source: an image set's folder, or one that holds several of them.
 
     Raises:
-        ZooError: if there is none, a file is missing or damaged, or an image set or a model's epoch is there
-            twice.
+        ZooError: if there is none, all are incomplete, a file is damaged, or an image set is there twice.
     """
     folders = [
-        folder
+        _Folder(folder)
         for folder in (source, *sorted(source.iterdir()))
-        if any(path_type(folder / name) != "nothing" for name in FILES)
+        if any(path_type(folder / name) != "nothing" for name in (*layout.FILES, *layout.NOTEBOOK_FILES))
     ]
     if not folders:
         raise ZooError(
             source,
-            expected=f"folders with {', '.join(FILES)}",
+            expected=f"folders with {', '.join(layout.FILES)}",
             found="none",
             do="unpack the release, give its folder",
         )
-    nets: list[Net] = []
-    left_out: list[str] = []
-    seen: dict[str, Path] = {}
+    left_out, notes = LeftOut(), list[str]()
+    whole = [folder for folder in folders if not folder.missing] or folders[:1]
     for folder in folders:
-        read_here, dataset, epochs, incomplete = _read_folder(folder)
+        if folder not in whole:
+            left_out.add("image sets of which a file is missing", f"{folder.path} (no {folder.missing[0]})")
+    nets: list[Net] = []
+    seen: dict[str, Path] = {}
+    for folder in whole:
+        read_here, dataset = folder.read(left_out, notes)
         if dataset in seen:
             raise ZooError(
-                folder,
+                folder.path,
                 expected=f"networks of another image set than {seen[dataset]}",
                 found=dataset,
                 do="remove one of them",
             )
-        seen[dataset] = folder
+        seen[dataset] = folder.path
         nets += read_here
+    counts = Counter(net.number for net in nets)
+    once = [net for net in nets if counts[net.number] == 1]
+    left_out.add("models whose number another has", *(net.name for net in nets if counts[net.number] > 1))
+    own = any(net.has_own_split for net in once)
+    return Release(sorted(once, key=lambda net: net.number), left_out, None if own else SEED, notes)
+
+
+class _Folder:
+    """An image set's folder.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.weights = layout.file_of(path, layout.WEIGHTS, layout.NOTEBOOK_WEIGHTS)
+        self.metrics = layout.file_of(path, layout.METRICS, layout.NOTEBOOK_METRICS)
+        self.layout = path / layout.LAYOUT
+        needed = [self.metrics, self.weights, *[self.layout] * (self.weights.name == layout.WEIGHTS)]
+        self.missing = [file.name for file in needed if path_type(file) == "nothing"]
+
+    def read(self, left_out: LeftOut, notes: list[str]) -> tuple[list[Net], str]:
+        """The networks and the name of the image set; adds what is not among them, and what is to be said."""
+        table, table_is_cut = _read_metrics(self.metrics, self.weights)
+        weights, there = _open_weights(self.weights, len(table), table_is_cut)
+        models = _Models(self.metrics, table, there)
+        told = {
+            name: table[name].take(np.array([rows[0] for rows in models.complete.values()], np.int64))
+            for name in (*layout.TEXTS, *layout.NUMBERS, layout.EPOCHS, RANDOM_SEED, *OWN_TEXTS)
+        }
+        configs = pa.table(told).to_pylist()
+        lines = [f"{self.metrics} line {rows[0] + 2}" for rows in models.complete.values()]
+        recipes = [_recipe_of(where, config) for where, config in zip(lines, configs, strict=True)]
+        names = sorted({recipe.dataset for recipe in recipes})
+        if len(names) != 1:
+            raise ZooError(
+                self.metrics,
+                expected="complete models of one image set",
+                found=", ".join(names) or "none",
+                do=REFETCH,
+            )
+        if table_is_cut:
+            notes.append(f"{self.metrics} is cut short: {len(table)} whole lines of it are there")
+        if there < len(table):
+            notes.append(f"{self.weights} is cut short: {there} whole rows of it are there")
+        models.leave_out(names[0], left_out, notes)
+        needs_no_layout = self.weights.name == layout.NOTEBOOK_WEIGHTS
+        order = _order(self.layout, layout_of(recipes[0].architecture), needs_no_layout)
+        data = DataSet(weights, self.weights, order, _results(self.metrics, table))
+        own = [_own_columns(where, config) for where, config in zip(lines, configs, strict=True)]
+        return list(_number(data, models, recipes, own)), names[0]
+
+
+class _Models:
+    """The models of an image set's metrics.
+
+    A model is complete that has the plan's epochs, or, if none has, as many others as most such models have.
+    In an export of ours, one that has as many as it says, or that diverged: its last row then stands for
+    those that follow.
+
+    Args:
+        file: of the metrics.
+        table: what it holds.
+        there: rows of the weights that are there.
+    """
+
+    def __init__(self, file: Path, table: pa.Table, there: int) -> None:
+        self.file, self.table = file, table
+        encoded = table[layout.MODEL].combine_chunks().dictionary_encode()
+        self.names: list[str] = encoded.dictionary.to_pylist()
+        self.own = table[OWN_EPOCH].null_count < len(table)
+        step_N = table[OWN_EPOCH if self.own else layout.STEP].to_numpy()[:there]
+        model_N = encoded.indices.to_numpy()[:there]
+        order = np.lexsort((step_N, model_N))
+        groups = np.split(order, np.flatnonzero(np.diff(model_N[order])) + 1)
+        epochs = {int(model_N[rows[0]]): tuple(step_N[rows].tolist()) for rows in groups if len(rows)}
+        rows_of = {int(model_N[rows[0]]): rows for rows in groups if len(rows)}
+        self.twice = [model for model, steps in epochs.items() if len(set(steps)) < len(steps)]
+        for model in self.twice:
+            del epochs[model]
+        self.complete: dict[int, np.ndarray] = {}  # index among all models -> rows [S]
+        self.epochs: dict[int, list[int]] = {}  # the same -> epochs [S]
+        self.planned = self._planned(epochs)
+        for model, steps in epochs.items():
+            count = self._count(rows_of[model]) if self.own else len(self.planned)
+            if len(steps) == count if self.own else steps == self.planned:
+                missing = 0
+            elif self.own and len(steps) < count and self._diverged(rows_of[model]):
+                missing = count - len(steps)
+            else:
+                continue
+            self.complete[model] = np.pad(rows_of[model], (0, missing), "edge")
+            self.epochs[model] = [self._epoch(step) for step in (*steps, *steps[-1:] * missing)]
+
+    def _planned(self, epochs: Mapping[int, tuple[float, ...]]) -> tuple[float, ...]:
+        """The epochs that the models of a release have."""
+        planned = tuple(map(float, PLAN.snapshot_epochs or ()))
+        counts = Counter(epochs.values())
+        if planned in counts or self.own:
+            return planned
+        fitting = [steps for steps, _ in counts.most_common() if len(steps) == PLAN.num_snapshots]
+        if not fitting:
+            ((most, number_of),) = counts.most_common(1) or [((), 0)]
+            expected = (
+                f"{PLAN.num_snapshots} rows for each modeldir, of the epochs "
+                f"{', '.join(map(str, PLAN.snapshot_epochs or ()))}"
+            )
+            found = f"{number_of} of {len(epochs)} with {len(most)}"
+            raise ZooError(
+                self.file,
+                expected=expected,
+                found=found,
+                do="see that modeldir names a model, not a checkpoint",
+            )
+        return fitting[0]
+
+    def _epoch(self, step: float) -> int:
+        if not (0 <= step <= MAX_EPOCHS and step.is_integer()):
+            expected = f"whole numbers up to {MAX_EPOCHS} as step"
+            raise ZooError(self.file, expected=expected, found=f"{step:g}", do=REFETCH)
+        return int(step)
+
+    def _count(self, rows: np.ndarray) -> int:
+        where = f"{self.file} line {rows[0] + 2}"
+        return own_number(where, OWN_SNAPSHOTS, self._text(OWN_SNAPSHOTS, rows), 1, MAX_EPOCHS)
+
+    def _diverged(self, rows: np.ndarray) -> bool:
+        where = f"{self.file} line {rows[0] + 2}"
+        return bool(own_number(where, OWN_DIVERGED, self._text(OWN_DIVERGED, rows), 0, 1))
+
+    def _text(self, column: str, rows: np.ndarray) -> str:
+        return self.table[column][int(rows[0])].as_py() or ""
+
+    def leave_out(self, dataset: str, left_out: LeftOut, notes: list[str]) -> None:
+        """Tell what is not complete, and epochs that are not the plan's."""
         planned = [*(PLAN.snapshot_epochs or ())]
-        left_out += [f"models on {dataset} are of the epochs {epochs}, not of the plan's {planned}"] * (
-            epochs != planned
-        )
-        left_out += [
-            f"left out: {incomplete} models on {dataset} without a row for each of the epochs {epochs}"
-        ] * bool(incomplete)
-    return Release(sorted(nets, key=lambda net: net.number), left_out, SEED)
+        epochs = [int(epoch) for epoch in self.planned]
+        if epochs != planned:
+            notes.append(f"models on {dataset} are of the epochs {epochs}, not of the plan's {planned}")
+        why = "as many rows as they say" if self.own else f"a row for each of the epochs {epochs}"
+        incomplete = [
+            name
+            for model, name in enumerate(self.names)
+            if model not in self.complete and model not in self.twice
+        ]
+        left_out.add(f"models on {dataset} without {why}", *incomplete)
+        left_out.add(f"models on {dataset} with an epoch twice", *(self.names[model] for model in self.twice))
 
 
-def _read_folder(folder: Path) -> tuple[list[Net], str, list[int], int]:
-    """An image set's networks, its name, the epochs of its snapshots, and how many networks lack one."""
-    metrics = folder / METRICS
-    table = _read_metrics(metrics)
-    models, epochs, incomplete = _rows_of_models(metrics, table)
-    firsts = np.array([rows[0] for rows in models.values()], np.int64)
-    configs = table.select([*TEXTS, *NUMBERS, RANDOM_SEED]).take(firsts).to_pylist()
-    recipes = [
-        _recipe_of(f"{metrics} line {first + 2}", config)
-        for first, config in zip(firsts, configs, strict=True)
-    ]
-    names = sorted({recipe.dataset for recipe in recipes})
-    if len(names) != 1:
-        raise ZooError(
-            metrics, expected="complete models of one image set", found=", ".join(names) or "none", do=REFETCH
-        )
-    layout = layout_of(recipes[0].architecture)
-    weights = _open_weights(folder / WEIGHTS, (len(table), layout.num_weights))
-    seeds = [
-        _seed(f"{metrics} line {first + 2}", config[RANDOM_SEED])
-        for first, config in zip(firsts, configs, strict=True)
-    ]
+def _results(file: Path, table: pa.Table) -> dict[str, np.ndarray]:
+    """The results of all rows, each [N]."""
     results = {name: table[name].to_numpy() for name in RESULTS}
     for name in (name for name in RESULTS if name.endswith("accuracy")):
         # one that is not a number is no wrong one
         wrong = np.flatnonzero(np.abs(results[name] - 0.5) > 0.5 + ROUNDING)
         if len(wrong):
             expected, found = f"0 to 1 as {name}", f"{results[name][wrong[0]]:g}"
-            raise ZooError(f"{metrics} line {wrong[0] + 2}", expected=expected, found=found, do=REFETCH)
-    data = DataSet(weights, folder / WEIGHTS, _order(folder / LAYOUT, layout), results, epochs)
-    return list(_number(data, models, recipes, seeds)), names[0], epochs, incomplete
+            raise ZooError(f"{file} line {wrong[0] + 2}", expected=expected, found=found, do=REFETCH)
+    return results
+
+
+def _own_columns(where: str, config: Mapping[str, str | None]) -> dict[str, Any]:
+    """The seed, and of an export of ours number, split and whether the model diverged."""
+    own: dict[str, Any] = {"seed": _seed(where, config[OWN_SEED] or config[RANDOM_SEED])}
+    number_told, split_told = config[OWN_NUMBER], config[OWN_SPLIT]
+    own["diverged"] = bool(own_number(where, OWN_DIVERGED, config[OWN_DIVERGED] or "0", 0, 1))
+    if number_told:
+        own["number"] = own_number(where, OWN_NUMBER, number_told, 0, MAX_MODELS - 1)
+    if split_told:
+        own["split"] = own_split(where, split_told)
+    return own
 
 
 def _number(
-    data: DataSet, models: dict[int, np.ndarray], recipes: Sequence[Recipe], seeds: Sequence[int]
+    data: DataSet, models: _Models, recipes: Sequence[Recipe], told: Sequence[dict[str, Any]]
 ) -> Iterator[Net]:
     """The networks with numbers, splits and shards; an image set has shards of its own, so that it does not
     wait for another.
     """
     datasets = FAMILY["dataset"].values
     blocks = BlockNumbers(PLAN.num_snapshots, streams=len(datasets))
-    for (index, rows), recipe, seed in zip(models.items(), recipes, seeds, strict=True):
+    for (index, rows), recipe, own in zip(models.complete.items(), recipes, told, strict=True):
         position = datasets.index(recipe.dataset)
-        number = index * len(datasets) + position
-        split = split_of(model_id(SUBSET, number), SEED)
-        block = blocks.next(split, recipe.architecture, position)
-        yield Net(SUBSET, number, seed, split, recipe, block, data=data, rows=rows)
+        model_number = index * len(datasets) + position
+        split = split_of(model_id(SUBSET, own.get("number", model_number)), SEED)
+        fields = {"number": model_number, "split": split, **own}
+        block = blocks.next(fields["split"], recipe.architecture, position)
+        yield Net(
+            subset=SUBSET,
+            recipe=recipe,
+            block=block,
+            name=models.names[index],
+            data=data,
+            rows=rows,
+            epochs=models.epochs[index],
+            has_own_split="split" in own,
+            **fields,
+        )
 
 
-def _open_weights(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """The weights, mapped: [N, P] float32."""
-    expected = f"an array {list(shape)} of float32, a row for each line of {METRICS}"
+def _open_weights(file: Path, lines: int, table_is_cut: bool) -> tuple[np.ndarray, int]:
+    """The weights, mapped: [N, P] float32, and how many rows of the metrics' are there: of a file that is cut
+    short, fewer.
+    """
+    num_weights = layout.num_weights()
+    expected = f"an array {[lines, num_weights]} of float32, a row for each line of the metrics"
     try:
-        check_file(file)
-        weights = np.lib.format.open_memmap(file, mode="r")  # reads no archive and unpickles nothing
+        rows, width, dtype, start, size = _read_header(file)
     except NPY_ERRORS as error:
         raise ZooError(file, expected=expected, found=reason(error), do=REFETCH) from error
-    if weights.dtype != ROW_DTYPE or weights.shape != shape:
-        raise ZooError(file, expected=expected, found=f"{list(weights.shape)} of {weights.dtype}", do=REFETCH)
-    return np.asarray(weights)
+    fits = rows >= lines if table_is_cut else rows == lines
+    if dtype != ROW_DTYPE or width != num_weights or not fits:
+        raise ZooError(file, expected=expected, found=f"{[rows, width]} of {dtype}", do=REFETCH)
+    there = min((size - start) // (num_weights * ROW_DTYPE.itemsize), lines)
+    if not there:
+        raise ZooError(file, expected=expected, found=f"{size} bytes", do=REFETCH)
+    return np.asarray(np.memmap(file, ROW_DTYPE, "r", start, (there, num_weights))), there
 
 
-def _read_metrics(file: Path) -> pa.Table:
-    """The columns of the metrics that we need, a number that is missing is not a number."""
-    types = {"modeldir": pa.string(), "step": pa.float64(), RANDOM_SEED: pa.float64()}
-    types |= {name: pa.string() for name in TEXTS} | {name: pa.float64() for name in (*NUMBERS, *RESULTS)}
-    options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types))
+def _read_header(file: Path) -> tuple[int, int, np.dtype, int, int]:
+    """Snapshots, columns and type that a .npy file says it has, where they begin, and its size in bytes."""
+    with open_file(file) as opened:  # no archive is read and nothing unpickled
+        version = np.lib.format.read_magic(opened)
+        if version not in NPY_HEADERS:
+            raise ValueError(f"version {version}")
+        shape, by_column, dtype = NPY_HEADERS[version](opened)
+        if by_column or len(shape) != 2:
+            raise ValueError(f"shape {shape}" + ", column by column" * by_column)
+        return *shape, dtype, opened.tell(), opened.seek(0, io.SEEK_END)
+
+
+NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+class _Lines(io.RawIOBase):
+    """The whole lines of a file, inflated if it is a gzip file: one that was cut short ends with the last
+    line that is whole.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file, self.is_cut = open_file(file), False
+        self._inflate = zlib.decompressobj(31) if file.suffix == ".gz" else None
+        self._left = b""  # to be inflated
+        self._ready, self._line = b"", b""  # to be read: whole lines, and the beginning of the next
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready and not self._ended:
+            self._fill()
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def _fill(self) -> None:
+        """Make more lines ready, or find the end."""
+        content = self._next()
+        if content is None:
+            self._ended = True
+            if not self.is_cut:
+                self._ready = self._line
+            return
+        whole, newline, rest = (self._line + content).rpartition(b"\n")
+        self._ready, self._line = whole + newline, rest
+        if len(rest) > 2 * CHUNK_BYTES:
+            raise ValueError("a line that does not end")
+
+    def _next(self) -> bytes | None:
+        """More of the content, None at its end."""
+        if self._inflate is None:
+            content = self._file.read(CHUNK_BYTES)
+            self.is_cut = not content and bool(self._line)
+            return content or None
+        if self._inflate.eof:
+            self._left = self._inflate.unused_data or self._file.read(CHUNK_BYTES)
+            if not self._left:
+                return None
+            self._inflate = zlib.decompressobj(31)
+        self._left = self._left or self._file.read(CHUNK_BYTES)
+        if not self._left:
+            self.is_cut = True
+            return None
+        content = self._inflate.decompress(self._left, CHUNK_BYTES)
+        self._left = self._inflate.unconsumed_tail
+        return content
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _read_metrics(file: Path, weights: Path) -> tuple[pa.Table, bool]:
+    """The columns of the metrics that we need, a number that is missing is not a number; and whether the file
+    was cut short.
+    """
+    texts = (layout.CHECKPOINT, layout.MODEL, *layout.TEXTS, layout.EPOCHS, RANDOM_SEED, *OWN_TEXTS)
+    numbers = (layout.STEP, OWN_EPOCH, *layout.NUMBERS, *RESULTS)
+    types = {name: pa.string() for name in texts} | {name: pa.float64() for name in numbers}
+    options = pyarrow.csv.ConvertOptions(
+        column_types=types, include_columns=list(types), include_missing_columns=True
+    )
     batches: list[pa.RecordBatch] = []
-    weights = file.with_name(WEIGHTS)  # of which a row has more bytes than we take for a line
-    max_lines = MIN_LINES + (weights.stat().st_size // MIN_ROW_BYTES if weights.is_file() else 0)
+    most = _most_lines(weights)
+    needed = [layout.MODEL, layout.STEP, RANDOM_SEED, *layout.TEXTS, *layout.NUMBERS, *RESULTS]
     try:
-        check_file(file)
-        with pyarrow.csv.open_csv(file, convert_options=options) as reader:
-            for batch in reader:
-                batches.append(batch)
-                rows, size = sum(map(len, batches)), sum(part.nbytes for part in batches)
-                if rows > max_lines or size > LINE_BYTES * max_lines:
-                    raise ZooError(
-                        file,
-                        expected=f"at most {max_lines} lines, as many as {WEIGHTS} has rows",
-                        found=f"{rows} or more",
-                        do=REFETCH,
-                    )
-            return pa.Table.from_batches(batches, reader.schema)
-    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
-        expected = f"a table with the columns {', '.join(types)}"
+        with _Lines(file) as lines:
+            with pyarrow.csv.open_csv(pa.PythonFile(lines, "r"), convert_options=options) as reader:
+                for batch in reader:
+                    batches.append(batch)
+                    rows, size = sum(map(len, batches)), sum(part.nbytes for part in batches)
+                    if rows > most or size > LINE_BYTES * most:
+                        raise ZooError(
+                            file,
+                            expected=f"at most {most} lines, as many as {weights.name} has rows",
+                            found=f"{rows} or more",
+                            do=REFETCH,
+                        )
+                table = _with_models(pa.Table.from_batches(batches, reader.schema))
+            missing = [name for name in needed if table[name].null_count == len(table)]
+            missing += [layout.MODEL] * bool(table[layout.MODEL].null_count)
+            if missing or not len(table):
+                raise ValueError(f"no {', '.join(missing) or 'line'}")
+            return table, lines.is_cut
+    except (pa.ArrowException, KeyError, OSError, ValueError, zlib.error) as error:
+        expected = f"a table with the columns {', '.join(needed)}"
         raise ZooError(file, expected=expected, found=reason(error), do=REFETCH) from error
 
 
-def _seed(where: str, value: float) -> int:
+def _with_models(table: pa.Table) -> pa.Table:
+    """The table with modeldir and step: where it has none, the checkpoints' names tell them."""
+    for name, group in ((layout.MODEL, "model"), (layout.STEP, "epoch")):
+        if table[name].null_count < len(table):
+            continue
+        names = (
+            layout.CHECKPOINT_NAME.fullmatch(text or "") for text in table[layout.CHECKPOINT].to_pylist()
+        )
+        told = [match and match[group] for match in names]
+        column = pa.array(told, pa.string())
+        column = column if name == layout.MODEL else column.cast(pa.float64())
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
+
+
+def _most_lines(weights: Path) -> int:
+    """Lines of the metrics at most: of the weights a row has more bytes than we take for a line."""
+    size = weights.stat().st_size if weights.is_file() else 0
+    most = LEAST_LINES + size // LEAST_ROW_BYTES
+    try:
+        return max(most, min(_read_header(weights)[0], MAX_CUT_LINES))
+    except NPY_ERRORS:
+        return most  # `_open_weights` says what is wrong with it
+
+
+def _seed(where: str, told: str | None) -> int:
     """The seed of a model's training."""
-    seed = whole_number(where, RANDOM_SEED, repr(value))
-    if not 0 <= seed < 2**63:
-        raise ZooError(where, expected=f"0 to {2**63 - 1} as {RANDOM_SEED}", found=str(seed), do=REFETCH)
-    return seed
+    return own_number(where, RANDOM_SEED, told or "", -(2**63), 2**63 - 1)
 
 
-def _rows_of_models(file: Path, table: pa.Table) -> tuple[dict[int, np.ndarray], list[int], int]:
-    """The rows of each complete model by epoch, [S], by the model's index among all; the epochs; and how many
-    are not complete.
-
-    A model is complete that has the plan's epochs, or, if none has, as many others as most such models have.
-    """
-    encoded = table["modeldir"].combine_chunks().dictionary_encode()
-    model_N, step_N = encoded.indices.to_numpy(), table["step"].to_numpy()
-    order = np.lexsort((step_N, model_N))
-    again = np.flatnonzero((np.diff(model_N[order]) == 0) & (np.diff(step_N[order]) == 0))
-    if len(again):
-        row = order[again[0]]
-        found = f"step {step_N[row]:g} of {encoded[row]} twice"
-        raise ZooError(file, expected="one row a model and step", found=found, do=REFETCH)
-    groups = np.split(order, np.flatnonzero(np.diff(model_N[order])) + 1)
-    counts = Counter(tuple(step_N[rows].tolist()) for rows in groups)
-    planned = tuple(map(float, PLAN.snapshot_epochs or ()))
-    fitting = [epochs for epochs, _ in counts.most_common() if len(epochs) == PLAN.num_snapshots]
-    if not fitting:
-        ((most, number_of),) = counts.most_common(1)
-        expected = (
-            f"{PLAN.num_snapshots} rows for each modeldir, of the epochs "
-            f"{', '.join(map(str, PLAN.snapshot_epochs or ()))}"
-        )
-        found = f"{number_of} of {len(groups)} with {len(most)}"
-        raise ZooError(
-            file, expected=expected, found=found, do="see that modeldir names a model, not a checkpoint"
-        )
-    epochs = planned if planned in counts else fitting[0]
-    if not all(0 <= step <= MAX_EPOCHS and step.is_integer() for step in epochs):
-        raise ZooError(
-            file, expected=f"whole numbers up to {MAX_EPOCHS} as step", found=str(epochs)[:80], do=REFETCH
-        )
-    complete = {model: rows for model, rows in enumerate(groups) if tuple(step_N[rows].tolist()) == epochs}
-    return complete, [int(step) for step in epochs], len(groups) - len(complete)
+def _recipe_of(where: str, config: Mapping[str, Any]) -> Recipe:
+    """The recipe of a row of the metrics."""
+    told: dict[str, Any] = {name: config[column] for column, name in layout.TEXTS.items()}
+    told["dataset"] = layout.DATASETS.get(told["dataset"], told["dataset"])
+    told["initialization"] = layout.INITIALIZATIONS.get(told["initialization"], told["initialization"])
+    for column, name in layout.NUMBERS.items():
+        if name != "init_std" or told["initialization"] in INITIALIZATIONS_WITH_STD:
+            told[name] = number(where, column, str(config[column]))
+    recipe = checked_recipe(where, FAMILY, told)
+    if config[layout.EPOCHS]:
+        max_epochs = own_number(where, layout.EPOCHS, config[layout.EPOCHS], 1, MAX_EPOCHS)
+        return replace(recipe, max_epochs=max_epochs)
+    return recipe
 
 
-def _recipe_of(where: str, config: dict[str, Any]) -> Recipe:
-    """The recipe of a line of the metrics."""
-    dataset, optimizer, activation, initialization = (config[name] for name in TEXTS)
-    values: dict[str, Any] = {
-        "dataset": DATASETS.get(dataset, dataset),
-        "optimizer": optimizer,
-        "activation": activation,
-        "initialization": INITIALIZATIONS.get(initialization, initialization),
-    }
-    for column, name in NUMBERS.items():
-        if name != "init_std" or values["initialization"] in INITIALIZATIONS_WITH_STD:
-            values[name] = number(where, column, str(config[column]))
-    return checked_recipe(where, FAMILY, values)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of layout.csv: one tensor."""
-
-    role: str  # "kernel" or "bias"
-    start: int
-    stop: int
-    shape: tuple[int, ...]
-
-
-def _order(file: Path, layout: Layout) -> np.ndarray:
+def _order(file: Path, of_a_row: Layout, needs_no_file: bool) -> np.ndarray:
     """Where each number of our row stands in the release's: [P]."""
-    lines = read_table(file, LAYOUT_COLUMNS)
+    if needs_no_file and path_type(file) == "nothing":
+        return layout.row_order(layout.published_entries(of_a_row), of_a_row.num_weights)
+    rows = read_table(file, layout.LAYOUT_COLUMNS)
     entries = sorted(
-        (_entry(f"{file} line {number}", line) for number, line in enumerate(lines, 2)),
+        (_entry(f"{file} line {line}", row) for line, row in enumerate(rows, 2)),
         key=lambda entry: entry.start,
     )
-    kernels, biases = ([entry for entry in entries if entry.role == role] for role in ("kernel", "bias"))
-    # (H, W,) I, O
-    wanted = [(*spec.shape[2:], *spec.shape[1::-1]) for spec in layout.tensors if spec.role == "weight"]
+    kernels, biases = ([entry for entry in entries if entry.kind == kind] for kind in ("kernel", "bias"))
+    wanted = [layout.keras_shape(spec.shape) for spec in of_a_row.tensors if spec.role == "weight"]
     stops = [0, *(entry.stop for entry in entries)]
-    in_one_piece = [entry.start for entry in entries] == stops[:-1] and stops[-1] == layout.num_weights
+    in_one_piece = [entry.start for entry in entries] == stops[:-1] and stops[-1] == of_a_row.num_weights
     if (
         not in_one_piece
         or [e.shape for e in kernels] != wanted
         or [e.shape for e in biases] != [shape[-1:] for shape in wanted]
     ):
-        expected = f"kernels {wanted} and a bias for each, in {layout.num_weights} numbers without a gap"
-        found = f"{[(entry.role, entry.start, entry.stop, entry.shape) for entry in entries]}"
+        expected = f"kernels {wanted} and a bias for each, in {of_a_row.num_weights} numbers without a gap"
+        found = f"{[(entry.kind, entry.start, entry.stop, entry.shape) for entry in entries]}"
         raise ZooError(file, expected=expected, found=found, do=REFETCH)
-    indices, parts = np.arange(layout.num_weights), []
-    for kernel, bias in zip(kernels, biases, strict=True):
-        indices_HWIO = indices[kernel.start : kernel.stop].reshape(kernel.shape)
-        parts += [np.moveaxis(indices_HWIO, (-1, -2), (0, 1)).ravel(), indices[bias.start : bias.stop]]
-    return np.concatenate(parts)
+    return layout.row_order(entries, of_a_row.num_weights)
 
 
-def _entry(where: str, line: dict[str, str]) -> Entry:
+def _entry(where: str, row: dict[str, str]) -> Entry:
     """A tensor of layout.csv."""
-    role = line["varname"].split("/")[-1].split(":")[0]
-    shape = tuple(int(size) for size in re.findall(r"\d{1,9}", line["shape"]))
-    start, stop = (whole_number(where, name, line[name]) for name in ("start_idx", "end_idx"))
-    if role not in ("kernel", "bias") or stop - start != math.prod(shape):
-        found = f"{line['varname']}, {start} to {stop}, {line['shape']}"
+    shape = tuple(int(size) for size in re.findall(r"\d{1,9}", row["shape"]))
+    start, stop = (whole_number(where, name, row[name]) for name in ("start_idx", "end_idx"))
+    entry = Entry(row["varname"], start, stop, shape)
+    if entry.kind not in ("kernel", "bias") or stop - start != math.prod(shape):
+        found = f"{row['varname']}, {start} to {stop}, {row['shape']}"
         raise ZooError(
             where, expected="a kernel or bias, and as many numbers as its shape has", found=found, do=REFETCH
         )
-    return Entry(role, start, stop, shape)
+    return entry

@@ -1,0 +1,200 @@
+"""Which models of a zoo the layout of a release can hold, and what stands in the way of the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from builder.exporters.folder import ExportFolder
+from nws_dataset.console import Progress
+from nws_dataset.errors import ZooError, listed
+from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Architecture, Recipe
+from nws_dataset.format.subsets import IMPORTED, ByDataset, Choice, Cycle, Family, LogUniform, Uniform
+from nws_dataset.reading.snapshots import Snapshots
+from nws_dataset.reading.zoo import Zoo
+
+FREE = ("max_epochs", "num_outputs", "init_std")  # fields that every layout has a way to hold
+
+
+@dataclass
+class Misfits:
+    """What keeps models out of a layout: counted by reason, named by model."""
+
+    models: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> model_ids
+
+    def told(self) -> str:
+        """One line of all reasons."""
+        return "; ".join(
+            f"{reason} ({len(ids)} models: {listed(ids)})" for reason, ids in self.models.items()
+        )
+
+    def counted(self) -> str:
+        """The same without names, the most frequent reasons first."""
+        by_count = sorted(self.models.items(), key=lambda reason: -len(reason[1]))
+        return ", ".join(f"{reason} ({len(ids)})" for reason, ids in by_count)
+
+    def ids(self) -> set[str]:
+        """The models, each once."""
+        return {identifier for ids in self.models.values() for identifier in ids}
+
+
+def like(subset: str) -> str:
+    """The subset of ours that draws the same recipes as a subset."""
+    return IMPORTED[subset].recipe_of if subset in IMPORTED else subset
+
+
+def note_recipes(misfits: Misfits, snapshots: Snapshots, family: Family) -> None:
+    """Note the models whose recipes no model of a family has.
+
+    Args:
+        misfits: added to.
+        snapshots: one of each model.
+        family: what a release was drawn from.
+    """
+    columns = snapshots.select(["model_id", *_fields()]).to_pydict()
+    datasets, ids = columns["dataset"], columns["model_id"]
+    for name, default in _fields().items():
+        if name in FREE:
+            continue
+        draw = family.get(name, default)
+        if isinstance(draw, Uniform | LogUniform):
+            continue
+        for identifier, dataset, value in zip(ids, datasets, columns[name], strict=True):
+            if value not in _legal(draw, dataset):
+                misfits.models[f"{name} {value}"].append(identifier)
+    for identifier, initialization, deviation in zip(
+        ids, columns["initialization"], columns["init_std"], strict=True
+    ):
+        if (initialization in INITIALIZATIONS_WITH_STD) == (deviation is None):
+            misfits.models[f"init_std {deviation} of {initialization}"].append(identifier)
+
+
+def _fields() -> dict[str, Any]:
+    """The fields of a recipe and its architecture, with their defaults."""
+    return {
+        field.name: field.default
+        for kind in (Recipe, Architecture)
+        for field in dataclasses.fields(kind)
+        if field.name != "architecture"
+    }
+
+
+def _legal(draw: Any, dataset: str) -> Sequence[Any]:
+    """The values that a draw can give."""
+    if isinstance(draw, ByDataset):
+        return [draw.values.get(dataset)]
+    return draw.values if isinstance(draw, Choice | Cycle) else [draw]
+
+
+def identity_of(zoo: Zoo, release: str, subsets: Sequence[str]) -> dict[str, Any]:
+    """What makes an export one of the same zoo; a zoo that has grown is the same."""
+    entries = zoo.manifest.subsets
+    return {
+        "layout": release,
+        "generator_version": zoo.manifest.generator_version,
+        "subsets": {name: entries[name].settings for name in subsets},
+    }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of an export beside the layout."""
+
+    partial: bool = False  # whether to leave out what the layout cannot hold
+    final_step: int | None = None  # what the layout shall say in place of each model's last epoch
+
+
+class Exporter(ABC):
+    """A zoo on its way into a layout.
+
+    Args:
+        zoo: what is exported.
+        snapshots: of the subsets that were chosen.
+        options: what is asked.
+
+    Raises:
+        ZooError: if the layout cannot hold the models, and `options.partial` does not leave them out.
+    """
+
+    title: ClassVar[str]  # what the layout it is called, in messages
+
+    def __init__(self, zoo: Zoo, snapshots: Snapshots, options: Options) -> None:
+        self.zoo, self.options = zoo, options
+        misfits = Misfits()
+        self.note_misfits(snapshots, misfits)
+        ids, wrong = snapshots["model_id"], misfits.ids()
+        fit = np.array([identifier not in wrong for identifier in ids.tolist()], bool)
+        self.misfits = misfits
+        if wrong and not (options.partial and fit.any()):
+            refuse(zoo, self.title, misfits, len(set(ids[fit].tolist())))
+        # model by model, each from its first snapshot to its last
+        fitting = snapshots[fit]
+        self.snapshots = fitting[np.lexsort((fitting["snapshot"], fitting["model_number"]))]
+        self.subsets = sorted(set(self.snapshots["subset"].tolist()))
+        self.num_models = len(set(self.snapshots["model_id"].tolist()))
+
+    @abstractmethod
+    def note_misfits(self, snapshots: Snapshots, misfits: Misfits) -> None:
+        """Note the models that the layout cannot hold."""
+
+    @abstractmethod
+    def files(self) -> list[str]:
+        """All that `write` writes."""
+
+    @abstractmethod
+    def write(self, folder: ExportFolder, progress: Progress) -> list[str]:
+        """Write all files; returns what is to be said, line by line.
+
+        Args:
+            folder: to write to.
+            progress: told of each model that is done.
+        """
+
+
+def only_one_of(zoo: Zoo, subsets: Sequence[str]) -> None:
+    """Raise a ZooError for several subsets, whose models would have the same numbers."""
+    if len(subsets) > 1:
+        do = f"add --subset {subsets[0]}, or another of them"
+        raise ZooError(zoo.name, expected="models of one subset", found=", ".join(subsets), do=do)
+
+
+def chunks(snapshots: Snapshots, size: int) -> Iterator[Snapshots]:
+    """Snapshots in pieces of whole models, in their order.
+
+    Args:
+        snapshots: model by model.
+        size: snapshots of a piece, about.
+    """
+    numbers = snapshots["model_number"]
+    firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    starts = [int(firsts[0])] if len(firsts) else []
+    for first in firsts.tolist():
+        if first - starts[-1] >= size:
+            starts.append(first)
+    for start, stop in itertools.pairwise([*starts, len(snapshots)]):
+        yield snapshots[start:stop]
+
+
+def refuse(zoo: Zoo, layout: str, misfits: Misfits, others: int) -> None:
+    """Raise the ZooError of models that do not fit.
+
+    Args:
+        zoo: what was to be exported.
+        layout: what it is called.
+        misfits: at least one.
+        others: models that fit.
+    """
+    found = f"{misfits.counted()} models, e.g. {min(misfits.ids())}"
+    do = (
+        f"add --partial to export the other {others} models"
+        if others
+        else "export another zoo, or another --subset"
+    )
+    raise ZooError(zoo.name, expected=f"models that {layout} can hold", found=found, do=do)

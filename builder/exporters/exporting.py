@@ -1,0 +1,70 @@
+"""Writes a zoo in the layout of an original release."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.exporters.base import Exporter, Options, identity_of
+from builder.exporters.folder import open_export
+from builder.exporters.nws import NwsExporter
+from builder.exporters.small_cnn import SmallCnnExporter
+from nws_dataset.console import Progress
+from nws_dataset.errors import ZooError
+from nws_dataset.format.subsets import RELEASES
+from nws_dataset.reading.zoo import Zoo
+
+EXPORTERS: dict[str, type[Exporter]] = {"nws": NwsExporter, "small_cnn": SmallCnnExporter}
+assert tuple(EXPORTERS) == RELEASES
+
+
+def export_zoo(
+    release: str,
+    zoo: str | Path,
+    out: Path,
+    *,
+    subsets: Sequence[str] = (),
+    partial: bool = False,
+    final_step: int | None = None,
+) -> str:
+    """Write a zoo in the layout of a release, for loaders that were written for it.
+
+    Args:
+        release: "nws" (the original neural weight space) or "small_cnn" (the Small CNN Zoo).
+        zoo: its folder, or "org/name" on the Hub.
+        out: a folder that is empty or missing, or holds an export of the same zoo.
+        subsets: only these; none for all.
+        partial: leave out the models that the layout cannot hold, and name them.
+        final_step: what the layout says in place of each model's last epoch; "small_cnn" only.
+
+    Returns:
+        What was exported and what was left out, one line each.
+
+    Raises:
+        ZooError: if there is no such zoo, the layout cannot hold it, or the folder holds something else.
+
+    Example:
+        >>> print(export_zoo("small_cnn", "imported", Path("exported")))
+        exported: 2 models of small_cnn_2020 in the Small CNN Zoo's layout
+    """
+    if release not in EXPORTERS:
+        found, do = repr(release), "choose one of them"
+        raise ZooError("--export", expected=f"one of {', '.join(EXPORTERS)}", found=found, do=do)
+    opened = Zoo(str(zoo))
+    unknown = [name for name in subsets if name not in opened.subsets]
+    if unknown:
+        expected = f"subsets of {opened.name}: {', '.join(opened.subsets)}"
+        raise ZooError("--subset", expected=expected, found=", ".join(unknown), do="choose among them")
+    snapshots = opened.filter(subset=list(subsets)) if subsets else opened.filter()
+    if not len(snapshots):
+        raise ZooError(opened.name, expected="models", found="none", do="build some first")
+    exporter = EXPORTERS[release](opened, snapshots, Options(partial, final_step))
+    identity = identity_of(opened, release, exporter.subsets)
+    with (
+        open_export(out, identity, exporter.files()) as folder,
+        Progress(f"{release} in {out}", exporter.num_models, unit="models") as progress,
+    ):
+        lines = exporter.write(folder, progress)
+    models = f"{exporter.num_models} models of {', '.join(exporter.subsets)}"
+    left_out = [f"left out: {exporter.misfits.told()}"] if exporter.misfits.models else []
+    return "\n".join([f"{out}: {models} in {exporter.title}", *lines, *left_out])

@@ -1,0 +1,162 @@
+"""The folder of an export: it is empty at first, or holds an export of the same zoo, and nothing goes from it
+that an export did not write.
+
+EXPORT_NAME lists the files before the first of them is written, so that a further run knows them as its own
+whenever this one stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from builder.releases import EXPORT_NAME
+from nws_dataset.errors import ZooError
+from nws_dataset.files import atomic_write, path_type, read_json, resolve_inside
+
+EXPECTED = f"an empty folder, or one with an export of the same zoo ({EXPORT_NAME})"
+OTHER = "choose another folder"
+
+
+class ExportFolder:
+    """A folder that is exported to; `open_export` makes it.
+
+    Args:
+        path: of the folder.
+        files: all that will be written, relative to it.
+    """
+
+    def __init__(self, path: Path, files: Sequence[str]) -> None:
+        self.path, self._files = path, frozenset(files)
+
+    def write(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        """Write one of the files under a temporary name, then give it its own.
+
+        Args:
+            name: of the file.
+            fill: writes its content.
+
+        Raises:
+            ZooError: if it cannot be written.
+        """
+        assert name in self._files
+        with atomic_write(self.path / name) as temporary, open(temporary, "wb") as file:
+            fill(file)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write one of the files, as `write`.
+
+        Args:
+            name: of the file.
+            content: of the file.
+        """
+        self.write(name, lambda file: file.write(content))
+
+    def same(self, name: str, other: str) -> None:
+        """Give a file that was written a second name: a link where the disk has such, else a copy."""
+        assert name in self._files
+        with atomic_write(self.path / name) as temporary:
+            try:
+                os.link(self.path / other, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(self.path / other, temporary)
+
+
+@contextmanager
+def open_export(path: Path, identity: Mapping[str, Any], files: Sequence[str]) -> Iterator[ExportFolder]:
+    """Open the folder of an export.
+
+    Args:
+        path: of the folder, made when missing.
+        identity: of what is exported: another export of the same may be written over.
+        files: all that will be written.
+
+    Yields:
+        The folder, for writing all of the files. When they are written, what an earlier export wrote and this
+        one did not goes.
+
+    Raises:
+        ZooError: if the folder holds something else, or another export is at work.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        do = "choose another folder, or permit it"
+        raise ZooError(path, expected="a folder that can be made", found=str(error), do=do) from error
+    with _locked(path):
+        earlier = _earlier(path, identity)
+        for name in sorted({*files} - earlier):
+            if os.path.lexists(path / name):
+                raise ZooError(
+                    path / name, expected="a name that is free", found=path_type(path / name), do=OTHER
+                )
+        for folder in sorted({os.path.dirname(name) for name in files} - {""}):
+            if os.path.lexists(path / folder):
+                resolve_inside(path, folder)  # no link leads elsewhere
+        _note(path, identity, earlier | {*files}, complete=False)
+        _sweep(path, earlier | {*files})
+        yield ExportFolder(path, files)
+        for name in sorted(earlier - {*files}):
+            (path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others' files are in it, or it has gone
+                (path / name).parent.rmdir()
+        _note(path, identity, {*files}, complete=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """No other export writes to the folder meanwhile."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ZooError(
+            path, expected="no other export at work", found="one that writes here", do="wait for it"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def _earlier(path: Path, identity: Mapping[str, Any]) -> set[str]:
+    """The files of the export that is in the folder."""
+    if path_type(path / EXPORT_NAME) == "nothing":
+        others = sorted(entry.name for entry in path.iterdir())
+        if others:
+            found = f"{others[0]} and {len(others) - 1} others" if len(others) > 1 else others[0]
+            raise ZooError(path, expected=EXPECTED, found=found, do=OTHER)
+        return set()
+    found = read_json(path / EXPORT_NAME, "what an export wrote")
+    if not isinstance(found, dict) or not isinstance(found.get("files"), list):
+        raise ZooError(path / EXPORT_NAME, expected=EXPECTED, found="another content", do=OTHER)
+    if found.get("of") != json.loads(json.dumps(identity)):
+        raise ZooError(path, expected=EXPECTED, found=f"one of {json.dumps(found.get('of'))}", do=OTHER)
+    for name in found["files"]:
+        resolve_inside(path, name)
+    return set(found["files"])
+
+
+def _note(path: Path, identity: Mapping[str, Any], files: set[str], *, complete: bool) -> None:
+    """Write down what the export is and writes."""
+    content = {"of": identity, "complete": complete, "files": sorted(files)}
+    with atomic_write(path / EXPORT_NAME) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _sweep(path: Path, files: set[str]) -> None:
+    """Remove the temporary files of an export that was killed."""
+    for folder in sorted({os.path.dirname(name) for name in (*files, EXPORT_NAME)}):
+        if not (path / folder).is_dir():
+            continue
+        for entry in list((path / folder).iterdir()):
+            own = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{16}\.tmp", entry.name)
+            if own and os.path.join(folder, own[1]) in {*files, EXPORT_NAME}:
+                entry.unlink(missing_ok=True)
