@@ -129,7 +129,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _earlier(path: Path, identity: Mapping[str, Any]) -> set[str]:
     """The files of the export that is in the folder."""
     if path_type(path / EXPORT_NAME) == "nothing":
-        others = sorted(entry.name for entry in path.iterdir())
+        others = sorted(entry.name for entry in path.iterdir() if _final_name(entry.name) != EXPORT_NAME)
         if others:
             found = f"{others[0]} and {len(others) - 1} others" if len(others) > 1 else others[0]
             raise ZooError(path, expected=EXPECTED, found=found, do=OTHER)
@@ -157,6 +157,11 @@ def _sweep(path: Path, files: set[str]) -> None:
         if not (path / folder).is_dir():
             continue
         for entry in list((path / folder).iterdir()):
-            own = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{16}\.tmp", entry.name)
-            if own and os.path.join(folder, own[1]) in {*files, EXPORT_NAME}:
+            if os.path.join(folder, _final_name(entry.name)) in {*files, EXPORT_NAME}:
                 entry.unlink(missing_ok=True)
+
+
+def _final_name(name: str) -> str:
+    """The name that `atomic_write` would have given a temporary file; of any other, nothing."""
+    temporary = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{16}\.tmp", name)
+    return temporary[1] if temporary else ""
