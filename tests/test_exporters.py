@@ -477,6 +477,18 @@ def test_an_export_touches_nothing_of_others(small_zoo: Zoo, mnist_zoo: Zoo, tmp
     assert content(out) == {**before, "mine.txt": b"mine", "mnist/notes/mine.txt": b"mine"}
 
 
+def test_another_import_is_another_zoo(tmp_path: Path) -> None:
+    def change(weights: np.ndarray, lines: list[dict[str, object]]) -> None:
+        weights += 1
+
+    for name, changed in (("a", None), ("b", change)):
+        factory.write_small_cnn(tmp_path / f"{name}_release/mnist", "mnist", 1, changed)
+        import_zoo("small_cnn", tmp_path / f"{name}_release", tmp_path / name)
+    export_zoo("small_cnn", tmp_path / "a", tmp_path / "out")
+    with pytest.raises(ZooError, match="found one of"):
+        export_zoo("small_cnn", tmp_path / "b", tmp_path / "out")
+
+
 def test_a_name_that_others_took(small_zoo: Zoo, mnist_zoo: Zoo, tmp_path: Path) -> None:
     """The zoo has grown by an image set, whose folder is there."""
     out = tmp_path / "out"

@@ -93,13 +93,20 @@ def _legal(draw: Any, dataset: str) -> Sequence[Any]:
     return draw.values if isinstance(draw, Choice | Cycle) else [draw]
 
 
-def identity_of(zoo: Zoo, release: str, subsets: Sequence[str]) -> dict[str, Any]:
-    """What makes an export one of the same zoo; a zoo that has grown is the same."""
+def identity_of(zoo: Zoo, release: str, snapshots: Snapshots) -> dict[str, Any]:
+    """What makes an export one of the same zoo; a zoo that has grown is the same.
+
+    Args:
+        zoo: what is exported.
+        release: in whose layout.
+        snapshots: what will be exported, model by model.
+    """
     entries = zoo.manifest.subsets
     return {
         "layout": release,
         "generator_version": zoo.manifest.generator_version,
-        "subsets": {name: entries[name].settings for name in subsets},
+        "subsets": {name: entries[name].settings for name in sorted(set(snapshots["subset"].tolist()))},
+        "first_snapshot": snapshots[0]["sha256"],
     }
 
 
@@ -123,7 +130,7 @@ class Exporter(ABC):
         ZooError: if the layout cannot hold the models, and `options.partial` does not leave them out.
     """
 
-    title: ClassVar[str]  # what the layout it is called, in messages
+    title: ClassVar[str]  # what the layout is called, in messages
 
     def __init__(self, zoo: Zoo, snapshots: Snapshots, options: Options) -> None:
         self.zoo, self.options = zoo, options

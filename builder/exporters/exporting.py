@@ -59,7 +59,7 @@ def export_zoo(
     if not len(snapshots):
         raise ZooError(opened.name, expected="models", found="none", do="build some first")
     exporter = EXPORTERS[release](opened, snapshots, Options(partial, final_step))
-    identity = identity_of(opened, release, exporter.subsets)
+    identity = identity_of(opened, release, exporter.snapshots)
     with (
         open_export(out, identity, exporter.files()) as folder,
         Progress(f"{release} in {out}", exporter.num_models, unit="models") as progress,
