@@ -511,6 +511,23 @@ def test_a_name_that_others_took(small_zoo: Zoo, mnist_zoo: Zoo, tmp_path: Path)
     assert sorted(path.name for path in out.iterdir()) == ["export.json", "mnist"]
 
 
+@pytest.mark.parametrize(
+    "files", ['["mnist"]', "[1]", "[[]]", '["../mine.txt"]', '["/mine.txt"]', "{}", "7", '["mine\\u0000"]']
+)
+def test_a_list_of_files_that_is_none(mnist_zoo: Zoo, tmp_path: Path, files: str) -> None:
+    """It names nothing that is removed."""
+    out = tmp_path / "out"
+    export_zoo("small_cnn", mnist_zoo.path, out)
+    (tmp_path / "mine.txt").write_text("mine")
+    told = json.loads((out / "export.json").read_text())
+    (out / "export.json").write_text(json.dumps({**told, "files": json.loads(files)}))
+    before = content(tmp_path)
+    with pytest.raises(ZooError) as raised:
+        export_zoo("small_cnn", mnist_zoo.path, out)
+    assert "\n" not in str(raised.value)
+    assert content(tmp_path) == before
+
+
 KILLER = """
 import os, signal, sys
 from pathlib import Path

@@ -60,11 +60,17 @@ def export_zoo(
         raise ZooError(opened.name, expected="models", found="none", do="build some first")
     exporter = EXPORTERS[release](opened, snapshots, Options(partial, final_step))
     identity = identity_of(opened, release, exporter.snapshots)
-    with (
-        open_export(out, identity, exporter.files()) as folder,
-        Progress(f"{release} in {out}", exporter.num_models, unit="models") as progress,
-    ):
-        lines = exporter.write(folder, progress)
+    try:
+        with (
+            open_export(out, identity, exporter.files()) as folder,
+            Progress(f"{release} in {out}", exporter.num_models, unit="models") as progress,
+        ):
+            lines = exporter.write(folder, progress)
+    except OSError as error:
+        do = "permit it or free space, then run again"
+        raise ZooError(
+            error.filename or out, expected="files that can be read and written", found=str(error), do=do
+        ) from error
     models = f"{exporter.num_models} models of {', '.join(exporter.subsets)}"
     left_out = [f"left out: {exporter.misfits.told()}"] if exporter.misfits.models else []
     return "\n".join([f"{out}: {models} in {exporter.title}", *lines, *left_out])
