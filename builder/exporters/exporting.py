@@ -44,6 +44,8 @@ def export_zoo(
         ZooError: if there is no such zoo, the layout cannot hold it, or the folder holds something else.
 
     Example:
+        >>> from builder.importers.importing import import_zoo
+        >>> _ = import_zoo("small_cnn", Path("smallcnnzoo"), Path("imported"))
         >>> print(export_zoo("small_cnn", "imported", Path("exported")))
         exported: 2 models of small_cnn_2020 in the Small CNN Zoo's layout
     """
