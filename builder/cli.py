@@ -27,79 +27,87 @@ if TYPE_CHECKING:
     "release",
     type=(click.Choice(RELEASES), click.Path(path_type=Path)),
     metavar=f"{'|'.join(RELEASES)} PATH",
-    help="In place of a preset: the files of an original release.",
+    help="Import the files of an original release instead of training a preset.",
 )
 @click.option(
     "--export",
     "exported",
     type=(click.Choice(RELEASES), str, click.Path(path_type=Path)),
     metavar=f"{'|'.join(RELEASES)} ZOO DIR",
-    help="In place of a preset: write a zoo (a folder, or ORG/NAME) in the layout of an original release.",
+    help="Write a zoo (a folder, or ORG/NAME on the Hub) in the layout of an original release.",
 )
-@click.option("--subset", metavar="A,B", help="With --export: only these subsets.")
-@click.option("--partial", is_flag=True, help="With --export: leave out what the layout cannot hold.")
+@click.option("--subset", metavar="A,B", help="With --export: export only these subsets.")
+@click.option("--partial", is_flag=True, help="With --export: leave out models that the layout cannot hold.")
 @click.option(
     "--final-step",
     type=click.IntRange(min=0),
     metavar="N",
-    help="With --export small_cnn: say N in place of each model's last epoch, for loaders that ask for 86.",
+    help="With --export small_cnn: label final snapshots as epoch N (many loaders select epoch 86).",
 )
-@click.option("--models", type=click.IntRange(min=1), help="Only the first N of the selected models.")
+@click.option("--models", type=click.IntRange(min=1), help="Train only the first N of the selected models.")
 @click.option(
-    "--datasets", metavar="A,B", help="Only models of the plan on these image sets; never redraws them."
+    "--datasets",
+    metavar="A,B",
+    help="Train only the planned models that use these image sets; their recipes stay the same.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="Train no longer than N epochs.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Train for at most N epochs.")
 @click.option("--train-images", type=click.IntRange(min=1), help="Use only the first N training images.")
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of idx or Parquet image files, in place of the Hub.",
+    help="Folder with idx or Parquet image files; by default images come from the Hub.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Every draw follows from it.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random draw.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("nws"),
     show_default=True,
-    help="The zoo's folder; building goes on where it stands.",
+    help="Folder of the zoo; an existing build is resumed.",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", *DEVICES]),
     default="auto",
     show_default=True,
-    help="Where to train.",
+    help="Device to train on.",
 )
 @click.option(
     "--backend",
     type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
-    help="By what: auto is fast; torch trains on any device, slower.",
+    help="What trains: the fast kernels, or plain PyTorch (slower, any device). auto is fast.",
 )
 @click.option(
     "--ray",
     metavar="HOST:PORT|auto|local",
-    help="Train on all nodes of a Ray cluster; local starts one here.",
+    help="Train on every node of a Ray cluster; local starts a cluster on this machine.",
 )
 @click.option(
     "--tf32",
     is_flag=True,
-    help="On a GPU: cut the factors of products to 10 bits, unrounded; faster, and other weights.",
+    help="On a GPU: multiply in TF32 (inputs cut to 10 bits, unrounded). Faster; gives other weights.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Say what would be built and how long it would take, and build nothing."
+    "--dry-run", is_flag=True, help="Print what would be built and how long it would take, then exit."
 )
 @click.option(
-    "--upload", is_flag=True, help="Push the zoo to the Hub, finished parts while others still train."
+    "--upload", is_flag=True, help="Push the zoo to the Hub; finished parts go up while others still train."
 )
-@click.option("--repo-id", metavar="ORG/NAME", help="With --upload: the repository, made when missing.")
-@click.option("--private", is_flag=True, help="With --upload: make the repository a private one.")
 @click.option(
-    "--revision", metavar="BRANCH", help="With --upload: a branch other than main, made when missing."
+    "--repo-id",
+    metavar="ORG/NAME",
+    help="With --upload: repository to push to; created if it does not exist.",
 )
-@click.option("--tag", metavar="NAME", help="With --upload: a name for the published state, e.g. v1.0.0.")
+@click.option("--private", is_flag=True, help="With --upload: create a private repository.")
+@click.option(
+    "--revision",
+    metavar="BRANCH",
+    help="With --upload: branch to push to, instead of main; created if it does not exist.",
+)
+@click.option("--tag", metavar="NAME", help="With --upload: tag for the published state, e.g. v1.0.0.")
 @click.pass_context
 def main(
     context: click.Context,
@@ -129,8 +137,8 @@ def main(
 ) -> None:
     """Build a zoo of trained networks, or complete one.
 
-    The folder is brought to the state that the options describe, and with --upload a repository on the Hub
-    too. Run the same command again after an interruption, or with more --models, and it does what is missing.
+    Brings the folder, and with --upload a repository on the Hub, to the state that the options describe. Run
+    the same command again after an interruption, or with more --models, to build what is missing.
     """
     _check_export(context)
     if exported is not None:

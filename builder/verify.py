@@ -18,20 +18,20 @@ from nws_dataset.console import Command
     type=click.IntRange(min=0),
     default=0,
     metavar="K",
-    help="Evaluate K final networks again.",
+    help="Evaluate K final networks again and compare.",
 )
 @click.option(
     "--retrain",
     type=click.IntRange(min=0),
     default=0,
     metavar="K",
-    help="Train K models again, alone, and compare.",
+    help="Train K models again, each alone, and compare.",
 )
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of image files; default: where the build found them.",
+    help="Folder with image files.  [default: where the build found them]",
 )
 def main(zoo: Path, reevaluate: int, retrain: int, images: Path | None) -> None:
     """Verify a zoo: read everything again and compare with what is recorded."""

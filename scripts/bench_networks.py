@@ -128,14 +128,14 @@ PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"together": together, "l
     "parts",
     type=click.Choice(list(PARTS)),
     multiple=True,
-    help="Only this; may be given again.  [default: all]",
+    help="Run only this part; may be repeated.  [default: all]",
 )
 @click.option(
     "--json",
     "report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write every number there.",
+    help="Write all measurements to this file.",
 )
 def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
     """Measure how fast networks of a zoo of random weights run together, and how fast they are loaded. The

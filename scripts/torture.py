@@ -660,11 +660,11 @@ def run_campaign(
     cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
 @click.option(
-    "--cases", default=1000, show_default=True, type=click.IntRange(1), help="Kills and faults in all."
+    "--cases", default=1000, show_default=True, type=click.IntRange(1), help="Number of kills and faults."
 )
-@click.option("--seed", default=0, show_default=True, type=int, help="Of the choice of operations.")
-@click.option("--minutes", default=60.0, show_default=True, help="After which no further case begins.")
-@click.option("--scenario", "names", multiple=True, help="Only this one; may be given several times.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Seed that chooses the operations.")
+@click.option("--minutes", default=60.0, show_default=True, help="Start no further case after this time.")
+@click.option("--scenario", "names", multiple=True, help="Run only this scenario; may be repeated.")
 def main(cases: int, seed: int, minutes: float, names: tuple[str, ...]) -> None:
     """Kill builds, imports, pushes, readers and evaluations at file operations, or let the disk fail, and run
     them again.

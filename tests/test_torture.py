@@ -27,7 +27,9 @@ def test_a_short_campaign() -> None:
     )
     assert done.returncode == 0, done.stderr[-5000:]
     rows = re.findall(r"(\d+) │ +(\d+) │ +(\d+) │ +(\d+) │", done.stdout)
-    assert len(rows) == SCENARIOS and all(cases == identical == "3" for cases, _, _, identical in rows), done.stdout
+    assert len(rows) == SCENARIOS and all(cases == identical == "3" for cases, _, _, identical in rows), (
+        done.stdout
+    )
     assert sum(int(kills) for _, kills, _, _ in rows) and sum(int(errors) for _, _, errors, _ in rows)
     assert "four builders at once: identical" in done.stdout
     assert len(re.findall("readers beside a growing build: no wrong byte", done.stdout)) == 3

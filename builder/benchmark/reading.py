@@ -81,7 +81,7 @@ class Line:
     "report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write every number there.",
+    help="Write all measurements to this file.",
 )
 @click.pass_obj
 def main(hub: Any, quick: bool, report: Path | None) -> None:

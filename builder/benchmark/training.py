@@ -59,7 +59,9 @@ QUICK_VMAP_FLOPS = 8e9  # of a step of all stacked models
     cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cuda if there is one]"
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="Device to train on.  [default: cuda if there is one]",
 )
 @click.option("--quick", is_flag=True, help="Shorter timings and fewer repetitions.")
 @click.option(
@@ -67,7 +69,7 @@ QUICK_VMAP_FLOPS = 8e9  # of a step of all stacked models
     "report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write every number there.",
+    help="Write all measurements to this file.",
 )
 @click.option(
     "--images",

@@ -37,8 +37,8 @@ from nws_dataset.evaluation.transfer import (
     transfer_trials,
 )
 
-SEED_HELP = "The first of the seeds."
-META_HELP = "Also the deep meta-classifier as a regressor (slow without a GPU)."
+SEED_HELP = "The first seed."
+META_HELP = "Also fit the deep meta-classifier as a regressor (slow without a GPU)."
 MIN_CURVE = 100  # networks, and then twice as many each time
 
 
@@ -144,7 +144,7 @@ def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float
 @click.argument("zoo")
 @commands.out_option
 @commands.option("--seed", "first", default=0, type=click.IntRange(0, commands.MAX_SEED), help=SEED_HELP)
-@commands.seeds_option("Seeds of predictors and folds, for the spread.")
+@commands.seeds_option("Number of seeds, for predictors and folds; scores show the spread.")
 @click.option("--meta-regressor", "meta", is_flag=True, help=META_HELP)
 @commands.jobs_options("1")
 def main(

@@ -29,7 +29,7 @@ option = functools.partial(click.option, show_default=True)
 out_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the results.  [default: ZOO-results, beside the zoo]",
+    help="Folder to write results to.  [default: ZOO-results, beside the zoo]",
 )
 
 
@@ -40,14 +40,12 @@ def seeds_option(words: str) -> Decorator:
 
 def jobs_options(default: str) -> Decorator:
     """--jobs, with a help text for its default, and --ray."""
-    jobs = click.option(
-        "--jobs", type=click.IntRange(1), help=f"Processes that share the work.  [default: {default}]"
-    )
+    jobs = click.option("--jobs", type=click.IntRange(1), help=f"Number of processes.  [default: {default}]")
     ray = click.option(
         "--ray",
         metavar="ADDRESS",
-        help="Share the work among all cores of a Ray cluster: auto, local or HOST:PORT. Its nodes must "
-        "find the zoo at the same path.",
+        help="Run on all cores of a Ray cluster: auto, local or HOST:PORT. Every node must have the zoo at "
+        "the same path.",
     )
     return lambda command: jobs(ray(command))
 

@@ -38,9 +38,9 @@ from nws_dataset.evaluation.tasks import PROPERTIES, Task, constant_guess, guess
 EXPERIMENTS = ("what", "when", "where", "layers")
 NUM_POSITIONS = 16  # at which slices of rows are: where
 MIN_ALIKE = 20  # models of one architecture that whole rows need at least
-FOLDS_HELP = "Of the cross-validation of a small zoo."
+FOLDS_HELP = "Folds of the cross-validation, which small zoos get in place of the zoo's splits."
 SNAPSHOTS_HELP = "Snapshots to train on (overrides --settings)."
-SETTINGS_HELP = "Network and training.  [default: small under 1,000 models, else paper]"
+SETTINGS_HELP = "Size and training of the networks.  [default: small for fewer than 1,000 models, else paper]"
 
 
 def trials_of(
@@ -239,22 +239,22 @@ def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
     "--experiments",
     default="what,when",
     callback=_listed(EXPERIMENTS),
-    help=f"Some of {','.join(EXPERIMENTS)}.",
+    help=f"Experiments to run: any of {','.join(EXPERIMENTS)}.",
 )
 @commands.option(
     "--properties",
     callback=_listed(()),
     help=f"Properties to predict.  [default: {','.join(PROPERTIES)}, where they vary]",
 )
-@commands.seeds_option("Repetitions.")
+@commands.seeds_option("Number of seeds.")
 @commands.option("--folds", "num_folds", default=NUM_FOLDS, type=click.IntRange(2), help=FOLDS_HELP)
 @click.option(
-    "--rows", is_flag=True, help="Also whole rows, of the models of the most frequent architecture."
+    "--rows", is_flag=True, help="Also read whole rows, for models of the most frequent architecture."
 )
 @commands.option("--settings", "name", type=click.Choice(["paper", "small"]), help=SETTINGS_HELP)
 @commands.option("--epochs", type=click.IntRange(1), help="Train exactly N epochs (overrides --settings).")
 @commands.option("--snapshots", type=click.Choice(list(SNAPSHOTS)), help=SNAPSHOTS_HELP)
-@commands.option("--device", default="cpu", help="Torch device.")
+@commands.option("--device", default="cpu", help="Device that PyTorch trains on.")
 @commands.jobs_options("one a core; one on a GPU")
 def main(
     zoo: str,
@@ -270,10 +270,16 @@ def main(
 ) -> None:
     """Read properties of the training off the weights of ZOO, a folder that nws-build wrote.
 
-    Prints how well the deep meta-classifier, and linear SVM and boosting on statistics, tell them of held-out
-    models, beside chance and the best guess from the architecture alone, and writes it as JSON, Markdown and
-    plots. What: from final snapshots. When: by snapshot. Where: by position in the row. Layers: by part, and
-    by layer. A run that was interrupted goes on where it stopped.
+    Prints how well three methods predict each property of held-out models: the deep meta-classifier, and a
+    linear SVM and boosting on statistics. Chance and the best guess from the architecture alone stand beside
+    them. Writes JSON, Markdown and plots. An interrupted run resumes where it stopped.
+
+    \b
+    Experiments:
+      what    from final snapshots
+      when    from each snapshot
+      where   by the slice's position in the row
+      layers  from the convolutions or the dense layers alone, and from each layer
     """
     opened, folder = commands.begin(zoo, out, ray)
     small = is_small(len(opened.filter(is_final=True)))

@@ -138,18 +138,20 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     "--results",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Folder with results, or one of their files.  [default: ZOO-results]",
+    help="Folder with results, or one results file.  [default: ZOO-results]",
 )
 @click.option(
     *("--method", "methods"),
     metavar="FILE.py:Class",
     multiple=True,
-    help="A class with fit(rows, y) and predict(rows), to try too.",
+    help="Also evaluate this class, which has fit(rows, y) and predict(rows).",
 )
-@commands.seeds_option("Repetitions of a method.")
-@click.option("--again", is_flag=True, help="Try methods again, though their results are there.")
+@commands.seeds_option("Number of seeds for a method.")
+@click.option("--again", is_flag=True, help="Evaluate methods again even if their results exist.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help=f"The page.  [default: ZOO-results/{PAGE}]"
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"File to write the page to.  [default: ZOO-results/{PAGE}]",
 )
 @commands.jobs_options("1")
 def main(
