@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo as Zoo
     from nws_dataset.reading.zoo_rows import ZooRows as ZooRows
     from nws_dataset.views.graph import Graph as Graph
-    from nws_dataset.views.layers import LayerTuples as LayerTuples
+    from nws_dataset.views.layer_tuples import LayerTuples as LayerTuples
     from nws_dataset.views.permutations import compose_permutations as compose_permutations
     from nws_dataset.views.permutations import inverse_permutations as inverse_permutations
     from nws_dataset.views.permutations import permutation_spec as permutation_spec
@@ -58,7 +58,7 @@ _EXPORTS = {
     "reading.dataset": ("SnapshotDataset",),
     "reading.load": ("load_dataset", "with_weights"),
     "views.graph": ("Graph",),
-    "views.layers": ("LayerTuples",),
+    "views.layer_tuples": ("LayerTuples",),
     "views.tokens": ("Tokens", "sane_state_dict"),
     "views.permutations": (
         "compose_permutations",

@@ -20,7 +20,7 @@ from nws_dataset.reading import dataset as dataset_module
 from nws_dataset.reading.folder import Folder
 from nws_dataset.reading.zoo import Zoo
 from nws_dataset.views.graph import Graph
-from nws_dataset.views.layers import LayerTuples
+from nws_dataset.views.layer_tuples import LayerTuples
 from nws_dataset.views.tokens import Tokens
 from test_documentation import EXAMPLES
 from test_hub import weight_requests

@@ -154,7 +154,7 @@ RESEARCH = ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")
         ("nws_dataset.reading.zoo", ("rich", "torch", *RESEARCH)),
         ("nws_dataset.reading.load", ("rich", "torch", *RESEARCH)),
         ("nws_dataset.views.graph", ("torch", *RESEARCH)),
-        ("nws_dataset.views.layers", ("torch", *RESEARCH)),
+        ("nws_dataset.views.layer_tuples", ("torch", *RESEARCH)),
         ("nws_dataset.views.tokens", ("torch", *RESEARCH)),
         ("nws_dataset.views.statistics", ("torch", *RESEARCH)),
         ("nws_dataset.format.network", RESEARCH),

@@ -24,7 +24,7 @@ from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.views import permutations, statistics
 from nws_dataset.views.graph import Graph
-from nws_dataset.views.layers import LayerTuples
+from nws_dataset.views.layer_tuples import LayerTuples
 from nws_dataset.views.slices import ArrayRows, RandomUnits
 from nws_dataset.views.tokens import Tokens
 

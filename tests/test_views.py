@@ -24,7 +24,7 @@ from nws_dataset.format.recipe import LEGAL_VALUES, Architecture
 from nws_dataset.format.subsets import SMALL_CNN
 from nws_dataset.views.graph import NODE_TYPES, Graph
 from nws_dataset.views.indices import VECTOR_ROLES
-from nws_dataset.views.layers import LayerTuples
+from nws_dataset.views.layer_tuples import LayerTuples
 from nws_dataset.views.permutations import (
     compose_permutations,
     inverse_permutations,

@@ -15,7 +15,7 @@ from nws_dataset.errors import ZooError
 from nws_dataset.format.layout import OUTPUT, layout_of
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.views.graph import Graph
-from nws_dataset.views.layers import LayerTuples
+from nws_dataset.views.layer_tuples import LayerTuples
 from nws_dataset.views.permutations import permutation_spec, permute, random_permutations
 from nws_dataset.views.tokens import Tokens, sane_state_dict
 from test_views import ARCHITECTURES, each_architecture, make_rows

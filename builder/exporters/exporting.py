@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.exporters.base import Exporter, Options, identity_of
-from builder.exporters.folder import open_export
+from builder.exporters.export_folder import open_export
+from builder.exporters.exporter import Exporter, Options, identity_of
 from builder.exporters.nws import NwsExporter
 from builder.exporters.small_cnn import SmallCnnExporter
 from nws_dataset.console import Progress
@@ -75,5 +75,5 @@ def export_zoo(
             error.filename or out, expected="files that can be read and written", found=str(error), do=do
         ) from error
     models = f"{exporter.num_models} models of {', '.join(exporter.subsets)}"
-    left_out = [f"left out: {exporter.misfits.told()}"] if exporter.misfits.models else []
+    left_out = [f"left out: {exporter.misfits.with_names()}"] if exporter.misfits.models else []
     return "\n".join([f"{out}: {models} in {exporter.title}", *lines, *left_out])

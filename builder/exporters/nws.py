@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from builder.exporters.base import Exporter, Misfits, chunks, like, note_recipes, only_one_of
-from builder.exporters.folder import ExportFolder
+from builder.exporters.export_folder import ExportFolder
+from builder.exporters.exporter import Exporter, Misfits, chunks, note_recipes, only_one_of, subset_of_recipes
 from builder.releases import OWN_DIVERGED, OWN_MAX_EPOCHS, OWN_NUMBER, OWN_SEED, OWN_SPLIT
 from builder.releases import nws as layout
 from nws_dataset.console import Progress
@@ -121,7 +121,7 @@ def percent(accuracy: float) -> float:
 
 def _part_of(subset: str) -> str:
     """The part of the release whose recipes a subset has; main, where it is like none."""
-    name = like(subset)
+    name = subset_of_recipes(subset)
     return name if name in layout.PARTS else "main"
 
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from builder.exporters.base import Exporter, Misfits, chunks, note_recipes, only_one_of
-from builder.exporters.folder import ExportFolder
+from builder.exporters.export_folder import ExportFolder
+from builder.exporters.exporter import Exporter, Misfits, chunks, note_recipes, only_one_of
 from builder.releases import (
     EPOCHS_NOTE,
     OWN_DIVERGED,

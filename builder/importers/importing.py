@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from builder.image_sets import IMAGE_SETS
-from builder.importers.base import REFETCH, LeftOut, Release, ReleasedModel
+from builder.importers.release import REFETCH, LeftOut, Release, ReleasedModel
 from builder.rules import CONVERGED_MARGIN
 from builder.store import Store, metadata, open_store, shard_of
 from nws_dataset.console import Progress

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.importers.base import (
+from builder.importers.release import (
     MAX_EPOCHS,
     MAX_STEPS,
     REFETCH,

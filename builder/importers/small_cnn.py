@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from builder.image_sets import IMAGE_SETS
-from builder.importers.base import (
+from builder.importers.release import (
     MAX_EPOCHS,
     REFETCH,
     BlockNumbers,
@@ -47,9 +47,9 @@ from nws_dataset.format.schema import MAX_MODELS, model_id
 from nws_dataset.format.shards import ROW_DTYPE
 
 SEED = 42  # what the splits follow from; imported models keep theirs
-LEAST_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
+MIN_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
 MAX_CUT_LINES = 300_000  # of the metrics beside weights that are cut short; a whole image set has 270,000
-LEAST_ROW_BYTES = 4000  # of the weights
+MIN_ROW_BYTES = 4000  # of the weights
 CHUNK_BYTES = 1 << 18  # of the metrics, inflated at a time
 # of numpy
 NPY_ERRORS = (
@@ -504,7 +504,7 @@ def _with_models(table: pa.Table) -> pa.Table:
 def _most_lines(weights: Path) -> int:
     """Lines of the metrics at most: of the weights a row has more bytes than we take for a line."""
     size = weights.stat().st_size if weights.is_file() else 0
-    most = LEAST_LINES + size // LEAST_ROW_BYTES
+    most = MIN_LINES + size // MIN_ROW_BYTES
     try:
         return max(most, min(_read_header(weights)[0], MAX_CUT_LINES))
     except NPY_ERRORS:

@@ -27,7 +27,7 @@ from nws_dataset.reading.snapshots import READ_COLUMNS, Snapshots
 from nws_dataset.reading.zoo_files import ZooFiles
 from nws_dataset.views.graph import Graph
 from nws_dataset.views.indices import smallest_side
-from nws_dataset.views.layers import LayerTuples
+from nws_dataset.views.layer_tuples import LayerTuples
 from nws_dataset.views.tokens import Tokens
 
 # view -> what each network has of its own, and what all of an architecture have in common

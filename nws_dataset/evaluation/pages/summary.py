@@ -28,7 +28,7 @@ from nws_dataset.evaluation.scores import (
     r2,
     scores_of,
     select,
-)  # fmt: skip
+)
 from nws_dataset.files import atomic_write
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from builder.exporters.folder import ExportFolder
+from builder.exporters.export_folder import ExportFolder
 from nws_dataset.console import Progress
 from nws_dataset.errors import ZooError, listed
 from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Architecture, Recipe
@@ -29,14 +29,14 @@ class Misfits:
 
     models: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> model_ids
 
-    def told(self) -> str:
-        """One line of all reasons."""
+    def with_names(self) -> str:
+        """All reasons, each with the models that it keeps out."""
         return "; ".join(
             f"{reason} ({len(ids)} models: {listed(ids)})" for reason, ids in self.models.items()
         )
 
-    def counted(self) -> str:
-        """The same without names, the most frequent reasons first."""
+    def with_counts(self) -> str:
+        """All reasons with counts alone, the most frequent first."""
         by_count = sorted(self.models.items(), key=lambda reason: -len(reason[1]))
         return ", ".join(f"{reason} ({len(ids)})" for reason, ids in by_count)
 
@@ -45,7 +45,7 @@ class Misfits:
         return {identifier for ids in self.models.values() for identifier in ids}
 
 
-def like(subset: str) -> str:
+def subset_of_recipes(subset: str) -> str:
     """The subset of ours that draws the same recipes as a subset."""
     return IMPORTED[subset].recipe_of if subset in IMPORTED else subset
 
@@ -198,7 +198,7 @@ def refuse(zoo: Zoo, layout: str, misfits: Misfits, others: int) -> None:
         misfits: at least one.
         others: models that fit.
     """
-    found = f"{misfits.counted()} models, e.g. {min(misfits.ids())}"
+    found = f"{misfits.with_counts()} models, e.g. {min(misfits.ids())}"
     do = (
         f"add --partial to export the other {others} models"
         if others
