@@ -437,6 +437,9 @@ def test_several_layouts_and_few_snapshots(tmp_path: Path) -> None:
     capped = make_planned_zoo(tmp_path / "capped", "fixed", 1, epochs=3)
     with pytest.raises(ZooError, match="4 snapshots, not 20"):
         export_zoo("nws", capped, tmp_path / "out")
+    drawn = make_planned_zoo(tmp_path / "drawn", "small_cnn", 12)  # each has an l2 of its own
+    with pytest.raises(ZooError, match=r"l2 other than 0\.0 \(12\)"):
+        export_zoo("nws", drawn, tmp_path / "out")
 
 
 def test_two_subsets_of_the_same_models(small_zoo: Zoo, small_export: Path, tmp_path: Path) -> None:

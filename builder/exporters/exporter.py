@@ -67,8 +67,10 @@ def note_recipes(misfits: Misfits, snapshots: Snapshots, family: Family) -> None
         if isinstance(draw, Uniform | LogUniform):
             continue
         for identifier, dataset, value in zip(ids, datasets, columns[name], strict=True):
-            if value not in _legal(draw, dataset):
-                misfits.models[f"{name} {value}"].append(identifier)
+            legal = _legal(draw, dataset)
+            if value not in legal:
+                found = f"other than {' or '.join(map(str, legal))}" if isinstance(value, float) else value
+                misfits.models[f"{name} {found}"].append(identifier)
     for identifier, initialization, deviation in zip(
         ids, columns["initialization"], columns["init_std"], strict=True
     ):
