@@ -1,4 +1,4 @@
-"""The builder: plans, trains, writes and verifies a zoo.
+"""The builder plans, trains, writes and verifies a zoo.
 
-For maintainers; it may import nws_dataset, never the other way round.
+It is for maintainers. It may import nws_dataset, never the other way round.
 """

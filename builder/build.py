@@ -1,4 +1,4 @@
-"""Brings a folder to the state that a preset describes: does what is missing, in any number of sittings."""
+"""Brings a folder to the state that a preset describes: trains what is missing, over any number of runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from builder.cluster import Cluster
     from builder.publish import Content, Publisher
 
-COMMIT_SECONDS = 60.0  # finished shards enter nws.json at least this far apart, and at the end
+COMMIT_SECONDS = 60.0  # between updates of nws.json with finished shards; one more follows at the end
 
 
 def build(
@@ -49,36 +49,36 @@ def build(
     ray: str | None = None,
     publisher: Publisher | None = None,
 ) -> None:
-    """Train what is missing in a folder and write it.
+    """Train the models that are missing from a folder and write them.
 
     Args:
-        request: what shall be there.
-        out: the zoo's folder, made when missing.
+        request: what the folder should contain.
+        out: the zoo's folder, created if missing.
         images: folder with image files; None: from the Hub, or scikit-learn's digits.
         device: "auto", or one of DEVICES.
-        workers: processes on a CPU; None: one a core.
-        ray: "local", "auto" or HOST:PORT of a Ray cluster whose nodes train; None: this machine does, without
-            Ray.
-        publisher: pushes finished shards to the Hub while others still train; its `push` remains to be
-            called. None: all stays here.
+        workers: processes on a CPU; None: one per core.
+        ray: "local", "auto" or HOST:PORT of a Ray cluster whose nodes train; None: train on this machine,
+            without Ray.
+        publisher: pushes finished shards to the Hub while others still train; the caller then calls its
+            `push`. None: nothing is pushed.
 
     Raises:
-        ZooError: for bad input, a folder or a repository that holds something else, a disk that is full, or a
-            Hub that does not answer.
+        ZooError: for bad input, a folder or repository with other content, a full disk, or a Hub that does
+            not answer.
     """
     if is_script_of_worker():
-        sys.exit(1)  # the process that started this one says why it cannot go on
+        sys.exit(1)  # the process that started this one reports why it cannot continue
     with joined_cluster(ray) as cluster:
         _build(request, out, images, device, workers, cluster, publisher)
 
 
 @contextmanager
 def joined_cluster(ray: str | None) -> Iterator[Cluster | None]:
-    """The cluster that `--ray` names, until the block ends; None without one."""
+    """Connect to the cluster that `--ray` names until the block ends; None without one."""
     if ray is None:
         yield None
     else:
-        from builder.cluster import connected  # Ray is in an extra of its own
+        from builder.cluster import connected  # Ray is an optional dependency
 
         with connected(ray) as cluster:
             yield cluster
@@ -117,7 +117,7 @@ def _build(
     entries = {subset.name: _declaration(request, target, models, image_sets) for subset, models in plans}
     try:
         with _memory_needed(), open_store(out) as folder:
-            for name, entry in entries.items():  # refused before anything is trained or written
+            for name, entry in entries.items():  # refuse before anything is trained or written
                 folder.check(name, entry)
             if publisher is not None:
                 publisher.prepare(_content(folder, entries, plans))
@@ -137,8 +137,9 @@ def _build(
 
 
 def checked_device(device: torch.device, request: Request, *, auto: bool) -> torch.device:
-    """The device, after the check of a GPU's kernels on the plan's first architecture; where that fails, for
-    "auto" the CPU.
+    """Check a GPU's kernels on the plan's first architecture and return the device.
+
+    If the check fails and the device was chosen automatically, return the CPU.
     """
     if device.type == "cuda" and request.backend == "fast":
         from builder.training.gpu import startup  # needs Triton
@@ -159,7 +160,7 @@ def checked_device(device: torch.device, request: Request, *, auto: bool) -> tor
 
 @contextmanager
 def _memory_needed() -> Iterator[None]:
-    """Raise a ZooError where a GPU's memory is too short for what is done here."""
+    """Raise a ZooError if the GPU runs out of memory in this block."""
     try:
         yield
     except RuntimeError as error:
@@ -172,9 +173,7 @@ def _memory_needed() -> Iterator[None]:
 
 
 def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit: int | None) -> None:
-    """Raise a ZooError if the images that are used are too few for a model; whole image sets are enough for
-    all.
-    """
+    """Raise a ZooError if a limit leaves too few images for a model; whole image sets are always enough."""
     for model in models if limit is not None else ():
         batches.split_images(model, torch.from_numpy(image_sets[model.recipe.dataset].train_labels[:limit]))
 
@@ -182,7 +181,7 @@ def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit
 def _declaration(
     request: Request, device: torch.device, models: list[Model], image_sets: Mapping[str, ImageSet]
 ) -> SubsetEntry:
-    """What nws.json says a subset is built with."""
+    """A subset's entry in nws.json, before it has models."""
     used = {name: image_sets[name] for name in sorted({model.recipe.dataset for model in models})}
     sources = {name: ImageSource(images.source, images.sha256) for name, images in used.items()}
     return SubsetEntry(request.seed, 0, request.options(device), sources)
@@ -191,7 +190,7 @@ def _declaration(
 def _content(
     folder: Store, entries: Mapping[str, SubsetEntry], plans: list[tuple[Subset, list[Model]]]
 ) -> Content:
-    """What a folder will hold."""
+    """What the folder will contain after the build."""
     from builder.publish import Content
 
     chosen = [model for _, models in plans for model in models]
@@ -234,7 +233,7 @@ def _build_subset(
         nodes=None if cluster is None else lambda: len(cluster.capacity(device)),
     )
     with progress, closing(trained):
-        # the first None: shards whose models were all staged before
+        # the first None handles shards whose models were all staged before
         for result in itertools.chain([None], trained):
             progress.advance(result, training.epochs.value)
             shards.advance(result)
@@ -266,7 +265,7 @@ def _train_here(
 
 
 class _ShardWriter:
-    """Watches which shards have all their models, and has them written and published."""
+    """Writes and publishes each shard as soon as all its models are there."""
 
     def __init__(
         self, folder: Store, models: list[Model], todo: list[Model], publisher: Publisher | None
@@ -282,7 +281,7 @@ class _ShardWriter:
         self.committed, self.written = time.monotonic(), list[str]()
 
     def advance(self, result: Summary | None) -> None:
-        """Take note of a finished model; write what has become complete."""
+        """Record a finished model and write the shards that it completes."""
         if result is not None:
             self.waiting[store.shard_of(self.by_id[result.model_id])].discard(result.model_id)
         for path in [path for path, missing in self.waiting.items() if not missing]:
@@ -296,7 +295,7 @@ class _ShardWriter:
     def finish(self) -> None:
         self.folder.commit()
         self.committed = time.monotonic()
-        while self.written:  # they are where they belong now
+        while self.written:  # their files are in place now
             path = self.written.pop(0)
             if self.publisher is not None:
                 self.publisher.offer(self.folder.out / path, path, self.folder.entries[path])

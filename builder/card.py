@@ -23,16 +23,16 @@ PLOTS = {
     "it, by initialization",
     "plots/trajectories.png": "Distance of the weights of three layers from their start, over epochs, "
     "coloured by final test accuracy",
-}  # path in the zoo -> its alternative text; `builder.gallery` draws them
-MANY_ARCHITECTURES = 12  # beyond so many, a card counts them and does not list them
+}  # path in the zoo -> its alternative text; drawn by `builder.gallery`
+MANY_ARCHITECTURES = 12  # if there are more, a card counts them instead of listing them
 
 
 def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
-    """The text of the card.
+    """Render the text of the card.
 
     Args:
-        manifest: of the zoo; a subset that is in neither SUBSETS nor IMPORTED is told from its entry alone.
-        tables: the index (INDEX_SCHEMA), in any parts.
+        manifest: the zoo's manifest; of a subset in neither SUBSETS nor IMPORTED only the entry is used.
+        tables: the index (INDEX_SCHEMA), in any number of parts.
     """
     index = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
     loader = jinja2.PackageLoader("cards", "")
@@ -62,7 +62,7 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
 
 
 def _front_matter(manifest: Manifest, index: pa.Table) -> dict[str, Any]:
-    """What the Hub and `datasets` read: the card's YAML."""
+    """The card's YAML, for the Hub and `datasets`."""
     return {
         # of imported subsets
         "license": "apache-2.0" if manifest.subsets.keys() <= SUBSETS.keys() else ["apache-2.0", "unknown"],
@@ -96,9 +96,7 @@ def _size_category(count: int) -> str:
 
 
 def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
-    """What a subset holds: counts and accuracies of its final networks, over all and by data set; its
-    architectures and size.
-    """
+    """A subset's counts and accuracies of final networks, in total and by data set; architectures; size."""
     snapshots = index.filter(pc.field("subset") == subset)
     final = snapshots.filter(pc.field("is_final"))
     lengths, weights = (pc.min_max(final[column]).as_py() for column in ("num_snapshots", "num_weights"))
@@ -117,7 +115,7 @@ def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
 
 
 def _accuracies(final: pa.Table) -> dict[str, Any]:
-    """How well some final networks work."""
+    """Accuracies of some final networks."""
     accuracy = final["test_accuracy"].to_numpy()
     return {
         "models": len(final),
@@ -128,13 +126,13 @@ def _accuracies(final: pa.Table) -> dict[str, Any]:
 
 
 def _counts(table: pa.Table, column: str) -> dict[str, int]:
-    """The values of a column, each with how often it occurs, the most frequent first."""
+    """How often each value of a column occurs, the most frequent first."""
     counted = [(entry["values"], entry["counts"]) for entry in pc.value_counts(table[column]).to_pylist()]
     return dict(sorted(counted, key=lambda pair: (-pair[1], pair[0])))
 
 
 def _range(ends: dict[str, Any]) -> str:
-    """The text of a range: "20", "5 to 20", or "none"."""
+    """Format a range: "20", "5 to 20", or "none"."""
     low, high = ends["min"], ends["max"]
     if low is None:
         return "none"

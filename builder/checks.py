@@ -1,6 +1,4 @@
-"""Re-reads a zoo and says whether it is what its index claims: bytes, shapes, counts, splits, accuracies, and
-that training repeats.
-"""
+"""Re-reads a zoo and compares it with its index, from bytes to accuracies; repeats trainings."""
 
 from __future__ import annotations
 
@@ -32,10 +30,10 @@ from nws_dataset.format.subsets import SUBSETS
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
-# share of the test images that the plain network may classify otherwise (float32 ties)
+# share of test images that the plain network may classify differently (float32 ties)
 PLAIN_TOLERANCE = 3 / 10_000
-ROUNDING = 2e-3  # of an accuracy or a loss that another device took
-EVALUATION_BLOCK = 500  # images a pass of the plain network
+ROUNDING = 2e-3  # of an accuracy or loss measured on another device
+EVALUATION_BLOCK = 500  # images per pass of the plain network
 
 
 class Verifier:
@@ -44,19 +42,19 @@ class Verifier:
     Each returns what it has checked, and raises a ZooError at the first thing that is wrong.
 
     Args:
-        folder: of the zoo.
+        folder: the zoo's folder.
         images: folder with image files; None: where the builder found them on this machine, else the Hub.
     """
 
     def __init__(self, folder: Path, images: Path | None = None) -> None:
         self.folder = folder
-        # a folder, also where org/name could be a repository
+        # always a folder, even if the name could be a repository's
         self.zoo = Zoo(os.path.join(os.curdir, folder), check=True)
         self.snapshots = Snapshots(self.zoo.index)
         self.images = images or remembered_images(folder)
 
     def files(self) -> str:
-        """Size and sha256 of every file, and none beside them: a card's patterns would take it in."""
+        """Size and sha256 of every file. No other files, as the card's patterns would include them."""
         lying = {
             path.relative_to(self.folder).as_posix()
             for name in ("index", "snapshots")
@@ -82,7 +80,7 @@ class Verifier:
         return f"{len(self.zoo.manifest.files)} files, sizes and sha256"
 
     def card(self) -> str:
-        """The card tells the Hub and `datasets` what is in the files."""
+        """The card describes the files correctly to the Hub and `datasets`."""
         expected, found = self._front_matters()
         if _without_state(found) != _without_state(expected):
             self._other_card("configs and features as nws.json has them")
@@ -99,9 +97,9 @@ class Verifier:
         return f"{len(expected['configs'])} configs"
 
     def state(self) -> str:
-        """The card names this state of the zoo, which is in the key of the library's cache.
+        """The card names this state of the zoo, which is part of the key of the cache of `datasets`.
 
-        Checked last: what else is wrong tells more.
+        Checked last: any other error says more.
         """
         expected, found = self._front_matters()
         if found != expected:
@@ -109,7 +107,7 @@ class Verifier:
         return "the card names this nws.json"
 
     def _front_matters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the card should tell `datasets`, and what it tells."""
+        """What the card should say to `datasets`, and what it does say."""
         path = self.folder / CARD_NAME
         if not path.is_file():
             raise ZooError(path, expected="the card", found="no file", do="build again: it is made anew")
@@ -143,7 +141,7 @@ class Verifier:
         return f"{len(self.snapshots)} snapshots, {weights} weights: offsets, sha256, headers, finite"
 
     def shards(self) -> str:
-        """The shards' own columns agree with the index."""
+        """The shards' columns agree with the index."""
         index = {(snapshot["model_id"], snapshot["snapshot"]): snapshot for snapshot in self.snapshots}
         seen = 0
         for relative in sorted({str(name) for name in self.snapshots["file"]}):
@@ -173,7 +171,7 @@ class Verifier:
         return f"{seen} snapshots of the shards equal those of the index"
 
     def counts(self) -> str:
-        """Every model has all its snapshots once, and as many models as nws.json says."""
+        """Every model has each of its snapshots once, and the number of models is that of nws.json."""
         numbers_of: dict[str, list[int]] = {}
         for snapshot in self.snapshots:
             numbers_of.setdefault(snapshot["model_id"], []).append(snapshot["snapshot"])
@@ -206,9 +204,7 @@ class Verifier:
         return f"{len(numbers_of)} models with all their snapshots"
 
     def plan(self) -> str:
-        """Splits, recipes and shards are those of the plan; of imported models, which have none, the split is
-        the same in all snapshots.
-        """
+        """Splits, recipes and shards follow the plan; an imported model has one split in all snapshots."""
         if self.zoo.manifest.generator_version != GENERATOR_VERSION:
             return (
                 f"skipped: generator version {self.zoo.manifest.generator_version} made this zoo, this "
@@ -237,9 +233,7 @@ class Verifier:
         return f"{trained} models with the plan's recipes, {len(splits)} with one split each{self._skipped()}"
 
     def reevaluate(self, count: int) -> str:
-        """Final networks, evaluated again by the builder's own evaluation (exactly on the device of the
-        build) and by the plain network.
-        """
+        """Evaluate final networks again: exactly by the builder on the build's device, and plainly."""
         worst, all_exact, chosen = 0, True, evenly_spaced(self._trained_here("--reevaluate"), count)
         for snapshot in chosen:
             exact = self._built_on(snapshot) == self._device(snapshot)
@@ -274,7 +268,7 @@ class Verifier:
         )
 
     def retrain(self, count: int) -> str:
-        """Models, trained again alone: all their snapshots, to the last bit."""
+        """Train models again, each alone: all snapshots must be equal to the last bit."""
         chosen = evenly_spaced(self._trained_here("--retrain"), count)
         for final in chosen:
             model, device = self.model(final), self._device(final)
@@ -309,19 +303,19 @@ class Verifier:
                     raise ZooError(model.id, expected="the row that was recorded", found=found, do=do)
         return f"{len(chosen)} models trained again alone, equal in every bit{self._skipped()}"
 
-    # What the checks need
+    # For the checks
 
     @functools.cached_property
     def imported(self) -> list[str]:
-        """The subsets that no plan made."""
+        """The subsets that were imported."""
         return [name for name in self.zoo.manifest.subsets if name not in SUBSETS]
 
     def _skipped(self) -> str:
-        """What a check says of imported subsets."""
+        """The note of a check that skips imported subsets."""
         return f"; without a plan, skipped: {', '.join(self.imported)}" if self.imported else ""
 
     def _trained_here(self, option: str) -> Snapshots:
-        """The final networks of all subsets that a plan made."""
+        """The final networks of all planned subsets."""
         planned = [name for name in self.zoo.manifest.subsets if name not in self.imported]
         if self.imported and not planned:
             found = f"imported ones only ({', '.join(self.imported)})"
@@ -330,7 +324,7 @@ class Verifier:
 
     @functools.cached_property
     def _models(self) -> dict[str, Model]:
-        """The plan's models up to the last one of each subset."""
+        """The plan's models, up to the last one of each subset."""
         models = {}
         for name, entry in self.zoo.manifest.subsets.items():
             if entry.seed is None or name in self.imported:
@@ -344,7 +338,7 @@ class Verifier:
         return models
 
     def _options(self, subset: str) -> Mapping[str, Any]:
-        """What a subset was built with."""
+        """The options that a subset was built with."""
         options = self.zoo.manifest.subsets[subset].settings
         legal = {
             "backend": options["backend"] in BACKENDS,
@@ -400,14 +394,14 @@ class Verifier:
         return torch.device(self._options(snapshot["subset"])["device"])
 
     def _device(self, snapshot: Mapping[str, Any]) -> torch.device:
-        """The device that the snapshot's subset was built on, or the CPU where there is none such."""
+        """The device that the snapshot's subset was built on, or the CPU if that is missing here."""
         options = self._options(snapshot["subset"])
         return torch.device(
             "cpu" if missing_requirement(options["device"], options["backend"]) else options["device"]
         )
 
     def _backend(self, snapshot: Mapping[str, Any]) -> Backend:
-        """The backend that trained a snapshot's subset, on the device that is there."""
+        """The backend that trained a snapshot's subset, on the device that is here."""
         options = self._options(snapshot["subset"])
         return make_backend(
             self.zoo.architecture(snapshot),
@@ -417,7 +411,7 @@ class Verifier:
         )
 
     def _evaluated(self, snapshot: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of a snapshot's accuracies and losses, by the builder's evaluation."""
+        """A snapshot's accuracies and losses, by the builder's evaluation."""
         model, images = self.model(snapshot), self.bank(snapshot)
         weights = torch.from_numpy(self.zoo.row(snapshot).copy()).to(self._device(snapshot))[None]
         parts = batches.split_images(model, images.train_labels)
@@ -430,7 +424,7 @@ class Verifier:
         return columns
 
     def bank(self, snapshot: Mapping[str, Any]) -> Images:
-        """The images of a snapshot's model, as its network takes them."""
+        """The images of a snapshot's model, prepared for its network."""
         return self._bank(
             snapshot["dataset"], snapshot["subset"], snapshot["architecture_json"], self._device(snapshot)
         )
@@ -453,7 +447,7 @@ class Verifier:
 
 
 def _without_state(front: dict[str, Any]) -> dict[str, Any]:
-    """What a card tells, without what changes with every snapshot."""
+    """A card's front matter without what changes with every snapshot."""
     infos = front.get("dataset_info")
     kept = (
         [
@@ -468,14 +462,12 @@ def _without_state(front: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_limit(value: object) -> bool:
-    """Whether a value can be that of an option that limits something: a count, or None for no limit."""
+    """Whether a value is valid for a limiting option: a positive count, or None for no limit."""
     return value is None or (manifest.is_count(value) and value != 0)
 
 
 def _same(recorded: Any, found: Any, *, exact: bool) -> bool:
-    """Whether two values of a column are equal, two that are not numbers included; if not exactly, to another
-    device's rounding.
-    """
+    """Whether two values of a column are equal (nan equals nan); if not `exact`, up to rounding."""
     if isinstance(recorded, list) and isinstance(found, list):
         return len(recorded) == len(found) and all(
             _same(a, b, exact=exact) for a, b in zip(recorded, found, strict=True)
@@ -486,7 +478,7 @@ def _same(recorded: Any, found: Any, *, exact: bool) -> bool:
 
 
 def evenly_spaced(snapshots: Snapshots, count: int) -> list[Mapping[str, Any]]:
-    """`count` snapshots at even distances, all if there are fewer."""
+    """`count` evenly spaced snapshots, or all if there are fewer."""
     indices = dict.fromkeys(
         np.linspace(0, len(snapshots) - 1, min(count, len(snapshots))).round().astype(int).tolist()
     )
@@ -494,7 +486,7 @@ def evenly_spaced(snapshots: Snapshots, count: int) -> list[Mapping[str, Any]]:
 
 
 def checks(verifier: Verifier, reevaluate: int, retrain: int) -> Iterator[tuple[str, Callable[[], str]]]:
-    """(name, check) in the order in which they run."""
+    """Yield (name, check) in the order in which they run."""
     for name in ("files", "card", "values", "shards", "counts", "plan"):
         yield name, getattr(verifier, name)
     if reevaluate:

@@ -155,7 +155,7 @@ def main(
         raise ZooError("--dry-run", expected="a preset", found="--import", do="leave one of them out")
     if release is not None and ray is not None:
         raise ZooError("--ray", expected="a preset", found="--import", do="leave one of them out")
-    from builder.store import holds_models, lock_folder  # torch is loaded only when there is something to do
+    from builder.store import holds_models, lock_folder  # import torch only when there is something to do
 
     def request() -> Request:
         from builder.plan import Request, datasets_of
@@ -169,7 +169,7 @@ def main(
     try:
         with lock_folder(
             out
-        ):  # until all is done: another build would sweep away what is being drawn or pushed
+        ):  # held until all is done: another build would delete what is being drawn or pushed
             if release is not None:
                 _import(*release, out, models, publisher)
             else:
@@ -195,7 +195,7 @@ def main(
 
 
 def _check_export(context: click.Context) -> None:
-    """--export and its options stand together, and alone."""
+    """Raise unless --export's options come with it, and no others."""
     names = {option.name: option.opts[0] for option in context.command.params}
     own = {"subset", "partial", "final_step"}
     given = {
@@ -212,7 +212,7 @@ def _check_export(context: click.Context) -> None:
 
 
 def _forecast(request: Request, device: str, ray: str | None, publisher: Publisher | None) -> None:
-    """Say what would be built, how long it would take, and where it would go."""
+    """Print what would be built, how long it would take, and where it would go."""
     from builder.build import checked_device, joined_cluster
     from builder.forecasting.calibration import calibrate
     from builder.forecasting.forecast import forecast
@@ -235,7 +235,7 @@ def _forecast(request: Request, device: str, ray: str | None, publisher: Publish
 
 
 def _import(release: str, source: Path, out: Path, models: int | None, publisher: Publisher | None) -> None:
-    """Import an original release; see that it may be pushed."""
+    """Import an original release, after checking that it may be pushed."""
     from builder.importers.importing import import_zoo
 
     click.echo(import_zoo(release, source, out, models=models))
@@ -246,7 +246,7 @@ def _import(release: str, source: Path, out: Path, models: int | None, publisher
 
 
 def _publisher(upload: bool, repo_id: str | None, **options: Any) -> Publisher | None:
-    """What --upload and the options that go with it ask for."""
+    """The publisher for --upload and its options; None without --upload."""
     if not upload:
         given = [name for name, value in {"repo-id": repo_id, **options}.items() if value]
         if given:

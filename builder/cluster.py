@@ -1,8 +1,8 @@
-"""Trains on the nodes of a Ray cluster: a core takes a model at a time, a GPU a block of models.
+"""Trains on the nodes of a Ray cluster: a core takes one model at a time, a GPU a block of models.
 
-The process that builds is Ray's driver. It puts images into Ray's object store, from where each node fetches
-them once; the rows of a trained model come back the same way, and the driver stages them. Nodes need no
-folder of the driver's and may come and go: what a lost one was at, Ray has another one do again.
+The process that builds is Ray's driver. It puts the images into Ray's object store, from which each node
+fetches them once. Trained models come back the same way, and the driver stages them. Nodes need no access to
+the driver's folder and may come and go: Ray gives the work of a lost node to another one.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ except ImportError as missing:
         "--ray", expected="the package ray", found="none", do="pip install 'nws-dataset[cluster]'"
     ) from missing
 
-CONNECTION_SECONDS = 20.0  # that a cluster has to answer
-CALIBRATION_SECONDS = 300.0  # that nodes have to become free, compile and measure
-# of rows that may wait for the driver; more only where that would leave a core or GPU without a model
+CONNECTION_SECONDS = 20.0  # for a cluster to answer
+CALIBRATION_SECONDS = 300.0  # for nodes to become free, compile and measure
+# of weights that may wait for the driver; more only if a core or GPU would otherwise be without a model
 MAX_WAITING_BYTES = 2_000_000_000
-MAX_WAITING_MODELS = 8  # of a block that may wait; then its GPU does, until the driver has taken one
-ATTEMPTS = 20  # after the first, at a block whose worker is lost
+MAX_WAITING_MODELS = 8  # of a block that may wait; then its GPU pauses until the driver takes one
+ATTEMPTS = 20  # retries of a block whose worker is lost
 INSTALL = "install there what is installed here"
 
 Input = tuple[str, int, int]  # image set, channels, size
@@ -75,19 +75,19 @@ try:
     ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
-"""  # in a process of its own: for what does not answer, Ray waits for minutes
+"""  # in its own process: Ray waits for minutes when nothing answers
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Cluster]:
-    """A cluster, until the block ends.
+    """Connect to a cluster until the block ends.
 
     Args:
-        address: "local" starts Ray on this machine; "auto" joins the one that this machine is a node of,
-            HOST:PORT the one with this head.
+        address: "local" starts Ray on this machine; "auto" joins the cluster that this machine is a node of;
+            HOST:PORT joins the cluster with this head node.
 
     Raises:
-        ZooError: if there is no such cluster, it does not answer, or has another version of Ray or Python.
+        ZooError: if there is no such cluster, it does not answer, or its Ray or Python is another version.
     """
     if ray.is_initialized():
         raise ZooError(
@@ -96,11 +96,11 @@ def connected(address: str) -> Iterator[Cluster]:
             found="one",
             do="call ray.shutdown() before",
         )
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a build tells nobody of itself
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
     options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cores()} if address == "local" else {}
     if address != "local":
         _probe(address)
-    with redirect_stdout(sys.stderr):  # Ray prints what becomes of nodes
+    with redirect_stdout(sys.stderr):  # Ray prints what happens to nodes
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, RuntimeError, ValueError) as error:
@@ -124,7 +124,7 @@ def _probe(address: str) -> None:
             )
         try:
             socket.create_connection((host, int(port)), CONNECTION_SECONDS).close()
-        except OSError as error:  # no such host, or nobody listens there
+        except OSError as error:  # unknown host, or connection refused
             raise _no_cluster(address, reason(error)) from error
     command = [sys.executable, "-c", PROBE, address]
     try:
@@ -163,13 +163,13 @@ class Cluster:
         self._nodes, self._looked = list[dict[str, Any]](), -math.inf
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are there now, as `ray.nodes` describes them, or were a heartbeat ago."""
+        """The nodes that are there now, up to a heartbeat ago, as `ray.nodes` describes them."""
         if time.monotonic() - self._looked > HEARTBEAT_SECONDS:
             self._nodes, self._looked = [node for node in ray.nodes() if node["Alive"]], time.monotonic()
         return self._nodes
 
     def capacity(self, device: torch.device) -> dict[str, int]:
-        """The nodes that have cores, or GPUs, and how many."""
+        """The number of cores, or GPUs, of each node that has any."""
         resource = "CPU" if device.type == "cpu" else "GPU"
         return {
             node["NodeID"]: capacity
@@ -178,7 +178,7 @@ class Cluster:
         }
 
     def resolve_device(self, name: str) -> torch.device:
-        """The torch device of "auto", "cpu" or "cuda" on the nodes; "auto" is a GPU where there is one."""
+        """The nodes' torch device for "auto", "cpu" or "cuda"; "auto" is a GPU if there is one."""
         on_gpu = bool(self.capacity(torch.device("cuda")))
         if name not in ("auto", "cpu", "cuda"):
             raise ZooError(
@@ -198,17 +198,17 @@ class Cluster:
         train_images: int | None,
         occupancy: Occupancy,
     ) -> Generator[Summary | None, None, None]:
-        """Train models on the nodes and stage each here.
+        """Train models on the nodes and stage each of them here.
 
         Args:
             local: what to train, and the folder where models are staged.
-            models: of its subset.
-            image_sets: by name.
-            train_images: of `--train-images`.
-            occupancy: takes note of the use of cores, or GPUs.
+            models: models of its subset.
+            image_sets: image sets by name.
+            train_images: the value of `--train-images`.
+            occupancy: records how busy cores or GPUs are.
 
         Yields:
-            Summaries as models finish, and None at every heartbeat without one.
+            A summary of each finished model, and None at every heartbeat without one.
         """
         device, before, waiting = torch.device(local.device), time.monotonic(), 0
         queue = deque(blocks(local.subset, models, device, sum(self.capacity(device).values())))
@@ -244,7 +244,7 @@ class Cluster:
                     running[stream] = block
                     waiting += block.waiting
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=HEARTBEAT_SECONDS)
-                if ready:  # and what else is there by now
+                if ready:  # take whatever else is ready
                     ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
                 if not ready:
                     yield None
@@ -261,11 +261,11 @@ class Cluster:
                     if result is None or not block.models:
                         del running[stream]
                         waiting -= block.waiting
-                        # Ray counts results: after a loss they may have come in another order, and some twice
+                        # Ray numbers results: after a loss they may come in another order, or twice
                         if block.models:
                             queue.appendleft(block)
         finally:
-            for stream in running:  # else Ray may complain of each
+            for stream in running:  # else Ray may warn about each
                 ray.cancel(stream)
 
     def calibrate(
@@ -277,9 +277,7 @@ class Cluster:
         backend: str = "fast",
         tf32: bool = False,
     ) -> Calibration:
-        """`builder.forecasting.calibration.calibrate` on all nodes that are there now, each with all of its
-        cores, or with one of its GPUs.
-        """
+        """Run `builder.forecasting.calibration.calibrate` on all nodes, with all cores or one GPU each."""
         needs, measured = versions(device.type, backend), []
         for node, capacity in self.capacity(device).items():
             remote = ray.remote(_calibrate).options(
@@ -309,7 +307,7 @@ class Cluster:
     def _image_ref(
         self, model: Model, image_sets: Mapping[str, ImageSet], train_images: int | None
     ) -> ray.ObjectRef:
-        """Where a model's images are in the object store."""
+        """The reference to a model's images in the object store."""
         key = input_of(model)
         if key not in self._images:
             images = image_sets[model.recipe.dataset]
@@ -320,15 +318,16 @@ class Cluster:
 
 @dataclass
 class Block:
-    """What a core or a GPU takes at a time."""
+    """The models that a core or a GPU takes at a time."""
 
-    models: dict[str, Model]  # by id, those whose rows have not come back
-    waiting: int  # bytes of rows that may wait for the driver
+    models: dict[str, Model]  # by id; models whose weights have not come back
+    waiting: int  # bytes of weights that may wait for the driver
 
 
 def blocks(subset: Subset, models: Sequence[Model], device: torch.device, capacity: int) -> Iterator[Block]:
-    """Models one by one for a CPU; for a GPU as many as fill its streams, whole cohorts as far as that goes,
-    but work for all GPUs.
+    """Split models into blocks: one model for a CPU; for a GPU as many as fill its streams.
+
+    Cohorts stay whole as far as possible, but every GPU gets work.
     """
     size = 1
     if device.type != "cpu":
@@ -348,23 +347,23 @@ def blocks(subset: Subset, models: Sequence[Model], device: torch.device, capaci
 
 
 def input_of(model: Model) -> Input:
-    """What decides how a model's images look."""
+    """What a model's prepared images depend on."""
     architecture = model.recipe.architecture
     return model.recipe.dataset, architecture.image_channels, architecture.image_size
 
 
 def _next(stream: Any) -> Result | None:
-    """The next result of a block that has one, None at its end."""
+    """Take the next result of a block that has one; None at the end."""
     reference = next(stream, None)
     return None if reference is None else _fetch(reference)
 
 
 def _fetch(reference: Any) -> Any:
-    """What a task returned; what it raised is raised here."""
+    """Return what a task returned, or raise what it raised."""
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        # a task of ours could not begin there
+        # a task could not start there
         if missing := re.search(r"No module named '[^']+'", str(error.cause)):
             node = re.search(r"ip=([^),\s]+)", str(error))
             where = f"node {node[1]}" if node else "a node"
@@ -387,12 +386,12 @@ class Result:
     """A trained model on its way to the driver."""
 
     trained: Trained
-    seconds: float  # since its worker began, or finished the one before
+    seconds: float  # since its worker started, or finished the model before
 
 
 @dataclass(frozen=True)
 class NodeTraining(Training):
-    """Training on a node of a cluster: images are those of the object store, trained models go back by it."""
+    """Training on a node: images come from the object store, and trained models go back through it."""
 
     needs: Mapping[str, str] = field(kw_only=True)  # the driver's `versions`
     arrays: Mapping[Input, Mapping[str, np.ndarray]] = field(default_factory=dict, kw_only=True)
@@ -410,12 +409,12 @@ class NodeTraining(Training):
 def _train(
     training: NodeTraining, models: list[Model], inputs: list[Input], *arrays: Mapping[str, Any]
 ) -> Iterator[Result]:
-    """Train a block on the node that this is called on.
+    """Train a block on the node that this runs on.
 
     Args:
-        training: without images.
-        models: of the block.
-        inputs: of the models.
+        training: what to train, without images.
+        models: the block's models.
+        inputs: the input of each model.
         arrays: the images of each input.
     """
     _prepare(training.device, training.backend, tuple(training.needs.items()))
@@ -446,7 +445,7 @@ def _calibrate(
     backend: str,
     tf32: bool,
 ) -> Calibration:
-    """That of this node, of which so many cores or GPUs are the cluster's."""
+    """Calibrate this node, with the given number of the cluster's cores or GPUs."""
     _prepare(device, backend, tuple(needs.items()))
     found = calibrate(
         models, train_images, torch.device(device), backend=backend, tf32=tf32, processes=capacity
@@ -456,8 +455,9 @@ def _calibrate(
 
 @functools.cache
 def _prepare(device: str, backend: str, needs: tuple[tuple[str, str], ...]) -> None:
-    """See that this node trains the same rows as the driver's machine would, and have Numba compile, one
-    process of a node at a time.
+    """Check that this node would train the same weights as the driver, and compile Numba's functions.
+
+    One process per node does this at a time.
     """
     found = versions(device, backend)
     differing = [name for name, version in needs if found[name] != version]
@@ -481,9 +481,7 @@ def _prepare(device: str, backend: str, needs: tuple[tuple[str, str], ...]) -> N
 
 
 def versions(device: str, backend: str = "fast") -> dict[str, str]:
-    """What rows follow from on a machine, beside the plan: version and sources of this package, versions of
-    libraries.
-    """
+    """What weights depend on besides the plan: versions of this package and its libraries, sources."""
     found = {"nws-dataset": f"{nws_dataset.__version__} ({_sources()[:12]})"}
     for name in ("numpy", "torch", "numba") if (device, backend) == ("cpu", "fast") else ("numpy", "torch"):
         try:

@@ -1,8 +1,6 @@
-"""The plots of a zoo, `plots/*.png`: accuracies from its index, and from a sample of its weights how they
-move while networks train.
+"""A zoo's plots, `plots/*.png`: accuracies, from its index, and how weights move in training, from a sample.
 
-A plot carries the digest of what it was drawn from, so that drawing again writes nothing, and a stale plot is
-known as such.
+A plot contains the digest of what it was drawn from: drawing again writes nothing, and stale plots are found.
 
 Letters of axes: M models, S snapshots of a model, E epochs, P weights.
 """
@@ -22,7 +20,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure  # drawn with Agg when saved; pyplot's global state is not touched
+from matplotlib.figure import Figure  # draws with Agg; pyplot's global state is not touched
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -35,16 +33,16 @@ from nws_dataset.plot_style import CYCLE, GREY, MARKERS, STYLE, TICKS
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
-VERSION = "1"  # changes whenever the same zoo would give other plots
-DIGEST = "nws-digest"  # the PNG's text chunk that holds it
+VERSION = "1"  # changes whenever the same zoo would give different plots
+DIGEST = "nws-digest"  # the PNG's text chunk for the digest
 DPI = 150
 WIDTH = 8.0  # inches; the card shows about 800 pixels
-BINS = [number / 40 for number in range(41)]  # of accuracy
+BINS = [number / 40 for number in range(41)]  # edges of accuracy
 ACCURACY_COLUMNS = ["model_id", "snapshot", "is_final", "epoch", "dataset", "test_accuracy", "converged"]
-CURVE_POINTS = 200  # epochs at which a mean is taken, at most
-SAMPLED_SNAPSHOTS = 400  # rows of weights that a plot reads, at most (or one model)
-LAYERS = ("first convolution", "last convolution", "output layer")  # that every network has
-COLOURS = (*CYCLE, "#7B4B2A")  # as many as the property with the most values has
+CURVE_POINTS = 200  # most epochs at which a mean is taken
+SAMPLED_SNAPSHOTS = 400  # most snapshots whose weights a plot reads (but at least one model's)
+LAYERS = ("first convolution", "last convolution", "output layer")  # every network has these
+COLOURS = (*CYCLE, "#7B4B2A")  # enough for the property with the most values
 
 
 def draw(folder: Path) -> list[Path]:
@@ -54,10 +52,10 @@ def draw(folder: Path) -> list[Path]:
     no plots.
 
     Args:
-        folder: of the zoo, complete: its nws.json says what the plots are drawn from.
+        folder: the folder of a complete zoo; its nws.json says what the plots are drawn from.
 
     Returns:
-        What was written.
+        The files written.
 
     Raises:
         ZooError: if the zoo is damaged, or a plot cannot be written.
@@ -65,20 +63,19 @@ def draw(folder: Path) -> list[Path]:
     names = stale(folder)
     if not names:
         return []
-    zoo, written = Zoo(os.path.join(os.curdir, folder)), []  # a folder whatever its name
+    zoo, written = Zoo(os.path.join(os.curdir, folder)), []  # always a folder, whatever its name
     for name in names:
         with matplotlib.rc_context(STYLE):
             figure = FIGURES[name](zoo)
         written.append(Path(folder) / name)
         with atomic_write(written[-1]) as temporary:
-            metadata = {"Software": None, DIGEST: _digest(zoo.manifest)}  # without matplotlib's version
+            metadata = {"Software": None, DIGEST: _digest(zoo.manifest)}  # leave out matplotlib's version
             figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
     return written
 
 
 def stale(folder: Path) -> list[str]:
-    """The plots of a zoo that are missing, damaged, or drawn from something else; paths relative to the
-    folder.
+    """Find the plots of a zoo that are missing, damaged or stale; paths are relative to the folder.
 
     Raises:
         ZooError: if the folder is not a zoo.
@@ -89,14 +86,14 @@ def stale(folder: Path) -> list[str]:
 
 
 def _digest(manifest: Manifest) -> str:
-    """What the plots follow from: the index files; the index names the sha256 of all weights."""
+    """The digest of what the plots depend on: the index files, which contain the sha256 of all weights."""
     sources = [VERSION, *(f"{path} {manifest.files[path].sha256}" for path in manifest.index_files())]
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()
 
 
 def _drawn_from(path: Path) -> str | None:
-    """The digest that a plot carries; None if it is missing or damaged."""
-    if path_type(path) != "a file":  # a pipe would be waited for
+    """The digest in a plot; None if the plot is missing or damaged."""
+    if path_type(path) != "a file":  # reading a pipe would block
         return None
     try:
         with Image.open(path, formats=["PNG"]) as image:
@@ -111,7 +108,7 @@ def _drawn_from(path: Path) -> str | None:
 
 
 def _accuracy(zoo: Zoo) -> Figure:
-    """Final test accuracies of each data set, and how they came about."""
+    """Draw final test accuracies by data set, and accuracy over epochs."""
     names, snapshots = _present(zoo.index, "dataset"), Snapshots(zoo.index.select(ACCURACY_COLUMNS))
     figure = Figure(figsize=(WIDTH, 1.5 + 0.8 * max(3, len(names))), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.15))[0]
@@ -136,7 +133,7 @@ def _accuracy(zoo: Zoo) -> Figure:
 
 
 def _distribution(axes: Axes, final: Snapshots, name: str, colour: str) -> None:
-    """A histogram of the networks that converged, stacked on those that did not."""
+    """Draw a histogram of the networks that converged, stacked on those that did not."""
     accuracy_M, converged_M = final["test_accuracy"], final["converged"]
     parts = [accuracy_M[~converged_M], accuracy_M[converged_M]]
     axes.hist(parts, BINS, stacked=True, color=[GREY, colour])
@@ -149,9 +146,7 @@ def _distribution(axes: Axes, final: Snapshots, name: str, colour: str) -> None:
 
 
 def _curve(axes: Axes, snapshots: Snapshots, name: str, colour: str) -> None:
-    """Mean accuracy over epochs, between snapshots on straight lines; a network that has stopped counts with
-    its last accuracy.
-    """
+    """Draw mean accuracy over epochs, linear between snapshots; a stopped network keeps its last accuracy."""
     order = [("model_id", "ascending"), ("snapshot", "ascending")]
     ordered = Snapshots(snapshots.table.sort_by(order))
     starts = np.flatnonzero(ordered["snapshot"] == 1)
@@ -171,10 +166,10 @@ def _curve(axes: Axes, snapshots: Snapshots, name: str, colour: str) -> None:
 
 
 def _weights(zoo: Zoo) -> Figure:
-    """How large the weights of three layers are after training, against before it, by initialization."""
+    """Draw the size of three layers' weights after training against before, by initialization."""
     final = _finite(zoo)
     names = _present(final.table, "initialization")
-    # two rows a network; as many of each initialization as can be
+    # two snapshots per network, shared equally among initializations
     share = max(1, SAMPLED_SNAPSHOTS // 2 // len(names))
     chosen = [
         identifier
@@ -220,9 +215,7 @@ def _weights(zoo: Zoo) -> Figure:
 
 
 def _trajectories(zoo: Zoo) -> Figure:
-    """How far the weights of three layers are from where they started, over epochs, from the least to the
-    most accurate network.
-    """
+    """Draw the distance of three layers' weights from their start, by epoch and final accuracy."""
     final = _finite(zoo)
     ranked = final.table.sort_by([("test_accuracy", "ascending"), ("model_id", "ascending")])[
         "model_id"
@@ -257,14 +250,12 @@ def _trajectories(zoo: Zoo) -> Figure:
 
 
 def _finite(zoo: Zoo) -> Snapshots:
-    """The final networks, without those that diverged (unless all did): their weights would stretch every
-    axis.
-    """
+    """The final networks without the diverged ones (unless all diverged), which would stretch every axis."""
     return zoo.filter(is_final=True, diverged=False) or zoo.filter(is_final=True)
 
 
 def _kernels(zoo: Zoo, snapshot: Mapping[str, Any]) -> list[np.ndarray]:
-    """The kernels of LAYERS in a network, flat."""
+    """A network's weights in each of LAYERS, flattened."""
     weights_P = zoo.row(snapshot).astype(np.float64)
     kernels = [spec for spec in zoo.layout(snapshot).tensors if spec.role == "weight"]
     convolutions = [spec for spec in kernels if len(spec.shape) == 4]
@@ -272,7 +263,7 @@ def _kernels(zoo: Zoo, snapshot: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _ends(zoo: Zoo, models: Sequence[Snapshots]) -> np.ndarray:
-    """[M, 2, 3] how large the weights of LAYERS are before and after training."""
+    """[M, 2, 3] the size of the weights of LAYERS before and after training."""
     return np.array(
         [
             [[_size(kernel) for kernel in _kernels(zoo, snapshots[end])] for end in (0, -1)]
@@ -282,13 +273,11 @@ def _ends(zoo: Zoo, models: Sequence[Snapshots]) -> np.ndarray:
 
 
 def _decades(values: np.ndarray) -> tuple[float, float]:
-    """Limits of a logarithmic axis with room around the values, of which zeros and the few that lie far away
-    do not count.
-    """
+    """Limits of a logarithmic axis around the values, without zeros and the few outliers."""
     positive = values[values > 0] if values.any() else np.ones(1)
     usual = np.quantile(positive, [0.01, 0.99]) * [0.1, 10.0]
     low, high = np.log10([max(positive.min(), usual[0]), min(positive.max(), usual[1])])
-    half = max(high - low + 0.4, 2.1) / 2  # two decades have two labelled ticks at least
+    half = max(high - low + 0.4, 2.1) / 2  # at least two decades: two labelled ticks
     return float(10 ** ((low + high) / 2 - half)), float(10 ** ((low + high) / 2 + half))
 
 
@@ -297,8 +286,9 @@ def _size(weights: np.ndarray) -> float:
 
 
 def _distances(zoo: Zoo, snapshots: Snapshots) -> Iterator[list[float]]:
-    """For each snapshot, how far each of LAYERS is from its start, in units of its norm there; nan for zero:
-    the axis is logarithmic.
+    """For each snapshot, the distance of each of LAYERS from its start, relative to its norm there.
+
+    nan for zero: the axis is logarithmic.
     """
     start = _kernels(zoo, snapshots[0])
     for snapshot in snapshots:
@@ -306,7 +296,7 @@ def _distances(zoo: Zoo, snapshots: Snapshots) -> Iterator[list[float]]:
         yield [_size(now - first) / (_size(first) or np.nan) or np.nan for now, first in pairs]
 
 
-# What the figures share
+# Shared by the figures
 
 
 def _present(table: pa.Table, column: str) -> list[str]:
@@ -321,13 +311,13 @@ def _colour(column: str, value: str) -> str:
 
 
 def _evenly_spaced(items: list[str], count: int) -> list[str]:
-    """`count` items at even distances, all if there are fewer."""
+    """`count` evenly spaced items, or all if there are fewer."""
     indices = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[i] for i in indices]
 
 
 def _by_model(zoo: Zoo, identifiers: list[str]) -> dict[str, Snapshots]:
-    """The snapshots of some models, by model in the order given, each in the order of snapshots."""
+    """Each model's snapshots in order; the models in the order given."""
     snapshots = Snapshots(zoo.filter(model_id=identifiers).table.sort_by("snapshot"))
     return {identifier: snapshots.filter(model_id=identifier) for identifier in identifiers}
 

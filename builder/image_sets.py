@@ -1,4 +1,4 @@
-"""The image sets that models are trained on: what is known of each without loading it."""
+"""The image sets that models are trained on, and what is known of each without loading it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from nws_dataset.format.recipe import NUM_CLASSES
 
 @dataclass(frozen=True)
 class ImageSetFacts:
-    """An image set: what is in it, where it can be had, and what its authors allow."""
+    """An image set: what it contains, where to get it, and what its authors permit."""
 
     train_images: int
     test_images: int
-    smallest_class: int  # training images of the class that has the fewest
-    largest_test_class: int  # test images of the class that has the most
-    size: int  # pixels of a side
-    terms: str  # of its authors
-    folders: tuple[str, ...] = ()  # names of its folder below --images, whatever their case, `-` and `_`
+    smallest_class: int  # training images of the smallest class
+    largest_test_class: int  # test images of the largest class
+    size: int  # height and width in pixels
+    terms: str  # its authors' terms of use
+    folders: tuple[str, ...] = ()  # names of its folder below --images; case, `-` and `_` are ignored
     hub: str | None = None  # repository on the Hub; None: there is none
-    config: str | None = None  # of that repository
+    config: str | None = None  # configuration of that repository
     column: str = "image"  # Parquet column of the images; the labels are in `label`
-    channels: int = 1  # 3: in colour
+    channels: int = 1  # 3: colour
     classes: int = NUM_CLASSES
 
     @property

@@ -1,11 +1,10 @@
-"""Where the images come from that a zoo's networks are trained on, and how they get the size that a network
-reads.
+"""Loads the images that networks are trained on, and brings them to the size that a network reads.
 
 `load_image_set` reads one of `IMAGE_SETS` at its native size: from a local folder (the original idx files, or
 Parquet in the Hub's schema), from the Hub, or, for `digits`, from scikit-learn. `prepare` then makes the
 uint8 images of a recipe.
 From pixels on everything is exact integer arithmetic, the same on every machine. Decoded JPEG may differ
-between versions of libjpeg; `ImageSet.sha256` tells.
+between versions of libjpeg; `ImageSet.sha256` shows it.
 
 Axes: N images, C channels (1 grey, 3 colour), H height, W width.
 """
@@ -41,11 +40,11 @@ from nws_dataset.errors import ZooError
 from nws_dataset.files import open_file, path_type
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels int64 [N]
-Example = tuple[str, bytes | None, int | None]  # where it stands (for errors), encoded image, label
+Example = tuple[str, bytes | None, int | None]  # its location (for errors), encoded image, label
 
-SPLITS = {"train": "train", "test": "t10k"}  # split -> its prefix in the names of idx files
-IDX_KINDS = {3: "images", 1: "labels"}  # rank of the array -> what an idx file of it holds
-# folders that name no image set and may lie between a set's folder and its files
+SPLITS = {"train": "train", "test": "t10k"}  # split -> prefix of its idx files
+IDX_KINDS = {3: "images", 1: "labels"}  # rank of the array -> what the idx file contains
+# folders of these names may lie between a set's folder and its files
 NEUTRAL_FOLDERS = ("data", "raw")
 IMAGE_FILE = re.compile(r"(train|test)-.*\.parquet|(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 MAX_DEPTH = 3  # folders between --images and the files
@@ -60,13 +59,13 @@ PILLOW_ERRORS = (
     OverflowError,
     Image.DecompressionBombError,
 )
-MAX_BYTES = 1 << 28  # of the images of a split, and of what they are decoded from: those of svhn have 225 MB
-MAX_IMAGES = 1 << 17  # of a split: svhn has 73,257
+MAX_BYTES = 1 << 28  # of a split's images, and of their encoded form: svhn has 225 MB
+MAX_IMAGES = 1 << 17  # in a split: svhn has 73,257
 MAX_ENCODED = 1 << 24  # bytes of an encoded image
-MAX_PIXELS = 1 << 22  # of an image: the sets that networks of ours see have 96 x 96 at most
-MAX_INFLATED = 1100  # bytes that a byte of a gzip file can become
-BLOCK = 512  # images resized at a time: keeps the int32 intermediates in cache
-DIGITS_TEST = 360  # scikit-learn ships no split: the last 360 of its 1797 digits are our test images
+MAX_PIXELS = 1 << 22  # in an image: our image sets have 96 x 96 at most
+MAX_INFLATED = 1100  # most bytes that one byte of a gzip file can become
+BLOCK = 512  # images resized at a time: the int32 intermediates stay in cache
+DIGITS_TEST = 360  # scikit-learn has no split: the last 360 of its 1797 digits are our test images
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +77,11 @@ class ImageSet:
     train_labels: np.ndarray  # int64 [N], 0..9
     test_images: np.ndarray  # uint8 [N, C, H, W]
     test_labels: np.ndarray  # int64 [N], 0..9
-    source: str  # where they came from, without a path of the machine
+    source: str  # where they came from, without a local path
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest over the name and the type, shape and bytes of the four arrays; `source` does not
-        count.
-        """
+        """Hex digest of the name and of the type, shape and bytes of the four arrays, without `source`."""
         digest = hashlib.sha256(self.name.encode())
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -96,12 +93,12 @@ class ImageSet:
 
 
 def load_image_set(name: str, directory: Path | None = None) -> ImageSet:
-    """Load the train and test images of one set at their native size.
+    """Load the training and test images of one set at their native size.
 
     Args:
         name: a key of `IMAGE_SETS`.
-        directory: the folder of `--images`. It holds the files of the set, or a sub-folder named after it
-            (directly, or in `data`). Files are idx (`.gz` or not) or Parquet in the Hub's schema. None: ask
+        directory: the folder of `--images`. It contains the set's files, or a sub-folder named after the set
+            (directly, or in `data`). Files are idx (`.gz` or not) or Parquet in the Hub's schema. None: from
             the Hub. `digits` always comes from scikit-learn.
 
     Returns:
@@ -155,13 +152,12 @@ def prepare(images: np.ndarray, channels: int, size: int) -> np.ndarray:
         block = images[start : start + BLOCK]
         if channels < block.shape[1]:
             block = _divide(block.sum(axis=1, keepdims=True, dtype=np.int32), 3).astype(np.uint8)
-        prepared[start : start + BLOCK] = resize(block, size)  # one channel is tiled to three by broadcasting
+        prepared[start : start + BLOCK] = resize(block, size)  # broadcasting copies one channel to three
     return prepared
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Resize bilinearly: half-pixel centres, edges clamped, no antialias, rounded half to even, in exact
-    integers.
+    """Resize bilinearly in exact integers: half-pixel centres, clamped edges, no antialias, half to even.
 
     The same as `torch.nn.functional.interpolate(x.double(), size, mode="bilinear",
     align_corners=False).round()` wherever float64 holds torch's weights exactly (a power of two such as 32 as
@@ -189,24 +185,20 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def _taps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of m pixels made from n: its two neighbours, and the weight of the second in units of 1
-    / 2m.
-    """
+    """For each of m pixels made from n: its two neighbours, and the second's weight in units of 1 / 2m."""
     position = np.clip((2 * np.arange(m) + 1) * n - m, 0, 2 * m * (n - 1))  # in units of 1 / 2m pixels
     first = position // (2 * m)
     return first, np.minimum(first + 1, n - 1), position % (2 * m)
 
 
 def _divide(value: np.ndarray, divisor: int) -> np.ndarray:
-    """Divide integers >= 0 and round half to even: (2v + d) // 2d, less one at a tie whose lower neighbour is
-    even.
-    """
+    """Divide integers >= 0, rounding half to even: (2v + d) // 2d, less 1 at a tie above an even number."""
     odd: np.ndarray = value // divisor & 1
     return (2 * value + (divisor - 1) + odd) // (2 * divisor)
 
 
 def _checked(where: object, name: str, source: str, train: Split, test: Split) -> ImageSet:
-    """Make the image set of two splits that fit together, in which each class can be learned."""
+    """Make an image set of two splits that fit together and have every class among the training images."""
     if train[0].shape[1:] != test[0].shape[1:]:
         expected, found = (" x ".join(map(str, images.shape[1:])) for images, _ in (train, test))
         do = "take both from the same set"
@@ -221,10 +213,8 @@ def _checked(where: object, name: str, source: str, train: Split, test: Split) -
 
 
 def _load_digits() -> tuple[Split, Split]:
-    """Scikit-learn's 1797 digits of 8 x 8 pixels, 0..16 scaled to 0..255: the first 1437 train, the last 360
-    test.
-    """
-    from sklearn.datasets import load_digits  # slow to import, needed for this set only
+    """Scikit-learn's 1797 digits of 8 x 8 pixels, scaled from 0..16 to 0..255; the first 1437 train."""
+    from sklearn.datasets import load_digits  # slow to import, only needed here
 
     digits = load_digits()
     images = _divide(digits.images.astype(np.int32)[:, None] * 255, 16).astype(np.uint8)
@@ -233,7 +223,7 @@ def _load_digits() -> tuple[Split, Split]:
 
 
 def _load_hub(name: str) -> tuple[Split, Split]:
-    """Both splits from the Hub (or its local cache), through the `datasets` library."""
+    """Load both splits from the Hub (or its local cache) with the `datasets` library."""
     source = IMAGE_SETS[name]
     if source.hub is None:
         do = "give --images DIR, a folder with its files"
@@ -244,7 +234,7 @@ def _load_hub(name: str) -> tuple[Split, Split]:
         import datasets
 
         train, test = datasets.load_dataset(source.hub, source.config, split=list(SPLITS))
-    except Exception as error:  # half a dozen libraries below raise their own kinds
+    except Exception as error:  # the libraries below raise half a dozen kinds of errors
         do = "connect, or give --images DIR, a folder with its files"
         raise ZooError(
             source.hub, expected="the data set on the Hub", found=_one_line(error), do=do
@@ -265,7 +255,7 @@ def _hub_examples(split: Any, source: ImageSetFacts) -> Iterator[Example]:
 
 
 def _find_folder(name: str, directory: Path) -> Path:
-    """The one folder at or below `directory` that holds the files of the set."""
+    """The one folder at or below `directory` that has the set's files."""
     if path_type(directory) != "a folder":
         raise ZooError(directory, expected="a folder", found=path_type(directory), do="correct --images")
     try:
@@ -287,11 +277,9 @@ def _find_folder(name: str, directory: Path) -> Path:
 
 
 def _image_folders(name: str, folder: Path, *, inside: bool, depth: int) -> list[Path]:
-    """The folders that may be meant: below sub-folders of the set's name, else this one, else below nameless
-    ones.
+    """Find candidate folders: below sub-folders of the set's name, else this one, else below neutral ones.
 
-    Once `inside` a folder of the set's name every sub-folder may hold its files, outside only
-    NEUTRAL_FOLDERS.
+    `inside` a folder of the set's name every sub-folder may have its files, outside only NEUTRAL_FOLDERS.
     """
     inside = inside or _named_set(folder) == name
     subfolders = sorted(sub for sub in folder.iterdir() if sub.is_dir()) if depth else []
@@ -318,7 +306,7 @@ def _owner(folder: Path) -> str | None:
 
 
 def _public_name(name: str, folder: Path) -> str:
-    """The set's name and what stands below the folder of that name: `cifar10/jpeg-transcoded`."""
+    """The set's name and the path below the folder of that name: `cifar10/jpeg-transcoded`."""
     real = folder.resolve()
     for below, ancestor in enumerate((real, *real.parents[:MAX_DEPTH])):
         if _named_set(ancestor) == name:
@@ -327,9 +315,7 @@ def _public_name(name: str, folder: Path) -> str:
 
 
 def _find_idx(folder: Path, prefix: str, rank: int) -> Path | None:
-    """The idx file of images (rank 3) or labels (rank 1), as `train-images-idx3-ubyte` or
-    `train-images.idx3-ubyte`.
-    """
+    """Find the idx file of images (rank 3) or labels (rank 1): `train-images-idx3-ubyte`, or with a dot."""
     paths = (
         folder / f"{prefix}-{IDX_KINDS[rank]}{dot}idx{rank}-ubyte{gz}" for dot in "-." for gz in ("", ".gz")
     )
@@ -337,7 +323,7 @@ def _find_idx(folder: Path, prefix: str, rank: int) -> Path | None:
 
 
 def _load_idx(folder: Path, prefix: str, source: ImageSetFacts) -> Split:
-    """One split from its two idx files."""
+    """Load one split from its two idx files."""
     paths = {rank: _find_idx(folder, prefix, rank) for rank in IDX_KINDS}
     for rank, path in paths.items():
         if path is None:
@@ -354,7 +340,7 @@ def _load_idx(folder: Path, prefix: str, source: ImageSetFacts) -> Split:
 
 
 def _read_idx(path: Path, rank: int) -> np.ndarray:
-    """An idx file of bytes: magic number 0x0800 + rank, `rank` big-endian uint32 lengths, then the bytes."""
+    """Read an idx file of bytes: magic number 0x0800 + rank, `rank` big-endian uint32 lengths, the bytes."""
     do = "fetch it again"
     magic, header = struct.pack(">I", 0x0800 + rank), 4 + 4 * rank
     try:
@@ -380,17 +366,17 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
                 raise ZooError(
                     path, expected=f"{size} bytes as its header says", found=f"{max_bytes} at most", do=do
                 )
-            data += file.read(size - header + 1)  # no more, whatever it inflates to
+            data += file.read(size - header + 1)  # a limit to what it inflates to
     except (OSError, EOFError, zlib.error) as error:
         raise ZooError(path, expected="a whole file", found=_one_line(error), do=do) from error
     if len(data) != size:
         found = f"{len(data)}" if len(data) < size else "more"
         raise ZooError(path, expected=f"{size} bytes as its header says", found=found, do=do)
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()  # writable, as torch wants it
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()  # writable, as torch requires
 
 
 def _load_parquet(folder: Path, split: str, source: ImageSetFacts) -> Split:
-    """One split from its Parquet files, joined in the order of their names."""
+    """Load one split from its Parquet files, in the order of their names."""
     paths = sorted(folder.glob(f"{split}-*.parquet"))
     if not paths:
         missing = folder / f"{split}-*.parquet"
@@ -416,7 +402,7 @@ def _load_parquet(folder: Path, split: str, source: ImageSetFacts) -> Split:
 
 @contextlib.contextmanager
 def _parquet(path: Path, source: ImageSetFacts) -> Iterator[tuple[pq.ParquetFile, Cost]]:
-    """A Parquet file of images, opened, and what reading it costs; a failure of Arrow is one line."""
+    """Open a Parquet file of images and estimate what reading it costs; errors of Arrow become one line."""
     try:
         with open_file(path) as file, open_parquet(file) as opened:
             _check_columns(opened.schema_arrow, source, path)
@@ -428,12 +414,12 @@ def _parquet(path: Path, source: ImageSetFacts) -> Iterator[tuple[pq.ParquetFile
 
 
 def _leaves(source: ImageSetFacts) -> list[str]:
-    """The columns of a Parquet file that are read."""
+    """The columns to read from a Parquet file."""
     return [f"{source.column}.bytes", "label"]
 
 
 def _parquet_examples(path: Path, source: ImageSetFacts) -> Iterator[Example]:
-    """The examples of one Parquet file, images still encoded."""
+    """Yield the examples of one Parquet file, images still encoded."""
     with _parquet(path, source) as (file, cost):
         yield from _examples(
             file.iter_batches(cost.batch_rows, columns=_leaves(source), use_threads=False), source, path
@@ -441,7 +427,7 @@ def _parquet_examples(path: Path, source: ImageSetFacts) -> Iterator[Example]:
 
 
 def _check_columns(schema: pa.Schema, source: ImageSetFacts, where: object) -> None:
-    """Raise a ZooError unless there are a column of encoded images and one of integer labels."""
+    """Raise a ZooError unless there is a column of encoded images and one of integer labels."""
     types = dict(zip(schema.names, schema.types, strict=True))
     image, label = types.get(source.column, pa.null()), types.get("label", pa.null())
     blobs = {image.field(i).name: image.field(i).type for i in range(image.num_fields)}.get(
@@ -456,7 +442,7 @@ def _check_columns(schema: pa.Schema, source: ImageSetFacts, where: object) -> N
 
 
 def _examples(batches: Iterable[pa.RecordBatch], source: ImageSetFacts, where: object) -> Iterator[Example]:
-    """Where each example stands, its encoded image, its label."""
+    """Yield each example: its location, encoded image and label."""
     number = 0
     for batch in batches:
         blobs = pc.struct_field(batch.column(source.column), "bytes")
@@ -466,7 +452,7 @@ def _examples(batches: Iterable[pa.RecordBatch], source: ImageSetFacts, where: o
 
 
 def _decode(examples: Iterable[Example], count: int, source: ImageSetFacts, where: object) -> Split:
-    """Decode the images of a split, all of one size; `count` is how many examples there should be."""
+    """Decode a split's images, all of one size; `count` examples are expected."""
     do = "fetch the file again"
     if not 0 < count <= MAX_IMAGES:
         found = "none" if count == 0 else str(count)
@@ -509,7 +495,7 @@ def _decode(examples: Iterable[Example], count: int, source: ImageSetFacts, wher
 
 
 def _decode_image(blob: bytes | None, where: object) -> np.ndarray:
-    """The pixels of an encoded image, uint8 [C, H, W]."""
+    """Decode an image to pixels, uint8 [C, H, W]."""
     expected, do = "an 8-bit grey or RGB image as PNG or JPEG", "fetch the file again"
     if blob is None:
         raise ZooError(where, expected=expected, found="none", do=do)
@@ -525,7 +511,7 @@ def _decode_image(blob: bytes | None, where: object) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its limit is far above ours
             with Image.open(io.BytesIO(blob), formats=("PNG", "JPEG")) as image:
-                if math.prod(image.size) > MAX_PIXELS:  # as its header says; nothing is decoded yet
+                if math.prod(image.size) > MAX_PIXELS:  # from the header; nothing is decoded yet
                     found = f"{image.size[0]} x {image.size[1]} pixels"
                     raise ZooError(
                         where, expected=f"an image of at most {MAX_PIXELS} pixels", found=found, do=do

@@ -1,9 +1,8 @@
-"""What a Parquet file from anyone may cost: told by its footer and its page headers, before Arrow allocates
-anything.
+"""Limits what an untrusted Parquet file may cost, from footer and page headers, before Arrow allocates.
 
-Arrow believes a page's header and makes room for as many bytes as it names, at a ratio of 16,000 with zstd;
-and a value that a dictionary has once becomes as many copies as there are rows. So the headers are read here
-first, and rows are taken so few at a time that none of them can be too large.
+Arrow trusts a page's header and allocates as many bytes as it claims, at a ratio of up to 16,000 with zstd;
+and one value in a dictionary may be repeated in every row. So the headers are read here first, and the rows
+in batches that cannot become too large.
 
 Footer and header are structs in Thrift's compact protocol:
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
@@ -18,19 +17,19 @@ from typing import BinaryIO
 import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
-MAX_FOOTER_BYTES = 1 << 23  # a file of 500 row groups has a tenth of that
-MAX_ENTRIES = 1 << 17  # of all lists in the footer: Arrow takes 700 bytes for what may be three there
-MAX_PAGE_BYTES = 1 << 25  # inflated: Arrow's writer ends one after 1 MB, but looks every 1,024 values only
-MAX_HEADER_BYTES = 1 << 16  # of a page
-BATCH_BYTES = 1 << 26  # of the rows that are decoded at a time
+MAX_FOOTER_BYTES = 1 << 23  # a file of 500 row groups needs a tenth
+MAX_ENTRIES = 1 << 17  # in all lists of the footer: three bytes there may cost Arrow 700
+MAX_PAGE_BYTES = 1 << 25  # inflated: Arrow ends a page after 1 MB, but only checks every 1,024 values
+MAX_HEADER_BYTES = 1 << 16  # of a page's header
+BATCH_BYTES = 1 << 26  # of the rows decoded at a time
 BATCH_ROWS = 1000
-BUFFER_BYTES = 1 << 20  # of a column that is read at a time
-# fields of a page's header, and those of a page of its kind, where its encoding stands
+BUFFER_BYTES = 1 << 20  # of a column, read at a time
+# fields of a page's header; the field of the encoding in the header of each kind of page
 PAGE_SIZE, PAGE_COMPRESSED = 2, 3
 ENCODINGS = {5: 2, 7: 2, 8: 4}  # data page, dictionary page, data page of version 2
-# plain, and both names of the dictionary's: a value is no longer than its page, with others it can be
+# plain, and the dictionary's two names: no value is longer than its page, as it could be in others
 PLAIN = {0, 2, 8}
-TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)  # types of Thrift
+TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)  # Thrift's types
 MAX_DEPTH, MAX_FIELD = 12, 100
 
 Struct = dict[int, "int | Struct | None"]  # field -> value; only integers and structs are kept
@@ -38,18 +37,18 @@ Struct = dict[int, "int | Struct | None"]  # field -> value; only integers and s
 
 @dataclass(frozen=True)
 class Cost:
-    """Of reading some columns of a file."""
+    """The cost of reading some columns of a file."""
 
     rows: int
     num_bytes: int  # inflated
-    batch_rows: int  # at a time, so that they have BATCH_BYTES at most
+    batch_rows: int  # rows per batch of at most BATCH_BYTES
 
 
 def open_parquet(file: BinaryIO) -> pq.ParquetFile:
-    """Open a Parquet file whose footer is small enough; a column is read a piece at a time.
+    """Open a Parquet file whose footer is small enough; columns are read piece by piece.
 
     Raises:
-        ValueError: if the file is no Parquet file, or its footer is too large.
+        ValueError: if the file is not a Parquet file, or its footer is too large.
         pyarrow.ArrowException, OSError: if it cannot be read.
     """
     size = file.seek(0, 2)
@@ -66,16 +65,17 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
 
 
 def cost_of(file: BinaryIO, opened: pq.ParquetFile, columns: Sequence[str]) -> Cost:
-    """What reading some columns may cost, by the headers of all of their pages.
+    """Determine what reading some columns may cost from the headers of all their pages.
 
     Args:
         file: the file.
-        opened: the same, by `open_parquet`; no rows were read yet.
-        columns: paths of leaf columns, plain or by a dictionary: other encodings make long values of nothing.
+        opened: the same file from `open_parquet`, before any rows were read.
+        columns: paths of leaf columns, encoded plainly or by a dictionary: other encodings can make long
+            values out of a few bytes.
 
     Raises:
-        ValueError: if a column is not there once, a header is not whole or contradicts the footer, or a page
-            is too large.
+        ValueError: if a column does not occur exactly once, a header is incomplete or contradicts the
+            footer, or a page is too large.
         OSError: if the file cannot be read.
     """
     names = [opened.schema.column(number).path for number in range(len(opened.schema))]
@@ -90,7 +90,7 @@ def cost_of(file: BinaryIO, opened: pq.ParquetFile, columns: Sequence[str]) -> C
             if columns_here.num_columns != len(names):
                 raise ValueError(f"row group {group} has {columns_here.num_columns} columns of {len(names)}")
             chunk = columns_here.column(i)
-            if not chunk.num_values:  # Arrow reads no page of it, and writes none
+            if not chunk.num_values:  # Arrow neither reads nor writes pages for it
                 continue
             start = chunk.data_page_offset
             if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < start:
@@ -127,13 +127,13 @@ def _pages(file: BinaryIO, start: int, stop: int) -> Iterator[int]:
 
 
 class _Thrift:
-    """Reads a struct of Thrift's compact protocol; what is not whole, or told twice, is a ValueError."""
+    """Reads a struct of Thrift's compact protocol; incomplete or repeated fields are a ValueError."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.position, self.entries = data, 0, 0
 
     def struct(self, depth: int = 0) -> Struct:
-        """Its integers and structs by number of their field."""
+        """Read the struct's integers and structs, by field number."""
         fields: Struct = {}
         number = 0
         while head := self._byte():
@@ -144,7 +144,7 @@ class _Thrift:
         return fields
 
     def _value(self, field_type: int, depth: int, *, in_list: bool = False) -> int | Struct | None:
-        """A value of a type; None for one that nothing needs."""
+        """Read a value of a type; None for types that are not needed."""
         if depth > MAX_DEPTH:
             raise ValueError("a header that is nested too deeply")
         if field_type in (TRUE, FALSE):

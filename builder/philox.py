@@ -1,13 +1,12 @@
 """Random numbers as a pure function of (seed, subset, model number, purpose, epoch, image or unit).
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") turns a counter of four
-32-bit words and a key of two into four random words. Nothing is carried from one draw to the next, so neither
-slot, cohort, batching nor device can change a draw. The same code runs on numpy int64 arrays and on torch
-int64 tensors.
+32-bit words and a key of two into four random words. There is no state, so neither slot, cohort, batching nor
+device can change a draw. The same code runs on numpy int64 arrays and torch int64 tensors.
 
-The transforms below take raw bits to distributions with additions, multiplications, divisions and square
-roots only, which IEEE 754 rounds in one way, so that a plan and an initial row are the same on every machine
-and with every version of a library.
+The transforms from bits to distributions use only additions, multiplications, divisions and square roots,
+whose rounding IEEE 754 fixes: a plan and an initial row are the same on every machine and with every version
+of a library.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 WORD = 0xFFFFFFFF
-LANES = 8  # 16-bit numbers in one counter's output
+LANES = 8  # 16-bit numbers in the output of one counter
 
 Key = tuple[int, int]
 Words = Any  # numpy int64 array, torch int64 tensor or int, with values in 0 .. 2**32 - 1
@@ -34,7 +33,7 @@ Words = Any  # numpy int64 array, torch int64 tensor or int, with values in 0 ..
 class Purpose(enum.IntEnum):
     """What a draw is for: the highest byte of the counter's last word.
 
-    A number is never used again for something else.
+    A number is never reused for another purpose.
     """
 
     RECIPE = 1  # block: field
@@ -53,9 +52,7 @@ def key_of(seed: int, subset: str) -> Key:
 
 
 def field_block(name: str) -> int:
-    """The block of a recipe field: follows from its name, so that a new field leaves the draws of the others
-    alone.
-    """
+    """The block of a recipe field, from its name: a new field leaves the draws of the others unchanged."""
     return zlib.crc32(name.encode()) & 0xFFFFFF
 
 
@@ -72,8 +69,8 @@ def philox(key: Key, counter: tuple[Words, Words, Words, Words]) -> tuple[Words,
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        # An int64 product wraps, but its bits are right; the mask also removes what the arithmetic shift
-        # brought in.
+        # An int64 product wraps, but its bits are right; the mask also removes the arithmetic shift's sign
+        # bits.
         p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c1 = ((p1 >> 32) ^ c1 ^ k0) & WORD, _fit(p1)
         c2, c3 = ((p0 >> 32) ^ c3 ^ k1) & WORD, _fit(p0)
@@ -82,7 +79,7 @@ def philox(key: Key, counter: tuple[Words, Words, Words, Words]) -> tuple[Words,
 
 
 def _fit(product: Words) -> Words:
-    """A Python int does not wrap as an array does, so it is cut to what an array can be combined with."""
+    """Cut a Python int, which does not wrap as an array does, to a size that arrays can be combined with."""
     return product & WORD if isinstance(product, int) else product
 
 
@@ -108,7 +105,7 @@ def lanes16(words: Iterable[Words]) -> list[Words]:
     return [part for word in words for part in (word & 0xFFFF, word >> 16)]
 
 
-# Transforms of float64 arrays, on the host.
+# Transforms of float64 arrays on the CPU.
 
 _LOG2 = math.log(2.0)
 
@@ -206,9 +203,7 @@ def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: np.ndar
 
 
 def normal(u: np.ndarray) -> np.ndarray:
-    """Quantile function of the standard normal distribution (AS 241, relative error about 1e-16): uniform in
-    0 .. 1 -> normal.
-    """
+    """Uniform in 0 .. 1 -> standard normal: its quantile function (AS 241, relative error about 1e-16)."""
     q = u - 0.5
     centre = q * _ratio(_CENTRE, 0.180625 - q * q)
     r = np.sqrt(-log(np.minimum(u, 1 - u)))

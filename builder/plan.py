@@ -1,4 +1,4 @@
-"""The plan: every model's recipe, split and shard, a pure function of (seed, subset, model number)."""
+"""The plan: every model's recipe, split and shard, from (seed, subset, model number) alone."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from nws_dataset.format.subsets import (
 if TYPE_CHECKING:
     import torch
 
-DEVICES = ("cpu", "cuda", "mps")  # "cuda" is AMD's GPUs too, "mps" Apple's
-BACKENDS = ("fast", "torch")  # this project's own for a CPU and for CUDA; plain stacked torch
+DEVICES = ("cpu", "cuda", "mps")  # "cuda" includes AMD GPUs; "mps" is Apple's
+BACKENDS = ("fast", "torch")  # our own kernels for CPU and CUDA; plain stacked PyTorch
 SEEDS = 2**63  # the index holds seeds as int64
 
 SPLIT_SHARES = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
-SHARD_BYTES = 500_000_000  # weights in one shard, at most
+SHARD_BYTES = 500_000_000  # most bytes of weights in one shard
 PLAN_BLOCK = 4096  # models drawn at once
 
 ARCHITECTURE_FIELDS = tuple(field.name for field in dataclasses.fields(Architecture))
@@ -45,13 +45,13 @@ ARCHITECTURE_FIELDS = tuple(field.name for field in dataclasses.fields(Architect
 
 @dataclass(frozen=True)
 class Model:
-    """One network of the plan."""
+    """One planned network."""
 
     subset: str
     number: int
-    seed: int  # of the build
+    seed: int  # the build's seed
     recipe: Recipe
-    block: int  # its shard among those of its subset, split and architecture
+    block: int  # which of the shards of its subset, split and architecture
 
     @property
     def id(self) -> str:
@@ -63,7 +63,7 @@ class Model:
 
     @property
     def cohort(self) -> tuple[Architecture, int]:
-        """What models that train together have in common."""
+        """What models have in common that train together."""
         return self.recipe.architecture, self.recipe.batch_size
 
 
@@ -79,14 +79,13 @@ def split_of(identifier: str, seed: int) -> str:
 
 
 def models_per_shard(architecture: Architecture, num_snapshots: int) -> int:
-    """Models of an architecture whose snapshots fill one shard."""
+    """How many models of an architecture fill one shard."""
     value = len(shards.header(architecture)) + 4 * layout_of(architecture).num_weights
     return max(1, SHARD_BYTES // (num_snapshots * value))
 
 
 def plan(subset: Subset, seed: int) -> Iterator[Model]:
-    """All models of a subset in number order, without end of their own making: the first n do not depend on
-    how many are taken.
+    """Yield all models of a subset in the order of their numbers; the first n are always the same.
 
     Args:
         subset: what to draw from.
@@ -115,9 +114,9 @@ def select(
     datasets: Collection[str] | None = None,
     epochs: int | None = None,
 ) -> list[Model]:
-    """The first models of the plan on the given image sets, their epochs capped.
+    """The first planned models on the given image sets, with their epochs capped.
 
-    Selecting never redraws: a model is the same in every selection.
+    Selecting redraws nothing: a model is the same in every selection.
     """
     selected: list[Model] = []
     for model in plan(subset, seed) if models != 0 else ():
@@ -132,7 +131,7 @@ def select(
 
 
 def _draw_family(family: Family, key: philox.Key, numbers: np.ndarray) -> dict[str, list[Any]]:
-    """Field -> one value for each model number; `ByDataset` stays for `_recipe`."""
+    """One value of each field for each model number; `_recipe` resolves `ByDataset`."""
     columns: dict[str, list[Any]] = {}
     for field, distribution in family.items():
         values = _draw_field(field, distribution, key, numbers)
@@ -164,8 +163,9 @@ def _draw_field(field: str, distribution: object, key: philox.Key, numbers: np.n
 
 
 def recipe_of(fields: dict[str, Any]) -> Recipe:
-    """The recipe of fields of Recipe and Architecture; a value `ByDataset` is looked up, init_std kept only
-    where it has a meaning.
+    """Make a recipe from the fields of Recipe and Architecture.
+
+    A `ByDataset` is looked up; init_std is kept only where it has a meaning.
     """
     fields = {n: v.values[fields["dataset"]] if isinstance(v, ByDataset) else v for n, v in fields.items()}
     if fields["initialization"] not in INITIALIZATIONS_WITH_STD:
@@ -176,15 +176,15 @@ def recipe_of(fields: dict[str, Any]) -> Recipe:
 
 @dataclass(frozen=True)
 class Request:
-    """What a zoo's folder shall hold."""
+    """What a zoo's folder should contain."""
 
     preset: str
-    models: int | None = None  # the first so many of the selected; None: all
-    datasets: tuple[str, ...] | None = None  # only models of the plan on these image sets; None: all
-    epochs: int | None = None  # cap
-    train_images: int | None = None  # the first so many training images
+    models: int | None = None  # only the first N selected models; None: all
+    datasets: tuple[str, ...] | None = None  # only models on these image sets; None: all
+    epochs: int | None = None  # the most epochs a model trains
+    train_images: int | None = None  # train on the first N images only
     seed: int = 0
-    tf32: bool = False  # whether a GPU may round the factors of products to 10 bits
+    tf32: bool = False  # allow a GPU to round the factors of products to 10 bits
     backend: str = "fast"  # what trains: one of BACKENDS
 
     def __post_init__(self) -> None:
@@ -224,7 +224,7 @@ class Request:
             raise ZooError("--datasets", expected=expected, found=found, do="choose among them")
 
     def plan(self) -> list[tuple[Subset, list[Model]]]:
-        """The selected models of each of the preset's subsets; `models` counts over all of them."""
+        """The selected models of each of the preset's subsets; `models` counts across all subsets."""
         plans, left = [], self.models
         for subset in (SUBSETS[name] for name in PRESETS[self.preset]):
             models = select(subset, self.seed, models=left, datasets=self.datasets, epochs=self.epochs)
@@ -234,13 +234,13 @@ class Request:
         return plans
 
     def check_device(self, device: torch.device) -> None:
-        """Raise a ZooError if the device cannot do what is asked."""
+        """Raise a ZooError if the device does not support the request."""
         if self.tf32 and (device.type == "cpu" or self.backend == "torch"):
             found = "a CPU" if device.type == "cpu" else "plain torch, which trains in float32"
             raise ZooError("--tf32", expected="a GPU and the fast backend", found=found, do="leave it out")
 
     def options(self, device: torch.device) -> dict[str, Any]:
-        """What the weights follow from besides preset and seed, for nws.json and the card."""
+        """What the weights depend on besides preset and seed, for nws.json and the card."""
         return {
             "backend": self.backend,
             "device": device.type,
@@ -251,13 +251,13 @@ class Request:
 
 
 def image_sets_of(subset: Subset) -> list[str]:
-    """The image sets that a subset draws."""
+    """The image sets that a subset draws from."""
     draws = (family["dataset"] for family in subset.families)
     return [name for draw in draws for name in (draw.values if isinstance(draw, Choice | Cycle) else (draw,))]
 
 
 def datasets_of(text: str | None) -> tuple[str, ...] | None:
-    """A comma-separated list of image sets; None for none given."""
+    """Parse a comma-separated list of image sets; None if there is none."""
     return (
         None
         if text is None

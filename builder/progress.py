@@ -1,6 +1,4 @@
-"""What a build shows while it compiles and trains: models done, models a minute, time left, running
-accuracy.
-"""
+"""What a build shows while it compiles and trains: models, models per minute, time left, accuracy so far."""
 
 from __future__ import annotations
 
@@ -22,22 +20,22 @@ Item = TypeVar("Item")
 
 
 def compiling() -> Status:
-    """What a terminal shows while Numba compiles."""
+    """The terminal's message while Numba compiles."""
     return Console(stderr=True).status("Compiling the training step, once on a machine (half a minute) ...")
 
 
 def checking() -> Status:
-    """What a terminal shows while a GPU's kernels are compared with the plain network."""
+    """The terminal's message while a GPU's kernels are compared with the plain network."""
     return Console(stderr=True).status("Checking the GPU's kernels, once for a card and what it runs ...")
 
 
 def finding_kernels() -> Status:
-    """What a terminal shows while it is found out what a GPU will launch."""
+    """The terminal's message while the kernels that a GPU will launch are collected."""
     return Console(stderr=True).status("Finding out which kernels the GPU needs ...")
 
 
 def compiling_kernels(compiled: Iterable[Item], total: int) -> Iterator[Item]:
-    """Shows how many kernels of a GPU have been compiled."""
+    """Show how many of a GPU's kernels have been compiled."""
     progress = Progress("Compiling kernels", total, transient=True)
     if not progress.console.is_terminal:
         progress.print(
@@ -51,12 +49,12 @@ class BuildProgress:
     """Shows how far a build is, and the models' accuracy so far.
 
     Args:
-        name: of the subset.
+        name: the subset's name.
         total: models selected.
         done: models that were there before.
-        first_epochs: what a model is taken to train until one has finished.
+        first_epochs: epochs assumed per model until one has finished.
         occupancy: how busy the workers are.
-        nodes: says how many nodes of a cluster train now; None: this machine does.
+        nodes: returns how many nodes of a cluster train now; None: this machine trains.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class BuildProgress:
     ) -> None:
         self.progress = Progress(name, total, done=done, unit="models")
         self.first_epochs, self.occupancy, self.nodes = first_epochs, occupancy, nodes
-        self.trained = self.epochs = self.diverged = 0  # of models that have finished
+        self.trained = self.epochs = self.diverged = 0  # of finished models
         self.accuracy_sum = 0.0
 
     def __enter__(self) -> BuildProgress:
@@ -91,9 +89,7 @@ class BuildProgress:
             self.progress.print(f"{self.progress.title}: {', '.join(parts)}")
 
     def advance(self, result: Summary | None, epochs: int) -> None:
-        """Count a finished model, if there is one, and the epochs that all models have trained since the
-        start.
-        """
+        """Count a finished model, if any, and the epochs that all models have trained since the start."""
         if result is not None:
             self.trained += 1
             self.epochs += result.epochs
@@ -118,20 +114,20 @@ class BuildProgress:
 
 
 class Occupancy:
-    """How busy the slots of a GPU, or the processes of a CPU, are: the share of them that trained a model."""
+    """How busy a GPU's slots or a CPU's processes are: the share of them that trained a model."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._active = self._taken = 0.0
 
     def add(self, active: float, taken: float) -> None:
-        """So much of their time, or so many steps, was taken, and so much of that trained a model."""
+        """Add time (or steps): `taken` in total, of which `active` trained a model."""
         with self._lock:
             self._active += active
             self._taken += taken
 
     @property
     def share(self) -> float:
-        """What trained a model, of what was taken; 1 before the first."""
+        """The share of what was taken that trained a model; 1 before the first."""
         with self._lock:
             return self._active / self._taken if self._taken else 1.0

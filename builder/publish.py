@@ -1,9 +1,8 @@
-"""Pushes a zoo's folder to a repository on the Hub, so that a reader never sees an index that names bytes
-that are not there.
+"""Pushes a zoo's folder to a repository on the Hub; its index never names bytes that are not there yet.
 
-Shards that are finished go up while others still train. At the end one commit brings what was replaced, the
-index, nws.json, the card and the plots. What the Hub has already, by its hash, is not sent: after an
-interruption, or when the Hub did not answer, the same command goes on.
+Finished shards are uploaded while others still train. At the end one commit brings what was replaced, the
+index, nws.json, the card and the plots. Files that the Hub already has, by their hash, are not sent: after an
+interruption, or when the Hub did not answer, the same command continues.
 """
 
 from __future__ import annotations
@@ -38,35 +37,35 @@ from nws_dataset.http import FAILURES, ODD_ANSWERS, Client, with_retries
 from nws_dataset.remote import MEMORY_BYTES, HubFile, Remote, blob_id
 
 REPO_TYPE = constants.REPO_TYPE_DATASET
-ZOO_FOLDERS = ("index/", "snapshots/")  # where on the Hub only files of the zoo may lie
+ZOO_FOLDERS = ("index/", "snapshots/")  # where on the Hub only the zoo's files may be
 HUB_FILES = {".gitattributes", CARD_NAME}  # what a repository may hold before the first push
-REF_NAME = re.compile(r"(?!.*(\.\.|//|/$))\w[\w./+-]*")  # of a branch or tag
-ABSENT_STATUS = (401, 404)  # the Hub does not tell what is not there from what may not be seen
-CONFLICT_STATUS = (409, 412)  # a commit was refused because there is another by now
-TIMEOUT_SECONDS = 120.0  # without a byte from the Hub; a commit of many files takes it a while
-ATTEMPTS = 5  # at a commit, when others commit too or an answer is lost
-# files sent at a time; in the background one, as huggingface_hub then starts no threads that an interrupted
-# build must wait for
+REF_NAME = re.compile(r"(?!.*(\.\.|//|/$))\w[\w./+-]*")  # name of a branch or tag
+ABSENT_STATUS = (401, 404)  # the Hub answers the same for what does not exist and what may not be seen
+CONFLICT_STATUS = (409, 412)  # a commit was refused because there is a newer one
+TIMEOUT_SECONDS = 120.0  # without a byte from the Hub; a commit of many files takes a while
+ATTEMPTS = 5  # tries to commit when others commit too or an answer is lost
+# files sent at a time; one in the background, for which huggingface_hub starts no threads that an
+# interrupted build would have to wait for
 FILES_AT_A_TIME = 5
-SHARDS_PER_COMMIT = 50  # of those that are new at the end
-EARLY_SECONDS = 60.0  # from one commit while others still train to the next: the Hub counts commits an hour
+SHARDS_PER_COMMIT = 50  # of new shards, at the end
+EARLY_SECONDS = 60.0  # between two commits during training: the Hub limits commits per hour
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a folder holds, or will hold when it is built."""
+    """What a folder contains, or will contain after a build."""
 
     generator_version: str
     subsets: Mapping[str, SubsetEntry]
-    files: frozenset[str]  # index and snapshots
-    models: frozenset[str]  # their ids
+    files: frozenset[str]  # paths in index and snapshots
+    models: frozenset[str]  # model_ids
 
     @classmethod
     def of(cls, folder: Path) -> Content:
-        """What a folder holds.
+        """Read what a folder contains.
 
         Raises:
-            ZooError: if it is no zoo, or damaged.
+            ZooError: if it is not a zoo, or damaged.
         """
         manifest = Manifest.read(folder)
         models = {
@@ -79,7 +78,7 @@ class Content:
 
 @dataclass(frozen=True)
 class _File:
-    """A file to be published."""
+    """A file to publish."""
 
     path: Path
     size: int  # bytes
@@ -95,9 +94,7 @@ class _Remote:
     fetch: Callable[[str], bytes]
 
     def has(self, path: str, file: _File) -> bool:
-        """Whether a file is there: by sha256 if it is kept with LFS or Xet, by git's id of the content, or
-        the content, if not.
-        """
+        """Whether the file is there, by sha256 (LFS or Xet), git's id of the content, or the content."""
         there = self.files.get(path)
         if there is None or there.size != file.size:
             return False
@@ -110,18 +107,18 @@ class _Remote:
 
 
 class Publisher:
-    """Pushes a folder to a repository on the Hub: `prepare`, then `offer` while it is built, then `push`.
+    """Pushes a folder to a repository on the Hub: `prepare`, then `offer` during the build, then `push`.
 
-    Who may write is told by the token in the environment (HF_TOKEN) or the stored login.
+    It needs a token that may write, from the environment (HF_TOKEN) or the stored login.
 
     Args:
         repo_id: "org/name".
-        private: make the repository a private one.
-        revision: the branch to push to, made when missing; None is the main branch.
+        private: make the repository private.
+        revision: the branch to push to, created if missing; None is the main branch.
         tag: a name for the published state; tags are never moved.
 
     Raises:
-        ZooError: if a name is malformed. The Hub is not asked before `prepare`.
+        ZooError: if a name is malformed. The Hub is first contacted by `prepare`.
 
     Example:
         >>> publisher = Publisher("org/nws", tag="v1.0.0")
@@ -168,7 +165,7 @@ class Publisher:
 
     @property
     def url(self) -> str:
-        """The address of what is published, for a browser."""
+        """The published repository's web address."""
         revision = self.tag or self.branch
         return f"{self.api.endpoint}/datasets/{self.repo_id}" + f"/tree/{revision}" * (
             revision != constants.DEFAULT_REVISION
@@ -177,18 +174,17 @@ class Publisher:
     # Before the build
 
     def prepare(self, content: Content) -> None:
-        """Log in, make the repository and the branch if they are missing, and see whether the folder may be
-        pushed there.
+        """Check the login, create repository and branch if missing, and check that the folder may be pushed.
 
         Args:
-            content: what the folder will hold.
+            content: what the folder will contain.
 
         Raises:
             ZooError: if nobody is logged in, the token may not write, the Hub cannot be reached, or the
-                repository holds something else.
+                repository contains something else.
         """
         set_client_factory(lambda: Client(self.api.endpoint, TIMEOUT_SECONDS))
-        disable_progress_bars()  # ours tells of all files together
+        disable_progress_bars()  # ours counts all files together
         if constants.HF_HUB_OFFLINE:
             raise ZooError(
                 "HF_HUB_OFFLINE",
@@ -224,16 +220,14 @@ class Publisher:
         try:
             self.api.auth_check(self.repo_id, repo_type=REPO_TYPE, write=True)
         except HfHubHTTPError as error:
-            # the repository is there, so this Hub does not know the question: the push will tell
+            # the repository exists, so this Hub lacks auth_check: the push will show
             if error.response.status_code != 404:
                 raise
         if self.branch != constants.DEFAULT_REVISION:
             self.api.create_branch(self.repo_id, branch=self.branch, repo_type=REPO_TYPE, exist_ok=True)
 
     def _check(self, remote: _Remote) -> frozenset[str]:
-        """The models on the Hub; raises a ZooError if a push would take away or overwrite what is not in the
-        folder.
-        """
+        """The models on the Hub; a ZooError if a push would remove or overwrite what is not in the folder."""
         content = self.content
         assert content is not None, "prepare comes first"
         if MANIFEST_NAME not in remote.files:
@@ -261,7 +255,7 @@ class Publisher:
         return models
 
     def _compare(self, subset: str, here: SubsetEntry, there: SubsetEntry) -> None:
-        """Raise a ZooError if a subset was built with something else than the one on the Hub."""
+        """Raise a ZooError if the subset on the Hub was built from something else."""
         for option, value in here.settings.items():
             found = there.settings.get(option)
             if found != value:
@@ -274,7 +268,7 @@ class Publisher:
                 )
 
     def _models(self, there: Manifest, remote: _Remote) -> frozenset[str]:
-        """The models that the index on the Hub names."""
+        """The models in the Hub's index."""
         names: set[str] = set()
         for path in there.index_files():
             try:
@@ -298,9 +292,7 @@ class Publisher:
             ) from error
 
     def _check_tag(self, remote: _Remote, *, changes: bool) -> None:
-        """Raise a ZooError if the tag is there, but not at what is published: the commit that was seen, or a
-        new one.
-        """
+        """Raise a ZooError if the tag exists elsewhere than at the commit to publish (seen, or new)."""
         tagged = self._tags().get(self.tag) if self.tag else None
         if tagged is not None and (changes or tagged != remote.sha):
             expected = f"no tag {self.tag} yet" if changes else f"tag {self.tag} at commit {remote.sha}"
@@ -315,15 +307,13 @@ class Publisher:
         )
         return ZooError(f"{self.repo_id} on the Hub", expected=expected, found=found, do=do)
 
-    # While it is built
+    # During the build
 
     def offer(self, file: Path, path: str, entry: FileEntry) -> None:
-        """Have a finished shard pushed in the background; training is not held up.
-
-        What fails is left to `push`.
+        """Push a finished shard in the background, without holding up training; `push` repeats what fails.
 
         Args:
-            file: of the shard.
+            file: the shard's file.
             path: its path in the zoo.
             entry: its size and sha256.
         """
@@ -352,19 +342,18 @@ class Publisher:
             with self._lock:
                 self._thread = None
 
-    # At the end
+    # After the build
 
     def push(self, folder: Path) -> None:
         """Bring the repository to the folder's state, verify it there, and tag it.
 
         Raises:
-            ZooError: as `prepare`; if the Hub did not answer in the end; or if a file there is not the one
-                that was sent.
+            ZooError: as `prepare`; if the Hub stops answering; or if a file there differs from what was sent.
         """
         thread = self._thread
         if thread is not None:
-            thread.join()  # what it sends need not be sent here
-        with self._hub_errors():  # files are read all the way
+            thread.join()  # what it sends need not be sent again
+        with self._hub_errors():  # every file is read here
             self._push(folder)
 
     def _push(self, folder: Path) -> None:
@@ -389,9 +378,7 @@ class Publisher:
     def _upload(
         self, files: Mapping[str, _File], *, replace: bool, progress: Progress | None = None
     ) -> _Remote:
-        """Commit those files that the Hub does not have, all at once; returns the commit at which it has them
-        all.
-        """
+        """Commit all files that the Hub lacks at once; return the commit at which it has all of them."""
         for _ in range(ATTEMPTS):
             remote = self._state_of_hub()
             self._check(remote)
@@ -431,7 +418,7 @@ class Publisher:
         )
 
     def _send(self, operations: list[CommitOperationAdd], progress: Progress | None) -> None:
-        """Send the bytes of files, so that a commit needs to name them only."""
+        """Upload the bytes of files, so that a commit only has to name them."""
         at_a_time = 1 if progress is None else FILES_AT_A_TIME
         for start in range(0, len(operations), at_a_time):
             group = operations[start : start + at_a_time]
@@ -441,7 +428,7 @@ class Publisher:
                 progress.advance(sum(operation.upload_info.size for operation in group))
 
     def _send_group(self, group: list[CommitOperationAdd]) -> None:
-        """What has arrived is not sent again: huggingface_hub asks the Hub first."""
+        """Upload one group. What has arrived is not sent again: huggingface_hub asks the Hub first."""
 
         def send() -> None:
             self.api.preupload_lfs_files(
@@ -453,12 +440,13 @@ class Publisher:
                 free_memory=False,
             )
 
-        # RuntimeError: a file did not arrive, though huggingface_hub or hf_xet tried several times
+        # RuntimeError: a file did not arrive, though huggingface_hub or hf_xet retried
         with_retries(send, lambda error: isinstance(error, RuntimeError))
 
     def _commit(self, operations: list[CommitOperationAdd], remote: _Remote) -> str | None:
-        """The sha of a commit on top of what was seen; None if there is another by now: someone else's, or
-        ours whose answer was lost.
+        """Commit on top of what was seen and return the sha.
+
+        None if there is a newer commit: someone else's, or ours whose answer was lost.
         """
         with self._hub_errors():
             try:
@@ -487,20 +475,20 @@ class Publisher:
     # Talking with the Hub
 
     def _state_of_hub(self, commit: str | None = None) -> _Remote:
-        """The repository at a commit; None: at the branch's last one."""
+        """The repository at a commit; None: the branch's latest."""
         with self._hub_errors():
             sha = self.remote.commit(commit or self.branch)
             files = dict(self.remote.listing(sha))
             return _Remote(sha, files, lambda path: self._fetch(path, sha, files))
 
     def _tags(self) -> dict[str, str]:
-        """The commits of the tags."""
+        """The commit of each tag."""
         with self._hub_errors():
             refs = self.api.list_repo_refs(self.repo_id, repo_type=REPO_TYPE)
             return {tag.name: tag.target_commit for tag in refs.tags}
 
     def _fetch(self, path: str, revision: str, files: Mapping[str, HubFile]) -> bytes:
-        """The content of a small file. An answer that is not what the listing tells is asked for again."""
+        """Fetch a small file; an answer that contradicts the listing is requested again."""
         max_bytes = min(files[path].size, MAX_JSON_BYTES if path == MANIFEST_NAME else MEMORY_BYTES)
         return self.remote.fetch(
             path, revision, f"{self.repo_id}/{path} on the Hub", files[path].check, max_bytes=max_bytes
@@ -508,7 +496,7 @@ class Publisher:
 
     @contextmanager
     def _hub_errors(self) -> Iterator[None]:
-        """Turns what goes wrong with the Hub into one line, in which the token does not stand."""
+        """Turn any error of the Hub into one line without the token."""
         try:
             yield
         except (*FAILURES, *ODD_ANSWERS) as error:
@@ -538,9 +526,9 @@ class Publisher:
 
 
 def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
-    """The files to be published, by path: snapshots, and what comes with the last commit.
+    """The files to publish, by path: snapshots, and what comes with the last commit.
 
-    Others are no part of the data set.
+    Other files are not part of the data set.
     """
     manifest = Manifest.read(folder)
     listed = {
@@ -555,7 +543,7 @@ def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
 
 
 def _unlisted_file(folder: Path, path: str) -> _File:
-    """A file that nws.json does not list. A link must not carry out what is no part of the data set."""
+    """A file that nws.json does not list; a link is refused, as it could publish a file from elsewhere."""
     file = resolve_inside(folder, path)
     if path_type(file) != "a file":
         raise ZooError(

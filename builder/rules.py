@@ -1,6 +1,4 @@
-"""When training stops, which exports become snapshots, and what is evaluated: the rules of a build, without
-torch.
-"""
+"""Rules of a build, without torch: when training stops, which exports become snapshots, what is evaluated."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ import numpy as np
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.subsets import Subset
 
-TRAIN_EVALUATION_IMAGES = 5000  # training accuracy is that of the model's first so many training images
-CONVERGED_MARGIN = 0.05  # final test accuracy above the majority class's rate
+TRAIN_EVALUATION_IMAGES = 5000  # training accuracy is measured on the model's first N training images
+CONVERGED_MARGIN = 0.05  # how far final test accuracy must be above the majority class's rate
 # The stopping rule of Eilertsen et al.
 MIN_EPOCHS = 20
 WORSE_IN_A_ROW = 5
@@ -22,11 +20,10 @@ UNCHANGED_IN_A_ROW = 30
 
 
 def should_stop(accuracies: Sequence[float]) -> bool:
-    """The stopping rule, on the validation accuracies at the epochs' starts (the first is that of the
-    initialization).
+    """Whether the validation accuracies at the start of each epoch (first: the initialization) say to stop.
 
-    After at least 20 epochs: 5 in a row each worse than the one before, or 30 in all below the running
-    half-half average, or 30 in a row unchanged.
+    After at least 20 epochs: 5 in a row are each worse than the one before, or 30 in total are below the
+    running half-half average, or 30 in a row are unchanged.
     """
     worse = below = unchanged = 0
     average = accuracies[0]
@@ -47,15 +44,15 @@ def min_epochs(recipe: Recipe) -> int:
 
 
 def num_snapshots(subset: Subset, max_epochs: int) -> int:
-    """Snapshots of a model: the subset's number, or fewer where a cap on the epochs leaves fewer exports."""
+    """Snapshots per model: the subset's number, or fewer if a cap on the epochs leaves fewer exports."""
     return len(chosen_exports(subset, max_epochs, max_epochs + 1))
 
 
 def chosen_exports(subset: Subset, max_epochs: int, exports: int) -> list[int]:
-    """The exports (counted from 0: export e is the row after e epochs) that become a model's snapshots.
+    """Choose the exports that become a model's snapshots; export e (from 0) has the weights after e epochs.
 
-    The 20-of-E rule is round(linspace(1, E, 20)); a subset with `snapshot_epochs` takes those. Where a
-    training ended before enough exports were there (it diverged), the last one repeats.
+    The 20-of-E rule is round(linspace(1, E, 20)); a subset with `snapshot_epochs` takes those. If training
+    diverged and ended before there were enough exports, the last one repeats.
     """
     if subset.snapshot_epochs is None:
         count = min(subset.num_snapshots, max_epochs + 1)

@@ -1,11 +1,11 @@
-"""A zoo's folder while it is built: what is there, what is staged, and how models become shards.
+"""A zoo's folder while it is built: finding finished models, staging new ones, writing shards.
 
 A finished model is staged in a snapshots file of its own. When all selected models of a shard are there, the
-shard is written once, in the order of the plan, to NEXT; index, card and nws.json follow. Then NEXT is
-renamed to PENDING, which makes it the zoo's state, and its files move to where they belong: readers look into
-PENDING first, so at every moment they see the old state or the new one. What was staged goes. Every file
-appears whole under its name, so a build may stop at any moment: the next run reads from the disk what is
-done.
+shard is written once, in the order of the plan, to NEXT; index, card and nws.json follow. NEXT is then
+renamed to PENDING, which makes it the zoo's state, and its files move to their places. Readers look into
+PENDING first, so they always see either the old state or the new one. At last the staged files are removed.
+Every file is written under a temporary name and renamed, so a build may stop at any moment: the next run
+finds on the disk what is done.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from nws_dataset.format.manifest import (
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
 
-GENERATOR_VERSION = "2"  # changes whenever the same plan would give other weights
+GENERATOR_VERSION = "2"  # changes whenever the same plan would give different weights
 CARD_NAME = "README.md"
 LOCAL_NOTE = ".local.json"
-ZOO_FILES = (CARD_NAME, LOCAL_NOTE, MANIFEST_NAME)  # files of a zoo that stand beside its folders
-FOLDERS = ("snapshots", "index", "plots")  # of a zoo
-LOCK = "lock"  # file in STAGING that the builder at work has locked
-LOCK_ATTEMPTS = 100  # at a lock that builds which end remove at the same time
-NEXT = f"{STAGING}/next"  # files of the zoo's next state, while they are written
-ORDER = [("snapshot", "ascending"), ("model_id", "ascending")]  # of the snapshots in a shard
+ZOO_FILES = (CARD_NAME, LOCAL_NOTE, MANIFEST_NAME)  # a zoo's files beside its folders
+FOLDERS = ("snapshots", "index", "plots")  # a zoo's folders
+LOCK = "lock"  # the file in STAGING that a running builder locks
+LOCK_ATTEMPTS = 100  # tries to take a lock that ending builds keep removing
+NEXT = f"{STAGING}/next"  # files of the zoo's next state while they are written
+ORDER = [("snapshot", "ascending"), ("model_id", "ascending")]  # order of the snapshots in a shard
 
 
 class PlannedModel(Protocol):
-    """What a model's shard and most of its columns follow from: a model of the plan, or an imported one."""
+    """What determines a model's shard and most of its columns; planned and imported models have it."""
 
     @property
     def id(self) -> str: ...
@@ -77,7 +77,7 @@ class PlannedModel(Protocol):
 
 
 def staged_path(out: Path, model: Model) -> Path:
-    """Where a finished model waits for its shard."""
+    """Where a finished model waits for its shard to be written."""
     return out / STAGING / "models" / f"{model.id}.parquet"
 
 
@@ -91,7 +91,7 @@ def stage(out: Path, trained: Trained) -> None:
 
 
 def metadata(model: PlannedModel, snapshots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The columns of a model's snapshots, of which those that differ between snapshots are given."""
+    """The columns of a model's snapshots; `snapshots` has those that differ between snapshots."""
     count = len(snapshots)
     common = {**planned_columns(model), "num_snapshots": count}
     return [
@@ -123,22 +123,23 @@ def shard_of(model: PlannedModel) -> str:
 
 
 class Store:
-    """The folder of a zoo, locked against a second builder. Use `open_store`."""
+    """A zoo's folder, locked against other builders. Use `open_store`."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.next = out, out / NEXT
         exists = (out / MANIFEST_NAME).exists()
         self.manifest = Manifest.read(out) if exists else Manifest(GENERATOR_VERSION, {}, {})
-        self.entries: dict[str, FileEntry] = {}  # of the shards
-        self.indexes: dict[str, pa.Table] = {}  # the index files that are as nws.json says
-        # the index of each
+        self.entries: dict[str, FileEntry] = {}  # size and digest of each shard
+        self.indexes: dict[str, pa.Table] = {}  # the index files that match nws.json
+        # path of a shard -> its lines of the index
         self.tables = {
             path: table for subset in self.manifest.subsets for path, table in self._present(subset)
         }
 
     def _present(self, subset: str) -> Iterator[tuple[str, pa.Table]]:
-        """Each shard of a subset with its lines of the index: from the index where that fits the file, else
-        from the file itself.
+        """Yield each shard of a subset with its lines of the index.
+
+        They come from the index where it matches the shard, else from the shard itself.
         """
         index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *self._read_indexes(subset)])
         listed = {path for path in self.manifest.files if path.startswith(f"snapshots/{subset}/")}
@@ -166,20 +167,18 @@ class Store:
             ):
                 self.entries[path] = entry
                 yield path, snapshots
-            else:  # a build was stopped between the shard and the new state
+            else:  # a build stopped after writing the shard, before the new state
                 table = shards.reindex(file, relative=path)
                 self.entries[path] = _entry(file)
                 yield path, table
 
     def _file(self, path: str) -> Path:
-        """Where a file of the zoo is: of its next state, else of the present one."""
+        """Where a file of the zoo is: in its next state, else in the present one."""
         written = resolve_inside(self.out, f"{NEXT}/{path}")
         return written if written.is_file() else resolve_inside(self.out, path)
 
     def _read_indexes(self, subset: str) -> Iterator[pa.Table]:
-        """The lines of a subset's index files, of those that are as nws.json says; the others are made again
-        from the shards.
-        """
+        """Read the index files of a subset that match nws.json; the others are rebuilt from the shards."""
         for split in SPLITS:
             path = INDEX_PATH.format(subset=subset, split=split)
             file, entry = resolve_inside(self.out, path), self.manifest.files.get(path)
@@ -189,10 +188,10 @@ class Store:
                     resolve_inside(self.out, shard)
                 yield table
 
-    # What the build asks
+    # For the build: what is there
 
     def check(self, subset: str, entry: SubsetEntry) -> None:
-        """Raise a ZooError if a subset is here that was built with something else."""
+        """Raise a ZooError if the subset is already here, built from something else."""
         made = {
             "generator version": GENERATOR_VERSION,
             "index path": INDEX_PATH,
@@ -217,7 +216,7 @@ class Store:
                     )
 
     def declare(self, subset: str, entry: SubsetEntry) -> None:
-        """Set down what a subset is built with, or refuse to go on with something else."""
+        """Record what a subset is built from; raise a ZooError if it was built from something else."""
         self.check(subset, entry)
         present = self._declared_entry(subset)
         image_sets = {**entry.image_sets, **(present.image_sets if present else {})}
@@ -226,8 +225,9 @@ class Store:
             self.commit()
 
     def _declared_entry(self, subset: str) -> SubsetEntry | None:
-        """What a subset was declared with, if a model of it is in a shard or staged: before that, anything
-        else may be declared.
+        """What a subset was declared with; None while none of its models is in a shard or staged.
+
+        Until then it may be declared anew.
         """
         staged = (self.out / STAGING / "models").glob(f"{subset}-*.parquet")
         return (
@@ -253,10 +253,10 @@ class Store:
             model for model in models if model.id not in present and not staged_path(self.out, model).exists()
         ]
 
-    # What the build does
+    # For the build: writing
 
     def add_models(self, path: str, models: list[Model]) -> None:
-        """Write a shard anew, with staged models added to those that it holds; for `commit`."""
+        """Write a shard anew with staged models added; `commit` makes it part of the zoo."""
         sources = [(self._file(path), self.tables[path])] if path in self.tables else []
         present = self.models_in(path)
         for model in models:
@@ -272,20 +272,19 @@ class Store:
         )
 
     def put(self, path: str, snapshots: pa.Table, values: Iterable[bytes]) -> None:
-        """Write a shard whole, snapshots in METADATA_SCHEMA and ORDER with a value each; `commit` makes it
-        part of the zoo.
+        """Write a whole shard; `commit` makes it part of the zoo.
+
+        Snapshots are in METADATA_SCHEMA and ORDER, with one value each.
         """
         self.tables[path] = shards.write_snapshots(self.next / path, snapshots, values, relative=path)
         self.entries[path] = _entry(self.next / path)
 
     def models_in(self, path: str) -> set[str]:
-        """The model_ids that a shard holds; none if it is not there."""
+        """The model_ids in a shard; none if the shard does not exist."""
         return set(self.tables[path]["model_id"].to_pylist()) if path in self.tables else set()
 
     def commit(self) -> None:
-        """Make the shards that are there, with index, card and nws.json, the zoo's state; then drop what is
-        staged in the shards.
-        """
+        """Make the shards, with index, card and nws.json, the zoo's state; remove their staged files."""
         subset, seed, options, image_sets = self._declared
         files = dict(self.entries)
         for (name, split), table in self._indexes():
@@ -318,7 +317,7 @@ class Store:
             (self.out / STAGING / "models" / f"{identifier}.parquet").unlink(missing_ok=True)
 
     def _indexes(self) -> Iterator[tuple[tuple[str, str], pa.Table]]:
-        """(subset, split) and its part of the index, shard by shard."""
+        """Yield (subset, split) and its part of the index, shard by shard."""
         for subset in dict.fromkeys(map(_subset_of, sorted(self.tables))):
             for split in SPLITS:
                 parts = [
@@ -335,18 +334,18 @@ def _subset_of(shard: str) -> str:
 
 
 def roll_forward(out: Path) -> None:
-    """Move what is in PENDING to where it belongs, nws.json last: until then readers find it there."""
+    """Move the files in PENDING to their places, nws.json last: until then readers look into PENDING."""
     pending = out / PENDING
     if not pending.exists():
         return
     rank = {CARD_NAME: 1, MANIFEST_NAME: 2}
     found = [path.relative_to(pending) for path in sorted(pending.rglob("*")) if path.is_file()]
     for path in found:
-        resolve_inside(out, path.as_posix())  # a stranger's folder may hold links
+        resolve_inside(out, path.as_posix())  # a folder from elsewhere may contain links
     for path in sorted(found, key=lambda path: rank.get(path.as_posix(), 0)):
         target = out / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.as_posix() == MANIFEST_NAME:  # all the others must be there after a power cut
+        if path.as_posix() == MANIFEST_NAME:  # after a power cut, all the others must be there
             for folder in {(out / other).parent for other in found}:
                 fsync(folder)
         os.replace(pending / path, target)
@@ -355,7 +354,7 @@ def roll_forward(out: Path) -> None:
 
 
 def _has_content(file: Path, content: bytes) -> bool:
-    """Whether a file is there already with this content."""
+    """Whether a file exists with this content."""
     return (
         path_type(file) == "a file" and file.stat().st_size == len(content) and file.read_bytes() == content
     )
@@ -371,8 +370,9 @@ def _entry(file: Path) -> FileEntry:
 
 
 def _values(files: list[Path], snapshots: pa.Table) -> Iterator[bytes]:
-    """The values of snapshots (INDEX_SCHEMA and `source`, the number of a file), each checked against its
-    sha256.
+    """Read the values of snapshots and check each against its sha256.
+
+    Snapshots are in INDEX_SCHEMA plus `source`, the number of a file.
     """
     maps = {}
     try:
@@ -390,20 +390,19 @@ def _values(files: list[Path], snapshots: pa.Table) -> Iterator[bytes]:
             content.close()
 
 
-# who has locked what: (process, thread, folder); a fork, or another thread, has not
+# locks held: (process, thread, folder); a fork or another thread does not hold them
 _locked_folders: set[tuple[int, int, str]] = set()
 
 
 @contextmanager
 def lock_folder(out: Path) -> Iterator[None]:
-    """Lock a zoo's folder, made when missing, against other builders; within the block the same thread may
-    lock it again.
+    """Lock a zoo's folder, created if missing, against other builders; the same thread may lock it again.
 
-    At the end goes what served the build alone, and a new zoo that got no model.
+    When the block ends, the builder's temporary files are removed, and so is a new zoo that has no models.
 
     Raises:
-        ZooError: if the folder cannot be written, is in use by another build, holds something other than a
-            zoo, or has links or devices where a build writes.
+        ZooError: if the folder cannot be written, is in use by another build, contains something other than
+            a zoo, or has links or devices where a build writes.
     """
     cannot = functools.partial(
         ZooError, out, expected="a folder that can be written", do="choose another --out"
@@ -426,21 +425,21 @@ def lock_folder(out: Path) -> Iterator[None]:
             )
         _refuse_links(out)
         lock = _take_lock(out)
-    except (OSError, ValueError, RuntimeError) as error:  # loops of links, names that are too long or no text
+    except (OSError, ValueError, RuntimeError) as error:  # circular links; names too long or not text
         raise cannot(found=reason(error)) from error
     with lock:
         _locked_folders.add(this)
         try:
             new = [out / name for name in ZOO_FILES if path_type(out / MANIFEST_NAME) == "nothing"]
             with _as_disk_error(out):
-                roll_forward(out)  # after a build that was killed
+                roll_forward(out)  # finish what a killed build left
                 _remove_leftovers(out)
                 (out / STAGING / "models").mkdir(exist_ok=True)
             try:
                 yield
             finally:
                 with _as_disk_error(out):
-                    # else a fork leaves, or somebody removed it, and another build began
+                    # else: a fork is leaving, or the folder was removed and another build has begun
                     if os.getpid() == this[0] and _is_locked_file(lock, out):
                         _remove_leftovers(out)
                         _remove(out, new, made)
@@ -449,10 +448,10 @@ def lock_folder(out: Path) -> Iterator[None]:
 
 
 def _is_foreign(out: Path) -> bool:
-    """Whether a folder holds something other than a zoo, or than what a build that was killed left of one."""
+    """Whether a folder contains something other than a zoo or the remains of a killed build."""
     if path_type(out) != "a folder" or path_type(out / PENDING / MANIFEST_NAME) == "a file":
         return False
-    names = set(os.listdir(out))  # at one moment: builds come and go
+    names = set(os.listdir(out))  # listed in one go: builds come and go
     of_builds = {STAGING, *ZOO_FILES, *FOLDERS}
     half_written = {name for name in names if name.startswith(".") and name.endswith(".tmp")}
     return (
@@ -463,9 +462,7 @@ def _is_foreign(out: Path) -> bool:
 
 
 def _refuse_links(out: Path) -> None:
-    """Raise a ZooError if where a build writes or clears away there is a link or a device: what a stranger
-    made could lead it anywhere.
-    """
+    """Raise a ZooError for a link or device where a build writes or deletes: it could lead anywhere."""
     for top in (out / STAGING, *(out / name for name in FOLDERS)):
         for folder, folders, files in os.walk(top, onerror=_raise_unless_missing):
             for path in (Path(folder), *(Path(folder, name) for name in (*folders, *files))):
@@ -475,7 +472,7 @@ def _refuse_links(out: Path) -> None:
                     "a folder",
                     "a file",
                     "nothing",
-                ):  # what another build had there may have gone
+                ):  # what another build had there may be gone
                     continue
                 else:
                     found = path_type(path)
@@ -488,14 +485,14 @@ def _refuse_links(out: Path) -> None:
 
 
 def _raise_unless_missing(error: OSError) -> None:
-    """What cannot be listed cannot be checked."""
+    """Raise unless the folder is missing: what cannot be listed cannot be checked."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
 @contextmanager
 def _as_disk_error(out: Path) -> Iterator[None]:
-    """An error of the disk in one line."""
+    """Turn a disk error into a ZooError of one line."""
     try:
         yield
     except OSError as error:
@@ -506,13 +503,13 @@ def _as_disk_error(out: Path) -> Iterator[None]:
 
 
 def _take_lock(out: Path) -> IO[bytes]:
-    """The open and locked file that tells other builders of this one."""
+    """Open and lock the file that keeps other builders out."""
     path = out / STAGING / LOCK
     for last in (*[False] * LOCK_ATTEMPTS, True):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb")  # noqa: SIM115 -- held until the build ends
-        except (FileNotFoundError, FileExistsError):  # a build that ended has removed the folder in between
+        except (FileNotFoundError, FileExistsError):  # a build that ended removed the folder in between
             if last:
                 raise
             continue
@@ -533,9 +530,7 @@ def _take_lock(out: Path) -> IO[bytes]:
 
 
 def _is_locked_file(lock: IO[bytes], out: Path) -> bool:
-    """Whether a lock is the folder's: the build that had made the file may have ended, and removed it, since
-    it was opened here.
-    """
+    """Whether the locked file is still the folder's: the build that made it may have ended and removed it."""
     try:
         return os.path.samestat(os.fstat(lock.fileno()), os.stat(out / STAGING / LOCK))
     except FileNotFoundError:
@@ -544,7 +539,7 @@ def _is_locked_file(lock: IO[bytes], out: Path) -> bool:
 
 @contextmanager
 def open_store(out: Path) -> Iterator[Store]:
-    """The store of a folder, which is held as by `lock_folder`.
+    """Open the store of a folder, locked as by `lock_folder`.
 
     Raises:
         ZooError: as `lock_folder`, or if a file of the zoo is damaged.
@@ -554,9 +549,7 @@ def open_store(out: Path) -> Iterator[Store]:
 
 
 def _remove(out: Path, new: list[Path], made: list[Path]) -> None:
-    """Remove what served the build alone; of a zoo that got no model, all that is `new` and the folders that
-    were made.
-    """
+    """Remove the builder's temporary files; if the zoo has no models, also `new` files and `made` folders."""
     staging = out / STAGING
     kept = (staging / "models", out / NEXT, out / PENDING)
     if any(path.is_file() for folder in kept for path in folder.rglob("*")):
@@ -567,7 +560,7 @@ def _remove(out: Path, new: list[Path], made: list[Path]) -> None:
     for path in staging.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    # last: from here on another build may lock a file of its own, in folders that then are not empty
+    # last: from here on another build may lock its own file, in folders that are then not empty
     (staging / LOCK).unlink()
     for path in (staging, *(made if empty else ())):
         with contextlib.suppress(OSError):
@@ -575,9 +568,7 @@ def _remove(out: Path, new: list[Path], made: list[Path]) -> None:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Remove half-written files of a zoo, and the images for the workers: those of the next build may be
-    others.
-    """
+    """Remove half-written files of a zoo, and the images for workers: the next build may use others."""
     for folder in (STAGING, *FOLDERS):
         for leftover in (out / folder).rglob(".*.tmp"):
             leftover.unlink()
@@ -594,9 +585,7 @@ def holds_models(out: Path) -> bool:
 
 
 def remember_images(out: Path, images: Path | None) -> None:
-    """Note where on this machine the images lie, so that `verify` finds them; the note is no part of the data
-    set.
-    """
+    """Note for `verify` where the images are on this machine; the note is not part of the data set."""
     note = json.dumps({"images": images and str(images.resolve())}) + "\n"
     if not _has_content(out / LOCAL_NOTE, note.encode()):
         _write(out / LOCAL_NOTE, note.encode())

@@ -1,4 +1,4 @@
-"""What training a model gives, on its way to the store."""
+"""What training a model produces, on its way to the store."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Trained:
 
     model: Model
     rows: np.ndarray  # [S, P]
-    # S times the columns that differ between snapshots, and converged, diverged
+    # for each of S snapshots: the columns that differ between snapshots, and converged, diverged
     snapshots: list[dict[str, Any]]
-    epochs: int  # begun: of a diverged model the last one counts, though its row is not kept
+    epochs: int  # begun; a diverged model's last epoch counts, though its row is not kept
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from nws_dataset.console import Command
 )
 def main(zoo: Path, reevaluate: int, retrain: int, images: Path | None) -> None:
     """Verify a zoo: read everything again and compare with what is recorded."""
-    from builder.checks import Verifier, checks  # torch is loaded only when there is something to do
+    from builder.checks import Verifier, checks  # import torch only when there is something to do
 
     for name, check in checks(Verifier(zoo, images), reevaluate, retrain):
         click.echo(f"{name:<11}{check()}")
