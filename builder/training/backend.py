@@ -1,8 +1,8 @@
-"""What a device does for a cohort: steps of training and evaluations, of models that share an architecture.
+"""What a device does for a cohort: training steps and evaluations of models that share an architecture.
 
-Three things implement `Backend`: `builder.training.cpu.backend.CpuBackend` keeps one model's whole step in a
-core's cache; `builder.training.gpu.backend.GpuBackend` takes the steps of all models of a cohort together;
-`builder.training.torch_backend.TorchBackend` is plain torch, for devices that neither is made for.
+There are three kinds of `Backend`: `builder.training.cpu.backend.CpuBackend` keeps a model's step in a core's
+cache; `builder.training.gpu.backend.GpuBackend` takes the steps of all models of a cohort together;
+`builder.training.torch_backend.TorchBackend` is plain torch, for all other devices.
 
 Axes: M slots, K rows, B images, C channels, H W pixels, P weights.
 """
@@ -20,10 +20,10 @@ from builder.training import update
 from builder.training.bank import Images
 from nws_dataset.format.recipe import LEGAL_VALUES
 
-# rows start at multiples of so many numbers, so that a kernel sees the same alignment in every slot
+# rows start at multiples of this, so that a kernel sees the same alignment in every slot
 ALIGNMENT = 16
 
-# as kernels know them
+# activations as numbers, for kernels
 ACTIVATION_NUMBERS = {name: number for number, name in enumerate(LEGAL_VALUES["activation"])}
 
 
@@ -33,22 +33,22 @@ class Segment:
 
     model: Model
     images: Images  # its data set, on the device
-    # int64: the whole epoch's indices of training images; the same tensor in all its segments
+    # int64: the training images of the whole epoch; the same tensor in all its segments
     epoch_order: torch.Tensor
-    batch: int  # images in a step
-    epoch: int  # which the random numbers and the learning rate belong to
-    step: int  # steps that the model has taken before
-    start: int = 0  # steps of this epoch among them
-    count: int | None = None  # how many steps these are; None: all that are left of the epoch
+    batch: int  # images per step
+    epoch: int  # for random numbers and the learning rate
+    step: int  # steps that the model took before
+    start: int = 0  # of those, steps in this epoch
+    count: int | None = None  # number of steps; None: all that are left of the epoch
 
     @property
     def steps(self) -> int:
-        """n, how many steps these are."""
+        """n, the number of steps."""
         return len(self.epoch_order) // self.batch - self.start if self.count is None else self.count
 
     @property
     def order(self) -> torch.Tensor:
-        """[n * batch] int64: these steps' indices of training images."""
+        """[n * batch] int64: the indices of these steps' training images."""
         return self.epoch_order[self.start * self.batch : (self.start + self.steps) * self.batch]
 
     @property
@@ -66,8 +66,7 @@ class Segment:
 class Backend(Protocol):
     """Trains and evaluates models of one architecture.
 
-    A model's numbers do not depend on what it is trained beside, but for the rounding of plain torch on a
-    GPU.
+    A model's numbers do not depend on the models beside it, except for rounding in plain torch on a GPU.
     """
 
     def train(
@@ -77,32 +76,32 @@ class Backend(Protocol):
 
         Args:
             state: rows, first and second moments of all slots, [M, P] each; the same tensors at every call.
-            segments: slot -> its steps; all of the same batch and number of steps.
+            segments: slot -> its steps; all with the same batch and number of steps.
 
         Returns:
-            [len(segments)], for each the sum of the steps' mean cross-entropies (each before its step,
-            without L2), in the order of `segments`; not finite once one was not.
+            [len(segments)], for each the sum of its steps' mean cross-entropies (each before its step,
+            without L2), in the order of `segments`; not finite if one of them was not.
         """
         ...
 
     def evaluate(
         self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evaluate networks: batch-norm with running statistics, no dropout, every image counted.
+        """Evaluate networks: batch-norm with running statistics, no dropout, on every image.
 
         Args:
             rows: [K, P], on the device.
-            activation: of these networks.
+            activation: the networks' activation.
             images: [B, C, H, W] uint8, the same for all.
             labels: [B] int64.
 
         Returns:
             Whether each image is classified correctly, [K, B] bool, and its cross-entropy, [K, B]; both may
-            be on the host.
+            be on the CPU.
         """
         ...
 
 
 def aligned(numbers: int) -> int:
-    """Room for so many numbers, such that what follows is as aligned as they are."""
+    """Round a length up to a multiple of ALIGNMENT, so that what follows is aligned."""
     return -(-numbers // ALIGNMENT) * ALIGNMENT

@@ -1,6 +1,4 @@
-"""The images of a cohort on its device: uint8, in the architecture's channels and size; a batch is an index
-gather.
-"""
+"""A cohort's images on its device: uint8, in the architecture's channels and size, gathered by index."""
 
 from __future__ import annotations
 
@@ -23,11 +21,11 @@ class Images:
     train_labels: torch.Tensor  # [N] int64
     test_images: torch.Tensor
     test_labels: torch.Tensor
-    gray: bool  # the channels of every image are equal
+    gray: bool  # all channels of an image are equal
 
     @classmethod
     def on(cls, device: torch.device, arrays: Mapping[str, np.ndarray], *, gray: bool) -> Images:
-        """The arrays of ARRAYS on a device."""
+        """Move the arrays of ARRAYS to a device."""
         tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
         return cls(
             **{
@@ -39,14 +37,12 @@ class Images:
 
     @property
     def majority_rate(self) -> float:
-        """Share of the commonest class among the test images: the accuracy of a constant answer."""
+        """Share of the most common class among the test images: the accuracy of a constant answer."""
         return int(torch.bincount(self.test_labels).max()) / len(self.test_labels)
 
 
 def labels_on(device: torch.device) -> torch.device:
-    """Where a device's labels lie, and with them orders and random words: what has 64 bits is not left to
-    Apple's GPUs.
-    """
+    """Where to keep a device's labels, orders and random words: not on Apple's GPUs, as they have 64 bits."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
@@ -61,12 +57,12 @@ def bank_of(
     device: torch.device,
     train_images: int | None = None,
 ) -> Bank:
-    """Image sets prepared for an architecture's input, on a device.
+    """Prepare image sets for an architecture's input, on a device.
 
     Args:
         image_sets: name -> images in their own size and channels.
         architecture: gives image_channels and image_size.
-        device: where the bank shall lie.
+        device: where to put the images.
         train_images: how many of the training images to keep, the first ones; None: all.
     """
     bank = {}
@@ -79,7 +75,7 @@ def bank_of(
 def prepared(
     images: ImageSet, architecture: Architecture, train_images: int | None = None
 ) -> dict[str, np.ndarray]:
-    """The four arrays of `Images` for an architecture's input."""
+    """The four arrays of `Images`, prepared for an architecture's input."""
     channels, size = architecture.image_channels, architecture.image_size
     return {
         "train_images": prepare(images.train_images[:train_images], channels, size),
@@ -90,7 +86,7 @@ def prepared(
 
 
 def save(images: ImageSet, architecture: Architecture, train_images: int | None, folder: Path) -> None:
-    """Write an image set's arrays where worker processes can map them, once for each input."""
+    """Write an image set's arrays where worker processes can map them, once per input."""
     target = _folder(folder, images.name, architecture)
     if not target.exists():
         target.mkdir(parents=True)
@@ -100,9 +96,9 @@ def save(images: ImageSet, architecture: Architecture, train_images: int | None,
 
 
 def load(dataset: str, architecture: Architecture, device: torch.device, folder: Path) -> Images:
-    """The images that `save` wrote; on the CPU all processes share one copy of the pixels."""
+    """Load the images that `save` wrote; on the CPU all processes share one copy of the pixels."""
     source = _folder(folder, dataset, architecture)
-    # Mode "c" maps the file copy-on-write, which torch takes for writable memory; nothing here writes.
+    # Mode "c" maps copy-on-write: torch wants writable memory, though nothing here writes.
     arrays = {key: np.load(source / f"{key}.npy", mmap_mode="c") for key in ARRAYS}
     return Images.on(device, arrays, gray=bool(np.load(source / "gray.npy")))
 

@@ -1,7 +1,7 @@
-"""What a model sees at every step: its images, their order, their augmentation, and which units are dropped.
+"""What a model sees at each step: images, their order and augmentation, and which units are dropped.
 
-Everything here is a pure function of the model, the epoch and the image, so a batch does not depend on how
-many are prepared at once.
+Everything here is a pure function of model, epoch and image, so a batch does not depend on how many are
+prepared at once.
 
 Axes: N images of a data set, B images prepared together, C channels, H W pixels, U units of a layer.
 """
@@ -25,7 +25,7 @@ from nws_dataset.errors import ZooError
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import NUM_CLASSES, Architecture
 
-# Ranges of the augmentation (Eilertsen et al., their scale 3).
+# Ranges of the augmentation (scale 3 of Eilertsen et al.).
 SHIFT = 3.0  # pixels
 ROTATION = math.radians(15)
 ZOOM = 0.099
@@ -40,7 +40,7 @@ NOISE = 0.03  # largest standard deviation
 def words(
     model: Model, purpose: Purpose, *, index: torch.Tensor, epoch: int = 0, block: Any = 0
 ) -> tuple[torch.Tensor, ...]:
-    """`philox.draw` on an index tensor's device; on the host through numpy, which is twice as fast there."""
+    """`philox.draw` on an index tensor's device; on the CPU through numpy, which is twice as fast there."""
     key = philox.key_of(model.seed, model.subset)
     on_host = index.device.type == "cpu"
     indices, block = (x.numpy() if on_host and isinstance(x, torch.Tensor) else x for x in (index, block))
@@ -53,29 +53,29 @@ def words(
 
 @dataclass(frozen=True)
 class Parts:
-    """A model's images, as indices of its data set's training images, ascending."""
+    """A model's images, as ascending indices of its data set's training images."""
 
     train: torch.Tensor  # [n] int64
     validation: torch.Tensor  # [v] int64, may be empty
 
 
 def part_sizes(train_fraction: float, validation_fraction: float, images: int) -> tuple[int, int]:
-    """How many training and validation images a recipe with these fractions takes from so many."""
+    """How many training and validation images a recipe with these fractions takes from `images`."""
     count = max(1, round(images * train_fraction))
     held_out = round(count * validation_fraction)
     return count - held_out, held_out
 
 
 def split_images(model: Model, labels: torch.Tensor) -> Parts:
-    """The model's training and validation images.
+    """Choose the model's training and validation images.
 
     Args:
         model: gives train_fraction and validation_fraction.
         labels: [N] int64, of the training images.
 
     Raises:
-        ZooError: if a class would be missing among the training images, or the batch would hold fewer than
-            two.
+        ZooError: if a class would be missing among the training images, or a batch would have fewer than
+            two images.
     """
     recipe = model.recipe
     trained, held_out = part_sizes(recipe.train_fraction, recipe.validation_fraction, len(labels))
@@ -96,9 +96,9 @@ def split_images(model: Model, labels: torch.Tensor) -> Parts:
 
 
 def epoch_order(model: Model, parts: Parts, labels: torch.Tensor, epoch: int) -> torch.Tensor:
-    """The images of one epoch in the order in which they are seen: indices in the data set, [n] int64.
+    """The images of one epoch in order: indices in the data set, [n] int64.
 
-    A balanced recipe takes as many images of each class as the smallest class has, drawn anew.
+    A balanced recipe takes as many images of each class as the smallest class has, drawn anew each epoch.
     """
     drawn = words(model, Purpose.ORDER, index=parts.train, epoch=epoch)
     chosen = parts.train
@@ -114,15 +114,13 @@ def epoch_order(model: Model, parts: Parts, labels: torch.Tensor, epoch: int) ->
     return chosen[torch.argsort(shuffle, stable=True)]
 
 
-# What is done to them
+# Augmentation
 
 
 def training_images(
     model: Model, images: Images, index: torch.Tensor, epoch: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Training images as the model sees them in an epoch: [n, C, H, W] in 0 .. 1, augmented if the recipe
-    says so.
-    """
+    """Training images as a model sees them in an epoch: [n, C, H, W] in 0 .. 1, perhaps augmented."""
     x = images.train_images[index].to(dtype).div_(255)
     return augment(model, x, index, epoch, gray=images.gray) if model.recipe.augmentation else x
 
@@ -130,14 +128,15 @@ def training_images(
 def augment(
     model: Model, images: torch.Tensor, index: torch.Tensor, epoch: int, *, gray: bool = False
 ) -> torch.Tensor:
-    """Augmented copies of images: shift, rotation, zoom, shear; brightness, contrast, hue, saturation; noise;
-    clipped to 0 .. 1.
+    """Augment copies of images: shift, rotation, zoom, shear; brightness, contrast, hue, saturation; noise.
+
+    The result is clipped to 0 .. 1.
 
     Args:
-        model: whose random numbers to use.
+        model: its random numbers are used.
         images: [B, C, H, W] floating point in 0 .. 1, one or three channels.
-        index: [B] int64, of the images in the data set.
-        epoch: of the training.
+        index: [B] int64, the images' indices in the data set.
+        epoch: the training epoch.
         gray: whether the channels of each image are equal; the noise still differs.
     """
     drawn = distortions(model, index, epoch, images.shape[-1], images.dtype)
@@ -148,9 +147,9 @@ def augment(
 
 
 class Distortion(NamedTuple):
-    """What augmentation does to each image, [B] each."""
+    """The augmentation of each image, [B] each."""
 
-    # where output (x, y) looks in the input: across_x * x + down_x * y + shift_x, coordinates from -1 to 1
+    # output (x, y) comes from input across_x * x + down_x * y + shift_x; coordinates from -1 to 1
     across_x: torch.Tensor
     down_x: torch.Tensor
     shift_x: torch.Tensor
@@ -165,9 +164,7 @@ class Distortion(NamedTuple):
 
 
 def distortions(model: Model, index: torch.Tensor, epoch: int, size: int, dtype: torch.dtype) -> Distortion:
-    """The draws of images of `size` pixels: shift, rotation, zoom, shear; brightness, contrast, hue,
-    saturation; noise.
-    """
+    """Draw the augmentation of images of `size` pixels: geometry, colour and the noise's deviation."""
     draws = [words(model, Purpose.AUGMENT, index=index, epoch=epoch, block=block) for block in range(3)]
     return _distortion(
         torch.stack([word for group in draws for word in group]).to(dtype).add(0.5).mul(2.0**-32), size
@@ -175,7 +172,7 @@ def distortions(model: Model, index: torch.Tensor, epoch: int, size: int, dtype:
 
 
 def _distortion(u: torch.Tensor, size: int) -> Distortion:
-    """From draws in 0 .. 1, [12, B]; the last two are not used."""
+    """From uniform draws in 0 .. 1, [12, B]; the last two are not used."""
     s = u[:5] * 2 - 1
     angle, zoom, shear = s[2] * ROTATION, 1 + s[3] * ZOOM, s[4] * SHEAR
     shift = s[:2] * (2 * SHIFT / size)
@@ -195,25 +192,26 @@ def _distortion(u: torch.Tensor, size: int) -> Distortion:
 
 
 def _warp(images: torch.Tensor, d: Distortion) -> torch.Tensor:
-    """Bilinear affine warp about the centre; what comes from outside is black."""
+    """Warp bilinearly (affine, about the centre); pixels from outside are black."""
     theta = torch.stack([part.flatten() for part in d[:6]], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _recolour(x: torch.Tensor, d: Distortion) -> torch.Tensor:
-    """Brightness, contrast about each channel's mean, then hue and saturation of the HSV model."""
+    """Change brightness, contrast about each channel's mean, then hue and saturation (HSV)."""
     x = x + d.brightness
     mean = x.mean((2, 3), keepdim=True)
     x = ((x - mean) * d.contrast + mean).clamp_(0, 1)  # colours are defined in 0 .. 1
-    if x.shape[1] == 1:  # gray has neither
+    if x.shape[1] == 1:  # gray has neither hue nor saturation
         return x
     return _recolour_hsv(x, d.turn[:, 0], d.saturation[:, 0])
 
 
 def _recolour_hsv(x: torch.Tensor, turn: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Turn the hue by `turn` of the colour wheel and scale the saturation by `factor`, both [B, 1, 1]; x: [B,
-    3, H, W] in 0 .. 1.
+    """Turn the hue by `turn` of the colour wheel and scale the saturation by `factor`.
+
+    x: [B, 3, H, W] in 0 .. 1; turn, factor: [B, 1, 1].
     """
     red, green, blue = x.unbind(1)
     value = x.amax(1)
@@ -221,7 +219,7 @@ def _recolour_hsv(x: torch.Tensor, turn: torch.Tensor, factor: torch.Tensor) -> 
     safe = torch.where(chroma > 0, chroma, 1)
     sextant = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
     sextant = torch.where(value == red, (green - blue) / safe, sextant) + 6 * turn
-    chroma = torch.minimum(chroma * factor, value)  # saturation, chroma / value, is at most 1
+    chroma = torch.minimum(chroma * factor, value)  # saturation = chroma / value is at most 1
     distances = [(n + sextant).remainder(6) for n in (5, 3, 1)]
     return torch.stack([value - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in distances], 1)
 
@@ -248,14 +246,14 @@ def _lanes(
     return torch.stack(philox.lanes16(drawn), dim=-1).flatten(1)[:, :count]
 
 
-# Which units are dropped
+# Dropout
 
-DROPOUT_LAYER_BLOCKS = 1 << 20  # blocks of the counter that each layer has
+DROPOUT_LAYER_BLOCKS = 1 << 20  # counter blocks per layer
 
 
 @functools.cache
 def dropped_layers(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Layer -> shape of its output for one image, for the layers that dropout closes."""
+    """Layer -> shape of its output for one image, for the layers with dropout."""
     if architecture.dropout_place == "dense":
         return {f"dense{i}": (units,) for i, units in enumerate(architecture.dense_widths, 1)}
     sizes = [
@@ -268,16 +266,16 @@ def dropped_layers(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def dropout_threshold(rate: float) -> int:
-    """A unit is dropped when its random number of 16 bits is below this."""
+    """A unit is dropped if its 16-bit random number is below this."""
     return round(rate * (1 << 16))
 
 
 def dropout_masks(
     model: Model, index: torch.Tensor, epoch: int, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """Factors of dropout: layer -> [B, units...], 0 where a unit is dropped, else 1 / (1 - rate).
+    """Dropout factors: layer -> [B, units...], 0 where a unit is dropped, else 1 / (1 - rate).
 
-    The rate is taken to 16 bits.
+    The rate is rounded to 16 bits.
     """
     architecture, rate = model.recipe.architecture, model.recipe.dropout
     layers = layout_of(architecture).layers

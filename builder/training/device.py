@@ -1,4 +1,4 @@
-"""The devices of a machine: which there are, what trains on them, and how many models at once."""
+"""A machine's devices: which it has, what trains on them, and how many models at once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from nws_dataset.errors import ZooError
 from nws_dataset.format.recipe import NUM_CLASSES, Architecture
 
 GPU_SLOTS = 64  # models of a cohort that train together on a GPU
-GPU_STREAMS = 8  # cohorts that run side by side there
-# of a small cohort: a model that stops early hands its slot on, so that few slots wait for the last one
+GPU_STREAMS = 8  # cohorts that train side by side there
+# of a small cohort: a model that stops early passes its slot on, so few slots wait for the last model
 MODELS_PER_SLOT = 2
 
 
 def missing_requirement(device: str, backend: str) -> str:
-    """What this machine lacks to train on a device by a backend; empty if nothing.
+    """What this machine lacks to train on a device with a backend; empty if nothing.
 
-    Triton comes with torch for CUDA on Linux alone.
+    Triton comes only with torch for CUDA on Linux.
     """
     if device == "cpu":
         return ""
@@ -36,10 +36,9 @@ def missing_requirement(device: str, backend: str) -> str:
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Run torch's CPU kernels on one thread: sums do not depend on the machine's cores, and models run side
-    by side in processes.
+    """Run torch's CPU kernels on one thread: models train in parallel processes, and sums must repeat.
 
-    Nothing on a GPU, whose cohorts are threads that share the setting.
+    No effect on a GPU, whose cohorts are threads that share the setting.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if device.type == "cpu" else threads)
@@ -57,8 +56,9 @@ def make_backend(
     name: str = "fast",
     tf32: bool = False,
 ) -> Backend:
-    """The backend that an option names, for a device; with `tf32` a fast one on a GPU cuts the factors of
-    products to 10 bits, unrounded.
+    """Make the backend that an option names, for a device.
+
+    With `tf32` the fast backend on a GPU truncates the factors of products to 10 bits.
     """
     assert architecture.num_outputs == NUM_CLASSES, (
         "only imported networks have more outputs, and those are not trained"
@@ -68,7 +68,7 @@ def make_backend(
 
         return TorchBackend(architecture, device, dtype)
     if device.type == "cpu":
-        # each only where it is needed: compiling takes seconds, Triton needs a GPU
+        # import only what is needed: compiling takes seconds, Triton needs a GPU
         from builder.training.cpu.backend import CpuBackend
 
         return CpuBackend(architecture, dtype)
@@ -78,14 +78,12 @@ def make_backend(
 
 
 def slots_of(models: int) -> int:
-    """Slots on a GPU of a cohort of so many models."""
+    """Slots on a GPU for a cohort of `models`."""
     return min(GPU_SLOTS, -(-models // MODELS_PER_SLOT))
 
 
 def streams_of(backend: str) -> int:
-    """Cohorts that run side by side on a GPU: torch's kernels are launched by Python, which one stream keeps
-    busy.
-    """
+    """Cohorts that run side by side on a GPU; one in plain torch already keeps Python busy with launches."""
     return GPU_STREAMS if backend == "fast" else 1
 
 
@@ -96,9 +94,7 @@ def cores() -> int:
 
 
 def resolve_device(name: str, backend: str = "fast") -> torch.device:
-    """The torch device that one of DEVICES names, or "auto": a GPU by which the backend can train, else the
-    CPU.
-    """
+    """The torch device for a name; "auto" is a GPU on which the backend can train, else the CPU."""
     if name == "auto":
         name = next(device for device in ("cuda", "mps", "cpu") if not missing_requirement(device, backend))
         if name == "cpu" and missing_requirement("cuda", backend) == "Triton":

@@ -1,4 +1,4 @@
-"""Initial rows, made on the host from raw bits: the same on every machine."""
+"""Initial rows, made on the CPU from raw bits: the same on every machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NORM_WEIGHT_STD = 0.002  # batch-norm's weight starts at normal(1, 0.002), as in
 def initial_row(model: Model) -> np.ndarray:
     """A model's row before its first step: [P], float32.
 
-    Weights follow the recipe's initialization, biases and running means are 0, running variances 1,
-    batch-norm's weights normal(1, 0.002). "glorot_normal" and "he_normal" are plain normal distributions of
-    Glorot's and He's deviation; "truncated_normal" is cut at two.
+    Weights follow the recipe's initialization; biases and running means are 0, running variances 1,
+    batch-norm's weights normal(1, 0.002). "glorot_normal" and "he_normal" are plain normal distributions with
+    Glorot's and He's standard deviation; "truncated_normal" is cut at two standard deviations.
     """
     layout, key = layout_of(model.recipe.architecture), philox.key_of(model.seed, model.subset)
     row = np.zeros(layout.num_weights, np.float64)
@@ -62,10 +62,10 @@ def initial_weight(recipe: Recipe, spec: TensorSpec, u: np.ndarray) -> np.ndarra
 
 
 def orthogonal(matrix: np.ndarray) -> np.ndarray:
-    """Gram-Schmidt on the shorter axis of a matrix [out, in]: its vectors become orthonormal.
+    """Orthonormalize a matrix [out, in] along its shorter axis (Gram-Schmidt).
 
-    Sums are exactly rounded (math.fsum), since a linear algebra library's order of summation differs between
-    machines.
+    Sums are exactly rounded (math.fsum), as the order of summation in linear algebra libraries differs
+    between machines.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     vectors = (matrix if wide else matrix.T).copy()

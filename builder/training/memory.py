@@ -1,6 +1,4 @@
-"""Where a GPU's memory runs short, fewer cohorts train side by side, then fewer models of one train
-together; all are trained.
-"""
+"""When a GPU's memory is short, trains fewer cohorts side by side, then fewer models together."""
 
 from __future__ import annotations
 
@@ -17,15 +15,15 @@ from builder.trained import Trained
 
 
 class Stopped(Exception):
-    """Ends a cohort whose results nobody waits for any more."""
+    """Ends a cohort whose results are no longer wanted."""
 
 
 class MemoryLimiter:
-    """Lets as many cohorts train side by side, and as many models together, as a GPU's memory holds.
+    """Lets as many cohorts train side by side, and as many models together, as fit into a GPU's memory.
 
     Args:
-        streams: how many at a time.
-        stopped: set when nobody waits for results any more.
+        streams: most cohorts at a time.
+        stopped: set when results are no longer wanted.
     """
 
     def __init__(self, streams: int, stopped: threading.Event) -> None:
@@ -36,17 +34,16 @@ class MemoryLimiter:
     def fit(
         self, models: list[Model], slots: int, train: Callable[[list[Model], int], Iterator[Trained]]
     ) -> Iterator[Trained]:
-        """Train models of a cohort, as soon as another may begin, with as many slots as memory has room
-        for.
+        """Train a cohort's models, when another cohort may start, with as many slots as fit into memory.
 
         Args:
-            models: of the cohort.
-            slots: how many of them may train together.
-            train: trains models in so many slots.
+            models: the cohort's models.
+            slots: most models that may train together.
+            train: trains models in a given number of slots.
 
         Raises:
-            RuntimeError: if memory is short for one model alone.
-            Stopped: if nobody waits any more.
+            RuntimeError: if memory is too short for a single model.
+            Stopped: if results are no longer wanted.
         """
         left = {model.id: model for model in models}
         while left:
@@ -60,12 +57,12 @@ class MemoryLimiter:
                         raise
                 else:
                     return
-                # not before the error has gone, whose traceback holds the cohort's tensors
+                # only once the error is gone: its traceback holds the cohort's tensors
                 slots = self._shrink(models[0], streams, slots)
 
     @contextmanager
     def _admitted(self) -> Iterator[int]:
-        """Wait until one more may train; gives how many may train side by side."""
+        """Wait until one more cohort may train; yields how many may train side by side."""
         with self.changed:
             self.changed.wait_for(lambda: self.running < self.streams or self.stopped.is_set())
             if self.stopped.is_set():
@@ -79,17 +76,15 @@ class MemoryLimiter:
                 self.changed.notify_all()
 
     def _shrink(self, model: Model, streams: int, slots: int) -> int:
-        """Free what a cohort held, and halve the streams, of which there were so many when it began, or its
-        slots; returns those.
-        """
+        """Free a cohort's memory; halve the streams (`streams` at its start) or its slots; return slots."""
         gc.collect()
         torch.cuda.empty_cache()
         with self.changed:
             if self.streams < streams:
-                return slots  # fewer train by now, or soon
+                return slots  # fewer already train now, or soon will
             if self.running == slots == 1:
                 self.streams = 1
-                return slots  # others may have just ended: once more alone
+                return slots  # others may just have ended: try once more, alone
             if self.running > 1:
                 before, now = self.running, self.running // 2
                 self.streams, what = now, "cohorts train at a time"
@@ -101,9 +96,7 @@ class MemoryLimiter:
 
 
 def out_of_memory(error: BaseException | None) -> BaseException | None:
-    """The error among an error and its causes that says that a GPU's memory is short: torch's, CUDA's,
-    Triton's or a library's.
-    """
+    """Find a full GPU memory, reported by torch, CUDA, Triton or a library, among an error and its causes."""
     while error is not None:
         message = str(error).lower()
         if isinstance(error, RuntimeError) and ("out of memory" in message or "alloc_failed" in message):

@@ -1,6 +1,6 @@
-"""The plain loop: one model at a time, the network of `nws_dataset.format.network`, torch's autograd.
+"""The plain loop: one model at a time, `nws_dataset.format.network` and torch's autograd.
 
-The fused step is tested against it.
+The fast steps are tested against it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class PlainLoop:
     """Trains one model step by step.
 
     Args:
-        model: what to train.
-        images: its image set, in the architecture's channels and size; the loop runs where they lie.
-        dtype: of the weights.
+        model: the model to train.
+        images: its image set, in the architecture's channels and size; its device is used.
+        dtype: the weights' type.
     """
 
     def __init__(self, model: Model, images: Images, dtype: torch.dtype = torch.float64) -> None:
@@ -42,9 +42,7 @@ class PlainLoop:
     def step(
         self, images: torch.Tensor, labels: torch.Tensor, masks: dict[str, torch.Tensor], rate: float
     ) -> float:
-        """One step on images [B, C, H, W] in 0 .. 1 with dropout factors; returns the cross-entropy before
-        it.
-        """
+        """Step on images [B, C, H, W] in 0 .. 1 with dropout factors; return the cross-entropy before it."""
         recipe, network = self.model.recipe, self.network.load_row(self.row).train()
         network.zero_grad()
         loss = F.cross_entropy(network(images, masks), labels)

@@ -1,6 +1,4 @@
-"""A digest of what modules say: what was compiled, found out or trained with other sources is not valid any
-more.
-"""
+"""A digest of modules' sources: results of other sources are no longer valid."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from types import ModuleType
 
 
 def digest(modules: Iterable[ModuleType]) -> str:
-    """The SHA-256 of the modules' names and files, in hexadecimal; a package stands for all modules in it."""
+    """The SHA-256 of the modules' names and files, in hexadecimal; a package stands for all its modules."""
     found = hashlib.sha256()
     for module in modules:
         file = Path(inspect.getfile(module))

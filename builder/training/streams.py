@@ -1,5 +1,6 @@
-"""Several cohorts side by side on one GPU: small ones leave most of it idle, so each runs in a thread
-with a CUDA stream of its own.
+"""Runs several cohorts side by side on one GPU, each in a thread with its own CUDA stream.
+
+A small cohort alone leaves most of the GPU idle.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch
 
 Result = TypeVar("Result")
 
-WAITING_RESULTS = 64  # finished results that wait to be taken; a stream stops until there is room
-HEARTBEAT_SECONDS = 1.0  # without a result until None comes in its place
-POLL_SECONDS = 0.1  # between looks at whether the run was ended, while a stream waits for room
+WAITING_RESULTS = 64  # finished results that wait to be taken; a full queue stops the streams
+HEARTBEAT_SECONDS = 1.0  # after this long without a result, None is yielded
+POLL_SECONDS = 0.1  # how often a stream that waits for room checks whether the run was ended
 
 
 def run_side_by_side(
@@ -28,16 +29,14 @@ def run_side_by_side(
     """Run cohorts side by side.
 
     Args:
-        cohorts: each gives its results one by one when called; the next one starts in the first stream that
-            is free.
+        cohorts: each yields its results one by one when called; the next one starts in a free stream.
         streams: how many cohorts run at a time.
-        device: a GPU: each has a CUDA stream of its own there.
-        ended: set when nobody waits for results any more, so that a cohort can look at it and end between two
-            of them.
+        device: on a GPU each has its own CUDA stream.
+        ended: set when results are no longer wanted; a cohort can check it and end between two results.
 
     Yields:
-        The cohorts' results as they come, and None at every heartbeat without one. What a cohort raises is
-        raised here; then, and when the generator is closed, the streams stop at their next result.
+        The cohorts' results as they come, and None at every heartbeat without one. An exception in a cohort
+        is raised here; then, and when the generator is closed, the streams stop at their next result.
     """
     shared = _Shared(iter(cohorts), device, ended or threading.Event())
     threads = [threading.Thread(target=shared.run_stream, daemon=True) for _ in range(streams)]
@@ -66,24 +65,24 @@ _STREAM_ENDED = object()
 
 
 class _Failure:
-    """What a stream raised."""
+    """An exception in a stream."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
 class _Shared:
-    """What the streams share."""
+    """The state that streams share."""
 
     def __init__(
         self, cohorts: Iterator[Callable[[], Iterator[Any]]], device: torch.device, ended: threading.Event
     ) -> None:
         self.cohorts, self.device, self.ended = cohorts, device, ended
-        self.lock = threading.Lock()  # generators of cohorts are not made for threads
+        self.lock = threading.Lock()  # a generator of cohorts is not thread-safe
         self.results: queue.Queue[Any] = queue.Queue(WAITING_RESULTS)  # results, failures, _STREAM_ENDED
 
     def run_stream(self) -> None:
-        """Cohort after cohort, until there is none or the run has ended."""
+        """Run cohorts until none is left or the run was ended."""
         try:
             with (
                 torch.cuda.stream(torch.cuda.Stream(self.device))

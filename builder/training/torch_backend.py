@@ -1,9 +1,8 @@
-"""Training and evaluation by plain torch, on any device: the networks of several models stacked by
-`torch.func`, torch's own kernels and gradients.
+"""Training and evaluation in plain torch, on any device: several networks stacked with `torch.func`.
 
-On a CPU a cohort trains one model at a time, so rows have the same bits whatever else is trained. On a GPU
-torch's libraries choose their kernels by how many models are stacked: what a model trains beside may move the
-rounding of its row, though nothing more.
+On a CPU a cohort trains one model at a time, so a row has the same bits whatever else is trained. On a GPU
+torch's libraries choose kernels by the number of stacked models, so the other models may change a row, but
+only by rounding.
 
 Axes: M slots, K stacked models, B images, C channels, H W pixels, P weights.
 """
@@ -26,26 +25,25 @@ from nws_dataset.format.layout import layout_of
 from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import Architecture
 
-# models that go through the network together, at most: what gradients need takes memory for each
+# most models that go through the network together: gradients need memory for each
 STACKED = 16
-# of a model that are made ready at once: on a GPU that is as many kernels for one as for all
+# of a model, prepared at once: on a GPU preparing many takes no more kernels than preparing one
 PREPARED_IMAGES = 1024
-EVALUATION_IMAGES = 1000  # in one forward pass
+EVALUATION_IMAGES = 1000  # per forward pass
 
 State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class TorchBackend:
-    """`builder.training.backend.Backend` for models of one architecture by
-    `nws_dataset.format.network.Network`; models with the same activation are stacked.
+    """A `Backend` that runs `nws_dataset.format.network.Network`, stacking models of the same activation.
 
-    No number on the device has more precision than the rows: Apple's GPUs have no float64. What needs it is
-    computed on the host.
+    Nothing on the device is more precise than the rows, as Apple's GPUs have no float64; what needs float64
+    is computed on the CPU.
 
     Args:
-        architecture: of all the models.
+        architecture: the models' architecture.
         device: where the rows are.
-        dtype: of the rows.
+        dtype: type of the rows.
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class TorchBackend:
     def _train_stack(
         self, activation: str, state: Sequence[torch.Tensor], segments: Sequence[Segment]
     ) -> torch.Tensor:
-        """The steps of models with the same activation; rows and moments, [K, P] each, change in place.
+        """Take the steps of models with the same activation; rows and moments, [K, P] each, change in place.
 
         Returns the summed losses, [K].
         """
@@ -82,10 +80,10 @@ class TorchBackend:
         )
         gradient = vmap(grad(functools.partial(self._objective, network), has_aux=True))
         rows, first, second = state
-        gradients = torch.zeros_like(rows)  # stays 0 at the running statistics, which no gradient reaches
+        gradients = torch.zeros_like(rows)  # stays 0 at the running statistics, which have no gradient
         tensors, slopes = self.layout.views(rows), self.layout.views(gradients)
         weights = {name: x for name, x in tensors.items() if self.layout[name].trained}
-        # contiguous, else they would not move
+        # contiguous, as they are changed in place
         statistics = {name: x.clone() for name, x in tensors.items() if name not in weights}
         l2 = self._numbers([recipe.l2 for recipe in recipes])
         coefficients = self._numbers([update.COEFFICIENTS[recipe.optimizer] for recipe in recipes]).T[
@@ -115,7 +113,7 @@ class TorchBackend:
         masks: dict[str, torch.Tensor],
         l2: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One model's loss with L2, and without; moves the running statistics."""
+        """One model's loss with L2 and without; updates the running statistics."""
         loss = F.cross_entropy(functional_call(network, {**weights, **statistics}, (images, masks)), labels)
         kernels = [
             weight.square().sum() for name, weight in weights.items() if self.layout[name].role == "weight"
@@ -125,7 +123,7 @@ class TorchBackend:
     def _batches(
         self, segments: Sequence[Segment]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
-        """Images [K, B, C, H, W], labels [K, B] and factors of dropout of each step."""
+        """Images [K, B, C, H, W], labels [K, B] and dropout factors of each step."""
         size = segments[0].batch
         for orders in zip(
             *(segment.order.split(max(1, PREPARED_IMAGES // size) * size) for segment in segments),
@@ -156,8 +154,9 @@ class TorchBackend:
     def evaluate(
         self, rows: torch.Tensor, activation: str, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `builder.training.backend.Backend`; one network after the other, so that its numbers do not
-        depend on the others. Answers on the host.
+        """See `builder.training.backend.Backend`; one network at a time, so none depends on the others.
+
+        The results are on the CPU.
         """
         network = _network(self.architecture, activation).eval()
         blocks, expected = images.split(EVALUATION_IMAGES), labels.to(self.device)
@@ -174,23 +173,23 @@ class TorchBackend:
 
 
 def _network(architecture: Architecture, activation: str) -> Network:
-    """A network without numbers of its own, for `functional_call`."""
+    """A network without weights, for `functional_call`."""
     with torch.device("meta"):
         network = Network(architecture, activation)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.num_batches_tracked = None  # `torch.func` lets nothing count in place
+            module.num_batches_tracked = None  # `torch.func` forbids counting in place
     return network
 
 
 @contextmanager
 def library_precision(tf32: bool = False, *, fastest: bool = False) -> Iterator[None]:
-    """Products of cuDNN and cuBLAS in float32, or with `tf32` in TF32.
+    """Set the precision of cuDNN's and cuBLAS's products: float32, or TF32 with `tf32`.
 
     Args:
         tf32: whether factors are cut to 10 bits.
-        fastest: time cuDNN's algorithms for each shape and take the fastest, whichever that is; else one that
-            repeats.
+        fastest: time cuDNN's algorithms for each shape and take the fastest; else take one whose results
+            repeat.
     """
     matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
     with torch.backends.cudnn.flags(

@@ -1,9 +1,8 @@
-"""Trains a cohort: models of one architecture and batch size, each in a slot, with its own data, order,
-optimizer and end.
+"""Trains a cohort: models of one architecture and batch size, each in a slot, otherwise independent.
 
-A slot holds a row [P] and the optimizer's moments. At every epoch's start the model is validated and its row
-exported to a file on disk (memory does not grow with the epochs); when it stops, the snapshots are chosen
-among the exports, evaluated and handed out, and the next model of the queue takes the slot.
+A slot holds a row [P] and the optimizer's moments. At the start of every epoch the model is validated and its
+row exported to a file on disk (memory does not grow with the epochs). When it stops, snapshots are chosen
+among the exports, evaluated and returned, and the next model of the queue takes the slot.
 
 Axes: M slots, K models of one step, B images, P weights, S snapshots, E exports.
 """
@@ -33,15 +32,16 @@ from nws_dataset.format.subsets import Subset
 
 
 class Slot:
-    """A model in training, at one index of a cohort's tensors: `start_epoch`, `take` its steps, and so on
-    until there is no further epoch; then `finish`.
+    """A model in training, at one index of a cohort's tensors.
+
+    Call `start_epoch`, then `take` for its steps, until no epoch is left; then `finish`.
 
     Args:
-        model: is trained.
+        model: the model to train.
         images: its data set, on the device.
         state: row, first and second moments, [1, P] each: views of the cohort's tensors.
-        backend: evaluates.
-        spool: folder for the file of exports; a temporary one if None.
+        backend: evaluates the model.
+        spool: folder for the file of exports; None: a temporary one.
     """
 
     def __init__(
@@ -59,27 +59,28 @@ class Slot:
         first[:] = 0
         second[:] = update.SECOND_START[model.recipe.optimizer]
         self.epoch = self.step = 0
-        self.order = torch.empty(0, dtype=torch.int64)  # images of this epoch
-        self.taken = 0  # steps of this epoch
-        self.loss_sum = 0.0  # of this epoch; not finite once a loss was not
+        self.order = torch.empty(0, dtype=torch.int64)  # this epoch's images
+        self.taken = 0  # steps in this epoch
+        self.loss_sum = 0.0  # in this epoch; not finite once a loss was not
         self.exports: list[Export] = []
         self.diverged = False
-        # the exported rows, one behind the other
-        self.spool: BinaryIO = tempfile.TemporaryFile(dir=spool)  # noqa: SIM115 -- `close` does
+        # the exported rows, one after the other
+        self.spool: BinaryIO = tempfile.TemporaryFile(dir=spool)  # noqa: SIM115 -- `close` closes it
 
     @property
     def batch(self) -> int:
-        """Images in one step: the batch size, or fewer where an epoch holds fewer."""
+        """Images per step: the batch size, or fewer if an epoch has fewer."""
         return min(self.model.recipe.batch_size, len(self.order))
 
     @property
     def steps_left(self) -> int:
-        """Steps to the epoch's end; a partial last batch is dropped."""
+        """Steps until the epoch ends; a partial last batch is dropped."""
         return len(self.order) // self.batch - self.taken
 
     def start_epoch(self) -> bool:
-        """Validate and export the row, and order the epoch's images; False if the training has ended, by
-        the rules or because the model has diverged.
+        """Validate and export the row, and order the epoch's images.
+
+        Returns False if the training has ended: the rules stop it, or the model has diverged.
         """
         if self.diverged:
             return False
@@ -102,7 +103,7 @@ class Slot:
         )
 
     def take(self, steps: int, loss: float) -> None:
-        """Count steps that were taken, and the sum of their losses; the last of an epoch end it."""
+        """Count steps taken and the sum of their losses; the epoch's last step ends it."""
         self.step += steps
         self.taken += steps
         self.loss_sum += loss
@@ -111,7 +112,7 @@ class Slot:
             self.diverged = not (math.isfinite(self.loss_sum) and bool(torch.isfinite(self.row).all()))
 
     def finish(self, subset: Subset) -> Trained:
-        """Read back the exports that the subset chooses, and evaluate each once."""
+        """Read back the exports that become snapshots, and evaluate each once."""
         chosen = chosen_exports(subset, self.model.recipe.max_epochs, len(self.exports))
         rows = {export: self._exported(export) for export in dict.fromkeys(chosen)}
         self.close()
@@ -158,14 +159,14 @@ class Cohort:
 
     Args:
         subset: gives the rule that chooses snapshots.
-        architecture: of all the models.
+        architecture: the models' architecture.
         bank: image sets by name, on the device.
         slots: how many models train together.
         dtype: float32; float64 for tests.
-        spool: folder for the exports; a temporary one if None.
+        spool: folder for the exports; None: a temporary one.
         on_epoch: called whenever a model has trained an epoch.
-        backend: what trains; None: the device's.
-        occupancy: takes note of the slots' use.
+        backend: what trains; None: the device's fast backend.
+        occupancy: records how busy the slots are.
     """
 
     def __init__(
@@ -193,7 +194,7 @@ class Cohort:
         self.stacked = device.type != "cpu"  # whether models take their steps together
 
     def train(self, models: Iterable[Model]) -> Iterator[Trained]:
-        """Train models, as many at a time as there are slots; each is yielded when it stops."""
+        """Train models, as many at a time as there are slots; yield each when it stops."""
         queue = iter(models)
         with one_thread(self.device):
             try:
@@ -213,7 +214,7 @@ class Cohort:
                     slot.close()
 
     def _fill(self, m: int, queue: Iterator[Model]) -> Iterator[Trained]:
-        """Start the next model that has an epoch to train; of those before, the first export is the last."""
+        """Start the next model with an epoch to train; those without one finish with their first export."""
         for model in queue:
             row, first, second = (part[m : m + 1] for part in self.state)
             slot = Slot(
@@ -230,16 +231,14 @@ class Cohort:
         return trained
 
     def _groups(self, active: dict[int, Slot]) -> Iterable[dict[int, Slot]]:
-        """Slots that take their steps together: on a CPU each alone, on a GPU those with equally many images
-        in a batch.
-        """
+        """Group slots that take their steps together: one each on a CPU, all with equal batches on a GPU."""
         groups: dict[int, dict[int, Slot]] = {}
         for m, slot in active.items():
             groups.setdefault(slot.batch if self.stacked else m, {})[m] = slot
         return groups.values()
 
     def _take_steps(self, group: dict[int, Slot]) -> None:
-        """Steps of a group until the first of its models ends its epoch."""
+        """Take steps of a group until one of its models ends its epoch."""
         steps = min(slot.steps_left for slot in group.values())
         losses = self.backend.train(self.state, {m: slot.segment(steps) for m, slot in group.items()})
         self.occupancy.add(len(group) * steps, len(self.slots if self.stacked else group) * steps)
@@ -250,17 +249,17 @@ class Cohort:
 def evaluate_rows(
     backend: Backend, rows: torch.Tensor, model: Model, images: Images, index: torch.Tensor | None
 ) -> list[tuple[float, float, list[float | None]]]:
-    """The builder's evaluation of rows of a model: accuracy, mean cross-entropy, accuracy of each class.
+    """The builder's evaluation of a model's rows: accuracy, mean cross-entropy, accuracy of each class.
 
     Args:
-        backend: of the model's architecture.
+        backend: for the model's architecture.
         rows: [K, P], on the images' device.
         model: gives the activation.
-        images: of its data set.
-        index: of the training images; None: the test images.
+        images: the model's data set.
+        index: indices of training images; None: the test images.
 
     Returns:
-        K times (accuracy, loss, accuracies of the classes; None of a class without images).
+        K times (accuracy, loss, accuracies of the classes; None for a class without images).
     """
     source, labels = (
         (images.test_images, images.test_labels)
@@ -283,7 +282,7 @@ def evaluate_rows(
 def evaluate_snapshots(
     backend: Backend, rows: torch.Tensor, model: Model, images: Images, parts: batches.Parts
 ) -> list[dict[str, Any]]:
-    """Test and training columns of snapshots, rows [S, P] of a model."""
+    """The test and training columns of a model's snapshots, rows [S, P]."""
     tested = evaluate_rows(backend, rows, model, images, None)
     trained = evaluate_rows(backend, rows, model, images, parts.train[:TRAIN_EVALUATION_IMAGES])
     return [

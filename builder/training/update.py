@@ -1,5 +1,4 @@
-"""The optimizers' update rule, in TensorFlow's forms: one formula whose coefficients tell the optimizers
-apart.
+"""The optimizers' update, as TensorFlow defines it: one formula with coefficients for each optimizer.
 
 The plain loop, the CPU's step and the GPU's share it. For momentum and SGD the second moment stays at 1, so
 that dividing by its root changes nothing. On torch tensors the axes are K models, P weights: rows [K, P], a
@@ -14,14 +13,14 @@ import torch
 
 
 class Coefficients(NamedTuple):
-    """What makes an optimizer of `rule`."""
+    """The coefficients of `rule` that make up an optimizer."""
 
     first_decay: float
     first_gain: float
     second_decay: float
     second_gain: float
     inner_epsilon: float  # inside the root
-    outer_epsilon: float  # beside the root
+    outer_epsilon: float  # outside the root
 
 
 ADAM_DECAYS = 0.9, 0.999
@@ -41,22 +40,20 @@ def learning_rate(base: float, decay: float, epoch: int) -> float:
 
 
 def step_size(optimizer: str, rate: float, step: int) -> float:
-    """The factor of a step (counted from 1): Adam's bias correction goes into the learning rate, in double
-    precision.
-    """
+    """The factor of a step (counted from 1), in double precision; it includes Adam's bias correction."""
     if optimizer == "adam":
         return rate * (1 - ADAM_DECAYS[1] ** step) ** 0.5 / (1 - ADAM_DECAYS[0] ** step)
     return rate
 
 
 def rule(row: Any, gradient: Any, first: Any, second: Any, rate: Any, c: Any) -> tuple[Any, Any, Any]:
-    """New weights and moments, of tensors or of single numbers.
+    """Compute new weights and moments, for tensors or single numbers.
 
     Args:
         row, gradient, first, second: the weights, the loss's gradient, the first moment (or momentum) and the
             mean square.
         rate: from `step_size`.
-        c: `Coefficients`, or anything with its fields in their order.
+        c: `Coefficients`, or anything with its fields in the same order.
 
     Returns:
         row, first, second.
@@ -74,12 +71,12 @@ def update(
     second: torch.Tensor,
     rate: torch.Tensor,
 ) -> None:
-    """One step of models that share an optimizer: `rule` in place.
+    """Take one step of models that share an optimizer: `rule` in place.
 
     Args:
         optimizer: "adam", "rmsprop", "momentum" or "sgd".
         rows: [K, P], changed in place.
-        gradients: [K, P]; zero where a weight is not trained, which leaves it as it is.
+        gradients: [K, P]; zero for an untrained weight, which then does not change.
         first: [K, P], changed in place.
         second: [K, P], changed in place.
         rate: [K, 1], from `step_size`.

@@ -1,6 +1,4 @@
-"""Trains models: on a CPU each core trains models of its own, in a process of its own; on a GPU one process
-trains cohort after cohort.
-"""
+"""Trains models: on a CPU one process per core, on a GPU one process with several cohorts at a time."""
 
 from __future__ import annotations
 
@@ -44,20 +42,18 @@ if TYPE_CHECKING:
     from builder.training.gpu.warmup import Work
 
 CONTEXT = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-_loading = threading.Lock()  # streams must not load an image set twice
+_loading = threading.Lock()  # keeps streams from loading an image set twice
 
 
 @dataclass(frozen=True)
 class Training:
-    """Trains models of a subset on a device; a subclass knows where images come from and where trained models
-    go.
-    """
+    """Trains a subset's models on a device; subclasses know where images come from and models go."""
 
     subset: Subset
     device: str
     tf32: bool = False
     backend: str = "fast"
-    # by this process
+    # loaded by this process
     loaded: dict[tuple[str, int, int], Images] = field(default_factory=dict, compare=False, kw_only=True)
 
     @property
@@ -66,15 +62,15 @@ class Training:
         return None
 
     def load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
-        """An image set for an architecture's input, on the device."""
+        """Load an image set for an architecture's input, on the device."""
         raise NotImplementedError
 
     def deliver(self, trained: Trained, seconds: float) -> Any:
-        """Hand on a model whose cohort began so many seconds ago; what is returned is what `run` yields."""
+        """Hand on a trained model, `seconds` after its cohort started; `run` yields what is returned."""
         raise NotImplementedError
 
     def count_epochs(self, number: int) -> None:
-        """Take note that models have trained so many epochs more; of what was in vain, so many fewer."""
+        """Count epochs that models trained; a negative number takes back those that were in vain."""
 
     def run(
         self,
@@ -87,10 +83,10 @@ class Training:
         """Train models of one cohort and deliver each.
 
         Args:
-            models: of one cohort.
+            models: models of one cohort.
             slots: how many train together.
-            occupancy: takes note of the slots' use.
-            limiter: of a GPU's memory; once its `stopped` is set, the training ends at a model's next epoch.
+            occupancy: records how busy the slots are.
+            limiter: of a GPU's memory; once its `stopped` is set, training ends at a model's next epoch.
         """
         start, stopped = time.monotonic(), None if limiter is None else limiter.stopped
         train = partial(self._train, occupancy=occupancy, stopped=stopped)
@@ -138,7 +134,7 @@ class Training:
             self.count_epochs(-in_vain)
 
     def _loaded(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
-        """An image set, once for all cohorts with such an input: on a GPU they share the copy there."""
+        """Load an image set once for all cohorts with the same input; on a GPU they share the copy there."""
         key = dataset, architecture.image_channels, architecture.image_size
         with _loading:
             if key not in self.loaded:
@@ -154,14 +150,14 @@ class Training:
         limiter = MemoryLimiter(streams, stopped)
         jobs = [
             partial(self.run, members, slots_of(len(members)), occupancy=occupancy, limiter=limiter)
-            # the longest first: a long one at the end would run alone
+            # the longest first: at the end it would run alone
             for members in sorted(cohorts.values(), key=len, reverse=True)
         ]
         yield from run_side_by_side(jobs, streams, torch.device(self.device), stopped)
 
     def compile_kernels(self, models: list[Model]) -> None:
-        """Compile what `run_cohorts` will launch for some models on a GPU."""
-        from builder.training.gpu import warmup  # only here: it needs Triton
+        """Compile what `run_cohorts` will launch on a GPU for these models."""
+        from builder.training.gpu import warmup  # needs Triton
 
         inputs, device = (
             {model.recipe.dataset: model.recipe.architecture for model in models},
@@ -174,12 +170,12 @@ class Training:
 
 @dataclass(frozen=True)
 class LocalTraining(Training):
-    """Training on this machine: any process of it reads images from, and stages models in, the folder."""
+    """Training on this machine: its processes read images from the folder and stage models in it."""
 
     out: Path = field(kw_only=True)
     # trained so far, by all processes
     epochs: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))
-    # not 0 once a process has begun
+    # not 0 once a process has started
     started: Synchronized[int] = field(default_factory=lambda: CONTEXT.Value("q", 0))
 
     @property
@@ -205,10 +201,9 @@ class LocalTraining(Training):
 def compile_before(work: Iterable[Work]) -> None:
     """Compile what some work will launch on a GPU, on all cores.
 
-    The launches find it on disk, and compile what they do not find; so what goes wrong here costs time alone,
-    and is said.
+    Launches find it on disk and compile what is missing, so a failure here only costs time; it is reported.
     """
-    from builder.training.gpu import warmup  # only here: it needs Triton
+    from builder.training.gpu import warmup  # needs Triton
 
     with _processes(cores(), warmup.pretend, warmup.target()) as pool:
         try:
@@ -222,7 +217,7 @@ def compile_before(work: Iterable[Work]) -> None:
                 compiled = [pool.submit(warmup.compile_variant, variant) for variant in variants]
             for future in compiling_kernels(as_completed(compiled), len(compiled)):
                 future.result()
-        except Exception as error:  # of any kind: Triton's inner parts differ from version to version
+        except Exception as error:  # of any kind: Triton's internals differ between versions
             print(
                 f"kernels are compiled one by one, as the GPU needs them ({type(error).__name__}: {error})",
                 file=sys.stderr,
@@ -237,9 +232,7 @@ _training: LocalTraining | None = None
 def run_on_processes(
     training: LocalTraining, models: list[Model], workers: int | None, occupancy: Occupancy
 ) -> Generator[Summary | None, None, None]:
-    """Train models one a process; summaries come as models finish, and None at every heartbeat without
-    one.
-    """
+    """Train models, one per process; yield summaries as models finish, and None at heartbeats without one."""
     if not models:
         return
     count, before = min(workers or cores(), len(models)), time.monotonic()
@@ -267,7 +260,7 @@ def run_on_processes(
 
 
 def _worker_ended(training: LocalTraining) -> ZooError:
-    """The error of a worker that has ended."""
+    """The error for a worker that died."""
     if not training.started.value:
         do = (
             'in a script, call it below `if __name__ == "__main__":`, since each of them imports the '
@@ -283,19 +276,19 @@ def _worker_ended(training: LocalTraining) -> ZooError:
 
 
 def is_script_of_worker() -> bool:
-    """Whether this process is a worker that has just begun and imports the script that started it."""
+    """Whether this process is a worker that is just importing the script that started it."""
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the block ends, and processes that are started in it never take it.
+    """Hold Ctrl-C back until the block ends; processes started in the block never receive it.
 
-    It reaches all processes of a terminal, and this one decides. The mask is what children inherit; here any
-    thread may take the signal.
+    A terminal sends it to all processes, but only this one should decide. Children inherit the mask; here
+    any thread may receive the signal.
     """
     held: list[int] = []
-    in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ctrl-C interrupts nothing
+    in_main = threading.current_thread() is threading.main_thread()  # Ctrl-C interrupts no other thread
     handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number)) if in_main else None
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -310,13 +303,13 @@ def _interrupts_held() -> Iterator[None]:
 
 @contextmanager
 def _processes(count: int, prepare: Callable[[Any], None], argument: Any) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each; `prepare(argument)` is what each of them begins with.
+    """Start processes of one thread each, which begin with `prepare(argument)`.
 
-    They end with the block, whatever they are at: what that was is trained again by the next run. They end
-    too when this process is gone.
+    They end with the block, whatever they are doing: the next run trains it again. They also end when this
+    process does.
     """
     pool = ProcessPoolExecutor(count, CONTEXT, initializer=_start, initargs=(prepare, argument))
-    resource_tracker.ensure_running()  # else the first submit starts it, and that lets Ctrl-C through
+    resource_tracker.ensure_running()  # else the first submit starts it, and lets Ctrl-C through
     try:
         yield pool
     finally:

@@ -1,6 +1,4 @@
-"""The CPU's step: one model a core, sixteen images in the lanes of a vector, the whole step in the core's
-cache; compiled by Numba.
-"""
+"""The CPU's training step: one model per core, 16 images per vector, all in the core's cache; uses Numba."""
 
 from __future__ import annotations
 
@@ -14,12 +12,11 @@ from numba.misc.appdirs import AppDirs
 
 
 def find_cache() -> None:
-    """See that Numba has somewhere to keep what it compiles; it looks when a function is declared, and fails
-    where it finds nothing.
+    """Make sure that Numba has a folder for what it compiles: it looks for one when a function is declared.
 
-    It tries NUMBA_CACHE_DIR, the folder of the sources and the user's cache. Where none can be written, as in
-    a read-only installation of a user without a home, a temporary folder serves, for this process and those
-    that it starts.
+    It tries NUMBA_CACHE_DIR, the sources' folder and the user's cache. If none can be written, as in a
+    read-only installation of a user without a home, a temporary folder serves this process and those that it
+    starts.
     """
     given = [Path(config.CACHE_DIR)] if config.CACHE_DIR else []
     tried = [*given, Path(__file__).parent / "__pycache__", Path(AppDirs("numba", False).user_cache_dir)]

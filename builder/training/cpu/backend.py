@@ -23,27 +23,23 @@ from nws_dataset.format import network
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Architecture, Recipe
 
-CACHED_GROUPS = 4  # groups of 16 images whose maps stay in a core's cache
+CACHED_GROUPS = 4  # groups of 16 images whose maps fit into a core's cache
 
 
 def groups_of(architecture: Architecture, batch: int) -> int:
-    """Groups of images that go through the network together in training: all with batch-norm, else equal
-    parts of few.
-    """
+    """Groups of images that go through the network together: all with batch-norm, else equal parts."""
     groups = -(-batch // LANES)
     if architecture.batch_norm:
         return groups
     return -(-groups // -(-groups // CACHED_GROUPS))
 
 
-SOURCES = (vectors, offsets, kernels, update, philox, network)  # what the compiled step follows from
+SOURCES = (vectors, offsets, kernels, update, philox, network)  # what the compiled step depends on
 
 
 @functools.cache
 def drop_stale_kernels() -> None:
-    """Delete what Numba compiled from other sources: it looks only at the file that a function stands in, not
-    at what that imports.
-    """
+    """Delete what Numba compiled from other sources: it checks a function's own file, but not the imports."""
     folder = Path(kernels.train.stats.cache_path)
     digest = sources.digest(SOURCES)
     mark = folder / "sources.sha256"
@@ -58,7 +54,7 @@ class CpuBackend:
     """`builder.training.backend.Backend` on a CPU.
 
     Args:
-        architecture: of the models.
+        architecture: the models' architecture.
         dtype: float32; float64 for tests.
     """
 
@@ -77,7 +73,7 @@ class CpuBackend:
     def _train(self, state: list[torch.Tensor], segment: Segment) -> float:
         recipe = segment.model.recipe
         work = self._work(groups_of(self.architecture, segment.batch))
-        # the same alignment wherever a row comes from
+        # copies have the same alignment, wherever a row comes from
         row, first, second = (x.clone().numpy() for x in state)
         number = row.dtype.type
         loss = kernels.train(
@@ -120,7 +116,7 @@ class CpuBackend:
         return self._works[groups]
 
     def _net(self, row: np.ndarray, activation: str, segment: Segment | None = None) -> kernels.Net:
-        """A model in training, or in evaluation without a segment."""
+        """A model in training, or in evaluation if there is no segment."""
         recipe, model = (segment.model.recipe, segment.model) if segment else (None, None)
         dropout = recipe.dropout if recipe else 0.0
         return kernels.Net(
@@ -171,9 +167,7 @@ class CpuBackend:
 
 
 def compile_step() -> None:
-    """Have Numba compile the step, or load it from its cache, so that several processes need not do it at
-    once.
-    """
+    """Have Numba compile the step, or load it from its cache, before several processes would do so."""
     architecture = Architecture(image_size=8, width_conv=1)
     recipe = Recipe(architecture, "digits", 0.01, LANES, "sgd", "relu", "glorot_uniform")
     pixels = torch.zeros(
@@ -194,13 +188,13 @@ def compile_step() -> None:
 
 
 def _filled(index: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Each line filled up to a multiple of so many with its last image, then all flat."""
+    """Pad each line to a multiple of `multiple` with its last image, then flatten."""
     missing = -index.shape[1] % multiple
     return torch.cat([index, index[:, -1:].expand(-1, missing)], 1).reshape(-1)
 
 
 def _allocate(tables: Tables, dtype: torch.dtype) -> kernels.Work:
-    """Buffers, all zero: the borders of padded maps stay so. torch aligns them as vectors need it."""
+    """Allocate zeroed buffers (padding stays zero); torch aligns them as vectors need it."""
     return kernels.Work(
         layers=tables.layers,
         classes=tables.classes,

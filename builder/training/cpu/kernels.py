@@ -1,9 +1,9 @@
-"""The step of one model: forward, backward and update, compiled by Numba.
+"""One model's step: forward, backward and update, compiled by Numba.
 
-A model's batch is split into groups of 16 images, an image a lane (see `builder.training.cpu.offsets`).
+A batch is split into groups of 16 images, one per lane of a vector (see `builder.training.cpu.offsets`).
 Kernels keep a tile of a few pixels and four channels in registers; what follows a linear part (pooling,
-activation, dropout) happens as its tile is stored. A step of a network without batch-norm goes through a few
-groups at a time, so that their maps stay in the core's cache; batch-norm needs the whole batch in each layer.
+activation, dropout) happens as its tile is stored. Without batch-norm a step processes a few groups at a
+time, so that their maps stay in the core's cache; batch-norm needs the whole batch in each layer.
 
 A layer is: linear part -> [batch-norm] -> max-pool -> activation -> [batch-norm] -> dropout. Activations are
 monotone, so pooling first gives the same numbers.
@@ -64,9 +64,9 @@ from nws_dataset.format.network import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
 RELU, ELU, SIGMOID = (ACTIVATION_NUMBERS[name] for name in ("relu", "elu", "sigmoid"))
 ALL_LANES = np.uint16(0xFFFF)
-SCRATCH = max(*TILES, GRADIENT_TAPS) * CHANNELS * LANES  # numbers of the largest tile
+SCRATCH = max(*TILES, GRADIENT_TAPS) * CHANNELS * LANES  # numbers in the largest tile
 NOISE_BLOCK, DROPOUT_BLOCK = int(Purpose.NOISE) << 24, int(Purpose.DROPOUT) << 24
-u64 = np.uint64  # an index that is not negative
+u64 = np.uint64  # for non-negative indices
 
 
 class Work(NamedTuple):
@@ -76,10 +76,10 @@ class Work(NamedTuple):
     classes: np.ndarray  # records of `tables.CLASS`
     offsets: np.ndarray  # int32
     x: np.ndarray  # every feature map and gradient
-    masks: np.ndarray  # uint16, a bit an image
+    masks: np.ndarray  # uint16, one bit per image
     scratch: np.ndarray
-    statistics: np.ndarray  # float64: of batch-norm's channels, mean and 1 / standard deviation
-    groups: int  # that are processed together
+    statistics: np.ndarray  # float64: batch-norm's mean and 1 / standard deviation of each channel
+    groups: int  # processed together
 
 
 class Net(NamedTuple):
@@ -91,23 +91,23 @@ class Net(NamedTuple):
     activation: int
     pixel_min: float
     training: bool
-    dropping: bool  # dropout closes units in this pass
-    dropout_threshold: int  # a unit is dropped when its 16 random bits are below
-    dropout_factor: float  # of the units that stay
+    dropping: bool  # whether this pass has dropout
+    dropout_threshold: int  # a unit is dropped if its 16-bit random number is below this
+    dropout_factor: float  # factor of the kept units
     key: np.ndarray  # [2] uint32: Philox's key
-    number: int  # the model's
+    number: int  # the model's number
     epoch: int
 
 
 class Pictures(NamedTuple):
-    """The images of some steps, in their order; each step's are filled up to whole groups."""
+    """The images of some steps, in order; each step is padded to whole groups."""
 
-    images: np.ndarray  # uint8, all of the data set
-    starts: np.ndarray  # [n] int64: where each image begins in `images`
+    images: np.ndarray  # uint8, the whole data set
+    starts: np.ndarray  # [n] int64: where each image starts in `images`
     labels: np.ndarray  # [n] int64
-    indices: np.ndarray  # [n] int64: of the images in the data set
+    indices: np.ndarray  # [n] int64: the images' indices in the data set
     distortions: np.ndarray  # [11 * n], or [0] without augmentation: `batches.Distortion`, field after field
-    quantiles: np.ndarray  # of the normal distribution, for the noise
+    quantiles: np.ndarray  # of the normal distribution, for noise
     gray: bool
     augmented: bool
     length: int  # n
@@ -115,7 +115,7 @@ class Pictures(NamedTuple):
 
 @inline
 def with_pointers(work: Any, net: Any, pictures: Any) -> Any:
-    """The same with addresses for the arrays that every vector needs."""
+    """The same tuples, with addresses in place of the arrays that every vector needs."""
     work = Work(
         work.layers,
         work.classes,
@@ -144,7 +144,7 @@ def with_pointers(work: Any, net: Any, pictures: Any) -> Any:
 
 
 @overload(torch.sqrt, strict=False)
-def _sqrt(x: Any) -> Any:  # lets `update.rule` be compiled as it stands
+def _sqrt(x: Any) -> Any:  # lets `update.rule` be compiled unchanged
     return lambda x: np.sqrt(x)
 
 
@@ -182,14 +182,14 @@ def activation_gradient(like: Any, activation: int, y: Any, g: Any) -> Any:
 
 @inline
 def lanes_of(images: int, group: int) -> Any:
-    """The mask of a group's lanes that hold one of so many images."""
+    """The mask of a group's lanes that have an image, when there are `images` in all."""
     left = images - group * LANES
     return ALL_LANES if left >= LANES else np.uint16((1 << max(left, 0)) - 1)
 
 
 @inline
 def pool(masks: Any, at: int, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The largest of a window's four pixels; four masks at `at` say which it was, the first one of equals.
+    """The largest of a window's four pixels; four masks at `at` say which one it was, the first if equal.
 
     A NaN beside numbers may get lost here; the weights show it at the epoch's end.
     """
@@ -207,8 +207,9 @@ def pool(masks: Any, at: int, a: Any, b: Any, c: Any, d: Any) -> Any:
 
 @inline
 def finish(work: Any, net: Any, L: Any, v: Any, to: int, kept: int) -> None:
-    """Activation and dropout of a vector, which goes to `to`; batch-norm after the activation comes before
-    dropout, elsewhere.
+    """Apply activation and dropout to a vector and store it at `to`.
+
+    Batch-norm after the activation comes before dropout and is done elsewhere.
     """
     v = activate(work.x, net.activation, v)
     if net.dropping and L.drops and L.norm != NORM_AFTER:
@@ -221,9 +222,7 @@ def _make_sums(tile: Tile) -> Any:
 
     @inline
     def sums(work: Any, row: Any, L: Any, pixels: int, start: int, q: int, first: int, stop: int) -> Any:
-        """Bias + sum over taps of input * weight, of four channels; the pixels' offsets are in the table at
-        `pixels`.
-        """
+        """Bias + sum over taps of input * weight, for four channels; `pixels`: where the offsets are."""
         x, tab = work.x, work.offsets
         weights, bases = channels(L.weight, q, L.units, L.taps), offsets(tab, pixels, start)
         acc = filled(row, channels(L.bias, q, L.units, 1))
@@ -243,10 +242,7 @@ def _make_forward(count: int) -> Any:
 
     @jit
     def forward(work: Any, net: Any, L: Any) -> None:
-        """The linear part: bias + sum over taps of input * weight.
-
-        Without batch-norm before it, the activation too.
-        """
+        """The linear part, bias + sum over taps of input * weight; with its activation if that is next."""
         x, tab, row = work.x, work.offsets, net.row
         relu = L.hidden and L.norm == NO_NORM and net.activation == RELU and not (L.drops and net.dropping)
         direct = relu or not L.hidden or L.norm == NORM_BEFORE
@@ -296,7 +292,7 @@ _window_sums, _window_spill = _make_sums(_window), _window.spill
 
 @jit
 def forward_pooled(work: Any, net: Any, L: Any) -> None:
-    """The linear part with max-pooling, without batch-norm: a tile's four pixels are a window."""
+    """The linear part with max-pooling, without batch-norm: a tile's four pixels are one window."""
     tab, row = work.offsets, net.row
     for r in range(L.rounds):
         for q in range(0, L.units, CHANNELS):
@@ -354,7 +350,7 @@ def forward_linear(work: Any, net: Any, L: Any) -> None:
 
 @jit
 def average_forward(work: Any, L: Any, after: Any) -> None:
-    """The mean of each channel's map, into the next layer's input."""
+    """Write the mean of each channel's map to the next layer's input."""
     x, count = work.x, L.pooled // (POOL_TILE if L.pool else 1)
     share = fill(x, 1.0 / count)
     for g in range(work.groups):
@@ -370,9 +366,9 @@ def average_forward(work: Any, L: Any, after: Any) -> None:
 
 @jit
 def shifted_sums(x: Any, start: int, count: int, shift: Any, mask: Any) -> Any:
-    """Sums of z - shift and of its square, over the mask's lanes of `count` vectors."""
+    """Sums of z - shift and of its square over the mask's lanes of `count` vectors."""
     s0 = s1 = s2 = s3 = q0 = q1 = q2 = q3 = fill(x, 0.0)
-    # four sums at once: an addition takes four cycles
+    # four sums at once, as an addition takes four cycles
     for i in range(start, start + count // 4 * 4 * LANES, 4 * LANES):
         v0, v1 = keep(mask, load(x, i) - shift), keep(mask, load(x, i + LANES) - shift)
         v2, v3 = keep(mask, load(x, i + 2 * LANES) - shift), keep(mask, load(x, i + 3 * LANES) - shift)
@@ -386,9 +382,7 @@ def shifted_sums(x: Any, start: int, count: int, shift: Any, mask: Any) -> Any:
 
 @jit
 def batch_statistics(work: Any, L: Any, c: int, images: int) -> Any:
-    """Mean and biased variance of a channel over the batch, summed about a rough mean so that nothing
-    cancels.
-    """
+    """A channel's mean and biased variance over the batch, summed about a rough mean against cancellation."""
     x, start = work.x, L.z + c * L.z_channel
     stride, seen = max(1, L.pixels // LANES), min(LANES, L.pixels)
     rough = fill(x, 0.0)
@@ -407,9 +401,9 @@ def batch_statistics(work: Any, L: Any, c: int, images: int) -> Any:
 
 @jit
 def channel_scale(work: Any, net: Any, L: Any, c: int, images: int) -> Any:
-    """Mean and factor of batch-norm in a channel.
+    """Batch-norm's mean and factor for a channel.
 
-    In training the statistics are the batch's, and the running ones move.
+    In training these are the batch's, and the running statistics are updated.
     """
     row = net.row
     if net.training:
@@ -426,7 +420,7 @@ def channel_scale(work: Any, net: Any, L: Any, c: int, images: int) -> Any:
 
 @jit
 def norm_forward(work: Any, net: Any, L: Any, images: int) -> None:
-    """Batch-norm, and what follows it, into the output."""
+    """Apply batch-norm, and what follows it, and store the output."""
     x, tab = work.x, work.offsets
     for c in range(L.units):
         mean, factor = channel_scale(work, net, L, c, images)
@@ -486,14 +480,12 @@ def norm_sums(work: Any, L: Any, c: int, mean: Any) -> Any:
 
 @jit
 def norm_backward(work: Any, net: Any, L: Any, images: int) -> None:
-    """Gradient of batch-norm's output, in d -> that of the linear part, in place; and of gamma, beta and the
-    bias.
-    """
+    """Turn the gradient in d from batch-norm's output to the linear one, in place; also gamma, beta, bias."""
     x, tab, count = work.x, work.offsets, images * L.pixels
     for c in range(L.units):
         mean, inverse = work.statistics[L.statistics + c], work.statistics[L.statistics + L.units + c]
         middle = fill(x, mean)
-        for g in range(work.groups):  # pixels in no pooling window get no gradient from above
+        for g in range(work.groups):  # pixels outside all pooling windows get no gradient from above
             for i in range(L.pooled, L.pixels):
                 store(x, L.d + g * L.d_group + c * L.d_channel + entry(tab, L.pixel_d + i), fill(x, 0.0))
         d_beta, product = norm_sums(work, L, c, middle)
@@ -527,9 +519,7 @@ def norm_backward(work: Any, net: Any, L: Any, images: int) -> None:
 
 @inline
 def hand_back(work: Any, net: Any, L: Any, g: Any, d: int, y: int, chosen: int, kept: int) -> None:
-    """A vector of the gradient of a layer's output, through dropout, activation and pooling, into the layer's
-    d.
-    """
+    """Pass a vector of the output's gradient through dropout, activation and pooling into the layer's d."""
     x = work.x
     dropped = net.dropping and L.drops
     if dropped:
@@ -555,9 +545,7 @@ def _make_backward(count: int) -> Any:
 
     @jit
     def backward(work: Any, net: Any, L: Any, before: Any, K: Any) -> None:
-        """The gradient of the input, for pixels of one class: sum over taps of d * weight; then through the
-        layer before.
-        """
+        """The input's gradient for a class of pixels: sum over taps of d * weight; then the layer before."""
         x, tab, row = work.x, work.offsets, net.row
         to, to_group = (before.slope, before.slope_group) if before.average else (before.d, before.d_group)
         for r in range(K.rounds):
@@ -638,8 +626,8 @@ def average_backward(work: Any, net: Any, L: Any) -> None:
                 hand_back(work, net, L, slope, targets[0], targets[1], bits[0], bits[1])
 
 
-# Pixels of which one part of the lanes is summed after the other, so that the first-level cache holds them;
-# all, where there is one part.
+# Pixels to sum before the next part of the lanes, so that the first-level cache holds them; all pixels if
+# there is only one part.
 SHARED_PIXELS = 64 if registers().lanes < LANES else 1 << 30
 
 
@@ -650,9 +638,7 @@ def _make_weight_gradient(count: int) -> Any:
 
     @jit
     def weight_gradient(work: Any, net: Any, L: Any, q: int, t: int, first: int, stop: int) -> None:
-        """The gradient of `count` taps of four channels: a sum over the pixels of some groups, kept in
-        registers.
-        """
+        """The gradient of `count` taps of four channels: a sum over some groups' pixels, in registers."""
         x, tab = work.x, work.offsets
         taps, seen, end = offsets(tab, L.tap_x + t, 0), L.summed, 0
         for p in range(count):
@@ -730,7 +716,7 @@ def bias_gradients(work: Any, net: Any, L: Any) -> None:
 
 @inline
 def scaled(like: Any, net: Any, v: Any) -> Any:
-    """A pixel in 0 .. 1 -> the network's range."""
+    """Scale a pixel from 0 .. 1 to the network's range."""
     low = net.pixel_min
     return v * fill(like, 1.0 - low) + fill(like, low)
 
@@ -746,9 +732,7 @@ def load_images(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None:
 
 @jit
 def warp(work: Any, L: Any, pictures: Any, c: int, first: int, to: int) -> Any:
-    """One channel of a group's images, warped (bilinear, black outside) and brightened, at `to`; returns its
-    mean.
-    """
+    """Warp (bilinear, black outside) and brighten a channel of a group's images at `to`; return its mean."""
     x, tab, n, p, size = work.x, work.offsets, pictures.length, pictures.distortions, L.size
     a, b, shift_x = load(p, first), load(p, n + first), load(p, 2 * n + first)
     d, e, shift_y = load(p, 3 * n + first), load(p, 4 * n + first), load(p, 5 * n + first)
@@ -791,7 +775,7 @@ def contrasted(v: Any, mean: Any, contrast: Any, zero: Any, one: Any) -> Any:
 
 @inline
 def rising(x: Any, distance: Any, value: Any, chroma: Any) -> Any:
-    """A colour channel from its distance on the colour wheel, in sixths of a turn, from where it is dark."""
+    """A colour channel, from its distance on the colour wheel (in sixths of a turn) to where it is dark."""
     six, zero, one = fill(x, 6.0), fill(x, 0.0), fill(x, 1.0)
     k = distance - six * floor(distance / six)
     return value - chroma * minimum(maximum(minimum(k, fill(x, 4.0) - k), zero), one)
@@ -799,7 +783,7 @@ def rising(x: Any, distance: Any, value: Any, chroma: Any) -> Any:
 
 @inline
 def recolour(x: Any, red: Any, green: Any, blue: Any, turn: Any, saturation: Any) -> Any:
-    """Hue turned and saturation scaled, as `batches._recolour_hsv`."""
+    """Turn the hue and scale the saturation, as `batches._recolour_hsv` does."""
     zero, one, two = fill(x, 0.0), fill(x, 1.0), fill(x, 2.0)
     value = maximum(maximum(red, green), blue)
     chroma = value - minimum(minimum(red, green), blue)
@@ -814,7 +798,7 @@ def recolour(x: Any, red: Any, green: Any, blue: Any, turn: Any, saturation: Any
 
 @jit
 def colour(work: Any, L: Any, pictures: Any, first: int, to: int, means: Any) -> None:
-    """Contrast about each channel's mean; then, in colour, hue and saturation."""
+    """Change contrast about each channel's mean, and, of colour images, hue and saturation."""
     x, tab, n, p, area = work.x, work.offsets, pictures.length, pictures.distortions, L.size * L.size
     contrast, turn, saturation = load(p, 7 * n + first), load(p, 8 * n + first), load(p, 9 * n + first)
     zero, one = fill(x, 0.0), fill(x, 1.0)
@@ -833,7 +817,7 @@ def colour(work: Any, L: Any, pictures: Any, first: int, to: int, means: Any) ->
 
 @inline
 def noisy(work: Any, net: Any, L: Any, pictures: Any, deviation: Any, halves: Any, to: int, e: int) -> None:
-    """Noise for pixel e of a group's images; of a gray set, the first channel is what all begin with."""
+    """Add noise to pixel e of a group's images; all channels of a gray set start from the first one."""
     x, tab, area = work.x, work.offsets, L.size * L.size
     source = e % area if pictures.gray else e
     v = fma(lookup(pictures.quantiles, halves), deviation, load(x, to + entry(tab, L.input_at + source)))
@@ -845,7 +829,7 @@ def noisy(work: Any, net: Any, L: Any, pictures: Any, deviation: Any, halves: An
 def add_noise(work: Any, net: Any, L: Any, pictures: Any, first: int, to: int) -> None:
     count = L.inputs * L.size * L.size
     deviation = load(pictures.distortions, 10 * pictures.length + first)
-    # from the end: what a gray set's channels begin with is overwritten last
+    # from the last channel on, as a gray set's first one is read by all
     for block in range((count - 1) // HALVES, -1, -1):
         drawn = words(pictures.indices, first, net.epoch, net.number, NOISE_BLOCK + block, net.key)
         for j in range(3, -1, -1):
@@ -858,7 +842,7 @@ def add_noise(work: Any, net: Any, L: Any, pictures: Any, first: int, to: int) -
 
 @jit
 def load_augmented(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None:
-    """Images as `batches.augment` makes them."""
+    """Load images augmented as by `batches.augment`."""
     for g in range(work.groups):
         start, to = first + g * LANES, L.x + g * L.x_group
         mean = warp(work, L, pictures, 0, start, to)
@@ -871,7 +855,7 @@ def load_augmented(work: Any, net: Any, L: Any, pictures: Any, first: int) -> No
 
 @jit
 def draw_dropout(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None:
-    """Which units stay, as `batches.dropout_masks` draws them."""
+    """Draw the units to keep, as `batches.dropout_masks` does."""
     for g in range(work.groups):
         kept = L.kept + g * L.kept_group
         for block in range(L.kept_group // HALVES):
@@ -894,7 +878,7 @@ def draw_dropout(work: Any, net: Any, L: Any, pictures: Any, first: int) -> None
 
 @jit
 def forward(work: Any, net: Any, pictures: Any, first: int, images: int) -> None:
-    """From the images at `first` of the order to the logits; so many of the groups' lanes hold one."""
+    """From the images at `first` to the logits; `images` of the groups' lanes are in use."""
     layers = work.layers
     if net.training and pictures.augmented:
         load_augmented(work, net, layers[0], pictures, first)
@@ -913,7 +897,7 @@ def forward(work: Any, net: Any, pictures: Any, first: int, images: int) -> None
 
 @jit
 def cross_entropy(work: Any, L: Any, pictures: Any, first: int, images: int, batch: int) -> float:
-    """The gradient of the mean cross-entropy, in the output layer's d; returns the sum over these images."""
+    """Write the gradient of the mean cross-entropy to the output layer's d; return the sum over images."""
     x, scratch, loss = work.x, work.scratch, 0.0
     for g in range(work.groups):
         y, d = L.y + g * L.y_group, L.d + g * L.d_group
@@ -938,7 +922,7 @@ def cross_entropy(work: Any, L: Any, pictures: Any, first: int, images: int, bat
 
 @jit
 def gradients(work: Any, net: Any, pictures: Any, first: int, batch: int) -> float:
-    """Adds the gradient of a batch's mean cross-entropy to `net.gradient`; returns that mean."""
+    """Add the gradient of a batch's mean cross-entropy to `net.gradient`; return that mean."""
     layers, loss = work.layers, 0.0
     for start in range(0, batch, work.groups * LANES):
         images = min(batch - start, work.groups * LANES)
@@ -977,15 +961,15 @@ def train(
     decay: Any,
     batch: int,
 ) -> float:
-    """Steps of one model.
+    """Take steps of one model.
 
     Args:
-        work, net, pictures: see there.
+        work, net, pictures: see their classes.
         first, second: [P], the optimizer's moments.
-        rates: [steps], of `update.step_size`.
-        coefficients: of `update.rule`.
-        decay: 2 * l2, on the kernels.
-        batch: images of a step.
+        rates: [steps], from `update.step_size`.
+        coefficients: for `update.rule`.
+        decay: 2 * l2, for the kernels.
+        batch: images per step.
 
     Returns:
         The sum of the steps' mean cross-entropies.
@@ -1007,7 +991,7 @@ def train(
 
 @jit
 def evaluate(work: Any, net: Any, pictures: Any, correct: Any, losses: Any) -> None:
-    """Whether each of len(correct) images is classified correctly, and its cross-entropy."""
+    """Find whether each of len(correct) images is classified correctly, and its cross-entropy."""
     work, net, pictures = with_pointers(work, net, pictures)
     L, x = work.layers[len(work.layers) - 1], work.x
     for start in range(0, len(correct), work.groups * LANES):
@@ -1026,11 +1010,11 @@ def evaluate(work: Any, net: Any, pictures: Any, correct: Any, losses: Any) -> N
             losses[start + i] = math.log(s) + largest - x[y + label * L.y_channel]
 
 
-# The rate that the processor could reach
+# The processor's peak rate
 
 
 _part, _lanes = part_of(max(TILES))
-TILE_SUMS = _part * _lanes * CHANNELS  # of the largest part of a tile
+TILE_SUMS = _part * _lanes * CHANNELS  # in the largest part of a tile
 _peak = make_tile(_part, _lanes)
 _peak_offsets, _peak_zeros, _peak_multiply, _peak_spill = (
     _peak.offsets,
@@ -1042,8 +1026,9 @@ _peak_offsets, _peak_zeros, _peak_multiply, _peak_spill = (
 
 @jit
 def multiply_add(x: Any, rounds: int) -> None:
-    """TILE_SUMS multiply-adds a round, of x[:16] and x[0], in the first-level cache; the sums go to x
-    [SCRATCH].
+    """Do TILE_SUMS multiply-adds per round on x[:16] and x[0] in the first-level cache.
+
+    The sums go to x[SCRATCH].
     """
     bases = _peak_offsets(np.zeros(_part, np.int32), 0, 0)
     weights, acc = channels(0, 0, CHANNELS, 0), _peak_zeros(x)

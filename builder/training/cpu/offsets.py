@@ -1,7 +1,7 @@
-"""Where everything lies while a model takes its step: one workspace, and tables of offsets into it.
+"""Where everything is in memory during a step: one workspace, and tables of offsets into it.
 
-Every buffer is [group][channel][y][x][lane]: a group is 16 images, one a lane. A dense layer is a convolution
-of size 1 over its flattened input. Kernels read all offsets from tables that are made once for an
+Every buffer is [group][channel][y][x][lane]: a group is 16 images, one per lane. A dense layer is a
+convolution of size 1 over its flattened input. Kernels read all offsets from tables that are made once per
 architecture, so one compilation serves every architecture.
 
 Axes: G groups, C channels, H W pixels, L lanes, T taps (weights of one output channel), P pixels of a
@@ -23,16 +23,16 @@ from nws_dataset.format.layout import NORM_SUFFIX, OUTPUT, Layout, layout_of
 from nws_dataset.format.recipe import Architecture
 
 TILES = (6, 4, 2, 1)  # pixels of a register tile; 6 pixels x 4 channels fill the registers of AVX-512
-POOL_TILE = 4  # a tile of one pooling window
+POOL_TILE = 4  # the tile of one pooling window
 GRADIENT_TAPS = 5  # taps of the widest tile of the weight gradient
-TILE_COST = 1.5  # pixels that a tile costs beside its own
+TILE_COST = 1.5  # overhead of a tile, in pixels
 FEW_PIXELS = 6  # maps with fewer pixels than this fill a tile from several groups
-# pixels whose weight gradient is summed in registers at a time: what keeps their inputs in the cache
+# pixels whose weight gradient is summed in registers at a time, as many as have their inputs in the cache
 BLOCK_PIXELS = 1024
 ALIGNMENT = 16  # numbers
 NONE = -1
 
-NO_NORM, NORM_BEFORE, NORM_AFTER = 0, 1, 2  # where batch-norm is, seen from the activation
+NO_NORM, NORM_BEFORE, NORM_AFTER = 0, 1, 2  # where batch-norm is, relative to the activation
 
 LAYER = np.dtype(
     [
@@ -44,8 +44,8 @@ LAYER = np.dtype(
             *("hidden", "norm", "pool", "average", "drops"),
             # offsets in the row
             *("weight", "bias", "gamma", "beta", "mean", "variance"),
-            # buffers: input x, norm's input z, gradient d of the linear output, output y; with strides of a
-            # group and of a channel
+            # buffers: input x, batch-norm's input z, gradient d of the linear output, output y; each with the
+            # strides of a group and a channel
             *(
                 "x",
                 "x_group",
@@ -61,24 +61,24 @@ LAYER = np.dtype(
                 "y_channel",
             ),
             *("slope", "slope_group"),  # gradient of the average
-            *("input_at",),  # of the network's pixels in x, in the images' order
+            *("input_at",),  # of the network's pixels in x, in the order of the images
             *("chosen", "chosen_group", "chosen_channel"),  # masks of max-pooling
-            # masks of dropout, and the first block of its random numbers
+            # masks of dropout, and its first block of random numbers
             *("kept", "kept_group", "kept_channel", "kept_block"),
-            *("statistics",),  # of batch-norm: mean and 1 / standard deviation of the batch
-            # forward tiles: rounds, pixels of a tile, tiled pixels, tables of inputs, of outputs and of
-            # pooling masks and dropout masks
+            *("statistics",),  # batch-norm's mean and 1 / standard deviation of the batch
+            # forward tiles: rounds, pixels per tile, tiled pixels, tables of inputs, outputs, pooling masks,
+            # dropout masks
             *("rounds", "tile", "tiled", "tile_x", "tile_out", "tile_chosen", "tile_kept"),
-            # taps come in runs (of an input channel); of each run a tile sees those between two of them, the
-            # others only see padding
+            # taps come in runs (of an input channel); a tile sees those from first to stop of each run, and
+            # only padding in the others
             *("runs", "run", "tile_first", "tile_stop"),
-            # pixels of a group, one by one: in z, d, y, and the masks
+            # a group's pixels, one by one: in z, d, y and the masks
             *("pixel_z", "pixel_d", "pixel_y", "pixel_chosen", "pixel_kept"),
-            # a weight's offset in the input, from that of its pixel; the pixels that it sees
+            # a weight's offset in the input, relative to its pixel; the pixels that it sees
             *("tap_x", "tap_first", "tap_stop"),
-            # weight gradient: groups of a block, pixels, tables of inputs and gradients
+            # weight gradient: groups per block, pixels, tables of inputs and gradients
             *("block", "summed", "sum_x", "sum_d", "sum_rounds"),
-            # input gradient: classes, and how many
+            # input gradient: the first of its classes, and their number
             *("first_class", "classes", "d_row", "to_d", "to_x", "to_chosen", "to_kept"),
         )
     ],
@@ -98,20 +98,20 @@ CLASS = np.dtype(
 
 @dataclass(frozen=True)
 class Tables:
-    """What the kernels need to know of an architecture and a number of groups."""
+    """What kernels need to know about an architecture and a number of groups."""
 
     layers: np.ndarray  # [layers] of LAYER
     classes: np.ndarray  # [classes] of CLASS
-    offsets: np.ndarray  # int32, what the fields of the records above point into
+    offsets: np.ndarray  # int32; the records above point into it
     groups: int
     workspace: int  # numbers
-    masks: int  # numbers of 16 bits
+    masks: int  # 16-bit numbers
     statistics: int  # numbers
 
 
 @dataclass
 class _Shape:
-    """A layer's geometry and buffers, while the tables are made."""
+    """A layer's geometry and buffers while the tables are made."""
 
     name: str
     units: int
@@ -136,19 +136,17 @@ class _Shape:
 
     @property
     def out(self) -> int:
-        """Size of the output map; max-pooling leaves out an odd last row and column."""
+        """Size of the output map; max-pooling drops an odd last row and column."""
         return self.full // 2 if self.pool else self.full
 
     @property
     def map(self) -> int:
-        """Size of the part of the linear output that matters: batch-norm's statistics see the odd row and
-        column too.
-        """
+        """Size of the linear output that is used; batch-norm's statistics include an odd row and column."""
         return 2 * self.out if self.pool and not self.norm else self.full
 
     @property
     def halo(self) -> int:
-        """Rows of zeros that the input gradient needs before the gradient of the linear output."""
+        """Rows of zeros that the input gradient needs before the linear output's gradient."""
         return max(0, -(-(self.kernel - 1 - self.pad) // self.stride))
 
     @property
@@ -184,7 +182,7 @@ def _shapes(architecture: Architecture) -> list[_Shape]:
 
 
 class _Maker:
-    """Hands out room in the workspace and collects the tables."""
+    """Allocates the workspace and collects the tables."""
 
     def __init__(self, architecture: Architecture, groups: int) -> None:
         self.groups, self.layout = groups, layout_of(architecture)
@@ -217,7 +215,7 @@ class _Maker:
             max(1, self.statistics),
         )
 
-    # Room
+    # Workspace
 
     def _allocate(self, count: int) -> int:
         start = self.workspace
@@ -280,16 +278,14 @@ class _Maker:
             )
             record["kept"] = self._allocate_masks(int(record["kept_group"]))
             record["kept_block"] = self.layout.layers.index(shape.name) * DROPOUT_LAYER_BLOCKS
-        if shape.average or i == len(self.shapes) - 1:  # not the next layer's input as it is
+        if shape.average or i == len(self.shapes) - 1:  # not directly the next layer's input
             record["y_channel"], record["y_group"] = shape.out**2 * LANES, shape.units * shape.out**2 * LANES
             record["y"] = self._allocate(self.groups * int(record["y_group"]))
 
     # Pixels
 
     def _pixels(self, shape: _Shape) -> tuple[np.ndarray, np.ndarray]:
-        """y and x of the linear output's pixels; four of a pooling window follow each other, then those in
-        none.
-        """
+        """y and x of the linear output's pixels: the four of each pooling window, then those in none."""
         y, x = (v.ravel() for v in np.mgrid[: shape.map, : shape.map])
         if shape.pool:
             outside = (y >= 2 * shape.out) | (x >= 2 * shape.out)
@@ -298,7 +294,7 @@ class _Maker:
         return y, x
 
     def _output(self, i: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Offset in a group's output of pixels of the output map."""
+        """Offsets of the output map's pixels in a group's output."""
         shape, record = self.shapes[i], self.layers[i]
         if shape.average or i == len(self.shapes) - 1:
             return (y * shape.out + x) * LANES
@@ -311,7 +307,7 @@ class _Maker:
         return ((y + after.pad) * after.padded + x + after.pad) * LANES
 
     def _repeat_over_groups(self, offsets: np.ndarray, stride: int) -> np.ndarray:
-        """Offsets of one group -> of all groups."""
+        """Offsets in one group -> in all groups."""
         return (np.arange(self.groups)[:, None] * stride + offsets).ravel()
 
     def _forward(self, i: int) -> None:
@@ -354,9 +350,7 @@ class _Maker:
 
     @staticmethod
     def _seen(lines: np.ndarray, size: int) -> np.ndarray:
-        """For each pixel [P, k lines of the kernel]: the first line of its k that lies in the map, and the
-        first one after it: [2, P].
-        """
+        """For each pixel [P, k lines of the kernel]: first line in the map, one past the last: [2, P]."""
         inside = (lines >= 0) & (lines < size)
         first = inside.argmax(1) if inside.shape[1] else np.zeros(len(inside), np.int64)
         return np.stack([first, first + inside.sum(1)])
@@ -370,11 +364,9 @@ class _Maker:
         tile: int | None,
         taps: tuple[int, int, np.ndarray],
     ) -> None:
-        """Tables of pixels in whole tiles; the last pixel fills what is left over.
+        """Tables of pixels in whole tiles, padded with the last; small maps fill a tile from several groups.
 
-        Small maps fill a tile from several groups.
-
-        `taps` are the runs of taps, the length of a run, and what each pixel sees of it [2, P].
+        `taps`: the runs of taps, the length of a run, and the part of it that each pixel sees [2, P].
         """
         runs, run, seen = taps
         record["rounds"] = self.groups
@@ -402,7 +394,7 @@ class _Maker:
     # Gradients
 
     def _weight_gradient(self, i: int) -> None:
-        """Tables of the sum over pixels, line by line; small maps take all groups in one go."""
+        """Tables of the sum over pixels, line by line; small maps take all groups at once."""
         shape, record = self.shapes[i], self.layers[i]
         y, x = (v.ravel() for v in np.mgrid[: shape.map, : shape.map])
         inputs = (y * shape.stride * shape.padded + x * shape.stride) * LANES
@@ -419,14 +411,14 @@ class _Maker:
             record["sum_rounds"], seen = 1, np.stack([0 * seen[0], 0 * seen[0] + len(inputs)])
         record["sum_x"], record["sum_d"], record["summed"] = self._table(inputs), self._table(d), len(inputs)
         taps = channel * shape.x_channel + (ky * shape.padded + kx) * LANES
-        more = np.zeros(GRADIENT_TAPS, np.int64)  # the last tile may reach past the end
+        more = np.zeros(GRADIENT_TAPS, np.int64)  # the last tile may extend past the end
         record["tap_x"] = self._table(np.concatenate([taps, more]))
         record["tap_first"], record["tap_stop"] = (
             self._table(np.concatenate([v, more + v[-1]])) for v in seen
         )
 
     def _input_gradient(self, i: int) -> None:
-        """One class a residue of the input's position modulo the stride: its pixels see the same taps."""
+        """One class per residue of the input's position modulo the stride: its pixels see the same taps."""
         shape, before, record = self.shapes[i], self.shapes[i - 1], self.layers[i]
         self._targets(i)
         record["first_class"] = len(self.classes)
@@ -437,9 +429,7 @@ class _Maker:
         record["classes"] = len(self.classes) - int(record["first_class"])
 
     def _targets(self, i: int) -> None:
-        """Where the gradient of each input channel (or feature) goes: in the previous layer's d, x and
-        masks.
-        """
+        """Where each input channel's (or feature's) gradient goes: in the previous layer's d, x and masks."""
         shape, before, record, previous = (
             self.shapes[i],
             self.shapes[i - 1],
@@ -509,7 +499,7 @@ class _Maker:
 
 
 def _in_tiles(count: int, seen: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """For tiles of `count` pixels, what of a run any of their pixels sees: count, first, stop."""
+    """For tiles of `count` pixels, the part of a run that any of their pixels sees: count, first, stop."""
     missing = -seen.shape[1] % count
     first, stop = np.concatenate([seen, np.repeat(seen[:, -1:], missing, 1)], 1).reshape(2, -1, count)
     return count, first.min(1), stop.max(1)
@@ -529,5 +519,5 @@ def _record_offsets(record: np.ndarray, layout: Layout, shape: _Shape) -> None:
 
 @functools.lru_cache(maxsize=8)
 def tables_of(architecture: Architecture, groups: int) -> Tables:
-    """The tables of an architecture, for so many groups of images at once."""
+    """The tables of an architecture for `groups` groups of images at once."""
     return _Maker(architecture, groups).make()

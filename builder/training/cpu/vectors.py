@@ -1,9 +1,9 @@
 """Vectors of 16 lanes for Numba, and tiles that stay in registers.
 
-Numba knows no vector type, and its loops over lanes reach a fraction of a core's rate; these are thin
-wrappers of LLVM's instructions. LLVM takes a vector apart where a processor's registers are shorter (two for
-AVX2, four for NEON); a tile is made to fit them, some of the lanes at a time. A lane's numbers are the same
-either way. A lane is an image wherever this is used.
+Numba has no vector type, and its loops over lanes reach only a fraction of a core's rate; these are thin
+wrappers of LLVM's instructions. LLVM splits a vector where a processor's registers are shorter (in two for
+AVX2, in four for NEON); a tile is made to fit them, some of the lanes at a time. A lane's numbers are the
+same either way. In all uses here a lane is an image.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from numba.extending import intrinsic, models, overload, register_model
 from builder import philox
 
 LANES = 16
-CHANNELS = 4  # output channels of a tile
+CHANNELS = 4  # output channels per tile
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _IR = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.uint32: _I32}
 _OFFSETS = types.UniTuple(types.int64, CHANNELS)
 
 jit = numba.njit(error_model="numpy", cache=True, nogil=True)
-# For what happens to each vector: a call would pass every array of a tuple of arrays.
+# For work on each vector: a call would pass every array in a tuple of arrays.
 inline = numba.njit(error_model="numpy", cache=True, nogil=True, forceinline=True)
 
 
 class Vector(types.Type):
-    """Numba's type of a vector; `dtype` is that of a lane.
+    """Numba's type of a vector; `dtype` is the lanes' type.
 
-    Only tiles have other vectors than those of LANES lanes.
+    Only in tiles may the number of lanes differ from LANES.
     """
 
     def __init__(self, dtype: Any, lanes: int = LANES) -> None:
@@ -95,7 +95,7 @@ def _splat(b: Any, scalar: Any, lanes: int = LANES) -> Any:
 
 
 def _call(b: Any, name: str, *values: Any) -> Any:
-    """LLVM's overloaded intrinsic `name`, for the type of the first value."""
+    """LLVM's overloaded intrinsic `name` for the type of the first value."""
     vector = values[0].type
     suffix = f".v{vector.count}f{64 if isinstance(vector.element, ir.DoubleType) else 32}"
     function = cgutils.get_or_insert_function(
@@ -109,7 +109,7 @@ def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 def _maximum(b: Any, x: Any, y: Any) -> Any:
-    """x where it is larger, else y: y's NaN survives."""
+    """x if it is larger, else y: a NaN in y survives."""
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
@@ -118,18 +118,16 @@ def _shuffle(b: Any, x: Any, y: Any, lanes: list[int]) -> Any:
 
 
 def _totals(b: Any, vectors: list[Any]) -> Any:
-    """One vector whose first lanes are the sums of the given ones, at most 16: halves are added until each is
-    one lane.
-    """
+    """A vector whose first lanes are the sums of up to 16 vectors, from halves added repeatedly."""
     zero = _constant(vectors[0].type, 0.0)
-    held, width = list(vectors), LANES  # every vector in `held` consists of runs of `width` partial sums
+    held, width = list(vectors), LANES  # each vector in `held` consists of runs of `width` partial sums
     while len(held) & (len(held) - 1):
         held.append(zero)
     while width > 1:
         half, runs = width // 2, LANES // width
         low = [r * width + i for r in range(runs) for i in range(half)]
         high = [lane + half for lane in low]
-        if len(held) > 1:  # two vectors' halves fill one
+        if len(held) > 1:  # two vectors' halves fill one vector
             pairs = zip(held[::2], held[1::2], strict=True)
             held = [b.fadd(_both(b, x, y, low), _both(b, x, y, high)) for x, y in pairs]
         else:
@@ -147,14 +145,14 @@ def _both(b: Any, x: Any, y: Any, lanes: list[int]) -> Any:
 def raw(typing: Any, array: Any) -> Any:
     """The address of a flat array's numbers.
 
-    Taking an array out of a tuple counts a reference, which costs more than a vector's work.
+    Taking an array out of a tuple counts references, which costs more than work on a vector.
     """
     return types.CPointer(array.dtype)(array), lambda context, b, signature, values: _data(
         context, b, array, values[0]
     )
 
 
-# Vectors. An array below may be flat, or the address of one.
+# Vectors. Below, an array may be flat, or the address of a flat array.
 
 
 @intrinsic
@@ -182,7 +180,7 @@ def store(typing: Any, array: Any, index: Any, x: Any) -> Any:
 
 @intrinsic
 def entry(typing: Any, array: Any, index: Any) -> Any:
-    """array[index] of a flat array, without numba's care for negative indices; an int32 comes as int64."""
+    """array[index] of a flat array, without Numba's check for negative indices; an int32 becomes int64."""
     number = types.int64 if array.dtype == types.int32 else array.dtype
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
@@ -208,7 +206,7 @@ def fill(typing: Any, array: Any, scalar: Any) -> Any:
 
 
 def _elementwise(emit: Callable[..., Any]) -> Any:
-    """An operation of two vectors of a type."""
+    """An operation on two vectors of a type."""
 
     @intrinsic
     def operation(typing: Any, x: Any, y: Any) -> Any:
@@ -218,7 +216,7 @@ def _elementwise(emit: Callable[..., Any]) -> Any:
 
 
 def _mask(emit: Callable[..., Any]) -> Any:
-    """A comparison of two vectors: a uint16 with a bit a lane."""
+    """A comparison of two vectors: a uint16 with one bit per lane."""
 
     @intrinsic
     def operation(typing: Any, x: Any, y: Any) -> Any:
@@ -247,8 +245,8 @@ _define(operator.add, _elementwise(lambda b, x, y: b.fadd(x, y)))
 _define(operator.sub, _elementwise(lambda b, x, y: b.fsub(x, y)))
 _define(operator.mul, _elementwise(lambda b, x, y: b.fmul(x, y)))
 _define(operator.truediv, _elementwise(lambda b, x, y: b.fdiv(x, y)))
-maximum = _elementwise(_maximum)  # where neither is larger, y
-# where neither is smaller, y
+maximum = _elementwise(_maximum)  # y if neither is larger
+# y if neither is smaller
 minimum = _elementwise(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
 greater = _mask(lambda b, x, y: b.fcmp_ordered(">", x, y))
 equal = _mask(lambda b, x, y: b.fcmp_ordered("==", x, y))
@@ -303,9 +301,9 @@ class _Exponential(NamedTuple):
     bits: int  # of the mantissa
     bias: int
     terms: int  # of the series, for an error below half a unit in the last place
-    low: float  # outside low .. high the result is that at the end
+    low: float  # outside low .. high the result is the one at the nearer end
     high: float
-    log2: tuple[float, float]  # log(2) as a short number and the rest
+    log2: tuple[float, float]  # log(2) as a short number and the remainder
 
 
 def _split_log2(code: str, short: float) -> tuple[float, float]:
@@ -327,7 +325,7 @@ def _exponential(b: Any, x: Any, dtype: Any) -> tuple[Any, Any]:
     e, vector = _EXPONENTIALS[dtype], _vector(dtype)
     x = b.select(b.fcmp_ordered(">", x, _constant(vector, e.high)), _constant(vector, e.high), x)
     x = b.select(b.fcmp_ordered("<", x, _constant(vector, e.low)), _constant(vector, e.low), x)
-    magic = _constant(vector, 1.5 * 2.0**e.bits)  # added, it leaves the nearest integer in the lowest bits
+    magic = _constant(vector, 1.5 * 2.0**e.bits)  # adding it leaves the nearest integer in the lowest bits
     shifted = _fma(b, x, _constant(vector, 1.4426950408889634), magic)
     k = b.fsub(shifted, magic)
     r = _fma(b, k, _constant(vector, -e.log2[1]), _fma(b, k, _constant(vector, -e.log2[0]), x))
@@ -359,7 +357,7 @@ def exp(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def expm1(typing: Any, x: Any) -> Any:
-    """The exponential less 1, exact near 0 too."""
+    """The exponential minus 1, exact near 0 too."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         power, rest = _exponential(b, values[0], x.dtype)
@@ -368,7 +366,7 @@ def expm1(typing: Any, x: Any) -> Any:
     return x(x), emit
 
 
-# Images and random numbers, an image a lane
+# Images and random numbers, one image per lane
 
 
 def _bytes(b: Any, data: Any, indices: list[Any], vector: ir.VectorType) -> Any:
@@ -396,9 +394,7 @@ def pixels(typing: Any, like: Any, images: Any, starts: Any, first: Any, offset:
 
 @intrinsic
 def sample(typing: Any, images: Any, plane: Any, starts: Any, first: Any, size: Any, y: Any, x: Any) -> Any:
-    """Pixel (y, x) of the plane [size, size] at starts[first + lane] + plane; 0 outside. y and x are whole
-    numbers.
-    """
+    """Pixel (y, x), integers, of the plane [size, size] at starts[first + lane] + plane; 0 outside."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         data, table = (_data(context, b, signature.args[i], values[i]) for i in (0, 2))
@@ -406,7 +402,7 @@ def sample(typing: Any, images: Any, plane: Any, starts: Any, first: Any, size: 
         edge = _splat(b, context.cast(b, values[4], signature.args[4], types.int32))
         integers = ir.VectorType(_I32, LANES)
         row, column = (b.fptosi(v, integers) for v in values[5:])
-        # a negative number is a large one
+        # a negative number becomes a large one
         inside = b.and_(b.icmp_unsigned("<", row, edge), b.icmp_unsigned("<", column, edge))
         inner = b.select(inside, b.add(b.mul(row, edge), column), _constant(integers, 0))
         starts_ = [
@@ -422,9 +418,7 @@ def sample(typing: Any, images: Any, plane: Any, starts: Any, first: Any, size: 
 
 
 def _product(b: Any, x: Any, factor: int) -> tuple[Any, Any]:
-    """Low and high words of x * factor: even and odd lanes apart, as processors multiply words, so that no
-    lane moves.
-    """
+    """Low and high words of x * factor; even and odd lanes apart, as in processors, so that no lane moves."""
     pairs = ir.VectorType(_I64, LANES // 2)
 
     def all_(value: int) -> ir.Constant:
@@ -440,10 +434,9 @@ def _product(b: Any, x: Any, factor: int) -> tuple[Any, Any]:
 
 @intrinsic
 def words(typing: Any, index: Any, first: Any, epoch: Any, model: Any, block: Any, key: Any) -> Any:
-    """`philox.philox` of the counters (index[first + lane], epoch, model, block): four vectors of 32-bit
-    words.
+    """`philox.philox` of (index[first + lane], epoch, model, block): four vectors of 32-bit words.
 
-    index is int64; key a uint32 array of two.
+    index is int64; key is a uint32 array of two.
     """
     word = Vector(types.uint32)
 
@@ -479,7 +472,7 @@ high_half = _half(lambda b, x: b.lshr(x, _constant(x.type, 16)))
 
 @intrinsic
 def at_least(typing: Any, x: Any, threshold: Any) -> Any:
-    """A mask of the words that are at least an integer."""
+    """A mask of the words that are at least `threshold`."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         return b.bitcast(
@@ -494,7 +487,7 @@ def at_least(typing: Any, x: Any, threshold: Any) -> Any:
 
 @intrinsic
 def lookup(typing: Any, table: Any, x: Any) -> Any:
-    """table[x] of a vector of words."""
+    """table[x] for a vector of words."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         data, element = _data(context, b, signature.args[0], values[0]), _IR[table.dtype]
@@ -507,13 +500,13 @@ def lookup(typing: Any, table: Any, x: Any) -> Any:
     return Vector(table.dtype)(table, x), emit
 
 
-# Tiles: a tuple of vectors, one for each of some pixels (or taps) and CHANNELS output channels, accumulated
+# Tiles: a tuple of vectors, one for each pixel (or tap) and each of CHANNELS output channels, accumulated
 # in registers
 
 
 @intrinsic
 def barrier(typing: Any) -> Any:
-    """Keeps LLVM from overlapping the rounds of a loop, for which a full tile leaves no registers."""
+    """Keep LLVM from overlapping a loop's rounds, for which a full tile leaves no registers."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         b.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True), [])
@@ -524,9 +517,7 @@ def barrier(typing: Any) -> Any:
 
 @intrinsic
 def channels(typing: Any, start: Any, first: Any, count: Any, stride: Any) -> Any:
-    """Offsets of the channels first .. first + CHANNELS - 1 of `count`; past the end the last one again,
-    whose results are then equal.
-    """
+    """Offsets of channels first .. first + CHANNELS - 1 of `count`; past the end, the last one repeats."""
 
     def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
         start_, first_, count_, stride_ = (
@@ -544,14 +535,14 @@ def channels(typing: Any, start: Any, first: Any, count: Any, stride: Any) -> An
 
 
 class Registers(NamedTuple):
-    """A processor's registers for vectors."""
+    """A processor's vector registers."""
 
-    lanes: int  # float32 numbers of one
-    number: int  # that a tile may fill
+    lanes: int  # float32 numbers per register
+    number: int  # registers that a tile may fill
 
 
 def registers_of(target: llvm.Target, processor: str, features: str) -> Registers:
-    """Those of a processor: what LLVM adds two vectors of LANES lanes with there."""
+    """Find a processor's registers from what LLVM adds two vectors of LANES lanes with."""
     module, vector = ir.Module(), _vector(types.float32)
     b = ir.IRBuilder(
         ir.Function(module, ir.FunctionType(vector, [vector, vector]), "add").append_basic_block()
@@ -564,29 +555,28 @@ def registers_of(target: llvm.Target, processor: str, features: str) -> Register
         return Registers(16, 32)
     if "ymm" in assembly:
         return Registers(8, 16)
-    # of NEON's 32: LLVM moves sums about when a tile fills more
+    # NEON has 32, but LLVM moves sums around when a tile fills more
     return Registers(4, 16 if target.name.startswith("x86") else 24)
 
 
 @functools.cache
 def registers() -> Registers:
-    """Those of the processor that Numba compiles for."""
+    """The registers of the processor that Numba compiles for."""
     triple, processor, features = cpu_target.target_context.codegen().magic_tuple()
     return registers_of(llvm.Target.from_triple(triple), processor, features)
 
 
 def inputs_of_tile() -> int:
-    """Registers of inputs for which there is room beside CHANNELS times as many sums and a weight."""
+    """Registers left for inputs, beside CHANNELS times as many sums and a weight."""
     return (registers().number - 1) // (CHANNELS + 1)
 
 
 def part_of(pixels: int) -> tuple[int, int]:
-    """The pixels, and the lanes of each, that are summed at a time for a tile of so many pixels: as many as
-    the registers take.
+    """How many of a tile's pixels, and how many lanes of each, are summed at a time to fit the registers.
 
     Example:
-        The 16 registers of 8 lanes of AVX2 take half the lanes of 3 pixels, 12 sums and a weight: 4 parts
-        make a tile of 6 pixels.
+        AVX2's 16 registers of 8 lanes fit half the lanes of 3 pixels, 12 sums and a weight: 4 parts make a
+        tile of 6 pixels.
     """
     lanes, max_inputs = registers().lanes, inputs_of_tile()
     parts = [
@@ -599,9 +589,7 @@ def part_of(pixels: int) -> tuple[int, int]:
 
 
 class Tile(NamedTuple):
-    """Operations on a tile of a number of pixels (or taps); the vector of pixel p and channel q is number q *
-    pixels + p.
-    """
+    """Operations on a tile of some pixels (or taps); pixel p, channel q is vector q * pixels + p."""
 
     offsets: Any
     zeros: Any
@@ -614,7 +602,7 @@ class Tile(NamedTuple):
 
 
 def make_tile(count: int, lanes: int) -> Tile:
-    """The operations for `count` pixels or taps, `lanes` images of each."""
+    """Make the operations for `count` pixels or taps, `lanes` images of each."""
     size = count * CHANNELS
     offsets_type = types.UniTuple(types.int64, count)
 
