@@ -1,3 +1,1 @@
-"""The step of a cohort on a GPU: Triton kernels for the layers of M models with weights of their own,
-captured in a CUDA graph.
-"""
+"""A cohort's step on a GPU: Triton kernels for M models with their own weights, in a CUDA graph."""

@@ -1,8 +1,6 @@
-"""The batch of a step: images of uint8 on the device -> what each model sees, augmented where its recipe says
-so.
+"""A step's batch: from uint8 images on the device to what each model sees, augmented if its recipe is.
 
-The function of `builder.training.batches.augment` in one kernel, a program an image; a test holds the two
-together.
+`builder.training.batches.augment` as one kernel, with one program per image; a test compares the two.
 
 Axes: M slots, B images, C channels, S height = width.
 """
@@ -59,7 +57,7 @@ def _pixel(image, row, column, size, dtype):
 
 @triton.jit
 def _bilinear(image, x, y, size, dtype):
-    """A channel at the positions x, y."""
+    """A channel at the positions x, y, interpolated."""
     left, top = tl.floor(x), tl.floor(y)
     right_part, low_part = x - left, y - top
     above = (
@@ -107,7 +105,7 @@ def _turn(red, green, blue, hue, saturation):
 
 @triton.jit
 def _noisy(x, pixel, key, index, epoch, number, strength, table):
-    """x with the noise of these pixels, in 0 .. 1."""
+    """Add noise to the pixels x and clip to 0 .. 1."""
     w0, w1, w2, w3 = tl.philox(key, index, epoch, number, pixel // _LANES + _NOISE_PURPOSE)
     lane = pixel % _LANES
     word = tl.where(lane < 4, tl.where(lane < 2, w0, w1), tl.where(lane < 6, w2, w3))
@@ -117,7 +115,7 @@ def _noisy(x, pixel, key, index, epoch, number, strength, table):
 
 @triton.jit
 def _warp_positions(pixel, key, index, epoch, number, size, dtype):
-    """Where in the original the pixels of the shifted, turned, zoomed and sheared image come from."""
+    """Where in the original the pixels of the shifted, rotated, zoomed and sheared image come from."""
     w0, w1, w2, w3 = tl.philox(key, index, epoch, number, _AUGMENT_PURPOSE)
     v0, _, _, _ = tl.philox(key, index, epoch, number, _AUGMENT_PURPOSE + 1)
     angle, zoom = (
@@ -197,16 +195,16 @@ def load(
     augmented: torch.Tensor,
     slots: Slots, low: int,
 ) -> None:  # fmt: skip
-    """The batches of all models.
+    """Load the batches of all models.
 
     Args:
         sources: [3, M] int64: addresses of each model's images [N, C, S, S] uint8, labels [N] int64, and
-            order [n B] int64, the indices in the images of n steps.
+            order [n B] int64, the indices of the images of n steps.
         step: [M] int64: which step of the order it is.
         batch: where the results go: images [M, B, C, S, S], labels [M, B] int64, indices [M, B] int32.
         augmented: [M].
         slots: the models.
-        low: black; white is 1.
+        low: the value of black; white is 1.
     """
     x, labels, index = batch
     models, images, channels, size, _ = x.shape

@@ -1,9 +1,8 @@
-"""The step of a cohort on a GPU: all slots together, captured in a CUDA graph; on a CPU the same kernels run
-in Triton's interpreter.
+"""A cohort's step on a GPU: all slots together in a CUDA graph; on a CPU, Triton's interpreter.
 
-Nothing in a step asks the device for an answer: what its models differ in, their epochs' orders and rates lie
-on the device, and counters there say which step it is. So a call that only goes on costs the host three
-operations beside the steps.
+A step never waits for the device: what its models differ in, and their epochs' orders and rates, are on the
+device, and counters there say which step it is. A call that continues an epoch costs the host only three
+operations besides the steps.
 
 Axes: M slots, K rows, B images, C channels, H W pixels, P weights.
 """
@@ -26,21 +25,21 @@ from builder.training.gpu.products import LibraryProducts, Products, TritonProdu
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Architecture, Recipe
 
-EVALUATION_IMAGES = 8192  # images of all networks in one forward pass, about
+EVALUATION_IMAGES = 8192  # images of all networks in one forward pass, roughly
 
 State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-_capturing = threading.Lock()  # one capture at a time in a process
+_capturing = threading.Lock()  # only one capture at a time in a process
 
 
 class GpuBackend:
-    """`builder.training.backend.Backend` for models of one architecture, by the kernels beside this module.
+    """A `builder.training.backend.Backend` that uses the kernels beside this module.
 
     Args:
-        architecture: of all the models.
+        architecture: the models' architecture.
         device: where the rows are.
-        dtype: of the rows.
-        tf32: whether products cut their factors to 10 bits, for speed; what is cut off is lost, not rounded.
+        dtype: type of the rows.
+        tf32: whether products truncate (not round) their factors to 10 bits, for speed.
         convolution: "triton", or "grouped" for the libraries' products.
     """
 
@@ -94,9 +93,7 @@ class GpuBackend:
 
 
 def evaluation_parts(rows: int, images: int) -> int:
-    """In how many parts so many rows see so many images; the parts are of nearly one size, as a small one
-    would need kernels of its own.
-    """
+    """In how many parts to evaluate: of nearly the same size, as a smaller one would need its own kernels."""
     return -(-images // max(1, EVALUATION_IMAGES // rows))
 
 
@@ -104,7 +101,7 @@ class Run:
     """The steps of all slots of a cohort with B images each.
 
     Args:
-        architecture: of all models.
+        architecture: the models' architecture.
         products: how products are computed.
         state: rows, first and second moments, [M, P] each, changed in place.
         batch: B.
@@ -116,18 +113,17 @@ class Run:
         self.architecture, self.state, self.batch = architecture, state, batch
         self.integers = torch.zeros(12, models, dtype=torch.int64, device=device)
         self.numbers = torch.zeros(2 + len(update.Coefficients._fields), models, dtype=dtype, device=device)
-        # as they were last filled
+        # as last filled
         self.host_tables = [torch.zeros_like(table, device="cpu") for table in (self.integers, self.numbers)]
         self.slots = Slots.of(self.integers[:6], self.numbers[0])
         self.augmented, self.sources, self.rates = self.integers[6], self.integers[7:10], self.integers[10]
-        self.taken = self.integers[11]  # steps of its epoch that each slot has taken: a step counts here
-        self.epochs: dict[int, _Epoch] = {}  # that slots are in
+        self.taken = self.integers[11]  # each slot's steps in its epoch; a step increments it
+        self.epochs: dict[int, _Epoch] = {}  # the slots' epochs
         self.active_slots: list[int] = []
-        self.active_index = torch.zeros(0, dtype=torch.int64, device=device)  # as a tensor
+        self.active_index = torch.zeros(0, dtype=torch.int64, device=device)  # active_slots as a tensor
         self.losses = torch.zeros(models, dtype=dtype, device=device)
-        # as aligned as the rows;
+        # aligned as the rows; stays 0 at the running statistics, which have no gradient
         self.gradients = torch.zeros(models, rows.stride(0), dtype=dtype, device=device)[:, : rows.shape[1]]
-        # stays 0 at the running statistics, which no gradient reaches
         self.labels = torch.zeros(models, batch, dtype=torch.int64, device=device)
         self.index = torch.zeros(models, batch, dtype=torch.int32, device=device)
         self.kernels = _kernels(architecture).to(device, dtype)
@@ -137,7 +133,7 @@ class Run:
 
     @torch.no_grad()
     def step(self) -> None:
-        """A step of every active slot."""
+        """Take a step of every active slot."""
         active = self.slots.active
         batch = self.images, self.labels, self.index
         augment.load(self.sources, self.taken, batch, self.augmented, self.slots, self.architecture.pixel_min)
@@ -174,9 +170,9 @@ class Run:
         return self.losses[self.active_index]
 
     def _fill(self, segments: Mapping[int, Segment], starting: list[int]) -> None:
-        """Bring the tables to what these segments need; in those of the starting slots all is new.
+        """Update the tables for these segments; all entries of the starting slots are new.
 
-        Put together on the host, and a copy each, since segments can be a few steps short.
+        Filled on the host and copied at once, since segments can be just a few steps.
         """
         self.active_slots = list(segments)
         self.active_index = torch.tensor(self.active_slots, device=self.integers.device)
@@ -192,7 +188,7 @@ class Run:
 
 
 class _Epoch:
-    """An epoch of a slot's model, whose order and rates lie on the device while the slot is in it.
+    """An epoch of a slot's model; its order and rates are on the device while the slot is in it.
 
     Args:
         segment: the first of its steps that are taken here.
@@ -215,7 +211,7 @@ class _Epoch:
         return same and (segment.epoch, segment.start) == (own.epoch, self.taken)
 
     def integers(self) -> list[int]:
-        """A slot's column of `Run.integers`, but for whether it is active and how many steps it has taken."""
+        """A slot's column of `Run.integers`, except whether it is active and how many steps it has taken."""
         segment, recipe = self.segment, self.segment.model.recipe
         low, high = philox.key_of(segment.model.seed, segment.model.subset)
         key = (high << 32 | low) - (high >> 31 << 64)  # as a signed number
@@ -238,7 +234,7 @@ def _numbers(recipe: Recipe) -> list[float]:
 
 
 def _kernels(architecture: Architecture) -> torch.Tensor:
-    """[P], 1 at the weights that L2 pulls at."""
+    """[P], 1 at the weights that L2 applies to."""
     layout = layout_of(architecture)
     kernels = torch.zeros(layout.num_weights)
     for spec in layout.tensors:
@@ -247,15 +243,16 @@ def _kernels(architecture: Architecture) -> torch.Tensor:
 
 
 def _capture(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph | None:
-    """A CUDA graph of a step; no slot is active yet, so the run before the capture, which compiles the
-    kernels, changes no model.
+    """Capture a step in a CUDA graph.
+
+    The run before it, which compiles the kernels, changes no model, as no slot is active yet.
     """
     if device.type != "cuda":
         return None
     with _capturing, torch.cuda.device(device):
         own, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
-        # A cohort captures on its own stream: torch's new streams come round after 32, so one could be
-        # another cohort's. Not by torch.cuda.graph, which waits for the work of all streams.
+        # A cohort captures on its own stream: torch reuses its streams after 32, so a new one could be
+        # another cohort's. Not with torch.cuda.graph, which waits for the work of all streams.
         stream = torch.cuda.Stream() if own == torch.cuda.default_stream() else own
         stream.wait_stream(own)
         with torch.cuda.stream(stream):

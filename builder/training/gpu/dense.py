@@ -1,7 +1,6 @@
-"""The end of a dense layer with batch-norm: activation, batch-norm, dropout in one kernel; and the way back.
+"""The end of a dense layer with batch-norm in one kernel: activation, batch-norm, dropout; and backward.
 
-In training a program
-holds a whole batch.
+In training a program processes a whole batch.
 
 Axes: M slots, B images, U units, P weights. Maps are [M, B, U].
 """
@@ -24,8 +23,8 @@ from builder.training.gpu.pieces import (
     update_running,
 )
 
-TILE = 2048  # numbers that a program holds
-EVALUATION_IMAGES = 32  # images that a program holds where no statistics are taken
+TILE = 2048  # numbers that a program processes
+EVALUATION_IMAGES = 32  # images that a program processes when no statistics are taken
 
 
 @kernel(aligned="x out x_model x_image")
@@ -73,9 +72,7 @@ def dense_epilogue_backward_kernel(
     x_model, x_image, weight_model, gradient_model, images, units, groups,
     DROP: tl.constexpr, IMAGES: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """Backward of `dense_epilogue_forward_kernel`: dout -> dx and the gradients of batch-norm's weight and
-    bias; all maps have x's strides.
-    """
+    """dout -> dx and the gradients of batch-norm's weight and bias; all maps have x's strides."""
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -116,8 +113,8 @@ def dense_epilogue_forward(
     """x -> out, [M, B, U] of the same strides.
 
     `weight` [M, 4 U..], a part of the rows, has batch-norm's weights, biases, running means and variances. In
-    training the batch's statistics are used and kept in mean and deviation (1 / standard deviation), [M, U]
-    each, and the running ones move on.
+    training the batch's statistics are used and stored in mean and deviation (1 / standard deviation), [M, U]
+    each, and the running ones are updated.
     """
     models, images, units = x.shape
     blocks = _blocks(images if training else EVALUATION_IMAGES, units)

@@ -1,13 +1,12 @@
-"""The end of a convolution: batch-norm, 2 x 2 max-pool, activation and dropout in one kernel; and the way
-back.
+"""The end of a convolution in one kernel: batch-norm, 2 x 2 max-pool, activation, dropout; and backward.
 
 As every activation is monotone, pooling first gives the same maxima. Batch-norm's statistics come from
-moments of parts of the pixels (mean, and sum of squared distances from it), which the product before may have
-left behind.
+moments of parts of the pixels (mean, and sum of squared distances from it), which the product may already
+have computed.
 
 Axes: M slots, B images, C channels, S height = width, Q the same after pooling, T parts of a sum, P weights.
-Maps are [M, B, C, S, S]; those that a product reads may lie within a border, the others are contiguous in
-their last three axes.
+Maps are [M, B, C, S, S]; those that a product reads may have a border, the others are contiguous in their
+last three axes.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from builder.training.gpu.pieces import (
     winner,
 )
 
-BLOCK = 1024  # numbers that a program works on
-MOMENT_PIXELS = 4096  # pixels in a part of `moments`
+BLOCK = 1024  # numbers that a program processes
+MOMENT_PIXELS = 4096  # pixels per part of `moments`
 MIN_PARTS = 256
 
 
@@ -76,9 +75,7 @@ def statistics_kernel(
     PIXELS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """The moments of a channel's parts -> its mean and 1 / standard deviation; the running statistics in the
-    rows move on.
-    """
+    """Moments of a channel's parts -> its mean and 1 / standard deviation; updates running statistics."""
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -104,7 +101,7 @@ def conv_epilogue_forward_kernel(
     SIZE: tl.constexpr, OUT_SIZE: tl.constexpr, NORM: tl.constexpr, POOL: tl.constexpr, DROP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """y -> out; `top` gets the window's winners before batch-norm, which the backward pass starts from."""
+    """y -> out; `top` gets the windows' winners before batch-norm, where the backward pass starts."""
     m = tl.program_id(2).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -144,10 +141,10 @@ def conv_epilogue_backward_kernel(
     OUT_SIZE: tl.constexpr, NORM: tl.constexpr, AVERAGE: tl.constexpr, DROP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Backward through dropout and activation at the winners; with NORM also the sums of dz and of dz times
-    the normalized value.
+    """Backward through dropout and activation at the winners; with NORM also sums for batch-norm's gradient.
 
-    With AVERAGE `dout` is the gradient of each channel's average, [M, B, C].
+    They are of dz, and of dz times the normalized value. With AVERAGE `dout` is the gradient of each
+    channel's average, [M, B, C].
     """
     m = tl.program_id(2).to(tl.int64)
     if tl.load(active + m) == 0:
@@ -215,7 +212,7 @@ def scatter_to_windows_kernel(
         return
     channel = tl.program_id(1)
     STEP: tl.constexpr = 2 if POOL else 1
-    SIDE: tl.constexpr = (SIZE + STEP - 1) // STEP  # windows, an incomplete one at an odd end included
+    SIDE: tl.constexpr = (SIZE + STEP - 1) // STEP  # windows, including an incomplete one at an odd end
     window = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = window < images * (SIDE * SIDE)
     image, row, column = image_row_column(window, SIDE)
@@ -278,10 +275,9 @@ def statistics(
     running: torch.Tensor,
     active: torch.Tensor,
 ) -> None:
-    """Moments [M, C, T, 2] of so many pixels, `of_part` in a part -> mean and 1 / standard deviation, [M, C]
-    each.
+    """Moments [M, C, T, 2] of `pixels`, `of_part` per part -> mean, 1 / standard deviation: [M, C] each.
 
-    `running` [M, 2 C..], a part of the rows, has the running means and variances, which move on.
+    `running` [M, 2 C..], a part of the rows, has the running means and variances, which are updated.
     """
     models, channels, count, _ = parts.shape
     statistics_kernel[(channels, models)](
@@ -291,14 +287,12 @@ def statistics(
 
 
 def _parts(count: int) -> int:
-    """Parts that one program takes in at once: a thread each at least, so that small layers share a
-    kernel.
-    """
+    """Parts that one program reads at once: at least one per thread, so that small layers share a kernel."""
     return max(MIN_PARTS, triton.next_power_of_2(count))
 
 
 class Norm(NamedTuple):
-    """A layer's batch-norm, or what stands for none."""
+    """A layer's batch-norm."""
 
     mean: torch.Tensor  # [M, C]
     deviation: torch.Tensor  # [M, C]: 1 / standard deviation
@@ -315,9 +309,7 @@ def conv_epilogue_forward(
     *,
     pool: bool,
 ) -> None:
-    """y [M, B, C, S, S] -> out [M, B, C, Q, Q]; with `pool`, `top`, of out's shape, gets the winners of the
-    windows in y.
-    """
+    """y [M, B, C, S, S] -> out [M, B, C, Q, Q]; with `pool`, `top` (as out) gets each winner in y."""
     models, images, channels, size, _ = y.shape
     out_size = out.shape[-1]
     mean, deviation, weight = norm or (y, y, y)  # not read
@@ -335,10 +327,10 @@ def conv_epilogue_backward(
     dropout: Dropout | None, slots: Slots,
     *, average: bool,
 ) -> None:  # fmt: skip
-    """The gradient before activation at the winners, dz [M, B, C, Q, Q]; with batch-norm also its `sums` [M,
-    C, T, 2].
+    """The gradient before activation at the winners, dz [M, B, C, Q, Q]; with batch-norm also its `sums`.
 
-    `dout` is as dz, or [M, B, C, 1, 1] if the network averages over the map. T is `sum_parts`.
+    `dout` is as dz, or [M, B, C, 1, 1] if the network averages over the map. `sums`: [M, C, T, 2] for T
+    `sum_parts`.
     """
     models, images, channels, out_size, _ = dz.shape
     mean, deviation, weight = norm or (top, top, top)  # not read
@@ -359,9 +351,7 @@ def sum_parts(dz: torch.Tensor) -> int:
 def norm_gradient(
     sums: torch.Tensor, totals: torch.Tensor, gradient: torch.Tensor, active: torch.Tensor
 ) -> None:
-    """Sums [M, C, T, 2] -> totals [M, C, 2], and the gradients of batch-norm's weight and bias in gradient
-    [M, 2 C..].
-    """
+    """Sums [M, C, T, 2] -> totals [M, C, 2], and batch-norm's part of the gradient, [M, 2 C..]."""
     models, channels, count, _ = sums.shape
     norm_gradient_kernel[(channels, models)](
         sums, totals, gradient, active, gradient.stride(0), channels, count, PARTS=_parts(count)

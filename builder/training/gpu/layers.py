@@ -1,5 +1,4 @@
-"""Forward and backward of the networks of M slots on B images each: the order of the kernels, and the memory
-between them.
+"""Forward and backward of M slots' networks on B images each: the kernels in order, and their memory.
 
 Axes: M slots, B images, C channels, S height = width, U units, T parts of a sum, P weights.
 """
@@ -24,10 +23,10 @@ from nws_dataset.format.recipe import Architecture
 
 @dataclass(frozen=True)
 class Gradient:
-    """A layer's memory of the way back."""
+    """A layer's memory for the backward pass."""
 
     dy: torch.Tensor  # as y
-    # as out: before activation, at the winners of pooling; dy itself if there is neither pooling nor
+    # as out: the gradient before activation, at the winners of pooling; dy itself without pooling and
     # batch-norm
     dz: torch.Tensor
     dout: torch.Tensor  # as out, or [M, B, C, 1, 1] before the average over the map
@@ -42,8 +41,8 @@ class Layer:
     product: Product
     is_conv: bool
     pool: bool
-    norm: int | None  # index of batch-norm's first number in the row
-    y: torch.Tensor  # [M, B, C, S, S], what the product gives
+    norm: int | None  # index of batch-norm's first number in the row; None: no batch-norm
+    y: torch.Tensor  # output of the product
     out: torch.Tensor  # [M, B, C, Q, Q], after activation, pooling, dropout
     top: torch.Tensor  # as out: y at the winners of pooling
     mean: torch.Tensor  # [M, C], of the batch
@@ -57,11 +56,11 @@ class Layers:
     """The networks of a cohort.
 
     Args:
-        architecture: of all models.
+        architecture: the models' architecture.
         products: how products are computed.
         slots: what the models differ in.
         images: B.
-        index: [M, B] int32, the images' indices in the data set, for dropout; None: only forward, batch-norm
+        index: [M, B] int32, the images' indices in the data set, for dropout; None: forward only, batch-norm
             with running statistics, no dropout.
     """
 
@@ -82,9 +81,7 @@ class Layers:
             self._add_training(index)
 
     def map(self, channels: int, size: int, border: int = 0, models: int | None = None) -> torch.Tensor:
-        """Memory for a map [M, B, C, S, S], in which the models of an image stand together as grouped
-        convolutions want them.
-        """
+        """Allocate a map [M, B, C, S, S], an image's models side by side, as for grouped convolutions."""
         keep, models = self.slots.keep, models or len(self.slots.keep)
         border = border if self.products.bordered else 0
         side = size + 2 * border
@@ -129,7 +126,7 @@ class Layers:
         return self.map(x.shape[2], x.shape[3])
 
     def _add_training(self, index: torch.Tensor) -> None:
-        """Dropout, and memory that only training needs."""
+        """Set up dropout, and memory that only training needs."""
         names = layout_of(self.architecture).layers
         dropped = batches.dropped_layers(self.architecture)
         for layer in self.layers:
@@ -154,8 +151,9 @@ class Layers:
     # Forward
 
     def forward(self, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """x [M, B, C, S, S], which may have stride 0 over the models -> logits [M, B, 10]; in training the
-        running statistics move on.
+        """x [M, B, C, S, S] -> logits [M, B, 10]; in training the running statistics are updated.
+
+        x may have stride 0 over the models.
         """
         for layer, source in zip(self.layers, self.inputs(x), strict=True):
             if layer.product is self._head and self.average is not None:
@@ -244,7 +242,7 @@ class Layers:
                 )
 
     def _towards(self, i: int) -> torch.Tensor:
-        """Where the gradient in the input of layer i goes."""
+        """Where the gradient of layer i's input goes."""
         before = self.layers[i - 1].gradient
         assert before is not None
         return _flat(before.dout) if self.layers[i].product is self._head else before.dout
@@ -252,7 +250,7 @@ class Layers:
     def _backward_epilogue(
         self, layer: Layer, found: Gradient, rows: torch.Tensor, gradients: torch.Tensor
     ) -> None:
-        """From the gradient in a layer's output to that in what its product gave."""
+        """From the gradient of a layer's output to that of its product's output."""
         norm, active = self._norm(layer, rows), self.slots.active
         if norm is not None and not layer.is_conv:
             dense.dense_epilogue_backward(

@@ -1,5 +1,4 @@
-"""What the kernels are made of: activations, dropout, batch-norm; and what tells the models of a cohort
-apart.
+"""Building blocks of the kernels: activations, dropout, batch-norm, and what models of a cohort differ in.
 
 Axes: M slots, B images.
 """
@@ -25,20 +24,20 @@ SIGMOID = tl.constexpr(ACTIVATION_NUMBERS["sigmoid"])
 EPSILON = tl.constexpr(BATCH_NORM_EPSILON)
 MOMENTUM = tl.constexpr(BATCH_NORM_MOMENTUM)
 LANES_OF_WORDS = tl.constexpr(LANES)
-DRAWN_GROUPS = 512  # groups of units that a program of `draw` takes
+DRAWN_GROUPS = 512  # groups of units per program of `draw`
 DROPOUT_PURPOSE = tl.constexpr(int(Purpose.DROPOUT) << 24)
 
 
 class Slots(NamedTuple):
-    """What the models of a cohort differ in, on the device: [M] each, whole numbers int64."""
+    """What a cohort's models differ in, on the device: [M] each, integers are int64."""
 
     active: torch.Tensor  # 1 where a model takes part
-    activation: torch.Tensor  # of ACTIVATION_NUMBERS
+    activation: torch.Tensor  # from ACTIVATION_NUMBERS
     key: torch.Tensor  # Philox's two words
-    number: torch.Tensor  # the model's
+    number: torch.Tensor  # the model's number
     epoch: torch.Tensor
-    threshold: torch.Tensor  # dropout's rate to 16 bits; 0: none
-    keep: torch.Tensor  # floating point: what dropout multiplies the kept units by
+    threshold: torch.Tensor  # dropout's rate in 16 bits; 0: none
+    keep: torch.Tensor  # floating point: dropout's factor of the kept units
 
     @classmethod
     def of(cls, integers: torch.Tensor, keep: torch.Tensor) -> Slots:
@@ -48,16 +47,16 @@ class Slots(NamedTuple):
 
 
 class Dropout(NamedTuple):
-    """A layer's dropout: which random numbers it takes, and which units of a step's images they keep."""
+    """A layer's dropout: its random numbers, and the units kept for a step's images."""
 
-    # [M, B, groups] uint8: a bit of each unit; eight share a block of Philox's counter, so one draw is enough
+    # [M, B, groups] uint8, a bit per unit; eight units share a block of Philox's counter, so one draw does
     kept: torch.Tensor
     indices: torch.Tensor  # [M, B] int32: the images' indices in their data sets
-    block: int  # the layer's first block of the counter
+    block: int  # the layer's first counter block
 
     @classmethod
     def of(cls, indices: torch.Tensor, block: int, units: int) -> Dropout:
-        """For a layer of so many units an image."""
+        """For a layer of so many units per image."""
         return cls(
             torch.empty(*indices.shape, triton.cdiv(units, LANES), dtype=torch.uint8, device=indices.device),
             indices,
@@ -66,16 +65,16 @@ class Dropout(NamedTuple):
 
 
 def kernel(*, aligned: str = "", ones: str = "") -> Callable[[Callable[..., None]], Any]:
-    """A decorator for kernels that the host launches: Triton's, with what holds for each of ours.
+    """A decorator for kernels that the host launches: `triton.jit` with what all our kernels need.
 
-    Multiplications and additions are fused, whatever Triton's version does by itself. And Triton compiles a
-    kernel anew where 16 divides an address or a number that it did not divide before, or where a number is 1,
-    which multiplies what a build waits for: here it does so only for those named.
+    Multiplications and additions are fused, whatever Triton's version does by default. And Triton by itself
+    compiles a kernel again whenever 16 divides another address or number, or a number is 1, which multiplies
+    a build's waiting time: here it does so only for the named parameters.
 
     Args:
-        aligned: parameters, with blanks between, whose divisibility by 16 makes loads and stores wide:
-            strides and addresses that are aligned almost always.
-        ones: numbers that being 1 makes simpler: where a map has one pixel.
+        aligned: space-separated parameters whose divisibility by 16 makes loads and stores wide: strides and
+            addresses that are almost always aligned.
+        ones: numbers that simplify the kernel when they are 1, as where a map has one pixel.
     """
 
     def decorate(function: Callable[..., None]) -> Any:
@@ -109,7 +108,7 @@ def _tanh(x):
 @triton.jit
 def activate(x, activation):
     if activation == RELU:
-        y = tl.where(x <= 0, 0.0, x)  # NaN stays
+        y = tl.where(x <= 0, 0.0, x)  # NaN stays NaN
     elif activation == ELU:
         half = _tanh(0.5 * tl.where(x <= 0, x, 0.0))
         y = tl.where(x <= 0, 2.0 * half / (1.0 - half), x)  # exp(x) - 1
@@ -138,7 +137,7 @@ def derivative(x, activation):
 
 @triton.jit
 def _keep_bits(word, threshold):
-    """The bits of the two units whose random numbers lie in a word."""
+    """The bits of the two units whose random numbers are in a word."""
     low, high = (word & 0xFFFF).to(tl.int32), (word >> 16).to(tl.int32)
     return (low >= threshold).to(tl.int32) | (high >= threshold).to(tl.int32) << 1
 
@@ -167,7 +166,7 @@ def draw_kernel(
 
 
 def draw(dropout: Dropout, slots: Slots) -> None:
-    """Draw which units of a layer stay in this step."""
+    """Draw the units of a layer that are kept in this step."""
     models, images, groups = dropout.kept.shape
     draw_kernel[(triton.cdiv(images * groups, DRAWN_GROUPS), models)](
         dropout.kept, dropout.indices, slots.active, slots.key, slots.number, slots.epoch, slots.threshold,
@@ -176,7 +175,7 @@ def draw(dropout: Dropout, slots: Slots) -> None:
 
 
 def dropout_bits(dropout: Dropout | None, slots: Slots) -> tuple[torch.Tensor, int]:
-    """A dropout's bits and groups an image, as kernels take them; of none, what is not read."""
+    """A dropout's bits and groups per image, as kernels take them; without dropout, unused values."""
     return (slots.active, 0) if dropout is None else (dropout.kept, dropout.kept.shape[2])
 
 
@@ -202,7 +201,7 @@ def image_row_column(pixel, SIZE: tl.constexpr):
 
 @triton.jit
 def batch_norm(y, at, mean, deviation, weight, bias, NORM: tl.constexpr):
-    """Batch-norm of y, or y; `at` is the channel's index in mean and deviation."""
+    """Batch-norm of y, or just y; `at` is the channel's index in mean and deviation."""
     if NORM:
         y = (y - tl.load(mean + at)) * tl.load(deviation + at) * tl.load(weight) + tl.load(bias)
     return y
@@ -210,14 +209,14 @@ def batch_norm(y, at, mean, deviation, weight, bias, NORM: tl.constexpr):
 
 @triton.jit
 def winner(z, y, best_z, best_y, best, number):
-    """The larger so far in torch's order: the first of equals, and NaN wins."""
+    """The larger so far, as torch chooses: the first if equal, and NaN wins."""
     wins = (z > best_z) | (z != z)
     return tl.where(wins, z, best_z), tl.where(wins, y, best_y), tl.where(wins, number, best)
 
 
 @triton.jit
 def update_running(running, channels, mean, variance, mask):
-    """The running mean, and behind the means the running variance."""
+    """Update the running mean, and the running variance behind the means."""
     old_mean, old_variance = tl.load(running, mask=mask), tl.load(running + channels, mask=mask)
     tl.store(running, old_mean * (1.0 - MOMENTUM) + mean * MOMENTUM, mask=mask)
     tl.store(running + channels, old_variance * (1.0 - MOMENTUM) + variance * MOMENTUM, mask=mask)

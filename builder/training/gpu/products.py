@@ -1,14 +1,13 @@
-"""The matrix products of a layer: forward, input gradient and weight gradient of M models, each with the
-weights of its own row.
+"""Matrix products of a layer for M models with their own weights: forward, input and weight gradient.
 
-A convolution is an implicit matrix product: pixels are its rows, output channels its columns, taps (an input
-channel's position under the kernel) what is summed over. A dense layer is a convolution of 1 x 1 maps. Every
-sum runs in an order that follows from the layer's shape and the batch alone, and nothing is added up across
-models, so a model's numbers depend neither on its slot nor on its neighbours.
+A convolution is an implicit matrix product: its rows are pixels, its columns output channels, and it sums
+over taps (an input channel's position under the kernel). A dense layer is a convolution of 1 x 1 maps. The
+order of every sum follows from the layer's shape and the batch alone, and nothing is summed across models, so
+a model's numbers depend neither on its slot nor on its neighbours.
 
 Axes: M slots, B images, C input channels, O output channels, S height = width, T parts of a sum, P weights.
-Maps are [M, B, C, S, S]. Those that a kernel reads under a moving window lie within a border of zeros, so
-that it need not ask where the map ends; the others are contiguous in their last three axes.
+Maps are [M, B, C, S, S]. Those that a kernel reads through a moving window have a border of zeros, so that
+it needs no bounds checks; the others are contiguous in their last three axes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from builder.training.torch_backend import library_precision
 from nws_dataset.format.layout import OUTPUT, layout_of
 from nws_dataset.format.recipe import Architecture
 
-MIN_PIXELS, MIN_TAPS = 32, 16  # of a tile
+MIN_PIXELS, MIN_TAPS = 32, 16  # of a tile, at least
 PART_PIXELS = 2048  # pixels that one program of the weight gradient sums over
 
 
@@ -50,7 +49,7 @@ class Product:
 
     @property
     def gradient_border(self) -> int:
-        """How far outside of its map the input gradient reads the output's gradient."""
+        """How far outside its map the input gradient reads the output's gradient."""
         reach = -(-self.kernel // self.stride)
         return max(
             reach - 1 - self.pad // self.stride,
@@ -59,12 +58,12 @@ class Product:
 
     @property
     def taps(self) -> int:
-        """Weights of one output channel."""
+        """Weights per output channel."""
         return self.inputs * self.kernel**2
 
     @property
     def weights(self) -> int:
-        """Numbers of weight and bias."""
+        """The number of weights and biases."""
         return self.outputs * (self.taps + 1)
 
     def weight(self, rows: torch.Tensor) -> torch.Tensor:
@@ -106,9 +105,9 @@ def products_of(architecture: Architecture) -> list[Product]:
 class Tiles(NamedTuple):
     """Sizes of the block that one program computes."""
 
-    pixels: int = 256  # in the weight gradient half as many taps; fewer where the layer has no more
-    inner: int = 16  # what is summed over in one go: taps; in the weight gradient pixels
-    channels: int = 32  # at most; never more than the next power of 2 of the layer's
+    pixels: int = 256  # in the weight gradient half as many taps; fewer if the layer has no more
+    inner: int = 16  # what is summed over at once: taps; in the weight gradient pixels
+    channels: int = 32  # at most; never above the next power of 2 of the layer's channels
     warps: int = 2
     stages: int = 2
 
@@ -117,10 +116,10 @@ DEFAULT_TILES = Tiles()
 
 
 class Products(Protocol):
-    """A way to compute the products of a layer; all results go to memory that is there before."""
+    """A way to compute a layer's products; all results go to memory that already exists."""
 
     bordered: bool  # whether x has a border of `pad` zeros, and dy one of `gradient_border`
-    moment_pixels: int  # pixels in a part of `forward`'s moments
+    moment_pixels: int  # pixels per part of `forward`'s moments
 
     def forward(
         self,
@@ -133,8 +132,7 @@ class Products(Protocol):
     ) -> None:
         """x [M, B, C, S, S] -> y [M, B, O, S', S'], with bias; x may have stride 0 over the models.
 
-        `moments` [M, O, T, 2], if given, gets the mean, and the sum of squared distances from it, of each
-        part of the pixels.
+        If given, `moments` [M, O, T, 2] gets each part's mean and sum of squared distances from it.
         """
         ...
 
@@ -152,7 +150,7 @@ class Products(Protocol):
         gradients: torch.Tensor,
         active: torch.Tensor,
     ) -> None:
-        """Into the part of gradients [M, P] that is of weight and bias."""
+        """Fill the part of gradients [M, P] for weight and bias."""
         ...
 
 
@@ -168,11 +166,9 @@ def forward_kernel(
     PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, TAPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of pixels and output channels of one model; with MOMENTS also their mean and sum of squared
-    distances from it.
+    """One tile of pixels and output channels of one model; with MOMENTS also mean and squared distances.
 
-    What lies behind the last pixel or tap is read from a position that counts anyway, and its weight is 0 or
-    its result not kept.
+    Indices past the last pixel or tap read a valid position; their weight is 0 or their result is dropped.
     """
     m = tl.program_id(2).to(tl.int64)
     if tl.load(active + m) == 0:
@@ -222,8 +218,8 @@ def input_gradient_kernel(
 ):  # fmt: skip
     """One tile of input pixels and input channels of one model.
 
-    With a stride only every STRIDE-th tap reaches a given pixel, so pixels are taken by their remainders
-    (down, right) modulo STRIDE: those of a class share the taps first + STRIDE * j.
+    With a stride only every STRIDE-th tap reaches a pixel, so pixels are grouped by their remainders (down,
+    right) modulo STRIDE: those of a class share the taps first + STRIDE * j.
     """
     m = tl.program_id(2).to(tl.int64)
     if tl.load(active + m) == 0:
@@ -284,9 +280,7 @@ def weight_gradient_kernel(
     PRECISION: tl.constexpr, PART: tl.constexpr,
     PIXELS: tl.constexpr, TAPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of taps and output channels of one model, summed over PART pixels; the first tile of taps also
-    sums the bias's.
-    """
+    """One tile of taps and output channels of a model, summed over PART pixels; the first adds the bias."""
     m = tl.program_id(2).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -333,14 +327,14 @@ def sum_parts_kernel(
     num_parts,
     BLOCK: tl.constexpr,
 ):
-    """The parts of the weight gradient, added one after the other."""
+    """Add the parts of the weight gradient, one after the other."""
     m = tl.program_id(1).to(tl.int64)
     if tl.load(active + m) == 0:
         return
     position = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
     for part in range(num_parts):
-        # wide, as 16 divides it
+        # wide, as it is divisible by 16
         total += tl.load(
             parts + m * part_model + part * part_stride + position, mask=position < part_stride, other=0.0
         )
@@ -351,8 +345,8 @@ class TritonProducts:
     """Products by the kernels above.
 
     Args:
-        precision: "ieee" (float32), "tf32", or "tf32x3" (float32's precision from three products of tensor
-            cores).
+        precision: "ieee" (float32), "tf32", or "tf32x3" (the precision of float32 from three products of
+            tensor cores).
         tiles: block sizes.
     """
 
@@ -435,19 +429,17 @@ class TritonProducts:
             )  # fmt: skip
 
     def _rows(self, pixels: int) -> int:
-        """Pixels of a tile: fewer than usual where there are no more."""
+        """Pixels of a tile, fewer if there are no more."""
         return min(self.tiles.pixels, max(MIN_PIXELS, triton.next_power_of_2(pixels)))
 
     def _taps(self, taps: int) -> int:
-        """Taps of a tile of the weight gradient: fewer where the layer has no more, or where a quarter less
-        is computed in vain.
-        """
+        """Taps of a weight gradient's tile: fewer if the layer has fewer, or if a quarter less is wasted."""
         most = min(self.tiles.pixels // 2, max(MIN_TAPS, triton.next_power_of_2(taps)))
         half = max(MIN_TAPS, most // 2)
         return half if triton.cdiv(taps, half) * half <= 0.75 * triton.cdiv(taps, most) * most else most
 
     def _blocks(self, channels: int, count: int, rows: str = "PIXELS", inner: str = "TAPS") -> dict[str, Any]:
-        """Sizes of a tile of so many rows for a layer of so many channels."""
+        """A tile's sizes for so many rows and channels."""
         width = min(self.tiles.channels, max(8, triton.next_power_of_2(channels)))
         warps = max(1, self.tiles.warps * count // self.tiles.pixels)
         blocks = {rows: count, inner: self.tiles.inner, "CHANNELS": width}
@@ -458,10 +450,9 @@ class TritonProducts:
 
 
 class LibraryProducts:
-    """Products by cuDNN's grouped convolutions and cuBLAS's batched products; the candidate that the kernels
-    are measured against.
+    """Products by cuDNN's grouped convolutions and cuBLAS's batched products, to measure the kernels against.
 
-    Slots that are not active are computed too, which nothing reads.
+    Inactive slots are computed too; nothing reads them.
     """
 
     bordered = False

@@ -1,10 +1,9 @@
-"""The check before an architecture trains on a GPU: steps of a tiny cohort and an evaluation against the
-plain network in float64.
+"""Checks an architecture before it trains on a GPU: a tiny cohort against the plain network in float64.
 
-The kernels are those that the architecture's first cohort takes, captured as it captures them, on models of
-all activations and optimizers, with and without augmentation and dropout. What differs is named. Once a
-device, two cohorts capture and train side by side. What passed is remembered, in a file in the user's cache,
-until the GPU, its driver, torch, Triton or the sources change.
+The kernels are those of the architecture's first cohort, captured in the same way, on models of all
+activations and optimizers, with and without augmentation and dropout. What differs is named. Once per device,
+two cohorts capture and train side by side. What passed is kept in a file in the user's cache until the GPU,
+its driver, torch, Triton or the sources change.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ from nws_dataset.files import atomic_write
 from nws_dataset.format import network
 from nws_dataset.format.recipe import Architecture
 
-EXTRA_STREAMS = 40  # made before cohorts capture; torch has 32, which come round
-CAPTURES = 16  # of each of the two cohorts
-TWO_STREAMS = "two streams"  # as what passed is called
-# what a check follows from
+EXTRA_STREAMS = 40  # created before cohorts capture; torch has 32, which it then reuses
+CAPTURES = 16  # by each of the two cohorts
+TWO_STREAMS = "two streams"  # its name among what passed
+# what a check depends on
 SOURCES = (
     *(
         augment,
@@ -69,12 +68,13 @@ SOURCES = (
     *(batches, streams, initial, network, philox, plain, update),
 )
 
-_locks: dict[str, threading.Lock] = {}  # what is being checked in this process
+_locks: dict[str, threading.Lock] = {}  # what this process is checking
 
 
 def problem(model: Model, device: torch.device, *, tf32: bool = False) -> str | None:
-    """What is wrong with the training of a model's architecture on a device, in a line; None: nothing, now or
-    when it was checked before.
+    """What is wrong with training a model's architecture on a device, in a line; None if nothing is.
+
+    An architecture that passed before is not checked again.
 
     Args:
         model: of the architecture's first cohort.
@@ -93,14 +93,12 @@ def problem(model: Model, device: torch.device, *, tf32: bool = False) -> str | 
 
 
 def passed(model: Model, device: torch.device, *, tf32: bool = False) -> bool:
-    """Whether a model's architecture was checked before, and nothing was wrong."""
+    """Whether a model's architecture has already passed."""
     return _name(model, tf32) in PassedChecks(device).passed
 
 
 def work_of(model: Model, *, tf32: bool = False) -> Work:
-    """What the check of a model's architecture has the device do: what the first cohort has, with fewer
-    models.
-    """
+    """What the check of a model's architecture runs on the device: its first cohort with fewer models."""
     architecture, batch = model.recipe.architecture, model.recipe.batch_size
     slots, images = (
         len(tiny_models(architecture, batch)) + 1,
@@ -121,7 +119,7 @@ def require(model: Model, device: torch.device, *, tf32: bool = False) -> None:
 
 
 def refusal(device: torch.device, found: str) -> ZooError:
-    """What a build says that stops because of a problem."""
+    """The error for a build that stops because of a problem."""
     do = "use --device cpu or --backend torch in another folder, and report it"
     return ZooError(
         f"--device {device.type}", expected="kernels that agree with the plain network", found=found, do=do
@@ -129,7 +127,7 @@ def refusal(device: torch.device, found: str) -> ZooError:
 
 
 def checked(model: Model, device: torch.device, *, tf32: bool = False, streams: bool = True) -> str | None:
-    """The check itself, without memory; `streams`: also that of two cohorts side by side."""
+    """Check, whatever passed before; `streams`: also with two cohorts side by side."""
     architecture, batch = model.recipe.architecture, model.recipe.batch_size
     try:
         found = TinyCohort(architecture, batch, device, tf32=tf32).difference()
@@ -137,7 +135,7 @@ def checked(model: Model, device: torch.device, *, tf32: bool = False, streams: 
     except (
         RuntimeError,
         TritonError,
-    ) as error:  # of a kernel that does not compile, or that the device refuses
+    ) as error:  # a kernel that does not compile, or that the device refuses
         if out_of_memory(error) is not None:
             raise
         return f"{reason(error)}, with {architecture.id}"
@@ -149,9 +147,9 @@ def checked(model: Model, device: torch.device, *, tf32: bool = False, streams: 
 def streams_difference(
     architecture: Architecture, batch: int, device: torch.device, *, tf32: bool = False
 ) -> str | None:
-    """Whether two cohorts that capture and train side by side get the bits that one alone gets, after more
-    CUDA
-    streams than torch has.
+    """Whether two cohorts that capture and train side by side get the same bits as one alone.
+
+    More CUDA streams than torch has are created before.
     """
     models, images = tiny_models(architecture, batch), noise_images(architecture, 2 * batch, device)
     slots = [m for m in range(len(models) + 1) if m != EMPTY]
@@ -190,10 +188,11 @@ def streams_difference(
 
 
 class PassedChecks:
-    """What passed on a device, in a file of the user's cache; nothing once the GPU, the driver, torch, Triton
-    or the sources differ.
+    """What passed on a device, in a file of the user's cache.
 
-    Two processes that write at once may lose what one found, which is then checked again.
+    A change of GPU, driver, torch, Triton or sources makes it void.
+
+    If two processes write at once, one result may be lost and is checked again.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -212,7 +211,7 @@ class PassedChecks:
     def passed(self) -> list[str]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not there, or damaged
+        except (OSError, ValueError):  # missing or damaged
             return []
         passed = content.pop("passed", None) if isinstance(content, dict) else None
         return passed if content == self.identity and isinstance(passed, list) else []
@@ -229,7 +228,7 @@ class PassedChecks:
 
 
 def _cache() -> Path:
-    """The user's folder for what may be lost; of a user without a home, one beside other temporary files."""
+    """The user's cache folder; for a user without a home, one beside other temporary files."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nws"
     except RuntimeError:

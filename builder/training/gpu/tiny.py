@@ -1,5 +1,4 @@
-"""A tiny cohort whose steps are compared with plain loops in float64, all that a step computes: what differs
-is named.
+"""Compares all that a tiny cohort's steps compute with plain loops in float64, and names what differs.
 
 Axes: M slots, B images, P weights.
 """
@@ -23,16 +22,16 @@ from nws_dataset.format.layout import layout_of
 from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import NUM_CLASSES, Architecture, Recipe
 
-# Of float32, relative in norm; the median over models. Rounding alone gives 5e-7 to 3e-5, the most where many
+# For float32, relative in norm; the median over models. Rounding alone gives 5e-7 to 3e-5, most if many
 # layers have batch-norm.
 GRADIENT_TOLERANCE = 1e-4
-# of each model: a max-pool tie, or a unit near a kink, that falls the other way moves a whole gradient
+# of each model: another choice at a max-pool tie, or at a unit near a kink, moves a whole gradient
 TIE_TOLERANCE = 2e-3
-# the same two where products cut their factors: of five layers with ReLU a gradient was off by 0.6
+# the same two when products cut their factors: with five layers with ReLU a gradient was off by 0.6
 TF32_TOLERANCES = 0.3, 3.0
-UPDATE_TOLERANCE = 1e-5  # of each number, given the gradient, beside the largest number in its sum
+UPDATE_TOLERANCE = 1e-5  # of each number, given the gradient, relative to the largest number in its sum
 
-# steps that are compared; of each model the best gradient counts, since ties fall elsewhere in each
+# steps compared; a model's best gradient counts, since ties fall differently in each step
 MIN_COMPARED_STEPS, MAX_COMPARED_STEPS = 2, 8
 GRADIENT = "the gradient"
 EMPTY = 1  # the slot without a model
@@ -42,11 +41,9 @@ EVALUATED_IMAGES = 256
 def differs(
     errors: Sequence[float], tolerances: tuple[float, float] = (GRADIENT_TOLERANCE, TIE_TOLERANCE)
 ) -> bool:
-    """Whether relative errors of some models are more than rounding: their median, or one that no tie
-    explains.
-    """
+    """Whether errors of some models exceed rounding: their median does, or one is too large for a tie."""
     median, each = tolerances
-    # NaN is never less
+    # also true for NaN
     return not (all(error < each for error in errors) and statistics.median(errors) < median)
 
 
@@ -54,8 +51,8 @@ class TinyCohort:
     """Models of all activations and optimizers in slots, and plain loops in float64 beside them.
 
     Args:
-        architecture: of the models.
-        batch: images in a step.
+        architecture: the models' architecture.
+        batch: images per step.
         device: where both train.
         tf32: whether products cut their factors.
     """
@@ -82,12 +79,12 @@ class TinyCohort:
         self.backend = GpuBackend(architecture, device, tf32=tf32)
         self.state = copy_of(self.start)
         self.run = Run(architecture, self.backend.products, self.state, batch)
-        # of each model so far, in the order of the step: the worst, but the best gradient
+        # of each model so far, in the order of the step: the worst error, but of gradients the best
         self.errors: dict[str, list[float]] = {}
-        self.clues: dict[str, list[float]] = {}  # the best, of what a wrong gradient is looked for in
+        self.clues: dict[str, list[float]] = {}  # the best errors that help to locate a wrong gradient
 
     def difference(self) -> str | None:
-        """What differs after some steps, or in the evaluation; None: nothing."""
+        """What differs after some steps, or in the evaluation; None if nothing does."""
         found: str | None = None
         for step in range(MAX_COMPARED_STEPS):
             self.compare_step(step)
@@ -97,7 +94,7 @@ class TinyCohort:
         return found or self._evaluation()
 
     def compare_step(self, number: int) -> None:
-        """Take a step from the start and note how far it is from the plain loops'."""
+        """Take a step from the start and record how far it is from the plain loops' step."""
         for x, start in zip(self.state, self.start, strict=True):
             x.copy_(start)
         members = zip(self.slots, self.models, self.orders, strict=True)
@@ -123,7 +120,7 @@ class TinyCohort:
     def _errors(
         self, m: int, loop: RecordingLoop, found_loss: float, loss: float
     ) -> Iterator[tuple[str, float]]:
-        """What of a model is compared, in the order in which a step computes it."""
+        """A model's errors, in the order in which a step computes the numbers."""
         run, before = self.run, "the batch, by augment.load,"
         for layer, entering in zip(run.layers.layers, run.layers.inputs(run.images), strict=True):
             name = layer.product.layer
@@ -148,7 +145,7 @@ class TinyCohort:
         yield "a slot without a model", float(touched)
 
     def _clues(self, m: int, loop: RecordingLoop) -> Iterator[tuple[str, float]]:
-        """From the last layer to the first."""
+        """Errors of gradients, from the last layer to the first."""
         whole, gradient = float(loop.gradient.norm()), self._gradient(m)
         for layer in reversed(self.run.layers.layers):
             name = layer.product.layer
@@ -159,7 +156,7 @@ class TinyCohort:
             for spec in self.layout.tensors:
                 if spec.trained and spec.layer == name:
                     found, exact = (row[spec.offset : spec.stop] for row in (gradient, loop.gradient))
-                    # a bias before batch-norm has a gradient of rounding alone
+                    # a bias before batch-norm has a gradient of rounding errors only
                     scale = max(float(exact.norm()), 1e-3 * whole)
                     yield f"the gradient of {spec.name}", float((found - exact).norm()) / scale
 
@@ -168,14 +165,12 @@ class TinyCohort:
         return self.run.gradients[m].double() + self._l2(m)
 
     def _l2(self, m: int) -> torch.Tensor:
-        """[P] float64, its part of the gradient."""
+        """[P] float64, L2's part of the gradient."""
         model = self.models[self.slots.index(m)]
         return 2 * model.recipe.l2 * self.run.kernels.double() * self.start[0][m].double()
 
     def _update_error(self, m: int, loop: RecordingLoop) -> float:
-        """The largest, of a row or its moments, against `builder.training.update.rule` with the gradient that
-        was found.
-        """
+        """The largest error of row and moments against `builder.training.update.rule`, given the gradient."""
         recipe = loop.model.recipe
         rate = update.step_size(recipe.optimizer, recipe.learning_rate, loop.steps)
         row, first, second = (x[m].double() for x in self.start)
@@ -185,7 +180,7 @@ class TinyCohort:
             update.COEFFICIENTS[recipe.optimizer],
         )
         exact = update.rule(row, gradient + l2, first, second, rate, coefficients)
-        # The same sums without what cancels in them.
+        # The same sums with absolute values, so that nothing cancels.
         scales = update.rule(-row.abs(), gradient.abs() + l2.abs(), first.abs(), second, rate, coefficients)
         errors = [
             (x[m] - new).abs() / scale.abs().clamp(min=1e-30)
@@ -194,7 +189,7 @@ class TinyCohort:
         return float(torch.stack(errors)[:, self.trained].nan_to_num(nan=float("inf")).max())
 
     def _worst(self) -> str | None:
-        """The first of what differs, in words."""
+        """The first difference, in words."""
         for name, errors in self.errors.items():
             exact = (UPDATE_TOLERANCE, UPDATE_TOLERANCE) if name.startswith("the update") else self.tolerances
             if differs(errors, exact):
@@ -206,7 +201,7 @@ class TinyCohort:
         return None
 
     def _evaluation(self) -> str | None:
-        """The rows after the last step, evaluated."""
+        """Evaluate the rows after the last step, and compare."""
         pixels, labels = (
             self.images.test_images[:EVALUATED_IMAGES],
             self.images.test_labels[:EVALUATED_IMAGES],
@@ -247,12 +242,12 @@ class TinyCohort:
 
 
 class RecordingLoop(PlainLoop):
-    """A plain loop in float64 that starts anew at each step, and notes what went through the network."""
+    """A plain loop in float64 that starts anew at each step, and records what went through the network."""
 
     def __init__(self, model: Model, images: Images) -> None:
         super().__init__(model, images)
         self.start = self.row
-        # layer -> what, of its product
+        # layer -> its product's tensors
         self.entering, self.leaving, self.towards = (dict[str, torch.Tensor]() for _ in range(3))
         for layer in self.layout.layers:
             self.network.get_submodule(layer).register_forward_hook(
@@ -274,9 +269,7 @@ class RecordingLoop(PlainLoop):
 
 
 def tiny_models(architecture: Architecture, batch: int) -> list[Model]:
-    """A model of each activation and each optimizer; half of them augmented, with dropout and with L2, in
-    different pairs.
-    """
+    """A model of each activation and optimizer; half have augmentation, dropout, L2, in different pairs."""
     combinations = zip(
         ("relu", "elu", "sigmoid", "tanh"),
         ("adam", "rmsprop", "momentum", "sgd"),
@@ -300,7 +293,7 @@ def tiny_models(architecture: Architecture, batch: int) -> list[Model]:
 
 
 def noise_images(architecture: Architecture, count: int, device: torch.device) -> Images:
-    """Random pixels, among which hardly two windows are equal, as they are where images are black."""
+    """Random pixels: hardly two windows are equal, as they are where images are black."""
     shape = count, architecture.image_channels, architecture.image_size, architecture.image_size
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8)).to(device)
     labels = torch.arange(count, device=device) % NUM_CLASSES
@@ -308,9 +301,7 @@ def noise_images(architecture: Architecture, count: int, device: torch.device) -
 
 
 def start_of(models: Sequence[Model], initial: Sequence[torch.Tensor], device: torch.device) -> State:
-    """Initial rows and random moments, [M, P] each, and a slot without a model at EMPTY; second moments that
-    do not move are 1.
-    """
+    """Initial rows and random moments, [M, P] each; no model at EMPTY; constant second moments are 1."""
     layout, rows = layout_of(models[0].recipe.architecture), list(initial)
     rows.insert(EMPTY, torch.full_like(rows[0], 0.5))
     generator = torch.Generator().manual_seed(0)
@@ -336,7 +327,7 @@ def start_of(models: Sequence[Model], initial: Sequence[torch.Tensor], device: t
 
 
 def copy_of(state: State) -> State:
-    """The same numbers in memory of their own, as strided."""
+    """A copy with the same strides."""
     rows, first, second = (
         torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x) for x in state
     )
@@ -344,5 +335,5 @@ def copy_of(state: State) -> State:
 
 
 def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """Relative in norm."""
+    """The relative error, in norm."""
     return float((found.double().reshape(exact.shape) - exact).norm() / exact.norm())

@@ -1,6 +1,6 @@
 """The small kernels of a step: the average over a map, the loss, the update.
 
-Each program works for one model; a model whose flag in `active` is 0 is left alone.
+Each program processes one model; a model whose flag in `active` is 0 is not changed.
 
 Axes: M slots, B images, C channels, S height = width, P weights.
 """
@@ -16,8 +16,8 @@ from nws_dataset.format.recipe import NUM_CLASSES
 
 _CLASSES = tl.constexpr(NUM_CLASSES)
 CLASSES = triton.next_power_of_2(NUM_CLASSES)
-BLOCK = 1024  # numbers that a program works on
-TILE = 2048  # numbers of a batch that a program holds at once
+BLOCK = 1024  # numbers that a program processes
+TILE = 2048  # numbers of a batch that a program processes at once
 
 
 @kernel(aligned="x x_model x_image")
@@ -64,9 +64,7 @@ def cross_entropy_kernel(
     IMAGES: tl.constexpr,
     CLASSES: tl.constexpr,
 ):
-    """Adds each model's mean cross-entropy to its losses; its gradient in the logits goes to `dlogits`, of
-    the same strides.
-    """
+    """Add each model's mean cross-entropy to its losses; write its gradient to `dlogits` (same strides)."""
     m = tl.program_id(0).to(tl.int64)
     if tl.load(active + m) == 0:
         return
@@ -151,8 +149,9 @@ def cross_entropy(
     losses: torch.Tensor,
     active: torch.Tensor,
 ) -> None:
-    """Adds the mean cross-entropies of logits [M, B, 10] to losses [M]; their gradient goes to dlogits, of
-    the same strides.
+    """Add the mean cross-entropies of logits [M, B, 10] to losses [M]; write the gradient to dlogits.
+
+    logits and dlogits have the same strides.
     """
     models, images, _ = logits.shape
     cross_entropy_kernel[(models,)](
@@ -174,15 +173,15 @@ def update(
     rate_addresses: torch.Tensor,
     step: torch.Tensor, l2: torch.Tensor, coefficients: torch.Tensor, active: torch.Tensor,
 ) -> None:  # fmt: skip
-    """Rows, first and second moments, [M, P] of the same strides, move on.
+    """Update rows, first and second moments, [M, P] of the same strides.
 
     Args:
         state: the three.
         gradients: [M, P], without L2.
-        kernels: [P], 1 at the weights that L2 pulls at, else 0.
-        rate_addresses: [M] int64: of each model's rates, from `builder.training.update.step_size`, in the
-            rows' dtype.
-        step: [M] int64: which of the rates it is.
+        kernels: [P], 1 at the weights that L2 applies to, else 0.
+        rate_addresses: [M] int64: address of each model's rates, from `builder.training.update.step_size`,
+            in the rows' dtype.
+        step: [M] int64: which of the rates to use.
         l2: [M].
         coefficients: [6, M], the fields of `builder.training.update.Coefficients`.
         active: [M].

@@ -1,8 +1,8 @@
-"""Compiles what cohorts will launch before they train; Triton keeps it on disk, where the launches find it.
+"""Compiles what cohorts will launch before they train; Triton keeps it on disk, where launches find it.
 
-What they will launch is recorded: the step's own code runs on tensors without memory, and Triton's hook takes
-note of each kernel in place of compiling it. Neither recording nor compiling needs a GPU, and both are done
-in processes that do not train.
+To record the launches, the step's own code runs on tensors without memory, and Triton's hook notes each
+kernel instead of compiling it. Neither recording nor compiling needs a GPU, and both are done in processes
+that do not train.
 
 Axes: M slots, K rows, B images.
 """
@@ -30,11 +30,11 @@ from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
 
-NOWHERE = torch.device("meta")  # where tensors have shapes and strides, but no memory
+NOWHERE = torch.device("meta")  # tensors there have shapes and strides, but no memory
 
 
 class Work(NamedTuple):
-    """What the cohorts of an architecture have the device do."""
+    """What the cohorts of an architecture run on the device."""
 
     architecture: Architecture
     steps: frozenset[tuple[int, int]]  # (M, B)
@@ -43,21 +43,21 @@ class Work(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A kernel for some types, constants and alignments: what Triton compiles at a time."""
+    """A kernel for some types, constants and alignments: the unit that Triton compiles."""
 
     module: str
     kernel: str
-    specialization: str  # in Triton's words
+    specialization: str  # as Triton writes it
 
 
 def work_of(
     models: Iterable[Model], images: Mapping[str, tuple[int, int]], *, tf32: bool = False
 ) -> list[Work]:
-    """What models that train in cohorts have the device do.
+    """What models run on the device when they train in cohorts.
 
     Args:
-        models: of a subset.
-        images: how many training and test images each data set has.
+        models: models of a subset.
+        images: the number of training and test images of each data set.
         tf32: as for `builder.training.gpu.backend.GpuBackend`.
     """
     cohorts: dict[tuple[Architecture, int], list[Model]] = defaultdict(list)
@@ -80,7 +80,7 @@ def work_of(
 
 
 def _in_parts(evaluations: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
-    """The parts that evaluations are taken in; those of an evaluation differ by one image at most."""
+    """The parts of evaluations; those of one evaluation differ by one image at most."""
     for rows, images in evaluations:
         count = evaluation_parts(rows, images)
         yield rows, images // count
@@ -88,7 +88,7 @@ def _in_parts(evaluations: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int
 
 
 class _PretendedDriver:
-    """What Triton asks the driver of a device."""
+    """Answers what Triton asks a device's driver."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
@@ -109,15 +109,13 @@ def target() -> GPUTarget:
 
 
 def pretend(target: GPUTarget) -> None:
-    """Let Triton take this process's device for `target`, whatever there is; the process can launch nothing
-    any more.
-    """
+    """Make Triton compile for `target` whatever the device; the process can no longer launch anything."""
     driver.set_active(_PretendedDriver(target))
 
 
 @torch.no_grad()
 def record(work: Work) -> list[Variant]:
-    """What is launched, each variant once; in a process that pretends."""
+    """Record what is launched, each variant once; in a process that called `pretend`."""
     found: dict[Variant, Any] = {}
 
     def note(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
@@ -128,7 +126,7 @@ def record(work: Work) -> list[Variant]:
         knobs.runtime.jit_cache_hook = note
         launch(work)
     for kernel in found.values():
-        kernel.device_caches.clear()  # the process may pretend something else next
+        kernel.device_caches.clear()  # the process may pretend another target next
     return list(found)
 
 
@@ -150,7 +148,7 @@ def launch(work: Work) -> None:
 
 
 def compile_variant(variant: Variant) -> Path:
-    """Compile a kernel, or find it on disk; in a process that pretends. Returns the folder that it is in."""
+    """Compile a kernel, or find it on disk, in a process that called `pretend`; return its folder."""
     kernel = getattr(importlib.import_module(variant.module), variant.kernel)
     compiled = kernel.preload(variant.specialization)
     kernel.device_caches.clear()  # else a later `record` would find it there, and launch it
