@@ -1,3 +1,1 @@
-"""A zoo in the layouts of the two original releases: `exporting.export_zoo` writes them, so that loaders
-that were written for a release read the zoo.
-"""
+"""Writes a zoo in the layout of an original release, so that loaders of the release can read it."""

@@ -1,8 +1,9 @@
-"""The folder of an export: it is empty at first, or holds an export of the same zoo, and nothing goes from it
-that an export did not write.
+"""The folder of an export: new, empty, or with an earlier export of the same zoo.
 
-EXPORT_NAME lists the files before the first of them is written, so that a further run knows them as its own
-whenever this one stops.
+Files that no export wrote are never touched.
+
+EXPORT_NAME lists the files before the first of them is written, so that a later run recognizes them whenever
+this one stops.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ OTHER = "choose another folder"
 
 
 class ExportFolder:
-    """A folder that is exported to; `open_export` makes it.
+    """The folder of an export; use `open_export`.
 
     Args:
-        path: of the folder.
-        files: all that will be written, relative to it.
+        path: the folder.
+        files: all files to be written, relative to it.
     """
 
     def __init__(self, path: Path, files: Sequence[str]) -> None:
         self.path, self._files = path, frozenset(files)
 
     def write(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
-        """Write one of the files under a temporary name, then give it its own.
+        """Write one of the files under a temporary name, then rename it.
 
         Args:
-            name: of the file.
+            name: the file.
             fill: writes its content.
 
         Raises:
@@ -55,13 +56,13 @@ class ExportFolder:
         """Write one of the files, as `write`.
 
         Args:
-            name: of the file.
-            content: of the file.
+            name: the file.
+            content: its content.
         """
         self.write(name, lambda file: file.write(content))
 
     def same(self, name: str, other: str) -> None:
-        """Give a file that was written a second name: a link where the disk has such, else a copy."""
+        """Give a written file a second name: a link if the disk supports it, else a copy."""
         assert name in self._files
         with atomic_write(self.path / name) as temporary:
             try:
@@ -75,16 +76,15 @@ def open_export(path: Path, identity: Mapping[str, Any], files: Sequence[str]) -
     """Open the folder of an export.
 
     Args:
-        path: of the folder, made when missing.
-        identity: of what is exported: another export of the same may be written over.
-        files: all that will be written.
+        path: the folder, created if missing.
+        identity: what is exported: an earlier export of the same may be overwritten.
+        files: all files to be written.
 
     Yields:
-        The folder, for writing all of the files. When they are written, what an earlier export wrote and this
-        one did not goes.
+        The folder, for writing all of the files. Then files that only an earlier export wrote are removed.
 
     Raises:
-        ZooError: if the folder holds something else, or another export is at work.
+        ZooError: if the folder contains something else, or another export is running.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -100,20 +100,20 @@ def open_export(path: Path, identity: Mapping[str, Any], files: Sequence[str]) -
                 )
         for folder in sorted({os.path.dirname(name) for name in files} - {""}):
             if os.path.lexists(path / folder):
-                resolve_inside(path, folder)  # no link leads elsewhere
+                resolve_inside(path, folder)  # no link may lead elsewhere
         _note(path, identity, earlier | {*files}, complete=False)
         _sweep(path, earlier | {*files})
         yield ExportFolder(path, files)
         for name in sorted(earlier - {*files}):
             (path / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # others' files are in it, or it has gone
+            with contextlib.suppress(OSError):  # it contains other files, or is already gone
                 (path / name).parent.rmdir()
         _note(path, identity, {*files}, complete=True)
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """No other export writes to the folder meanwhile."""
+    """Keep other exports from writing to the folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,7 +127,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _earlier(path: Path, identity: Mapping[str, Any]) -> set[str]:
-    """The files of the export that is in the folder."""
+    """The files of the earlier export in the folder."""
     if path_type(path / EXPORT_NAME) == "nothing":
         others = sorted(entry.name for entry in path.iterdir() if _final_name(entry.name) != EXPORT_NAME)
         if others:
@@ -145,7 +145,7 @@ def _earlier(path: Path, identity: Mapping[str, Any]) -> set[str]:
 
 
 def _note(path: Path, identity: Mapping[str, Any], files: set[str], *, complete: bool) -> None:
-    """Write down what the export is and writes."""
+    """Record what the export is, and its files."""
     content = {"of": identity, "complete": complete, "files": sorted(files)}
     with atomic_write(path / EXPORT_NAME) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -162,6 +162,6 @@ def _sweep(path: Path, files: set[str]) -> None:
 
 
 def _final_name(name: str) -> str:
-    """The name that `atomic_write` would have given a temporary file; of any other, nothing."""
+    """The name for which `atomic_write` would use this temporary file; empty for any other file."""
     temporary = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{16}\.tmp", name)
     return temporary[1] if temporary else ""

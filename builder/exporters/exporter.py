@@ -1,4 +1,4 @@
-"""Which models of a zoo the layout of a release can hold, and what stands in the way of the others."""
+"""Which models of a zoo fit into a release's layout, and why the others do not."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from nws_dataset.format.subsets import IMPORTED, ByDataset, Choice, Cycle, Famil
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
-FREE = ("max_epochs", "num_outputs", "init_std")  # fields that every layout has a way to hold
+FREE = ("max_epochs", "num_outputs", "init_std")  # fields that fit into every layout
 
 
 @dataclass
 class Misfits:
-    """What keeps models out of a layout: counted by reason, named by model."""
+    """Models that do not fit into a layout: counted by reason, named by model."""
 
     models: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> model_ids
 
     def with_names(self) -> str:
-        """All reasons, each with the models that it keeps out."""
+        """All reasons, each with its models."""
         return "; ".join(
             f"{reason} ({len(ids)} models: {listed(ids)})" for reason, ids in self.models.items()
         )
 
     def with_counts(self) -> str:
-        """All reasons with counts alone, the most frequent first."""
+        """All reasons with counts only, the most frequent first."""
         by_count = sorted(self.models.items(), key=lambda reason: -len(reason[1]))
         return ", ".join(f"{reason} ({len(ids)})" for reason, ids in by_count)
 
@@ -46,17 +46,17 @@ class Misfits:
 
 
 def subset_of_recipes(subset: str) -> str:
-    """The subset of ours that draws the same recipes as a subset."""
+    """Our own subset that draws the same recipes as a subset."""
     return IMPORTED[subset].recipe_of if subset in IMPORTED else subset
 
 
 def note_recipes(misfits: Misfits, snapshots: Snapshots, family: Family) -> None:
-    """Note the models whose recipes no model of a family has.
+    """Note the models with recipes that a family does not draw.
 
     Args:
         misfits: added to.
-        snapshots: one of each model.
-        family: what a release was drawn from.
+        snapshots: one per model.
+        family: what the release was drawn from.
     """
     columns = snapshots.select(["model_id", *_fields()]).to_pydict()
     datasets, ids = columns["dataset"], columns["model_id"]
@@ -96,12 +96,12 @@ def _legal(draw: Any, dataset: str) -> Sequence[Any]:
 
 
 def identity_of(zoo: Zoo, release: str, snapshots: Snapshots) -> dict[str, Any]:
-    """What makes an export one of the same zoo; a zoo that has grown is the same.
+    """What identifies exports of the same zoo; a zoo that has grown is the same.
 
     Args:
-        zoo: what is exported.
-        release: in whose layout.
-        snapshots: what will be exported, model by model.
+        zoo: the zoo to export.
+        release: the layout's release.
+        snapshots: the snapshots to export, model by model.
     """
     entries = zoo.manifest.subsets
     return {
@@ -114,25 +114,25 @@ def identity_of(zoo: Zoo, release: str, snapshots: Snapshots) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of an export beside the layout."""
+    """Options of an export besides the layout."""
 
-    partial: bool = False  # whether to leave out what the layout cannot hold
-    final_step: int | None = None  # what the layout shall say in place of each model's last epoch
+    partial: bool = False  # whether to leave out what does not fit
+    final_step: int | None = None  # what the layout states instead of each model's last epoch
 
 
 class Exporter(ABC):
-    """A zoo on its way into a layout.
+    """Writes a zoo in a layout.
 
     Args:
-        zoo: what is exported.
-        snapshots: of the subsets that were chosen.
-        options: what is asked.
+        zoo: the zoo to export.
+        snapshots: those of the chosen subsets.
+        options: the export's options.
 
     Raises:
-        ZooError: if the layout cannot hold the models, and `options.partial` does not leave them out.
+        ZooError: if models do not fit into the layout and `options.partial` does not leave them out.
     """
 
-    title: ClassVar[str]  # what the layout is called, in messages
+    title: ClassVar[str]  # the layout's name in messages
 
     def __init__(self, zoo: Zoo, snapshots: Snapshots, options: Options) -> None:
         self.zoo, self.options = zoo, options
@@ -151,35 +151,35 @@ class Exporter(ABC):
 
     @abstractmethod
     def note_misfits(self, snapshots: Snapshots, misfits: Misfits) -> None:
-        """Note the models that the layout cannot hold."""
+        """Note the models that do not fit into the layout."""
 
     @abstractmethod
     def files(self) -> list[str]:
-        """All that `write` writes."""
+        """All files that `write` writes."""
 
     @abstractmethod
     def write(self, folder: ExportFolder, progress: Progress) -> list[str]:
-        """Write all files; returns what is to be said, line by line.
+        """Write all files; return messages, one per line.
 
         Args:
-            folder: to write to.
-            progress: told of each model that is done.
+            folder: where to write.
+            progress: advanced for each finished model.
         """
 
 
 def only_one_of(zoo: Zoo, subsets: Sequence[str]) -> None:
-    """Raise a ZooError for several subsets, whose models would have the same numbers."""
+    """Raise a ZooError for several subsets, as their models would have the same numbers."""
     if len(subsets) > 1:
         do = f"add --subset {subsets[0]}, or another of them"
         raise ZooError(zoo.name, expected="models of one subset", found=", ".join(subsets), do=do)
 
 
 def chunks(snapshots: Snapshots, size: int) -> Iterator[Snapshots]:
-    """Snapshots in pieces of whole models, in their order.
+    """Split snapshots into pieces of whole models, in order.
 
     Args:
-        snapshots: model by model.
-        size: snapshots of a piece, about.
+        snapshots: snapshots, model by model.
+        size: snapshots per piece, roughly.
     """
     numbers = snapshots["model_number"]
     firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
@@ -192,13 +192,13 @@ def chunks(snapshots: Snapshots, size: int) -> Iterator[Snapshots]:
 
 
 def refuse(zoo: Zoo, layout: str, misfits: Misfits, others: int) -> None:
-    """Raise the ZooError of models that do not fit.
+    """Raise a ZooError for models that do not fit.
 
     Args:
-        zoo: what was to be exported.
-        layout: what it is called.
+        zoo: the zoo to export.
+        layout: the layout's name.
         misfits: at least one.
-        others: models that fit.
+        others: how many models fit.
     """
     found = f"{misfits.with_counts()} models, e.g. {min(misfits.ids())}"
     do = (

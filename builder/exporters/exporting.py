@@ -27,21 +27,22 @@ def export_zoo(
     partial: bool = False,
     final_step: int | None = None,
 ) -> str:
-    """Write a zoo in the layout of a release, for loaders that were written for it.
+    """Write a zoo in the layout of a release, for loaders that were written for the release.
 
     Args:
         release: "nws" (the original neural weight space) or "small_cnn" (the Small CNN Zoo).
         zoo: its folder, or "org/name" on the Hub.
-        out: a folder that is empty or missing, or holds an export of the same zoo.
+        out: a folder that is empty, missing, or has an export of the same zoo.
         subsets: only these; none for all.
-        partial: leave out the models that the layout cannot hold, and name them.
-        final_step: what the layout says in place of each model's last epoch; "small_cnn" only.
+        partial: leave out the models that do not fit into the layout, and name them.
+        final_step: what the layout states instead of each model's last epoch; "small_cnn" only.
 
     Returns:
         What was exported and what was left out, one line each.
 
     Raises:
-        ZooError: if there is no such zoo, the layout cannot hold it, or the folder holds something else.
+        ZooError: if there is no such zoo, it does not fit into the layout, or the folder contains something
+            else.
 
     Example:
         >>> from builder.importers.importing import import_zoo

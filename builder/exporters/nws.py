@@ -1,7 +1,7 @@
-"""Writes a zoo in the layout of the original neural weight space, which stands in `builder.releases.nws`.
+"""Writes a zoo in the layout of the original neural weight space, see `builder.releases.nws`.
 
-Models of the validation split stand in the file of the train split, of which the original held out a part;
-a column of our own tells them, and what else an import needs to find the same models again.
+Models of the validation split are in the file of the train split, of which the original held out a part; an
+extra column marks them. Other extra columns let an import restore the same models.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
 from nws_dataset.reading.snapshots import Snapshots
 
-CHUNK_SNAPSHOTS = 200  # read at once: of the largest networks 300 MB
+CHUNK_SNAPSHOTS = 200  # read at once: 300 MB of the largest networks
 OWN = (OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_DIVERGED, OWN_MAX_EPOCHS)
 HEADER = (*layout.PROPERTIES, layout.PATH, *layout.COUNTS, *OWN)
 DATASET_NAMES = {ours: theirs for theirs, ours in layout.DATASETS.items()}
-SPLIT_OF = {"train": "train", "validation": "train", "test": "test"}  # ours -> the file that lists it
+SPLIT_OF = {"train": "train", "validation": "train", "test": "test"}  # our split -> the listing file's split
 ACCURACIES = ("train_accuracy", "validation_accuracy", "test_accuracy")
 
 
 class NwsExporter(Exporter):
-    """A zoo on its way into the neural weight space's layout."""
+    """Writes a zoo in the layout of the neural weight space."""
 
     title = "the neural weight space's layout"
 
@@ -64,7 +64,7 @@ class NwsExporter(Exporter):
         return names
 
     def _parts(self) -> Iterator[tuple[str, Snapshots]]:
-        """The parts that have models, with their snapshots."""
+        """The parts with models, and their snapshots."""
         subsets = self.snapshots["subset"].tolist()
         for part in layout.PARTS:
             chosen = np.array([_part_of(name) == part for name in subsets])
@@ -93,7 +93,7 @@ class NwsExporter(Exporter):
     def _write_net(
         self, folder: ExportFolder, net: Snapshots, row: dict[str, Any], weights: Sequence[np.ndarray]
     ) -> None:
-        """Write the folder of a net."""
+        """Write a net's folder."""
         name, order = row[layout.PATH], np.argsort(layout.row_order(self.zoo.architecture(net[0])))
         for snapshot, numbers in enumerate(weights, 1):
             file = f"{name}/{layout.WEIGHTS}/{snapshot:03d}.bin"
@@ -101,7 +101,7 @@ class NwsExporter(Exporter):
         epochs, steps = net["epoch"], net["step"]
         exports = _exports(net)
         chosen = layout.epochs_of(_part_of(net[0]["subset"]), exports, exports)
-        errors = np.full((exports, layout.ERROR_COLUMNS), math.nan)  # of other epochs nothing is known
+        errors = np.full((exports, layout.ERROR_COLUMNS), math.nan)  # nothing is known of other epochs
         errors[chosen, 0] = steps
         for column, accuracy in enumerate(ACCURACIES, 1):
             errors[chosen, column] = [percent(value) for value in net[accuracy].tolist()]
@@ -112,7 +112,7 @@ class NwsExporter(Exporter):
 
 
 def percent(accuracy: float) -> float:
-    """An error in percent, of which a reader makes the accuracy (to 2e-16) and this error again."""
+    """An error in percent that readers turn into the same accuracy (to 2e-16), and back into this error."""
     error = 100 * (1 - accuracy)
     while (again := 100 * (1 - (1 - error / 100))) != error:
         error = again
@@ -120,7 +120,7 @@ def percent(accuracy: float) -> float:
 
 
 def _part_of(subset: str) -> str:
-    """The part of the release whose recipes a subset has; main, where it is like none."""
+    """The part of the release with the same recipes as a subset, or main if there is none."""
     name = subset_of_recipes(subset)
     return name if name in layout.PARTS else "main"
 
@@ -130,7 +130,7 @@ def _folder_of(part: str, number: int) -> str:
 
 
 def _models(snapshots: Snapshots) -> Iterator[Snapshots]:
-    """The snapshots of each model in their order."""
+    """Each model's snapshots in order."""
     ids, numbers = snapshots["model_id"].astype(str), snapshots["snapshot"]
     order = np.lexsort((numbers, ids))
     groups = np.split(order, np.flatnonzero(ids[order][1:] != ids[order][:-1]) + 1) if len(order) else []
@@ -139,12 +139,12 @@ def _models(snapshots: Snapshots) -> Iterator[Snapshots]:
 
 
 def _exports(net: Snapshots) -> int:
-    """Epochs that a net was exported at, or as many as it has snapshots where it diverged earlier."""
+    """At how many epochs a net was exported; its number of snapshots if it diverged earlier."""
     return max(int(net["epoch"][-1]) + 1, len(net))
 
 
 def _misfit(net: Snapshots) -> str:
-    """What keeps a net's snapshots out of the layout, if anything does."""
+    """Why a net's snapshots do not fit into the layout; empty if they do."""
     part = _part_of(net[0]["subset"])
     count = SUBSETS[part].num_snapshots
     if len(net) != count:
@@ -161,7 +161,7 @@ def _misfit(net: Snapshots) -> str:
 
 
 def _row(net: Snapshots, part: str) -> dict[str, Any]:
-    """A net's row of a split file."""
+    """A net's line in a split file."""
     row = net[len(net) - 1]
     (family,) = SUBSETS[part].families
     codes = {name: family[name].values.index(row[name]) for name in layout.CODED}
@@ -183,7 +183,7 @@ def _row(net: Snapshots, part: str) -> dict[str, Any]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
-    """A CSV file; a number reads back as the same."""
+    """A CSV file whose numbers read back unchanged."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -1,7 +1,7 @@
-"""Writes a zoo in the layout of the Small CNN Zoo, which stands in `builder.releases.small_cnn`.
+"""Writes a zoo in the layout of the Small CNN Zoo, see `builder.releases.small_cnn`.
 
-Each image set has a folder, whose rows are model by model, as the authors' notebook expects them. Beside the
-release's columns the metrics have some of our own, by which an import finds the same models again.
+Each image set has a folder with rows model by model, as the authors' notebook expects. The metrics have extra
+columns besides the release's, so that an import restores the same models.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ HEADER = (
 )
 DATASET_NAMES = {ours: theirs for theirs, ours in layout.DATASETS.items()}
 INITIALIZATION_NAMES = {ours: theirs for theirs, ours in layout.INITIALIZATIONS.items()}
-# Loaders take the first half of the rows that SPLIT lists for training and validation, shuffle its positions
-# with this seed, and train on this share of them
+# Loaders take the first half of the rows in SPLIT for training and validation, shuffle its positions with
+# this seed, and train on this share of them
 LOADERS_SEED, LOADERS_SHARE = 0, 0.8
 NOTE = """\
 In {metrics} the column "{step}" says {final_step} for the last snapshot of each of the {models} models,
@@ -66,7 +66,7 @@ The epoch that was really trained is in the column "{epoch}" and in the first co
 
 
 class SmallCnnExporter(Exporter):
-    """A zoo on its way into the Small CNN Zoo's layout."""
+    """Writes a zoo in the layout of the Small CNN Zoo."""
 
     title = "the Small CNN Zoo's layout"
 
@@ -101,10 +101,10 @@ class SmallCnnExporter(Exporter):
         """Write an image set's files.
 
         Args:
-            folder: of the export.
+            folder: the export's folder.
             dataset: the image set.
             snapshots: model by model, each epoch once.
-            progress: told of each model.
+            progress: advanced for each model.
         """
         name = _folder_of(dataset)
         of_a_row = layout_of(self.zoo.architecture(snapshots[0]))
@@ -144,14 +144,14 @@ class SmallCnnExporter(Exporter):
         return [f"{name}: {complaint}"] if complaint else []
 
     def _steps(self, snapshots: Snapshots) -> np.ndarray:
-        """What the metrics say as step, [N]."""
+        """The metrics' step column, [N]."""
         epochs = snapshots["epoch"]
         if self.options.final_step is None:
             return epochs
         return np.where(_is_last(snapshots), self.options.final_step, epochs)
 
     def _lines(self, snapshots: Snapshots) -> Iterator[Sequence[Any]]:
-        """Lines of the metrics."""
+        """The metrics' lines."""
         rows = snapshots.select(COLUMNS).to_pylist()
         for row, step in zip(rows, self._steps(snapshots).tolist(), strict=True):
             model = f"{_folder_of(row['dataset'])}/{row['model_number']:06d}"
@@ -179,7 +179,7 @@ class SmallCnnExporter(Exporter):
             yield [line[column] for column in HEADER]
 
     def _split(self, snapshots: Snapshots) -> tuple[list[int], str]:
-        """The rows that SPLIT lists, and what is wrong with them, if anything is."""
+        """The rows to list in SPLIT, and what is wrong with them, if anything."""
         last = np.flatnonzero(_is_last(snapshots))
         steps = self._steps(snapshots)[last]
         (values, counts) = np.unique(steps, return_counts=True)
@@ -198,20 +198,20 @@ class SmallCnnExporter(Exporter):
 
 
 def split_order(train: Sequence[int], validation: Sequence[int], test: Sequence[int]) -> list[int]:
-    """The order of rows in which the loaders' cuts fall on our splits.
+    """The order of rows with which the loaders' splits are our splits.
 
-    They take the first half of the rows for training and validation, shuffle it, train on four fifths of it,
-    and test on the second half, whatever the zoo's own splits are. So that these are kept, rows stand where
-    the shuffle will take them from, and those of the smaller splits are repeated until the parts have these
-    sizes: measures on them change little or not at all, and no network is in two of them.
+    Loaders take the first half of the rows for training and validation, shuffle it, train on four fifths of
+    it, and test on the second half, whatever the zoo's own splits are. To keep our splits, rows are placed
+    where the shuffle will take them from, and those of the smaller splits are repeated until the parts have
+    these sizes: metrics change little or not at all, and no network is in two parts.
 
     Args:
-        train: rows of the weights; at least one, as of the others.
+        train: rows of the weights; at least one, as for the others.
         validation: rows.
         test: rows.
 
     Returns:
-        Snapshots, for the loaders' idcs_file.
+        Rows, for the loaders' idcs_file.
 
     Example:
         >>> order = split_order([0, 1, 2, 3], [4], [5])
@@ -236,12 +236,12 @@ def split_order(train: Sequence[int], validation: Sequence[int], test: Sequence[
 
 
 def _folder_of(dataset: str) -> str:
-    """An image set's name in the release, which is its folder's too."""
+    """An image set's name in the release, which is also its folder's."""
     return DATASET_NAMES.get(dataset, dataset)
 
 
 def _repeats(snapshots: Snapshots) -> np.ndarray:
-    """Which snapshots are the same as the one before, because the model had diverged: [N] bool."""
+    """Which snapshots equal the one before because the model had diverged: [N] bool."""
     model, snapshot, epoch = (snapshots[name] for name in ("model_id", "snapshot", "epoch"))
     order = np.lexsort((snapshot, model.astype(str)))
     again = np.zeros(len(order), bool)
@@ -250,13 +250,13 @@ def _repeats(snapshots: Snapshots) -> np.ndarray:
 
 
 def _is_last(snapshots: Snapshots) -> np.ndarray:
-    """Which snapshots are their models' last ones, of snapshots model by model: [N] bool."""
+    """Which snapshots are their models' last ones, for snapshots sorted by model: [N] bool."""
     numbers = snapshots["model_number"]
     return np.append(numbers[1:] != numbers[:-1], True)
 
 
 def _csv(rows: Iterable[Sequence[Any]]) -> Callable[[BinaryIO], None]:
-    """Writes a table; a number reads back as the same."""
+    """Write a table as CSV whose numbers read back unchanged."""
     kept = list(rows)
 
     def fill(file: BinaryIO) -> None:
@@ -269,7 +269,7 @@ def _csv(rows: Iterable[Sequence[Any]]) -> Callable[[BinaryIO], None]:
 
 
 def _gzipped(fill: Callable[[BinaryIO], None]) -> Callable[[BinaryIO], None]:
-    """Writes the same, compressed: the same bytes every time."""
+    """Write the same compressed, with the same bytes every time."""
 
     def fill_gzipped(file: BinaryIO) -> None:
         with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped:

@@ -1,6 +1,4 @@
-"""Measures on the device how fast it does a build's work, so that a dry run can say how long the build will
-take.
-"""
+"""Measures how fast a device does a build's work, so that a dry run can say how long it will take."""
 
 from __future__ import annotations
 
@@ -32,17 +30,17 @@ from builder.training.initial import initial_row
 from builder.training.train import evaluate_rows
 from nws_dataset.format.recipe import NUM_CLASSES, Architecture
 
-STRATA = 6  # groups of models of which each has its own speed
-SEGMENTS = 20_000  # of a cohort on a GPU whose lengths are averaged, at most
-SECONDS = 0.3  # of one measurement, at least
-IMAGES = 16_384  # random ones that are trained on: more than caches hold
+STRATA = 6  # groups of models, each with its own speed
+SEGMENTS = 20_000  # most segments whose lengths are averaged, for a cohort on a GPU
+SECONDS = 0.3  # shortest measurement
+IMAGES = 16_384  # random training images, more than fit into caches
 # a core takes 64 at a time, a GPU more
 EVALUATED_IMAGES = {"cpu": 256, "cuda": TRAIN_EVALUATION_IMAGES, "mps": TRAIN_EVALUATION_IMAGES}
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that one worker takes for a FLOP while all work."""
+    """Seconds that one worker needs per FLOP while all work."""
 
     training: Mapping[bool, float]  # with or without augmentation
     evaluation: float
@@ -50,7 +48,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Seconds:
-    """What a model, or several, takes on its worker."""
+    """The time that one or more models take on a worker."""
 
     training: float
     evaluation: float
@@ -65,10 +63,10 @@ class Calibration:
     """How fast a device trains the models of a subset."""
 
     device: torch.device
-    workers: int  # that train models of their own at once: processes of a CPU, streams of a GPU
-    paces: Mapping[int, Pace]  # of each model, by its number
-    order: float  # seconds that an image takes each time an epoch is put in order
-    split: float  # seconds that an image takes when the validation images are chosen
+    workers: int  # that train separate models at once: processes of a CPU, streams of a GPU
+    paces: Mapping[int, Pace]  # by the model's number
+    order: float  # seconds per image to put an epoch in order
+    split: float  # seconds per image to choose the validation images
     nodes: int | None = None  # of a cluster; None: this machine
 
     @property
@@ -81,7 +79,7 @@ class Calibration:
         ) + on_nodes
 
     def seconds(self, model: Model, train_images: int | None, epochs: int) -> Seconds:
-        """What a model takes that trains for so many epochs, `--train-images` given."""
+        """The time that a model takes to train for some epochs, given `--train-images`."""
         recipe, pace = model.recipe, self.paces[model.number]
         drawn = drawn_images(model, train_images)
         ordering = drawn * self.split + epochs * drawn * (1 - recipe.validation_fraction) * self.order
@@ -99,19 +97,18 @@ def calibrate(
     tf32: bool = False,
     processes: int | None = None,
 ) -> Calibration:
-    """Measure for a few seconds how fast a device trains and evaluates models; random pixels stand in for the
-    images.
+    """Measure for a few seconds how fast a device trains and evaluates models, on random pixels.
 
     Args:
-        models: of one subset.
-        train_images: of `--train-images`.
+        models: models of one subset.
+        train_images: the value of `--train-images`.
         device: where the build would train.
-        backend: by which it would train.
-        tf32: of `--tf32`.
-        processes: that would train on a CPU; None: one a core.
+        backend: what would train.
+        tf32: the value of `--tf32`.
+        processes: processes that would train on a CPU; None: one per core.
     """
     if device.type == "cpu" and backend == "fast":
-        # a node without Numba imports this module, and says so itself
+        # a node without Numba imports this module, and reports that itself
         from builder.training.cpu.backend import compile_step
 
         with compiling():
@@ -121,7 +118,7 @@ def calibrate(
         if device.type == "cpu"
         else min(streams_of(backend), len({model.cohort for model in models}))
     )
-    at_once = workers if backend == "fast" else 1  # torch's Python would wait for itself in threads
+    at_once = workers if backend == "fast" else 1  # torch's Python threads would wait for each other
     backend_of = functools.partial(make_backend, device=device, name=backend, tf32=tf32)
     paces: dict[int, Pace] = {}
     with one_thread(device):
@@ -133,9 +130,7 @@ def calibrate(
 
 
 def combined(calibrations: Sequence[Calibration]) -> Calibration:
-    """That of a cluster of such nodes: its workers, all taken to be equally fast, get as much done as
-    theirs.
-    """
+    """The calibration of a cluster of such nodes, with workers of equal speed and the same total speed."""
     workers, (first, *_) = [each.workers for each in calibrations], calibrations
 
     def mean(seconds: Sequence[float]) -> float:
@@ -156,9 +151,7 @@ def combined(calibrations: Sequence[Calibration]) -> Calibration:
 
 
 def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model]]:
-    """Models by what an image costs, then by batch size, cut into at most STRATA groups of about equally many
-    FLOPs.
-    """
+    """Sort models by cost per image, then batch size; cut into at most STRATA groups of similar FLOPs."""
     ordered = sorted(
         models,
         key=lambda model: (forward_flops(model.recipe.architecture), model.recipe.batch_size, model.number),
@@ -173,19 +166,18 @@ def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model
 
 
 def mean_segment(models: Sequence[Model], slots: int, train_images: int | None) -> float:
-    """Steps from an end of an epoch to the next one, on average, while models train together as a cohort on a
-    GPU does.
+    """Mean steps from one end of an epoch to the next while models train as a cohort on a GPU.
 
-    Models that stop by their accuracy are taken to train one to two times their least epochs: they do not
-    stop at once, and so the next ones in their slots do not begin at once.
+    Models that stop by their accuracy are assumed to train for one to two times their minimum of epochs: they
+    do not stop together, so the next models in their slots do not start together.
 
     Args:
-        models: of the cohort, in the order in which they train.
+        models: the cohort's models, in the order in which they train.
         slots: how many train together.
-        train_images: of `--train-images`.
+        train_images: the value of `--train-images`.
     """
     waiting = iter([(epoch_steps(model, train_images), _some_epochs(model)) for model in models])
-    # steps left, of an epoch, epochs left
+    # steps left in an epoch, steps per epoch, epochs left
     training = [[length, length, epochs] for length, epochs in itertools.islice(waiting, slots)]
     steps = segments = 0
     while training and segments < SEGMENTS:
@@ -217,7 +209,7 @@ def _pace(
     workers: int,
     backend_of: Callable[[Architecture], Backend],
 ) -> Pace:
-    """The speed of a stratum's middle model, on a GPU of its cohort, with segments as short as it has;
+    """The speed of a stratum's middle model, on a GPU with its cohort and segments of its mean length; both
     without and with augmentation if the stratum has both."""
     middle = stratum[len(stratum) // 2]
     cohort, apart = [middle], 0
@@ -250,13 +242,13 @@ def _random_images(architecture: Architecture, device: torch.device, *, gray: bo
 
 
 def _on_all_images(model: Model, augmentation: bool) -> Model:
-    """The model on all of the random images, so that its epochs are long."""
+    """Let the model train on all random images, so that its epochs are long."""
     recipe = dataclasses.replace(model.recipe, augmentation=augmentation, train_fraction=1.0, balanced=False)
     return dataclasses.replace(model, recipe=recipe)
 
 
 class _Evaluation:
-    """Evaluates a model's row as a validation does; that is a step."""
+    """Evaluates a model's row as in validation; that is one step."""
 
     models = 1
 
@@ -271,12 +263,12 @@ class _Evaluation:
 
 
 def seconds_per_step(contenders: Sequence[Contender], device: torch.device) -> float:
-    """Seconds of a step of one of the contenders while all run, each in a thread of its own."""
+    """Seconds per step of one contender while all run, each in its own thread."""
     if device.type == "cuda":
         for contender in contenders:
             contender.run(1)  # compiles
         torch.cuda.synchronize()
-    steps, counts = 1, False  # what is called first is slower
+    steps, counts = 1, False  # the first call is slower
     with ThreadPoolExecutor(len(contenders)) as pool:
         while True:
             runs = [functools.partial(contender.run, steps) for contender in contenders]
@@ -288,20 +280,18 @@ def seconds_per_step(contenders: Sequence[Contender], device: torch.device) -> f
 
 
 def _host_seconds(model: Model, device: torch.device) -> tuple[float, float]:
-    """Seconds that each image takes in the making of an epoch's order, and in the choice of the validation
-    images.
-    """
+    """Seconds per image to make an epoch's order, and to choose the validation images."""
     labels = torch.arange(IMAGES, device=labels_on(device)) % NUM_CLASSES
     model = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, train_fraction=1.0))
     parts = split_images(model, labels)
     order = functools.partial(epoch_order, model, parts, labels, 0)
     split = functools.partial(split_images, model, labels)
-    order()  # the first call of anything is slower
+    order()  # the first call is slower
     return _elapsed(order, device) / len(parts.train), _elapsed(split, device) / IMAGES
 
 
 def _elapsed(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds of an action; on CUDA in a stream of its own, as cohorts have them."""
+    """Seconds of an action; on CUDA in its own stream, as cohorts run."""
     with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
         start = time.perf_counter()
         action()

@@ -1,4 +1,4 @@
-"""What models cost: images, steps, FLOPs and bytes that follow from the plan alone."""
+"""What models cost in images, steps, FLOPs and bytes, computed from the plan alone."""
 
 from __future__ import annotations
 
@@ -15,44 +15,40 @@ from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS, Subset
 
-METADATA_BYTES = 870  # of a snapshot beside its weights, in its shard and in the index; as measured
-# that Parquet adds to each row group: page headers, statistics, indexes, footer; as measured
+METADATA_BYTES = 870  # per snapshot, besides its weights, in shard and index; measured
+# added by Parquet per row group: page headers, statistics, indexes, footer; measured
 ROW_GROUP_BYTES = 11_300
-BACKWARD = 2  # a training step costs so many forward passes more
+BACKWARD = 2  # a training step costs this many forward passes more
 
 
 @functools.cache
 def forward_flops(architecture: Architecture) -> int:
-    """FLOPs of one image's forward pass, counted from the layout: two for each use of a convolution's or
-    dense layer's weight.
-    """
+    """FLOPs of one image's forward pass: two for each use of a convolution's or dense layer's weight."""
     sizes = iter(architecture.map_sizes)
     weights = [spec for spec in layout_of(architecture).tensors if spec.role == "weight"]
     return sum(2 * spec.size * (next(sizes) ** 2 if spec.layer.startswith("conv") else 1) for spec in weights)
 
 
 def drawn_images(model: Model, train_images: int | None) -> float:
-    """Training images that a model has, its validation images among them; `train_images` is that of
-    `--train-images`.
-    """
+    """A model's training images, including validation; `train_images` is the value of `--train-images`."""
     available = IMAGE_SETS[model.recipe.dataset].train_images
     return min(available, train_images or available) * model.recipe.train_fraction
 
 
 def epoch_images(model: Model, train_images: int | None) -> float:
-    """Images of one epoch of training, about: whole batches."""
+    """Images in one epoch of training, roughly: whole batches."""
     images = _epoch_images(model, train_images)
     batch = min(model.recipe.batch_size, images)
     return images // batch * batch
 
 
 def epoch_steps(model: Model, train_images: int | None) -> int:
-    """Steps of one epoch of training, about."""
+    """Steps in one epoch of training, roughly."""
     return max(1, int(_epoch_images(model, train_images) // model.recipe.batch_size))
 
 
 def _epoch_images(model: Model, train_images: int | None) -> float:
-    """Of which batches are made; with balancing as many of each class as the smallest class has."""
+    """Images from which batches are made; with balancing as many per class as the smallest class has."""
     recipe = model.recipe
     images = drawn_images(model, train_images) * (1 - recipe.validation_fraction)
     facts = IMAGE_SETS[recipe.dataset]
@@ -65,9 +61,7 @@ def epoch_flops(model: Model, train_images: int | None) -> float:
 
 
 def evaluated_images(model: Model, train_images: int | None, epochs: int) -> float:
-    """Images that are evaluated if a model trains so many epochs: validation at each one's start and the end,
-    and snapshots on two sets.
-    """
+    """Images evaluated if a model trains for `epochs`: validation before each and at the end; snapshots."""
     recipe = model.recipe
     drawn = drawn_images(model, train_images)
     held_out = drawn * recipe.validation_fraction
@@ -81,9 +75,7 @@ def num_snapshots_of(subset: str, max_epochs: int) -> int:
 
 
 def disk_bytes(subset: Subset, models: Sequence[Model]) -> int:
-    """Bytes of the shards and the index of some models: values, other columns, and what Parquet adds to each
-    row group.
-    """
+    """Bytes of some models' shards and index: values, other columns, and Parquet's overhead per row group."""
     size = 0
     for (_, architecture, _, epochs), count in Counter(
         (m.split, m.recipe.architecture, m.block, m.recipe.max_epochs) for m in models

@@ -1,4 +1,4 @@
-"""What a build would make: models, cohorts, weights, bytes, FLOPs, time, and how often each value is drawn.
+"""Predicts a build: models, cohorts, weights, bytes, FLOPs, time, and how often each value is drawn.
 
 Nothing is loaded.
 """
@@ -68,9 +68,7 @@ def _subset_lines(
 
 
 def _time_text(models: Sequence[Model], train_images: int | None, calibration: Calibration) -> str:
-    """How long the models train at the least, and what more epochs of those would add that may train
-    longer.
-    """
+    """The models' least training time, and what each further epoch of those that may train longer adds."""
     least = [calibration.seconds(model, train_images, min_epochs(model.recipe)) for model in models]
     evaluation = sum(seconds.evaluation for seconds in least) / sum(seconds.total for seconds in least)
     whole = makespan([seconds.total for seconds in least], calibration.workers)
@@ -93,7 +91,7 @@ def _time_text(models: Sequence[Model], train_images: int | None, calibration: C
 
 
 def makespan(seconds: Iterable[float], workers: int) -> float:
-    """When the last of some tasks ends, if each in turn goes to the worker that is free first.
+    """When the last task ends, if each in turn goes to the first free worker.
 
     Example:
         >>> makespan([3, 1, 1, 4], workers=2)
@@ -106,7 +104,7 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in its largest units, without more digits than a forecast deserves.
+    """Format a duration in its largest units, with no more digits than a forecast deserves.
 
     Example:
         >>> format_duration(7.4), format_duration(754), format_duration(4980), format_duration(4_000_000)
@@ -121,7 +119,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """Three digits, or all those before the point.
+    """Format three digits, or all those before the point.
 
     Example:
         >>> format_number(0.1234), format_number(12.34), format_number(12345.6)
@@ -136,7 +134,7 @@ def _epochs_text(models: Sequence[Model]) -> str:
 
 
 def _drawn_fields(subset: Subset) -> list[str]:
-    """The fields that are not constant over the subset."""
+    """The fields that are not constant in the subset."""
     fields: dict[str, list[Any]] = {}
     for family in subset.families:
         for key, distribution in family.items():

@@ -1,4 +1,4 @@
-"""The project's own step as something that can be timed."""
+"""The project's own training step, as something to time."""
 
 from __future__ import annotations
 
@@ -20,25 +20,22 @@ from builder.training.initial import initial_row
 class Contender(Protocol):
     """Something that can be timed."""
 
-    models: int  # that take each step together
+    models: int  # models that take each step together
 
     def run(self, steps: int) -> None:
-        """Take so many steps, of training or of what else the contender does; a GPU may still be at work
-        afterwards.
-        """
+        """Take some steps, of training or something else; a GPU may still be working afterwards."""
         ...
 
 
 class CohortSteps:
-    """The project's backend as a cohort calls it: segments end where an epoch ends.
+    """The project's backend, called as a cohort calls it: segments end where an epoch ends.
 
     Args:
         case: gives the models.
         bank: their image sets.
         device: where to train.
         backend: what trains; None: the fast one.
-        apart: the models' epochs end one after the other, so many steps apart; 0: all at once, and an epoch
-            is one segment.
+        apart: steps between the ends of two models' epochs; 0: all end together, and an epoch is one segment.
     """
 
     def __init__(
@@ -87,9 +84,7 @@ class CohortSteps:
 
 @dataclass(frozen=True)
 class Case:
-    """A model that all contenders train; the cohort trains others of its architecture and batch size beside
-    it.
-    """
+    """A model that all contenders train; in a cohort others of its architecture and batch size train too."""
 
     workload: str
     models: tuple[Model, ...]
@@ -100,12 +95,12 @@ class Case:
 
     @property
     def forward_flops(self) -> int:
-        """Of one image."""
+        """FLOPs of one image's forward pass."""
         return forward_flops(self.model.recipe.architecture)
 
     @property
     def step_flops(self) -> int:
-        """Of one step of the model, forward and backward."""
+        """FLOPs of one step of the model, forward and backward."""
         return self.forward_flops * (1 + BACKWARD) * self.model.recipe.batch_size
 
 

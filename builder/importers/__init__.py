@@ -1,3 +1,1 @@
-"""The two original releases as subsets of a zoo: `importing.import_zoo` writes them, `nws` and `small_cnn`
-read their files.
-"""
+"""Writes the two original releases as subsets of a zoo: `nws` and `small_cnn` read, `importing` writes."""

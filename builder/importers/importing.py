@@ -26,27 +26,26 @@ from nws_dataset.format.subsets import IMPORTED, RELEASES
 
 
 def import_zoo(release: str, source: Path, out: Path, models: int | None = None) -> str:
-    """Write a release, or the part of it that is there, as subsets of a zoo; what the zoo has already is
-    kept.
+    """Write a release, or the part of it that is present, as subsets of a zoo; keep what the zoo has already.
 
     Args:
         release: "nws" (the original neural weight space) or "small_cnn" (the Small CNN Zoo).
         source: the folder of the release.
-        out: the zoo's folder, made when missing.
-        models: only the first so many.
+        out: the zoo's folder, created if missing.
+        models: only the first N models.
 
     Returns:
         What was imported and what was left out, one line each.
 
     Raises:
-        ZooError: if a file is missing, damaged or not of the release's layout, or the folder holds something
-            else.
+        ZooError: if a file is missing, damaged or not in the release's layout, or the folder contains
+            something else.
 
     Example:
         >>> print(import_zoo("small_cnn", Path("smallcnnzoo"), Path("imported")))
         small_cnn_2020: 2 models, 2 of them imported now
     """
-    from builder.importers import nws, small_cnn  # they build on this module
+    from builder.importers import nws, small_cnn  # these import this module
 
     readers: dict[str, Callable[[Path], Release]] = {"nws": nws.read, "small_cnn": small_cnn.read}
     assert tuple(readers) == RELEASES
@@ -70,7 +69,7 @@ def import_zoo(release: str, source: Path, out: Path, models: int | None = None)
 
 
 def _write(release: Release, models: int | None, out: Path) -> list[str]:
-    """Write what is missing of the first models; returns what was done, line by line."""
+    """Write what is missing of the first models; return what was done, line by line."""
     subsets: dict[str, list[ReleasedModel]] = defaultdict(list)
     for model in release.models[:models]:
         subsets[model.subset].append(model)
@@ -79,7 +78,7 @@ def _write(release: Release, models: int | None, out: Path) -> list[str]:
         parts = [
             _SubsetImport(store, name, members, release.seed, damaged) for name, members in subsets.items()
         ]
-        for part in parts:  # refused before anything is written
+        for part in parts:  # refuse before anything is written
             part.check()
         if damaged.first is not None and not any(part.models for part in parts):
             raise damaged.first
@@ -87,19 +86,19 @@ def _write(release: Release, models: int | None, out: Path) -> list[str]:
 
 
 class _Damaged:
-    """Models whose files are not as they should be: they are left out.
+    """Models with damaged files, which are left out.
 
     Args:
-        left_out: what is told of them.
+        left_out: reports them.
     """
 
     def __init__(self, left_out: LeftOut) -> None:
         self.left_out, self.first = left_out, None
 
-    first: ZooError | None  # what was found of the first one
+    first: ZooError | None  # the first model's error
 
     def is_damaged(self, model: ReleasedModel) -> bool:
-        """Whether a model cannot be imported; it is noted."""
+        """Whether a model cannot be imported; if so, it is noted."""
         try:
             model.check()
             if not _is_finite(model, model.results(), 0):
@@ -113,22 +112,20 @@ class _Damaged:
 
 
 class _SubsetImport:
-    """A subset of a release on its way into a zoo."""
+    """The import of a release's subset into a zoo."""
 
     def __init__(
         self, store: Store, name: str, models: Sequence[ReleasedModel], seed: int | None, damaged: _Damaged
     ) -> None:
         self.store, self.name, self.damaged = store, name, damaged
-        self.models = 0  # that can be imported, or were
+        self.models = 0  # that can be imported, or already are
         self.entry = SubsetEntry(seed, 0, {"imported": IMPORTED[name].release})
         self.shards: dict[str, list[ReleasedModel]] = defaultdict(list)
         for model in models:
             self.shards[shard_of(model)].append(model)
 
     def check(self) -> None:
-        """Keep the shards that lack a model, and raise a ZooError if the zoo or the release is not fit for
-        them.
-        """
+        """Keep the shards that lack a model; raise a ZooError if zoo and release do not fit together."""
         self.store.check(self.name, self.entry)
         for path, models in list(self.shards.items()):
             present = self.store.models_in(path)
@@ -152,9 +149,7 @@ class _SubsetImport:
                         model.check()
 
     def write(self) -> list[str]:
-        """Write the shards, and list those that are there even if one cannot be written; returns what was
-        done.
-        """
+        """Write the shards, list those that exist even if one cannot be written, and return what was done."""
         self.store.declare(self.name, self.entry)
         present = self.store.manifest.subsets[self.name].num_models
         total = sum(model.num_snapshots for models in self.shards.values() for model in models)
@@ -181,10 +176,10 @@ class _SubsetImport:
 
 
 def _shard(models: Sequence[ReleasedModel], whole: Sequence[int]) -> tuple[pa.Table, Iterator[bytes]]:
-    """The rows and values of a shard, by (snapshot, model_id).
+    """A shard's snapshots and values, by (snapshot, model_id).
 
     Args:
-        models: of the shard.
+        models: the shard's models.
         whole: how many snapshots of each are finite.
     """
     columns = [_columns(model, count) for model, count in zip(models, whole, strict=True)]
@@ -198,9 +193,7 @@ def _shard(models: Sequence[ReleasedModel], whole: Sequence[int]) -> tuple[pa.Ta
 
 
 def _whole_snapshots(model: ReleasedModel) -> int:
-    """How many snapshots come before the first whose weights or results are not finite; all, if there is none
-    such.
-    """
+    """How many snapshots come before the first one with weights or results that are not finite."""
     results = model.results()
     finite = (_is_finite(model, results, snapshot) for snapshot in range(len(results)))
     whole = sum(1 for _ in itertools.takewhile(bool, finite))
@@ -210,13 +203,13 @@ def _whole_snapshots(model: ReleasedModel) -> int:
 
 
 def _is_finite(model: ReleasedModel, results: Sequence[dict[str, Any]], snapshot: int) -> bool:
-    """Whether the weights and results of a snapshot are."""
+    """Whether a snapshot's weights and results are finite."""
     finite = all(map(math.isfinite, results[snapshot].values()))
     return finite and bool(np.isfinite(model.row(snapshot)).all())
 
 
 def _not_finite(model: ReleasedModel) -> ZooError:
-    """What is wrong with a model that has no finite snapshot."""
+    """The error for a model without a finite snapshot."""
     expected = "finite weights and results of the initial network"
     return ZooError(
         model.where_weights(0),
@@ -227,7 +220,7 @@ def _not_finite(model: ReleasedModel) -> ZooError:
 
 
 def _columns(model: ReleasedModel, whole: int) -> list[dict[str, Any]]:
-    """The columns of a model's snapshots; the last of the `whole` ones stands for those that follow it."""
+    """The columns of a model's snapshots; the last of the first `whole` ones replaces all that follow."""
     results = model.results()
     accuracy = results[whole - 1]["test_accuracy"]
     converged = accuracy >= IMAGE_SETS[model.recipe.dataset].majority_rate + CONVERGED_MARGIN

@@ -1,4 +1,4 @@
-"""Reads the original neural weight space, whose layout stands in `builder.releases.nws`.
+"""Reads the original neural weight space, whose layout is in `builder.releases.nws`.
 
 Axes: P weights, S snapshots, E exports.
 """
@@ -41,7 +41,7 @@ from nws_dataset.format.schema import MAX_MODELS
 from nws_dataset.format.shards import ROW_DTYPE
 from nws_dataset.format.subsets import SUBSETS, Family
 
-COLUMNS = ("dataset", "lrate", *layout.WHOLE, *layout.CODED, layout.PATH)  # that a split file must have
+COLUMNS = ("dataset", "lrate", *layout.WHOLE, *layout.CODED, layout.PATH)  # required in a split file
 SEED_RANGE = -(2**63), 2**63 - 1
 
 
@@ -74,7 +74,7 @@ class Net(ReleasedModel):
                 do=REFETCH,
             )
         epochs = chosen = layout.epochs_of(self.part, MAX_EPOCHS, int(exports))
-        if self.diverged:  # after the last epoch, an export of ours repeats it
+        if self.diverged:  # in our exports, the last epoch is repeated
             if not 0 <= last_epoch <= MAX_EPOCHS:
                 raise ZooError(file, expected="a last epoch", found=f"{last_epoch:g}", do=REFETCH)
             epochs = [int(min(epoch, last_epoch)) for epoch in chosen]
@@ -102,7 +102,7 @@ class Net(ReleasedModel):
 
     def row(self, snapshot: int) -> np.ndarray:
         order = layout.row_order(self.recipe.architecture)
-        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+        with np.errstate(over="ignore"):  # what does not fit into float32 is not finite
             file = layout.weights_file(self.folder, snapshot)
             return _read(file, len(order), "weights").astype(ROW_DTYPE)[order]
 
@@ -113,12 +113,12 @@ class Net(ReleasedModel):
 def read(root: Path) -> Release:
     """List the nets of the parts (main, fixed) whose split files are in a folder.
 
-    A part's nets are numbered in turn from its train and its test file, so that the first few are of both
-    splits; nets of an export of ours keep their numbers.
+    A part's nets are numbered alternately from its train and its test file, so that the first few are from
+    both splits; nets that we exported keep their numbers.
 
     Args:
-        root: the folder with the split files. Their paths are relative to it; one that leads nowhere stands
-            for the one folder below it that ends in the same names.
+        root: the folder with the split files. Their paths are relative to it; a path that does not exist
+            means the only folder below `root` that ends in the same names.
 
     Raises:
         ZooError: if there is no split file, or one is damaged.
@@ -149,10 +149,10 @@ def read(root: Path) -> Release:
 
 
 class _Folders:
-    """The nets' folders that are there.
+    """The nets' folders that are present.
 
     Args:
-        root: of the release.
+        root: the release's folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -174,10 +174,10 @@ class _Folders:
         return folder.relative_to(self.top).as_posix()
 
     def of(self, path: str) -> Path:
-        """The folder that a split file names.
+        """Find the folder that a split file names.
 
         Args:
-            path: relative, or of another machine: then its last names tell the folder.
+            path: relative, or from another machine: then its last names identify the folder.
 
         Raises:
             ZooError: if there is none, or several end in the same names.
@@ -200,7 +200,7 @@ class _Folders:
 
 
 def _read_part(root: Path, part: str, folders: _Folders, left_out: LeftOut) -> Iterator[Net]:
-    """The nets of a part, numbered."""
+    """List a part's nets, numbered."""
     (family,) = SUBSETS[part].families
     blocks = BlockNumbers(SUBSETS[part].num_snapshots)
     files = ((split, layout.split_file(root, part, split)) for split in layout.SPLITS)
@@ -231,7 +231,7 @@ def _read_part(root: Path, part: str, folders: _Folders, left_out: LeftOut) -> I
 
 
 def _own_columns(where: str, index: int, split: str, row: Mapping[str, str]) -> dict[str, Any]:
-    """What an export of ours tells beyond the release's columns, or what stands for it."""
+    """The values of our extra columns in an export, or defaults."""
     told = {name: row[name] for name in (OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_DIVERGED) if row.get(name)}
     own: dict[str, Any] = {"number": index, "split": split, "seed": None, "diverged": False}
     if OWN_NUMBER in told:
@@ -246,7 +246,7 @@ def _own_columns(where: str, index: int, split: str, row: Mapping[str, str]) -> 
 
 
 def _recipe_of(where: str, family: Family, row: Mapping[str, str]) -> Recipe:
-    """The recipe of a row of a split file."""
+    """The recipe in a line of a split file."""
     values: dict[str, Any] = {name: whole_number(where, name, row[name]) for name in layout.WHOLE}
     values["dataset"] = layout.DATASETS.get(row["dataset"], row["dataset"])
     for name in (*layout.CODED, *["dataset"] * row["dataset"].isdigit()):
@@ -269,7 +269,7 @@ def _recipe_of(where: str, family: Family, row: Mapping[str, str]) -> Recipe:
 
 
 def _check_size(file: Path, count: int, what: str) -> None:
-    """Raise a ZooError unless a file holds so many numbers."""
+    """Raise a ZooError unless a file has exactly `count` numbers."""
     expected = f"{count * layout.DTYPE.itemsize} bytes ({what})"
     found = f"{file.stat().st_size} bytes" if file.is_file() else "no file"
     if found != f"{count * layout.DTYPE.itemsize} bytes":
@@ -277,6 +277,6 @@ def _check_size(file: Path, count: int, what: str) -> None:
 
 
 def _read(file: Path, count: int, what: str) -> np.ndarray:
-    """All the numbers of a file, float64 [count]."""
+    """Read all numbers of a file, float64 [count]."""
     _check_size(file, count, what)
     return np.fromfile(file, layout.DTYPE)

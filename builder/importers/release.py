@@ -1,8 +1,7 @@
-"""Imports an original release into a zoo's folder, shard by shard and straight from its files.
+"""Imports an original release into a zoo's folder, shard by shard and directly from its files.
 
-`nws.read` and `small_cnn.read` list the release's models; what follows is the same for both. A shard that is
-complete is not written again, so an import may stop at any moment, and another part of the release adds to
-the folder.
+`nws.read` and `small_cnn.read` list the release's models; the rest is the same for both. A complete shard is
+not written again, so an import may stop at any moment, and another part of the release can be added later.
 
 Axes: P weights, S snapshots.
 """
@@ -28,24 +27,24 @@ from nws_dataset.format.recipe import Architecture, Recipe
 from nws_dataset.format.schema import SPLITS, model_id
 from nws_dataset.format.subsets import Choice, Cycle, Family, LogUniform, Uniform
 
-MAX_TABLE_BYTES = 1 << 24  # of a small table: the split file of 16,000 nets has a tenth of that
-MAX_EPOCHS, MAX_STEPS = 10**6, 10**12  # of a training: they have 1,000 epochs at most
-REFETCH = "fetch the release again"  # what helps against a damaged file
+MAX_TABLE_BYTES = 1 << 24  # of a small table: the split file of 16,000 nets needs a tenth
+MAX_EPOCHS, MAX_STEPS = 10**6, 10**12  # of a training: the releases have 1,000 epochs at most
+REFETCH = "fetch the release again"  # advice for a damaged file
 REEXPORT = "export the zoo again"
 
 
 @dataclass(frozen=True, eq=False)
 class ReleasedModel(ABC):
-    """A model of a release: what `builder.store` wants to know of a model, and how its snapshots are read."""
+    """A model of a release: what `builder.store` needs to know of it, and how its snapshots are read."""
 
     subset: str
     number: int
-    seed: int | None  # of its training; None if the release does not tell it
+    seed: int | None  # of its training; None if the release does not have it
     split: str
     recipe: Recipe
     block: int
-    name: str  # in the release
-    diverged: bool  # whether the release says so; it may be seen from the snapshots, too
+    name: str  # the release's name for it
+    diverged: bool  # whether the release says so; the snapshots may show it too
 
     @property
     def id(self) -> str:
@@ -57,54 +56,50 @@ class ReleasedModel(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise a ZooError unless its files are there and have the right sizes."""
+        """Raise a ZooError unless its files exist with the right sizes."""
 
     @abstractmethod
     def results(self) -> list[dict[str, Any]]:
-        """Of each snapshot the columns epoch, step, accuracies and losses; a number may be not finite."""
+        """The columns epoch, step, accuracies and losses of each snapshot; numbers may be non-finite."""
 
     @abstractmethod
     def row(self, snapshot: int) -> np.ndarray:
-        """The weights of a snapshot (counted from 0), [P] float32 in network order; they may be not
-        finite.
-        """
+        """A snapshot's weights (counted from 0), [P] float32 in network order; they may be non-finite."""
 
     @abstractmethod
     def where_weights(self, snapshot: int) -> str:
-        """Where the weights of a snapshot stand, for errors."""
+        """Where a snapshot's weights are, for errors."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
     """What an import leaves out: counted and named."""
 
-    names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # why -> which
+    names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> names
 
     def add(self, why: str, *names: str) -> None:
-        """Leave out what has these names, e.g. "nets that no split file lists"."""
+        """Leave out what has these names; `why` is e.g. "nets that no split file lists"."""
         if names:
             self.names[why] += names
 
     def lines(self) -> list[str]:
-        """One line for each reason."""
+        """One line per reason."""
         return [f"left out: {len(names)} {why}: {listed(names)}" for why, names in self.names.items()]
 
 
 @dataclass(frozen=True)
 class Release:
-    """The models of a release, by subset and number, and what is not among them."""
+    """The models of a release, by subset and number, and what was left out."""
 
     models: Sequence[ReleasedModel]
     left_out: LeftOut
-    seed: int | None = None  # what its splits follow from; None if it has splits of its own
-    notes: Sequence[str] = ()  # what else is to be said, one sentence each
+    seed: int | None = None  # its splits depend on this; None if it has its own splits
+    notes: Sequence[str] = ()  # other messages, one sentence each
 
 
 @dataclass
 class BlockNumbers:
-    """Numbers the shards of a subset; `streams` of them are filled side by side, so that one does not wait
-    for another.
-    """
+    """Numbers the shards of a subset; `streams` of them are filled in parallel, so that none waits."""
 
     num_snapshots: int
     streams: int = 1
@@ -119,11 +114,11 @@ class BlockNumbers:
         ) * self.streams + stream
 
 
-# What both readers need
+# Shared by both readers
 
 
 def checked_recipe(where: object, family: Family, told: Mapping[str, Any]) -> Recipe:
-    """The recipe of what a release tells of a model; the rest is what all of its family have in common.
+    """Make the recipe of a model; fields that the release does not give are the same in all of its family.
 
     Args:
         where: what an error names.
@@ -155,10 +150,10 @@ def _legal(where: object, name: str, draw: object, value: Any) -> Any:
 
 
 def number(where: object, name: str, text: str) -> float:
-    """A finite number of a table; True and False count as 1 and 0.
+    """Read a finite number of a table; True and False count as 1 and 0.
 
     Raises:
-        ZooError: if the text is none.
+        ZooError: if the text is not such a number.
     """
     try:
         value = float({"True": "1", "False": "0"}.get(text, text))
@@ -170,10 +165,10 @@ def number(where: object, name: str, text: str) -> float:
 
 
 def whole_number(where: object, name: str, text: str) -> int:
-    """An integer of a table, also when it is written as 3.0.
+    """Read an integer of a table, also if written as 3.0.
 
     Raises:
-        ZooError: if the text is none.
+        ZooError: if the text is not an integer.
     """
     value = number(where, name, text)
     if value != int(value):
@@ -182,10 +177,10 @@ def whole_number(where: object, name: str, text: str) -> int:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a small CSV file.
+    """Read the lines of a small CSV file.
 
     Raises:
-        ZooError: if it cannot be read, or a row lacks one of the columns.
+        ZooError: if it cannot be read, or a line lacks one of the columns.
     """
     try:
         check_file(path)
@@ -213,10 +208,10 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def own_split(where: object, text: str) -> str:
-    """A split that an export of ours tells.
+    """Read a split from one of our exports.
 
     Raises:
-        ZooError: if it is none.
+        ZooError: if the text is not a split.
     """
     if text not in SPLITS:
         raise ZooError(where, expected=f"a split, {', '.join(SPLITS)}", found=repr(text), do=REEXPORT)
@@ -224,10 +219,10 @@ def own_split(where: object, text: str) -> str:
 
 
 def own_number(where: object, name: str, text: str, low: int, high: int) -> int:
-    """A whole number that an export of ours tells, from low to high; of any size, other than `whole_number`.
+    """Read an integer from low to high from one of our exports; unlike in `whole_number`, of any size.
 
     Raises:
-        ZooError: if it is none.
+        ZooError: if the text is not such an integer.
     """
     value = int(text) if re.fullmatch(r"-?\d{1,19}", text) else whole_number(where, name, text)
     if not low <= value <= high:

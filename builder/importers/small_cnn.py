@@ -1,4 +1,4 @@
-"""Reads the Small CNN Zoo, whose layout stands in `builder.releases.small_cnn`.
+"""Reads the Small CNN Zoo, whose layout is in `builder.releases.small_cnn`.
 
 Axes: N rows, P weights, S snapshots.
 """
@@ -46,12 +46,12 @@ from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Recipe
 from nws_dataset.format.schema import MAX_MODELS, model_id
 from nws_dataset.format.shards import ROW_DTYPE
 
-SEED = 42  # what the splits follow from; imported models keep theirs
-MIN_LINES, LINE_BYTES = 1000, 2000  # of the metrics; what is inflated beyond is no table of theirs
-MAX_CUT_LINES = 300_000  # of the metrics beside weights that are cut short; a whole image set has 270,000
+SEED = 42  # splits depend on it; imported models keep theirs
+MIN_LINES, LINE_BYTES = 1000, 2000  # of the metrics; a file that inflates to more is not such a table
+MAX_CUT_LINES = 300_000  # of the metrics if weights are cut short; a whole image set has 270,000
 MIN_ROW_BYTES = 4000  # of the weights
 CHUNK_BYTES = 1 << 18  # of the metrics, inflated at a time
-# of numpy
+# what numpy may raise
 NPY_ERRORS = (
     OSError,
     ValueError,
@@ -73,7 +73,7 @@ class DataSet:
 
     weights: np.ndarray  # [N, P], mapped
     path: Path  # of the weights
-    order: np.ndarray  # [P]: where each number of our row stands in the release's
+    order: np.ndarray  # [P]: where each number of our row is in the release's
     results: dict[str, np.ndarray]  # name -> [N]
 
 
@@ -82,20 +82,20 @@ class Net(ReleasedModel):
     """A network of the release."""
 
     data: DataSet
-    rows: np.ndarray  # [S] of the weights
+    rows: np.ndarray  # [S] rows of the weights
     epochs: Sequence[int]  # [S]
-    has_own_split: bool  # whether an export of ours tells it
+    has_own_split: bool  # whether it has a split from our export
 
     @property
     def num_snapshots(self) -> int:
         return len(self.epochs)
 
     def check(self) -> None:
-        """Its data set was checked as a whole."""
+        """Nothing: its data set was checked as a whole."""
 
     def results(self) -> list[dict[str, Any]]:
         images = int(self.recipe.train_fraction * IMAGE_SETS[self.recipe.dataset].train_images)
-        steps = images // self.recipe.batch_size  # an epoch's: a partial last batch is dropped
+        steps = images // self.recipe.batch_size  # per epoch; a partial last batch is dropped
         results = {name: values[self.rows].tolist() for name, values in self.data.results.items()}
         return [
             {"epoch": epoch, "step": epoch * steps, **{name: values[s] for name, values in results.items()}}
@@ -110,17 +110,17 @@ class Net(ReleasedModel):
 
 
 def read(source: Path) -> Release:
-    """List the networks of the image sets that are in a folder.
+    """List the networks of the image sets in a folder.
 
-    A network's number does not depend on which image sets are there: within its image set it is that of its
-    first row's place among the models, and the image sets take turns, in the order in which our own subset
-    draws them. Networks of an export of ours keep their numbers and splits.
+    A network's number does not depend on which image sets are present: within its image set it is the
+    position of its first row among the models, and the image sets take turns, in the order in which our own
+    subset draws them. Networks that we exported keep their numbers and splits.
 
     Args:
-        source: an image set's folder, or one that holds several of them.
+        source: an image set's folder, or one that contains several of them.
 
     Raises:
-        ZooError: if there is none, all are incomplete, a file is damaged, or an image set is there twice.
+        ZooError: if there is none, all are incomplete, a file is damaged, or an image set occurs twice.
     """
     folders = [
         _Folder(folder)
@@ -163,7 +163,7 @@ class _Folder:
     """An image set's folder.
 
     Args:
-        path: of the folder.
+        path: the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -175,7 +175,7 @@ class _Folder:
         self.missing = [file.name for file in needed if path_type(file) == "nothing"]
 
     def read(self, left_out: LeftOut, notes: list[str]) -> tuple[list[Net], str]:
-        """The networks and the name of the image set; adds what is not among them, and what is to be said."""
+        """Read the networks and the image set's name; add what is left out, and messages."""
         table, table_is_cut = _read_metrics(self.metrics, self.weights)
         weights, there = _open_weights(self.weights, len(table), table_is_cut)
         models = _Models(self.metrics, table, there)
@@ -207,16 +207,16 @@ class _Folder:
 
 
 class _Models:
-    """The models of an image set's metrics.
+    """The models in an image set's metrics.
 
-    A model is complete that has the plan's epochs, or, if none has, as many others as most such models have.
-    In an export of ours, one that has as many as it says, or that diverged: its last row then stands for
-    those that follow.
+    A model is complete if it has the planned epochs or, if no model does, the most common ones of the same
+    number. In one of our exports it is complete if it has as many epochs as stated, or diverged: then its
+    last row replaces those that are missing.
 
     Args:
-        file: of the metrics.
-        table: what it holds.
-        there: rows of the weights that are there.
+        file: the metrics' file.
+        table: its content.
+        there: rows of the weights that are present.
     """
 
     def __init__(self, file: Path, table: pa.Table, there: int) -> None:
@@ -234,7 +234,7 @@ class _Models:
         for model in self.twice:
             del epochs[model]
         self.complete: dict[int, np.ndarray] = {}  # index among all models -> rows [S]
-        self.epochs: dict[int, list[int]] = {}  # the same -> epochs [S]
+        self.epochs: dict[int, list[int]] = {}  # the same index -> epochs [S]
         self.planned = self._planned(epochs)
         for model, steps in epochs.items():
             count = self._count(rows_of[model]) if self.own else len(self.planned)
@@ -248,7 +248,7 @@ class _Models:
             self.epochs[model] = [self._epoch(step) for step in (*steps, *steps[-1:] * missing)]
 
     def _planned(self, epochs: Mapping[int, tuple[float, ...]]) -> tuple[float, ...]:
-        """The epochs that the models of a release have."""
+        """The epochs that the release's models have."""
         planned = tuple(map(float, PLAN.snapshot_epochs or ()))
         counts = Counter(epochs.values())
         if planned in counts or self.own:
@@ -287,7 +287,7 @@ class _Models:
         return self.table[column][int(rows[0])].as_py() or ""
 
     def leave_out(self, dataset: str, left_out: LeftOut, notes: list[str]) -> None:
-        """Tell what is not complete, and epochs that are not the plan's."""
+        """Report incomplete models, and epochs that differ from the plan's."""
         planned = [*(PLAN.snapshot_epochs or ())]
         epochs = [int(epoch) for epoch in self.planned]
         if epochs != planned:
@@ -303,10 +303,10 @@ class _Models:
 
 
 def _results(file: Path, table: pa.Table) -> dict[str, np.ndarray]:
-    """The results of all rows, each [N]."""
+    """The results of all rows, [N] each."""
     results = {name: table[name].to_numpy() for name in RESULTS}
     for name in (name for name in RESULTS if name.endswith("accuracy")):
-        # one that is not a number is no wrong one
+        # nan is not a wrong value
         wrong = np.flatnonzero(np.abs(results[name] - 0.5) > 0.5 + ROUNDING)
         if len(wrong):
             expected, found = f"0 to 1 as {name}", f"{results[name][wrong[0]]:g}"
@@ -315,7 +315,7 @@ def _results(file: Path, table: pa.Table) -> dict[str, np.ndarray]:
 
 
 def _own_columns(where: str, config: Mapping[str, str | None]) -> dict[str, Any]:
-    """The seed, and of an export of ours number, split and whether the model diverged."""
+    """The seed; in our exports also number, split and whether the model diverged."""
     own: dict[str, Any] = {"seed": _seed(where, config[OWN_SEED] or config[RANDOM_SEED])}
     number_told, split_told = config[OWN_NUMBER], config[OWN_SPLIT]
     own["diverged"] = bool(own_number(where, OWN_DIVERGED, config[OWN_DIVERGED] or "0", 0, 1))
@@ -329,9 +329,7 @@ def _own_columns(where: str, config: Mapping[str, str | None]) -> dict[str, Any]
 def _number(
     data: DataSet, models: _Models, recipes: Sequence[Recipe], told: Sequence[dict[str, Any]]
 ) -> Iterator[Net]:
-    """The networks with numbers, splits and shards; an image set has shards of its own, so that it does not
-    wait for another.
-    """
+    """Give networks numbers, splits and shards; each image set has its own shards, so that none waits."""
     datasets = FAMILY["dataset"].values
     blocks = BlockNumbers(PLAN.num_snapshots, streams=len(datasets))
     for (index, rows), recipe, own in zip(models.complete.items(), recipes, told, strict=True):
@@ -354,9 +352,7 @@ def _number(
 
 
 def _open_weights(file: Path, lines: int, table_is_cut: bool) -> tuple[np.ndarray, int]:
-    """The weights, mapped: [N, P] float32, and how many rows of the metrics' are there: of a file that is cut
-    short, fewer.
-    """
+    """Map the weights, [N, P] float32; return them and how many of the metrics' rows a cut file still has."""
     num_weights = layout.num_weights()
     expected = f"an array {[lines, num_weights]} of float32, a row for each line of the metrics"
     try:
@@ -373,8 +369,8 @@ def _open_weights(file: Path, lines: int, table_is_cut: bool) -> tuple[np.ndarra
 
 
 def _read_header(file: Path) -> tuple[int, int, np.dtype, int, int]:
-    """Snapshots, columns and type that a .npy file says it has, where they begin, and its size in bytes."""
-    with open_file(file) as opened:  # no archive is read and nothing unpickled
+    """Rows, columns and type that a .npy file states, where its data starts, and its size in bytes."""
+    with open_file(file) as opened:  # no archive is read and nothing is unpickled
         version = np.lib.format.read_magic(opened)
         if version not in NPY_HEADERS:
             raise ValueError(f"version {version}")
@@ -391,15 +387,13 @@ NPY_HEADERS = {
 
 
 class _Lines(io.RawIOBase):
-    """The whole lines of a file, inflated if it is a gzip file: one that was cut short ends with the last
-    line that is whole.
-    """
+    """The whole lines of a file, inflated if it is gzip; a file cut short ends with its last whole line."""
 
     def __init__(self, file: Path) -> None:
         self._file, self.is_cut = open_file(file), False
         self._inflate = zlib.decompressobj(31) if file.suffix == ".gz" else None
         self._left = b""  # to be inflated
-        self._ready, self._line = b"", b""  # to be read: whole lines, and the beginning of the next
+        self._ready, self._line = b"", b""  # to be read: whole lines, and the start of the next one
         self._ended = False
 
     def readable(self) -> bool:
@@ -426,7 +420,7 @@ class _Lines(io.RawIOBase):
             raise ValueError("a line that does not end")
 
     def _next(self) -> bytes | None:
-        """More of the content, None at its end."""
+        """More of the content, None at the end."""
         if self._inflate is None:
             content = self._file.read(CHUNK_BYTES)
             self.is_cut = not content and bool(self._line)
@@ -450,9 +444,7 @@ class _Lines(io.RawIOBase):
 
 
 def _read_metrics(file: Path, weights: Path) -> tuple[pa.Table, bool]:
-    """The columns of the metrics that we need, a number that is missing is not a number; and whether the file
-    was cut short.
-    """
+    """Read the metrics' columns that we need (missing numbers as nan), and whether the file was cut short."""
     texts = (layout.CHECKPOINT, layout.MODEL, *layout.TEXTS, layout.EPOCHS, RANDOM_SEED, *OWN_TEXTS)
     numbers = (layout.STEP, OWN_EPOCH, *layout.NUMBERS, *RESULTS)
     types = {name: pa.string() for name in texts} | {name: pa.float64() for name in numbers}
@@ -487,7 +479,7 @@ def _read_metrics(file: Path, weights: Path) -> tuple[pa.Table, bool]:
 
 
 def _with_models(table: pa.Table) -> pa.Table:
-    """The table with modeldir and step: where it has none, the checkpoints' names tell them."""
+    """Add missing modeldir and step columns to the table, from the checkpoints' names."""
     for name, group in ((layout.MODEL, "model"), (layout.STEP, "epoch")):
         if table[name].null_count < len(table):
             continue
@@ -502,13 +494,13 @@ def _with_models(table: pa.Table) -> pa.Table:
 
 
 def _most_lines(weights: Path) -> int:
-    """Lines of the metrics at most: of the weights a row has more bytes than we take for a line."""
+    """The most lines that the metrics may have: a row of the weights has more bytes than a line may have."""
     size = weights.stat().st_size if weights.is_file() else 0
     most = MIN_LINES + size // MIN_ROW_BYTES
     try:
         return max(most, min(_read_header(weights)[0], MAX_CUT_LINES))
     except NPY_ERRORS:
-        return most  # `_open_weights` says what is wrong with it
+        return most  # `_open_weights` reports what is wrong with it
 
 
 def _seed(where: str, told: str | None) -> int:
@@ -517,7 +509,7 @@ def _seed(where: str, told: str | None) -> int:
 
 
 def _recipe_of(where: str, config: Mapping[str, Any]) -> Recipe:
-    """The recipe of a row of the metrics."""
+    """The recipe in a line of the metrics."""
     told: dict[str, Any] = {name: config[column] for column, name in layout.TEXTS.items()}
     told["dataset"] = layout.DATASETS.get(told["dataset"], told["dataset"])
     told["initialization"] = layout.INITIALIZATIONS.get(told["initialization"], told["initialization"])
@@ -532,7 +524,7 @@ def _recipe_of(where: str, config: Mapping[str, Any]) -> Recipe:
 
 
 def _order(file: Path, of_a_row: Layout, needs_no_file: bool) -> np.ndarray:
-    """Where each number of our row stands in the release's: [P]."""
+    """Where each number of our row is in the release's: [P]."""
     if needs_no_file and path_type(file) == "nothing":
         return layout.row_order(layout.published_entries(of_a_row), of_a_row.num_weights)
     rows = read_table(file, layout.LAYOUT_COLUMNS)
@@ -556,7 +548,7 @@ def _order(file: Path, of_a_row: Layout, needs_no_file: bool) -> np.ndarray:
 
 
 def _entry(where: str, row: dict[str, str]) -> Entry:
-    """A tensor of layout.csv."""
+    """A tensor listed in layout.csv."""
     shape = tuple(int(size) for size in re.findall(r"\d{1,9}", row["shape"]))
     start, stop = (whole_number(where, name, row[name]) for name in ("start_idx", "end_idx"))
     entry = Entry(row["varname"], start, stop, shape)

@@ -1,11 +1,10 @@
 """The layout of the original neural weight space (Eilertsen et al. 2020).
 
-    nws_<part>_<split>.csv          one row a net: its recipe, and its folder `path`
+    nws_<part>_<split>.csv          one line per net: its recipe, and its folder `path`
     <path>/weights/001.bin ...      the snapshots, float64, layer by layer
-    <path>/error.bin                five float64 an epoch: step, errors in percent (training, validation,
+    <path>/error.bin                five float64 per epoch: step, errors in percent (training, validation,
                                     test, smoothed validation)
-    <path>/stat.bin                 four float64: number of epochs that were exported, last step, last epoch,
-                                    seconds
+    <path>/stat.bin                 four float64: number of exported epochs, last step, last epoch, seconds
     <path>/meta.csv                 the net's recipe
 
 Axes: P weights, O units, H W height and width, C channels.
@@ -25,25 +24,25 @@ from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import NUM_CLASSES, Architecture
 from nws_dataset.format.subsets import SUBSETS, subsets_of
 
-PARTS = subsets_of("nws")  # "main" and "fixed", as the release and we name them -> imported subset
+PARTS = subsets_of("nws")  # "main" and "fixed", the release's names and our subsets' -> imported subset
 SPLITS = ("train", "test")
 OUTPUTS = (20, NUM_CLASSES)  # of the release's nets, and of ours
 DTYPE = np.dtype("<f8")
-# of a layer's tensors
+# order of a layer's tensors
 ROLE_ORDER = ("weight", "bias", "norm_bias", "norm_weight", "norm_mean", "norm_variance")
 ERROR_COLUMNS = 5  # of error.bin
 STAT_NUMBERS = 4  # of stat.bin
-DATASETS = {"fashion": "fashion_mnist"}  # the release's name -> ours, where they differ
-# given as places among the family's values; a data set may be, too
+DATASETS = {"fashion": "fashion_mnist"}  # the release's name -> ours, if different
+# given as an index into the family's values, as a data set may be
 CODED = ("optimizer", "activation", "initialization")
 FLAGS = ("batch_norm", "augmentation")
 SIZES = ("filter_size", "depth_conv", "depth_fc", "width_conv", "width_fc")
-PROPERTIES = ("dataset", "lrate", "batch_size", *FLAGS, *CODED, *SIZES)  # of a net, in meta.csv's order
+PROPERTIES = ("dataset", "lrate", "batch_size", *FLAGS, *CODED, *SIZES)  # in the order of meta.csv
 WHOLE = ("batch_size", *FLAGS, *SIZES)
-PATH = "path"  # of a net's folder, in a split file
-NUM_CONV, NUM_DENSE = COUNTS = ("weightn_conv", "weightn_fc")  # numbers of a net, in a split file
+PATH = "path"  # a net's folder, in a split file
+NUM_CONV, NUM_DENSE = COUNTS = ("weightn_conv", "weightn_fc")  # a net's numbers of weights, in a split file
 META, ERRORS, STATISTICS = "meta.csv", "error.bin", "stat.bin"  # in a net's folder
-WEIGHTS = "weights"  # folder of its snapshots
+WEIGHTS = "weights"  # folder of a net's snapshots
 
 
 def split_file(root: Path, part: str, split: str) -> Path:
@@ -57,13 +56,13 @@ def weights_file(folder: Path, snapshot: int) -> Path:
 
 
 def epochs_of(part: str, max_epochs: int, exports: int) -> list[int]:
-    """The epochs of a net's snapshots, as all of its readers take them from the number of exports."""
+    """The epochs of a net's snapshots, which readers derive from the number of exports."""
     return chosen_exports(SUBSETS[part], max_epochs, exports)
 
 
 @functools.cache
 def row_order(architecture: Architecture) -> np.ndarray:
-    """Where each number of our row stands in the release's: [P]."""
+    """Where each number of our row is in the release's: [P]."""
     found, start = {}, 0
     layout = layout_of(architecture)
     for _, layer in itertools.groupby(layout.tensors, operator.attrgetter("layer")):
@@ -77,7 +76,7 @@ def row_order(architecture: Architecture) -> np.ndarray:
 
 
 def counts(architecture: Architecture) -> tuple[int, int]:
-    """Numbers of a net's convolutions, and of its dense layers: `weightn_conv` and `weightn_fc`."""
+    """Numbers of weights in a net's convolutions and in its dense layers: `weightn_conv`, `weightn_fc`."""
     layout = layout_of(architecture)
     convolutions = sum(spec.size for spec in layout.tensors if spec.layer.startswith("conv"))
     return convolutions, layout.num_weights - convolutions

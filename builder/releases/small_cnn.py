@@ -1,12 +1,11 @@
-"""The layout of the Small CNN Zoo (Unterthiner et al. 2020): a folder an image set, with three files.
+"""The layout of the Small CNN Zoo (Unterthiner et al. 2020): a folder per image set, with three files.
 
-    weights.npy       float32, one row a snapshot, its tensors in Keras' shapes: kernels height, width, in,
-                      out
-    layout.csv        which numbers of a row are which tensor
-    metrics.csv.gz    one line a snapshot, in the rows' order: the recipe (config.*), the model (modeldir),
+    weights.npy       float32, one row per snapshot, tensors in Keras' shapes: kernels height, width, in, out
+    layout.csv        which numbers of a row belong to which tensor
+    metrics.csv.gz    one line per snapshot, in the rows' order: the recipe (config.*), the model (modeldir),
                       the epoch (step), the results; the first column, without a name, is the checkpoint's
 
-The authors' notebook names the first and the last all_weights.npy and all_metrics.csv, and needs no
+The authors' notebook calls the first and the last all_weights.npy and all_metrics.csv, and needs no
 layout.csv.
 
 Axes: P weights, O units, I inputs, H W height and width.
@@ -35,11 +34,11 @@ FAMILY: Family
 (FAMILY,) = PLAN.families
 WEIGHTS, LAYOUT, METRICS = FILES = ("weights.npy", "layout.csv", "metrics.csv.gz")
 NOTEBOOK_WEIGHTS, NOTEBOOK_METRICS = NOTEBOOK_FILES = ("all_weights.npy", "all_metrics.csv")
-SPLIT = "split.csv"  # the order of rows that NFN and those who follow it split by
+SPLIT = "split.csv"  # the order of rows from which NFN and its successors take splits
 CHECKPOINT = ""  # name of the metrics' first column
 CHECKPOINT_NAME = re.compile(r"(?P<model>.*)/[^/]*-(?P<epoch>\d{1,9})/?")  # .../permanent_ckpt-86
 MODEL, STEP = "modeldir", "step"
-DATASETS = {"svhn_cropped": "svhn"}  # the release's name -> ours, where they differ
+DATASETS = {"svhn_cropped": "svhn"}  # the release's name -> ours, if different
 INITIALIZATIONS = {"RandomNormal": "random_normal", "TruncatedNormal": "truncated_normal"}
 TEXTS = {
     "config.dataset": "dataset",
@@ -54,7 +53,7 @@ NUMBERS = {
     "config.dropout": "dropout",
     "config.train_fraction": "train_fraction",
 }
-EPOCHS = "config.epochs"  # that a model was to be trained
+EPOCHS = "config.epochs"  # planned epochs of a model
 RANDOM_SEED = "config.random_seed"  # of a model's training
 # the same for all networks of the release
 CONSTANT = {
@@ -93,7 +92,7 @@ def num_weights() -> int:
 class Entry:
     """A line of layout.csv: one tensor."""
 
-    name: str  # as Keras names it, e.g. sequential/conv2d/kernel:0
+    name: str  # Keras' name, e.g. sequential/conv2d/kernel:0
     start: int
     stop: int
     shape: tuple[int, ...]
@@ -105,7 +104,7 @@ class Entry:
 
 
 def published_entries(layout: Layout) -> list[Entry]:
-    """The lines of layout.csv as the release has them: layer by layer the bias, then the kernel."""
+    """The lines of the release's layout.csv: layer by layer the bias, then the kernel."""
     entries: list[Entry] = []
     counts: dict[str, int] = {}
     for layer in layout.layers:
@@ -125,7 +124,7 @@ def keras_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def row_order(entries: Sequence[Entry], num_weights: int) -> np.ndarray:
-    """Where each number of our row stands in the release's: [P].
+    """Where each number of our row is in the release's: [P].
 
     Args:
         entries: kernels and biases, each kind in the order of the layers.
