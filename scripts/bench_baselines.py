@@ -1,5 +1,6 @@
-"""Measure how fast the baselines read a zoo: `scripts/bench_baselines.py [--quick] [--part PART] [--json
-FILE]`.
+"""Measure how fast the baselines read a zoo.
+
+    python scripts/bench_baselines.py [--quick] [--part PART] [--json FILE]
 
 A part is a function in PARTS that makes what it needs in a folder and returns lines. All contenders of a
 measurement are interleaved; figures are medians. Axes: N rows, P weights, F features.
@@ -25,9 +26,7 @@ from nws_dataset.views.statistics import QUANTILES, zoo_features
 
 
 def features(folder: Path, quick: bool) -> list[Line]:
-    """Statistics of all tensors of 20,000 networks of 4,970 weights, beside a loop over networks and
-    tensors.
-    """
+    """Statistics of all tensors of 20,000 networks of 4,970 weights, beside a loop over both."""
     tenth = 10
     zoo = write_zoo(folder, SMALL, 200 if quick else 2000, num_snapshots=10)
     snapshots = zoo.filter()
@@ -61,7 +60,7 @@ def features(folder: Path, quick: bool) -> list[Line]:
 
 
 def loop(weights_NP: np.ndarray, layout: Layout) -> np.ndarray:
-    """Statistics [N, F] as one would write them first: tensor by tensor of one network after another."""
+    """Statistics [N, F] by the obvious loop: each tensor of each network."""
     percents = [100 * quantile for quantile in QUANTILES]
     return np.array(
         [
@@ -72,9 +71,7 @@ def loop(weights_NP: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def input_of_training(folder: Path, quick: bool) -> list[Line]:
-    """How long the slimmest meta-classifier, whose steps are the shortest, waits for its slices; and what
-    reading whole rows would take.
-    """
+    """How long the smallest meta-classifier (shortest steps) waits for slices, or for whole rows instead."""
     zoo = write_zoo(folder, FIXED, 40 if quick else 200)
     snapshots = zoo.filter()
     settings, network = SMALL_SETTINGS, f"{zoo.layout(snapshots[0]).num_weights:,} weights"
@@ -121,8 +118,9 @@ PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"features": features, "i
     help="Write all measurements to this file.",
 )
 def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
-    """Measure how fast the baselines read a zoo of random weights, which is written to a temporary folder
-    (740 MB, with --quick 150).
+    """Measure how fast the baselines read a zoo of random weights.
+
+    The zoo is written to a temporary folder (740 MB, with --quick 150 MB).
     """
     lines: list[Line] = []
     for name in parts or PARTS:

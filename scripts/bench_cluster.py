@@ -1,9 +1,10 @@
-"""Measure how training grows with the nodes of a Ray cluster, beside plain processes:
-`scripts/bench_cluster.py [--quick]`.
+"""Measure how training scales with the nodes of a Ray cluster, beside plain processes.
+
+    python scripts/bench_cluster.py [--quick]
 
 Nodes of one core each run on this machine. One node, two nodes, one process and two take turns; a rate counts
-the steps of models that finish while all of them work, after each has compiled and finished one. What is told
-are medians.
+the steps of models that finish while all of them work, after each has compiled and finished one. Figures are
+medians.
 """
 
 from __future__ import annotations
@@ -42,26 +43,26 @@ CPU = torch.device("cpu")
 
 
 def equal_models(count: int) -> list[Model]:
-    """Models of a recipe whose training is equally long for all."""
+    """Models of one recipe that all train equally long."""
     ((_, (model, *_)),) = Request("demo", 1, epochs=EPOCHS).plan()
     recipe = dataclasses.replace(model.recipe, early_stopping=False)
     return [dataclasses.replace(model, number=number, recipe=recipe) for number in range(count)]
 
 
 def rate(trained: Iterator[Summary | None], workers: int, models: int) -> float:
-    """Models a second, from when each worker has finished one until they run out of models."""
+    """Models per second, from when each worker has finished one until no models are left."""
     with closing(trained):  # type: ignore[type-var]
         ends = [time.perf_counter() for result in trained if result is not None]
-    # equal models end in step: at the end of the last, each worker has trained equally many
+    # equal models end together: when the last one ends, each worker has trained the same number
     first, last = workers - 1, models - 1
     return (last - first) / (ends[last] - ends[first])
 
 
 @contextmanager
 def occupied(cluster: Cluster) -> Iterator[None]:
-    """One core of the cluster is taken by something else."""
+    """Let something else take one core of the cluster."""
     node = next(iter(cluster.capacity(CPU)))
-    remote: Any = ray.remote(_Holder)  # Ray's types know no methods of actors
+    remote: Any = ray.remote(_Holder)  # Ray's types do not include methods of actors
     holder = remote.options(
         num_cpus=1, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
     ).remote()
@@ -80,7 +81,7 @@ class _Holder:
 @click.command(cls=Command)
 @click.option("--quick", is_flag=True, help="Fewer models and turns.")
 def main(quick: bool) -> None:
-    """Measure how training grows with the nodes of a Ray cluster, beside plain processes."""
+    """Measure how training scales with the nodes of a Ray cluster, beside plain processes."""
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
     per_worker, turns = (6, 3) if quick else (12, 7)
     image_set = load_image_set("digits")

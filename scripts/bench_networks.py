@@ -1,5 +1,6 @@
-"""Measure how fast networks run together, and how fast a DataLoader delivers them as graphs:
-`scripts/bench_networks.py [--quick] [--part PART] [--json FILE]`.
+"""Measure how fast networks run together, and how fast a DataLoader delivers them as graphs.
+
+    python scripts/bench_networks.py [--quick] [--part PART] [--json FILE]
 
 All contenders of a measurement are interleaved; figures are medians. Axes: N networks, B probes, O outputs, P
 weights.
@@ -26,7 +27,7 @@ SNAPSHOTS, BATCH, WORKERS = 4000, 64, 2
 
 
 def together(folder: Path, quick: bool) -> list[Line]:
-    """Logits of probes, and their gradients: all networks together beside one after the other."""
+    """Logits of probes, and their gradients: all networks together, and one after the other."""
     zoo = write_zoo(folder, SMALL, NETWORKS // 10, num_snapshots=10)
     snapshots, seed = zoo.filter(), torch.Generator().manual_seed(0)
     networks, singles = zoo.networks(snapshots), [zoo.network(snapshot) for snapshot in snapshots]
@@ -81,7 +82,7 @@ def together(folder: Path, quick: bool) -> list[Line]:
 
 
 def loading(folder: Path, quick: bool) -> list[Line]:
-    """A shuffled pass of a DataLoader over graphs, the start of its workers included."""
+    """A shuffled pass of a DataLoader over graphs, including the start of its workers."""
     snapshots = SNAPSHOTS // 10 if quick else SNAPSHOTS
     zoo = write_zoo(folder, SMALL, snapshots // 10, num_snapshots=10)
     dataset = zoo.dataset(zoo.filter(), view=Graph)
@@ -108,7 +109,7 @@ def loading(folder: Path, quick: bool) -> list[Line]:
 
 
 def loader_of(dataset: SnapshotDataset, **options: Any) -> Any:
-    """PyTorch Geometric's DataLoader where it is installed, else torch's."""
+    """PyTorch Geometric's DataLoader if it is installed, else torch's."""
     if isinstance(dataset[0], dict):
         from torch.utils.data import DataLoader
 
@@ -138,8 +139,9 @@ PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"together": together, "l
     help="Write all measurements to this file.",
 )
 def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
-    """Measure how fast networks of a zoo of random weights run together, and how fast they are loaded. The
-    zoo is written to a temporary folder (80 MB).
+    """Measure how fast networks of a zoo of random weights run together, and how fast they are loaded.
+
+    The zoo is written to a temporary folder (80 MB).
     """
     lines: list[Line] = []
     for name in parts or PARTS:

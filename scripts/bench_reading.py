@@ -1,5 +1,6 @@
-"""Measure how fast a zoo is read, from a folder and from the tests' loopback Hub: `scripts/bench_reading.py
-[--quick] [--json FILE]`.
+"""Measure how fast a zoo is read, from a folder and from the tests' loopback Hub.
+
+python scripts/bench_reading.py [--quick] [--json FILE]
 """
 
 import os
@@ -8,7 +9,7 @@ from testing.loopback_hub import LoopbackHub
 
 if __name__ == "__main__":
     hub = LoopbackHub()
-    os.environ.update(hub.environment())  # huggingface_hub reads it when it is imported
+    os.environ.update(hub.environment())  # before huggingface_hub is imported, which reads it
     from builder.benchmark.reading import main
 
     with hub:

@@ -1,5 +1,6 @@
-"""Measure how fast training is: `scripts/bench_training.py [--quick] [--device cpu|cuda] [--images DIR]
-[--json FILE]`.
+"""Measure how fast training is.
+
+python scripts/bench_training.py [--quick] [--device cpu|cuda] [--images DIR] [--json FILE]
 """
 
 from builder.benchmark.training import main

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Whether the fast step trains as well as the plain loop: final accuracies of the same recipes, beside those
-of another seed.
+"""Compare final accuracies of the fast step and the plain loop for the same recipes, and of another seed.
 
-    python scripts/compare_accuracy.py --images DIR        # MNIST and Fashion-MNIST, 20 `fixed` recipes, 10
-    epochs of 10,000 images
+    python scripts/compare_accuracy.py --images DIR
 
-Three trainings of each recipe: by the fast step; by the plain loop from the same numbers; by the plain loop
-from another seed's numbers. The first two part after some steps, because they round differently; they should
-lie no further apart than the last two.
+By default: MNIST and Fashion-MNIST, 20 `fixed` recipes, 10 epochs of 10,000 images.
+
+Each recipe is trained three times: by the fast step; by the plain loop with the same random numbers; by the
+plain loop with another seed's. The first two diverge after some steps, as they round differently; they should
+differ no more than the last two do.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def by_plain_loop(model: Model, images: Images) -> torch.Tensor:
 
 
 def accuracies(model: Model, folder: Path, train_images: int) -> list[float]:
-    """Test accuracies of one recipe's three trainings, all evaluated in one way."""
+    """Test accuracies of one recipe's three trainings, all evaluated in the same way."""
     torch.set_num_threads(1)
     name = model.recipe.dataset
     images = bank_of({name: load_image_set(name, folder)}, model.recipe.architecture, CPU, train_images)[name]

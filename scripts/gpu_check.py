@@ -1,11 +1,11 @@
-"""Check and measure the GPU's step: `python3 scripts/gpu_check.py [--quick] [--parts machine,products] [--out
-DIR]`.
+"""Check and measure the GPU's training step.
 
-Parts: machine (its peaks), tests (the kernels' and the step's), gradients (float32 against the plain network
-in float64), startup (the check before an architecture trains, and its seconds), products (the candidates for
-a layer's products), steps (whole steps, and where their time goes), benchmark (scripts/bench_training.py),
-tf32 (its effect on accuracy). Needs no installation; every number goes to DIR/gpu_check.json, a table comes
-last.
+    python3 scripts/gpu_check.py [--quick] [--parts machine,products] [--out DIR]
+
+Parts: machine (its peaks), tests (of kernels and step), gradients (float32 against the plain network in
+float64), startup (the check before an architecture trains, and its seconds), products (the candidates for a
+layer's products), steps (whole steps, and what takes their time), benchmark (scripts/bench_training.py), tf32
+(its effect on accuracy). Needs no installation; every number goes to DIR/gpu_check.json, a table comes last.
 
 Axes: M models, B images, C channels, S height = width.
 """
@@ -60,16 +60,14 @@ class Timer:
     """Medians of CUDA-event times.
 
     Args:
-        quick: whether few repetitions, and few candidates, shall do.
+        quick: use few repetitions and few candidates.
     """
 
     def __init__(self, quick: bool) -> None:
         self.quick, self.repetitions = quick, 5 if quick else 20
 
     def __call__(self, work: Callable[[], object]) -> float:
-        """Milliseconds of `work` on the device, from repetitions of a CUDA graph, so that launches cost what
-        they cost in a step.
-        """
+        """Milliseconds of `work` in a CUDA graph, so that launches cost the same as in a step."""
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -81,7 +79,7 @@ class Timer:
         return self.of_calls(graph.replay)
 
     def of_calls(self, work: Callable[[], object]) -> float:
-        """Milliseconds of `work` as it is called."""
+        """Milliseconds of `work` called directly."""
         times = []
         for _ in range(self.repetitions + 2):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -97,7 +95,7 @@ class Timer:
 
 
 def machine(timer: Timer) -> Report:
-    """Versions, and the peaks that times are compared with."""
+    """Versions, and the peaks to compare times with."""
     import triton
 
     a, b, c = torch.randn(3, 8192, 8192, device=CUDA)
@@ -121,7 +119,7 @@ def machine(timer: Timer) -> Report:
 
 
 def run_tests(timer: Timer) -> Report:
-    """The tests of kernels and step, on this GPU; without pytest only `gradients` checks."""
+    """Run the tests of kernels and step on this GPU; without pytest only `gradients` checks."""
     if importlib.util.find_spec("pytest") is None:
         return {"passed": None, "summary": "pytest is not installed: only the gradients are checked"}
     # compiling takes most of the time
@@ -153,7 +151,7 @@ def digits(architecture: Architecture, device: torch.device) -> Images:
 
 
 def gradients(timer: Timer) -> Report:
-    """Relative errors of float32 gradients; SGD's first moment is the gradient, L2 included."""
+    """Relative errors of float32 gradients; SGD's first moment is the gradient, including L2."""
     from builder.training.gpu.backend import GpuBackend
     from builder.training.gpu.tiny import differs
 
@@ -201,9 +199,7 @@ def gradients(timer: Timer) -> Report:
 
 
 def startup(timer: Timer) -> Report:
-    """The check before an architecture trains, of the presets' first architectures; its seconds with
-    compiling, and without.
-    """
+    """The check before training, for the presets' first architectures; seconds with and without compiling."""
     from builder.training.gpu.startup import checked
 
     first = {preset: select(subset, 0, models=4 if timer.quick else 16) for preset, subset in SUBSETS.items()}
@@ -224,9 +220,7 @@ def startup(timer: Timer) -> Report:
 
 
 def products(timer: Timer) -> Report:
-    """Milliseconds of every candidate for every layer of `fixed` and `small_cnn`, forward, input gradient and
-    weight gradient.
-    """
+    """Milliseconds of every candidate for every layer of `fixed` and `small_cnn`, in all three directions."""
     from builder.training.gpu.products import products_of
 
     found: Report = {}
@@ -241,7 +235,7 @@ def products(timer: Timer) -> Report:
 
 
 def candidates(timer: Timer, product: Any, models: int, batch: int) -> dict[str, float]:
-    """Candidate and direction -> milliseconds."""
+    """(candidate and direction) -> milliseconds."""
     from builder.training.gpu.products import LibraryProducts, Tiles, TritonProducts
 
     ways: dict[str, Any] = {"grouped": LibraryProducts(), "grouped tf32": LibraryProducts(tf32=True)}
@@ -266,7 +260,7 @@ def candidates(timer: Timer, product: Any, models: int, batch: int) -> dict[str,
 
 
 def directions(product: Any, models: int, batch: int, way: Any) -> dict[str, Callable[[], object]]:
-    """The three products of a layer on random maps, laid out as a step lays them out."""
+    """The three products of a layer (forward and both gradients) on random maps, laid out as in a step."""
     rows = torch.randn(models, product.offset + product.weights, device=CUDA)
     active = torch.ones(models, dtype=torch.int64, device=CUDA)
     found = torch.empty_like(rows)
@@ -317,7 +311,7 @@ def unfolded(timer: Timer, product: Any, models: int, batch: int) -> dict[str, f
 
 
 def steps(timer: Timer) -> Report:
-    """Milliseconds of a step of M models, its rate, and the kernels that take most of it."""
+    """Milliseconds of a step of M models, its rate, and the slowest kernels."""
     from builder.training.gpu.backend import GpuBackend
 
     ways: dict[str, dict[str, Any]] = {
@@ -344,9 +338,7 @@ def steps(timer: Timer) -> Report:
 
 
 def many_models(architecture: Architecture, models: int, batch: int) -> tuple[Any, dict[int, Segment]]:
-    """Rows and moments on the device, and steps of models of all activations, half of them augmented, on
-    random digits.
-    """
+    """Rows and moments on the device, and segments for models of all activations, half of them augmented."""
     chosen = [
         make_model(
             architecture,
@@ -369,7 +361,7 @@ def many_models(architecture: Architecture, models: int, batch: int) -> tuple[An
 
 
 def step_flops(architecture: Architecture) -> int:
-    """Of one image: forward, input gradient (not of the first layer) and weight gradient."""
+    """FLOPs of one image: forward, input gradient (except in the first layer) and weight gradient."""
     from builder.training.gpu.products import products_of
 
     return sum(
@@ -379,7 +371,7 @@ def step_flops(architecture: Architecture) -> int:
 
 
 def profile(backend: Any, state: Any, segments: dict[int, Segment]) -> dict[str, float]:
-    """Kernel -> its microseconds in a step, the longest first."""
+    """Kernel -> microseconds in a step, the longest first."""
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         backend.train(state, segments)
@@ -461,7 +453,7 @@ PARTS: dict[str, Callable[[Timer], Report]] = {
 
 
 def table(report: Report) -> list[str]:
-    """The numbers that decide, a line each."""
+    """The decisive numbers, one per line."""
     lines = [f"{name}: {value}" for name, value in report.get("machine", {}).items()]
     for part in ("tests", "gradients", "startup", "benchmark"):
         if part in report:

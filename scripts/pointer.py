@@ -1,6 +1,6 @@
-"""What loading_script/nws/README.md takes from the code: its configs.
+"""The configs in loading_script/nws/README.md, generated from the code.
 
-`cog -r -I scripts loading_script/nws/README.md` writes them anew.
+`cog -r -I scripts loading_script/nws/README.md` writes them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ REVISION = "main"  # of DEFAULT_REPOSITORY; a tag pins a release
 def front_matter() -> str:
     """The YAML that leads the stock `datasets` library to the files of DEFAULT_REPOSITORY.
 
-    Every path is a pattern, and the library looks for its files only when its config is asked for: a subset
-    that is not in the repository keeps no other from loading, and of a subset with an empty split the others
-    load by name. (Of the index each split must have snapshots: the library looks at the first config for the
-    files' kind.) The columns are left to the files, so that an absent subset is an error and no empty data
-    set.
+    Every path is a pattern, and the library looks for its files only when its config is requested: a subset
+    that is missing from the repository does not keep others from loading, and if a split is empty, the other
+    splits load by name. (In the index each split must have snapshots: the library determines the files' kind
+    from the first config.) Columns are left to the files, so that a missing subset is an error instead of an
+    empty data set.
     """
     manifest = Manifest(
         "", dict.fromkeys(SUBSETS, SubsetEntry(None, 0)), dict.fromkeys(_one_file_each(), FileEntry(0, ""))
@@ -36,7 +36,7 @@ def front_matter() -> str:
 
 
 def _one_file_each() -> list[str]:
-    """The index and a shard of every subset and split, as they are named in a zoo that has all of them."""
+    """The index and one shard of every subset and split, with the names they have in a complete zoo."""
     pairs = list(itertools.product(SUBSETS, SPLITS))
     indexes = [INDEX_PATH.format(subset=subset, split=split) for subset, split in pairs]
     return indexes + [

@@ -1,6 +1,6 @@
-"""What README.md takes from the code: help, public names, the file tree.
+"""Help, public names and the file tree in README.md, generated from the code.
 
-`cog -r -I scripts README.md` writes them anew.
+`cog -r -I scripts README.md` writes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMANDS = {
     "nws-evaluate-predictors": "nws_dataset.evaluation.accuracies",
     "nws-leaderboard": "nws_dataset.evaluation.pages.leaderboard",
     "nws-verify": "builder.verify",
-}  # the names that `pip install` gives -> the module whose `main` they call
+}  # installed command -> the module whose `main` it calls
 FOLDERS = {
     "nws_dataset": None,  # None: the package's docstring
     "builder": None,
@@ -57,9 +57,7 @@ def public_names() -> str:
 
 
 def file_tree() -> str:
-    """Every folder and file of FOLDERS, each with the first sentence of its docstring or, for a shell script,
-    of its first comment.
-    """
+    """Every folder and file of FOLDERS with the first sentence of its docstring (or shell comment)."""
     lines = [line for folder, purpose in FOLDERS.items() for line in _entries(ROOT / folder, purpose)]
     return "```text\n" + "\n".join(lines) + "\n```\n"
 
@@ -78,7 +76,7 @@ def _line(name: str, purpose: str, depth: int) -> str:
 
 
 def _purpose(path: Path) -> str:
-    """The first sentence of what a file says of itself, or nothing."""
+    """The first sentence of a file's description, or nothing."""
     text = ""
     if path.suffix == ".py" and path.exists():
         text = ast.get_docstring(ast.parse(path.read_text())) or ""

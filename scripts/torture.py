@@ -1,9 +1,10 @@
-"""Kill what writes, at any operation on a file, and see that nothing is lost: `scripts/torture.py [--cases N]
-[--seed S] [--minutes M]`.
+"""Kill what writes, at any operation on a file, and check that nothing is lost.
 
-A case is one of the scenarios, run in a process of its own in which one operation on a file ends in SIGKILL
-or in an error of the disk. Then it is run again without a fault, and what it left must be what an undisturbed
-run leaves: folders byte by byte, results without their seconds.
+    python scripts/torture.py [--cases N] [--seed S] [--minutes M]
+
+A case runs one of the scenarios in its own process, in which one operation on a file ends in SIGKILL or in a
+disk error. Then the scenario runs again without a fault and must leave what an undisturbed run leaves:
+folders byte by byte, results without their seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from unittest import mock
 
 from testing.loopback_hub import LoopbackHub
 
-HUB = LoopbackHub()  # closed until the campaign starts
+HUB = LoopbackHub()  # not started until the campaign begins
 os.environ.update(HUB.environment())  # huggingface_hub reads it when it is imported
 
 import click  # noqa: E402
@@ -104,7 +105,7 @@ Files = dict[str, bytes]  # what a scenario leaves: name -> content
 class Fault:
     """What happens at one of a process's operations on files below a folder."""
 
-    number: int  # of the operation, from 0
+    number: int  # the operation's number, from 0
     kind: str  # "before" or "after": SIGKILL; else the name of an error
     lasts: bool = False  # whether all later operations fail too
 
@@ -113,11 +114,11 @@ class Fault:
 
 
 class Faulty:
-    """Makes operations on files below a folder fail, of this process alone.
+    """Makes operations on files below a folder fail, in this process only.
 
     Args:
-        folder: of the case.
-        fault: None counts the operations and lets them be.
+        folder: the case's folder.
+        fault: None only counts the operations.
     """
 
     def __init__(self, folder: Path, fault: Fault | None) -> None:
@@ -133,7 +134,7 @@ class Faulty:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The process ends with its case."""
+        """Do nothing: the process ends with its case."""
 
     def _wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
@@ -146,7 +147,7 @@ class Faulty:
         return wrapped
 
     def _opening(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Of `open`: of what it gives, each `write` is an operation too."""
+        """Wrap `open`: each `write` to the opened file is an operation too."""
         wrapped_call = self._wrapped(call)
 
         @functools.wraps(call)
@@ -172,7 +173,7 @@ class Faulty:
         return f"{where}{os.sep}".startswith(f"{self.folder}{os.sep}")
 
     def _do(self, where: str, call: Callable[[], Any]) -> Any:
-        """An operation on a path, or the fault that is due there."""
+        """Do an operation on a path, or apply the fault that is due there."""
         if not self._is_inside(where):
             return call()
         number, self.count = self.count, self.count + 1
@@ -188,9 +189,7 @@ class Faulty:
 
 
 def _path_of(path: Any, folder: int | None = None) -> str:
-    """Where an operation takes place: of a path, below the folder of a descriptor if there is one, a
-    descriptor or an open file.
-    """
+    """The path of an open file, a descriptor, or a path (below a folder's descriptor if given)."""
     number = path.fileno() if hasattr(path, "fileno") else path
     if isinstance(number, int):
         return os.readlink(f"/proc/self/fd/{number}")
@@ -207,19 +206,19 @@ def _path_of(path: Any, folder: int | None = None) -> str:
 class Scenario:
     """Something that writes, and can be run again.
 
-    A further one, of what reads a zoo or writes from it, is one more of these.
+    To test anything else that reads or writes a zoo, add a scenario.
     """
 
     name: str
-    start: Callable[[Path], object]  # brings the case's folder to where it begins
+    start: Callable[[Path], object]  # prepares the case's folder
     run: Callable[[Path], object]  # what is disturbed
-    left: Callable[[Path], Files]  # what it left
+    left: Callable[[Path], Files]  # reads what it left
     disturbed: str = "."  # the folder of the case whose files fail
-    may_fail: bool = True  # whether an error of the disk may end it; else only SIGKILL may
+    may_fail: bool = True  # whether a disk error may end it; else only SIGKILL may
 
 
 def in_folder(name: str) -> Callable[[Path], Files]:
-    """All files of a folder, and its folders, as files without content."""
+    """All files of a folder; its folders count as files without content."""
 
     def left(case: Path) -> Files:
         folder = case / name
@@ -307,7 +306,7 @@ class Campaign:
         self.scenarios = {scenario.name: scenario for scenario in scenarios}
 
     def _make_small(self) -> None:
-        """Small shards, pictures and networks: what is tried here is the way to the disk."""
+        """Use small shards, pictures and networks: only the writing is tested here."""
         plan.SHARD_BYTES = 1_500_000
         gallery.DPI = 8
         scores.RESAMPLES, learners.TREES = 20, 4
@@ -328,7 +327,7 @@ class Campaign:
             setattr(build_module, name, replacement)
 
     def _train(self) -> dict[str, tuple[pa.Table, list[bytes]]]:
-        """The snapshots of the models of the largest build, trained once: a case only stages them."""
+        """The snapshots of the largest build's models, trained once: a case only stages them."""
         trained = {}
 
         def run(task: workers.LocalTraining, models: list[plan.Model], *_: object) -> Iterator[Summary]:
@@ -382,7 +381,7 @@ class Campaign:
         HUB.put(REPOSITORY, self.zoo)
 
     def read_from_hub(self, case: Path) -> None:
-        """All weights through a small cache, so that something always goes."""
+        """Read all weights through a small cache, so that something is always evicted."""
         zoo = Zoo(REPOSITORY, cache_dir=case / "cache", cache_bytes=60_000)
         for _ in range(2):
             digest = hashlib.sha256(b"".join(array.tobytes() for array in zoo.arrays(zoo.filter())))
@@ -417,7 +416,7 @@ class Campaign:
     # One case
 
     def operations(self, scenario: Scenario, case: Path) -> int:
-        """How many operations on files an undisturbed run has."""
+        """The number of operations on files in an undisturbed run."""
         case.mkdir()
         scenario.start(case)
         ended = self._in_process(scenario, case, None)
@@ -425,7 +424,7 @@ class Campaign:
         return int(ended["count"])
 
     def case(self, scenario: Scenario, fault: Fault, case: Path, expected: Files) -> str:
-        """Run a scenario with a fault, then without; what was wrong, or nothing."""
+        """Run a scenario with a fault, then without; return what was wrong, or nothing."""
         case.mkdir()
         scenario.start(case)
         ended = self._in_process(scenario, case, fault)
@@ -442,7 +441,7 @@ class Campaign:
         return f"differs in {', '.join(wrong[:5])}" if wrong else ""
 
     def _in_process(self, scenario: Scenario, case: Path, fault: Fault | None) -> dict[str, Any]:
-        """A run in a process of its own: its exit code, what it printed, its operations."""
+        """Run in a new process: its exit code, output and operations."""
         report = case.with_name(f"{case.name}.report")
         report.unlink(missing_ok=True)
         child = os.fork()
@@ -465,7 +464,7 @@ class Campaign:
 
 
 def _run(scenario: Scenario, case: Path, fault: Fault | None, report: Path) -> int:
-    """What the process of a run does; its exit code."""
+    """Do what the process of a run does; return its exit code."""
     HfFileSystem.clear_instance_cache()
     output = os.open(report, os.O_RDWR | os.O_CREAT)
     for number in (1, 2):
@@ -488,7 +487,7 @@ def _run(scenario: Scenario, case: Path, fault: Fault | None, report: Path) -> i
 
 
 def _without_seconds(content: bytes) -> bytes:
-    """Results without how long they took and how they were asked for."""
+    """Results without their durations and how they were requested."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
@@ -506,9 +505,7 @@ def _without_seconds(content: bytes) -> bytes:
 
 
 def four_builders(campaign: Campaign, case: Path, expected: Files) -> str:
-    """Four builds of one folder at the same time: one builds, the others say that it does or come later; what
-    was wrong, or nothing.
-    """
+    """Run four builds of one folder: one builds, the others report it or wait; return what was wrong."""
     case.mkdir()
     scenario = campaign.scenarios["build"]
     children = []
@@ -535,9 +532,7 @@ def four_builders(campaign: Campaign, case: Path, expected: Files) -> str:
 
 
 def readers_beside_a_build(campaign: Campaign, case: Path, seconds_a_file: float) -> tuple[str, Counter[str]]:
-    """A zoo grows slowly, while it is read with ours and with the stock library; what was wrong, and what was
-    read.
-    """
+    """Read a growing zoo with our code and `datasets`; return what was wrong, and counts of what was read."""
     case.mkdir()
     out = Path(shutil.copytree(campaign.old, case / "out"))
     child = os.fork()
@@ -570,7 +565,7 @@ def _read_once(out: Path, seen: Counter[str]) -> str:
 
 
 def _read_stock(out: Path, cache: Path, seen: Counter[str]) -> str:
-    """The stock library, with a new cache each time, may end in an error of its own."""
+    """Read with `datasets` and a new cache each time; it may end in an error of its own."""
     try:
         loaded = datasets.load_dataset(
             str(out),
@@ -578,7 +573,7 @@ def _read_stock(out: Path, cache: Path, seen: Counter[str]) -> str:
             cache_dir=str(cache / str(sum(seen.values()))),
             download_mode="force_redownload",
         )
-    except Exception:  # whatever it raises beside a folder that changes is its own
+    except Exception:  # any error of its own, as the folder changes meanwhile
         seen["stock, an error"] += 1
         return ""
     snapshots = [
@@ -599,7 +594,7 @@ def _read_stock(out: Path, cache: Path, seen: Counter[str]) -> str:
 
 
 def faults_of(scenario: Scenario, operations: int, random_: random.Random) -> Iterator[Fault]:
-    """Faults at operations that are spread over all of a run, without end."""
+    """Yield faults without end, at operations spread over the whole run."""
     kinds = itertools.cycle(("before", "after", *ERRORS, *ERRORS))
     while True:
         numbers = list(range(operations))
@@ -611,7 +606,7 @@ def faults_of(scenario: Scenario, operations: int, random_: random.Random) -> It
 
 @dataclass
 class Outcome:
-    """Of the cases of a scenario."""
+    """The result of a scenario's cases."""
 
     cases: int = 0
     kills: int = 0
@@ -622,7 +617,7 @@ class Outcome:
 def run_campaign(
     campaign: Campaign, cases: int, seed: int, minutes: float, names: list[str], show: Callable[[str], None]
 ) -> dict[str, Outcome]:
-    """The cases, in turn over the scenarios, until they are done or the time is over."""
+    """Run the cases, alternating between scenarios, until they are done or the time is over."""
     outcomes = {name: Outcome() for name in names}
     expected, faults = {}, {}
     for name in names:

@@ -1,1 +1,1 @@
-"""What tests and scripts share: a Hub on this machine, and small zoos and releases; not part of the wheel."""
+"""Shared by tests and scripts, not in the wheel: a Hub on this machine, small zoos and releases."""

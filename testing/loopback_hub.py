@@ -1,13 +1,12 @@
-"""A Hub on this machine, for tests: what huggingface_hub and datasets ask of a server for repositories of
-data sets and models, in memory.
+"""A Hub on this machine, for tests: in memory, with what huggingface_hub and datasets ask of a server.
 
-It has repositories with commits, branches and tags, large files (LFS) that are served from "storage" on
-another host name as the real Hub does, ranges, tokens and private repositories; it writes down every request,
-and makes mistakes on demand.
+Its repositories of data sets and models have commits, branches and tags, large files (LFS) that are served
+from "storage" on another host name as on the real Hub, ranges, tokens and private repositories. It logs every
+request, and makes errors on demand.
 
     with LoopbackHub() as hub:
-        hub.put("org/nws", folder)                                    # straight into the store, without a
-        request hub.faults = every_second(503, "drop")
+        hub.put("org/nws", folder)  # straight into the store, without a request
+        hub.faults = every_second(503, "drop")
         subprocess.run(command, env={**os.environ, **hub.environment()})
 """
 
@@ -34,29 +33,29 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
 
-TOKEN = "hf_loopbackTokenThatMayWrite"  # it may write to the organisation "org"
+TOKEN = "hf_loopbackTokenThatMayWrite"  # may write to the organization "org"
 READ_TOKEN = "hf_loopbackTokenThatMayRead"
-# as the .gitattributes of a new repository on the Hub
+# as in the .gitattributes of a new repository on the Hub
 LFS_SUFFIXES = {".parquet", ".png", ".npy", ".safetensors"}
-LFS_BYTES = 10_000_000  # larger files are LFS whatever they are called
+LFS_BYTES = 10_000_000  # larger files are LFS whatever their name
 DATE = "2024-01-01T00:00:00.000Z"
 
 # What goes wrong with a request: a status; "drop": no answer, nothing done; "drop after": done, but no
 # answer; "cut": half of the answer's body; "stall": nothing for `LoopbackHub.stall_seconds`, then as "drop";
-# "corrupt": a byte of the answer's body is another; a function: what it makes of the answer.
+# "corrupt": one byte of the answer's body is wrong; a function: what it makes of the answer.
 Fault = int | str | Callable[..., Any]
-# (request's number from 1, method, path) -> what goes wrong with it
+# (request's number from 1, method, path) -> what goes wrong
 Faults = Callable[[int, str, str], Fault | None]
 
 
 def every_second(*faults: Fault) -> Faults:
-    """The faults in turn, one at every second request."""
+    """The faults in turn, one for every second request."""
     return lambda number, method, path: None if number % 2 else faults[(number // 2 - 1) % len(faults)]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it was answered."""
+    """A request and how it was answered."""
 
     number: int  # from 1
     method: str
@@ -79,7 +78,7 @@ class File:
 
     @property
     def pointer(self) -> bytes:
-        """What git itself holds of a large file."""
+        """What git stores of a large file."""
         return (
             f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize "
             f"{len(self.content)}\n"
@@ -87,7 +86,7 @@ class File:
 
     @functools.cached_property
     def blob_id(self) -> str:
-        """The id that git gives to the file, or to its pointer."""
+        """Git's id of the file, or of its pointer."""
         blob = self.pointer if self.lfs else self.content
         return hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
 
@@ -111,7 +110,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A repository. Those of data sets and of models share their names here."""
+    """A repository. Here data sets and models share one set of names."""
 
     id: str
     kind: str = "dataset"  # or "model"
@@ -122,12 +121,12 @@ class Repository:
 
     @property
     def page(self) -> str:
-        """The path of its page; a model's has no prefix."""
+        """The path of its web page; a model's has no prefix."""
         return f"/datasets/{self.id}" if self.kind == "dataset" else f"/{self.id}"
 
     def commit(self, branch: str, tree: Tree, title: str) -> Commit:
         parent = self.branches.get(branch)
-        # random: clients cache by it
+        # random: clients use it as a cache key
         commit = Commit(os.urandom(20).hex(), parent, title, dict(sorted(tree.items())))
         self.commits[commit.sha] = commit
         self.branches[branch] = commit.sha
@@ -140,9 +139,9 @@ class Repository:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back to the client.
+    """What is sent to the client.
 
-    A body in parts has no length, and goes on for as long as there are parts and a client.
+    A body in parts has no length, and continues while there are parts and a client.
     """
 
     status: int = 200
@@ -169,19 +168,18 @@ class _Server(ThreadingHTTPServer):
 
 
 class LoopbackHub:
-    """The server; a context manager that starts and stops it. Its address is reserved from the beginning.
+    """The server, a context manager that starts and stops it; its address is reserved from the beginning.
 
     Attributes:
         url: its address.
         repos: repositories by id.
         requests: what was asked and answered, in order.
-        tokens: by token, the organisations that it may write to.
-        faults: what goes wrong with a request; called as each comes in, so a test may also do something
-            there.
-        on_headers: called with the headers of each request, by names in small letters.
-        on_commit: called with the repository's id and its tree after each commit, before anything else is
-            answered.
-        stall_seconds, retry_after: of the faults "stall" and 429 or 503.
+        tokens: token -> the organizations that it may write to.
+        faults: what goes wrong with a request; called for each one as it arrives, so a test may also act
+            then.
+        on_headers: called with the headers of each request, with lower-case names.
+        on_commit: called with the repository's id and tree after each commit, before any further answer.
+        stall_seconds, retry_after: for the faults "stall" and 429 or 503.
     """
 
     def __init__(self) -> None:
@@ -201,7 +199,7 @@ class LoopbackHub:
         """Forget everything."""
         with self.lock:
             self.repos: dict[str, Repository] = {}
-            self.storage: dict[str, bytes] = {}  # of large files, by sha256
+            self.storage: dict[str, bytes] = {}  # large files, by sha256
             self.tokens: dict[str, set[str]] = {TOKEN: {"org"}, READ_TOKEN: set()}
             self.faults: Faults | None = None
             self.on_commit: Callable[[str, Tree], None] | None = None
@@ -237,7 +235,7 @@ class LoopbackHub:
         self.home.cleanup()
 
     def environment(self) -> dict[str, str]:
-        """The variables that make this the Hub of a process; to be set before it imports huggingface_hub."""
+        """The variables that make this a process's Hub; set them before it imports huggingface_hub."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": TOKEN,
@@ -258,7 +256,7 @@ class LoopbackHub:
     def put(
         self, repo_id: str, files: Path | Mapping[str, bytes], *, branch: str = "main", private: bool = False
     ) -> str:
-        """Commit a folder's files, but not its hidden ones, or the contents of paths; makes the repository.
+        """Commit a folder's files except hidden ones, or the contents of paths; creates the repository.
 
         Returns the commit's sha.
         """
@@ -291,7 +289,7 @@ class LoopbackHub:
 
 
 def is_large(path: str, size: int) -> bool:
-    """Whether a file is kept with LFS."""
+    """Whether a file is stored with LFS."""
     return PurePosixPath(path).suffix in LFS_SUFFIXES or size > LFS_BYTES
 
 
@@ -311,7 +309,7 @@ class Call:
 
     @property
     def token(self) -> str | None:
-        """The token that was sent, which must be a known one."""
+        """The token that was sent; it must be a known one."""
         sent = (self.headers.get("authorization") or "").removeprefix("Bearer ") or None
         if sent is not None and sent not in self.hub.tokens:
             raise Refusal(401, "Invalid credentials in Authorization header")
@@ -344,7 +342,7 @@ class Call:
         return json.loads(self.body or b"{}")
 
     def form(self, name: str) -> list[str]:
-        """The values of a field of a form, sent as such or as JSON."""
+        """The values of a form's field, sent as a form or as JSON."""
         if "json" in self.headers.get("content-type", ""):
             value = self.json.get(name, [])
             return value if isinstance(value, list) else [str(value)]
@@ -354,11 +352,11 @@ class Call:
 Action = Callable[..., Answer]
 ROUTES: list[tuple[str, re.Pattern[str], Action]] = []
 API, PAGE = "/api/(datasets|models)/<repo>", "(/datasets)?/<repo>"  # of a repository
-NAMES = {"repo": "[^/]+/[^/]+?", "path": ".*"}  # other parts have no slash: clients quote it
+NAMES = {"repo": "[^/]+/[^/]+?", "path": ".*"}  # other parts contain no slash, as clients quote it
 
 
 def route(methods: str, pattern: str) -> Callable[[Action], Action]:
-    """Register what answers a path; `<name>` in it becomes an argument."""
+    """Register the handler of a path; `<name>` in it becomes an argument."""
     expression = re.compile(re.sub(r"<(\w+)>", lambda m: f"(?P<{m[1]}>{NAMES.get(m[1], '[^/]+')})", pattern))
 
     def register(action: Action) -> Action:
@@ -369,9 +367,9 @@ def route(methods: str, pattern: str) -> Callable[[Action], Action]:
 
 
 def answer(call: Call) -> Answer:
-    """The answer to a request that nothing goes wrong with."""
+    """Answer a request without a fault."""
     try:
-        _ = call.token  # a wrong one is refused everywhere
+        _ = call.token  # a wrong one is always refused
         for method, expression, action in ROUTES:
             found = expression.fullmatch(call.path)
             if method == call.method and found:
@@ -455,7 +453,7 @@ def repo_info(call: Call, repo: str, revision: str = "main") -> Answer:
 
 
 def _entry(path: str, file: File | None) -> dict[str, Any]:
-    """A file, or a folder (None), as the tree and paths-info tell it."""
+    """A file, or a folder (None), as in answers of tree and paths-info."""
     if file is None:
         return {"type": "directory", "path": path, "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
     size = len(file.content)
@@ -542,7 +540,7 @@ def branch(call: Call, repo: str, name: str) -> Answer:
 
 @route("POST DELETE", f"{API}/tag/<name>")
 def tag(call: Call, repo: str, name: str) -> Answer:
-    """Where a tag is made, the path has the revision and the body the tag."""
+    """To make a tag, the path has the revision and the body the tag."""
     found = call.repo(repo)
     call.may_write(repo)
     if call.method == "DELETE":
@@ -629,7 +627,7 @@ def commit(call: Call, repo: str, revision: str) -> Answer:
 
 
 def _apply(hub: LoopbackHub, key: str, value: Mapping[str, Any], files: dict[str, File]) -> None:
-    """One line of a commit."""
+    """Apply one line of a commit."""
     if key == "file":
         files[value["path"]] = File(base64.b64decode(value["content"]), False)
     elif key == "lfsFile":
@@ -670,7 +668,7 @@ def storage(call: Call, oid: str) -> Answer:
 
 
 def _ranged(call: Call, content: bytes, headers: Mapping[str, str]) -> Answer:
-    """A content, or the range of it that was asked for."""
+    """The content, or the requested range of it."""
     headers = {**headers, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
     asked = re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("range") or "")
     if asked is None or asked[0] == "bytes=-":
@@ -686,7 +684,7 @@ def _ranged(call: Call, content: bytes, headers: Mapping[str, str]) -> Answer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads requests, lets the faults happen, and sends the answers."""
+    """Reads requests, applies faults, and sends the answers."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm: ClassVar[bool] = True
@@ -750,7 +748,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _send(self, call: Call, number: int, log: list[Request], reply: Answer, fault: Fault | None) -> None:
-        """Send an answer as the fault lets it; the log has it before the client does."""
+        """Send an answer as the fault allows; it is logged before the client receives it."""
         if not isinstance(reply.body, bytes):
             log.append(Request(number, call.method, call.path, call.headers.get("range"), reply.status, 0))
             self._send_parts(reply)

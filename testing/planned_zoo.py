@@ -1,6 +1,4 @@
-"""A zoo as a build leaves it, with random weights in place of trained ones: recipes, splits and epochs are
-those of the plan, and some models have diverged.
-"""
+"""A zoo as a build leaves it, but with random weights: planned recipes, splits and epochs; some diverged."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from nws_dataset.format.manifest import SubsetEntry
 from nws_dataset.format.schema import METADATA_SCHEMA
 from nws_dataset.format.subsets import SUBSETS
 
-IMAGES = 10_000  # of a test set: accuracies are whole images
+IMAGES = 10_000  # in a test set: accuracies are multiples of 1 / IMAGES
 
 
 def make_planned_zoo(
@@ -38,13 +36,13 @@ def make_planned_zoo(
     """Write a zoo.
 
     Args:
-        folder: where; made when missing.
+        folder: where to write; created if missing.
         subset: one that the builder draws.
-        models: how many.
+        models: number of models.
         seed: of the plan and the weights.
-        epochs: cap of the epochs.
-        diverged: place among the models -> the last epoch that was finite.
-        keep: which models of the plan.
+        epochs: the most epochs a model trains.
+        diverged: position among the models -> the last finite epoch.
+        keep: which models of the plan to keep.
     """
     plan = [
         model for model in select(SUBSETS[subset], seed, models=40 * models, epochs=epochs) if keep(model)

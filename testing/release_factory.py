@@ -1,5 +1,4 @@
-"""The two original releases in small: networks in the originals' own conventions, and their files in the
-published layouts.
+"""Small versions of the two original releases: networks in their own conventions, files in their layouts.
 
 Nothing here comes from the package: kernels are height, width, in, out and images height, width, channel, as
 in TensorFlow, and the forward passes are plain numpy in float64, so that an import can be compared with them.
@@ -50,18 +49,18 @@ NWS_ACTIVATIONS = ("relu", "elu", "sigmoid", "tanh")
 
 @dataclass(frozen=True)
 class NwsLayer:
-    """A layer of the original's network, its variables in the order in which they were made."""
+    """A layer of the original's network; its variables are in the order of creation."""
 
     kernel: np.ndarray  # [H, W, I, O] or [I, O]
     bias: np.ndarray
-    norm: tuple[np.ndarray, ...]  # beta, gamma, moving mean, moving variance; none of the output layer
+    norm: tuple[np.ndarray, ...]  # beta, gamma, moving mean, moving variance; empty in the output layer
 
     def normalize(self, x: np.ndarray) -> np.ndarray:
         beta, gamma, mean, variance = self.norm
         return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
     def numbers(self) -> list[np.ndarray]:
-        """As the release's files hold them: the kernel output by output, input by input."""
+        """The numbers as in the release's files: the kernel output by output, input by input."""
         axes = (3, 2, 0, 1) if self.kernel.ndim == 4 else (1, 0)
         return [self.kernel.transpose(axes).ravel(), self.bias, *self.norm]
 
@@ -121,7 +120,7 @@ class NwsNet:
         return x @ self.output.kernel + self.output.bias
 
     def numbers(self) -> np.ndarray:
-        """All weights as the release's files hold them."""
+        """All weights as in the release's files."""
         layers = [layer for block in self.blocks for layer in block] + [*self.dense, self.output]
         return np.concatenate([vector for layer in layers for vector in layer.numbers()])
 
@@ -131,9 +130,7 @@ class NwsNet:
 
 
 def nws_meta(number: int, **properties: object) -> dict[str, object]:
-    """The properties of a net; all differ from net to net, and the first five nets are of five
-    architectures.
-    """
+    """The properties of net `number`: all nets differ, and the first five have different architectures."""
     shapes = ((3, 3, 2, 4, 64), (5, 4, 3, 4, 64), (7, 5, 4, 4, 64), (3, 4, 2, 8, 128), (3, 5, 3, 12, 192))
     drawn = (
         ("mnist", "cifar10", "svhn", "stl10", "fashion")[number % 5],
@@ -150,7 +147,7 @@ def nws_meta(number: int, **properties: object) -> dict[str, object]:
 
 
 def nws_exports(number: int) -> int:
-    """Epochs that a net was exported at."""
+    """At how many epochs a net was exported."""
     return 30 + 7 * number
 
 
@@ -168,7 +165,7 @@ def write_nws(root: Path, part: str, splits: dict[str, dict[int, dict[str, objec
     Args:
         root: the release's folder.
         part: "main" or "fixed".
-        splits: "train" and "test" -> number of a net -> its properties. Net n has the weights of
+        splits: "train" and "test" -> a net's number -> its properties. Net n has the weights of
             NwsNet(properties, (n, snapshot)).
     """
     for split, nets in splits.items():
@@ -187,7 +184,7 @@ def write_nws(root: Path, part: str, splits: dict[str, dict[int, dict[str, objec
 
 
 def write_nws_net(folder: Path, number: int, meta: dict[str, object]) -> NwsNet:
-    """Write the folder of a net; returns its last snapshot."""
+    """Write a net's folder; return its last snapshot."""
     (folder / "weights").mkdir(parents=True)
     with open(folder / "meta.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, NWS_PROPERTIES)
@@ -280,9 +277,9 @@ def write_small_cnn(
     """Write an image set's part of the Small CNN Zoo.
 
     Args:
-        folder: of the image set.
-        dataset: as the release names it. Model n has the weights of SmallNet(activation, (n, snapshot)).
-        models: how many. Their rows are in turn by snapshot, so that those of a model do not stand together.
+        folder: the image set's folder.
+        dataset: its name in the release. Model n has the weights of SmallNet(activation, (n, snapshot)).
+        models: number of models. Their rows alternate by snapshot, so that a model's rows are not adjacent.
         change: may alter weights and lines before they are written.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ ARCHITECTURES = (PLAIN, NORMED)
 
 
 def make_recipe(architecture: Architecture, number: int = 0) -> Recipe:
-    """A legal recipe; its data set and activation follow from the model's number."""
+    """A legal recipe; its data set and activation depend on the model's number."""
     return Recipe(
         architecture,
         dataset=("mnist", "cifar10", "svhn")[number % 3],
@@ -44,7 +44,7 @@ def make_recipe(architecture: Architecture, number: int = 0) -> Recipe:
 
 
 def split_of(number: int) -> str:
-    """The split of a model: of five, three train, one validation, one test."""
+    """A model's split: of five models three are train, one validation, one test."""
     return SPLITS[max(number % 5 - 2, 0)]
 
 
@@ -99,7 +99,7 @@ def make_shard(
     snapshots: int = 3,
     seed: int = 0,
 ) -> tuple[pa.Table, list[bytes]]:
-    """Write a snapshots file of random networks; returns its lines of the index and its values."""
+    """Write a snapshots file of random networks; return its lines of the index and its values."""
     random = np.random.default_rng([seed, numbers[0]])
     num_weights = layout_of(architecture).num_weights
     metadata, values = [], []
@@ -126,10 +126,10 @@ def make_zoo(
     """Write a zoo of random networks.
 
     Args:
-        folder: where; made when missing.
+        folder: where to write; created if missing.
         subsets: their names.
-        models: of each subset; model n has ARCHITECTURES[n % 2] and is in `split_of(n)`.
-        snapshots: of each model.
+        models: models per subset; model n has ARCHITECTURES[n % 2] and is in `split_of(n)`.
+        snapshots: snapshots per model.
         seed: of the random weights and results.
 
     Returns:
@@ -163,7 +163,7 @@ def make_zoo(
 
 
 def write_manifest(folder: Path, subsets: Sequence[str], models: int, paths: Sequence[str]) -> Manifest:
-    """Write nws.json and README.md for files that are there."""
+    """Write nws.json and README.md for existing files."""
     images = {"mnist": ImageSet("random", hashlib.sha256(b"").hexdigest())}
     entries = {
         subset: SubsetEntry(7, models, {"epochs": None, "train_images": None}, images) for subset in subsets

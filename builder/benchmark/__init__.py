@@ -1,3 +1,1 @@
-"""How fast training is, beside PyTorch as it is usually written, carefully written, and mapped over
-models.
-"""
+"""How fast training is, beside PyTorch as usually written, carefully written, and mapped over models."""

@@ -1,6 +1,4 @@
-"""The contenders that are timed: this project's training and its evaluation, the peers, and what tells the
-machine's peak.
-"""
+"""What is timed: this project's training and evaluation, its peers, and the machine's peak."""
 
 from __future__ import annotations
 
@@ -17,13 +15,13 @@ from builder.training.device import make_backend
 from builder.training.initial import initial_row
 
 EVALUATED_IMAGES = 1000
-PEAK_ROUNDS = 10_000  # of a tile's multiply-adds, which are a step of the peak on a CPU
-MATRIX_SIZE = 8192  # of the products that are a step of the peak on a GPU
-GRAPH_MODELS = 1, 4, 8  # models at a time that the careful contender tries on a GPU; its best counts
+PEAK_ROUNDS = 10_000  # rounds of a tile's multiply-adds in one step of the peak on a CPU
+MATRIX_SIZE = 8192  # of the matrix product in one step of the peak on a GPU
+GRAPH_MODELS = 1, 4, 8  # models at a time that the careful contender tries on a GPU; the best counts
 
 
 class Evaluation:
-    """The project's evaluation of a row, and its export; a step is one of both."""
+    """The project's evaluation of a row, and its export; a step is one of each."""
 
     models = 1
 
@@ -46,9 +44,7 @@ class Evaluation:
 
 
 class Peak:
-    """The largest rate at which the device multiplies and adds in float32: tiles in a core's registers, or a
-    GPU's product of matrices.
-    """
+    """The device's peak rate of float32 multiply-adds: tiles in registers, or a GPU's matrix product."""
 
     models = 1
 
@@ -81,7 +77,7 @@ CONTENDERS: dict[str, Callable[[Case, Bank, torch.device], Contender]] = {
 
 
 def flops_of(contender: str, case: Case, device: torch.device) -> int:
-    """FLOPs of one step of one model of a contender."""
+    """FLOPs of one step of one of a contender's models."""
     if contender == "peak":
         if device.type == "cuda":
             return 2 * MATRIX_SIZE**3

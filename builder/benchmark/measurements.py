@@ -1,4 +1,4 @@
-"""What the measurements mean: ratios beside their targets, fractions of the peak, hours for the whole zoo."""
+"""Evaluates the measurements: ratios and their targets, fractions of the peak, hours for the whole zoo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from builder.forecasting.costs import epoch_flops, evaluated_images, forward_flo
 from builder.plan import Model, select
 from nws_dataset.format.subsets import SUBSETS
 
-EPOCHS = 30  # of each model of the projection
+EPOCHS = 30  # per model, for the projection
 PROJECTED = "main", "fixed"  # subsets
 
 
@@ -27,7 +27,7 @@ class Comparison:
 
     where: str
     peers: tuple[str, ...]
-    # workload -> the least ratio that is good enough
+    # workload -> smallest ratio that is good enough
     targets: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -52,14 +52,14 @@ COMPARISONS = {
         Comparison("GPU", ("careful", "vmap"), {"fixed": 5}),
     ),
 }
-# workload -> least fraction of the peak
+# workload -> smallest fraction of the peak
 PEAK_TARGETS: dict[str, dict[str, float]] = {"cpu": {"fixed": 0.55}, "cuda": {"fixed": 0.25}}
 HOURS_TARGETS = {"cpu": None, "cuda": 24.0}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A number of the summary."""
+    """A number in the summary."""
 
     name: str
     value: float
@@ -75,7 +75,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Results:
-    """All that was measured on a device."""
+    """All measurements on a device."""
 
     device: torch.device
     measured: Sequence[Measured]
@@ -83,12 +83,12 @@ class Results:
 
     @property
     def widest(self) -> str:
-        """Where the whole device is at work."""
+        """The setup that uses the whole device."""
         return "GPU" if self.device.type == "cuda" else "all cores"
 
     @property
     def setups(self) -> list[str]:
-        """Where contenders were timed: on one thread, all cores or a GPU."""
+        """The setups in which contenders were timed: one thread, all cores or a GPU."""
         return list(self.measured[0].rates)
 
     def workloads(self) -> dict[str, list[Measured]]:
@@ -103,7 +103,7 @@ class Results:
         return measured.rate(where, contender) * flops_of(contender, measured.case, self.device)
 
     def pooled_flop_rate(self, group: Sequence[Measured], where: str, contender: str) -> float:
-        """FLOP/s of a contender that takes equally many images of each case."""
+        """FLOP/s of a contender that takes the same number of images from each case."""
         flops = [measured.case.forward_flops for measured in group]
         return sum(flops) / sum(
             f / self.flop_rate(m, where, contender) for f, m in zip(flops, group, strict=True)
@@ -114,7 +114,7 @@ class Results:
         return max(max(m.rates[where]["peak"]) * flops_of("peak", m.case, self.device) for m in self.measured)
 
     def slower(self) -> list[tuple[str, str, Measured]]:
-        """The cases in which a peer is faster than ours: where, which peer, and the case."""
+        """The cases in which a peer is faster than ours: setup, peer, case."""
         return [
             (comparison.where, peer, measured)
             for comparison in COMPARISONS[self.device.type]
@@ -126,7 +126,7 @@ class Results:
         ]
 
     def summary(self) -> list[Line]:
-        """The numbers that have targets, and a few beside them."""
+        """The numbers with targets, and a few more."""
         lines = [line for comparison in COMPARISONS[self.device.type] for line in self._ratios(comparison)]
         for where in self.setups:
             lines.append(Line(f"peak, {where}, GFLOP/s", self.peak(where) / 1e9))

@@ -1,8 +1,8 @@
 """The peers: PyTorch as most people write it, as a careful user writes it, and mapped over models.
 
 All train the network of `nws_dataset.format.network` from the same row on the same batches, with torch's own
-random numbers, optimizers (whose epsilons stand elsewhere than in TensorFlow's forms) and convolutions, on a
-GPU in TF32 as torch does by default.
+random numbers, convolutions and optimizers (which place epsilon differently from TensorFlow); on a GPU in
+TF32, as torch does by default.
 
 Axes: M models, B images, C channels, H W pixels, P weights.
 """
@@ -28,7 +28,7 @@ from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import Recipe
 
 VMAPPED_MODELS = 16  # models
-GRAPH_WARM_UP = 3  # steps before a CUDA graph is captured, as torch's documentation asks
+GRAPH_WARM_UP = 3  # steps before a CUDA graph is captured, as torch's documentation advises
 
 
 def network_of(model: Model) -> Network:
@@ -46,7 +46,7 @@ def optimizer_of(
     Args:
         recipe: gives the optimizer, the learning rate and L2, which becomes weight decay of the kernels.
         weights: by name, all on one device.
-        tuned: use the fastest implementation that torch has, and one that a CUDA graph can hold.
+        tuned: use torch's fastest implementation, one that works in a CUDA graph.
     """
     layout, named = layout_of(recipe.architecture), list(weights)
     is_kernel = [layout[name].role == "weight" for name, _ in named]
@@ -64,7 +64,7 @@ def optimizer_of(
         return torch.optim.Adam(
             groups, rate, betas=update.ADAM_DECAYS, eps=c.outer_epsilon, fused=fused, capturable=in_graph
         )
-    if recipe.optimizer == "rmsprop":  # torch has no fused one
+    if recipe.optimizer == "rmsprop":  # torch has no fused RMSprop
         foreach = True if tuned else None
         return torch.optim.RMSprop(
             groups, rate, alpha=c.second_decay, eps=c.inner_epsilon, foreach=foreach, capturable=in_graph
@@ -99,9 +99,7 @@ class Plain:
 
 
 class Careful:
-    """One model, by someone who knows torch: channels last, images made floating point beforehand, a fused
-    optimizer.
-    """
+    """One model, by someone who knows torch: channels last, images made float once, fused optimizer."""
 
     models = 1
 
@@ -133,7 +131,7 @@ class Careful:
 
 
 class CudaGraphs:
-    """Several models of the careful kind on a GPU, each a CUDA graph on a stream of its own."""
+    """Several models of the careful kind on a GPU, each a CUDA graph with its own stream."""
 
     def __init__(self, case: Case, bank: Bank, device: torch.device, *, models: int) -> None:
         self.models = models
@@ -169,9 +167,7 @@ class CudaGraphs:
 
 
 class Vmapped:
-    """Models of one recipe, stacked: torch.func's vmap of the gradient, and one elementwise optimizer on the
-    stacked weights.
-    """
+    """Models of one recipe, stacked: the gradient by torch.func's vmap, and one optimizer on the stack."""
 
     models = VMAPPED_MODELS
 
@@ -179,7 +175,7 @@ class Vmapped:
         self.recipe = case.model.recipe
         self.images = bank[self.recipe.dataset]
         order = order_of(case.model, self.images)
-        # [M, B] for each step: every model is at another position of the order.
+        # [M, B] for each step: every model is at another position in the order.
         self.batches = itertools.cycle(torch.stack([order.roll(m, 0) for m in range(VMAPPED_MODELS)], 1))
         networks = [
             network_of(dataclasses.replace(case.model, number=case.model.number + m)).to(device)
@@ -187,8 +183,8 @@ class Vmapped:
         ]
         self.network = networks[0]
         self.weights = {name: _stack(networks, name) for name, _ in self.network.named_parameters()}
-        # Batch-norm's running statistics and its counter, [M, ...] too: vmap changes in place only what is
-        # mapped.
+        # Batch-norm's running statistics and counter, [M, ...] too: vmap changes only mapped tensors in
+        # place.
         self.buffers = {name: _stack(networks, name) for name, _ in self.network.named_buffers()}
         self.optimizer = optimizer_of(self.recipe, self.weights.items(), tuned=True)
         self.gradient = vmap(grad(self._loss), randomness="different")
@@ -220,15 +216,15 @@ def _stack(networks: list[Network], name: str) -> torch.Tensor:
     return torch.stack([network.state_dict()[name] for network in networks])
 
 
-# Augmentation as one writes it in torch: `builder.training.batches.augment` with torch's random numbers.
+# Augmentation as usual in torch: `builder.training.batches.augment` with torch's random numbers.
 
 
 def augment(images: torch.Tensor, *, gray: bool = False) -> torch.Tensor:
-    """Randomly warped, recoloured and noisy copies of images [B, C, H, W] in 0 .. 1.
+    """Randomly warp, recolour and add noise to copies of images [B, C, H, W] in 0 .. 1.
 
     Args:
-        images: what to augment.
-        gray: the channels of each image are equal; one of them is then enough until the noise comes.
+        images: the images to augment.
+        gray: all channels of an image are equal; one of them is enough until the noise.
     """
 
     def uniform(low: float, high: float) -> torch.Tensor:
@@ -244,7 +240,7 @@ def augment(images: torch.Tensor, *, gray: bool = False) -> torch.Tensor:
 
 
 def warp(images: torch.Tensor) -> torch.Tensor:
-    """Each image shifted, rotated, zoomed and sheared at random."""
+    """Shift, rotate, zoom and shear each image at random."""
 
     def uniform(limit: float) -> torch.Tensor:
         return torch.empty(len(images), device=images.device).uniform_(-limit, limit)
@@ -258,9 +254,7 @@ def warp(images: torch.Tensor) -> torch.Tensor:
 
 
 def shift_colours(images: torch.Tensor, hue: torch.Tensor, saturation: torch.Tensor) -> torch.Tensor:
-    """Images [B, 3, H, W] with another hue (added, in turns) and saturation (multiplied), both [B, 1, 1]: to
-    HSV and back.
-    """
+    """Add to the hue (in turns) and scale the saturation, [B, 1, 1] each, of images [B, 3, H, W] (by HSV)."""
     red, green, blue = images.unbind(1)
     value, least = images.amax(1), images.amin(1)
     spread = value - least

@@ -1,8 +1,7 @@
-"""The benchmark of reading: from a folder beside the original's one file a snapshot, and from a Hub beside
-the stock library.
+"""Benchmarks reading: a folder beside the original's one file per snapshot, a Hub beside `datasets`.
 
-All contenders of a measurement are interleaved; figures are medians. Files are in the page cache, hash checks
-off, as the numbers of weights are those of real networks. Axes: N rows, P weights.
+All contenders of a measurement are interleaved; figures are medians. Files are in the page cache and hashes
+are not checked; the numbers of weights are those of real networks. Axes: N rows, P weights.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
-SLICE, SLICES = 5000, 64  # of the meta-classifier's batch
+SLICE, SLICES = 5000, 64  # in the meta-classifier's batch
 REPOSITORY = "org/bench"
-MODELS = 16_000  # of the original zoo
+MODELS = 16_000  # in the original zoo
 RESULTS = {
     name: 0.5
     for name in METADATA_SCHEMA.names
@@ -53,7 +52,7 @@ HUB: Family = {**FIXED, "filter_size": 3, "width_fc": 64}  # about 40,000 weight
 
 @dataclass(frozen=True)
 class Line:
-    """A measured number beside what it should be."""
+    """A measured number and its target."""
 
     what: str
     network: str
@@ -64,7 +63,7 @@ class Line:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None without one."""
+        """Whether the target is met; None without a target."""
         return (
             None
             if self.target is None
@@ -110,7 +109,7 @@ def main(hub: Any, quick: bool, report: Path | None) -> None:
 
 
 def show(title: str, lines: list[Line], report: Path | None) -> None:
-    """Print lines as a table; write them as JSON to `report` if it is given."""
+    """Print lines as a table; also write them as JSON to `report` if given."""
     if report is not None:
         report.write_text(
             json.dumps([{**asdict(line), "met": line.met} for line in lines], indent=1) + "\n",
@@ -132,13 +131,13 @@ def _target(line: Line) -> str:
 
 
 def write_zoo(folder: Path, family: Family, models: int, num_snapshots: int = 10) -> Zoo:
-    """A zoo of one architecture with random weights, in one shard.
+    """Write a zoo of one architecture with random weights, in one shard.
 
     Args:
-        folder: made.
+        folder: the folder to create.
         family: what its recipes are drawn from.
-        models: of the zoo; all are in the split train.
-        num_snapshots: of each model.
+        models: number of models; all are in the split train.
+        num_snapshots: snapshots per model.
     """
     subset = Subset("bench", models, (family,), num_snapshots=num_snapshots)
     drawn = list(select(subset, 0))
@@ -174,7 +173,7 @@ def _lines(model: Model, snapshots: int) -> list[dict[str, Any]]:
 
 
 def write_original(zoo: Zoo, folder: Path) -> list[Path]:
-    """The same weights as the original release has them: a file a snapshot, raw float64.
+    """Write the same weights as in the original release: one file per snapshot, raw float64.
 
     Returns the files, in the order of the snapshots.
     """
@@ -187,12 +186,11 @@ def write_original(zoo: Zoo, folder: Path) -> list[Path]:
 
 
 def write_large_index(folder: Path, models: int) -> Path:
-    """The index of a zoo as large as the original one: models of the subset main, 20 snapshots each; their
-    weights are not there.
+    """Write the index of a zoo as large as the original, without weights: `main`, 20 snapshots per model.
 
     Args:
-        folder: made.
-        models: of the zoo.
+        folder: the folder to create.
+        models: number of models.
     """
     subset, random = Subset("main", models, (NWS_MAIN,)), np.random.default_rng(0)
     plan = select(subset, 0)
@@ -252,7 +250,7 @@ def _value_bytes(model: Model) -> int:
 
 
 def _at_snapshot(table: pa.Table, snapshot: int, snapshots: int, random: np.random.Generator) -> pa.Table:
-    """The metadata of models at a snapshot, with results of its own."""
+    """The metadata of models at a snapshot, with random results."""
     changed: dict[str, Any] = {
         "snapshot": snapshot,
         "num_snapshots": snapshots,
@@ -275,9 +273,7 @@ def _at_snapshot(table: pa.Table, snapshot: int, snapshots: int, random: np.rand
 
 
 def index_lines(folder: Path, repetitions: int) -> list[Line]:
-    """What opening a zoo and choosing snapshots costs: seconds of the processor and memory, each time in a
-    process of its own.
-    """
+    """The cost of opening a zoo and choosing snapshots: CPU seconds and memory, each in a new process."""
     measured = [_measured_by(folder, what) for what in ("filter", "all") for _ in range(3)]
     few, every = (
         {name: float(np.median([t[name] for t in part])) for name in measured[0]}
@@ -330,7 +326,7 @@ print(json.dumps({"seconds": seconds, "megabytes": megabytes, "snapshots": len(s
 
 
 def _measured_by(folder: Path, what: str) -> dict[str, float]:
-    """What a new process says of itself."""
+    """What a new process measures of itself."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(folder), what], check=True, capture_output=True, text=True
     )
@@ -430,7 +426,7 @@ def slice_lines(zoo: Zoo, files: Sequence[Path], network: str, length: int, repe
 
 
 def bytes_read() -> int:
-    """Bytes that this process has read from files so far, the page cache included (Linux)."""
+    """Bytes that this process has read from files so far, including the page cache (Linux)."""
     counters = dict(
         line.split(": ") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines()
     )
@@ -452,9 +448,7 @@ def alternate(contenders: dict[str, Callable[[], object]], repetitions: int) -> 
 
 
 def hub_lines(hub: Any, zoo: Zoo, cache: Path) -> list[Line]:
-    """The final networks of 50 neighbouring and of 50 scattered models: requests and bytes, ours and the
-    stock library's.
-    """
+    """The final networks of 50 adjacent and 50 scattered models: requests and bytes, ours and `datasets`'."""
     hub.put(REPOSITORY, zoo.path)
     network = f"{zoo.filter()[0]['num_weights']:,} weights"
     final = zoo.filter(is_final=True)
@@ -490,7 +484,7 @@ def hub_lines(hub: Any, zoo: Zoo, cache: Path) -> list[Line]:
 
 
 def stock(hub: Any, wanted: Snapshots, cache: Path) -> tuple[float, int]:
-    """Seconds and bytes of the same query through the stock library."""
+    """Seconds and bytes of the same query through `datasets`."""
     import datasets
 
     hub.clear()

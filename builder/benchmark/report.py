@@ -15,9 +15,7 @@ MET = {None: "", True: "yes", False: "no"}
 
 
 def tables(results: Results) -> list[Table]:
-    """A table of rates for each setup in which contenders were timed, the networks that a peer trains faster,
-    if any, and the summary.
-    """
+    """Tables of rates, one per setup, of the networks that a peer trains faster, if any, and the summary."""
     return [*(_rates(results, where) for where in results.setups), *_slower(results), _summary(results)]
 
 
@@ -65,9 +63,9 @@ def _recipe(model: Model) -> str:
 
 
 def _slower(results: Results) -> Iterator[Table]:
-    """Nothing if there is no such network.
+    """A table of such networks; none if there are none.
 
-    A peer near the peak leaves nothing to gain; ours far from it waits for memory.
+    If the peer is near the peak, there is nothing to gain; if ours is far from it, it waits for memory.
     """
     lines = []
     for where, peer, measured in results.slower():

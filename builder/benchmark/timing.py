@@ -1,6 +1,4 @@
-"""Times contenders interleaved, so that what else the machine does meets all of them alike: in this process,
-and on all cores together.
-"""
+"""Times contenders interleaved, so that other load affects all alike: in this process, or on all cores."""
 
 from __future__ import annotations
 
@@ -26,22 +24,20 @@ from builder.forecasting.pace import Case, Contender
 from builder.training.workers import CONTEXT
 from nws_dataset.errors import ZooError
 
-CALIBRATION_SHARE = (
-    0.2  # of a timed block: how long a contender must run before its speed is known well enough
-)
+CALIBRATION_SHARE = 0.2  # of a timed block: how long a contender must run until its speed is known
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on a case."""
+    """The measurements of a case."""
 
     case: Case
-    # where -> contender -> steps a second, all models counted, of each repetition
+    # where -> contender -> steps per second in each repetition, over all models
     rates: dict[str, dict[str, list[float]]]
-    memory: dict[str, int]  # contender -> bytes that it took on a GPU
+    memory: dict[str, int]  # contender -> bytes of GPU memory
 
     def rate(self, where: str, contender: str) -> float:
-        """Median steps a second, all models counted; "careful" is the best of its variants ("careful x4")."""
+        """Median steps per second over all models; "careful" is the best of its variants ("careful x4")."""
         return max(statistics.median(self.rates[where][name]) for name in self._variants(where, contender))
 
     def has(self, where: str, contender: str) -> bool:
@@ -53,16 +49,17 @@ class Measured:
 
 
 class Timer(Protocol):
-    """What times contenders."""
+    """Times contenders."""
 
     def prepare(self, case: Case, contenders: Sequence[str]) -> dict[str, int]:
-        """Make contenders for a case, warm them up, and find how many steps fill a timed block; returns the
-        GPU memory that each took.
+        """Make contenders for a case, warm them up, and find how many steps fill a timed block.
+
+        Returns the GPU memory that each took.
         """
         ...
 
     def time(self, contender: str) -> float:
-        """Steps a second, all models counted, of one timed block."""
+        """Steps per second over all models, in one timed block."""
         ...
 
 
@@ -71,8 +68,8 @@ def measure(case: Case, timers: Mapping[str, tuple[Timer, Sequence[str]]], repet
 
     Args:
         case: what to train.
-        timers: where -> who times there, and which contenders.
-        repetitions: blocks of each contender.
+        timers: where -> the timer for it, and the contenders.
+        repetitions: blocks per contender.
     """
     memory: dict[str, int] = {}
     for timer, contenders in timers.values():
@@ -91,9 +88,9 @@ class InProcessTimer:
     """Times contenders in this process.
 
     Args:
-        folder: with the images that `write_images` wrote.
-        device: to run on.
-        seconds: length of a timed block; one step is the least.
+        folder: where `write_images` wrote the images.
+        device: where to run.
+        seconds: length of a timed block, which has at least one step.
     """
 
     def __init__(self, folder: Path, device: torch.device, seconds: float) -> None:
@@ -119,9 +116,7 @@ class InProcessTimer:
         return steps * made.models / self._elapsed(made, steps)
 
     def _steps(self, contender: Contender) -> int:
-        """Steps that fill a timed block; what a contender does at its first step (it may compile) is not
-        counted.
-        """
+        """Steps that fill a timed block, not counting the first step, which may compile."""
         self._elapsed(contender, 1)
         steps = 1
         while (elapsed := self._elapsed(contender, steps)) < CALIBRATION_SHARE * self.seconds:
@@ -137,17 +132,16 @@ class InProcessTimer:
 
 
 class AllCoresTimer:
-    """Times contenders on all cores: processes of one thread, each with models of its own, all at work on the
-    same contender at a time.
+    """Times contenders on all cores: one-thread processes with models of their own, one contender at a time.
 
     Args:
-        folder: with the images that `write_images` wrote.
+        folder: where `write_images` wrote the images.
         seconds: length of a timed block.
         workers: how many processes.
     """
 
     def __init__(self, folder: Path, seconds: float, workers: int) -> None:
-        self.barrier = CONTEXT.Barrier(workers)  # kept: it must live until the workers have taken it
+        self.barrier = CONTEXT.Barrier(workers)  # kept, as it must live until the workers have received it
         pipes = [CONTEXT.Pipe() for _ in range(workers)]
         self.connections = [ours for ours, _ in pipes]
         self.processes = [
@@ -156,7 +150,7 @@ class AllCoresTimer:
         ]
         for process, (_, theirs) in zip(self.processes, pipes, strict=True):
             process.start()
-            theirs.close()  # so that the end of a worker is the end of its pipe
+            theirs.close()  # so that a worker's end closes its pipe
 
     def __enter__(self) -> AllCoresTimer:
         return self
@@ -177,11 +171,11 @@ class AllCoresTimer:
         return sum(self._ask("time", contender))
 
     def memory(self) -> list[int]:
-        """The most bytes that each worker held so far."""
+        """Each worker's peak memory so far, in bytes."""
         return self._ask("memory")
 
     def _ask(self, *request: Any) -> list[Any]:
-        """The workers' answers, in any order."""
+        """Send a request to the workers; return their answers in any order."""
         pending, answers = list(self.connections), []
         try:
             for connection in self.connections:
@@ -201,8 +195,8 @@ class AllCoresTimer:
 
 
 def _work(connection: Connection, barrier: Barrier, folder: Path, seconds: float) -> None:
-    """What a worker does: all start each timed block together."""
-    # Ctrl-C reaches all processes of a terminal; the parent ends this one
+    """Run a worker: all start each timed block together."""
+    # a terminal sends Ctrl-C to all processes; the parent ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     timer = InProcessTimer(folder, torch.device("cpu"), seconds)
@@ -218,6 +212,6 @@ def _work(connection: Connection, barrier: Barrier, folder: Path, seconds: float
 
 
 def peak_memory() -> int:
-    """The most bytes that this process held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024  # in which ru_maxrss counts
+    """This process's peak memory so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

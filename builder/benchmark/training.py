@@ -1,7 +1,4 @@
-"""The benchmark's command: trains models of the plan with this project's code and with its peers,
-interleaved,
-and says how fast each is.
-"""
+"""The benchmark's command: trains planned models with this project's code and its peers, interleaved."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ class Effort:
 
 
 FULL, QUICK = Effort(7, 0.3, True), Effort(3, 0.1, False)
-QUICK_VMAP_FLOPS = 8e9  # of a step of all stacked models
+QUICK_VMAP_FLOPS = 8e9  # of one step of all stacked models
 
 
 @click.command(
@@ -140,7 +137,7 @@ def _about(
     measured: list[Measured],
     all_cores: AllCoresTimer | None,
 ) -> dict[str, Any]:
-    """What there is to know of the run besides the rates."""
+    """What else to record about the run."""
     about: dict[str, Any] = {
         "processor": torch.cuda.get_device_name()
         if device.type == "cuda"

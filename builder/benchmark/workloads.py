@@ -1,4 +1,4 @@
-"""What the benchmark trains: models of the real plan, chosen over sizes and recipes, and their images."""
+"""What the benchmark trains: models of the real plan, across sizes and recipes, and their images."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from nws_dataset.format.subsets import SUBSETS
 
 SEED = 0  # of the plan
 SMALL_CNN_BATCHES = 64, 512
-SMALL_CNN_MODELS = 4000  # of the plan, to choose among
-CASES = {"fixed": 4, "main": 12}  # models that stand for a subset
-VARIED = "augmentation", "optimizer", "activation", "batch_size"  # fields whose values all occur among them
-DIGITS_REPEATED = 8  # so that an epoch has many steps and the images do not fit in a core's cache
+SMALL_CNN_MODELS = 4000  # of the plan, to choose from
+CASES = {"fixed": 4, "main": 12}  # models that represent a subset
+VARIED = "augmentation", "optimizer", "activation", "batch_size"  # all their values occur among them
+DIGITS_REPEATED = 8  # so that an epoch has many steps and the images do not fit into a core's cache
 
 
 def cases(cohort: int = 1) -> list[Case]:
-    """All cases, in the order in which they are reported.
+    """All cases, in the order of the report.
 
     Args:
-        cohort: how many models train together, at most.
+        cohort: most models that train together.
     """
     found = []
     small = [
@@ -58,11 +58,10 @@ def _together(first: Model, models: Iterable[Model], count: int) -> tuple[Model,
 
 
 def representative(models: Sequence[Model], count: int) -> list[Model]:
-    """Models that stand for all: one from each of `count` equally large groups by cost, of which each
-    recipe's value occurs as often.
+    """Choose models that represent all: one from each of `count` equally large groups by cost.
 
-    In every group that model is taken whose values of the fields `VARIED` were seen least so far, and of
-    equal ones the nearest to the group's middle.
+    From each group comes the model whose values of the fields `VARIED` were seen least so far and, among
+    equals, the one nearest to the group's middle.
     """
     by_cost = sorted(models, key=lambda model: (forward_flops(model.recipe.architecture), model.number))
     seen: Counter[tuple[str, object]] = Counter()
@@ -91,8 +90,8 @@ def write_images(cases: Sequence[Case], directory: Path | None, folder: Path) ->
 
     Args:
         cases: what will be trained.
-        directory: the real image sets; None: scikit-learn's digits stand in for each.
-        folder: to write to; read by `bank_of_case`.
+        directory: the real image sets; None: scikit-learn's digits replace each of them.
+        folder: where to write; read by `bank_of_case`.
     """
     inputs: dict[str, set[tuple[int, int]]] = {}
     for recipe in (model.recipe for case in cases for model in case.models):
@@ -104,9 +103,7 @@ def write_images(cases: Sequence[Case], directory: Path | None, folder: Path) ->
 
 
 def stand_in(name: str) -> ImageSet:
-    """Digits in place of another image set; coloured where that is in colour, so that augmentation does all
-    its work.
-    """
+    """Digits in place of another image set; coloured if that is, so that augmentation has all its work."""
     digits = load_image_set("digits")
     images = np.tile(digits.train_images, (DIGITS_REPEATED, 1, 1, 1)), digits.test_images
     if IMAGE_SETS[name].channels == 3:
@@ -122,6 +119,6 @@ def _coloured(images: np.ndarray) -> np.ndarray:
 
 
 def bank_of_case(case: Case, device: torch.device, folder: Path) -> Bank:
-    """The images of a case, which `write_images` wrote."""
+    """The images of a case, as written by `write_images`."""
     names = {model.recipe.dataset for model in case.models}
     return {name: bank.load(name, case.model.recipe.architecture, device, folder) for name in names}
