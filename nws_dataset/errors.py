@@ -80,14 +80,14 @@ def one_line(text: object) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a line; of many the first.
+    r"""Names in a line; of many the first. They may come from a damaged file.
 
     Example:
-        >>> listed(["a", "b"])
-        'a, b'
+        >>> listed(["a", "b\n", ""])
+        "a, b, ''"
     """
     more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + f" and {more} more" * (more > 0)
+    return ", ".join(one_line(name) or "''" for name in names[:MAX_NAMES]) + f" and {more} more" * (more > 0)
 
 
 def reason(error: BaseException) -> str:

@@ -35,6 +35,7 @@ from builder.plan import Request
 from builder.rules import CONVERGED_MARGIN
 from builder.store import NEXT, Store
 from builder.verify import main as verify
+from nws_dataset import console
 from nws_dataset.errors import ZooError, listed
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import Manifest
@@ -560,10 +561,9 @@ NWS_DAMAGE: dict[str, tuple[Damage, str]] = {
         r"source: expected split files, "
         r"such as nws_main_train.csv",
     ),
-    "an empty split file": (
-        lambda s: (s / "nws_main_test.csv").write_text(""),
-        r"nws_main_test.csv: "
-        r"expected at least one line",
+    "empty split files": (
+        lambda s: [path.write_text("") for path in s.glob("*.csv")],
+        r"source: expected split files, such as .*, found .*nws_main_train.csv is cut short: 0 whole lines",
     ),
     "bytes that are no text": (
         lambda s: (s / "nws_main_test.csv").write_bytes(b"\xff\xfe\x00"),
@@ -766,6 +766,25 @@ def test_a_path_never_leads_out_of_the_release(small_nws: Path, tmp_path: Path) 
         assert told[0].startswith("main_2020: 1 models") and told[1].endswith(f"from others: {path}")
 
 
+def test_a_missing_net_is_never_another_of_the_same_name(small_nws: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(small_nws, tmp_path / "source"))
+    for root in ("", "/data/zoo/", "D:\\zoo\\"):
+        edit_line(source / "nws_main_test.csv", 2, "path", f"{root}main/0005")
+        if not root:
+            shutil.move(source / "main/0005", source / "fixed/0005")
+        assert import_zoo("nws", source, tmp_path / "out").splitlines()[1:] == [
+            f"left out: 1 nets whose folder is not there, or not to be told from others: {root}main/0005",
+            "left out: 1 nets that no split file lists: fixed/0005",
+        ]
+
+
+def test_names_are_shown_as_one_line(small_nws: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(small_nws, tmp_path / "source"))
+    edit_line(source / "nws_main_test.csv", 2, "path", "main/\n\x1b[2J")
+    told = import_zoo("nws", source, tmp_path / "out").splitlines()
+    assert told[1].endswith(": main/ \\x1b[2J") and len(told) == 3
+
+
 def test_a_net_that_is_listed_twice_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its split cannot be told."""
     source = write_main(tmp_path / "source", MAIN_SPLITS)
@@ -810,6 +829,32 @@ def test_the_notebook_s_names(small_source: Path, tmp_path: Path, columns: str) 
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
+def test_a_table_that_begins_with_a_byte_order_mark(small_nws: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(small_nws, tmp_path / "source"))
+    for file in source.glob("*.csv"):
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert import_zoo("nws", source, tmp_path / "out").startswith("main_2020: 2 models, 2 of")
+
+
+@pytest.mark.parametrize("size", [0, 150, -1, -40])
+def test_a_split_file_whose_download_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    """Before its first line, within its names, before its last number or line break is whole."""
+    source = write_main(tmp_path / "source", {"train": (0, 1), "test": (5,)})
+    file = source / "nws_main_train.csv"
+    os.truncate(file, size if size >= 0 else file.stat().st_size + size)
+    told = import_zoo("nws", source, tmp_path / "out").splitlines()
+    missing = ["main/0000"] * (size >= 0) + ["main/0001"]
+    there = 2 - len(missing)
+    assert told == [
+        f"main_2020: {1 + there} models, {1 + there} of them imported now",
+        f"left out: {len(missing)} nets that no split file lists: {', '.join(missing)}",
+        f"{file} is cut short: {there} whole lines of it are there",
+    ]
+    assert run_verify(capsys, tmp_path / "out")[0] == 0
+
+
 def by_model(models: int) -> Callable[[np.ndarray, list[dict[str, object]]], None]:
     """Put the rows in the order of the models, so that a file that is cut short has whole ones."""
 
@@ -819,6 +864,25 @@ def by_model(models: int) -> Callable[[np.ndarray, list[dict[str, object]]], Non
         lines[:] = [lines[row] for row in order]
 
     return change
+
+
+@pytest.mark.parametrize(
+    ("cut", "size"),
+    [("weights.npy", 60), ("weights.npy", 128), ("weights.npy", 80_000), ("metrics.csv.gz", 10)],
+)
+def test_an_image_set_of_which_too_little_is_there(
+    small_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: str, size: int
+) -> None:
+    """The others are imported as they would be beside it, and it is when it is whole."""
+    source = Path(shutil.copytree(small_source, tmp_path / "source"))
+    os.truncate(source / "mnist" / cut, size)
+    told = import_zoo("small_cnn", source, tmp_path / "out").splitlines()
+    assert len(told) == 2 and told[1].startswith("left out: 1 image sets that cannot be read (the first: ")
+    assert told[1].endswith(f"): {source}/mnist")
+    assert run_verify(capsys, tmp_path / "out")[0] == 0
+    import_zoo("small_cnn", small_source, tmp_path / "out")
+    import_zoo("small_cnn", small_source, tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("cut", ["weights", "metrics", "notebook's metrics", "an image set"])
@@ -874,6 +938,14 @@ def test_models_that_cannot_be_used_are_left_out_and_named(
     ]
     assert set(Zoo(tmp_path / "out").filter()["model_number"]) == {12, 16}
     assert run_verify(capsys, tmp_path / "out")[0] == 0
+
+
+def test_the_check_before_an_import_is_shown(
+    small_nws: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    import_zoo("nws", small_nws, tmp_path / "out")
+    assert re.search(r"^Checking: 1/2 models, .*\nChecking: 2/2 models, ", capsys.readouterr().err)
 
 
 def test_many_names_are_counted() -> None:

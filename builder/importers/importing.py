@@ -78,8 +78,10 @@ def _write(release: Release, models: int | None, out: Path) -> list[str]:
         parts = [
             _SubsetImport(store, name, members, release.seed, damaged) for name, members in subsets.items()
         ]
-        for part in parts:  # refuse before anything is written
-            part.check()
+        total = sum(map(len, subsets.values()))
+        with Progress("Checking", total, unit="models", transient=True) as progress:
+            for part in parts:  # refuse before anything is written
+                part.check(progress)
         if damaged.first is not None and not any(part.models for part in parts):
             raise damaged.first
         return [line for part in parts for line in part.write()]
@@ -124,12 +126,16 @@ class _SubsetImport:
         for model in models:
             self.shards[shard_of(model)].append(model)
 
-    def check(self) -> None:
+    def check(self, progress: Progress) -> None:
         """Keep the shards that lack a model; raise a ZooError if zoo and release do not fit together."""
         self.store.check(self.name, self.entry)
         for path, models in list(self.shards.items()):
             present = self.store.models_in(path)
-            models = [m for m in models if m.id in present or not self.damaged.is_damaged(m)]
+            models = [
+                model
+                for model in progress.track(models)
+                if model.id in present or not self.damaged.is_damaged(model)
+            ]
             wanted = {model.id for model in models}
             self.models += len(wanted | present)
             self.shards[path] = models

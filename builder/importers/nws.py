@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 
 from builder.importers.release import (
-    MAX_EPOCHS,
-    MAX_STEPS,
     REFETCH,
     BlockNumbers,
     LeftOut,
@@ -31,7 +29,15 @@ from builder.importers.release import (
     read_table,
     whole_number,
 )
-from builder.releases import OWN_DIVERGED, OWN_MAX_EPOCHS, OWN_NUMBER, OWN_SEED, OWN_SPLIT
+from builder.releases import (
+    MAX_EPOCHS,
+    MAX_STEPS,
+    OWN_DIVERGED,
+    OWN_MAX_EPOCHS,
+    OWN_NUMBER,
+    OWN_SEED,
+    OWN_SPLIT,
+)
 from builder.releases import nws as layout
 from nws_dataset.errors import ZooError
 from nws_dataset.files import path_type, resolve_inside
@@ -121,18 +127,21 @@ def read(root: Path) -> Release:
             means the only folder below `root` that ends in the same names.
 
     Raises:
-        ZooError: if there is no split file, or one is damaged.
+        ZooError: if no split file lists a net, or one is damaged.
     """
-    left_out = LeftOut()
+    left_out, notes = LeftOut(), list[str]()
     folders = _Folders(root)
     nets: list[Net] = []
     for part in layout.PARTS:
         if any(layout.split_file(root, part, split).exists() for split in layout.SPLITS):
-            nets += _read_part(root, part, folders, left_out)
+            nets += _read_part(root, part, folders, left_out, notes)
     if not nets and not left_out.names:
         names = " or ".join(layout.split_file(root, part, layout.SPLITS[0]).name for part in layout.PARTS)
         raise ZooError(
-            root, expected=f"split files, such as {names}", found="none", do="give the folder that holds them"
+            root,
+            expected=f"split files, such as {names}",
+            found=", ".join(notes) or "none",
+            do="give the folder that holds them",
         )
     listed = Counter(net.folder for net in nets)
     numbered = Counter(net.id for net in nets)
@@ -145,7 +154,7 @@ def read(root: Path) -> Release:
         raise ZooError(root, expected="nets that can be imported", found=found, do=REFETCH)
     unlisted = sorted(folders.name(folder) for folder in folders.all - listed.keys())
     left_out.add("nets that no split file lists", *unlisted)
-    return Release(once, left_out)
+    return Release(once, left_out, notes=notes)
 
 
 class _Folders:
@@ -177,7 +186,8 @@ class _Folders:
         """Find the folder that a split file names.
 
         Args:
-            path: relative, or from another machine: then its last names identify the folder.
+            path: relative, or from another machine: then its last names identify the folder, at least those
+                of net and part, because nets of other parts may have the same name.
 
         Raises:
             ZooError: if there is none, or several end in the same names.
@@ -186,9 +196,10 @@ class _Folders:
             folder = resolve_inside(self.root, path)
             if path_type(folder) != "nothing":
                 return folder
-        names = tuple(name for name in re.split(r"[\\/]+", path) if name)
-        found = self._by_name.get(names[-1], []) if names else []
-        for length in range(2, len(names) + 1):
+        names = tuple(name for name in re.split(r"[\\/]+", path) if name not in ("", "."))
+        alike = self._by_name.get(names[-1], []) if names else []
+        found = [folder for folder in alike if self._fits(folder, names)]
+        for length in range(3, len(names) + 1):
             longer = [folder for folder in found if folder.parts[-length:] == names[-length:]]
             if len(found) < 2 or not longer:
                 break
@@ -198,14 +209,22 @@ class _Folders:
             raise ZooError(self.root, expected=expected, found=str(len(found) or "none"), do=REFETCH)
         return found[0]
 
+    def _fits(self, folder: Path, names: tuple[str, ...]) -> bool:
+        """Whether a folder and the one above it, if there is one below the root, end a path."""
+        own = folder.relative_to(self.top).parts
+        length = min(2, len(own), len(names))
+        return own[-length:] == names[-length:]
 
-def _read_part(root: Path, part: str, folders: _Folders, left_out: LeftOut) -> Iterator[Net]:
-    """List a part's nets, numbered."""
+
+def _read_part(
+    root: Path, part: str, folders: _Folders, left_out: LeftOut, notes: list[str]
+) -> Iterator[Net]:
+    """List a part's nets, numbered; add what is left out, and what the user should know."""
     (family,) = SUBSETS[part].families
     blocks = BlockNumbers(SUBSETS[part].num_snapshots)
     files = ((split, layout.split_file(root, part, split)) for split in layout.SPLITS)
     tables = [
-        [(split, f"{file} line {line}", row) for line, row in enumerate(read_table(file, COLUMNS), 2)]
+        [(split, f"{file} line {line}", row) for line, row in enumerate(read_table(file, COLUMNS, notes), 2)]
         for split, file in files
         if file.exists()
     ]

@@ -9,6 +9,7 @@ Axes: P weights, S snapshots.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from abc import ABC, abstractmethod
@@ -28,7 +29,6 @@ from nws_dataset.format.schema import SPLITS, model_id
 from nws_dataset.format.subsets import Choice, Cycle, Family, LogUniform, Uniform
 
 MAX_TABLE_BYTES = 1 << 24  # of a small table: the split file of 16,000 nets needs a tenth
-MAX_EPOCHS, MAX_STEPS = 10**6, 10**12  # of a training: the releases have 1,000 epochs at most
 REFETCH = "fetch the release again"  # advice for a damaged file
 REEXPORT = "export the zoo again"
 
@@ -176,8 +176,14 @@ def whole_number(where: object, name: str, text: str) -> int:
     return int(value)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_table(path: Path, columns: Sequence[str], notes: list[str] | None = None) -> list[dict[str, str]]:
     """Read the lines of a small CSV file.
+
+    Args:
+        path: of the file.
+        columns: that each line must have.
+        notes: if given, a file that was cut short is read as far as its lines are whole, and a note is
+            added; otherwise its last line counts.
 
     Raises:
         ZooError: if it cannot be read, or a line lacks one of the columns.
@@ -189,8 +195,9 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             raise ZooError(
                 path, expected=f"a table of at most {MAX_TABLE_BYTES} bytes", found=found, do=REFETCH
             )
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        text = path.read_bytes().decode("utf-8-sig")
+        whole = text if notes is None else text[: text.rfind("\n") + 1]
+        rows = list(csv.DictReader(io.StringIO(whole, newline=""), strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise ZooError(path, expected="a table that can be read", found=reason(error), do=REFETCH) from error
     for line, row in enumerate(rows, 2):
@@ -202,8 +209,10 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
                 found=f"no {', '.join(missing)}",
                 do=REFETCH,
             )
-    if not rows:
+    if notes is None and not rows:
         raise ZooError(path, expected="at least one line", found="none", do=REFETCH)
+    if notes is not None and (whole != text or not rows):
+        notes.append(f"{path} is cut short: {len(rows)} whole lines of it are there")
     return rows
 
 

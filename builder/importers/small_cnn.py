@@ -22,7 +22,6 @@ import pyarrow.csv
 
 from builder.image_sets import IMAGE_SETS
 from builder.importers.release import (
-    MAX_EPOCHS,
     REFETCH,
     BlockNumbers,
     LeftOut,
@@ -36,7 +35,15 @@ from builder.importers.release import (
     whole_number,
 )
 from builder.plan import split_of
-from builder.releases import OWN_DIVERGED, OWN_EPOCH, OWN_NUMBER, OWN_SEED, OWN_SNAPSHOTS, OWN_SPLIT
+from builder.releases import (
+    MAX_EPOCHS,
+    OWN_DIVERGED,
+    OWN_EPOCH,
+    OWN_NUMBER,
+    OWN_SEED,
+    OWN_SNAPSHOTS,
+    OWN_SPLIT,
+)
 from builder.releases import small_cnn as layout
 from builder.releases.small_cnn import FAMILY, PLAN, RANDOM_SEED, RESULTS, SUBSET, Entry
 from nws_dataset.errors import ZooError, reason
@@ -120,7 +127,7 @@ def read(source: Path) -> Release:
         source: an image set's folder, or one that contains several of them.
 
     Raises:
-        ZooError: if there is none, all are incomplete, a file is damaged, or an image set occurs twice.
+        ZooError: if there is none, all are incomplete or damaged, or an image set occurs twice.
     """
     folders = [
         _Folder(folder)
@@ -141,8 +148,18 @@ def read(source: Path) -> Release:
             left_out.add("image sets of which a file is missing", f"{folder.path} (no {folder.missing[0]})")
     nets: list[Net] = []
     seen: dict[str, Path] = {}
+    first: ZooError | None = None  # what is wrong with an image set
     for folder in whole:
-        read_here, dataset = folder.read(left_out, notes)
+        left_out_here, notes_here = LeftOut(), list[str]()
+        try:
+            read_here, dataset = folder.read(left_out_here, notes_here)
+        except ZooError as error:
+            first = first or error
+            left_out.add(f"image sets that cannot be read (the first: {first})", str(folder.path))
+            continue
+        for why, names in left_out_here.names.items():
+            left_out.add(why, *names)
+        notes += notes_here
         if dataset in seen:
             raise ZooError(
                 folder.path,
@@ -152,6 +169,8 @@ def read(source: Path) -> Release:
             )
         seen[dataset] = folder.path
         nets += read_here
+    if first is not None and not nets:
+        raise first
     counts = Counter(net.number for net in nets)
     once = [net for net in nets if counts[net.number] == 1]
     left_out.add("models whose number another has", *(net.name for net in nets if counts[net.number] > 1))

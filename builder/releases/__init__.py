@@ -8,5 +8,6 @@ OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_DIVERGED, OWN_MAX_EPOCHS, OWN_EPOCH, OWN_SN
     f"{OWN}{name}"
     for name in ("model_number", "split", "seed", "diverged", "max_epochs", "epoch", "num_snapshots")
 )
+MAX_EPOCHS, MAX_STEPS = 10**6, 10**12  # of a training: the releases have 1,000 epochs at most
 EXPORT_NAME = "export.json"  # beside an exported release: what was exported
 EPOCHS_NOTE = "STEPS.txt"  # beside an image set's files whose final snapshots were relabelled
