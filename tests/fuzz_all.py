@@ -44,7 +44,9 @@ from PIL import Image  # noqa: E402
 from safetensors import numpy as safetensors  # noqa: E402
 
 from builder import images as images_module  # noqa: E402
+from builder.exporters.exporting import export_zoo  # noqa: E402
 from builder.importers.importing import import_zoo  # noqa: E402
+from builder.releases import EXPORT_NAME  # noqa: E402
 from builder.store import LOCAL_NOTE, remembered_images  # noqa: E402
 from nws_dataset import http  # noqa: E402
 from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor  # noqa: E402
@@ -59,6 +61,7 @@ from nws_dataset.format.recipe import Architecture  # noqa: E402
 from nws_dataset.format.shards import read_snapshots, reindex  # noqa: E402
 from nws_dataset.reading.zoo import Zoo  # noqa: E402
 from testing import release_factory  # noqa: E402
+from testing.planned_zoo import make_planned_zoo  # noqa: E402
 from testing.zoo_factory import make_zoo  # noqa: E402
 
 SECONDS, MEGABYTES = 30.0, 500.0  # of a case
@@ -507,6 +510,38 @@ def damage_kind(folder: Path, random: Random) -> None:
         path.mkdir()
 
 
+USERS = ("mine.txt", "export/mine.txt", "export/mnist/mine.txt")  # files of others in an export's folder
+
+
+def make_export(folder: Path) -> None:
+    """An export, its zoo, and files of others; a further export finds one image set less."""
+    for name, models in (("larger", 8), ("zoo", 1)):
+        make_planned_zoo(folder / name, "small_cnn", models)
+    export_zoo("small_cnn", folder / "larger", folder / "export")
+    shutil.rmtree(folder / "larger")
+    for name in USERS:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+
+
+def damage_export(folder: Path, random: Random) -> None:
+    """Its list is changed, or names what others put there."""
+    if random.random() < 0.7:
+        damage_json(f"export/{EXPORT_NAME}")(folder, random)
+        return
+    told = json.loads((folder / "export" / EXPORT_NAME).read_text())
+    name = os.path.relpath(folder / random.choice(USERS), folder / "export")
+    told["files"][random.integers(len(told["files"]))] = name
+    (folder / "export" / EXPORT_NAME).write_text(json.dumps(told))
+
+
+def use_export(folder: Path) -> None:
+    try:
+        export_zoo("small_cnn", folder / "zoo", folder / "export")
+    finally:
+        assert all((folder / name).read_text() == "mine" for name in USERS)
+
+
 def use_all(folder: Path) -> None:
     for name in FOLDERS:
         if (folder / name).exists():
@@ -597,6 +632,7 @@ FORMATS = {
             ),
             damage_any_file, lambda folder: import_zoo("nws", folder / "source", folder / "out"),
         ),
+        Format(EXPORT_NAME, make_export, damage_export, use_export),
         Format("estimators", make_estimators, damage_estimator, use_estimator),
         Format("results", make_results, damage_json("results.json"), use_results),
         Format("images", make_images, damage_any_file, use_images),

@@ -22,6 +22,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from huggingface_hub import constants
 
 from builder.cli import main as nws_build
 from builder.exporters.exporting import export_zoo
@@ -29,12 +30,15 @@ from builder.exporters.nws import percent
 from builder.exporters.small_cnn import split_order
 from builder.importers.importing import import_zoo
 from builder.verify import main as verify
+from nws_dataset import http
 from nws_dataset.errors import ZooError
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.schema import METADATA_SCHEMA
 from nws_dataset.reading.zoo import Zoo
+from test_hub import weight_requests
 from testing import release_factory as factory
+from testing.loopback_hub import LoopbackHub
 from testing.planned_zoo import make_planned_zoo
 from testing.zoo_factory import make_zoo
 
@@ -515,13 +519,30 @@ def test_a_name_that_others_took(small_zoo: Zoo, mnist_zoo: Zoo, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "files", ['["mnist"]', "[1]", "[[]]", '["../mine.txt"]', '["/mine.txt"]', "{}", "7", '["mine\\u0000"]']
+    "files",
+    [
+        '["mnist"]',
+        "[1]",
+        "[[]]",
+        '["../mine.txt"]',
+        '["/mine.txt"]',
+        "{}",
+        "7",
+        '["mine\\u0000"]',
+        '["mine.txt"]',
+        '["mnist/mine.txt"]',
+        '["export.json"]',
+        '["mnist/weights.npy/x"]',
+        '["mnist/weights.npy\\n"]',
+        '["../mnist/weights.npy"]',
+    ],
 )
 def test_a_list_of_files_that_is_none(mnist_zoo: Zoo, tmp_path: Path, files: str) -> None:
     """It names nothing that is removed."""
     out = tmp_path / "out"
     export_zoo("small_cnn", mnist_zoo.path, out)
-    (tmp_path / "mine.txt").write_text("mine")
+    for folder in (tmp_path, out, out / "mnist"):
+        (folder / "mine.txt").write_text("mine")
     told = json.loads((out / "export.json").read_text())
     (out / "export.json").write_text(json.dumps({**told, "files": json.loads(files)}))
     before = content(tmp_path)
@@ -529,6 +550,34 @@ def test_a_list_of_files_that_is_none(mnist_zoo: Zoo, tmp_path: Path, files: str
         export_zoo("small_cnn", mnist_zoo.path, out)
     assert "\n" not in str(raised.value)
     assert content(tmp_path) == before
+
+
+def test_a_list_of_files_that_is_cut(mnist_zoo: Zoo, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_zoo("small_cnn", mnist_zoo.path, out)
+    os.truncate(out / "export.json", 40)
+    with pytest.raises(ZooError, match=r"expected an empty folder.*no JSON.*; choose another folder$"):
+        export_zoo("small_cnn", mnist_zoo.path, out)
+
+
+def test_folders_that_are_left_empty_go(tmp_path: Path) -> None:
+    """The zoo has become smaller; only what others put there stays."""
+    zoo = make_planned_zoo(tmp_path / "zoo", "fixed", 3)
+    export_zoo("nws", zoo, tmp_path / "out")
+    for number, name in ((1, "mine.txt"), (2, "weights/mine.txt")):
+        (tmp_path / f"out/fixed/{number:06d}/{name}").write_text("mine")
+    export_zoo("nws", make_planned_zoo(tmp_path / "smaller", "fixed", 1), tmp_path / "out")
+    left = {
+        path.relative_to(tmp_path / "out/fixed").as_posix() for path in (tmp_path / "out/fixed").rglob("*")
+    }
+    assert {path for path in left if not path.startswith("000000")} == {
+        "000001", "000001/mine.txt", "000002", "000002/weights", "000002/weights/mine.txt",
+    }  # fmt: skip
+    (tmp_path / "out/fixed/000001/mine.txt").unlink()
+    (tmp_path / "out/fixed/000001").rmdir()
+    export_zoo("nws", zoo, tmp_path / "out")
+    export_zoo("nws", make_planned_zoo(tmp_path / "smallest", "fixed", 1), tmp_path / "out")
+    assert not (tmp_path / "out/fixed/000001").exists()
 
 
 KILLER = """
@@ -581,6 +630,49 @@ def test_a_disk_without_links(
     assert content(tmp_path / "out") == content(small_export)
 
 
+# From the Hub
+
+
+@pytest.mark.parametrize("kind", ["small_cnn", "nws"])
+def test_an_export_from_the_hub_is_that_of_the_folder(
+    kind: str, request: pytest.FixtureRequest, hub: LoopbackHub, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    zoo: Zoo = request.getfixturevalue({"small_cnn": "small_zoo", "nws": "nws_zoo"}[kind])
+    exported: Path = request.getfixturevalue({"small_cnn": "small_export", "nws": "nws_export"}[kind])
+    hub.put("org/nws", zoo.path)
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    code, out, _ = run(capsys, "--export", kind, "org/nws", tmp_path / "out")
+    assert code == 0 and out.startswith(f"{tmp_path}/out: 40 models of ")
+    assert content(tmp_path / "out") == content(exported)
+    assert 0 < len(weight_requests(hub)) < len(zoo.filter()) / 5  # neighbours together
+    export_zoo(kind, zoo.path, tmp_path / "out")  # the same zoo, wherever it is read from
+    assert content(tmp_path / "out") == content(exported)
+
+
+def test_an_export_from_a_hub_that_fails(
+    small_zoo: Zoo, small_export: Path, hub: LoopbackHub, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(http, "PAUSES", ())
+    arguments = "--export", "small_cnn", "org/nws", tmp_path / "out"
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and err.count("\n") == 1 and not (tmp_path / "out").exists()
+    hub.put("org/nws", small_zoo.path)
+    weights = len(set(small_zoo.filter()["file"])) // 2
+
+    def fail(number: int, method: str, path: str) -> Any:
+        return 503 if len(weight_requests(hub)) > weights else None
+
+    hub.faults = fail
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and err.count("\n") == 1 and (tmp_path / "out/export.json").exists()
+    hub.faults = lambda number, method, path: None
+    assert run(capsys, *arguments)[0] == 0
+    assert content(tmp_path / "out") == content(small_export)
+
+
 # The command
 
 
@@ -628,6 +720,14 @@ def test_mistakes(
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", [-1, 0, 80, 10**6 + 1, 10**30])
+def test_a_final_step_that_is_not_after_the_others(mnist_zoo: Zoo, tmp_path: Path, step: int) -> None:
+    """Loaders would take other snapshots for final ones."""
+    with pytest.raises(ZooError, match=rf"^--final-step: expected 81 to 1000000, .*, found {step};"):
+        export_zoo("small_cnn", mnist_zoo.path, tmp_path / "out", final_step=step)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_none(

@@ -24,7 +24,7 @@ def test_a_thousand_mutated_inputs() -> None:
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
     rows = [line.rsplit(maxsplit=6) for line in done.stdout.splitlines()[1:]]
-    assert len(rows) == 13 and all(
+    assert len(rows) == 14 and all(
         int(cases) == int(refused) + int(accepted) for _, cases, refused, accepted, *_ in rows
     ), done.stdout
     assert sum(int(refused) for _, _, refused, *_ in rows) > CASES // 2, done.stdout

@@ -72,13 +72,16 @@ class ExportFolder:
 
 
 @contextmanager
-def open_export(path: Path, identity: Mapping[str, Any], files: Sequence[str]) -> Iterator[ExportFolder]:
+def open_export(
+    path: Path, identity: Mapping[str, Any], files: Sequence[str], names: re.Pattern[str]
+) -> Iterator[ExportFolder]:
     """Open the folder of an export.
 
     Args:
         path: the folder, created if missing.
         identity: what is exported: an earlier export of the same may be overwritten.
         files: all files to be written.
+        names: matches all files that an export in this layout can write; no others are touched.
 
     Yields:
         The folder, for writing all of the files. Then files that only an earlier export wrote are removed.
@@ -92,7 +95,8 @@ def open_export(path: Path, identity: Mapping[str, Any], files: Sequence[str]) -
         do = "choose another folder, or permit it"
         raise ZooError(path, expected="a folder that can be made", found=str(error), do=do) from error
     with _locked(path):
-        earlier = _earlier(path, identity)
+        assert all(map(names.fullmatch, files))
+        earlier = _earlier(path, identity, names)
         for name in sorted({*files} - earlier):
             if os.path.lexists(path / name):
                 raise ZooError(
@@ -107,7 +111,8 @@ def open_export(path: Path, identity: Mapping[str, Any], files: Sequence[str]) -
         for name in sorted(earlier - {*files}):
             (path / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it contains other files, or is already gone
-                (path / name).parent.rmdir()
+                for parent in Path(name).parents[:-1]:
+                    (path / parent).rmdir()
         _note(path, identity, {*files}, complete=True)
 
 
@@ -126,7 +131,7 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _earlier(path: Path, identity: Mapping[str, Any]) -> set[str]:
+def _earlier(path: Path, identity: Mapping[str, Any], names: re.Pattern[str]) -> set[str]:
     """The files of the earlier export in the folder."""
     if path_type(path / EXPORT_NAME) == "nothing":
         others = sorted(entry.name for entry in path.iterdir() if _final_name(entry.name) != EXPORT_NAME)
@@ -134,12 +139,18 @@ def _earlier(path: Path, identity: Mapping[str, Any]) -> set[str]:
             found = f"{others[0]} and {len(others) - 1} others" if len(others) > 1 else others[0]
             raise ZooError(path, expected=EXPECTED, found=found, do=OTHER)
         return set()
-    found = read_json(path / EXPORT_NAME, "what an export wrote")
+    try:
+        found = read_json(path / EXPORT_NAME, "what an export wrote")
+    except ZooError as error:
+        raise ZooError(path, expected=EXPECTED, found=str(error), do=OTHER) from error
     if not isinstance(found, dict) or not isinstance(found.get("files"), list):
         raise ZooError(path / EXPORT_NAME, expected=EXPECTED, found="another content", do=OTHER)
     if found.get("of") != json.loads(json.dumps(identity)):
         raise ZooError(path, expected=EXPECTED, found=f"one of {json.dumps(found.get('of'))}", do=OTHER)
     for name in found["files"]:
+        if not (isinstance(name, str) and names.fullmatch(name)):
+            expected = "names of files that an export writes"
+            raise ZooError(path / EXPORT_NAME, expected=expected, found=repr(name), do=OTHER)
         resolve_inside(path, name)
     return set(found["files"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,9 +18,12 @@ from nws_dataset.console import Progress
 from nws_dataset.errors import ZooError, listed
 from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Architecture, Recipe
 from nws_dataset.format.subsets import IMPORTED, ByDataset, Choice, Cycle, Family, LogUniform, Uniform
+from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS, ByteRanges
+from nws_dataset.reading.index import Columns
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
+FETCHED_SNAPSHOTS = 100_000  # at a time
 FREE = ("max_epochs", "num_outputs", "init_std")  # fields that fit into every layout
 
 
@@ -133,6 +137,7 @@ class Exporter(ABC):
     """
 
     title: ClassVar[str]  # the layout's name in messages
+    names: ClassVar[re.Pattern[str]]  # matches all files that an export of any zoo can write
 
     def __init__(self, zoo: Zoo, snapshots: Snapshots, options: Options) -> None:
         self.zoo, self.options = zoo, options
@@ -156,6 +161,18 @@ class Exporter(ABC):
     @abstractmethod
     def files(self) -> list[str]:
         """All files that `write` writes."""
+
+    def fetch(self) -> None:
+        """From the Hub, fetch all values into the cache, if it can hold them: they lie together in their
+        files, but are not written in this order.
+        """
+        columns = Columns.of(self.snapshots.select(BYTE_RANGE_COLUMNS))
+        byte_ranges = ByteRanges.of(columns, range(len(self.snapshots)))
+        if byte_ranges.lengths.sum() > self.zoo.files.cache_bytes:
+            return
+        order = np.lexsort((byte_ranges.offsets, byte_ranges.file_indices))
+        for start in range(0, len(order), FETCHED_SNAPSHOTS):
+            self.zoo.files.prefetch(byte_ranges[order[start : start + FETCHED_SNAPSHOTS]])
 
     @abstractmethod
     def write(self, folder: ExportFolder, progress: Progress) -> list[str]:

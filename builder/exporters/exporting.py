@@ -65,11 +65,10 @@ def export_zoo(
     exporter = EXPORTERS[release](opened, snapshots, Options(partial, final_step))
     identity = identity_of(opened, release, exporter.snapshots)
     try:
-        with (
-            open_export(out, identity, exporter.files()) as folder,
-            Progress(f"{release} in {out}", exporter.num_models, unit="models") as progress,
-        ):
-            lines = exporter.write(folder, progress)
+        with open_export(out, identity, exporter.files(), exporter.names) as folder:
+            exporter.fetch()
+            with Progress(f"{release} in {out}", exporter.num_models, unit="models") as progress:
+                lines = exporter.write(folder, progress)
     except OSError as error:
         do = "permit it or free space, then run again"
         raise ZooError(

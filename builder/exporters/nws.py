@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ OWN = (OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_DIVERGED, OWN_MAX_EPOCHS)
 HEADER = (*layout.PROPERTIES, layout.PATH, *layout.COUNTS, *OWN)
 DATASET_NAMES = {ours: theirs for theirs, ours in layout.DATASETS.items()}
 SPLIT_OF = {"train": "train", "validation": "train", "test": "test"}  # our split -> the listing file's split
+PART = "|".join(layout.PARTS)
+FILES = "|".join(map(re.escape, (layout.META, layout.ERRORS, layout.STATISTICS)))
 ACCURACIES = ("train_accuracy", "validation_accuracy", "test_accuracy")
 
 
@@ -36,6 +39,9 @@ class NwsExporter(Exporter):
     """Writes a zoo in the layout of the neural weight space."""
 
     title = "the neural weight space's layout"
+    names = re.compile(
+        rf"nws_({PART})_({'|'.join(layout.SPLITS)})\.csv|({PART})/\d{{6,}}/({FILES}|{layout.WEIGHTS}/\d{{3}}\.bin)"
+    )
 
     def note_misfits(self, snapshots: Snapshots, misfits: Misfits) -> None:
         for part in layout.PARTS:

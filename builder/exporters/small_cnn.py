@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
@@ -19,6 +20,7 @@ from builder.exporters.export_folder import ExportFolder
 from builder.exporters.exporter import Exporter, Misfits, chunks, note_recipes, only_one_of
 from builder.releases import (
     EPOCHS_NOTE,
+    MAX_EPOCHS,
     OWN_DIVERGED,
     OWN_EPOCH,
     OWN_NUMBER,
@@ -28,7 +30,7 @@ from builder.releases import (
 )
 from builder.releases import small_cnn as layout
 from nws_dataset.console import Progress
-from nws_dataset.errors import listed
+from nws_dataset.errors import ZooError, listed
 from nws_dataset.format.layout import layout_of
 from nws_dataset.format.schema import SPLITS
 from nws_dataset.format.shards import ROW_DTYPE
@@ -52,6 +54,7 @@ HEADER = (
     OWN_SNAPSHOTS,
     OWN_DIVERGED,
 )
+FILES = (*layout.FILES, layout.SPLIT, *layout.NOTEBOOK_FILES)  # of an image set
 DATASET_NAMES = {ours: theirs for theirs, ours in layout.DATASETS.items()}
 INITIALIZATION_NAMES = {ours: theirs for theirs, ours in layout.INITIALIZATIONS.items()}
 # Loaders take the first half of the rows in SPLIT for training and validation, shuffle its positions with
@@ -69,6 +72,10 @@ class SmallCnnExporter(Exporter):
     """Writes a zoo in the layout of the Small CNN Zoo."""
 
     title = "the Small CNN Zoo's layout"
+    names = re.compile(
+        rf"({'|'.join(DATASET_NAMES.get(name, name) for name in layout.FAMILY['dataset'].values)})"
+        rf"/({'|'.join(map(re.escape, (*FILES, EPOCHS_NOTE)))})"
+    )
 
     def note_misfits(self, snapshots: Snapshots, misfits: Misfits) -> None:
         finals = snapshots[snapshots["is_final"]]
@@ -83,10 +90,24 @@ class SmallCnnExporter(Exporter):
 
     def files(self) -> list[str]:
         only_one_of(self.zoo, self.subsets)
-        names = [*layout.FILES, layout.SPLIT, *layout.NOTEBOOK_FILES]
-        names += [EPOCHS_NOTE] * (self.options.final_step is not None)
+        self._check_final_step()
+        names = [*FILES, *[EPOCHS_NOTE] * (self.options.final_step is not None)]
         datasets = sorted(set(self.snapshots["dataset"].tolist()))
         return [f"{_folder_of(dataset)}/{name}" for dataset in datasets for name in names]
+
+    def _check_final_step(self) -> None:
+        """Raise a ZooError for a step that loaders would find at other snapshots too."""
+        if self.options.final_step is None:
+            return
+        snapshots = self.snapshots[~_repeats(self.snapshots)]
+        lowest = int(snapshots["epoch"][~_is_last(snapshots)].max(initial=-1)) + 1
+        if not lowest <= self.options.final_step <= MAX_EPOCHS:
+            raise ZooError(
+                "--final-step",
+                expected=f"{lowest} to {MAX_EPOCHS}, after the epochs of all snapshots but the final ones",
+                found=str(self.options.final_step),
+                do="give another epoch, or leave it out",
+            )
 
     def write(self, folder: ExportFolder, progress: Progress) -> list[str]:
         lines: list[str] = []
