@@ -91,8 +91,8 @@ class Verifier:
             raise ZooError(
                 self.folder / name,
                 expected="a plot of this index",
-                found="one of another",
-                do="build again: it is drawn anew",
+                found="a plot of another index",
+                do="run nws-build again to redraw it",
             )
         return f"{len(expected['configs'])} configs"
 
@@ -110,7 +110,7 @@ class Verifier:
         """What the card should say to `datasets`, and what it does say."""
         path = self.folder / CARD_NAME
         if not path.is_file():
-            raise ZooError(path, expected="the card", found="no file", do="build again: it is made anew")
+            raise ZooError(path, expected="the card", found="no file", do="run nws-build again to rewrite it")
         parts = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
         try:
             front = yaml.safe_load(parts[1]) if len(parts) == 3 else None
@@ -121,7 +121,10 @@ class Verifier:
 
     def _other_card(self, expected: str) -> NoReturn:
         raise ZooError(
-            self.folder / CARD_NAME, expected=expected, found="others", do="build again: it is made anew"
+            self.folder / CARD_NAME,
+            expected=expected,
+            found="others",
+            do="run nws-build again to rewrite it",
         )
 
     def values(self) -> str:

@@ -393,7 +393,7 @@ def _load_parquet(folder: Path, split: str, source: ImageSetFacts) -> Split:
         with _parquet(path, source) as (_, cost):
             count, encoded = count + cost.rows, encoded + cost.num_bytes
         if encoded > MAX_BYTES:
-            expected, do = f"at most {MAX_BYTES} bytes of encoded images in a split", "take smaller images"
+            expected, do = f"at most {MAX_BYTES} bytes of encoded images in a split", "use smaller images"
             raise ZooError(path, expected=expected, found=f"{encoded} or more", do=do)
     return _decode(
         (example for path in paths for example in _parquet_examples(path, source)), count, source, paths[0]
@@ -472,7 +472,7 @@ def _decode(examples: Iterable[Example], count: int, source: ImageSetFacts, wher
                     f"at most {MAX_BYTES} bytes of images in a split",
                     f"{count} of {image.nbytes} bytes",
                 )
-                raise ZooError(at, expected=expected, found=found, do="take smaller images")
+                raise ZooError(at, expected=expected, found=found, do="use smaller images")
             images = np.empty((count, *image.shape), np.uint8)
         if image.shape != images.shape[1:]:
             expected, found = (" x ".join(map(str, shape)) for shape in (images.shape[1:], image.shape))
@@ -505,7 +505,7 @@ def _decode_image(blob: bytes | None, where: object) -> np.ndarray:
             where,
             expected=f"an encoded image of at most {MAX_ENCODED} bytes",
             found=found,
-            do="take smaller images",
+            do="use smaller images",
         )
     try:
         with warnings.catch_warnings():

@@ -661,9 +661,7 @@ def run_campaign(
 @click.option("--minutes", default=60.0, show_default=True, help="Start no further case after this time.")
 @click.option("--scenario", "names", multiple=True, help="Run only this scenario; may be repeated.")
 def main(cases: int, seed: int, minutes: float, names: tuple[str, ...]) -> None:
-    """Kill builds, imports, pushes, readers and evaluations at file operations, or let the disk fail, and run
-    them again.
-    """
+    """Kill what reads or writes a zoo at file operations, or let the disk fail, and run it again."""
     HUB.start()
     with tempfile.TemporaryDirectory() as scratch:
         campaign = Campaign(Path(scratch))

@@ -144,7 +144,7 @@ def _earlier(path: Path, identity: Mapping[str, Any], names: re.Pattern[str]) ->
     except ZooError as error:
         raise ZooError(path, expected=EXPECTED, found=str(error), do=OTHER) from error
     if not isinstance(found, dict) or not isinstance(found.get("files"), list):
-        raise ZooError(path / EXPORT_NAME, expected=EXPECTED, found="another content", do=OTHER)
+        raise ZooError(path / EXPORT_NAME, expected=EXPECTED, found="different content", do=OTHER)
     if found.get("of") != json.loads(json.dumps(identity)):
         raise ZooError(path, expected=EXPECTED, found=f"one of {json.dumps(found.get('of'))}", do=OTHER)
     for name in found["files"]:

@@ -209,8 +209,10 @@ def _pace(
     workers: int,
     backend_of: Callable[[Architecture], Backend],
 ) -> Pace:
-    """The speed of a stratum's middle model, on a GPU with its cohort and segments of its mean length; both
-    without and with augmentation if the stratum has both."""
+    """The speed of a stratum's middle model, without and with augmentation if the stratum has both.
+
+    On a GPU it trains with its cohort, in segments of the cohort's mean length.
+    """
     middle = stratum[len(stratum) // 2]
     cohort, apart = [middle], 0
     if device.type != "cpu":

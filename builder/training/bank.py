@@ -42,7 +42,7 @@ class Images:
 
 
 def labels_on(device: torch.device) -> torch.device:
-    """Where to keep a device's labels, orders and random words: not on Apple's GPUs, as they have 64 bits."""
+    """Where to keep a device's 64-bit data (labels, orders, random words): never on Apple's GPUs."""
     return torch.device("cpu") if device.type == "mps" else device
 
 

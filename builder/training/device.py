@@ -99,7 +99,7 @@ def resolve_device(name: str, backend: str = "fast") -> torch.device:
         name = next(device for device in ("cuda", "mps", "cpu") if not missing_requirement(device, backend))
         if name == "cpu" and missing_requirement("cuda", backend) == "Triton":
             print(
-                "training on the CPU: there is a GPU, but not the package triton, by which it would train",
+                "training on the CPU: there is a GPU, but not the package triton, which it needs",
                 file=sys.stderr,
             )
     elif needed := missing_requirement(name, backend):

@@ -263,14 +263,14 @@ def _worker_ended(training: LocalTraining) -> ZooError:
     """The error for a worker that died."""
     if not training.started.value:
         do = (
-            'in a script, call it below `if __name__ == "__main__":`, since each of them imports the '
-            "script that starts them"
+            'in a script, call it below `if __name__ == "__main__":`, since each worker imports the '
+            "script that starts it"
         )
-        return ZooError("a worker process", expected="to start", found="it ended before", do=do)
+        return ZooError("a worker process", expected="to start", found="it ended before that", do=do)
     return ZooError(
         "a worker process",
         expected="to finish its model",
-        found="it was ended (out of memory?)",
+        found="it was killed (out of memory?)",
         do="run again",
     )
 
