@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from nws_dataset.baselines.predictors import GradientBoosting as GradientBoosting
     from nws_dataset.baselines.predictors import LogitLinear as LogitLinear
     from nws_dataset.errors import ZooError as ZooError
-    from nws_dataset.format.layout import Layout as Layout
-    from nws_dataset.format.layout import layout_of as layout_of
-    from nws_dataset.format.network import Network as Network
-    from nws_dataset.format.networks import Networks as Networks
-    from nws_dataset.format.recipe import Architecture as Architecture
     from nws_dataset.format.recipe import Recipe as Recipe
+    from nws_dataset.networks.cnn import Architecture as Architecture
+    from nws_dataset.networks.layout import Layout as Layout
+    from nws_dataset.networks.layout import layout_of as layout_of
+    from nws_dataset.networks.network import Network as Network
+    from nws_dataset.networks.stacked import Networks as Networks
     from nws_dataset.reading.dataset import SnapshotDataset as SnapshotDataset
     from nws_dataset.reading.load import load_dataset as load_dataset
     from nws_dataset.reading.load import with_weights as with_weights
@@ -48,10 +48,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "format.recipe": ("Architecture", "Recipe"),
-    "format.layout": ("Layout", "layout_of"),
-    "format.network": ("Network",),
-    "format.networks": ("Networks",),
+    "format.recipe": ("Recipe",),
+    "networks.cnn": ("Architecture",),
+    "networks.layout": ("Layout", "layout_of"),
+    "networks.network": ("Network",),
+    "networks.stacked": ("Networks",),
     "reading.zoo": ("Zoo",),
     "reading.snapshots": ("Snapshots",),
     "reading.zoo_rows": ("ZooRows",),

@@ -39,7 +39,7 @@ from nws_dataset.baselines.saving import (
     strings,
 )
 from nws_dataset.errors import ValueZooError, ZooError, reason
-from nws_dataset.format.layout import MAX_WEIGHTS
+from nws_dataset.networks.layout import MAX_WEIGHTS
 from nws_dataset.views.slices import (
     WEIGHT_BYTES,
     ArrayRows,

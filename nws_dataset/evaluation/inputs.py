@@ -18,7 +18,7 @@ import numpy as np
 
 from nws_dataset.evaluation.folds import check_models
 from nws_dataset.evaluation.tasks import TEST_ACCURACY, SnapshotSeries
-from nws_dataset.format.layout import NORM_SUFFIX, Layout
+from nws_dataset.networks.layout import NORM_SUFFIX, Layout
 from nws_dataset.views.slices import ArrayRows, RandomUnits, Source, even_starts
 from nws_dataset.views.statistics import STATISTICS, Features, whole_vector_statistics, zoo_features
 

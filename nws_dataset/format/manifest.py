@@ -20,10 +20,11 @@ import pyarrow as pa
 
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import atomic_write, path_type, read_json, resolve_inside
-from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS, card_features
+from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS, card_features, of_version_2
 
 MANIFEST_NAME = "nws.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE = (2, FORMAT_VERSION)  # version 2 is read, and nothing is added to it
 INDEX_PATH = "index/{subset}/{split}.parquet"
 SNAPSHOTS_PATH = "snapshots/{subset}/{split}-{architecture}-{block:05d}.parquet"
 # folder of what is not part of the zoo yet; no pattern of the card matches what is in it
@@ -119,9 +120,10 @@ class Manifest:
             found = "no format_version" if isinstance(data, dict) else type(data).__name__
             raise ZooError(where, expected="the manifest of a zoo", found=found, do="fetch or build it again")
         version = data["format_version"]
-        if version != FORMAT_VERSION:
+        if version not in READABLE or type(version) is not int:
             do = "install the version of nws that built it"
-            raise ZooError(where, expected=f"format_version {FORMAT_VERSION}", found=repr(version), do=do)
+            expected = f"format_version {' or '.join(map(str, READABLE))}"
+            raise ZooError(where, expected=expected, found=repr(version), do=do)
         try:
             return cls._from_json(data)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
@@ -171,6 +173,16 @@ class Manifest:
                 or set("{}") & set(rest)
             ):
                 raise ValueError(f"the path template {template[:MAX_TEMPLATE]!r}")
+
+    def check_current(self, where: object) -> None:
+        """Raise a ZooError unless the zoo is of today's format, so that something can be added to it."""
+        if self.format_version != FORMAT_VERSION:
+            raise ZooError(
+                where,
+                expected=f"a zoo of format_version {FORMAT_VERSION}, or none",
+                found=f"one of {self.format_version}, which is only read",
+                do="choose another place, or use the version of nws that built it",
+            )
 
     def write(self, folder: str | Path) -> None:
         """Write nws.json; the same manifest gives the same bytes.
@@ -283,12 +295,19 @@ def configs(manifest: Manifest, index: pa.Table) -> dict[str, list[dict[str, Any
             {
                 "config_name": name,
                 "description": state(manifest),
-                "features": card_features(INDEX_SCHEMA if name == INDEX_CONFIG else SNAPSHOTS_SCHEMA),
+                "features": card_features(
+                    schema_of(manifest, INDEX_SCHEMA if name == INDEX_CONFIG else SNAPSHOTS_SCHEMA)
+                ),
                 "splits": splits,
                 "download_size": sum(split["num_bytes"] for split in splits),
             }
         )
     return {"configs": entries, "dataset_info": infos}
+
+
+def schema_of(manifest: Manifest, schema: pa.Schema) -> pa.Schema:
+    """A schema as a zoo's files have it."""
+    return schema if manifest.format_version == FORMAT_VERSION else of_version_2(schema)
 
 
 def state(manifest: Manifest) -> str:

@@ -24,9 +24,17 @@ import pyarrow.parquet as pq
 
 from nws_dataset.errors import ZooError
 from nws_dataset.files import atomic_write, check_file
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture
-from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SNAPSHOTS_SCHEMA
+from nws_dataset.format.schema import (
+    ADDED_IN_3,
+    INDEX_SCHEMA,
+    METADATA_SCHEMA,
+    SNAPSHOTS_SCHEMA,
+    VALUES,
+    from_version_2,
+    is_of_version_2,
+)
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import TensorSpec, layout_of
 
 ROW_DTYPE = np.dtype("<f4")  # as safetensors' F32
 ALIGNMENT = 8  # safetensors: the data start at a multiple of 8 bytes
@@ -40,16 +48,9 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError)
 # One value
 
 
-@functools.cache
-def header(architecture: Architecture) -> bytes:
-    """The safetensors header of an architecture: 8 bytes of length, then JSON, padded with spaces.
-
-    Example:
-        >>> header(Architecture())[8:70]
-        b'{"__metadata__":{"format":"pt","architecture":"conv3x8k5-max-d'
-    """
+def _header(architecture: BaseArchitecture, tensors: Sequence[TensorSpec]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt", "architecture": architecture.id}}
-    for spec in layout_of(architecture).tensors:
+    for spec in tensors:
         offsets = [spec.offset * ROW_DTYPE.itemsize, spec.stop * ROW_DTYPE.itemsize]
         entries[spec.name] = {"dtype": "F32", "shape": list(spec.shape), "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":")).encode()
@@ -57,7 +58,25 @@ def header(architecture: Architecture) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def pack(architecture: Architecture, row: np.ndarray) -> bytes:
+@functools.cache
+def header(architecture: BaseArchitecture) -> bytes:
+    """The safetensors header of an architecture: 8 bytes of length, then JSON, padded with spaces.
+
+    Example:
+        >>> from nws_dataset import Architecture
+        >>> header(Architecture())[8:70]
+        b'{"__metadata__":{"format":"pt","architecture":"conv3x8k5-max-d'
+    """
+    return _header(architecture, layout_of(architecture).tensors)
+
+
+@functools.cache
+def scores_header(architecture: BaseArchitecture) -> bytes:
+    """The safetensors header of an architecture's edge scores."""
+    return _header(architecture, architecture.edge_scores())
+
+
+def pack(architecture: BaseArchitecture, row: np.ndarray) -> bytes:
     """The safetensors bytes of a network.
 
     Args:
@@ -75,7 +94,9 @@ def pack(architecture: Architecture, row: np.ndarray) -> bytes:
     return header(architecture) + row.tobytes()
 
 
-def unpack(architecture: Architecture, value: bytes | memoryview, where: object = "weights") -> np.ndarray:
+def unpack(
+    architecture: BaseArchitecture, value: bytes | memoryview, where: object = "weights"
+) -> np.ndarray:
     """The row of a network, a view of its safetensors bytes.
 
     Args:
@@ -111,6 +132,46 @@ def unpack(architecture: Architecture, value: bytes | memoryview, where: object 
     return np.frombuffer(view, ROW_DTYPE, offset=len(head))
 
 
+def num_scores(architecture: BaseArchitecture) -> int:
+    """E, the edges of an architecture that have scores."""
+    specs = architecture.edge_scores()
+    return specs[-1].stop if specs else 0
+
+
+def pack_scores(architecture: BaseArchitecture, scores: np.ndarray) -> bytes:
+    """The safetensors bytes of a network's edge scores [E] float32.
+
+    Raises:
+        ValueError: if they are not float32 or not [E].
+    """
+    count = num_scores(architecture)
+    if scores.shape != (count,) or scores.dtype != ROW_DTYPE:
+        raise ValueError(
+            f"edge scores: expected [{count}] float32, found {list(scores.shape)} {scores.dtype}"
+        )
+    return scores_header(architecture) + scores.tobytes()
+
+
+def unpack_scores(
+    architecture: BaseArchitecture, value: bytes | memoryview, where: object = "edge scores"
+) -> np.ndarray:
+    """The edge scores [E] float32 of a network, a view of their safetensors bytes.
+
+    Raises:
+        ZooError: if the value is not of this architecture or not complete.
+    """
+    head, view = scores_header(architecture), memoryview(value)
+    length = len(head) + num_scores(architecture) * ROW_DTYPE.itemsize
+    if bytes(view[: len(head)]) != head or view.nbytes != length:
+        raise ZooError(
+            where,
+            expected=f"the {num_scores(architecture)} edge scores of {architecture.id}, {length} bytes",
+            found=f"{view.nbytes} bytes that are none",
+            do="fetch or build the file again",
+        )
+    return np.frombuffer(view, ROW_DTYPE, offset=len(head))
+
+
 def check_value(value: bytes | memoryview, sha256: str, where: object) -> None:
     """Raise a ZooError unless a value has the digest that the index gives for it."""
     found = hashlib.sha256(value).hexdigest()
@@ -124,7 +185,12 @@ def check_value(value: bytes | memoryview, sha256: str, where: object) -> None:
 
 
 def write_snapshots(
-    path: str | Path, metadata: pa.Table, values: Iterable[bytes], *, relative: str
+    path: str | Path,
+    metadata: pa.Table,
+    values: Iterable[bytes],
+    *,
+    relative: str,
+    edge_scores: Iterable[bytes | None] | None = None,
 ) -> pa.Table:
     """Write a snapshots file, a row group at a time.
 
@@ -135,6 +201,7 @@ def write_snapshots(
         metadata: METADATA_SCHEMA, sorted by (snapshot, model_id).
         values: one `pack`ed network for each snapshot; consumed as a stream.
         relative: the file's path in the repository, for the index.
+        edge_scores: of each snapshot its `pack_scores`, None of one that has none; None: none has.
 
     Returns:
         The lines of the index (INDEX_SCHEMA): metadata with file, offset, length and sha256.
@@ -149,20 +216,33 @@ def write_snapshots(
     assert all(a < b for a, b in itertools.pairwise(order)), (
         f"{relative}: snapshots are not sorted by (snapshot, model_id)"
     )
-    lengths: list[int] = []
-    digests: list[str] = []
+    found: list[_Found] = [_Found(name) for name in VALUES]
+    scores = itertools.repeat(None, len(snapshots)) if edge_scores is None else edge_scores
     with atomic_write(path) as temporary:
         with pq.ParquetWriter(temporary, SNAPSHOTS_SCHEMA, **_writer_options()) as writer:
-            for group in _row_groups(snapshots, values):
-                part = metadata.slice(len(lengths), len(group))
-                weights = pa.array(group, pa.large_binary())
+            for group in _row_groups(snapshots, zip(values, scores, strict=True)):
+                part = metadata.slice(len(found[0].lengths), len(group))
+                columns = [pa.array(column, pa.large_binary()) for column in zip(*group, strict=True)]
                 writer.write_table(
-                    pa.table([*part.columns, weights], schema=SNAPSHOTS_SCHEMA), row_group_size=len(group)
+                    pa.table([*part.columns, *columns], schema=SNAPSHOTS_SCHEMA), row_group_size=len(group)
                 )
-                lengths += map(len, group)
-                digests += (hashlib.sha256(value).hexdigest() for value in group)
-        offsets = _find_values(temporary, lengths, digests)
-    return _index_table(metadata, relative, offsets, lengths, digests)
+                for of_column, column in zip(found, zip(*group, strict=True), strict=True):
+                    of_column.add(column)
+        return _index_table(metadata, relative, temporary, found)
+
+
+class _Found:
+    """The lengths and digests of a column's values, None where there is none."""
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self.lengths: list[int | None] = []
+        self.digests: list[str | None] = []
+
+    def add(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self.lengths.append(None if value is None else len(value))
+            self.digests.append(None if value is None else hashlib.sha256(value).hexdigest())
 
 
 def _writer_options() -> dict[str, Any]:
@@ -178,54 +258,61 @@ def _writer_options() -> dict[str, Any]:
     }
 
 
-def _row_groups(snapshots: Sequence[int], values: Iterable[bytes]) -> Iterator[list[bytes]]:
+def _row_groups(
+    snapshots: Sequence[int], values: Iterable[tuple[bytes, bytes | None]]
+) -> Iterator[list[tuple[bytes, bytes | None]]]:
     """The values, cut so that no row group spans two snapshots or grows beyond its limits."""
-    group: list[bytes] = []
+    group: list[tuple[bytes, bytes | None]] = []
     size, current = 0, None
     for snapshot, value in zip(snapshots, values, strict=True):
-        full = len(group) == GROUP_SNAPSHOTS or size + len(value) > GROUP_BYTES
+        length = len(value[0]) + len(value[1] or b"")
+        full = len(group) == GROUP_SNAPSHOTS or size + length > GROUP_BYTES
         if group and (snapshot != current or full):
             yield group
             group, size = [], 0
         group.append(value)
-        size, current = size + len(value), snapshot
+        size, current = size + length, snapshot
     if group:
         yield group
 
 
-def _find_values(path: Path, lengths: Sequence[int], digests: Sequence[str]) -> list[int]:
-    """The offset of each value in a snapshots file, in order.
+def _find_values(path: Path, found: _Found) -> list[int | None]:
+    """The offset of each value of a column in a snapshots file, in order.
 
     A value follows its length, and the previous value or a page's header. So the next position where its
     length stands is tried, and its digest decides: what is returned has been read back.
     """
-    offsets: list[int] = []
+    offsets: list[int | None] = []
     check_file(path)
     footer = pq.read_metadata(path)
-    column = SNAPSHOTS_SCHEMA.names.index("weights")
+    column = SNAPSHOTS_SCHEMA.names.index(found.column)
     # Parquet numbers leaf columns, Arrow top-level ones; they agree as long as a list has one leaf.
     chunks = [
         (footer.row_group(i).num_rows, footer.row_group(i).column(column))
         for i in range(footer.num_row_groups)
     ]
-    if sum(count for count, _ in chunks) != len(lengths) or any(
-        chunk.path_in_schema != "weights" for _, chunk in chunks
+    if sum(count for count, _ in chunks) != len(found.lengths) or any(
+        chunk.path_in_schema != found.column for _, chunk in chunks
     ):
-        expected, found = f"weights of {len(lengths)} snapshots", "other numbers in its footer"
-        raise ZooError(path, expected=expected, found=found, do="fetch or build it again")
+        expected, wrong = f"{found.column} of {len(found.lengths)} snapshots", "other numbers in its footer"
+        raise ZooError(path, expected=expected, found=wrong, do="fetch or build it again")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for count, chunk in chunks:
             position, stop = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
+            first = len(offsets)
             for length, digest in zip(
-                lengths[len(offsets) :][:count], digests[len(offsets) :][:count], strict=True
+                found.lengths[first : first + count], found.digests[first : first + count], strict=True
             ):
+                if length is None or digest is None:
+                    offsets.append(None)
+                    continue
                 offset = _find_value(content, position, stop, length, digest)
                 if offset is None:
-                    expected, found = (
+                    expected, wrong = (
                         f"the value {digest} in one piece",
                         (f"none in bytes {position} to {stop}"),
                     )
-                    raise ZooError(path, expected=expected, found=found, do="fetch or build it again")
+                    raise ZooError(path, expected=expected, found=wrong, do="fetch or build it again")
                 offsets.append(offset)
                 position = offset + length
     return offsets
@@ -259,9 +346,20 @@ def read_snapshots(path: str | Path, columns: Sequence[str] | None = None) -> It
     try:
         check_file(path)
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-            verify_schema(path, file.schema_arrow, SNAPSHOTS_SCHEMA)
+            earlier = is_of_version_2(file.schema_arrow, SNAPSHOTS_SCHEMA)
+            if not earlier:
+                verify_schema(path, file.schema_arrow, SNAPSHOTS_SCHEMA)
+            wanted = pa.schema(
+                [field for field in SNAPSHOTS_SCHEMA if columns is None or field.name in columns]
+            )
+            stored = [name for name in wanted.names if name not in ADDED_IN_3] if earlier else columns
             for group in range(file.num_row_groups):
-                yield from file.iter_batches(GROUP_SNAPSHOTS, row_groups=[group], columns=columns)
+                for batch in file.iter_batches(GROUP_SNAPSHOTS, row_groups=[group], columns=stored):
+                    if earlier:
+                        table = from_version_2(pa.Table.from_batches([batch]), wanted)
+                        yield from table.combine_chunks().to_batches()
+                    else:
+                        yield batch
     except UNREADABLE as error:
         raise unreadable(path, error) from error
 
@@ -276,21 +374,22 @@ def reindex(path: str | Path, *, relative: str) -> pa.Table:
     Raises:
         ZooError: if the file is missing, cut short, altered, or not of this schema.
     """
-    tables, lengths, digests = [], [], []
+    tables, found = [], [_Found(name) for name in VALUES]
     for batch in read_snapshots(path):
         tables.append(pa.Table.from_batches([batch]).select(METADATA_SCHEMA.names))
-        for value in batch.column("weights"):
-            buffer = value.as_buffer()
-            lengths.append(buffer.size)
-            digests.append(hashlib.sha256(buffer).hexdigest())
+        for of_column in found:
+            of_column.add(
+                memoryview(value.as_buffer()) if value.is_valid else None
+                for value in batch.column(of_column.column)
+            )
     metadata = pa.concat_tables(tables) if tables else METADATA_SCHEMA.empty_table()
-    return _index_table(metadata, relative, _find_values(Path(path), lengths, digests), lengths, digests)
+    return _index_table(metadata, relative, Path(path), found)
 
 
-def _index_table(
-    metadata: pa.Table, relative: str, offsets: list[int], lengths: list[int], digests: list[str]
-) -> pa.Table:
-    byte_ranges = [[relative] * len(lengths), offsets, lengths, digests]
+def _index_table(metadata: pa.Table, relative: str, path: Path, found: Sequence[_Found]) -> pa.Table:
+    byte_ranges: list[list[Any]] = [[relative] * len(metadata)]
+    for of_column in found:
+        byte_ranges += [_find_values(path, of_column), of_column.lengths, of_column.digests]
     added = [
         pa.array(column, field.type)
         for column, field in zip(byte_ranges, list(INDEX_SCHEMA)[-len(byte_ranges) :], strict=True)
@@ -331,6 +430,8 @@ def read_index(path: str | Path, content: memoryview | None = None) -> pa.Table:
             check_file(path)
         source = path if content is None else pa.BufferReader(content)
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            if is_of_version_2(file.schema_arrow, INDEX_SCHEMA):
+                return from_version_2(file.read(), INDEX_SCHEMA)
             verify_schema(path, file.schema_arrow, INDEX_SCHEMA)
             return file.read()
     except UNREADABLE as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from nws_dataset.format.recipe import LEGAL_VALUES
+from nws_dataset.networks import cnn
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class ByDataset:
-    """A value that follows from the data set."""
+    """A value that follows from the data set, or a draw of it."""
 
     values: Mapping[str, Any]
 
@@ -62,6 +62,14 @@ class Subset:
     # None: num_snapshots of the E exports, round(linspace(1, E, num_snapshots))
     snapshot_epochs: tuple[int, ...] | None = None
     description: str = ""
+    digits: int = 6  # of a model's number in its model_id
+    # image sets of the draw that are built only when they are asked for
+    on_request: tuple[str, ...] = ()
+    # whether each network stands for an image: then an image set's networks follow the order of its images,
+    # once for each copy
+    of_images: bool = False
+    # image set -> score from which an edge is kept
+    edge_thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 NWS_MAIN: Family = {
@@ -130,9 +138,9 @@ SMALL_CNN: Family = {
 DEMO: Family = {
     "dataset": "digits",
     "batch_size": Choice((32, 64, 128, 256)),
-    "optimizer": Choice(LEGAL_VALUES["optimizer"]),
-    "activation": Choice(LEGAL_VALUES["activation"]),
-    "initialization": Choice(LEGAL_VALUES["initialization"]),
+    "optimizer": Choice(("adam", "rmsprop", "momentum", "sgd")),
+    "activation": Choice(cnn.Architecture.activations),
+    "initialization": Choice(cnn.Architecture.initializations),
     "init_std": SMALL_CNN["init_std"],
     "batch_norm": Choice((True, False)),
     "validation_fraction": 0.1,
@@ -146,6 +154,93 @@ DEMO_NWS: Family = {
     DEMO_SHAPE: DEMO_SHAPES,
 }
 DEMO_SMALL_CNN: Family = {**SMALL_CNN, **DEMO}
+# Networks that stand for an image each.
+IMAGE_SETS_OF_INRS = ("mnist", "fashion_mnist", "cifar10", "digits")
+OF_AN_IMAGE: Family = {
+    "dataset": Cycle(IMAGE_SETS_OF_INRS),
+    "optimizer": "adam",
+    "image_channels": ByDataset({"mnist": 1, "fashion_mnist": 1, "cifar10": 3, "digits": 1}),
+    "image_size": ByDataset({"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "digits": 8}),
+    "batch_size": ByDataset({"mnist": 784, "fashion_mnist": 784, "cifar10": 1024, "digits": 64}),
+    "max_epochs": 1000,
+}
+SIREN_DWS: Family = {  # as DWSNets (Navon et al. 2023)
+    **OF_AN_IMAGE,
+    "kind": "siren",
+    "activation": "sine",
+    "initialization": "siren_uniform",
+    "learning_rate": 5e-4,
+    "convention": "dws",
+}
+SIREN_NFN: Family = {  # in the form of NFN (Zhou et al. 2023), with a schedule of ours
+    **SIREN_DWS,
+    "initialization": "siren",
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "convention": "nfn",
+    "output_offset": 0.0,
+    "pixel_min": -1,
+}
+KAN_INR: Family = {
+    **OF_AN_IMAGE,
+    "kind": "kan",
+    "activation": "silu",
+    "initialization": "kan",
+    "learning_rate": 1e-2,
+    "schedule": "cosine",
+    "learning_rate_end": 1e-3,
+}
+OF_IMAGES: dict[str, Any] = {
+    "num_snapshots": 5,
+    "snapshot_epochs": (0, 10, 100, 300, 1000),
+    "digits": 8,
+    "on_request": ("digits",),
+    "of_images": True,
+}
+# Of each image set as many as it has images, at most 70,000; an image set with fewer has gaps.
+NUM_OF_IMAGES = 70_000 * len(IMAGE_SETS_OF_INRS)
+# The label noise, and the score from which an edge is kept, were found by a calibration (builder/LOG.md):
+# test accuracies spread as those of Bar-Shalom et al. 2026 (arXiv 2602.16316), about a quarter of the edges
+# is kept.
+KAN: Family = {
+    "kind": "kan",
+    "reads": "images",
+    "image_size": 14,
+    "depth_hidden": 1,
+    "pixel_min": -1,
+    "dataset": Cycle(("mnist", "fashion_mnist", "kmnist", "kmnist_10k", "digits")),
+    "activation": "silu",
+    "initialization": "kan",
+    "optimizer": "adam",
+    "learning_rate": LogUniform(1e-3, 1e-2),
+    "batch_size": 128,
+    "max_epochs": Choice((2, 4, 8)),
+    "label_noise": ByDataset(
+        {
+            "mnist": Uniform(0.5, 1.0),
+            "fashion_mnist": Uniform(0.5, 1.0),
+            "kmnist": Uniform(0.5, 1.0),
+            "kmnist_10k": Uniform(0.5, 1.0),
+            "digits": Uniform(0.5, 1.0),
+        }
+    ),
+}
+RESNET: Family = {  # as Lim et al. 2024 (arXiv 2405.20231)
+    "kind": "resnet",
+    "dataset": "cifar10",
+    "activation": "relu",
+    "initialization": "kaiming_normal",
+    "optimizer": "adamw",
+    "learning_rate": LogUniform(0.005, 0.5),
+    "weight_decay": LogUniform(1e-5, 1e-1),
+    "label_smoothing": Uniform(0.0, 0.2),
+    "schedule": "triangle",
+    "warmup_epochs": 5.0,
+    "max_epochs": Choice(tuple(range(10, 41))),
+    "batch_size": 512,
+    "augmentation": True,
+    "augmentation_policy": "flip_shift_cutout",
+}
 SUBSETS: dict[str, Subset] = {
     subset.name: subset
     for subset in (
@@ -165,6 +260,49 @@ SUBSETS: dict[str, Subset] = {
             (DEMO_NWS, DEMO_SMALL_CNN, DEMO_SMALL_CNN, DEMO_SMALL_CNN),
             description="both papers' families in small, on scikit-learn's digits",
         ),
+        Subset(
+            "siren",
+            NUM_OF_IMAGES,
+            (SIREN_DWS,),
+            description="a SIREN for each image, in the convention of DWSNets",
+            **OF_IMAGES,
+        ),
+        Subset(
+            "siren_nfn",
+            NUM_OF_IMAGES,
+            (SIREN_NFN,),
+            description="a SIREN for each image, in the convention of NFN",
+            **OF_IMAGES,
+        ),
+        Subset(
+            "kan_inr",
+            NUM_OF_IMAGES,
+            (KAN_INR,),
+            description="a Kolmogorov-Arnold network for each image",
+            **OF_IMAGES,
+        ),
+        Subset(
+            "kan",
+            20_000,
+            (KAN,),
+            num_snapshots=2,
+            on_request=("digits",),
+            edge_thresholds={
+                "mnist": 0.05,
+                "fashion_mnist": 0.05,
+                "kmnist": 0.05,
+                "kmnist_10k": 0.05,
+                "digits": 0.05,
+            },
+            description="Kolmogorov-Arnold networks that classify images, with scores of their edges",
+        ),
+        Subset(
+            "resnet",
+            10_000,
+            (RESNET,),
+            num_snapshots=4,
+            description="small residual networks (the recipe of Lim et al. 2024)",
+        ),
     )
 }
 PRESETS: dict[str, tuple[str, ...]] = {
@@ -173,7 +311,13 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "main": ("main",),
     "nws": ("main", "fixed"),
     "small_cnn": ("small_cnn",),
+    "siren": ("siren",),
+    "kan_inr": ("kan_inr",),
+    "kan": ("kan",),
+    "resnet": ("resnet",),
 }
+# of a preset with several: its subset of each; the first is the default
+CONVENTIONS: dict[str, dict[str, str]] = {"siren": {"dws": "siren", "nfn": "siren_nfn"}}
 
 
 @dataclass(frozen=True)

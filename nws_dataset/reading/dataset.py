@@ -18,9 +18,10 @@ import torch
 from torch.utils.data import Dataset
 
 from nws_dataset.errors import ValueZooError, ZooError
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import Manifest
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks import architecture_from_json
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.reading.byte_ranges import ByteRanges
 from nws_dataset.reading.index import part_of
 from nws_dataset.reading.snapshots import READ_COLUMNS, Snapshots
@@ -98,7 +99,7 @@ class SnapshotDataset(Dataset[Any]):
         column = snapshots._columns["architecture_json"]
         self._codes = part_of(column.codes, snapshots._indices)  # [N], of the architectures
         self._architectures = {
-            code: Architecture.from_json(column.distinct[code]) for code in np.unique(self._codes).tolist()
+            code: architecture_from_json(column.distinct[code]) for code in np.unique(self._codes).tolist()
         }
         if view is Graph and self._architectures:  # so that the edges of all graphs have one width
             options.setdefault("kernel_size", max(map(smallest_side, self._architectures.values())))
@@ -144,7 +145,7 @@ class SnapshotDataset(Dataset[Any]):
         return items
 
     def _items(
-        self, architecture: Architecture, weights: torch.Tensor, targets: torch.Tensor | None
+        self, architecture: BaseArchitecture, weights: torch.Tensor, targets: torch.Tensor | None
     ) -> list[Any]:
         """The items of a stack of networks [n, P]."""
         if self.view is None:

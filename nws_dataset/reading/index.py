@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.schema import INDEX_SCHEMA
+from nws_dataset.format.schema import ADDED_IN_3, INDEX_SCHEMA, is_of_version_2, with_kind
 from nws_dataset.format.shards import UNREADABLE, unreadable, verify_schema
 
 BATCH_VALUES = 10_000  # values that are Python objects at a time
@@ -278,7 +278,7 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
         chunks = []
         for where, content, file in opened:
             try:
-                values = file.read([name], use_threads=False)[name]
+                values = _values(file, name)
             except UNREADABLE as error:
                 raise unreadable(where, error) from error
             finally:
@@ -302,6 +302,17 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
     return Columns(INDEX_SCHEMA, sum(file.metadata.num_rows for _, _, file in opened), read)
 
 
+def _values(file: pq.ParquetFile, name: str) -> pa.ChunkedArray:
+    """A column of an index file; what version 2 of the format lacks has one value."""
+    earlier = "kind" not in file.schema_arrow.names
+    if earlier and name in ADDED_IN_3:
+        field = INDEX_SCHEMA.field(name)
+        values = pa.repeat(pa.scalar(ADDED_IN_3[name], field.type), file.metadata.num_rows)
+        return pa.chunked_array([values.dictionary_encode() if name in REPEATED else values])
+    values = file.read([name], use_threads=False)[name]
+    return with_kind(values) if earlier and name == "architecture_json" else values
+
+
 def _drop_pages(content: Content) -> None:
     """Pages of a mapped file need not stay in memory once they are decompressed."""
     if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -310,11 +321,14 @@ def _drop_pages(content: Content) -> None:
 
 def _open(where: object, content: Content) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=REPEATED)
+        metadata = pq.read_metadata(pa.BufferReader(content))
+        repeated = [name for name in REPEATED if name in metadata.schema.names]
+        file = pq.ParquetFile(pa.BufferReader(content), metadata=metadata, read_dictionary=repeated)
         found = pa.schema([_decoded(field) for field in file.schema_arrow])
     except UNREADABLE as error:
         raise unreadable(where, error) from error
-    verify_schema(where, found, INDEX_SCHEMA)
+    if not is_of_version_2(found, INDEX_SCHEMA):
+        verify_schema(where, found, INDEX_SCHEMA)
     most = FREE_LINES + int(len(content) / MIN_BYTES)
     if not 0 <= file.metadata.num_rows <= most:
         found = f"{file.metadata.num_rows} lines in {len(content)} bytes"

@@ -24,11 +24,12 @@ import pyarrow as pa
 
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import path_type
-from nws_dataset.format.layout import Layout, layout_of
 from nws_dataset.format.manifest import MANIFEST_NAME, PENDING, Manifest
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.schema import INDEX_SCHEMA
-from nws_dataset.format.shards import ROW_DTYPE, header, unpack
+from nws_dataset.format.shards import ROW_DTYPE, header, num_scores, unpack, unpack_scores
+from nws_dataset.networks import architecture_from_json
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import Layout, layout_of
 from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS, ByteRange, ByteRanges
 from nws_dataset.reading.folder import Folder
 from nws_dataset.reading.hub import CACHE_BYTES, Repository
@@ -46,8 +47,8 @@ from nws_dataset.reading.zoo_files import ZooFiles
 if TYPE_CHECKING:
     import torch
 
-    from nws_dataset.format.network import Network
-    from nws_dataset.format.networks import Networks
+    from nws_dataset.networks.network import Network
+    from nws_dataset.networks.stacked import Networks
     from nws_dataset.reading.dataset import SnapshotDataset
 
 LOCAL_NAME = "nws"
@@ -201,7 +202,7 @@ class Zoo:
         """
         return Snapshots._of(self._columns, range(self._columns.num_rows)).filter(**conditions)
 
-    def architecture(self, snapshot: AnySnapshot) -> Architecture:
+    def architecture(self, snapshot: AnySnapshot) -> BaseArchitecture:
         """The architecture of a snapshot's network.
 
         Args:
@@ -536,11 +537,104 @@ class Zoo:
             >>> zoo.network(snapshot)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
             torch.Size([2, 10])
         """
-        from nws_dataset.format.network import Network  # torch is loaded only when a network is wanted
+        from nws_dataset.networks.network import Network  # torch is loaded only when a network is wanted
 
         activation, dropout = _fields(snapshot, "activation", "dropout")
         weights = self._tensor(snapshot)  # first: an index may ask for a network that no file holds
         return Network(self.architecture(snapshot), activation, dropout).load_row(weights).eval()
+
+    def images(self, snapshots: AnySnapshots) -> np.ndarray:
+        """The images that networks of one architecture stand for, as they give them.
+
+        Args:
+            snapshots: as `arrays`, of networks that read coordinates: sirens, and kans of the subset
+                `kan_inr`.
+
+        Returns:
+            [N, C, H, W] uint8: values outside the range of pixels are cut to it, then rounded.
+
+        Raises:
+            ZooError: as `row`, or if there are no snapshots, the architectures differ, or networks classify
+                images.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> classifiers = zoo.filter(model_id="demo-000000")
+            >>> try:
+            ...     zoo.images(classifiers)
+            ... except ZooError as error:
+            ...     print(error)
+            snapshots: expected networks that stand for images, found a cnn; filter by subset
+        """
+        import torch
+
+        from nws_dataset.networks.network import coordinates
+
+        networks = self.networks(snapshots)
+        architecture = networks.architecture
+        if architecture.reads != "coordinates":
+            raise ZooError(
+                "snapshots",
+                expected="networks that stand for images",
+                found=f"a {architecture.kind}",
+                do="filter by subset",
+            )
+        low, high = architecture.pixel_range
+        with torch.no_grad():
+            values = networks(coordinates(architecture))  # [N, B, C]
+        pixels = ((values - low) / (high - low) * 255).round().clamp(0, 255).nan_to_num().to(torch.uint8)
+        side = architecture.image_size
+        return pixels.transpose(1, 2).unflatten(2, (side, side)).numpy()
+
+    def edge_scores(self, snapshots: AnySnapshots) -> np.ndarray:
+        """The scores of the edges of classifying kans of one architecture: the mean |phi(x)| of each over
+        training images. An edge is kept where its score is at least the snapshot's `edge_threshold`.
+
+        Args:
+            snapshots: as `arrays`.
+
+        Returns:
+            [N, E] float32, layer by layer in the order [out, in].
+
+        Raises:
+            ZooError: as `row`, or if there are no snapshots, the architectures differ, or edges have no
+                scores.
+
+        Example:
+            >>> zoo = Zoo("nws")
+            >>> try:
+            ...     zoo.edge_scores(zoo.filter(model_id="demo-000000"))
+            ... except ZooError as error:
+            ...     print(error)
+            snapshots: expected networks whose edges have scores, found demo-000000; filter by subset
+        """
+        names = ("model_id", "architecture_json", "file", *EDGE_SCORES_COLUMNS)
+        chosen = list(_as_wanted(snapshots, (*READ_COLUMNS, "model_id", *EDGE_SCORES_COLUMNS)).snapshots)
+        fields = [[snapshot[name] for snapshot in chosen] for name in names]
+        identifiers, texts, files, *ranges = fields
+        architectures = {text: architecture_from_json(text) for text in texts}
+        if len(architectures) != 1:
+            found = ", ".join(sorted(a.id for a in architectures.values())[:5]) or "no snapshots"
+            do = "filter by architecture"
+            raise ZooError("snapshots", expected="networks of one architecture", found=found, do=do)
+        (architecture,) = architectures.values()
+        without = [name for name, offset in zip(identifiers, ranges[0], strict=True) if offset is None]
+        if without:
+            expected, found = "networks whose edges have scores", without[0]
+            raise ZooError("snapshots", expected=expected, found=found, do="filter by subset")
+        columns = dict(zip(BYTE_RANGE_COLUMNS, (files, *ranges), strict=True))
+        byte_ranges = ByteRanges.of(
+            Columns.of_values({name: list(column) for name, column in columns.items()}), range(len(chosen))
+        )
+        scores = np.empty((len(chosen), num_scores(architecture)), ROW_DTYPE)
+
+        def deliver(indices: slice | np.ndarray, values: np.ndarray) -> None:
+            for i, value in zip(np.arange(len(chosen))[indices].tolist(), values, strict=True):
+                (byte_range,) = byte_ranges[i : i + 1]
+                scores[i] = unpack_scores(architecture, value.data, self.files.where(byte_range))
+
+        self.files.read(byte_ranges, deliver)
+        return scores
 
     def networks(self, snapshots: AnySnapshots) -> Networks:
         """The networks of several snapshots of one architecture as one module, in evaluation mode.
@@ -568,7 +662,7 @@ class Zoo:
         """
         import torch
 
-        from nws_dataset.format.networks import Networks
+        from nws_dataset.networks.stacked import Networks
 
         wanted = _as_wanted(snapshots, (*READ_COLUMNS, "activation"))
         formats = [value_format for value_format, _ in wanted.by_architecture()]
@@ -673,6 +767,7 @@ class _StackMemory:
             return memory[:count]
 
 
+EDGE_SCORES_COLUMNS = tuple(f"edge_scores_{name}" for name in ("offset", "length", "sha256"))
 # references to an array that only a list has, as getrefcount counts them
 ONLY_KEPT = sys.getrefcount(np.empty(0)) + 1
 
@@ -680,7 +775,7 @@ ONLY_KEPT = sys.getrefcount(np.empty(0)) + 1
 class _ValueFormat(NamedTuple):
     """What the value of an architecture must be."""
 
-    architecture: Architecture
+    architecture: BaseArchitecture
     head: bytes
     num_weights: int
     length: int  # bytes of the value
@@ -688,7 +783,7 @@ class _ValueFormat(NamedTuple):
 
 @functools.lru_cache(1 << 16)  # a zoo has few of them, and millions of snapshots
 def _value_format(text: str) -> _ValueFormat:
-    architecture = Architecture.from_json(text)
+    architecture = architecture_from_json(text)
     head, num_weights = header(architecture), layout_of(architecture).num_weights
     return _ValueFormat(architecture, head, num_weights, len(head) + num_weights * ROW_DTYPE.itemsize)
 
@@ -718,6 +813,8 @@ def _plain(name: str, value: Any) -> Any:
     """A value of a snapshot that came from elsewhere, checked; numpy's numbers are Python's."""
     value = value.item() if isinstance(value, np.generic) else value
     arrow_type = INDEX_SCHEMA.field(name).type
+    if value is None and INDEX_SCHEMA.field(name).nullable:
+        return None
     if not isinstance(value, PYTHON_TYPES[arrow_type]) or isinstance(value, bool):
         do = "take whole lines of the config index"
         raise ZooError(

@@ -17,22 +17,21 @@ from typing import Any
 import numpy as np
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import OUTPUT, layout_of
-from nws_dataset.format.recipe import LEGAL_VALUES, Architecture
+from nws_dataset.format.recipe import LEGAL_VALUES
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import OUTPUT, TensorSpec, layout_of
 from nws_dataset.views.gather import check_axes, flatten, like, take, with_zero
 from nws_dataset.views.indices import (
     VECTOR_ROLES,
-    kernels,
     padded_kernels,
     rows_from,
     smallest_side,
-    unit_vectors,
 )
-from nws_dataset.views.permutations import CACHED, permutation_spec
+from nws_dataset.views.permutations import CACHED, tensor_indices
 
 NODE_TYPES = ("input", "conv", "dense", OUTPUT)
 # of which nets ScaleGMN knows a symmetry: of sign, else of scale
-SIGN_SYMMETRIES = {"tanh": True, "relu": False}
+SIGN_SYMMETRIES = {"tanh": True, "relu": False, "sine": True}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +45,14 @@ class Graph:
     `Data(x=view.x[n], edge_index=view.edge_index, edge_attr=view.edge_attr[n])` is network n.
     """
 
-    architecture: Architecture  # of all of them
+    architecture: BaseArchitecture  # of all of them
     x: Any  # [N, V, 5]: VECTOR_ROLES of each node, zero where it has none
     # [N, E, K * K]: the kernel, centred among zeros; a dense layer's is one number, or the map after the
-    # flatten
+    # flatten. Of a kan [N, E, F]: w_b, w_s and the coefficients of an edge
     edge_attr: Any
 
     @classmethod
-    def from_rows(cls, architecture: Architecture, rows: Any, kernel_size: int | None = None) -> Graph:
+    def from_rows(cls, architecture: BaseArchitecture, rows: Any, kernel_size: int | None = None) -> Graph:
         """The graphs of rows.
 
         Args:
@@ -69,6 +68,7 @@ class Graph:
             ZooError: if the kernel size is too small or even, or rows are not of this architecture.
 
         Example:
+            >>> from nws_dataset import Architecture
             >>> architecture = Architecture()
             >>> rows = np.zeros((2, layout_of(architecture).num_weights), np.float32)
             >>> view = Graph.from_rows(architecture, rows)
@@ -96,7 +96,8 @@ class Graph:
         Raises:
             ZooError: if their shapes are not those of this architecture.
         """
-        side = math.isqrt(self.edge_attr.shape[-1])
+        kernels = all(len(tensors) == 1 for tensors in _edge_tensors(self.architecture))
+        side = math.isqrt(self.edge_attr.shape[-1]) if kernels else None
         return rows_from(
             self.architecture,
             {
@@ -112,8 +113,11 @@ class Graph:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers of nodes: "input", then those of the layout."""
-        return NODE_TYPES[0], *layout_of(self.architecture).layers
+        """Names of the layers of nodes: "input", then those whose units they are.
+
+        What a residual network adds up shares its nodes.
+        """
+        return tuple(layout_of(self.architecture).unit_counts)
 
     @functools.cached_property
     def node_layer(self) -> Any:
@@ -123,7 +127,11 @@ class Graph:
     @functools.cached_property
     def node_type(self) -> Any:
         """[V] integers: the index of each node's type in NODE_TYPES."""
-        types = np.array([NODE_TYPES.index(layer.rstrip("0123456789")) for layer in self.layers])
+        kernels = {spec.units[0] for spec in layout_of(self.architecture).tensors if len(spec.shape) == 4}
+        names = [
+            layer if layer in NODE_TYPES else "conv" if layer in kernels else "dense" for layer in self.layers
+        ]
+        types = np.array([NODE_TYPES.index(name) for name in names])
         return like(self.x, np.repeat(types, np.diff(_first_nodes(self.architecture))))
 
     def node_activation(self, activation: str | Sequence[str]) -> Any:
@@ -140,13 +148,14 @@ class Graph:
             ZooError: for another activation.
 
         Example:
+            >>> from nws_dataset import Architecture
             >>> architecture = Architecture()
             >>> view = Graph.from_rows(architecture, np.zeros(layout_of(architecture).num_weights))
             >>> view.node_activation("tanh")[[0, 3, 260]].tolist()
             [-1, 3, -1]
         """
         names, legal = np.asarray(activation), LEGAL_VALUES["activation"]
-        _check_activations(names.ravel().tolist(), legal, "give the column")
+        _check_activations(names.ravel().tolist(), self.architecture.activations, "give the column")
         index = np.array([legal.index(name) for name in names.ravel()]).reshape(*names.shape, 1)
         first, node = _first_nodes(self.architecture), np.arange(self.x.shape[-2])
         return like(self.x, np.where((node >= first[1]) & (node < first[-2]), index, -1))
@@ -183,6 +192,7 @@ class Graph:
             ZooError: if there is no such activation, or another number of them than networks.
 
         Example:
+            >>> from nws_dataset import Architecture
             >>> architecture = Architecture(batch_norm=False)
             >>> rows = np.zeros((2, layout_of(architecture).num_weights), np.float32)
             >>> fields = Graph.from_rows(architecture, rows).to_neural_graphs("relu")[0]
@@ -216,17 +226,18 @@ class Graph:
             | `bw_edge_index` | [2, E]: `edge_index` from target to source |
             | `mask_hidden` | [V, 1] bool: nodes that are neither inputs nor outputs |
             | `mask_first_layer` | [V, 1] bool: inputs |
-            | `sign_mask` | True where the symmetry is of sign (tanh), False where it is of scale (relu) |
+            | `sign_mask` | True where the symmetry is of sign (tanh, sine), False: of scale (relu) |
             | `node2type` | [V] integers: a type for each input, each hidden layer and each output |
             | `edge2type` | [E] integers: a type for the edges of each input, hidden layer and output |
 
             Their `d_in_v` is the width of `x`, `_max_kernel_height` and `_max_kernel_width` are K.
 
         Raises:
-            ZooError: if an activation is neither relu nor tanh, or there is another number of them than
+            ZooError: if an activation is none of relu, tanh and sine, or there is another number of them than
                 networks.
 
         Example:
+            >>> from nws_dataset import Architecture
             >>> architecture = Architecture(batch_norm=False)
             >>> rows = np.zeros((2, layout_of(architecture).num_weights), np.float32)
             >>> one, other = Graph.from_rows(architecture, rows, 5).to_scalegmn(["relu", "tanh"])
@@ -250,7 +261,7 @@ class Graph:
         names = (
             [activation] * count if isinstance(activation, str) else np.asarray(activation).ravel().tolist()
         )
-        _check_activations(names, LEGAL_VALUES["activation"], "give the column")
+        _check_activations(names, self.architecture.activations, "give the column")
         if len(names) != count:
             raise ZooError(
                 "activation",
@@ -263,6 +274,13 @@ class Graph:
     def _by_source(self, *, dense_first: bool) -> list[dict[str, Any]]:
         """The fields that neural-graphs and ScaleGMN share, for each network."""
         architecture = self.architecture
+        if not _is_chain(architecture):
+            raise ZooError(
+                architecture.id,
+                expected="layers of one weight each, one behind the other",
+                found=f"a {architecture.kind}",
+                do="use the view itself",
+            )
         edges, width = self.edge_attr.shape[-2:]
         order, layer, dense = _source_order(architecture), _node_layer(architecture), _dense(architecture)
         edge_index = _edges(architecture)[:, order]
@@ -272,7 +290,7 @@ class Graph:
             first, middle = numbers[dense_edges, 0], numbers[dense_edges, width // 2]
             numbers[dense_edges, 0], numbers[dense_edges, width // 2] = middle, first
         edge_attr = take(flatten(self.edge_attr, self.edge_attr.ndim - 2), numbers)
-        x = self.x if architecture.batch_norm else self.x[..., :1]
+        x = self.x if layout_of(architecture).has_batch_norm else self.x[..., :1]
         shared = {
             "edge_index": edge_index,
             "mlp_edge_masks": dense_edges,
@@ -302,41 +320,57 @@ def _check_activations(names: Sequence[str], legal: Sequence[str], do: str) -> N
         raise ZooError("activation", expected=f"some of {', '.join(legal)}", found=", ".join(unknown), do=do)
 
 
-def _first_nodes(architecture: Architecture) -> np.ndarray:
+def _first_nodes(architecture: BaseArchitecture) -> np.ndarray:
     """The first node of the inputs and of each layer, then the number of nodes."""
-    return np.cumsum([0, architecture.image_channels, *(len(kernel) for kernel in kernels(architecture))])
+    return np.cumsum([0, *layout_of(architecture).unit_counts.values()])
 
 
-def _node_layer(architecture: Architecture) -> np.ndarray:
+def _node_layer(architecture: BaseArchitecture) -> np.ndarray:
     """[V]: 0 for inputs, then each layer."""
     sizes = np.diff(_first_nodes(architecture))
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def _dense(architecture: Architecture) -> np.ndarray:
+def _edge_tensors(architecture: BaseArchitecture) -> list[list[TensorSpec]]:
+    """Of each layer of edges its tensors, whose first two axes are units and inputs."""
+    layers = layout_of(architecture).by_layer.values()
+    return [[spec for spec in tensors if len(spec.units) > 1] for tensors in layers]
+
+
+def _dense(architecture: BaseArchitecture) -> np.ndarray:
     """Of the inputs and each layer a bool: whether its weights are numbers, not kernels."""
-    shapes = permutation_spec(architecture).shapes
-    weights = [weight.name for weight, *_ in layout_of(architecture).by_layer.values()]
-    return np.array([False, *(len(shapes[name]) == 2 for name in weights)])
+    shapes = {tensors[0].units[0]: tensors[0].unit_shape for tensors in reversed(_edge_tensors(architecture))}
+    return np.array([len(shapes.get(units, ())) == 2 for units in layout_of(architecture).unit_counts])
 
 
-def _edges(architecture: Architecture) -> np.ndarray:
+def _edges(architecture: BaseArchitecture) -> np.ndarray:
     """[2, E]: source and target, as the weights lie: unit by unit, input by input."""
-    first = _first_nodes(architecture).tolist()
-    edges = [
-        np.mgrid[units:end, inputs:units].reshape(2, -1)
-        for inputs, units, end in zip(first, first[1:], first[2:], strict=False)
-    ]
+    counts = layout_of(architecture).unit_counts
+    first = dict(zip(counts, _first_nodes(architecture).tolist(), strict=False))
+    edges = []
+    for weight, *_ in _edge_tensors(architecture):
+        target, source = (first[str(units)] for units in weight.units[:2])
+        units, inputs = weight.unit_shape[:2]
+        edges.append(np.mgrid[target : target + units, source : source + inputs].reshape(2, -1))
     return np.concatenate(edges, axis=1)[[1, 0]]
 
 
-def _source_order(architecture: Architecture) -> np.ndarray:
+def _is_chain(architecture: BaseArchitecture) -> bool:
+    """Whether each layer has one weight and reads the layer before it."""
+    tensors, units = _edge_tensors(architecture), [*layout_of(architecture).unit_counts]
+    pairs = zip(tensors, units, units[1:], strict=False)
+    return len(tensors) == len(units) - 1 and all(
+        len(of_layer) == 1 and of_layer[0].units[:2] == (target, source) for of_layer, source, target in pairs
+    )
+
+
+def _source_order(architecture: BaseArchitecture) -> np.ndarray:
     """[E]: the edges by source, then target."""
     source, target = _edges(architecture)
     return np.lexsort((target, source))
 
 
-def _scalegmn_fields(architecture: Architecture) -> dict[str, np.ndarray]:
+def _scalegmn_fields(architecture: BaseArchitecture) -> dict[str, np.ndarray]:
     """What ScaleGMN takes beside the fields of neural-graphs, but for the activation's."""
     first, layer = _first_nodes(architecture), _node_layer(architecture)
     source, target = _edges(architecture)[:, _source_order(architecture)]
@@ -355,18 +389,44 @@ def _scalegmn_fields(architecture: Architecture) -> dict[str, np.ndarray]:
 
 
 @functools.lru_cache(CACHED)
-def _node_indices(architecture: Architecture) -> np.ndarray:
-    """[V, len(VECTOR_ROLES)]"""
-    first = _first_nodes(architecture)
-    nodes = np.full((first[-1], len(VECTOR_ROLES)), layout_of(architecture).num_weights)
-    for start, vectors in zip(first[1:], unit_vectors(architecture), strict=False):
-        nodes[start : start + vectors.shape[1], : len(vectors)] = vectors.T
-    return nodes
+def _node_indices(architecture: BaseArchitecture) -> np.ndarray:
+    """[V, len(VECTOR_ROLES)], or more where the norms of several layers stand on the same nodes."""
+    layout, indices = layout_of(architecture), tensor_indices(architecture)
+    vectors = {
+        units: [indices[spec.name] for spec in layout.tensors if spec.units == (units,)]
+        for units in layout.unit_counts
+    }
+    width = max(len(VECTOR_ROLES), *map(len, vectors.values()))
+    parts = []
+    for units, size in layout.unit_counts.items():
+        part = np.full((size, width), layout.num_weights)
+        for role, vector in enumerate(vectors[units]):
+            part[:, role] = vector
+        parts.append(part)
+    return np.concatenate(parts)
 
 
 @functools.lru_cache(CACHED)
-def _edge_indices(architecture: Architecture, kernel_size: int | None) -> np.ndarray:
-    """[E, K * K]; an edge's kernel stands in the middle of its square."""
+def _edge_indices(architecture: BaseArchitecture, kernel_size: int | None) -> np.ndarray:
+    """[E, K * K]; an edge's kernel stands in the middle of its square. Of a layer with several tensors, an
+    edge's numbers in all of them, one behind the other.
+    """
+    layers = _edge_tensors(architecture)
+    if any(len(tensors) > 1 for tensors in layers):
+        if kernel_size is not None:
+            do = "leave it out"
+            raise ZooError(
+                "kernel_size", expected="none: edges are no kernels", found=repr(kernel_size), do=do
+            )
+        indices = tensor_indices(architecture)
+        return np.concatenate(
+            [
+                np.concatenate(
+                    [indices[spec.name].reshape(math.prod(spec.shape[:2]), -1) for spec in tensors], axis=1
+                )
+                for tensors in layers
+            ]
+        )
     smallest = smallest_side(architecture)
     side = smallest if kernel_size is None else kernel_size
     if not isinstance(side, int | np.integer) or side < smallest or side % 2 == 0:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.views.gather import check_axes, concatenate, flatten, take
 from nws_dataset.views.permutations import tensor_indices
 
@@ -24,7 +24,7 @@ from nws_dataset.views.permutations import tensor_indices
 VECTOR_ROLES = ("bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance")
 
 
-def unit_vectors(architecture: Architecture) -> list[np.ndarray]:
+def unit_vectors(architecture: BaseArchitecture) -> list[np.ndarray]:
     """Of each layer [1, O] its bias, or with batch-norm [5, O]: VECTOR_ROLES."""
     indices = tensor_indices(architecture)
     return [
@@ -33,7 +33,7 @@ def unit_vectors(architecture: Architecture) -> list[np.ndarray]:
     ]
 
 
-def kernels(architecture: Architecture) -> list[np.ndarray]:
+def kernels(architecture: BaseArchitecture) -> list[np.ndarray]:
     """Of each layer [O, I, k, k] its weight: a dense layer's kernel is one number, or the map after the
     flatten.
     """
@@ -42,13 +42,13 @@ def kernels(architecture: Architecture) -> list[np.ndarray]:
     return [weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1))) for weight in weights]
 
 
-def smallest_side(architecture: Architecture) -> int:
+def smallest_side(architecture: BaseArchitecture) -> int:
     """The smallest odd K that holds all kernels."""
     # odd: so that the middle of an odd kernel is the middle of the square
     return max(kernel.shape[-1] for kernel in kernels(architecture)) | 1
 
 
-def padded_kernels(architecture: Architecture, side: int) -> list[np.ndarray]:
+def padded_kernels(architecture: BaseArchitecture, side: int) -> list[np.ndarray]:
     """Of each layer [O, I, K * K]: each kernel in the middle of a square of this side."""
     padded = []
     for kernel in kernels(architecture):
@@ -59,7 +59,7 @@ def padded_kernels(architecture: Architecture, side: int) -> list[np.ndarray]:
     return padded
 
 
-def rows_from(architecture: Architecture, parts: Mapping[str, tuple[Any, np.ndarray]]) -> Any:
+def rows_from(architecture: BaseArchitecture, parts: Mapping[str, tuple[Any, np.ndarray]]) -> Any:
     """The rows [..., P] that stand in arrays.
 
     Args:

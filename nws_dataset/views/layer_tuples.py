@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.views.gather import check_axes, check_choice, take, with_zero
 from nws_dataset.views.indices import VECTOR_ROLES, padded_kernels, rows_from, smallest_side, unit_vectors
 from nws_dataset.views.permutations import CACHED, tensor_indices
@@ -51,7 +51,7 @@ class LayerTuples:
         ZooError: if there is no such convention.
     """
 
-    architecture: Architecture  # of all of them
+    architecture: BaseArchitecture  # of all of them
     weights: tuple[Any, ...]  # of every layer
     biases: tuple[Any, ...]  # of every layer
     norms: tuple[Any, ...] = ()  # of every hidden layer, or none
@@ -64,7 +64,7 @@ class LayerTuples:
     @classmethod
     def from_rows(
         cls,
-        architecture: Architecture,
+        architecture: BaseArchitecture,
         rows: Any,
         convention: str = CONVENTIONS[0],
         width: int | None = None,
@@ -89,6 +89,7 @@ class LayerTuples:
                 rows are not of this architecture.
 
         Example:
+            >>> from nws_dataset import Architecture
             >>> architecture = Architecture()
             >>> rows = np.zeros((2, layout_of(architecture).num_weights), np.float32)
             >>> view = LayerTuples.from_rows(architecture, rows)
@@ -152,16 +153,24 @@ def _is_width(width: Any, least_side: int) -> bool:
     return width % 2 == 1 and math.isqrt(width) ** 2 == width
 
 
-def _least_side(architecture: Architecture, joined: bool) -> int:
+def _least_side(architecture: BaseArchitecture, joined: bool) -> int:
     """The smallest K of which K * K numbers hold a kernel, and with joined norms a bias and its norms."""
-    return max(smallest_side(architecture), 3 if joined and architecture.batch_norm else 1)
+    return max(smallest_side(architecture), 3 if joined and layout_of(architecture).has_batch_norm else 1)
 
 
 @functools.lru_cache(CACHED)
 def _indices(
-    architecture: Architecture, convention: str, joined: bool, width: int | None
+    architecture: BaseArchitecture, convention: str, joined: bool, width: int | None
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
     """Of weights, biases and norms."""
+    layers = layout_of(architecture).by_layer.values()
+    if any([spec.role for spec in tensors[:2]] != ["weight", "bias"] for tensors in layers):
+        raise ZooError(
+            architecture.id,
+            expected="layers of a weight and a bias",
+            found=f"a {architecture.kind}",
+            do="take Graph or Tokens",
+        )
     zero, least = layout_of(architecture).num_weights, _least_side(architecture, joined)
     if width is not None and (convention != "dws" or not _is_width(width, least)):
         legal = f"an odd number squared, at least {least**2}" if convention == "dws" else 'none but for "dws"'
@@ -178,7 +187,7 @@ def _indices(
         width = width or least**2
         weights = [w.swapaxes(0, 1) for w in padded_kernels(architecture, math.isqrt(width))]
         return weights, [padded(bias, width).T for bias in biases], [norm.T for norm in norms]
-    channels = len(VECTOR_ROLES) if joined and architecture.batch_norm else 1
+    channels = len(VECTOR_ROLES) if joined and layout_of(architecture).has_batch_norm else 1
     tensors = tensor_indices(architecture)
     weights = [tensors[weight.name][None] for weight, *_ in layout_of(architecture).by_layer.values()]
     return [padded(w, channels) for w in weights], [padded(b, channels) for b in biases], norms

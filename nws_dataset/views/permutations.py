@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import OUTPUT, Array, layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import INPUT, OUTPUT, Array, layout_of
 from nws_dataset.views.gather import check_axes, take
 
 CACHED = 32  # architectures whose indices are kept: up to some 10 MB each, made anew in milliseconds
@@ -51,7 +50,7 @@ class PermutationSpec:
         }
 
 
-def permutation_spec(architecture: Architecture) -> PermutationSpec:
+def permutation_spec(architecture: BaseArchitecture) -> PermutationSpec:
     """Which axis of which tensor each hidden layer's permutation reorders.
 
     Args:
@@ -61,32 +60,21 @@ def permutation_spec(architecture: Architecture) -> PermutationSpec:
         For each tensor its shape, and the permutation of each of its axes.
 
     Example:
+        >>> from nws_dataset import Architecture
         >>> spec = permutation_spec(Architecture(batch_norm=False))
         >>> spec.shapes["dense1.weight"], spec.axes_to_perm["dense1.weight"]
         ((128, 32, 4, 4), ('dense1', 'conv3', None, None))
         >>> spec.perm_to_axes["dense2"]
         [('dense2.weight', 0), ('dense2.bias', 0), ('output.weight', 1)]
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    axes_to_perm: dict[str, tuple[str | None, ...]] = {}
-    own: str | None = None
-    units = architecture.image_channels
-    for tensor in layout_of(architecture).tensors:
-        shape = tensor.shape
-        if tensor.role == "weight":
-            inputs, before = units, own
-            units, own = shape[0], None if tensor.layer == OUTPUT else tensor.layer
-            if shape[1] > inputs:  # after the flatten: an input is one position of a channel's map
-                side = math.isqrt(shape[1] // inputs)
-                shape = (units, inputs, side, side)
-            axes_to_perm[tensor.name] = (own, before, *[None] * len(shape[2:]))
-        else:
-            axes_to_perm[tensor.name] = (own,)
-        shapes[tensor.name] = shape
-    return PermutationSpec(shapes, axes_to_perm)
+    tensors = layout_of(architecture).tensors
+    return PermutationSpec(
+        {tensor.name: tensor.unit_shape for tensor in tensors},
+        {tensor.name: tuple(None if u in (INPUT, OUTPUT) else u for u in tensor.units) for tensor in tensors},
+    )
 
 
-def tensor_indices(architecture: Architecture) -> dict[str, np.ndarray]:
+def tensor_indices(architecture: BaseArchitecture) -> dict[str, np.ndarray]:
     """The indices in the row of each tensor's numbers, in the shape that the permutations know."""
     layout, shapes = layout_of(architecture), permutation_spec(architecture).shapes
     return {
@@ -95,7 +83,7 @@ def tensor_indices(architecture: Architecture) -> dict[str, np.ndarray]:
     }
 
 
-def random_permutations(architecture: Architecture, random: np.random.Generator) -> dict[str, np.ndarray]:
+def random_permutations(architecture: BaseArchitecture, random: np.random.Generator) -> dict[str, np.ndarray]:
     """A random permutation of every hidden layer.
 
     Args:
@@ -106,6 +94,7 @@ def random_permutations(architecture: Architecture, random: np.random.Generator)
         hidden layer -> [O] integers, for `permute`.
 
     Example:
+        >>> from nws_dataset import Architecture
         >>> permutations = random_permutations(Architecture(), np.random.default_rng(0))
         >>> {layer: len(permutation) for layer, permutation in permutations.items()}
         {'conv1': 8, 'conv2': 16, 'conv3': 32, 'dense1': 128, 'dense2': 64}
@@ -161,7 +150,7 @@ def compose_permutations(first: Permutations, second: Permutations) -> dict[str,
     return {**first, **second, **both}
 
 
-def permute(architecture: Architecture, rows: Array, permutations: Permutations) -> Array:
+def permute(architecture: BaseArchitecture, rows: Array, permutations: Permutations) -> Array:
     """Rows with their hidden units in another order: networks of the same function.
 
     Args:
@@ -177,6 +166,7 @@ def permute(architecture: Architecture, rows: Array, permutations: Permutations)
         ZooError: if a layer cannot be permuted, a permutation is none, or rows are not of this architecture.
 
     Example:
+        >>> from nws_dataset import Architecture
         >>> architecture, random = Architecture(), np.random.default_rng(0)
         >>> rows = random.standard_normal((2, layout_of(architecture).num_weights))
         >>> permutations = random_permutations(architecture, random)

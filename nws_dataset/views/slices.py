@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import numpy as np
 
 from nws_dataset.errors import ValueZooError, ZooError, reason
-from nws_dataset.format.layout import layout_of
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.views.permutations import permutation_spec
 
 if TYPE_CHECKING:
-    from nws_dataset.format.recipe import Architecture
+    from nws_dataset.networks.base import BaseArchitecture
 
 WEIGHT_BYTES = 4  # of a weight
 Item = TypeVar("Item")
@@ -110,7 +110,7 @@ class RandomUnits(Indexed):
         ValueZooError: if the length is no positive whole number, or a row is not of its architecture.
 
     Example:
-        >>> from nws_dataset.format.recipe import Architecture
+        >>> from nws_dataset.networks.cnn import Architecture
         >>> rows = RandomUnits([np.arange(92_218, dtype=np.float32)], [Architecture()], 5000, seed=0)
         >>> rows.lengths.tolist(), rows.slices(np.array([0]), np.array([0]), 5000).shape
         ([4770], (1, 5000))
@@ -119,7 +119,7 @@ class RandomUnits(Indexed):
     fixed = False
 
     def __init__(
-        self, rows: Sequence[np.ndarray], architectures: Sequence[Architecture], length: int, seed: int
+        self, rows: Sequence[np.ndarray], architectures: Sequence[BaseArchitecture], length: int, seed: int
     ) -> None:
         if not isinstance(length, int | np.integer) or not 1 <= length < 1 << 31:
             raise ValueZooError(
@@ -174,7 +174,7 @@ class _Units:
 
     @classmethod
     @functools.lru_cache(maxsize=1024)
-    def of(cls, architecture: Architecture, length: int) -> _Units:
+    def of(cls, architecture: BaseArchitecture, length: int) -> _Units:
         """As many units of each tensor as make `length` weights in all."""
         spec = permutation_spec(architecture)
         indices = [

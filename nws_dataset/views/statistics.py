@@ -18,8 +18,9 @@ from typing import Any, overload
 import numpy as np
 
 from nws_dataset.errors import ValueZooError, ZooError, reason
-from nws_dataset.format.layout import OUTPUT, Layout, layout_of
-from nws_dataset.format.recipe import LEGAL_VALUES, Architecture, Recipe
+from nws_dataset.format.recipe import LEGAL_VALUES, Recipe
+from nws_dataset.networks import architecture_from_json, columns_of_architectures
+from nws_dataset.networks.layout import OUTPUT, Layout, layout_of
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # The paper says variance, its code takes the standard deviation: so do we.
@@ -54,7 +55,8 @@ def statistics(
         ZooError: for a layer that the layout does not have, or a weight that is not finite.
 
     Example:
-        >>> from nws_dataset.format.layout import layout_of
+        >>> from nws_dataset import Architecture
+        >>> from nws_dataset.networks.layout import layout_of
         >>> layout = layout_of(Architecture(batch_norm=False))
         >>> rows = np.ones((2, layout.num_weights), np.float32)
         >>> features, names = statistics(rows, layout, layers=["output"])
@@ -122,7 +124,8 @@ def norms(rows: np.ndarray, layout: Layout) -> Features:
         ZooError: for a weight that is not finite.
 
     Example:
-        >>> from nws_dataset.format.layout import layout_of
+        >>> from nws_dataset import Architecture
+        >>> from nws_dataset.networks.layout import layout_of
         >>> layout = layout_of(Architecture(batch_norm=False))
         >>> features, names = norms(np.ones((1, layout.num_weights), np.float32), layout)
         >>> dict(zip(names, features[0].round(2).tolist()))["output.weight.spectral"]  # sqrt(640)
@@ -301,7 +304,7 @@ def _read_features(
 ) -> dict[str, Features]:
     """Features of the sets that read weights."""
     texts = np.asarray(snapshots["architecture_json"])
-    layouts = {text: layout_of(Architecture.from_json(text)) for text in dict.fromkeys(texts.tolist())}
+    layouts = {text: layout_of(architecture_from_json(text)) for text in dict.fromkeys(texts.tolist())}
     if "weights" in feature_sets and len(set(layouts.values())) > 1:
         found = f"{len(set(layouts.values()))} layouts"
         raise ZooError(
@@ -391,6 +394,7 @@ def hyperparameters(snapshots: Any) -> tuple[np.ndarray, list[str]]:
         so that zoos can be compared.
 
     Example:
+        >>> from nws_dataset import Architecture
         >>> from nws_dataset.format.recipe import Recipe
         >>> columns = Recipe(Architecture(), "mnist", 0.001, 32, "adam", "relu", "constant").columns()
         >>> features, names = hyperparameters({name: np.array([value]) for name, value in columns.items()})
@@ -418,8 +422,8 @@ def _numbers(values: np.ndarray) -> np.ndarray:
 
 
 def _recipe_fields() -> list[str]:
-    fields = (*dataclasses.fields(Recipe), *dataclasses.fields(Architecture))
-    return [field.name for field in fields if field.name != "architecture"]
+    recipe = [field.name for field in dataclasses.fields(Recipe) if field.name != "architecture"]
+    return [*recipe, *columns_of_architectures()]
 
 
 def _aligned(names: Iterable[str], layout: Layout) -> list[str]:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import NORM_SUFFIX, Array, TensorSpec, layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import NORM_SUFFIX, Array, TensorSpec, layout_of
 from nws_dataset.views.gather import check_axes, check_choice, like, take, with_zero
-from nws_dataset.views.indices import rows_from, unit_vectors
+from nws_dataset.views.indices import VECTOR_ROLES, rows_from, unit_vectors
 from nws_dataset.views.permutations import CACHED, tensor_indices
 
 TOKEN_SIZE = 288  # that of Schürholt et al.
@@ -46,7 +46,7 @@ class Tokens:
         ZooError: if there is no such choice.
     """
 
-    architecture: Architecture  # of all of them
+    architecture: BaseArchitecture  # of all of them
     tokens: Any  # [N, T, size]
     batch_norm: str = BATCH_NORM[0]  # where batch-norm's numbers stand, see above
 
@@ -55,7 +55,11 @@ class Tokens:
 
     @classmethod
     def from_rows(
-        cls, architecture: Architecture, rows: Any, size: int = TOKEN_SIZE, batch_norm: str = BATCH_NORM[0]
+        cls,
+        architecture: BaseArchitecture,
+        rows: Any,
+        size: int = TOKEN_SIZE,
+        batch_norm: str = BATCH_NORM[0],
     ) -> Tokens:
         """The tokens of rows.
 
@@ -73,6 +77,7 @@ class Tokens:
                 architecture.
 
         Example:
+            >>> from nws_dataset import Architecture
             >>> architecture = Architecture()
             >>> rows = np.zeros((2, layout_of(architecture).num_weights), np.float32)
             >>> view = Tokens.from_rows(architecture, rows)
@@ -102,7 +107,7 @@ class Tokens:
         """
         indices = _token_indices(self.architecture, self.tokens.shape[-1], self.batch_norm)
         parts = {"tokens": (self.tokens, indices)}
-        left_out = self.batch_norm == "none" and self.architecture.batch_norm
+        left_out = self.batch_norm == "none" and layout_of(self.architecture).has_batch_norm
         hidden = [vectors[1:] for vectors in unit_vectors(self.architecture)[:-1]] if left_out else []
         if (norms is not None) != left_out or len(norms or ()) != len(hidden):
             raise ZooError(
@@ -136,7 +141,7 @@ class Tokens:
         return like(self.tokens, np.insert(position, 0, np.arange(len(position)), axis=1))
 
 
-def sane_state_dict(architecture: Architecture, row: Array) -> dict[str, Array]:
+def sane_state_dict(architecture: BaseArchitecture, row: Array) -> dict[str, Array]:
     """A network's tensors under names by which SANE knows which are batch-norm's: "conv1_bn.weight".
 
     Args:
@@ -150,6 +155,7 @@ def sane_state_dict(architecture: Architecture, row: Array) -> dict[str, Array]:
         ZooError: if the row is not of this architecture.
 
     Example:
+        >>> from nws_dataset import Architecture
         >>> architecture = Architecture()
         >>> names = list(sane_state_dict(architecture, np.zeros(layout_of(architecture).num_weights)))
         >>> names[:4]
@@ -160,21 +166,24 @@ def sane_state_dict(architecture: Architecture, row: Array) -> dict[str, Array]:
     return {name.replace(f"{NORM_SUFFIX}.", f"{SANE_NORM}."): tensor for name, tensor in tensors.items()}
 
 
-def _together(architecture: Architecture, batch_norm: str) -> list[list[TensorSpec]]:
+def _together(architecture: BaseArchitecture, batch_norm: str) -> list[list[TensorSpec]]:
     """The tensors whose numbers of a unit stand together."""
     groups = []
-    for weight, bias, *norm in layout_of(architecture).by_layer.values():
+    for tensors in layout_of(architecture).by_layer.values():
+        # of batch-norm alone: other norms stay with their units
+        norm = [spec for spec in tensors if spec.role in VECTOR_ROLES[1:]]
+        norm = norm if any(not spec.trained for spec in norm) else []
         if batch_norm == "unit":
-            groups.append([weight, bias, *norm])
+            groups.append([*tensors])
         else:
-            groups.append([weight, bias])
+            groups.append([spec for spec in tensors if spec not in norm])
             if batch_norm == "own" and norm:
                 groups += [norm[:2], norm[2:3], norm[3:]]
     return groups
 
 
 @functools.lru_cache(CACHED)
-def _token_indices(architecture: Architecture, size: int, batch_norm: str) -> np.ndarray:
+def _token_indices(architecture: BaseArchitecture, size: int, batch_norm: str) -> np.ndarray:
     """[T, size]"""
     if not isinstance(size, int | np.integer) or size < 1:
         raise ZooError(

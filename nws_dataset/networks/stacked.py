@@ -2,7 +2,7 @@
 all of their weights at once.
 
 Of each layer the networks' maps stand side by side as groups of channels, so that a layer of several networks
-is one call of torch. `nws_dataset.format.network.Network` is the reference.
+is one call of torch. `nws_dataset.networks.network.Network` is the reference.
 
 Axes: N networks, P weights, B images, C channels of a network, H W pixels, I inputs and O outputs of a layer.
 """
@@ -14,11 +14,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.func import functional_call, vmap
 
 from nws_dataset.errors import ValueZooError
-from nws_dataset.format.layout import NORM_SUFFIX, OUTPUT, layout_of
-from nws_dataset.format.network import ACTIVATIONS, BATCH_NORM_EPSILON, check_activation, network_input
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks import cnn
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.cnn import BATCH_NORM_EPSILON
+from nws_dataset.networks.layout import NORM_SUFFIX, OUTPUT, layout_of
+from nws_dataset.networks.network import ACTIVATIONS, Network, check_activation, network_input
 
 # bytes of the largest map of the networks that go through a layer together: on a CPU it stays in the cache
 CPU_MAP_BYTES = 2 << 20
@@ -43,6 +46,7 @@ class Networks(nn.Module):
             activation.
 
     Example:
+        >>> from nws_dataset import Architecture
         >>> from nws_dataset import Network
         >>> architecture = Architecture(pixel_min=-1)
         >>> weights = torch.stack([Network(architecture, "tanh").row() for _ in range(3)])
@@ -55,11 +59,13 @@ class Networks(nn.Module):
 
     weights: torch.Tensor
 
-    def __init__(self, architecture: Architecture, activations: Sequence[str], weights: torch.Tensor) -> None:
+    def __init__(
+        self, architecture: BaseArchitecture, activations: Sequence[str], weights: torch.Tensor
+    ) -> None:
         super().__init__()
         self.architecture, self.activations = architecture, tuple(activations)
         for activation in self.activations:
-            check_activation(activation)
+            check_activation(activation, architecture)
         if not self.activations:
             raise ValueZooError(
                 "activations", expected="one of each network", found="none", do="choose networks"
@@ -86,6 +92,7 @@ class Networks(nn.Module):
             ValueZooError: if weights are no rows of this architecture, one for each network.
 
         Example:
+            >>> from nws_dataset import Architecture
             >>> architecture = Architecture(batch_norm=False)
             >>> weights = torch.zeros(2, layout_of(architecture).num_weights, requires_grad=True)
             >>> networks = Networks(architecture, ["relu", "tanh"], weights.detach())
@@ -98,9 +105,9 @@ class Networks(nn.Module):
         else:
             self._check(weights)
         x = network_input(self.architecture, images, weights.dtype, scaled=scaled)
-        x = x.contiguous(
-            memory_format=torch.channels_last
-        )  # grouped convolutions are faster so, on a CPU twice
+        # grouped convolutions are faster so, on a CPU twice
+        if isinstance(self.architecture, cnn.Architecture):
+            x = x.contiguous(memory_format=torch.channels_last)
         alike: dict[str, list[int]] = {}  # networks of each activation
         for n, activation in enumerate(self.activations):
             alike.setdefault(activation, []).append(n)
@@ -113,34 +120,27 @@ class Networks(nn.Module):
     def _logits(self, x: torch.Tensor, weights: torch.Tensor, activation: str) -> torch.Tensor:
         """[N, B, O] of networks with the same activation, a few of them at a time."""
         architecture = self.architecture
+        if not isinstance(architecture, cnn.Architecture):
+            return self._logits_mapped(x, weights, activation)
         maps = zip(architecture.conv_widths, architecture.map_sizes, strict=False)
         bytes_per_network = len(x) * max(width * size**2 for width, size in maps) * x.element_size()
         most = CPU_MAP_BYTES if x.device.type == "cpu" else MAP_BYTES
         parts = weights.split(max(1, most // max(1, bytes_per_network)))
-        return torch.cat([self._logits_together(x, part, activation) for part in parts])
+        return torch.cat([_convolutional(architecture, x, part, activation) for part in parts])
 
-    def _logits_together(self, x: torch.Tensor, weights: torch.Tensor, activation: str) -> torch.Tensor:
-        architecture, tensors = self.architecture, layout_of(self.architecture).views(weights)
-        count, activate = len(weights), ACTIVATIONS[activation]
-        for i, pool in enumerate(architecture.pooled, 1):
-            kernels, biases = tensors[f"conv{i}.weight"].flatten(0, 1), tensors[f"conv{i}.bias"].flatten()
-            # all networks see the same images: the first convolution has one group
-            x = F.conv2d(
-                x, kernels, biases, architecture.stride, architecture.pad, groups=1 if i == 1 else count
-            )
-            if architecture.batch_norm:
-                scale, shift = _norm(tensors, f"conv{i}")
-                x = x * scale.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1)
-            x = activate(x)
-            x = F.max_pool2d(x, 2) if pool else x
-        x = x.unflatten(1, (count, -1)).transpose(0, 1)  # [N, B, C, H, W]
-        x = x.mean((3, 4)) if architecture.head == "average" else x.flatten(2)
-        for i in range(1, architecture.depth_fc + 1):
-            x = activate(_dense(x, tensors, f"dense{i}"))
-            if architecture.batch_norm:
-                scale, shift = _norm(tensors, f"dense{i}")
-                x = x * scale[:, None] + shift[:, None]
-        return _dense(x, tensors, OUTPUT)
+    def _logits_mapped(self, x: torch.Tensor, weights: torch.Tensor, activation: str) -> torch.Tensor:
+        """The plain network of any kind, mapped over the networks' weights."""
+        architecture = self.architecture
+        with torch.device("meta"):
+            network = Network(architecture, activation).eval()
+
+        def outputs(row: torch.Tensor) -> torch.Tensor:
+            tensors = layout_of(architecture).views(row)
+            found: torch.Tensor = functional_call(network, tensors, (x,), {"scaled": True})
+            return found
+
+        mapped: torch.Tensor = vmap(outputs)(weights)
+        return mapped
 
     def _check(self, weights: torch.Tensor) -> None:
         """Raise a ValueZooError unless they are a row of each network."""
@@ -161,6 +161,31 @@ class Networks(nn.Module):
                 found=found,
                 do="give a row of this architecture to each network",
             )
+
+
+def _convolutional(
+    architecture: cnn.Architecture, x: torch.Tensor, weights: torch.Tensor, activation: str
+) -> torch.Tensor:
+    """[N, B, O] of convolutional networks, a layer of all of them at a time."""
+    tensors = layout_of(architecture).views(weights)
+    count, activate = len(weights), ACTIVATIONS[activation]
+    for i, pool in enumerate(architecture.pooled, 1):
+        kernels, biases = tensors[f"conv{i}.weight"].flatten(0, 1), tensors[f"conv{i}.bias"].flatten()
+        # all networks see the same images: the first convolution has one group
+        x = F.conv2d(x, kernels, biases, architecture.stride, architecture.pad, groups=1 if i == 1 else count)
+        if architecture.batch_norm:
+            scale, shift = _norm(tensors, f"conv{i}")
+            x = x * scale.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1)
+        x = activate(x)
+        x = F.max_pool2d(x, 2) if pool else x
+    x = x.unflatten(1, (count, -1)).transpose(0, 1)  # [N, B, C, H, W]
+    x = x.mean((3, 4)) if architecture.head == "average" else x.flatten(2)
+    for i in range(1, architecture.depth_fc + 1):
+        x = activate(_dense(x, tensors, f"dense{i}"))
+        if architecture.batch_norm:
+            scale, shift = _norm(tensors, f"dense{i}")
+            x = x * scale[:, None] + shift[:, None]
+    return _dense(x, tensors, OUTPUT)
 
 
 def _norm(tensors: dict[str, torch.Tensor], layer: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,19 +7,20 @@ shape or an offset asks here.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.recipe import Architecture
 
 Array = TypeVar("Array")  # numpy array or torch tensor: only slicing and reshape are used
 
 MAX_WEIGHTS = 1 << 32  # of a network: what a file asks for must be something that a machine can hold
-OUTPUT = "output"  # name of the output layer
+INPUT = "input"  # the units that a network reads: channels, pixels or coordinates
+OUTPUT = "output"  # name of the output layer, and of its units
 NORM_SUFFIX = "_norm"  # a layer's batch-norm is named after the layer
 
 
@@ -27,11 +28,23 @@ NORM_SUFFIX = "_norm"  # a layer's batch-norm is named after the layer
 class TensorSpec:
     """One tensor of a row."""
 
-    name: str  # as in the state_dict of `nws_dataset.format.network.Network`, e.g. "conv1.weight"
+    name: str  # as in the state_dict of `nws_dataset.networks.network.Network`, e.g. "conv1.weight"
     layer: str  # "conv1", "dense2", "output"; batch-norm belongs to the layer it follows
-    role: str  # "weight", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance"
+    # "weight", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance"; of a KAN "base_weight",
+    # "spline_weight", "coefficients"
+    role: str
     shape: tuple[int, ...]
-    offset: int  # index of its first number in the row
+    # which units each axis of `unit_shape` counts: a layer's name, INPUT, or None (a kernel's axes, say).
+    # Axes that count the same units are permuted together, and tensors of two such axes hold edges
+    units: tuple[str | None, ...]
+    offset: int = 0  # index of its first number in the row
+    # the shape with the axes that `units` names, where one axis stands for several: after a flatten [units,
+    # channels, height, width]
+    unfolded: tuple[int, ...] | None = None
+
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        return self.unfolded or self.shape
 
     @property
     def size(self) -> int:
@@ -59,6 +72,7 @@ class Layout:
 
     Example:
         >>> import numpy as np
+        >>> from nws_dataset.networks.cnn import Architecture
         >>> layout = layout_of(Architecture(batch_norm=False))
         >>> layout.layers
         ('conv1', 'conv2', 'conv3', 'dense1', 'dense2', 'output')
@@ -80,6 +94,22 @@ class Layout:
     @functools.cached_property
     def _by_name(self) -> dict[str, TensorSpec]:
         return {spec.name: spec for spec in self.tensors}
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether there is a layer with batch-norm."""
+        return any(spec.role == "norm_mean" for spec in self.tensors)
+
+    @functools.cached_property
+    def unit_counts(self) -> dict[str, int]:
+        """Units that are permuted together -> how many: the inputs, each layer's, the outputs."""
+        counts: dict[str, int] = {}
+        for spec in self.tensors:
+            for unit, size in reversed(list(zip(spec.units, spec.unit_shape, strict=True))):
+                if unit is not None:
+                    counts.setdefault(unit, size)
+                    assert counts[unit] == size, f"{spec.name}: {size} of {counts[unit]} units {unit}"
+        return counts
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -117,8 +147,17 @@ class Layout:
         }
 
 
+class HasTensors(Protocol):
+    """An architecture (`nws_dataset.networks.base.BaseArchitecture`), as far as its layout goes."""
+
+    @property
+    def id(self) -> str: ...
+
+    def tensors(self) -> list[TensorSpec]: ...
+
+
 @functools.cache
-def layout_of(architecture: Architecture) -> Layout:
+def layout_of(architecture: HasTensors) -> Layout:
     """The layout of an architecture's row.
 
     Args:
@@ -131,38 +170,14 @@ def layout_of(architecture: Architecture) -> Layout:
         ZooError: if it has more than MAX_WEIGHTS.
 
     Example:
-        >>> from nws_dataset.format.recipe import Architecture
+        >>> from nws_dataset import Architecture
         >>> layout = layout_of(Architecture(batch_norm=False))
         >>> layout.num_weights, layout["conv1.weight"].shape, layout["output.bias"].offset
         (91226, (8, 3, 5, 5), 91216)
     """
     specs: list[TensorSpec] = []
-
-    def add(name: str, layer: str, role: str, *shape: int) -> None:
-        specs.append(TensorSpec(name, layer, role, shape, specs[-1].stop if specs else 0))
-
-    def add_layer(layer: str, *weight_shape: int, norm: bool) -> None:
-        add(f"{layer}.weight", layer, "weight", *weight_shape)
-        add(f"{layer}.bias", layer, "bias", weight_shape[0])
-        if norm:
-            for name, role in (
-                ("weight", "norm_weight"),
-                ("bias", "norm_bias"),
-                ("running_mean", "norm_mean"),
-                ("running_var", "norm_variance"),
-            ):
-                add(f"{layer}{NORM_SUFFIX}.{name}", layer, role, weight_shape[0])
-
-    width, k = architecture.image_channels, architecture.filter_size
-    for i, channels in enumerate(architecture.conv_widths, 1):
-        add_layer(f"conv{i}", channels, width, k, k, norm=architecture.batch_norm)
-        width = channels
-    if architecture.head == "flatten":
-        width *= architecture.map_sizes[-1] ** 2
-    for i, units in enumerate(architecture.dense_widths, 1):
-        add_layer(f"dense{i}", units, width, norm=architecture.batch_norm)
-        width = units
-    add_layer(OUTPUT, architecture.num_outputs, width, norm=False)
+    for spec in architecture.tensors():
+        specs.append(dataclasses.replace(spec, offset=specs[-1].stop if specs else 0))
     if specs[-1].stop > MAX_WEIGHTS:
         found = f"{specs[-1].stop} ({architecture.id})"
         raise ZooError(

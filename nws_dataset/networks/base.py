@@ -1,0 +1,210 @@
+"""What every kind of network has: the base class of the kinds' `Architecture`."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from nws_dataset.errors import ZooError
+from nws_dataset.networks.layout import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn as nn
+
+NUM_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the numbers of a tensor are drawn at first: `mean` and `scale` times numbers of a distribution.
+
+    "uniform": in -1 .. 1; "normal"; "truncated_normal": cut at two deviations; "orthogonal": the rows or
+    columns of a matrix, whichever are fewer, orthonormal; "constant": all are 1.
+    """
+
+    distribution: str
+    scale: float = 1.0
+    mean: float = 0.0
+
+
+class PlainNetwork(Protocol):
+    """A `nws_dataset.networks.network.Network`, as far as a kind's `forward` knows it."""
+
+    def get_submodule(self, target: str) -> nn.Module: ...
+
+    def activate(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def drop(self, x: torch.Tensor, layer: str, masks: Mapping[str, torch.Tensor] | None) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class BaseArchitecture(abc.ABC):
+    """The part of a recipe that fixes the shapes of a network, and so its row: a frozen dataclass whose
+    fields are numbers and texts, each a column of the index.
+
+    A subclass is a kind of network. It checks its fields, and says what its tensors are, what its plain
+    PyTorch network computes, and how its weights are drawn at first.
+    """
+
+    kind: ClassVar[str]  # its name, unique
+    activations: ClassVar[tuple[str, ...]]  # legal values of the recipe's `activation`
+    initializations: ClassVar[tuple[str, ...]]  # legal values of the recipe's `initialization`
+    # legal values of fields that are texts or choices, and low and high of fields that are numbers
+    legal_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        check_types(self)
+        check_legal(self, self.legal_values)
+        for field, (low, high) in self.bounds.items():
+            found = getattr(self, field)
+            if found is not None and not low <= found <= high:
+                raise ZooError(
+                    f"{name}.{field}",
+                    expected=f"{low} to {high}",
+                    found=shown(found),
+                    do="choose a number in between",
+                )
+
+    @property
+    def num_outputs(self) -> int:
+        """Units of the output layer: classes, or the channels of a pixel."""
+        return self.image_channels if self.reads == "coordinates" else NUM_CLASSES
+
+    @property
+    @abc.abstractmethod
+    def id(self) -> str:
+        """A short name, unique among architectures and fit for a file name."""
+
+    @property
+    def reads(self) -> str:
+        """What enters the network: "images", which it classifies, or "coordinates" of pixels, of which it
+        gives the values: then a network stands for an image.
+        """
+        return "images"
+
+    @property
+    def image_channels(self) -> int:
+        """C of the images that it reads, or stands for: 1 gray, 3 colour (gray images tiled)."""
+        raise NotImplementedError
+
+    @property
+    def image_size(self) -> int:
+        """Their height and width in pixels."""
+        raise NotImplementedError
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        """What the values 0 and 255 of a pixel are for the network."""
+        return 0.0, 1.0
+
+    @abc.abstractmethod
+    def tensors(self) -> list[TensorSpec]:
+        """The tensors of a row in network order, without offsets: `layout_of` counts them."""
+
+    @abc.abstractmethod
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules of the plain network by name, whose parameters are named as the tensors."""
+
+    @abc.abstractmethod
+    def forward(
+        self, network: PlainNetwork, x: torch.Tensor, masks: Mapping[str, torch.Tensor] | None
+    ) -> Any:
+        """What the plain network gives for inputs in its range.
+
+        Args:
+            network: has `modules`, and `activate`, `drop`.
+            x: [B, C, H, W] images or [B, 2] coordinates.
+            masks: layer -> [B, units...], factors of dropout in place of torch's own draws.
+
+        Returns:
+            [B, num_outputs] logits, or [B, C] values of pixels.
+        """
+
+    def edge_scores(self) -> list[TensorSpec]:
+        """What is kept of each snapshot beside its row, layer by layer: a score of each edge, [out, in]; of
+        most kinds nothing.
+        """
+        return []
+
+    def scores_of(self, network: PlainNetwork, x: torch.Tensor) -> torch.Tensor:
+        """The scores of the edges of the plain network over inputs in its range: [E], as `edge_scores`."""
+        raise NotImplementedError
+
+    def dropped_layers(self) -> dict[str, tuple[int, ...]]:
+        """Layer -> shape of its output for one input, for the layers that dropout closes."""
+        return {}
+
+    def uses(self, tensor: TensorSpec) -> int:
+        """How often one input meets each number of a tensor of edges: the positions of a kernel."""
+        return 1
+
+    @abc.abstractmethod
+    def initial(self, initialization: str, tensor: TensorSpec, init_std: float | None) -> Draw:
+        """How the numbers of a tensor are drawn under one of the `initializations`; `init_std` is the
+        recipe's.
+        """
+
+    def scale(self, pixels: Any) -> Any:
+        """Pixels [..., C, H, W] of 0 .. 1 in the range that the first layer takes, or that the network
+        gives.
+        """
+        low, high = self.pixel_range
+        return pixels if (low, high) == (0, 1) else pixels * (high - low) + low
+
+    def to_json(self) -> str:
+        """The kind and the fields as JSON, in their order.
+
+        Returns:
+            The text, which `nws_dataset.networks.architecture_from_json` reads.
+        """
+        return json.dumps({"kind": self.kind, **dataclasses.asdict(self)}, separators=(",", ":"))
+
+
+def number(value: float) -> str:
+    """A number in an architecture's short name."""
+    return repr(value).removesuffix(".0")
+
+
+def shown(found: object) -> str:
+    """A value for a message; Python refuses to print a number of thousands of digits."""
+    return "a number of more than 64 bits" if isinstance(found, int) and abs(found) >= 2**64 else repr(found)
+
+
+def check_types(value: Any) -> None:
+    """Raise a ZooError if a field of a dataclass has a value of another type; numpy's numbers are no Python
+    numbers.
+    """
+    types = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        found, field_type = getattr(value, field.name), types[field.name]
+        legal = typing.get_args(field_type) or (field_type,)
+        if not (type(found) in legal or (type(found) is int and float in legal)):
+            expected = " or ".join("None" if k is type(None) else k.__name__ for k in legal)
+            raise ZooError(
+                f"{type(value).__name__}.{field.name}",
+                expected=expected,
+                found=shown(found),
+                do="give such a value",
+            )
+
+
+def check_legal(value: object, legal_values: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise a ZooError if a field of a dataclass has a value that is not one of its legal ones."""
+    for name, legal in legal_values.items():
+        found = getattr(value, name, legal[0])
+        if found not in legal:
+            expected = "one of " + ", ".join(map(str, legal))
+            raise ZooError(
+                f"{type(value).__name__}.{name}",
+                expected=expected,
+                found=shown(found),
+                do="choose a legal value",
+            )

@@ -1,0 +1,125 @@
+"""SIRENs (Sitzmann et al. 2020, arXiv 2006.09661) that stand for an image each: sine layers from a pixel's
+coordinates to its value.
+
+Both published conventions of such zoos are instances: that of DWSNets (arXiv 2301.12780; the defaults), and
+that of NFN (arXiv 2302.14040: no offset, pixels in -1 .. 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from nws_dataset.networks.base import BaseArchitecture, Draw, PlainNetwork, number
+from nws_dataset.networks.layout import INPUT, OUTPUT, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn as nn
+
+COORDINATES = 2  # row and column
+
+
+@dataclass(frozen=True)
+class Architecture(BaseArchitecture):
+    """A multi-layer perceptron with sine layers, from (row, column) to the channels of a pixel.
+
+    x -> sin(frequency * (W x + b)) in each hidden layer; the last one is linear, with `output_offset` added.
+
+    Raises:
+        ZooError: if a value is not legal.
+
+    Example:
+        >>> Architecture().id, Architecture(image_channels=3, output_offset=0.0, pixel_min=-1).id
+        ('siren2x32w30-plus0.5-in1x28', 'siren2x32w30-in3x28c')
+    """
+
+    kind: ClassVar[str] = "siren"
+    activations: ClassVar[tuple[str, ...]] = ("sine",)
+    # Sitzmann et al.'s, with PyTorch's biases; the same for every layer, biases at 0 (DWSNets)
+    initializations: ClassVar[tuple[str, ...]] = ("siren", "siren_uniform")
+    legal_values: ClassVar[Mapping[str, tuple[str | int, ...]]] = {
+        "image_channels": (1, 3),
+        "pixel_min": (-1, 0),
+    }
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "image_size": (2, 1 << 12),
+        "width_hidden": (1, 1 << 16),
+        "depth_hidden": (1, 300),
+        "frequency_first": (1e-6, 1e6),
+        "frequency_hidden": (1e-6, 1e6),
+        "output_offset": (-1e6, 1e6),
+    }
+
+    image_channels: int = 1  # of the image: 1 gray, 3 colour
+    image_size: int = 28  # of the image in pixels, height = width
+    width_hidden: int = 32  # units of each hidden layer
+    depth_hidden: int = 2  # hidden layers
+    frequency_first: float = 30.0  # of the first layer's sines
+    frequency_hidden: float = 30.0  # of the others'
+    output_offset: float = 0.5  # added to the output
+    pixel_min: int = 0  # pixels are pixel_min .. 1
+
+    @property
+    def id(self) -> str:
+        """A short name, unique among architectures and fit for a file name."""
+        first, hidden = number(float(self.frequency_first)), number(float(self.frequency_hidden))
+        offset = number(float(self.output_offset))
+        return (
+            f"siren{self.depth_hidden}x{self.width_hidden}w{first}"
+            + f"h{hidden}" * (first != hidden)
+            + f"-plus{offset}" * (offset != "0")
+            + f"-in{self.image_channels}x{self.image_size}"
+            + "c" * (self.pixel_min == -1)
+        )
+
+    @property
+    def reads(self) -> str:
+        return "coordinates"
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        return float(self.pixel_min), 1.0
+
+    def tensors(self) -> list[TensorSpec]:
+        """Of each layer its weight [out, in] and its bias."""
+        specs, inputs, width = [], INPUT, COORDINATES
+        hidden = ((f"dense{i}", self.width_hidden) for i in range(1, self.depth_hidden + 1))
+        for layer, units in (*hidden, (OUTPUT, self.image_channels)):
+            specs += [
+                TensorSpec(f"{layer}.weight", layer, "weight", (units, width), (layer, inputs)),
+                TensorSpec(f"{layer}.bias", layer, "bias", (units,), (layer,)),
+            ]
+            inputs, width = layer, units
+        return specs
+
+    def modules(self) -> dict[str, nn.Module]:
+        import torch.nn as nn
+
+        return {
+            spec.layer: nn.Linear(spec.shape[1], spec.shape[0])
+            for spec in self.tensors()
+            if spec.role == "weight"
+        }
+
+    def forward(
+        self, network: PlainNetwork, x: torch.Tensor, masks: Mapping[str, torch.Tensor] | None
+    ) -> torch.Tensor:
+        for i in range(1, self.depth_hidden + 1):
+            frequency = self.frequency_first if i == 1 else self.frequency_hidden
+            x = network.activate(frequency * network.get_submodule(f"dense{i}")(x))
+        values: torch.Tensor = network.get_submodule(OUTPUT)(x) + self.output_offset
+        return values
+
+    def initial(self, initialization: str, tensor: TensorSpec, init_std: float | None) -> Draw:
+        """Weights are uniform in +- sqrt(6 / inputs) / frequency; "siren": those of the first layer in
+        +- 1 / inputs, and biases in +- 1 / sqrt(inputs), as PyTorch draws them.
+        """
+        inputs = COORDINATES if tensor.layer == "dense1" else self.width_hidden
+        if tensor.role == "bias":
+            return Draw("uniform", inputs**-0.5) if initialization == "siren" else Draw("constant", 0.0)
+        if initialization == "siren" and tensor.layer == "dense1":
+            return Draw("uniform", 1 / inputs)
+        return Draw("uniform", math.sqrt(6 / inputs) / self.frequency_hidden)
