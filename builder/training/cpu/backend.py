@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from builder import philox
 from builder.philox import key_of
 from builder.plan import Model
-from builder.training import batches, sources, update
+from builder.training import batches, update
 from builder.training.backend import ACTIVATION_NUMBERS, Segment
 from builder.training.bank import Images
-from builder.training.cpu import kernels, offsets, vectors
+from builder.training.cpu import kernels
+from builder.training.cpu.compiled import drop_stale_kernels
+from builder.training.cpu.kan import KanBackend
 from builder.training.cpu.offsets import Tables, tables_of
+from builder.training.cpu.siren import SirenBackend
 from builder.training.cpu.vectors import LANES
-from nws_dataset.files import atomic_write
-from nws_dataset.format import network
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.recipe import Recipe
+from nws_dataset.networks import kan, siren
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
 
 CACHED_GROUPS = 4  # groups of 16 images whose maps fit into a core's cache
 
@@ -32,22 +32,6 @@ def groups_of(architecture: Architecture, batch: int) -> int:
     if architecture.batch_norm:
         return groups
     return -(-groups // -(-groups // CACHED_GROUPS))
-
-
-SOURCES = (vectors, offsets, kernels, update, philox, network)  # what the compiled step depends on
-
-
-@functools.cache
-def drop_stale_kernels() -> None:
-    """Delete what Numba compiled from other sources: it checks a function's own file, but not the imports."""
-    folder = Path(kernels.train.stats.cache_path)
-    digest = sources.digest(SOURCES)
-    mark = folder / "sources.sha256"
-    if not mark.exists() or mark.read_text(encoding="ascii", errors="replace") != digest:
-        for compiled in folder.glob("kernels.*.nb[ic]"):
-            compiled.unlink(missing_ok=True)
-        with atomic_write(mark) as temporary:
-            temporary.write_text(digest, encoding="ascii")
 
 
 class CpuBackend:
@@ -166,8 +150,13 @@ class CpuBackend:
         )
 
 
-def compile_step() -> None:
-    """Have Numba compile the step, or load it from its cache, before several processes would do so."""
+def compile_step(kind: str = Architecture.kind) -> None:
+    """Have Numba compile the step of a kind of networks, or load it from its cache, so that several processes
+    need not do it at once.
+    """
+    if kind != Architecture.kind:
+        _compile_other(kind)
+        return
     architecture = Architecture(image_size=8, width_conv=1)
     recipe = Recipe(architecture, "digits", 0.01, LANES, "sgd", "relu", "glorot_uniform")
     pixels = torch.zeros(
@@ -185,6 +174,25 @@ def compile_step() -> None:
     backend, rows = CpuBackend(architecture), torch.zeros(3, 1, layout_of(architecture).num_weights)
     backend.train((rows[0], rows[1], rows[2]), {0: Segment(model, images, torch.arange(LANES), LANES, 0, 0)})
     backend.evaluate(rows[0], recipe.activation, pixels, labels)
+
+
+def _compile_other(kind: str) -> None:
+    if kind == siren.Architecture.kind:
+        tiny = siren.Architecture(image_size=4, width_hidden=4)
+        _compile_image_step(SirenBackend(tiny), layout_of(tiny).num_weights, 16)
+    elif kind == kan.Architecture.kind:
+        inr = kan.Architecture(image_size=4, width_hidden=4)
+        _compile_image_step(KanBackend(inr), layout_of(inr).num_weights, 16)
+        classifier = kan.Architecture(reads="images", image_size=4, width_hidden=4)
+        backend, rows = KanBackend(classifier), torch.zeros(1, layout_of(classifier).num_weights)
+        pixels, labels = torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+        backend.compile(rows, pixels, labels)
+
+
+def _compile_image_step(backend: SirenBackend | KanBackend, num_weights: int, pixels: int) -> None:
+    rows = torch.zeros(3, 1, num_weights)
+    backend.train_images((rows[0], rows[1], rows[2]), torch.zeros(1, pixels, 1), [0.0])
+    backend.evaluate_images(rows[0])
 
 
 def _filled(index: torch.Tensor, multiple: int) -> torch.Tensor:

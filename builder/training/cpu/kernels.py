@@ -60,7 +60,7 @@ from builder.training.cpu.vectors import (
     total,
     words,
 )
-from nws_dataset.format.network import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
+from nws_dataset.networks.cnn import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
 RELU, ELU, SIGMOID = (ACTIVATION_NUMBERS[name] for name in ("relu", "elu", "sigmoid"))
 ALL_LANES = np.uint16(0xFFFF)

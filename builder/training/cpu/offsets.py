@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from builder.training.batches import DROPOUT_LAYER_BLOCKS, dropped_layers
+from builder.training.batches import DROPOUT_LAYER_BLOCKS
 from builder.training.cpu.vectors import LANES
-from nws_dataset.format.layout import NORM_SUFFIX, OUTPUT, Layout, layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import NORM_SUFFIX, OUTPUT, Layout, layout_of
 
 TILES = (6, 4, 2, 1)  # pixels of a register tile; 6 pixels x 4 channels fill the registers of AVX-512
 POOL_TILE = 4  # the tile of one pooling window
@@ -187,7 +187,7 @@ class _Maker:
     def __init__(self, architecture: Architecture, groups: int) -> None:
         self.groups, self.layout = groups, layout_of(architecture)
         self.shapes = _shapes(architecture)
-        self.dropped = dropped_layers(architecture)
+        self.dropped = architecture.dropped_layers()
         self.layers = np.zeros(len(self.shapes), LAYER)
         self.classes: list[np.ndarray] = []
         self.offsets: list[np.ndarray] = []

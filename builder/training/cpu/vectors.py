@@ -8,7 +8,10 @@ same either way. In all uses here a lane is an image.
 
 from __future__ import annotations
 
+import fractions
 import functools
+import itertools
+import math
 import operator
 import struct
 from collections.abc import Callable
@@ -366,7 +369,136 @@ def expm1(typing: Any, x: Any) -> Any:
     return x(x), emit
 
 
-# Images and random numbers, one image per lane
+# The sine and the cosine: of r with |r| <= pi / 4 by their series, and by the quarter turns that were
+# taken off.
+
+
+class _Turns(NamedTuple):
+    integer: Any
+    bits: int  # of the mantissa
+    terms: int  # of the series, for an error below half a unit in the last place
+    quarter: tuple[float, ...]  # pi / 2 as a sum of numbers of the type
+
+
+def _split_quarter(code: str) -> tuple[float, ...]:
+    rest, parts = fractions.Fraction(QUARTER_TURN), []
+    for _ in range(3):
+        parts.append(struct.unpack(code, struct.pack(code, float(rest)))[0])
+        rest -= fractions.Fraction(parts[-1])
+    return tuple(parts)
+
+
+QUARTER_TURN = "1.57079632679489661923132169163975144209858469968755291"
+_TURNS = {
+    types.float32: _Turns(_I32, 23, 5, _split_quarter("f")),
+    types.float64: _Turns(_I64, 52, 9, _split_quarter("d")),
+}
+
+
+def _series(b: Any, square: Any, first: int, terms: int) -> Any:
+    """1 - square / ((first + 1) * (first + 2)) + ... : of the sine over r (first = 1), of the cosine (0)."""
+    coefficients = [(-1) ** n / math.factorial(2 * n + first) for n in range(terms + 1)]
+    sum_ = _constant(square.type, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        sum_ = _fma(b, sum_, square, _constant(square.type, coefficient))
+    return sum_
+
+
+@intrinsic
+def sine_cosine(typing: Any, x: Any) -> Any:
+    """The sine and the cosine, of numbers below a million."""
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        t, vector = _TURNS[x.dtype], _vector(x.dtype)
+        integers = ir.VectorType(t.integer, LANES)
+        magic = _constant(
+            vector, 1.5 * 2.0**t.bits
+        )  # added, it leaves the nearest integer in the lowest bits
+        shifted = _fma(b, values[0], _constant(vector, 0.6366197723675814), magic)
+        turns, r = b.fsub(shifted, magic), values[0]
+        for part in t.quarter:
+            r = _fma(b, turns, _constant(vector, -part), r)
+        square = b.fmul(r, r)
+        sine, cosine = b.fmul(r, _series(b, square, 1, t.terms)), _series(b, square, 0, t.terms)
+        number = b.bitcast(shifted, integers)
+        one, two = _constant(integers, 1), _constant(integers, 2)
+        odd = b.icmp_unsigned("!=", b.and_(number, one), _constant(integers, 0))
+
+        def signed(value: Any, turned: Any) -> Any:
+            """Negated where the second bit is set."""
+            sign = b.shl(b.and_(turned, two), _constant(integers, t.integer.width - 2))
+            return b.bitcast(b.xor(b.bitcast(value, integers), sign), vector)
+
+        found = (
+            signed(b.select(odd, cosine, sine), number),
+            signed(b.select(odd, sine, cosine), b.add(number, one)),
+        )
+        return cgutils.pack_array(b, found)
+
+    return types.UniTuple(x, 2)(x), emit
+
+
+# B-splines on equal intervals
+
+
+@intrinsic
+def splines(
+    typing: Any,
+    x: Any,
+    u: Any,
+    to: Any,
+    slopes: Any,
+    stride: Any,
+    intervals: Any,
+    degree: Any,
+) -> Any:
+    """x[to + j * stride :] = the B-splines at u, and x[slopes + j * stride :] their derivatives, by the
+    recursion of Cox and de Boor.
+
+    The j-th begins at u = j. `intervals` and `degree` are tuples, which have as many elements as there are
+    intervals between knots, and as the splines' degree says: so all is unrolled.
+    """
+    count, order = intervals.count, degree.count
+
+    def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        data, vector = _data(context, b, signature.args[0], values[0]), _vector(x.dtype)
+        zero, one = _constant(vector, 0.0), _constant(vector, 1.0)
+        to_, slopes_, stride_ = (
+            context.cast(b, values[i], signature.args[i], types.int64) for i in (2, 3, 4)
+        )
+        t = [b.fsub(values[1], _constant(vector, float(j))) for j in range(count + 1)]
+
+        def box(j: int) -> Any:
+            inside = b.and_(b.fcmp_ordered(">=", t[j], zero), b.fcmp_ordered("<", t[j + 1], zero))
+            return b.select(inside, one, zero)
+
+        def hat(j: int) -> Any:
+            falling = b.fneg(t[j + 2])
+            lower = b.select(b.fcmp_ordered("<", t[j], falling), t[j], falling)
+            return b.select(b.fcmp_ordered(">", lower, zero), lower, zero)
+
+        def put(held: list[Any], at: Any, factor: float) -> None:
+            for j, value in enumerate(held):
+                scaled = b.fmul(value, _constant(vector, factor)) if factor != 1 else value
+                _store(b, data, b.add(at, b.mul(_I64(j), stride_)), x.dtype, scaled)
+
+        first = 1 if order > 1 else 0  # degree to begin with
+        held = [(hat if first else box)(j) for j in range(count - first)]
+        changes = [zero] * count
+        for d in range(first + 1, order + 1):  # each d times too large
+            if d == order:
+                changes = [b.fsub(x, y) for x, y in itertools.pairwise(held)]
+            held = [
+                _fma(b, t[j], held[j], b.fneg(b.fmul(t[j + d + 1], held[j + 1]))) for j in range(count - d)
+            ]
+        put(held, to_, 1 / math.factorial(order))
+        put(changes, slopes_, 1 / math.factorial(max(0, order - 1)))
+        return context.get_dummy_value()
+
+    return types.void(x, u, to, slopes, stride, intervals, degree), emit
+
+
+# Images and random numbers, an image a lane
 
 
 def _bytes(b: Any, data: Any, indices: list[Any], vector: ir.VectorType) -> Any:
@@ -728,6 +860,88 @@ def make_tile(count: int, lanes: int) -> Tile:
         return tile_of(x.dtype)(x, start, stride), emit
 
     return Tile(offsets, zeros, filled, multiply, outer, put, spill, taken)
+
+
+class Outer(NamedTuple):
+    """Operations on sums of outer products; row r's v-th vector is number r * count + v."""
+
+    starts: Any
+    zeros: Any
+    multiply: Any
+    put: Any
+    add: Any
+
+
+def make_outer(rows: int, count: int, lanes: int) -> Outer:
+    """The operations for `rows` scalars times `count` vectors of `lanes` numbers that stand side by side."""
+    size, starts_type = rows * count, types.UniTuple(types.int64, rows)
+
+    def tile_of(dtype: Any) -> Any:
+        return types.UniTuple(Vector(dtype, lanes), size)
+
+    @intrinsic
+    def starts(typing: Any, first: Any, row: Any, stop: Any, stride: Any) -> Any:
+        """first + stride * the rows from `row` on; past the end the last one again, whose sums are equal."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            first_, row_, stop_, stride_ = (
+                context.cast(b, v, t, types.int64) for v, t in zip(values, signature.args, strict=True)
+            )
+            last, found = b.sub(stop_, _I64(1)), []
+            for r in range(rows):
+                at = b.add(row_, _I64(r))
+                at = b.select(b.icmp_signed("<", at, last), at, last)
+                found.append(b.add(first_, b.mul(at, stride_)))
+            return cgutils.pack_array(b, found)
+
+        return starts_type(first, row, stop, stride), emit
+
+    @intrinsic
+    def zeros(typing: Any, like: Any) -> Any:
+        """Zeros in the type of an array."""
+        zero = _constant(_vector(like.dtype, lanes), 0.0)
+        return tile_of(like.dtype)(like), lambda context, b, signature, values: cgutils.pack_array(
+            b, [zero] * size
+        )
+
+    @intrinsic
+    def multiply(typing: Any, tile: Any, x: Any, positions: Any, shift: Any, at: Any) -> Any:
+        """tile[r, v] += x[positions[r] + shift] * x[at + v * lanes : at + (v + 1) * lanes]."""
+
+        def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+            held, positions_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2))
+            data = _data(context, b, signature.args[1], values[1])
+            shift_, at_ = (context.cast(b, values[i], signature.args[i], types.int64) for i in (3, 4))
+            inputs = [_load(b, data, b.add(at_, _I64(v * lanes)), x.dtype, lanes) for v in range(count)]
+            for r, position in enumerate(positions_):
+                factor = _splat(b, _element(b, data, b.add(position, shift_), _IR[x.dtype]), lanes)
+                for v in range(count):
+                    held[r * count + v] = _fma(b, inputs[v], factor, held[r * count + v])
+            return cgutils.pack_array(b, held)
+
+        return tile(tile, x, positions, shift, at), emit
+
+    def finish(adding: bool) -> Any:
+        @intrinsic
+        def operation(typing: Any, tile: Any, x: Any, positions: Any, column: Any) -> Any:
+            def emit(context: Any, b: Any, signature: Any, values: Any) -> Any:
+                held, positions_ = (list(cgutils.unpack_tuple(b, values[i])) for i in (0, 2))
+                data = _data(context, b, signature.args[1], values[1])
+                column_ = context.cast(b, values[3], signature.args[3], types.int64)
+                at = [b.add(p, b.add(column_, _I64(v * lanes))) for p in positions_ for v in range(count)]
+                if adding:  # all are read first: a row that stands twice is added once
+                    held = [
+                        b.fadd(_load(b, data, a, x.dtype, lanes), h) for a, h in zip(at, held, strict=True)
+                    ]
+                for a, h in zip(at, held, strict=True):
+                    _store(b, data, a, x.dtype, h)
+                return context.get_dummy_value()
+
+            return types.void(tile, x, positions, column), emit
+
+        return operation
+
+    return Outer(starts, zeros, multiply, finish(adding=False), finish(adding=True))
 
 
 def make_totals(count: int) -> Any:
