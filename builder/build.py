@@ -231,6 +231,7 @@ def _build_subset(
         first_epochs=epochs,
         occupancy=occupancy,
         nodes=None if cluster is None else lambda: len(cluster.capacity(device)),
+        **({"score": "mean PSNR {:.1f} dB"} if subset.of_images else {}),
     )
     with progress, closing(trained):
         # the first None handles shards whose models were all staged before
@@ -260,7 +261,7 @@ def _train_here(
         return training.run_cohorts(todo, occupancy)
     if todo and request.backend == "fast":
         with compiling():
-            compile_step()
+            compile_step(todo[0].recipe.architecture.kind)
     return run_on_processes(training, todo, workers, occupancy)
 
 

@@ -23,8 +23,15 @@ PLOTS = {
     "it, by initialization",
     "plots/trajectories.png": "Distance of the weights of three layers from their start, over epochs, "
     "coloured by final test accuracy",
-}  # path in the zoo -> its alternative text; drawn by `builder.gallery`
-MANY_ARCHITECTURES = 12  # if there are more, a card counts them instead of listing them
+    "plots/images.png": "Images as networks give them at each snapshot, beside the images themselves",
+}  # path in the zoo -> its alternative text; `builder.gallery` draws them
+MANY_ARCHITECTURES = 12  # beyond so many, a card counts them and does not list them
+
+
+def plots_of(manifest: Manifest) -> dict[str, str]:
+    """Those of PLOTS that a zoo has: images only where networks stand for images."""
+    of_images = any(SUBSETS[name].of_images for name in manifest.subsets if name in SUBSETS)
+    return {path: text for path, text in PLOTS.items() if of_images or path != "plots/images.png"}
 
 
 def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
@@ -54,7 +61,7 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         image_terms={
             name: IMAGE_SETS[name].terms for name in sorted(pc.unique(index["dataset"]).to_pylist())
         },
-        plots=PLOTS if len(index) else {},
+        plots=plots_of(manifest) if len(index) else {},
         many_architectures=MANY_ARCHITECTURES,
         splits=SPLITS,
         columns=COLUMNS,

@@ -15,25 +15,37 @@ import torch
 import yaml
 
 from builder.images import ImageSet, load_image_set
-from builder.plan import BACKENDS, DEVICES, Model, select
+from builder.plan import BACKENDS, DEVICES, Model, up_to
 from builder.store import CARD_NAME, GENERATOR_VERSION, planned_columns, remembered_images, shard_of
 from builder.training import batches
 from builder.training.backend import Backend
 from builder.training.bank import Images, bank_of
 from builder.training.device import make_backend, missing_requirement
-from builder.training.train import Cohort, evaluate_rows, evaluate_snapshots
+from builder.training.implicit import (
+    ImageBackend,
+    ImageCohort,
+    evaluate_image_rows,
+    image_of,
+    make_image_backend,
+    psnr_of,
+    target_of,
+)
+from builder.training.train import Cohort, edge_scores_of, evaluate_rows, evaluate_snapshots
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
 from nws_dataset.format import manifest, shards
 from nws_dataset.format.schema import METADATA_SCHEMA
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.network import coordinates
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
 # share of test images that the plain network may classify differently (float32 ties)
 PLAIN_TOLERANCE = 3 / 10_000
-ROUNDING = 2e-3  # of an accuracy or loss measured on another device
-EVALUATION_BLOCK = 500  # images per pass of the plain network
+ROUNDING = 2e-3  # of an accuracy or a loss that another device took
+PSNR_TOLERANCE = 0.01  # dB
+ROUNDED, PERFECT = 90.0, 1000.0  # dB: from there on errors are the rounding of float32; without any error
+EVALUATION_BLOCK = 500  # images a pass of the plain network
 
 
 class Verifier:
@@ -141,7 +153,30 @@ class Verifier:
                     do="build it again",
                 )
             weights += numbers.size
-        return f"{len(self.snapshots)} snapshots, {weights} weights: offsets, sha256, headers, finite"
+        scores = self._edge_scores()
+        of_edges = f", {scores} edge scores" if scores else ""
+        return (
+            f"{len(self.snapshots)} snapshots, {weights} weights{of_edges}: offsets, sha256, headers, finite"
+        )
+
+    def _edge_scores(self) -> int:
+        """The number of edges' scores, each value checked; those of architectures that have scores must be
+        there.
+        """
+        count = 0
+        for snapshot in self.snapshots if self.snapshots.table["kind"].null_count == 0 else ():
+            if not self.zoo.architecture(snapshot).edge_scores():
+                continue
+            scores = self.zoo.edge_scores([snapshot])[0]
+            if not (np.isfinite(scores) & (scores >= 0)).all():
+                raise ZooError(
+                    f"{snapshot['model_id']} snapshot {snapshot['snapshot']}",
+                    expected="scores of edges that are finite and not negative",
+                    found="others",
+                    do="build it again",
+                )
+            count += scores.size
+        return count
 
     def shards(self) -> str:
         """The shards' columns agree with the index."""
@@ -250,6 +285,9 @@ class Verifier:
                         found=found,
                         do="see CONTRIBUTING.md",
                     )
+            if snapshot["image"] is not None:
+                self._check_image(snapshot)
+                continue
             images = self.bank(snapshot)
             difference = abs(
                 self._plain_correct(snapshot, images)
@@ -270,6 +308,29 @@ class Verifier:
             f"images{self._skipped()}"
         )
 
+    def _check_image(self, snapshot: Mapping[str, Any]) -> None:
+        """Raise a ZooError unless the plain network gives a snapshot's image as well as the index says."""
+        network, model = self.zoo.network(snapshot).double(), self.model(snapshot)
+        architecture = self.zoo.architecture(snapshot)
+        pixels, _ = image_of(model, self.bank(snapshot))
+        target = target_of(architecture, pixels.cpu(), torch.float64)
+        with torch.no_grad():
+            values = network(coordinates(architecture, torch.float64))
+        low, high = architecture.pixel_range
+        found = psnr_of(float(((values - target) ** 2).mean()), high - low)
+        recorded = snapshot["psnr"]
+        perfect = PERFECT if found is None else found
+        if (
+            abs((PERFECT if recorded is None else recorded) - perfect) > PSNR_TOLERANCE
+            and min(PERFECT if recorded is None else recorded, perfect) < ROUNDED
+        ):
+            raise ZooError(
+                snapshot["model_id"],
+                expected=f"psnr {recorded}",
+                found=f"{found} by the plain network",
+                do="see CONTRIBUTING.md",
+            )
+
     def retrain(self, count: int) -> str:
         """Train models again, each alone: all snapshots must be equal to the last bit."""
         chosen = evenly_spaced(self._trained_here("--retrain"), count)
@@ -289,13 +350,13 @@ class Verifier:
                     do="leave it out",
                 )
             bank = {final["dataset"]: self.bank(final)}
-            cohort = Cohort(
-                SUBSETS[model.subset],
-                model.recipe.architecture,
-                bank,
-                device=device,
-                backend=self._backend(final),
-            )
+            subset, architecture = SUBSETS[model.subset], model.recipe.architecture
+            cohort: Cohort | ImageCohort
+            if subset.of_images:
+                backend = self._image_backend(final)
+                cohort = ImageCohort(subset, architecture, bank, device=device, backend=backend)
+            else:
+                cohort = Cohort(subset, architecture, bank, device=device, backend=self._backend(final))
             (trained,) = cohort.train([model])
             recorded = self.snapshots.filter(model_id=model.id)
             for snapshot in recorded:
@@ -334,9 +395,7 @@ class Verifier:
                 continue
             numbers = self.snapshots.filter(subset=name)["model_number"]
             last = int(numbers.max()) if len(numbers) else -1
-            for model in select(
-                SUBSETS[name], entry.seed, models=last + 1, epochs=self._options(name)["epochs"]
-            ):
+            for model in up_to(SUBSETS[name], entry.seed, last, epochs=self._options(name)["epochs"]):
                 models[model.id] = model
         return models
 
@@ -413,13 +472,34 @@ class Verifier:
             tf32=options["tf32"],
         )
 
+    def _image_backend(self, snapshot: Mapping[str, Any]) -> ImageBackend:
+        """The same of networks that stand for images."""
+        options, architecture = self._options(snapshot["subset"]), self.zoo.architecture(snapshot)
+        return make_image_backend(architecture, self._device(snapshot), name=options["backend"])
+
     def _evaluated(self, snapshot: Mapping[str, Any]) -> dict[str, Any]:
         """A snapshot's accuracies and losses, by the builder's evaluation."""
         model, images = self.model(snapshot), self.bank(snapshot)
         weights = torch.from_numpy(self.zoo.row(snapshot).copy()).to(self._device(snapshot))[None]
+        if model.image is not None:
+            pixels, label = image_of(model, images)
+            image_backend, architecture = self._image_backend(snapshot), model.recipe.architecture
+            (found,) = evaluate_image_rows(image_backend, architecture, weights, pixels)
+            return {**found, "label": label}
+        images = batches.with_label_noise(model, images)
         parts = batches.split_images(model, images.train_labels)
         backend = self._backend(snapshot)
         (columns,) = evaluate_snapshots(backend, weights, model, images, parts)
+        scores = edge_scores_of(backend, model, weights, images)
+        if scores is not None:
+            recorded = torch.from_numpy(self.zoo.edge_scores([snapshot])).to(scores)
+            if not torch.allclose(scores, recorded, rtol=ROUNDING, atol=ROUNDING):
+                raise ZooError(
+                    snapshot["model_id"],
+                    expected="the edge scores that were recorded",
+                    found="others by the builder's evaluation",
+                    do="see CONTRIBUTING.md",
+                )
         if len(parts.validation):
             columns["validation_accuracy"] = evaluate_rows(backend, weights, model, images, parts.validation)[
                 0

@@ -53,6 +53,16 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=click.IntRange(min=1), help="Train for at most N epochs.")
 @click.option("--train-images", type=click.IntRange(min=1), help="Use only the first N training images.")
 @click.option(
+    "--copies",
+    type=click.IntRange(min=1),
+    help="With networks that stand for images: train N of each image (default 1).",
+)
+@click.option(
+    "--convention",
+    metavar="dws|nfn",
+    help="With --preset siren: whose initialization, learning rate and range of pixels (default dws).",
+)
+@click.option(
     "--images",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -121,6 +131,8 @@ def main(
     datasets: str | None,
     epochs: int | None,
     train_images: int | None,
+    copies: int | None,
+    convention: str | None,
     images: Path | None,
     seed: int,
     out: Path,
@@ -161,7 +173,10 @@ def main(
         from builder.plan import Request, datasets_of
 
         by = "fast" if backend == "auto" else backend
-        return Request(preset, models, datasets_of(datasets), epochs, train_images, seed, tf32, by)
+        chosen = datasets_of(datasets)
+        return Request(
+            preset, models, chosen, epochs, train_images, seed, tf32, by, copies=copies, convention=convention
+        )
 
     if dry_run:
         _forecast(request(), device, ray, publisher)

@@ -46,9 +46,9 @@ from builder.training.device import GPU_SLOTS, GPU_STREAMS, cores, missing_requi
 from builder.training.streams import HEARTBEAT_SECONDS
 from builder.training.workers import LocalTraining, Training
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import Subset
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import layout_of
 
 try:
     import ray
@@ -396,7 +396,7 @@ class NodeTraining(Training):
     needs: Mapping[str, str] = field(kw_only=True)  # the driver's `versions`
     arrays: Mapping[Input, Mapping[str, np.ndarray]] = field(default_factory=dict, kw_only=True)
 
-    def load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+    def load(self, dataset: str, architecture: BaseArchitecture, device: torch.device) -> Images:
         arrays = self.arrays[dataset, architecture.image_channels, architecture.image_size]
         with warnings.catch_warnings():  # nothing here writes
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)

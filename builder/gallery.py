@@ -24,8 +24,10 @@ from matplotlib.figure import Figure  # draws with Agg; pyplot's global state is
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from builder.card import PLOTS
-from builder.images import PILLOW_ERRORS
+from builder.card import PLOTS, plots_of
+from builder.images import PILLOW_ERRORS, load_image_set, prepare
+from builder.store import remembered_images
+from nws_dataset.errors import ZooError
 from nws_dataset.files import atomic_write, path_type
 from nws_dataset.format.manifest import Manifest
 from nws_dataset.format.recipe import LEGAL_VALUES
@@ -39,10 +41,11 @@ DPI = 150
 WIDTH = 8.0  # inches; the card shows about 800 pixels
 BINS = [number / 40 for number in range(41)]  # edges of accuracy
 ACCURACY_COLUMNS = ["model_id", "snapshot", "is_final", "epoch", "dataset", "test_accuracy", "converged"]
-CURVE_POINTS = 200  # most epochs at which a mean is taken
-SAMPLED_SNAPSHOTS = 400  # most snapshots whose weights a plot reads (but at least one model's)
-LAYERS = ("first convolution", "last convolution", "output layer")  # every network has these
-COLOURS = (*CYCLE, "#7B4B2A")  # enough for the property with the most values
+CURVE_POINTS = 200  # epochs at which a mean is taken, at most
+SHOWN_IMAGES = 8  # networks of the plot of images
+SAMPLED_SNAPSHOTS = 400  # rows of weights that a plot reads, at most (or one model)
+LAYERS = ("first convolution", "last convolution", "output layer")  # that every network has
+COLOURS = (*CYCLE, "#7B4B2A")  # as many as the property with the most values has
 
 
 def draw(folder: Path) -> list[Path]:
@@ -81,7 +84,7 @@ def stale(folder: Path) -> list[str]:
         ZooError: if the folder is not a zoo.
     """
     manifest = Manifest.read(folder)
-    wanted = PLOTS if manifest.index_files() else ()
+    wanted = plots_of(manifest) if manifest.index_files() else ()
     return [name for name in wanted if _drawn_from(Path(folder) / name) != _digest(manifest)]
 
 
@@ -108,8 +111,11 @@ def _drawn_from(path: Path) -> str | None:
 
 
 def _accuracy(zoo: Zoo) -> Figure:
-    """Draw final test accuracies by data set, and accuracy over epochs."""
-    names, snapshots = _present(zoo.index, "dataset"), Snapshots(zoo.index.select(ACCURACY_COLUMNS))
+    """Final test accuracies of each data set, and how they came about."""
+    if zoo.index["test_accuracy"].null_count == len(zoo.index):
+        return _fidelity(zoo)
+    classifiers = zoo.index.filter(pc.is_valid(zoo.index["test_accuracy"]))
+    names, snapshots = _present(classifiers, "dataset"), Snapshots(classifiers.select(ACCURACY_COLUMNS))
     figure = Figure(figsize=(WIDTH, 1.5 + 0.8 * max(3, len(names))), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.15))[0]
     panels = left.subplots(len(names), 1, sharex=True, squeeze=False).ravel()
@@ -130,6 +136,75 @@ def _accuracy(zoo: Zoo) -> Figure:
         *axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=min(3, len(names))
     )
     return figure
+
+
+def _fidelity(zoo: Zoo) -> Figure:
+    """How well the final networks give their images, and how that came about."""
+    snapshots, names = zoo.filter(), _present(zoo.index, "dataset")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in names:
+        own, colour = snapshots.filter(dataset=name), _colour("dataset", name)
+        final = own.filter(is_final=True)["psnr"].astype(np.float64)
+        median = np.nanmedian(final) if len(final) else np.nan
+        label = f"{name}: median {median:.1f} dB"
+        left.hist(final[np.isfinite(final)], 40, color=colour, alpha=0.7, label=label)
+        epochs = np.unique(own["epoch"])
+        means = [np.nanmean(own.filter(epoch=int(e))["psnr"].astype(np.float64)) for e in epochs]
+        right.plot(epochs + 1, means, color=colour, marker="o", label=name)
+    left.set(xlabel="PSNR of the final network, dB", ylabel="networks")
+    left.legend(frameon=False, fontsize="small")
+    right.set(xlabel="steps of training + 1", ylabel="mean PSNR, dB", xscale="log")
+    right.grid(color="#E6E6E6")
+    return figure
+
+
+def _images(zoo: Zoo) -> Figure:
+    """Images as networks give them, from snapshot to snapshot, and what they stand for."""
+    of_images = zoo.index.filter(pc.is_valid(zoo.index["image"]))
+    final = Snapshots(of_images).filter(is_final=True)
+    chosen = _by_model(zoo, _evenly_spaced(sorted(final["model_id"]), SHOWN_IMAGES))
+    originals = _originals(zoo)
+    columns = max(len(snapshots) for snapshots in chosen.values())
+    figure = Figure(figsize=(1.1 * (columns + 1), 1.15 * len(chosen) + 0.4), layout="constrained")
+    grid = figure.subplots(len(chosen), columns + 1, squeeze=False)
+    for line, snapshots in zip(grid, chosen.values(), strict=True):
+        shown = [*zoo.images(snapshots), originals(snapshots[0])]
+        titles = [f"{s['epoch']}: {_decibel(s['psnr'])}" for s in snapshots] + ["image"]
+        for axes in line:
+            axes.set_axis_off()
+        for axes, pixels, title in zip(line, shown, titles, strict=False):
+            if pixels is not None:
+                axes.imshow(pixels.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+                axes.set_title(title, fontsize=7)
+    figure.suptitle("Steps and PSNR, then the image itself", fontsize=STYLE["axes.titlesize"])
+    return figure
+
+
+def _decibel(psnr: float | None) -> str:
+    return "perfect" if psnr is None else f"{psnr:.1f} dB"
+
+
+def _originals(zoo: Zoo) -> Callable[[Mapping[str, Any]], np.ndarray | None]:
+    """Gives the image of a snapshot, [C, H, W] uint8; None where the image set is not at hand."""
+    sets: dict[str, np.ndarray | None] = {}
+
+    def original(snapshot: Mapping[str, Any]) -> np.ndarray | None:
+        name = snapshot["dataset"]
+        if name not in sets:
+            try:
+                found = load_image_set(name, remembered_images(Path(zoo.name)))
+                sets[name] = np.concatenate([found.train_images, found.test_images])
+            except ZooError:  # drawn on another machine than it was built on
+                sets[name] = None
+        images = sets[name]
+        if images is None or snapshot["image"] >= len(images):
+            return None
+        number = slice(snapshot["image"], snapshot["image"] + 1)
+        pixels: np.ndarray = prepare(images[number], snapshot["image_channels"], snapshot["image_size"])[0]
+        return pixels
+
+    return original
 
 
 def _distribution(axes: Axes, final: Snapshots, name: str, colour: str) -> None:
@@ -187,9 +262,9 @@ def _weights(zoo: Zoo) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     grid = figure.subplots(1, len(LAYERS), sharex=True, sharey=True)
     limits = _decades(np.concatenate(list(sizes.values())))
-    for layer, (axes, title) in enumerate(zip(grid, LAYERS, strict=True)):
+    for layer, (axes, title) in enumerate(zip(grid, _titles(zoo), strict=True)):
         for name, sizes_M23 in sizes.items():
-            index = LEGAL_VALUES["initialization"].index(name)
+            index = _index("initialization", name)
             look: Any = {"color": COLOURS[index], "marker": MARKERS[index % len(MARKERS)], "label": name}
             axes.scatter(
                 *np.clip(sizes_M23[:, :, layer], *limits).T, 22, alpha=0.7, linewidths=0, zorder=2, **look
@@ -217,32 +292,34 @@ def _weights(zoo: Zoo) -> Figure:
 def _trajectories(zoo: Zoo) -> Figure:
     """Draw the distance of three layers' weights from their start, by epoch and final accuracy."""
     final = _finite(zoo)
-    ranked = final.table.sort_by([("test_accuracy", "ascending"), ("model_id", "ascending")])[
-        "model_id"
-    ].to_pylist()
+    score = "psnr" if final.table["test_accuracy"].null_count else "test_accuracy"
+    ranked = final.table.sort_by([(score, "ascending"), ("model_id", "ascending")])["model_id"].to_pylist()
+    low, high = (0.0, 1.0) if score == "test_accuracy" else _range(final[score])
     models = _by_model(
         zoo, _evenly_spaced(ranked, max(1, SAMPLED_SNAPSHOTS // int(final["num_snapshots"].max())))
     )
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     grid = figure.subplots(1, len(LAYERS), sharex=True, sharey=True)
-    shades = ScalarMappable(Normalize(0, 1), "viridis")
+    shades = ScalarMappable(Normalize(low, high), "viridis")
     for snapshots in models.values():
         distances_S3 = np.array(list(_distances(zoo, snapshots)))
         for axes, distance_S in zip(grid, distances_S3.T, strict=True):
             axes.plot(
                 snapshots["epoch"],
                 distance_S,
-                color=shades.to_rgba(snapshots[-1]["test_accuracy"]),
+                color=shades.to_rgba(np.array(snapshots[-1][score] or high)),
                 linewidth=1.2,
                 alpha=0.85,
             )
-    for axes, title in zip(grid, LAYERS, strict=True):
+    for axes, title in zip(grid, _titles(zoo), strict=True):
         axes.set(title=title, yscale="log", xlabel="epochs of training", xlim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.grid(color="#E6E6E6")
     grid[0].set_ylabel("distance from the start / norm at the start")
-    bar = figure.colorbar(shades, ax=grid, label="final test accuracy", pad=0.02)
-    bar.set_ticks(TICKS, labels=_percent(TICKS))
+    label = "final test accuracy" if score == "test_accuracy" else "final PSNR, dB"
+    bar = figure.colorbar(shades, ax=grid, label=label, pad=0.02)
+    if score == "test_accuracy":
+        bar.set_ticks(TICKS, labels=_percent(TICKS))
     figure.suptitle(
         f"How far a layer's weights move (networks shown: {len(models)})", fontsize=STYLE["axes.titlesize"]
     )
@@ -257,9 +334,21 @@ def _finite(zoo: Zoo) -> Snapshots:
 def _kernels(zoo: Zoo, snapshot: Mapping[str, Any]) -> list[np.ndarray]:
     """A network's weights in each of LAYERS, flattened."""
     weights_P = zoo.row(snapshot).astype(np.float64)
-    kernels = [spec for spec in zoo.layout(snapshot).tensors if spec.role == "weight"]
-    convolutions = [spec for spec in kernels if len(spec.shape) == 4]
+    kernels = [spec for spec in zoo.layout(snapshot).tensors if len(spec.units) > 1]
+    convolutions = [spec for spec in kernels if len(spec.shape) == 4] or kernels[:-1]
     return [weights_P[spec.offset : spec.stop] for spec in (convolutions[0], convolutions[-1], kernels[-1])]
+
+
+def _titles(zoo: Zoo) -> tuple[str, ...]:
+    """What the three layers of LAYERS are called."""
+    convolutional = {"cnn", "resnet"} >= set(zoo.index["kind"].unique().to_pylist())
+    return LAYERS if convolutional else ("first tensor", "last hidden tensor", "output layer")
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    finite = values.astype(np.float64)
+    finite = finite[np.isfinite(finite)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
 
 
 def _ends(zoo: Zoo, models: Sequence[Snapshots]) -> np.ndarray:
@@ -307,7 +396,12 @@ def _present(table: pa.Table, column: str) -> list[str]:
 
 def _colour(column: str, value: str) -> str:
     """The colour of a property's value: the same in every zoo."""
-    return COLOURS[LEGAL_VALUES[column].index(value)]
+    return COLOURS[_index(column, value)]
+
+
+def _index(column: str, value: str) -> int:
+    """The index of a property's colour: values of one kind of networks have different ones."""
+    return LEGAL_VALUES[column].index(value) % len(COLOURS)
 
 
 def _evenly_spaced(items: list[str], count: int) -> list[str]:
@@ -327,5 +421,5 @@ def _percent(ticks: Sequence[float]) -> list[str]:
 
 
 FIGURES: dict[str, Callable[[Zoo], Figure]] = dict(
-    zip(PLOTS, (_accuracy, _weights, _trajectories), strict=True)
+    zip(PLOTS, (_accuracy, _weights, _trajectories, _images), strict=True)
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nws_dataset.format.recipe import NUM_CLASSES
+from nws_dataset.networks.base import NUM_CLASSES
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class ImageSetFacts:
     column: str = "image"  # Parquet column of the images; the labels are in `label`
     channels: int = 1  # 3: colour
     classes: int = NUM_CLASSES
+    # the set whose test images these are, the first ones for training; None: a set of its own
+    part_of: str | None = None
 
     @property
     def majority_rate(self) -> float:
@@ -59,6 +61,15 @@ IMAGE_SETS = {
         size=28,
         terms="CC BY-SA 4.0",
         folders=("kmnist",),
+    ),
+    "kmnist_10k": ImageSetFacts(
+        train_images=8_000,
+        test_images=2_000,
+        smallest_class=785,
+        largest_test_class=215,
+        size=28,
+        terms="CC BY-SA 4.0",
+        part_of="kmnist",
     ),
     "cifar10": ImageSetFacts(
         train_images=50_000,

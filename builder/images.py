@@ -119,15 +119,21 @@ def load_image_set(name: str, directory: Path | None = None) -> ImageSet:
     source = IMAGE_SETS[name]
     if name == "digits":
         return _checked("scikit-learn", name, "scikit-learn digits", *_load_digits())
+    whole = source.part_of or name
     if directory is None:
-        return _checked(source.hub, name, str(source.hub), *_load_hub(name))
-    folder = _find_folder(name, Path(os.path.abspath(directory)))
-    if any(_find_idx(folder, prefix, rank) for prefix in SPLITS.values() for rank in IDX_KINDS):
-        return _checked(
-            folder, name, "idx files", *(_load_idx(folder, prefix, source) for prefix in SPLITS.values())
-        )
-    whence = f"Parquet {_public_name(name, folder)}"
-    return _checked(folder, name, whence, *(_load_parquet(folder, split, source) for split in SPLITS))
+        return _checked(source.hub, name, str(source.hub), *_load_hub(whole))
+    folder = _find_folder(whole, Path(os.path.abspath(directory)))
+    # of a part, all images are test images of the whole set
+    wanted = {split: prefix for split, prefix in SPLITS.items() if split == "test" or whole == name}
+    if any(_find_idx(folder, prefix, rank) for prefix in wanted.values() for rank in IDX_KINDS):
+        whence = "idx files"
+        splits = [_load_idx(folder, prefix, source) for prefix in wanted.values()]
+    else:
+        whence = f"Parquet {_public_name(whole, folder)}"
+        splits = [_load_parquet(folder, split, source) for split in wanted]
+    if whole != name:
+        splits = _parted(folder, source, *splits)
+    return _checked(folder, name, whence, *splits)
 
 
 def prepare(images: np.ndarray, channels: int, size: int) -> np.ndarray:
@@ -210,6 +216,16 @@ def _checked(where: object, name: str, source: str, train: Split, test: Split) -
             where, expected="training images of every class", found=found, do="fetch the whole set again"
         )
     return ImageSet(name, *train, *test, source)
+
+
+def _parted(folder: Path, source: ImageSetFacts, split: Split) -> list[Split]:
+    """The images of a split, the first ones for training."""
+    (images, labels), count = split, source.train_images + source.test_images
+    if len(images) != count:
+        do = "fetch the whole set again"
+        raise ZooError(folder, expected=f"{count} test images", found=str(len(images)), do=do)
+    train = source.train_images
+    return [(images[:train], labels[:train]), (images[train:], labels[train:])]
 
 
 def _load_digits() -> tuple[Split, Split]:

@@ -43,6 +43,8 @@ class Purpose(enum.IntEnum):
     AUGMENT = 5  # block: group of four parameters, index: image
     NOISE = 6  # block: pixel // LANES, index: image
     DROPOUT = 7  # block: layer and unit // LANES, index: image
+    IMAGES = 8  # the order of an image set, of all zoos; index: image
+    LABEL = 9  # index: image
 
 
 def key_of(seed: int, subset: str) -> Key:

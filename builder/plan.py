@@ -12,22 +12,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from builder import philox
+from builder.image_order import image_order
+from nws_dataset import networks
 from nws_dataset.errors import ZooError
 from nws_dataset.format import shards
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Architecture, Recipe
-from nws_dataset.format.schema import model_id
+from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Recipe
+from nws_dataset.format.schema import DIGITS, SPLITS, model_id
 from nws_dataset.format.subsets import (
+    CONVENTIONS,
     PRESETS,
     SUBSETS,
     ByDataset,
     Choice,
     Cycle,
+    Draw,
     Family,
     LogUniform,
     Subset,
     Uniform,
 )
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import layout_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +45,6 @@ SPLIT_SHARES = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
 SHARD_BYTES = 500_000_000  # most bytes of weights in one shard
 PLAN_BLOCK = 4096  # models drawn at once
 
-ARCHITECTURE_FIELDS = tuple(field.name for field in dataclasses.fields(Architecture))
-
 
 @dataclass(frozen=True)
 class Model:
@@ -51,19 +54,22 @@ class Model:
     number: int
     seed: int  # the build's seed
     recipe: Recipe
-    block: int  # which of the shards of its subset, split and architecture
+    block: int  # its shard among those of its subset, split and architecture
+    digits: int = DIGITS  # of its number in its name
+    image: int | None = None  # that it stands for (`builder.image_order`)
+    image_split: str | None = None  # of that image
 
     @property
     def id(self) -> str:
-        return model_id(self.subset, self.number)
+        return model_id(self.subset, self.number, self.digits)
 
     @property
     def split(self) -> str:
-        return split_of(self.id, self.seed)
+        return self.image_split or split_of(self.id, self.seed)
 
     @property
-    def cohort(self) -> tuple[Architecture, int]:
-        """What models have in common that train together."""
+    def cohort(self) -> tuple[BaseArchitecture, int]:
+        """What models that train together have in common."""
         return self.recipe.architecture, self.recipe.batch_size
 
 
@@ -78,32 +84,53 @@ def split_of(identifier: str, seed: int) -> str:
     return SPLIT_SHARES[-1][0]
 
 
-def models_per_shard(architecture: Architecture, num_snapshots: int) -> int:
-    """How many models of an architecture fill one shard."""
+def models_per_shard(architecture: BaseArchitecture, num_snapshots: int) -> int:
+    """Models of an architecture whose snapshots fill one shard."""
     value = len(shards.header(architecture)) + 4 * layout_of(architecture).num_weights
     return max(1, SHARD_BYTES // (num_snapshots * value))
 
 
-def plan(subset: Subset, seed: int) -> Iterator[Model]:
-    """Yield all models of a subset in the order of their numbers; the first n are always the same.
+def plan(subset: Subset, seed: int, copies: int = 1) -> Iterator[Model]:
+    """All models of a subset in number order, without end of their own making: the first n do not depend on
+    how many are taken.
 
     Args:
         subset: what to draw from.
         seed: the build's seed; any integer.
+        copies: networks that stand for each image, where they stand for images.
     """
     counts: Counter[tuple[str, str]] = Counter()
-    for start in range(0, subset.num_models, PLAN_BLOCK):
-        numbers = np.arange(start, min(start + PLAN_BLOCK, subset.num_models))
+    recipes: dict[str, Recipe] = {}
+    num_models = subset.num_models * copies if subset.of_images else subset.num_models
+    for start in range(0, num_models, PLAN_BLOCK):
+        numbers = np.arange(start, min(start + PLAN_BLOCK, num_models))
         drawn = [
             _draw_family(family, philox.key_of(seed, subset.name), numbers) for family in subset.families
         ]
         for i, number in enumerate(numbers.tolist()):
-            recipe = recipe_of({name: values[i] for name, values in drawn[number % len(drawn)].items()})
-            architecture = recipe.architecture
-            key = (split_of(model_id(subset.name, number), seed), architecture.id)
-            block = counts[key] // models_per_shard(architecture, subset.num_snapshots)
+            fields = {name: values[i] for name, values in drawn[number % len(drawn)].items()}
+            if subset.of_images:  # whose recipes follow from the image set
+                dataset = fields["dataset"]
+                copy, image, image_split = _image(subset, dataset, number)
+                if copy >= copies:
+                    continue
+                if dataset not in recipes:
+                    recipes[dataset] = recipe_of(fields)
+                recipe, split = recipes[dataset], image_split
+            else:
+                recipe, image, image_split = recipe_of(fields), None, None
+                split = split_of(model_id(subset.name, number, subset.digits), seed)
+            key = split, recipe.architecture.id
+            block = counts[key] // models_per_shard(recipe.architecture, subset.num_snapshots)
             counts[key] += 1
-            yield Model(subset.name, number, seed, recipe, block)
+            yield Model(subset.name, number, seed, recipe, block, subset.digits, image, image_split)
+
+
+def _image(subset: Subset, dataset: str, number: int) -> tuple[int, int, str]:
+    """Which copy of which image a model is, and the image's split."""
+    images, splits = image_order(dataset)
+    copy, place = divmod(number // len(image_sets_of(subset)), len(images))
+    return copy, int(images[place]), SPLITS[splits[place]]
 
 
 def select(
@@ -113,21 +140,36 @@ def select(
     models: int | None = None,
     datasets: Collection[str] | None = None,
     epochs: int | None = None,
+    copies: int = 1,
 ) -> list[Model]:
     """The first planned models on the given image sets, with their epochs capped.
 
     Selecting redraws nothing: a model is the same in every selection.
     """
     selected: list[Model] = []
-    for model in plan(subset, seed) if models != 0 else ():
-        if datasets is not None and model.recipe.dataset not in datasets:
+    for model in plan(subset, seed, copies) if models != 0 else ():
+        dataset = model.recipe.dataset
+        if dataset in subset.on_request if datasets is None else dataset not in datasets:
             continue
-        if epochs is not None and epochs < model.recipe.max_epochs:
-            model = dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, max_epochs=epochs))
-        selected.append(model)
+        selected.append(_capped(model, epochs))
         if len(selected) == models:
             break
     return selected
+
+
+def up_to(subset: Subset, seed: int, last: int, epochs: int | None = None) -> Iterator[Model]:
+    """The models of the plan up to a number, of all image sets and copies, their epochs capped."""
+    copies = 1 + last // subset.num_models
+    for model in plan(subset, seed, copies) if last >= 0 else ():
+        if model.number > last:
+            break
+        yield _capped(model, epochs)
+
+
+def _capped(model: Model, epochs: int | None) -> Model:
+    if epochs is None or epochs >= model.recipe.max_epochs:
+        return model
+    return dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, max_epochs=epochs))
 
 
 def _draw_family(family: Family, key: philox.Key, numbers: np.ndarray) -> dict[str, list[Any]]:
@@ -159,6 +201,11 @@ def _draw_field(field: str, distribution: object, key: philox.Key, numbers: np.n
             return (low + u * (high - low)).tolist()
         case LogUniform(low, high):
             return philox.log_uniform(u, low, high).tolist()
+        case ByDataset(values) if any(isinstance(value, Draw) for value in values.values()):
+            drawn = {name: _draw_field(field, value, key, numbers) for name, value in values.items()}
+            return [
+                ByDataset({name: column[i] for name, column in drawn.items()}) for i in range(len(numbers))
+            ]
     return [distribution] * len(numbers)
 
 
@@ -170,8 +217,10 @@ def recipe_of(fields: dict[str, Any]) -> Recipe:
     fields = {n: v.values[fields["dataset"]] if isinstance(v, ByDataset) else v for n, v in fields.items()}
     if fields["initialization"] not in INITIALIZATIONS_WITH_STD:
         fields["init_std"] = None
-    shape = {name: fields.pop(name) for name in ARCHITECTURE_FIELDS if name in fields}
-    return Recipe(architecture=Architecture(**shape), **fields)
+    kind = networks.KINDS[fields.pop("kind", networks.DEFAULT_KIND)]
+    names = {field.name for field in dataclasses.fields(kind)}
+    shape = {name: fields.pop(name) for name in names & fields.keys()}
+    return Recipe(architecture=kind(**shape), **fields)
 
 
 @dataclass(frozen=True)
@@ -186,6 +235,8 @@ class Request:
     seed: int = 0
     tf32: bool = False  # allow a GPU to round the factors of products to 10 bits
     backend: str = "fast"  # what trains: one of BACKENDS
+    copies: int | None = None  # networks of each image, where they stand for images; None: one
+    convention: str | None = None  # one of CONVENTIONS of the preset; None: the first
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -202,7 +253,8 @@ class Request:
                 found=self.backend,
                 do="choose one of them",
             )
-        for name in ("models", "epochs", "train_images"):
+        self._check_images()
+        for name in ("models", "epochs", "train_images", "copies"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ZooError(
@@ -212,9 +264,7 @@ class Request:
             raise ZooError(
                 "--seed", expected="an integer of 64 bits", found=str(self.seed), do="choose a smaller one"
             )
-        drawn = list(
-            dict.fromkeys(name for subset in PRESETS[self.preset] for name in image_sets_of(SUBSETS[subset]))
-        )
+        drawn = list(dict.fromkeys(name for subset in self.subsets for name in image_sets_of(subset)))
         wrong = [name for name in self.datasets or () if name not in drawn]
         if wrong or self.datasets == ():
             expected, found = (
@@ -223,11 +273,42 @@ class Request:
             )
             raise ZooError("--datasets", expected=expected, found=found, do="choose among them")
 
+    def _check_images(self) -> None:
+        """Raise a ZooError for options that have no meaning for what the preset's networks learn."""
+        conventions = CONVENTIONS.get(self.preset, {})
+        if self.convention is not None and self.convention not in conventions:
+            expected = f"one of {', '.join(conventions)}" if conventions else f"none for {self.preset}"
+            do = "choose one of them" if conventions else "leave it out"
+            raise ZooError("--convention", expected=expected, found=self.convention, do=do)
+        of_images = all(subset.of_images for subset in self.subsets)
+        for option, value, legal in (
+            ("--copies", self.copies, of_images),
+            ("--train-images", self.train_images, not of_images),
+        ):
+            if value is not None and not legal:
+                expected = f"none for {self.preset}"
+                raise ZooError(option, expected=expected, found=str(value), do="leave it out")
+
+    @property
+    def subsets(self) -> list[Subset]:
+        """What is built."""
+        conventions = CONVENTIONS.get(self.preset)
+        if conventions is None:
+            return [SUBSETS[name] for name in PRESETS[self.preset]]
+        return [SUBSETS[conventions[self.convention or next(iter(conventions))]]]
+
     def plan(self) -> list[tuple[Subset, list[Model]]]:
         """The selected models of each of the preset's subsets; `models` counts across all subsets."""
         plans, left = [], self.models
-        for subset in (SUBSETS[name] for name in PRESETS[self.preset]):
-            models = select(subset, self.seed, models=left, datasets=self.datasets, epochs=self.epochs)
+        for subset in self.subsets:
+            models = select(
+                subset,
+                self.seed,
+                models=left,
+                datasets=self.datasets,
+                epochs=self.epochs,
+                copies=self.copies or 1,
+            )
             left = None if left is None else left - len(models)
             if models:
                 plans.append((subset, models))

@@ -54,7 +54,8 @@ class BuildProgress:
         done: models that were there before.
         first_epochs: epochs assumed per model until one has finished.
         occupancy: how busy the workers are.
-        nodes: returns how many nodes of a cluster train now; None: this machine trains.
+        nodes: says how many nodes of a cluster train now; None: this machine does.
+        score: how the models' mean score is written.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class BuildProgress:
         first_epochs: int,
         occupancy: Occupancy,
         nodes: Callable[[], int] | None = None,
+        score: str = "mean test accuracy {:.3f}",
     ) -> None:
+        self.score = score
         self.progress = Progress(name, total, done=done, unit="models")
         self.first_epochs, self.occupancy, self.nodes = first_epochs, occupancy, nodes
-        self.trained = self.epochs = self.diverged = 0  # of finished models
-        self.accuracy_sum = 0.0
+        self.trained = self.epochs = self.diverged = 0  # of models that have finished
+        self.score_sum = 0.0
 
     def __enter__(self) -> BuildProgress:
         self.progress.__enter__()
@@ -83,7 +86,7 @@ class BuildProgress:
         if kind is None:
             seconds = time.monotonic() - self.progress.start
             parts = [f"{self.progress.done} models, {self.trained} trained in {seconds:.0f} s"]
-            parts += self._accuracy()
+            parts += self._score()
             if self.trained:
                 parts.append(f"{100 * self.occupancy.share:.0f} % busy")
             self.progress.print(f"{self.progress.title}: {', '.join(parts)}")
@@ -93,11 +96,11 @@ class BuildProgress:
         if result is not None:
             self.trained += 1
             self.epochs += result.epochs
-            self.accuracy_sum += result.test_accuracy
+            self.score_sum += result.score or 0.0
             self.diverged += result.diverged
         per_model = self.epochs / self.trained if self.trained else self.first_epochs
         begun = max(0, epochs - self.epochs) / per_model
-        note = ", ".join([*self._nodes(), *self._accuracy()])
+        note = ", ".join([*self._nodes(), *self._score()])
         self.progress.advance(0 if result is None else 1, note, begun=begun)
 
     def _nodes(self) -> list[str]:
@@ -106,11 +109,11 @@ class BuildProgress:
         count = self.nodes()
         return [f"on {count} node{'s' * (count != 1)}"]
 
-    def _accuracy(self) -> list[str]:
+    def _score(self) -> list[str]:
         if not self.trained:
             return []
         diverged = [f"{self.diverged} diverged"] if self.diverged else []
-        return [f"mean test accuracy {self.accuracy_sum / self.trained:.3f}", *diverged]
+        return [self.score.format(self.score_sum / self.trained), *diverged]
 
 
 class Occupancy:

@@ -283,9 +283,11 @@ class Publisher:
     def _manifest(self, remote: _Remote) -> Manifest:
         content = remote.fetch(MANIFEST_NAME)
         try:
-            return Manifest.from_json(
+            manifest = Manifest.from_json(
                 parse_json(content, MANIFEST_NAME, "the manifest of a zoo"), MANIFEST_NAME
             )
+            manifest.check_current(MANIFEST_NAME)
+            return manifest
         except ZooError as error:
             raise self._refusal(
                 f"{MANIFEST_NAME} of this version's format", "another, or a damaged one"

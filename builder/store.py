@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,7 +32,6 @@ from builder.trained import Trained
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import atomic_write, fsync, path_type, read_json, resolve_inside, sha256_file
 from nws_dataset.format import shards
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import (
     INDEX_PATH,
     MANIFEST_NAME,
@@ -45,6 +44,8 @@ from nws_dataset.format.manifest import (
 )
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS
+from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.layout import layout_of
 
 GENERATOR_VERSION = "2"  # changes whenever the same plan would give different weights
 CARD_NAME = "README.md"
@@ -74,6 +75,8 @@ class PlannedModel(Protocol):
     def recipe(self) -> Recipe: ...
     @property
     def block(self) -> int: ...
+    @property
+    def image(self) -> int | None: ...
 
 
 def staged_path(out: Path, model: Model) -> Path:
@@ -87,7 +90,11 @@ def stage(out: Path, trained: Trained) -> None:
     path = staged_path(out, model)
     snapshots = metadata(model, trained.snapshots)
     values = (shards.pack(architecture, row) for row in trained.rows)
-    shards.write_snapshots(path, pa.Table.from_pylist(snapshots, METADATA_SCHEMA), values, relative=path.name)
+    scores = None
+    if trained.edge_scores is not None:
+        scores = [shards.pack_scores(architecture, of_edges) for of_edges in trained.edge_scores]
+    table = pa.Table.from_pylist(snapshots, METADATA_SCHEMA)
+    shards.write_snapshots(path, table, values, relative=path.name, edge_scores=scores)
 
 
 def metadata(model: PlannedModel, snapshots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -109,10 +116,18 @@ def planned_columns(model: PlannedModel) -> dict[str, Any]:
         "model_number": model.number,
         "seed": model.seed,
         **model.recipe.columns(),
+        "edge_threshold": edge_threshold(model),
+        "image": model.image,
         "architecture": architecture.id,
         "architecture_json": architecture.to_json(),
         "num_weights": layout_of(architecture).num_weights,
     }
+
+
+def edge_threshold(model: PlannedModel) -> float | None:
+    """The score from which an edge of a model is kept; None of models whose edges have no scores."""
+    subset = SUBSETS.get(model.subset)
+    return subset.edge_thresholds.get(model.recipe.dataset) if subset else None
 
 
 def shard_of(model: PlannedModel) -> str:
@@ -129,9 +144,10 @@ class Store:
         self.out, self.next = out, out / NEXT
         exists = (out / MANIFEST_NAME).exists()
         self.manifest = Manifest.read(out) if exists else Manifest(GENERATOR_VERSION, {}, {})
-        self.entries: dict[str, FileEntry] = {}  # size and digest of each shard
-        self.indexes: dict[str, pa.Table] = {}  # the index files that match nws.json
-        # path of a shard -> its lines of the index
+        self.manifest.check_current(out)
+        self.entries: dict[str, FileEntry] = {}  # of the shards
+        self.indexes: dict[str, pa.Table] = {}  # the index files that are as nws.json says
+        # the index of each
         self.tables = {
             path: table for subset in self.manifest.subsets for path, table in self._present(subset)
         }
@@ -267,16 +283,23 @@ class Store:
         snapshots = (
             pa.concat_tables([table for _, table in sources]).append_column("source", order).sort_by(ORDER)
         )
-        self.put(
-            path, snapshots.select(METADATA_SCHEMA.names), _values([file for file, _ in sources], snapshots)
-        )
+        files, metadata = [file for file, _ in sources], snapshots.select(METADATA_SCHEMA.names)
+        scores = _values(files, snapshots, "edge_scores_")
+        self.put(path, metadata, cast(Iterator[bytes], _values(files, snapshots)), scores)
 
-    def put(self, path: str, snapshots: pa.Table, values: Iterable[bytes]) -> None:
-        """Write a whole shard; `commit` makes it part of the zoo.
-
-        Snapshots are in METADATA_SCHEMA and ORDER, with one value each.
+    def put(
+        self,
+        path: str,
+        snapshots: pa.Table,
+        values: Iterable[bytes],
+        edge_scores: Iterable[bytes | None] | None = None,
+    ) -> None:
+        """Write a shard whole, snapshots in METADATA_SCHEMA and ORDER with a value each; `commit` makes it
+        part of the zoo.
         """
-        self.tables[path] = shards.write_snapshots(self.next / path, snapshots, values, relative=path)
+        self.tables[path] = shards.write_snapshots(
+            self.next / path, snapshots, values, relative=path, edge_scores=edge_scores
+        )
         self.entries[path] = _entry(self.next / path)
 
     def models_in(self, path: str) -> set[str]:
@@ -369,16 +392,17 @@ def _entry(file: Path) -> FileEntry:
     return FileEntry(file.stat().st_size, sha256_file(file))
 
 
-def _values(files: list[Path], snapshots: pa.Table) -> Iterator[bytes]:
-    """Read the values of snapshots and check each against its sha256.
-
-    Snapshots are in INDEX_SCHEMA plus `source`, the number of a file.
+def _values(files: list[Path], snapshots: pa.Table, prefix: str = "") -> Iterator[bytes | None]:
+    """The values of snapshots (INDEX_SCHEMA and `source`, the number of a file), each checked against its
+    sha256; None of those that have none. `prefix` is that of the columns that say where they are.
     """
-    maps = {}
+    maps: dict[int, mmap.mmap] = {}
+    names = ("source", *(prefix + name for name in ("offset", "length", "sha256")))
     try:
-        for number, offset, length, digest in zip(
-            *(snapshots[name].to_pylist() for name in ("source", "offset", "length", "sha256")), strict=True
-        ):
+        for number, offset, length, digest in zip(*(snapshots[n].to_pylist() for n in names), strict=True):
+            if offset is None:
+                yield None
+                continue
             if number not in maps:
                 with open(files[number], "rb") as file:
                     maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -424,6 +448,7 @@ def lock_folder(out: Path) -> Iterator[None]:
                 do="choose another --out",
             )
         _refuse_links(out)
+        _refuse_earlier(out)
         lock = _take_lock(out)
     except (OSError, ValueError, RuntimeError) as error:  # circular links; names too long or not text
         raise cannot(found=reason(error)) from error
@@ -459,6 +484,15 @@ def _is_foreign(out: Path) -> bool:
         and MANIFEST_NAME not in names
         and (STAGING not in names or not names <= of_builds | half_written)
     )
+
+
+def _refuse_earlier(out: Path) -> None:
+    """Raise a ZooError if the folder is a zoo of an earlier format, before anything in it changes."""
+    try:
+        manifest = Manifest.read(out)
+    except ZooError:  # there is none, or one that is damaged, which is said where it is read
+        return
+    manifest.check_current(out)
 
 
 def _refuse_links(out: Path) -> None:

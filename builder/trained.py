@@ -28,7 +28,8 @@ class Trained:
     rows: np.ndarray  # [S, P]
     # for each of S snapshots: the columns that differ between snapshots, and converged, diverged
     snapshots: list[dict[str, Any]]
-    epochs: int  # begun; a diverged model's last epoch counts, though its row is not kept
+    epochs: int  # begun: of a diverged model the last one counts, though its row is not kept
+    edge_scores: np.ndarray | None = None  # [S, E] of the architectures that have them
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ class Summary:
 
     model_id: str
     epochs: int
-    test_accuracy: float
+    score: float | None  # test accuracy, or PSNR in dB of a network that stands for an image
     diverged: bool
     seconds: float  # since its cohort began
 
 
 def summary(trained: Trained, seconds: float) -> Summary:
     final = trained.snapshots[-1]
-    return Summary(trained.model.id, trained.epochs, final["test_accuracy"], final["diverged"], seconds)
+    score = final.get("test_accuracy", final.get("psnr"))
+    return Summary(trained.model.id, trained.epochs, score, final["diverged"], seconds)

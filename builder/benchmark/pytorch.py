@@ -1,8 +1,8 @@
 """The peers: PyTorch as most people write it, as a careful user writes it, and mapped over models.
 
-All train the network of `nws_dataset.format.network` from the same row on the same batches, with torch's own
-random numbers, convolutions and optimizers (which place epsilon differently from TensorFlow); on a GPU in
-TF32, as torch does by default.
+All train the network of `nws_dataset.networks.network` from the same row on the same batches, with torch's
+own random numbers, optimizers (whose epsilons stand elsewhere than in TensorFlow's forms) and convolutions,
+on a GPU in TF32 as torch does by default.
 
 Axes: M models, B images, C channels, H W pixels, P weights.
 """
@@ -23,9 +23,9 @@ from builder.plan import Model
 from builder.training import batches, update
 from builder.training.bank import Bank
 from builder.training.initial import initial_row
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.network import Network
 from nws_dataset.format.recipe import Recipe
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network
 
 VMAPPED_MODELS = 16  # models
 GRAPH_WARM_UP = 3  # steps before a CUDA graph is captured, as torch's documentation advises

@@ -28,11 +28,11 @@ from builder.store import metadata, shard_of
 from nws_dataset.console import Command, Table
 from nws_dataset.files import sha256_file
 from nws_dataset.format import shards
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import INDEX_PATH, FileEntry, Manifest, SubsetEntry, configs
-from nws_dataset.format.recipe import NUM_CLASSES
 from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA
 from nws_dataset.format.subsets import NWS_FIXED, NWS_MAIN, SMALL_CNN, Choice, Family, Subset
+from nws_dataset.networks.base import NUM_CLASSES
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo

@@ -21,8 +21,9 @@ from builder.releases import OWN_DIVERGED, OWN_MAX_EPOCHS, OWN_NUMBER, OWN_SEED,
 from builder.releases import nws as layout
 from nws_dataset.console import Progress
 from nws_dataset.errors import ZooError
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks import architecture_from_json
+from nws_dataset.networks.cnn import convolutional
 from nws_dataset.reading.snapshots import Snapshots
 
 CHUNK_SNAPSHOTS = 200  # read at once: 300 MB of the largest networks
@@ -171,7 +172,7 @@ def _row(net: Snapshots, part: str) -> dict[str, Any]:
     row = net[len(net) - 1]
     (family,) = SUBSETS[part].families
     codes = {name: family[name].values.index(row[name]) for name in layout.CODED}
-    convolutions, dense = layout.counts(Architecture.from_json(row["architecture_json"]))
+    convolutions, dense = layout.counts(convolutional(architecture_from_json(row["architecture_json"])))
     return {
         **{name: row[name] for name in layout.WHOLE},
         "dataset": DATASET_NAMES.get(row["dataset"], row["dataset"]),

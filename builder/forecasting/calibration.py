@@ -16,7 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from builder.forecasting.costs import drawn_images, epoch_flops, epoch_steps, evaluated_images, forward_flops
+from builder.forecasting.costs import (
+    BACKWARD,
+    drawn_images,
+    epoch_flops,
+    epoch_steps,
+    evaluated_images,
+    forward_flops,
+)
 from builder.forecasting.pace import Case, CohortSteps, Contender
 from builder.image_sets import IMAGE_SETS
 from builder.plan import Model
@@ -26,9 +33,10 @@ from builder.training.backend import Backend
 from builder.training.bank import Images, labels_on
 from builder.training.batches import epoch_order, split_images
 from builder.training.device import cores, make_backend, one_thread, slots_of, streams_of
+from builder.training.implicit import make_image_backend
 from builder.training.initial import initial_row
 from builder.training.train import evaluate_rows
-from nws_dataset.format.recipe import NUM_CLASSES, Architecture
+from nws_dataset.networks.base import NUM_CLASSES, BaseArchitecture
 
 STRATA = 6  # groups of models, each with its own speed
 SEGMENTS = 20_000  # most segments whose lengths are averaged, for a cohort on a GPU
@@ -112,7 +120,7 @@ def calibrate(
         from builder.training.cpu.backend import compile_step
 
         with compiling():
-            compile_step()
+            compile_step(models[0].recipe.architecture.kind)
     workers = (
         min(processes or cores(), len(models))
         if device.type == "cpu"
@@ -123,9 +131,13 @@ def calibrate(
     paces: dict[int, Pace] = {}
     with one_thread(device):
         for stratum in strata(models, train_images):
-            pace = _pace(stratum, models, train_images, device, at_once, backend_of)
+            if stratum[0].image is not None:
+                pace = _image_pace(stratum[len(stratum) // 2], device, at_once, backend)
+            else:
+                pace = _pace(stratum, models, train_images, device, at_once, backend_of)
             paces |= dict.fromkeys((model.number for model in stratum), pace)
-        order, split = _host_seconds(models[len(models) // 2], device)
+        middle = models[len(models) // 2]
+        order, split = (0.0, 0.0) if middle.image is not None else _host_seconds(middle, device)
     return Calibration(device, workers, paces, order, split)
 
 
@@ -148,6 +160,30 @@ def combined(calibrations: Sequence[Calibration]) -> Calibration:
     }
     order, split = mean([each.order for each in calibrations]), mean([each.split for each in calibrations])
     return Calibration(first.device, sum(workers), paces, order, split, nodes=len(calibrations))
+
+
+IMAGE_STEPS = 30  # that are timed of a network that stands for an image
+
+
+def _image_pace(model: Model, device: torch.device, at_once: int, backend: str) -> Pace:
+    """The pace of networks that stand for images, each worker at one of its own."""
+    architecture, rates = model.recipe.architecture, [1e-3] * IMAGE_STEPS
+    pixels = architecture.image_size**2
+    flops = IMAGE_STEPS * pixels * (1 + BACKWARD) * forward_flops(architecture)
+
+    def seconds_of(_: int) -> float:
+        trains = make_image_backend(architecture, device, name=backend)
+        rows = torch.from_numpy(initial_row(model)).to(device)[None]
+        state = rows, torch.zeros_like(rows), torch.zeros_like(rows)
+        target = torch.full((1, pixels, architecture.image_channels), 0.5, device=device)
+        trains.train_images(state, target, rates[:2])
+        start = time.perf_counter()
+        trains.train_images(state, target, rates)
+        return time.perf_counter() - start
+
+    with ThreadPoolExecutor(at_once) as pool:
+        pace = statistics.median(pool.map(seconds_of, range(3 * at_once))) / flops
+    return Pace({False: pace, True: pace}, pace)
 
 
 def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model]]:
@@ -207,7 +243,7 @@ def _pace(
     train_images: int | None,
     device: torch.device,
     workers: int,
-    backend_of: Callable[[Architecture], Backend],
+    backend_of: Callable[[BaseArchitecture], Backend],
 ) -> Pace:
     """The speed of a stratum's middle model, without and with augmentation if the stratum has both.
 
@@ -236,7 +272,7 @@ def _pace(
     return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(architecture)))
 
 
-def _random_images(architecture: Architecture, device: torch.device, *, gray: bool) -> Images:
+def _random_images(architecture: BaseArchitecture, device: torch.device, *, gray: bool) -> Images:
     shape = IMAGES, architecture.image_channels, architecture.image_size, architecture.image_size
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8)).to(device)
     labels = torch.arange(IMAGES, device=labels_on(device)) % NUM_CLASSES

@@ -11,9 +11,9 @@ from builder.image_sets import IMAGE_SETS
 from builder.plan import Model
 from builder.rules import TRAIN_EVALUATION_IMAGES, num_snapshots
 from nws_dataset.format import shards
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS, Subset
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import layout_of
 
 METADATA_BYTES = 870  # per snapshot, besides its weights, in shard and index; measured
 # added by Parquet per row group: page headers, statistics, indexes, footer; measured
@@ -22,15 +22,18 @@ BACKWARD = 2  # a training step costs this many forward passes more
 
 
 @functools.cache
-def forward_flops(architecture: Architecture) -> int:
-    """FLOPs of one image's forward pass: two for each use of a convolution's or dense layer's weight."""
-    sizes = iter(architecture.map_sizes)
-    weights = [spec for spec in layout_of(architecture).tensors if spec.role == "weight"]
-    return sum(2 * spec.size * (next(sizes) ** 2 if spec.layer.startswith("conv") else 1) for spec in weights)
+def forward_flops(architecture: BaseArchitecture) -> int:
+    """FLOPs of one input's forward pass: two for each use of a number of an edge."""
+    tensors = layout_of(architecture).tensors
+    return sum(2 * spec.size * architecture.uses(spec) for spec in tensors if len(spec.unit_shape) > 1)
 
 
 def drawn_images(model: Model, train_images: int | None) -> float:
-    """A model's training images, including validation; `train_images` is the value of `--train-images`."""
+    """Training images that a model has, its validation images among them; `train_images` is that of
+    `--train-images`.
+    """
+    if model.image is not None:  # then a training image is a pixel of the one that it stands for
+        return float(model.recipe.architecture.image_size**2)
     available = IMAGE_SETS[model.recipe.dataset].train_images
     return min(available, train_images or available) * model.recipe.train_fraction
 
@@ -64,6 +67,8 @@ def evaluated_images(model: Model, train_images: int | None, epochs: int) -> flo
     """Images evaluated if a model trains for `epochs`: validation before each and at the end; snapshots."""
     recipe = model.recipe
     drawn = drawn_images(model, train_images)
+    if model.image is not None:
+        return num_snapshots_of(model.subset, recipe.max_epochs) * drawn
     held_out = drawn * recipe.validation_fraction
     snapshot = IMAGE_SETS[recipe.dataset].test_images + min(TRAIN_EVALUATION_IMAGES, drawn - held_out)
     return (epochs + 1) * held_out + num_snapshots_of(model.subset, recipe.max_epochs) * snapshot

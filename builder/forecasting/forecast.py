@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from builder.forecasting.costs import disk_bytes, epoch_flops, num_snapshots_of
 from builder.plan import Model
 from builder.rules import min_epochs
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.subsets import Choice, Cycle, Subset
+from nws_dataset.networks.layout import layout_of
 
 if TYPE_CHECKING:
     from builder.forecasting.calibration import Calibration

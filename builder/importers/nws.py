@@ -41,11 +41,12 @@ from builder.releases import (
 from builder.releases import nws as layout
 from nws_dataset.errors import ZooError
 from nws_dataset.files import path_type, resolve_inside
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Recipe
-from nws_dataset.format.schema import MAX_MODELS
+from nws_dataset.format.schema import DIGITS
 from nws_dataset.format.shards import ROW_DTYPE
 from nws_dataset.format.subsets import SUBSETS, Family
+from nws_dataset.networks.cnn import convolutional
+from nws_dataset.networks.layout import layout_of
 
 COLUMNS = ("dataset", "lrate", *layout.WHOLE, *layout.CODED, layout.PATH)  # required in a split file
 SEED_RANGE = -(2**63), 2**63 - 1
@@ -254,7 +255,7 @@ def _own_columns(where: str, index: int, split: str, row: Mapping[str, str]) -> 
     told = {name: row[name] for name in (OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_DIVERGED) if row.get(name)}
     own: dict[str, Any] = {"number": index, "split": split, "seed": None, "diverged": False}
     if OWN_NUMBER in told:
-        own["number"] = own_number(where, OWN_NUMBER, told[OWN_NUMBER], 0, MAX_MODELS - 1)
+        own["number"] = own_number(where, OWN_NUMBER, told[OWN_NUMBER], 0, 10**DIGITS - 1)
     if OWN_SPLIT in told:
         own["split"] = own_split(where, told[OWN_SPLIT])
     if OWN_SEED in told:
@@ -281,7 +282,7 @@ def _recipe_of(where: str, family: Family, row: Mapping[str, str]) -> Recipe:
     if all(row.get(name) for name in layout.COUNTS):
         told = tuple(whole_number(where, name, row[name]) for name in layout.COUNTS)
         for outputs in layout.OUTPUTS:
-            architecture = replace(recipe.architecture, num_outputs=outputs)
+            architecture = replace(convolutional(recipe.architecture), num_outputs=outputs)
             if layout.counts(architecture) == told:
                 return replace(recipe, architecture=architecture)
     return recipe

@@ -24,9 +24,10 @@ import numpy as np
 from builder.plan import models_per_shard, recipe_of
 from nws_dataset.errors import ZooError, listed, reason
 from nws_dataset.files import check_file
-from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.schema import SPLITS, model_id
 from nws_dataset.format.subsets import Choice, Cycle, Family, LogUniform, Uniform
+from nws_dataset.networks.base import BaseArchitecture
 
 MAX_TABLE_BYTES = 1 << 24  # of a small table: the split file of 16,000 nets needs a tenth
 REFETCH = "fetch the release again"  # advice for a damaged file
@@ -49,6 +50,11 @@ class ReleasedModel(ABC):
     @property
     def id(self) -> str:
         return model_id(self.subset, self.number)
+
+    @property
+    def image(self) -> None:
+        """The image that it stands for: none, it classifies images."""
+        return None
 
     @property
     @abstractmethod
@@ -103,9 +109,9 @@ class BlockNumbers:
 
     num_snapshots: int
     streams: int = 1
-    counts: Counter[tuple[str, Architecture, int]] = field(default_factory=Counter)
+    counts: Counter[tuple[str, BaseArchitecture, int]] = field(default_factory=Counter)
 
-    def next(self, split: str, architecture: Architecture, stream: int = 0) -> int:
+    def next(self, split: str, architecture: BaseArchitecture, stream: int = 0) -> int:
         """The block of the next model of a split, architecture and stream."""
         shard = (split, architecture, stream)
         self.counts[shard] += 1

@@ -48,10 +48,10 @@ from builder.releases import small_cnn as layout
 from builder.releases.small_cnn import FAMILY, PLAN, RANDOM_SEED, RESULTS, SUBSET, Entry
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import open_file, path_type
-from nws_dataset.format.layout import Layout, layout_of
 from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Recipe
-from nws_dataset.format.schema import MAX_MODELS, model_id
+from nws_dataset.format.schema import DIGITS, model_id
 from nws_dataset.format.shards import ROW_DTYPE
+from nws_dataset.networks.layout import Layout, layout_of
 
 SEED = 42  # splits depend on it; imported models keep theirs
 MIN_LINES, LINE_BYTES = 1000, 2000  # of the metrics; a file that inflates to more is not such a table
@@ -339,7 +339,7 @@ def _own_columns(where: str, config: Mapping[str, str | None]) -> dict[str, Any]
     number_told, split_told = config[OWN_NUMBER], config[OWN_SPLIT]
     own["diverged"] = bool(own_number(where, OWN_DIVERGED, config[OWN_DIVERGED] or "0", 0, 1))
     if number_told:
-        own["number"] = own_number(where, OWN_NUMBER, number_told, 0, MAX_MODELS - 1)
+        own["number"] = own_number(where, OWN_NUMBER, number_told, 0, 10**DIGITS - 1)
     if split_told:
         own["split"] = own_split(where, split_told)
     return own

@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from builder.rules import chosen_exports
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import NUM_CLASSES, Architecture
 from nws_dataset.format.subsets import SUBSETS, subsets_of
+from nws_dataset.networks.base import NUM_CLASSES
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
 
 PARTS = subsets_of("nws")  # "main" and "fixed", the release's names and our subsets' -> imported subset
 SPLITS = ("train", "test")

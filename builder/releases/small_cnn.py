@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from nws_dataset.files import path_type
-from nws_dataset.format.layout import Layout, layout_of
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS, Family, subsets_of
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import Layout, layout_of
 
 ((LIKE, SUBSET),) = subsets_of("small_cnn").items()
 PLAN = SUBSETS[LIKE]

@@ -58,9 +58,14 @@ class Segment:
 
     def rates(self) -> list[float]:
         """[n], the factor of each step."""
-        recipe = self.model.recipe
-        rate = update.learning_rate(recipe.learning_rate, recipe.learning_rate_decay, self.epoch)
-        return [update.step_size(recipe.optimizer, rate, self.step + i) for i in range(1, self.steps + 1)]
+        recipe, rates = self.model.recipe, self.learning_rates()
+        return [update.step_size(recipe.optimizer, rate, self.step + i) for i, rate in enumerate(rates, 1)]
+
+    def learning_rates(self) -> list[float]:
+        """[n], the learning rate of each step."""
+        recipe, per_epoch = self.model.recipe, len(self.epoch_order) // self.batch
+        steps = range(self.epoch * per_epoch + self.start, self.epoch * per_epoch + self.start + self.steps)
+        return [update.rate_of(recipe, step, per_epoch) for step in steps]
 
 
 class Backend(Protocol):

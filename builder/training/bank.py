@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from builder.images import ImageSet, prepare
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.base import BaseArchitecture
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 def bank_of(
     image_sets: Mapping[str, ImageSet],
-    architecture: Architecture,
+    architecture: BaseArchitecture,
     device: torch.device,
     train_images: int | None = None,
 ) -> Bank:
@@ -73,7 +73,7 @@ def bank_of(
 
 
 def prepared(
-    images: ImageSet, architecture: Architecture, train_images: int | None = None
+    images: ImageSet, architecture: BaseArchitecture, train_images: int | None = None
 ) -> dict[str, np.ndarray]:
     """The four arrays of `Images`, prepared for an architecture's input."""
     channels, size = architecture.image_channels, architecture.image_size
@@ -85,8 +85,8 @@ def prepared(
     }
 
 
-def save(images: ImageSet, architecture: Architecture, train_images: int | None, folder: Path) -> None:
-    """Write an image set's arrays where worker processes can map them, once per input."""
+def save(images: ImageSet, architecture: BaseArchitecture, train_images: int | None, folder: Path) -> None:
+    """Write an image set's arrays where worker processes can map them, once for each input."""
     target = _folder(folder, images.name, architecture)
     if not target.exists():
         target.mkdir(parents=True)
@@ -95,13 +95,13 @@ def save(images: ImageSet, architecture: Architecture, train_images: int | None,
         np.save(target / "gray.npy", images.train_images.shape[1] == 1)
 
 
-def load(dataset: str, architecture: Architecture, device: torch.device, folder: Path) -> Images:
-    """Load the images that `save` wrote; on the CPU all processes share one copy of the pixels."""
+def load(dataset: str, architecture: BaseArchitecture, device: torch.device, folder: Path) -> Images:
+    """The images that `save` wrote; on the CPU all processes share one copy of the pixels."""
     source = _folder(folder, dataset, architecture)
     # Mode "c" maps copy-on-write: torch wants writable memory, though nothing here writes.
     arrays = {key: np.load(source / f"{key}.npy", mmap_mode="c") for key in ARRAYS}
     return Images.on(device, arrays, gray=bool(np.load(source / "gray.npy")))
 
 
-def _folder(folder: Path, dataset: str, architecture: Architecture) -> Path:
+def _folder(folder: Path, dataset: str, architecture: BaseArchitecture) -> Path:
     return folder / f"{dataset}-{architecture.image_channels}x{architecture.image_size}"

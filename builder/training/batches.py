@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +22,9 @@ from builder.philox import Purpose
 from builder.plan import Model
 from builder.training.bank import Images
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import NUM_CLASSES, Architecture
+from nws_dataset.networks.base import NUM_CLASSES
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.resnet import PIXEL_MEAN
 
 # Ranges of the augmentation (scale 3 of Eilertsen et al.).
 SHIFT = 3.0  # pixels
@@ -35,6 +36,7 @@ CONTRAST = (0.5, 1.5)
 HUE = 0.08  # turns of the colour wheel
 SATURATION = (0.3, 1.5)
 NOISE = 0.03  # largest standard deviation
+PADDING, CUTOUT = 2, 4  # pixels, of the policy flip_shift_cutout
 
 
 def words(
@@ -122,6 +124,8 @@ def training_images(
 ) -> torch.Tensor:
     """Training images as a model sees them in an epoch: [n, C, H, W] in 0 .. 1, perhaps augmented."""
     x = images.train_images[index].to(dtype).div_(255)
+    if model.recipe.augmentation and model.recipe.augmentation_policy == "flip_shift_cutout":
+        return flip_shift_cutout(model, x, index, epoch)
     return augment(model, x, index, epoch, gray=images.gray) if model.recipe.augmentation else x
 
 
@@ -144,6 +148,51 @@ def augment(
     x = _recolour(_warp(images[:, :1] if gray else images, d), d)
     noise = _normals(model, index, epoch, math.prod(images.shape[1:])).to(images).view(images.shape)
     return (x + noise * d.deviation).clamp_(0, 1)
+
+
+def flip_shift_cutout(model: Model, images: torch.Tensor, index: torch.Tensor, epoch: int) -> torch.Tensor:
+    """Copies of images of which half are flipped from left to right, all are shifted by up to PADDING pixels
+    down or up and left or right, and lose a square of CUTOUT pixels; what is missing has the mean colour (Lim
+    et al. 2024).
+
+    Args:
+        model: whose random numbers to use.
+        images: [B, C, H, W] floating point in 0 .. 1.
+        index: [B] int64, of the images in the data set.
+        epoch: of the training.
+    """
+    size, device = images.shape[-1], images.device
+    flips, *drawn = (word.to(device) for word in words(model, Purpose.AUGMENT, index=index, epoch=epoch))
+    corners = words(model, Purpose.AUGMENT, index=index, epoch=epoch, block=1)
+    corners = tuple(word.to(device) for word in corners[:2])
+    downward, leftward = (((word * (2 * PADDING + 1)) >> 32) - PADDING for word in drawn[:2])
+    top, left = ((word * (size - CUTOUT + 1)) >> 32 for word in corners)
+    along = torch.arange(size, device=device)
+    row, column = along + downward[:, None], along + leftward[:, None]  # where output looks, [B, size]
+    seen = ((row >= 0) & (row < size))[:, :, None] & ((column >= 0) & (column < size))[:, None, :]
+    flipped = torch.where((flips & 1 == 1)[:, None], size - 1 - column, column)
+    there = row.clamp(0, size - 1)[:, :, None] * size + flipped.clamp(0, size - 1)[:, None, :]
+    moved = images.flatten(2).gather(2, there.flatten(1)[:, None].expand(-1, images.shape[1], -1))
+    in_rows, in_columns = (
+        (along >= start[:, None]) & (along < start[:, None] + CUTOUT) for start in (top, left)
+    )
+    kept = (seen & ~(in_rows[:, :, None] & in_columns[:, None, :]))[:, None]
+    mean = images.new_tensor([int(channel) for channel in PIXEL_MEAN]) / 255
+    mean = mean if images.shape[1] == len(mean) else mean.mean(0, keepdim=True)
+    return torch.where(kept, moved.view_as(images), mean[:, None, None])
+
+
+def with_label_noise(model: Model, images: Images) -> Images:
+    """The images as a model is trained on them: of each training image the label is drawn anew with the
+    probability of the recipe's label_noise, from all classes, its own among them.
+    """
+    noise = model.recipe.label_noise
+    if not noise:
+        return images
+    labels = images.train_labels
+    drawn = words(model, Purpose.LABEL, index=torch.arange(len(labels)))
+    u, others = philox.unit_interval(drawn[0], drawn[1]), (drawn[2] * NUM_CLASSES) >> 32
+    return replace(images, train_labels=torch.where(u.to(labels.device) < noise, others.to(labels), labels))
 
 
 class Distortion(NamedTuple):
@@ -251,20 +300,6 @@ def _lanes(
 DROPOUT_LAYER_BLOCKS = 1 << 20  # counter blocks per layer
 
 
-@functools.cache
-def dropped_layers(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Layer -> shape of its output for one image, for the layers with dropout."""
-    if architecture.dropout_place == "dense":
-        return {f"dense{i}": (units,) for i, units in enumerate(architecture.dense_widths, 1)}
-    sizes = [
-        size // 2 if pool else size
-        for size, pool in zip(architecture.map_sizes, architecture.pooled, strict=False)
-    ]
-    return {
-        f"conv{i}": (c, s, s) for i, (c, s) in enumerate(zip(architecture.conv_widths, sizes, strict=True), 1)
-    }
-
-
 def dropout_threshold(rate: float) -> int:
     """A unit is dropped if its 16-bit random number is below this."""
     return round(rate * (1 << 16))
@@ -280,7 +315,7 @@ def dropout_masks(
     architecture, rate = model.recipe.architecture, model.recipe.dropout
     layers = layout_of(architecture).layers
     masks = {}
-    for layer, shape in dropped_layers(architecture).items():
+    for layer, shape in architecture.dropped_layers().items():
         lanes = _lanes(
             model, Purpose.DROPOUT, index, epoch, layers.index(layer) * DROPOUT_LAYER_BLOCKS, math.prod(shape)
         )

@@ -12,7 +12,8 @@ import torch
 
 from builder.training.backend import Backend
 from nws_dataset.errors import ZooError
-from nws_dataset.format.recipe import NUM_CLASSES, Architecture
+from nws_dataset.networks import cnn, kan
+from nws_dataset.networks.base import NUM_CLASSES, BaseArchitecture
 
 GPU_SLOTS = 64  # models of a cohort that train together on a GPU
 GPU_STREAMS = 8  # cohorts that train side by side there
@@ -49,7 +50,7 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 def make_backend(
-    architecture: Architecture,
+    architecture: BaseArchitecture,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     *,
@@ -63,7 +64,11 @@ def make_backend(
     assert architecture.num_outputs == NUM_CLASSES, (
         "only imported networks have more outputs, and those are not trained"
     )
-    if name == "torch":
+    if name == "fast" and device.type == "cpu" and isinstance(architecture, kan.Architecture):
+        from builder.training.cpu.kan import KanBackend
+
+        return KanBackend(architecture, dtype)
+    if name == "torch" or not isinstance(architecture, cnn.Architecture):
         from builder.training.torch_backend import TorchBackend
 
         return TorchBackend(architecture, device, dtype)

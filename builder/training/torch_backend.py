@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.func import functional_call, grad, vmap
+from torch.utils._pytree import tree_map
 
 from builder.training import batches, update
 from builder.training.backend import Segment
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.network import Network
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network
 
 # most models that go through the network together: gradients need memory for each
 STACKED = 16
@@ -35,7 +37,8 @@ State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class TorchBackend:
-    """A `Backend` that runs `nws_dataset.format.network.Network`, stacking models of the same activation.
+    """`builder.training.backend.Backend` for models of one architecture by
+    `nws_dataset.networks.network.Network`; models with the same activation are stacked.
 
     Nothing on the device is more precise than the rows, as Apple's GPUs have no float64; what needs float64
     is computed on the CPU.
@@ -47,7 +50,7 @@ class TorchBackend:
     """
 
     def __init__(
-        self, architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32
+        self, architecture: BaseArchitecture, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
         self.architecture, self.device, self.dtype = architecture, device, dtype
         self.layout = layout_of(architecture)
@@ -78,7 +81,7 @@ class TorchBackend:
             _network(self.architecture, activation).train(),
             [segment.model.recipe for segment in segments],
         )
-        gradient = vmap(grad(functools.partial(self._objective, network), has_aux=True))
+        gradient = self._mapped(grad(functools.partial(self._objective, network), has_aux=True), len(recipes))
         rows, first, second = state
         gradients = torch.zeros_like(rows)  # stays 0 at the running statistics, which have no gradient
         tensors, slopes = self.layout.views(rows), self.layout.views(gradients)
@@ -86,15 +89,22 @@ class TorchBackend:
         # contiguous, as they are changed in place
         statistics = {name: x.clone() for name, x in tensors.items() if name not in weights}
         l2 = self._numbers([recipe.l2 for recipe in recipes])
+        smoothing = self._numbers([recipe.label_smoothing for recipe in recipes])
         coefficients = self._numbers([update.COEFFICIENTS[recipe.optimizer] for recipe in recipes]).T[
             :, :, None
         ]
         rates = self._numbers([segment.rates() for segment in segments])
+        decays = self._numbers(
+            [[r * s.model.recipe.weight_decay for r in s.learning_rates()] for s in segments]
+        )
+        trained = [torch.full((spec.size,), spec.trained) for spec in self.layout.tensors]
+        trained_P = torch.cat(trained).to(rows)
         losses = torch.zeros_like(l2)
         for step, batch in enumerate(self._batches(segments)):
-            found, loss = gradient(weights, statistics, *batch, l2)
+            found, loss = gradient(weights, statistics, *batch, l2, smoothing)
             for name, slope in found.items():
                 slopes[name].copy_(slope)
+            rows.mul_(1 - decays[:, step, None] * trained_P)
             new = update.rule(rows, gradients, first, second, rates[:, step, None], coefficients)
             for x, value in zip(state, new, strict=True):
                 x.copy_(value)
@@ -112,13 +122,27 @@ class TorchBackend:
         labels: torch.Tensor,
         masks: dict[str, torch.Tensor],
         l2: torch.Tensor,
+        smoothing: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One model's loss with L2 and without; updates the running statistics."""
-        loss = F.cross_entropy(functional_call(network, {**weights, **statistics}, (images, masks)), labels)
-        kernels = [
-            weight.square().sum() for name, weight in weights.items() if self.layout[name].role == "weight"
-        ]
-        return loss + l2 * torch.stack(kernels).sum(), loss
+        """One model's loss with L2, and without; moves the running statistics."""
+        logits = functional_call(network, {**weights, **statistics}, (images, masks))
+        loss = F.cross_entropy(logits, labels)
+        loss = loss - smoothing * (loss + F.log_softmax(logits, 1).mean())
+        edges = (weight for name, weight in weights.items() if len(self.layout[name].units) > 1)
+        return loss + l2 * torch.stack([weight.square().sum() for weight in edges]).sum(), loss
+
+    def _mapped(self, function: Callable[..., Any], count: int) -> Callable[..., Any]:
+        """A function of one model for several; a single one on a CPU goes through it as it is, which is
+        faster.
+        """
+        if count > 1 or self.device.type != "cpu":
+            return vmap(function)
+
+        def alone(*arguments: Any) -> Any:
+            found = function(*(tree_map(lambda x: x[0], argument) for argument in arguments))
+            return tree_map(lambda x: x[None], found)
+
+        return alone
 
     def _batches(
         self, segments: Sequence[Segment]
@@ -172,8 +196,8 @@ class TorchBackend:
         return torch.stack(correct).cpu(), torch.stack(losses).cpu()
 
 
-def _network(architecture: Architecture, activation: str) -> Network:
-    """A network without weights, for `functional_call`."""
+def _network(architecture: BaseArchitecture, activation: str) -> Network:
+    """A network without numbers of its own, for `functional_call`."""
     with torch.device("meta"):
         network = Network(architecture, activation)
     for module in network.modules():

@@ -19,16 +19,23 @@ import torch
 
 from builder.plan import Model
 from builder.progress import Occupancy
-from builder.rules import CONVERGED_MARGIN, TRAIN_EVALUATION_IMAGES, chosen_exports, should_stop
+from builder.rules import (
+    CONVERGED_MARGIN,
+    SCORED_IMAGES,
+    TRAIN_EVALUATION_IMAGES,
+    chosen_exports,
+    should_stop,
+)
 from builder.trained import Export, Trained
 from builder.training import batches, update
 from builder.training.backend import Backend, Segment, aligned
 from builder.training.bank import Bank, Images
 from builder.training.device import make_backend, one_thread
 from builder.training.initial import initial_row
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import NUM_CLASSES, Architecture
 from nws_dataset.format.subsets import Subset
+from nws_dataset.networks.base import NUM_CLASSES, BaseArchitecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network
 
 
 class Slot:
@@ -52,6 +59,7 @@ class Slot:
         backend: Backend,
         spool: Path | None,
     ) -> None:
+        images = batches.with_label_noise(model, images)
         self.model, self.images, self.backend = model, images, backend
         self.parts = batches.split_images(model, images.train_labels)
         self.row, first, second = state
@@ -125,8 +133,14 @@ class Slot:
             "diverged": self.diverged,
         }
         snapshots = [{**vars(self.exports[export]), **evaluated[export], **flags} for export in chosen]
+        scores = edge_scores_of(self.backend, self.model, stacked, self.images)
+        at = {export: i for i, export in enumerate(rows)}
         return Trained(
-            self.model, torch.stack([rows[export] for export in chosen]).numpy(), snapshots, self.epoch
+            self.model,
+            torch.stack([rows[export] for export in chosen]).numpy(),
+            snapshots,
+            self.epoch,
+            None if scores is None else scores[[at[export] for export in chosen]].float().cpu().numpy(),
         )
 
     def close(self) -> None:
@@ -172,7 +186,7 @@ class Cohort:
     def __init__(
         self,
         subset: Subset,
-        architecture: Architecture,
+        architecture: BaseArchitecture,
         bank: Bank,
         *,
         device: torch.device,
@@ -277,6 +291,23 @@ def evaluate_rows(
             (sum(right) / sum(total), mean, [r / t if t else None for r, t in zip(right, total, strict=True)])
         )
     return evaluated
+
+
+def edge_scores_of(backend: Backend, model: Model, rows: torch.Tensor, images: Images) -> torch.Tensor | None:
+    """The scores [K, E] of the edges of a model's rows [K, P], over its first training images; None of an
+    architecture without.
+    """
+    architecture = model.recipe.architecture
+    if not architecture.edge_scores():
+        return None
+    seen = images.train_images[:SCORED_IMAGES]
+    with one_thread(rows.device), torch.no_grad():
+        if hasattr(backend, "edge_scores"):
+            found: torch.Tensor = backend.edge_scores(rows, seen)
+            return found
+        network = Network(architecture, model.recipe.activation).to(rows)
+        x = architecture.scale(seen.to(rows) / 255)
+        return torch.stack([architecture.scores_of(network.load_row(row), x) for row in rows])
 
 
 def evaluate_snapshots(

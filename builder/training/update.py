@@ -7,9 +7,12 @@ coefficient [K, 1] or a number.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
+
+from nws_dataset.format.recipe import Recipe
 
 
 class Coefficients(NamedTuple):
@@ -27,11 +30,12 @@ ADAM_DECAYS = 0.9, 0.999
 COEFFICIENTS = {
     "adam": Coefficients(ADAM_DECAYS[0], 1 - ADAM_DECAYS[0], ADAM_DECAYS[1], 1 - ADAM_DECAYS[1], 0.0, 1e-8),
     "rmsprop": Coefficients(0.0, 1.0, 0.9, 1 - 0.9, 1e-10, 0.0),
+    "adamw": Coefficients(ADAM_DECAYS[0], 1 - ADAM_DECAYS[0], ADAM_DECAYS[1], 1 - ADAM_DECAYS[1], 0.0, 1e-8),
     "momentum": Coefficients(0.95, 1.0, 1.0, 0.0, 0.0, 0.0),
     "sgd": Coefficients(0.0, 1.0, 1.0, 0.0, 0.0, 0.0),
 }
 # rmsprop's mean square starts at 1 in TensorFlow 1
-SECOND_START = {"adam": 0.0, "rmsprop": 1.0, "momentum": 1.0, "sgd": 1.0}
+SECOND_START = {"adam": 0.0, "adamw": 0.0, "rmsprop": 1.0, "momentum": 1.0, "sgd": 1.0}
 
 
 def learning_rate(base: float, decay: float, epoch: int) -> float:
@@ -39,9 +43,38 @@ def learning_rate(base: float, decay: float, epoch: int) -> float:
     return base * decay**epoch
 
 
+def rate_of(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step (counted from 0) by the recipe's schedule.
+
+    A triangle of at most twice its warm-up's epochs has its peak half-way.
+    """
+    base, total = recipe.learning_rate, recipe.max_epochs * steps_per_epoch
+    if recipe.schedule == "cosine":
+        end = recipe.learning_rate_end
+        return end + (base - end) * (1 - half_turn(step / total))
+    if recipe.schedule == "triangle":
+        warm = min(recipe.warmup_epochs, recipe.max_epochs / 2) * steps_per_epoch
+        return base * (step / warm if step < warm else (total - step) / (total - warm))
+    return learning_rate(base, recipe.learning_rate_decay, step // steps_per_epoch)
+
+
+def half_turn(x: float) -> float:
+    """(1 - cos(pi * x)) / 2 for x from 0 to 1, by additions and products alone: a library's cosine may differ
+    between machines.
+    """
+    angle = x * math.pi / 2
+    term = sine = angle
+    for n in range(1, 12):
+        term *= -angle * angle / ((2 * n) * (2 * n + 1))
+        sine += term
+    return sine * sine
+
+
 def step_size(optimizer: str, rate: float, step: int) -> float:
-    """The factor of a step (counted from 1), in double precision; it includes Adam's bias correction."""
-    if optimizer == "adam":
+    """The factor of a step (counted from 1): Adam's bias correction goes into the learning rate, in double
+    precision.
+    """
+    if optimizer in ("adam", "adamw"):
         return rate * (1 - ADAM_DECAYS[1] ** step) ** 0.5 / (1 - ADAM_DECAYS[0] ** step)
     return rate
 
@@ -70,6 +103,7 @@ def update(
     first: torch.Tensor,
     second: torch.Tensor,
     rate: torch.Tensor,
+    decay: torch.Tensor | None = None,
 ) -> None:
     """Take one step of models that share an optimizer: `rule` in place.
 
@@ -80,7 +114,11 @@ def update(
         first: [K, P], changed in place.
         second: [K, P], changed in place.
         rate: [K, 1], from `step_size`.
+        decay: [K, P], the learning rate times the weight decay: the part of each weight that goes before the
+            step, as in AdamW (Loshchilov & Hutter 2019).
     """
+    if decay is not None:
+        rows.mul_(1 - decay)
     for x, new in zip(
         (rows, first, second),
         rule(rows, gradients, first, second, rate, COEFFICIENTS[optimizer]),

@@ -30,13 +30,15 @@ from builder.trained import Summary, Trained, summary
 from builder.training import bank
 from builder.training.bank import Images
 from builder.training.device import cores, make_backend, slots_of, streams_of
+from builder.training.implicit import ImageCohort, make_image_backend
 from builder.training.memory import MemoryLimiter, Stopped
 from builder.training.streams import HEARTBEAT_SECONDS, run_side_by_side
 from builder.training.train import Cohort
 from nws_dataset.errors import ZooError
 from nws_dataset.format.manifest import STAGING
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import Subset
+from nws_dataset.networks import cnn
+from nws_dataset.networks.base import BaseArchitecture
 
 if TYPE_CHECKING:
     from builder.training.gpu.warmup import Work
@@ -61,8 +63,8 @@ class Training:
         """Folder for the exports of models in training; None: a temporary one."""
         return None
 
-    def load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
-        """Load an image set for an architecture's input, on the device."""
+    def load(self, dataset: str, architecture: BaseArchitecture, device: torch.device) -> Images:
+        """An image set for an architecture's input, on the device."""
         raise NotImplementedError
 
     def deliver(self, trained: Trained, seconds: float) -> Any:
@@ -106,7 +108,7 @@ class Training:
                 raise Stopped
 
         architecture, device = models[0].recipe.architecture, torch.device(self.device)
-        if device.type == "cuda" and self.backend == "fast":
+        if device.type == "cuda" and self.backend == "fast" and isinstance(architecture, cnn.Architecture):
             from builder.training.gpu.startup import require  # needs Triton
 
             require(models[0], device, tf32=self.tf32)
@@ -114,18 +116,15 @@ class Training:
             name: self._loaded(name, architecture, device)
             for name in {model.recipe.dataset for model in models}
         }
-        backend = make_backend(architecture, device, name=self.backend, tf32=self.tf32)
-        cohort = Cohort(
-            self.subset,
-            architecture,
-            images,
-            device=device,
-            slots=slots,
-            spool=self.spool,
-            on_epoch=on_epoch,
-            backend=backend,
-            occupancy=occupancy,
-        )
+        cohort: Cohort | ImageCohort
+        given: Any = {"device": device, "slots": slots, "spool": self.spool, "on_epoch": on_epoch}
+        given["occupancy"] = occupancy
+        if self.subset.of_images:
+            image_backend = make_image_backend(architecture, device, name=self.backend)
+            cohort = ImageCohort(self.subset, architecture, images, backend=image_backend, **given)
+        else:
+            backend = make_backend(architecture, device, name=self.backend, tf32=self.tf32)
+            cohort = Cohort(self.subset, architecture, images, backend=backend, **given)
         try:
             for trained in cohort.train(models):
                 in_vain -= trained.epochs
@@ -133,8 +132,8 @@ class Training:
         finally:
             self.count_epochs(-in_vain)
 
-    def _loaded(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
-        """Load an image set once for all cohorts with the same input; on a GPU they share the copy there."""
+    def _loaded(self, dataset: str, architecture: BaseArchitecture, device: torch.device) -> Images:
+        """An image set, once for all cohorts with such an input: on a GPU they share the copy there."""
         key = dataset, architecture.image_channels, architecture.image_size
         with _loading:
             if key not in self.loaded:
@@ -186,7 +185,7 @@ class LocalTraining(Training):
     def spool(self) -> Path:
         return self.out / STAGING
 
-    def load(self, dataset: str, architecture: Architecture, device: torch.device) -> Images:
+    def load(self, dataset: str, architecture: BaseArchitecture, device: torch.device) -> Images:
         return bank.load(dataset, architecture, device, self.images)
 
     def deliver(self, trained: Trained, seconds: float) -> Summary:

@@ -22,8 +22,9 @@ from builder.training.gpu import augment, update_kernels
 from builder.training.gpu.layers import Layers
 from builder.training.gpu.pieces import Slots
 from builder.training.gpu.products import LibraryProducts, Products, TritonProducts
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.recipe import Recipe
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
 
 EVALUATION_IMAGES = 8192  # images of all networks in one forward pass, roughly
 

@@ -16,9 +16,8 @@ from builder.training.backend import aligned
 from builder.training.gpu import dense, epilogues, update_kernels
 from builder.training.gpu.pieces import Dropout, Slots, draw
 from builder.training.gpu.products import Product, Products, products_of
-from nws_dataset.format.layout import NORM_SUFFIX, layout_of
-from nws_dataset.format.network import BATCH_NORM_EPSILON
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.cnn import BATCH_NORM_EPSILON, Architecture
+from nws_dataset.networks.layout import NORM_SUFFIX, layout_of
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class Layers:
     def _add_training(self, index: torch.Tensor) -> None:
         """Set up dropout, and memory that only training needs."""
         names = layout_of(self.architecture).layers
-        dropped = batches.dropped_layers(self.architecture)
+        dropped = self.architecture.dropped_layers()
         for layer in self.layers:
             if layer.product.layer in dropped:
                 block = names.index(layer.product.layer) * batches.DROPOUT_LAYER_BLOCKS

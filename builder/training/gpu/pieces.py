@@ -16,7 +16,7 @@ import triton.language as tl
 
 from builder.philox import LANES, Purpose
 from builder.training.backend import ACTIVATION_NUMBERS
-from nws_dataset.format.network import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
+from nws_dataset.networks.cnn import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
 RELU = tl.constexpr(ACTIVATION_NUMBERS["relu"])
 ELU = tl.constexpr(ACTIVATION_NUMBERS["elu"])

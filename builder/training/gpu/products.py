@@ -23,8 +23,8 @@ from builder.training.backend import aligned
 from builder.training.gpu import epilogues
 from builder.training.gpu.pieces import image_row_column, kernel
 from builder.training.torch_backend import library_precision
-from nws_dataset.format.layout import OUTPUT, layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import OUTPUT, layout_of
 
 MIN_PIXELS, MIN_TAPS = 32, 16  # of a tile, at least
 PART_PIXELS = 2048  # pixels that one program of the weight gradient sums over

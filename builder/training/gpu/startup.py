@@ -45,8 +45,8 @@ from builder.training.memory import out_of_memory
 from builder.training.streams import run_side_by_side
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import atomic_write
-from nws_dataset.format import network
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks import cnn, network
+from nws_dataset.networks.cnn import Architecture, convolutional
 
 EXTRA_STREAMS = 40  # created before cohorts capture; torch has 32, which it then reuses
 CAPTURES = 16  # by each of the two cohorts
@@ -65,7 +65,7 @@ SOURCES = (
         tiny,
         sys.modules[__name__],
     ),
-    *(batches, streams, initial, network, philox, plain, update),
+    *(batches, streams, initial, cnn, network, philox, plain, update),
 )
 
 _locks: dict[str, threading.Lock] = {}  # what this process is checking
@@ -98,8 +98,10 @@ def passed(model: Model, device: torch.device, *, tf32: bool = False) -> bool:
 
 
 def work_of(model: Model, *, tf32: bool = False) -> Work:
-    """What the check of a model's architecture runs on the device: its first cohort with fewer models."""
-    architecture, batch = model.recipe.architecture, model.recipe.batch_size
+    """What the check of a model's architecture has the device do: what the first cohort has, with fewer
+    models.
+    """
+    architecture, batch = convolutional(model.recipe.architecture), model.recipe.batch_size
     slots, images = (
         len(tiny_models(architecture, batch)) + 1,
         min(EVALUATED_IMAGES, MAX_COMPARED_STEPS * batch),
@@ -127,8 +129,8 @@ def refusal(device: torch.device, found: str) -> ZooError:
 
 
 def checked(model: Model, device: torch.device, *, tf32: bool = False, streams: bool = True) -> str | None:
-    """Check, whatever passed before; `streams`: also with two cohorts side by side."""
-    architecture, batch = model.recipe.architecture, model.recipe.batch_size
+    """The check itself, without memory; `streams`: also that of two cohorts side by side."""
+    architecture, batch = convolutional(model.recipe.architecture), model.recipe.batch_size
     try:
         found = TinyCohort(architecture, batch, device, tf32=tf32).difference()
         return found or (streams_difference(architecture, batch, device, tf32=tf32) if streams else None)

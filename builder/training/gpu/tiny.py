@@ -18,9 +18,11 @@ from builder.training.backend import Segment, aligned
 from builder.training.bank import Images
 from builder.training.gpu.backend import GpuBackend, Run, State
 from builder.training.plain import PlainLoop
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.network import Network
-from nws_dataset.format.recipe import NUM_CLASSES, Architecture, Recipe
+from nws_dataset.format.recipe import Recipe
+from nws_dataset.networks.base import NUM_CLASSES
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network
 
 # For float32, relative in norm; the median over models. Rounding alone gives 5e-7 to 3e-5, most if many
 # layers have batch-norm.

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from builder.training.gpu.pieces import kernel
-from nws_dataset.format.recipe import NUM_CLASSES
+from nws_dataset.networks.base import NUM_CLASSES
 
 _CLASSES = tl.constexpr(NUM_CLASSES)
 CLASSES = triton.next_power_of_2(NUM_CLASSES)

@@ -26,9 +26,9 @@ from builder.training import batches
 from builder.training.backend import aligned
 from builder.training.device import slots_of
 from builder.training.gpu.backend import GpuBackend, Run, evaluation_parts
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.cnn import Architecture, convolutional
+from nws_dataset.networks.layout import layout_of
 
 NOWHERE = torch.device("meta")  # tensors there have shapes and strides, but no memory
 
@@ -64,7 +64,7 @@ def work_of(
     steps: dict[Architecture, set[tuple[int, int]]] = defaultdict(set)
     evaluations: dict[Architecture, set[tuple[int, int]]] = defaultdict(set)
     for model in models:
-        cohorts[model.cohort].append(model)
+        cohorts[convolutional(model.recipe.architecture), model.recipe.batch_size].append(model)
     for (architecture, batch), members in cohorts.items():
         for subset, recipe in {(model.subset, model.recipe) for model in members}:
             drawn, tested = images[recipe.dataset]

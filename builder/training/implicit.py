@@ -1,0 +1,273 @@
+"""Trains networks that stand for an image each: a regression of its pixels on their coordinates, all of them
+in every step, so that an epoch is a step.
+
+Axes: M models, B pixels, C channels, P weights, S snapshots.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call, grad, vmap
+
+from builder.image_sets import IMAGE_SETS
+from builder.plan import Model
+from builder.progress import Occupancy
+from builder.rules import chosen_exports
+from builder.trained import Trained
+from builder.training import update
+from builder.training.bank import Bank, Images
+from builder.training.device import one_thread
+from builder.training.initial import initial_row
+from nws_dataset.errors import ZooError
+from nws_dataset.format.subsets import Subset
+from nws_dataset.networks import kan, siren
+from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network, coordinates
+
+STEPS = 100  # that a model takes before it is looked at: whether it has diverged, how far it is
+State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class ImageBackend(Protocol):
+    """Trains and evaluates networks of one architecture that stand for images.
+
+    A model's numbers do not depend on what it is trained beside, but for the rounding of plain torch on a
+    GPU.
+    """
+
+    def train_images(self, state: State, targets: torch.Tensor, rates: list[float]) -> torch.Tensor:
+        """Take steps, in place.
+
+        Args:
+            state: rows, first and second moments, [M, P] each.
+            targets: [M, B, C] values of the pixels, in the architecture's range.
+            rates: of each step, from `update.step_size`.
+
+        Returns:
+            [M], for each the sum of the steps' mean squared errors; not finite once one was not.
+        """
+        ...
+
+    def evaluate_images(self, rows: torch.Tensor) -> torch.Tensor:
+        """What networks give for all pixels: rows [M, P] -> [M, B, C]."""
+        ...
+
+
+class TorchImageBackend:
+    """`ImageBackend` by plain torch, for any kind and device: on a CPU one model after the other, on a GPU
+    all of them mapped.
+
+    Args:
+        architecture: of the models.
+        device: where the rows are.
+        dtype: of the rows.
+    """
+
+    def __init__(
+        self, architecture: BaseArchitecture, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.architecture, self.device, self.layout = architecture, device, layout_of(architecture)
+        self.coordinates = coordinates(architecture, dtype).to(device)
+        with torch.device("meta"):
+            self.network = Network(architecture)
+
+    def train_images(self, state: State, targets: torch.Tensor, rates: list[float]) -> torch.Tensor:
+        """See `ImageBackend.train_images`."""
+        if self.device.type != "cpu":
+            return self._train(state, targets, rates)
+        alone = (slice(m, m + 1) for m in range(len(targets)))
+        return torch.cat(
+            [self._train((state[0][m], state[1][m], state[2][m]), targets[m], rates) for m in alone]
+        )
+
+    def _train(self, state: State, targets: torch.Tensor, rates: list[float]) -> torch.Tensor:
+        rows, first, second = state
+
+        def error(row: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            loss = F.mse_loss(self._values(row), target)
+            return loss, loss
+
+        gradient = vmap(grad(error, has_aux=True))
+        losses = torch.zeros(len(rows), dtype=rows.dtype, device=rows.device)
+        for rate in rates:
+            slopes, loss = gradient(rows, targets)
+            step = torch.full_like(losses, rate)[:, None]
+            update.update("adam", rows, slopes, first, second, step)
+            losses += loss
+        return losses
+
+    @torch.no_grad()
+    def evaluate_images(self, rows: torch.Tensor) -> torch.Tensor:
+        """See `ImageBackend.evaluate_images`."""
+        return torch.stack([self._values(row) for row in rows])
+
+    def _values(self, row: torch.Tensor) -> torch.Tensor:
+        tensors = self.layout.views(row)
+        values: torch.Tensor = functional_call(self.network, tensors, (self.coordinates,))
+        return values
+
+
+def make_image_backend(
+    architecture: BaseArchitecture,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    name: str = "fast",
+) -> ImageBackend:
+    """The fastest backend for an architecture on a device; with the name "torch", plain torch."""
+    if name == "fast" and device.type == "cpu":
+        # each only where it is needed: compiling takes seconds
+        if isinstance(architecture, siren.Architecture):
+            from builder.training.cpu.siren import SirenBackend
+
+            return SirenBackend(architecture, dtype)
+        if isinstance(architecture, kan.Architecture):
+            from builder.training.cpu.kan import KanBackend
+
+            return KanBackend(architecture, dtype)
+    return TorchImageBackend(architecture, device, dtype)
+
+
+class ImageCohort:
+    """Trains networks of one architecture that stand for an image each.
+
+    Args:
+        subset: gives the snapshots' epochs.
+        architecture: of all the models.
+        bank: image sets by name, on the device.
+        slots: how many models train together.
+        dtype: float32; float64 for tests.
+        spool: unused: their rows are small.
+        on_epoch: called whenever a model has trained an epoch.
+        backend: what trains; None: the device's.
+        occupancy: takes note of the slots' use.
+    """
+
+    def __init__(
+        self,
+        subset: Subset,
+        architecture: BaseArchitecture,
+        bank: Bank,
+        *,
+        device: torch.device,
+        slots: int = 1,
+        dtype: torch.dtype = torch.float32,
+        spool: Path | None = None,
+        on_epoch: Callable[[], None] = lambda: None,
+        backend: ImageBackend | None = None,
+        occupancy: Occupancy | None = None,
+    ) -> None:
+        self.subset, self.architecture, self.bank, self.device = subset, architecture, bank, device
+        self.slots, self.dtype, self.on_epoch = slots, dtype, on_epoch
+        self.backend = backend or make_image_backend(architecture, device, dtype)
+        self.occupancy = occupancy or Occupancy()
+
+    def train(self, models: Iterable[Model]) -> Iterator[Trained]:
+        """Train models, as many at a time as there are slots; each is yielded when it stops."""
+        queue = iter(models)
+        with one_thread(self.device):
+            while together := list(itertools.islice(queue, self.slots)):
+                # models that differ in their learning rate take their steps apart
+                for group in _alike(together):
+                    yield from self._train(group)
+
+    def _train(self, models: list[Model]) -> Iterator[Trained]:
+        recipe = models[0].recipe
+        targets = torch.stack([self._target(model) for model in models])
+        rows = torch.stack([torch.from_numpy(initial_row(model)) for model in models])
+        rows = rows.to(self.device, self.dtype)
+        state = rows, torch.zeros_like(rows), torch.zeros_like(rows)
+        epochs = chosen_exports(self.subset, recipe.max_epochs, recipe.max_epochs + 1)
+        finite = torch.ones(len(models), dtype=torch.bool)
+        kept: list[torch.Tensor] = []  # [M, P] at each of the epochs
+        for epoch in range(recipe.max_epochs + 1):
+            if epoch in epochs:
+                known = kept[-1] if kept else rows
+                kept.append(torch.where(finite[:, None].to(rows.device), rows, known).clone())
+            if epoch == recipe.max_epochs or not (epoch % STEPS == 0 or epoch in epochs):
+                continue
+            stop = min(e for e in (*epochs, recipe.max_epochs, epoch - epoch % STEPS + STEPS) if e > epoch)
+            rates = [update.rate_of(recipe, step, 1) for step in range(epoch, stop)]
+            losses = self.backend.train_images(state, targets, rates)
+            finite &= (torch.isfinite(losses) & torch.isfinite(rows).all(1).to(losses.device)).cpu()
+            self.occupancy.add(len(models) * len(rates), self.slots * len(rates))
+            for _ in range(len(models) * len(rates)):
+                self.on_epoch()
+        for m, model in enumerate(models):
+            yield self._finished(model, torch.stack([row[m] for row in kept]), epochs, bool(finite[m]))
+
+    def _target(self, model: Model) -> torch.Tensor:
+        """[B, C] what a model shall give."""
+        pixels, _ = image_of(model, self.bank[model.recipe.dataset])
+        return target_of(self.architecture, pixels, self.dtype)
+
+    def _finished(self, model: Model, rows: torch.Tensor, epochs: list[int], finite: bool) -> Trained:
+        pixels, label = image_of(model, self.bank[model.recipe.dataset])
+        common = {"label": label, "diverged": not finite}
+        columns = [
+            {"epoch": epoch, "step": epoch, **common, **found}
+            for epoch, found in zip(
+                epochs, evaluate_image_rows(self.backend, self.architecture, rows, pixels), strict=True
+            )
+        ]
+        return Trained(model, rows.cpu().float().numpy(), columns, model.recipe.max_epochs)
+
+
+def _alike(models: list[Model]) -> list[list[Model]]:
+    """Models that take equal steps together."""
+    groups: dict[Any, list[Model]] = {}
+    for model in models:
+        recipe = model.recipe
+        key = recipe.learning_rate, recipe.schedule, recipe.learning_rate_end, recipe.max_epochs
+        groups.setdefault((*key, recipe.learning_rate_decay), []).append(model)
+    return list(groups.values())
+
+
+def image_of(model: Model, images: Images) -> tuple[torch.Tensor, int]:
+    """The image that a model stands for, [C, H, W] uint8, and its class."""
+    assert model.image is not None
+    number, train = model.image, len(images.train_images)
+    found, facts = train + len(images.test_images), IMAGE_SETS[model.recipe.dataset]
+    if found != facts.train_images + facts.test_images:
+        expected = f"{facts.train_images} + {facts.test_images} images: networks are numbered by them"
+        raise ZooError(model.recipe.dataset, expected=expected, found=str(found), do="fetch the whole set")
+    if number < train:
+        return images.train_images[number], int(images.train_labels[number])
+    return images.test_images[number - train], int(images.test_labels[number - train])
+
+
+def target_of(architecture: BaseArchitecture, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[B, C] an image [C, H, W] uint8 as values of its pixels in the architecture's range."""
+    scaled: torch.Tensor = architecture.scale(pixels.to(dtype) / 255)
+    return scaled.flatten(1).T.contiguous()
+
+
+def evaluate_image_rows(
+    backend: ImageBackend, architecture: BaseArchitecture, rows: torch.Tensor, pixels: torch.Tensor
+) -> list[dict[str, Any]]:
+    """How well rows [S, P] of a model give its image: the mean squared error in the architecture's range, and
+    the PSNR in dB.
+    """
+    target = target_of(architecture, pixels, torch.float64).cpu()
+    found = backend.evaluate_images(rows).double().cpu()
+    low, high = architecture.pixel_range
+    columns = []
+    for values in found:
+        mse = float(((values - target) ** 2).mean())
+        columns.append({"train_loss": mse, "psnr": psnr_of(mse, high - low)})
+    return columns
+
+
+def psnr_of(mse: float, span: float) -> float | None:
+    """The peak signal-to-noise ratio in dB of a mean squared error, where pixels span so much; None of a
+    perfect image, or one that is not finite.
+    """
+    return 10 * math.log10(span**2 / mse) if 0 < mse < math.inf else None
