@@ -26,6 +26,11 @@ for variable in [name for name in os.environ if name.startswith(("HF_", "HUGGING
     del os.environ[variable]
 os.environ.update(HUB.environment())
 
+# Numba's cache suffers when several processes fill it at once
+worker = os.environ.get("PYTEST_XDIST_WORKER")
+if worker is not None:
+    os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parent / ".pytest_cache" / f"numba-{worker}")
+
 # Triton looks when it decorates a kernel, whichever test module imports it first
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"

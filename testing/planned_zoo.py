@@ -15,10 +15,10 @@ from builder.plan import Model, select
 from builder.rules import chosen_exports, num_snapshots
 from builder.store import metadata, open_store, shard_of
 from nws_dataset.format import shards
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import SubsetEntry
 from nws_dataset.format.schema import METADATA_SCHEMA
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.layout import layout_of
 
 IMAGES = 10_000  # in a test set: accuracies are multiples of 1 / IMAGES
 

@@ -13,11 +13,13 @@ import pyarrow as pa
 import yaml
 
 from nws_dataset.files import sha256_file
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import FileEntry, ImageSet, Manifest, SubsetEntry, configs
-from nws_dataset.format.recipe import NUM_CLASSES, Architecture, Recipe
+from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS, model_id
 from nws_dataset.format.shards import pack, read_index, write_index, write_snapshots
+from nws_dataset.networks.base import NUM_CLASSES, BaseArchitecture
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
 
 PLAIN = Architecture(
     filter_size=3, width_conv=4, width_growth=1, stride=2, padding="valid", pooling="none", head="average",
@@ -28,8 +30,8 @@ NORMED = Architecture(filter_size=3, width_conv=4, width_fc=16, image_size=16)
 ARCHITECTURES = (PLAIN, NORMED)
 
 
-def make_recipe(architecture: Architecture, number: int = 0) -> Recipe:
-    """A legal recipe; its data set and activation depend on the model's number."""
+def make_recipe(architecture: BaseArchitecture, number: int = 0) -> Recipe:
+    """A legal recipe; its data set and activation follow from the model's number."""
     return Recipe(
         architecture,
         dataset=("mnist", "cifar10", "svhn")[number % 3],
@@ -91,7 +93,7 @@ def make_metadata(
 def make_shard(
     folder: Path,
     relative: str,
-    architecture: Architecture,
+    architecture: BaseArchitecture,
     *,
     subset: str = "demo",
     split: str = "train",

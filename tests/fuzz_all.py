@@ -55,10 +55,11 @@ from nws_dataset.baselines.saving import ARRAYS, FACTS  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
 from nws_dataset.evaluation.pages import leaderboard  # noqa: E402
 from nws_dataset.evaluation.results import facts_of  # noqa: E402
-from nws_dataset.format.layout import layout_of  # noqa: E402
-from nws_dataset.format.network import Network  # noqa: E402
-from nws_dataset.format.recipe import Architecture  # noqa: E402
 from nws_dataset.format.shards import read_snapshots, reindex  # noqa: E402
+from nws_dataset.networks import architecture_from_json  # noqa: E402
+from nws_dataset.networks.cnn import Architecture  # noqa: E402
+from nws_dataset.networks.layout import layout_of  # noqa: E402
+from nws_dataset.networks.network import Network  # noqa: E402
 from nws_dataset.reading.zoo import Zoo  # noqa: E402
 from testing import release_factory  # noqa: E402
 from testing.planned_zoo import make_planned_zoo  # noqa: E402
@@ -245,7 +246,7 @@ def damage_index(folder: Path, random: Random) -> None:
 
 
 def use_architecture(folder: Path) -> None:
-    architecture = Architecture.from_json(
+    architecture = architecture_from_json(
         (folder / "architecture.json").read_text(encoding="utf-8", errors="replace")
     )
     if layout_of(architecture).num_weights < 10**6 and architecture.image_size <= 64:

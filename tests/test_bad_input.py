@@ -102,7 +102,8 @@ def refused(
     [
         (
             ["--preset", "big"],
-            "--preset: expected one of demo, fixed, main, nws, small_cnn, found big; choose",
+            "--preset: expected one of demo, fixed, main, nws, small_cnn, siren, kan_inr, kan, resnet, found "
+            "big; choose",
         ),
         (
             ["--datasets", "imagenet"],
@@ -400,7 +401,7 @@ def test_a_lost_shard(refused: Callable[..., str], zoo: Path) -> None:
     assert f"{shard}: expected" in refused(nws_verify, zoo)
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"format_version": 1}', '{"format_version": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"format_version": 1}', '{"format_version": 3}'])
 @pytest.mark.parametrize("command", [nws_build, nws_verify], ids=["build", "verify"])
 def test_a_damaged_manifest(
     refused: Callable[..., str], zoo: Path, text: str, command: click.Command

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,12 +13,12 @@ from builder.plan import Model
 from builder.training import batches, update
 from builder.training.backend import Segment
 from builder.training.bank import Images
-from builder.training.cpu import backend as step_module
+from builder.training.cpu import compiled
 from builder.training.cpu.backend import CpuBackend, groups_of
 from builder.training.plain import PlainLoop
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.network import Network
-from nws_dataset.format.recipe import LEGAL_VALUES, Architecture
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network
 from training_cases import ARCHITECTURES, every_combination, images_for, make_model
 
 TOLERANCE = 1e-9  # of a row after a step, relative to the row's largest weight where that is above 1
@@ -124,7 +123,7 @@ def test_odd_shapes_and_batches_equal_the_plain_loop(name: str, batch_size: int)
     """Batches that fill no whole group, more images than go through the network at once, maps that pooling
     does not divide.
     """
-    activation = dict(zip(ODD, itertools.cycle(LEGAL_VALUES["activation"]), strict=False))[name]
+    activation = dict(zip(ODD, itertools.cycle(Architecture.activations), strict=False))[name]
     fields = {
         "activation": activation,
         "augmentation": True,
@@ -139,7 +138,7 @@ def test_odd_shapes_and_batches_equal_the_plain_loop(name: str, batch_size: int)
     assert parted_steps(model, images_for(ODD[name], 600)["digits"], epochs=1) == []
 
 
-@pytest.mark.parametrize("activation", LEGAL_VALUES["activation"])
+@pytest.mark.parametrize("activation", Architecture.activations)
 @pytest.mark.parametrize("name", ODD)
 def test_gradients_in_float32(name: str, activation: str) -> None:
     """Of the whole row, and of each layer no worse than torch's float32 where batch-norm magnifies rounding.
@@ -242,17 +241,13 @@ def test_evaluation_equals_the_plain_network(name: str, dtype: torch.dtype) -> N
 
 
 def test_kernels_of_other_sources_are_dropped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(step_module, "SOURCES", (batches, update))
-    monkeypatch.setattr(
-        step_module,
-        "kernels",
-        SimpleNamespace(train=SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path)))),
-    )
-    stale, other = tmp_path / "kernels.train-1.py311.1.nbc", tmp_path / "something.nbc"
+    monkeypatch.setattr(compiled, "SOURCES", (batches, update))
+    monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path)
+    stale, other = tmp_path / "kernels.train-1.py311.1.nbc", tmp_path / "something.txt"
     for drops in (True, False):
         stale.touch()
         other.touch()
-        step_module.drop_stale_kernels.__wrapped__()
+        compiled.drop_stale_kernels.__wrapped__()
         assert stale.exists() != drops and other.exists()
 
 
@@ -266,6 +261,6 @@ def test_dropped_layers_have_the_networks_shapes() -> None:
     for architecture in ARCHITECTURES.values():
         loop = PlainLoop(make_model(architecture), images_for(architecture)["digits"])
         _, _, masks, _ = next(iter(loop.epoch(0)))
-        assert {layer: tuple(mask.shape[1:]) for layer, mask in masks.items()} == batches.dropped_layers(
-            architecture
-        )
+        assert {
+            layer: tuple(mask.shape[1:]) for layer, mask in masks.items()
+        } == architecture.dropped_layers()

@@ -20,7 +20,7 @@ from numba.core.registry import cpu_target
 from builder.training.cpu import vectors
 from builder.training.cpu.offsets import POOL_TILE, TILES, tables_of
 from builder.training.cpu.vectors import CHANNELS, LANES, Registers, part_of, registers, registers_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.cnn import Architecture
 from training_cases import ARCHITECTURES
 
 ON_X86 = platform.machine() == "x86_64"

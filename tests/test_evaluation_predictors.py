@@ -35,8 +35,8 @@ from nws_dataset.evaluation.scores import (
     true_rank_of_best,
 )
 from nws_dataset.evaluation.tasks import Task
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.shards import write_index
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import PLAIN, make_shard, make_zoo, write_manifest
 

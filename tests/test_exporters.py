@@ -32,9 +32,9 @@ from builder.importers.importing import import_zoo
 from builder.verify import main as verify
 from nws_dataset import http
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.schema import METADATA_SCHEMA
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.reading.zoo import Zoo
 from test_hub import weight_requests
 from testing import release_factory as factory

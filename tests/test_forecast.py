@@ -24,8 +24,8 @@ from builder.image_sets import IMAGE_SETS
 from builder.plan import Model, Request, select
 from builder.training.backend import Segment
 from builder.training.train import Cohort
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.cnn import Architecture
 from training_cases import CPU, NWS, images_for, make_model
 
 # FACTS: every field of the nets of Eilertsen et al., each value as likely as the others.

@@ -27,9 +27,9 @@ from builder.training.gpu.backend import GpuBackend, Run, State
 from builder.training.plain import PlainLoop
 from builder.training.streams import run_side_by_side
 from builder.training.train import Cohort
-from nws_dataset.format.network import Network
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.network import Network
 from training_cases import ARCHITECTURES, CPU, NWS, SMALL_CNN, images_for, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU

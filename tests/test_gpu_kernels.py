@@ -27,9 +27,9 @@ from builder.training.gpu.products import (
     TritonProducts,
     products_of,
 )
-from nws_dataset.format.network import ACTIVATIONS, BATCH_NORM_EPSILON
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.cnn import BATCH_NORM_EPSILON, Architecture
+from nws_dataset.networks.network import ACTIVATIONS
 from training_cases import CPU, NWS, images_for, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU

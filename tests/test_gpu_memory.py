@@ -19,8 +19,8 @@ from builder.training.gpu.backend import GpuBackend
 from builder.training.initial import initial_row
 from builder.training.update import SECOND_START
 from memory_checker import Fault, checked
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
 from training_cases import CPU, SMALL_CNN, images_for, make_model
 
 BATCH = 4

@@ -29,8 +29,8 @@ from builder.training.gpu.products import TritonProducts
 from builder.training.gpu.tiny import TinyCohort, differs
 from builder.training.workers import LocalTraining
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.cnn import Architecture
 from training_cases import CPU, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU

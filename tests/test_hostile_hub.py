@@ -383,8 +383,8 @@ BAD = {
     "empty": b"",
     "no json": b"<html>",
     "of another format": b'{"format_version": 1}',
-    "incomplete": b'{"format_version": 2}',
-    "of other types": b'{"format_version": 2, "files": 5, "subsets": [], "generator_version": {}}',
+    "incomplete": b'{"format_version": 3}',
+    "of other types": b'{"format_version": 3, "files": 5, "subsets": [], "generator_version": {}}',
     "nested": b"[" * 100_000,
 }
 

@@ -37,9 +37,9 @@ from builder.store import NEXT, Store
 from builder.verify import main as verify
 from nws_dataset import console
 from nws_dataset.errors import ZooError, listed
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import Manifest
 from nws_dataset.format.subsets import IMPORTED, NWS_MAIN, RELEASES, SMALL_CNN, SUBSETS, subsets_of
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from testing import release_factory as factory

@@ -157,7 +157,7 @@ RESEARCH = ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")
         ("nws_dataset.views.layer_tuples", ("torch", *RESEARCH)),
         ("nws_dataset.views.tokens", ("torch", *RESEARCH)),
         ("nws_dataset.views.statistics", ("torch", *RESEARCH)),
-        ("nws_dataset.format.network", RESEARCH),
+        ("nws_dataset.networks.network", RESEARCH),
         ("builder.training.train", RESEARCH),
         ("builder.checks", RESEARCH),
         ("builder.verify", ("torch", *RESEARCH)),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from builder.training.initial import CONSTANT, initial_row, orthogonal
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import LEGAL_VALUES, Architecture
+from builder.training.initial import initial_row, orthogonal
+from nws_dataset.networks.cnn import CONSTANT, Architecture
+from nws_dataset.networks.layout import layout_of
 from training_cases import NWS, SMALL_CNN, make_model
 
 WIDE = dataclasses.replace(Architecture(), width_fc=64)
@@ -75,7 +75,7 @@ def test_models_and_layers_differ() -> None:
 
 def test_rows_are_golden() -> None:
     digests = {}
-    for initialization in LEGAL_VALUES["initialization"]:
+    for initialization in Architecture.initializations:
         for architecture in (NWS, SMALL_CNN):
             row = initial_row(make_model(architecture, 11, initialization=initialization))
             digests[f"{initialization} {architecture.id}"] = hashlib.sha256(

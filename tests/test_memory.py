@@ -26,8 +26,8 @@ from builder.training.memory import MemoryLimiter, Stopped, out_of_memory
 from builder.training.streams import run_side_by_side
 from builder.training.workers import LocalTraining
 from nws_dataset.errors import ZooError
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.cnn import Architecture
 from training_cases import CPU, SMALL_CNN, make_model
 
 DEMO = SUBSETS["demo"]

@@ -11,17 +11,17 @@ import torch
 from torch.func import functional_call
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format import networks as networks_module
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.network import ACTIVATIONS, Network
-from nws_dataset.format.networks import Networks
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks import stacked as networks_module
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network
+from nws_dataset.networks.stacked import Networks
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from test_views import ARCHITECTURES
 from testing.zoo_factory import NORMED, PLAIN, make_zoo
 
-ALL_ACTIVATIONS = ["tanh", *ACTIVATIONS, "tanh"]
+ALL_ACTIVATIONS = ["tanh", *Architecture.activations, "tanh"]
 CENTRED = dataclasses.replace(NORMED, pixel_min=-1)
 TINY = Architecture(filter_size=3, width_conv=1, depth_fc=1, width_fc=2, image_size=8, image_channels=1)
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)

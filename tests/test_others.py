@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import nws_dataset
-from nws_dataset.format.layout import OUTPUT, layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import OUTPUT, layout_of
 from nws_dataset.reading.zoo import Zoo
 from nws_dataset.views.graph import Graph
 from nws_dataset.views.permutations import (

@@ -19,9 +19,9 @@ from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRe
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
 from nws_dataset.baselines.saving import FACTS, Allowed, SaveMixin
 from nws_dataset.errors import ValueZooError, ZooError
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.network import Network
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network
 from nws_dataset.views import permutations, statistics
 from nws_dataset.views.graph import Graph
 from nws_dataset.views.layer_tuples import LayerTuples

@@ -321,7 +321,7 @@ def test_any_index(hub: LoopbackHub, zoo: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"[" * 9999, b'{"format_version": 2}', b'{"format_version": []}', b"\xff"],
+    [b"", b"[]", b"[" * 9999, b'{"format_version": 3}', b'{"format_version": []}', b"\xff"],
     ids=lambda c: str(c[:12]),
 )
 def test_any_nws_json(hub: LoopbackHub, zoo: Path, content: bytes) -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.network import Network
-from nws_dataset.format.recipe import BOUNDS, Architecture
+from nws_dataset.networks import architecture_from_json
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network
 
 FIELDS = [field.name for field in dataclasses.fields(Architecture)]
 
@@ -43,9 +44,9 @@ def test_values_of_another_type_or_size(name: str, value: Any) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", Architecture.bounds)
 def test_bounds(name: str) -> None:
-    low, high = BOUNDS[name]
+    low, high = Architecture.bounds[name]
     for value in (low - 1, high + 1):
         with pytest.raises(
             ZooError,
@@ -74,18 +75,18 @@ def test_bounds(name: str) -> None:
 )
 def test_texts_that_are_no_architecture(text: str) -> None:
     with pytest.raises(ZooError) as raised:
-        Architecture.from_json(text)
+        architecture_from_json(text)
     assert "\n" not in str(raised.value) and str(raised.value).isprintable() and len(str(raised.value)) < 3000
 
 
 def test_json_goes_there_and_back() -> None:
     architecture = Architecture(filter_size=3, width_conv=4, depth_fc=0, width_fc=None)
-    assert Architecture.from_json(architecture.to_json()) == architecture
-    assert Architecture.from_json("{}") == Architecture()
+    assert architecture_from_json(architecture.to_json()) == architecture
+    assert architecture_from_json("{}") == Architecture()
 
 
 def test_a_network_that_no_machine_holds() -> None:
-    huge = Architecture.from_json(
+    huge = architecture_from_json(
         json.dumps({"width_conv": 1 << 16, "width_growth": 64, "image_size": 1 << 16})
     )
     with pytest.raises(ZooError, match=r"expected at most 4294967296 weights, found \d+"):
@@ -146,4 +147,4 @@ def test_a_number_of_more_digits_than_python_prints(name: str, sign: int) -> Non
 
 def test_an_architecture_is_told_as_a_text() -> None:
     with pytest.raises(ZooError, match="architecture_json"):
-        Architecture.from_json(None)  # type: ignore[arg-type]
+        architecture_from_json(None)  # type: ignore[arg-type]

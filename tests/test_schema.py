@@ -6,7 +6,7 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.schema import (
     COLUMNS,
     INDEX_SCHEMA,
@@ -15,6 +15,8 @@ from nws_dataset.format.schema import (
     card_features,
     model_id,
 )
+from nws_dataset.networks import KINDS, columns_of_architectures
+from nws_dataset.networks.cnn import Architecture
 from testing.zoo_factory import NORMED, PLAIN, make_recipe
 
 IDENTITY = [
@@ -30,6 +32,9 @@ IDENTITY = [
     "step",
 ]
 ARCHITECTURE = ["architecture", "architecture_json", "num_weights"]
+IMAGE = ["edge_threshold", "image", "label", "psnr"]
+WEIGHTS = ["offset", "length", "sha256"]
+EDGE_SCORES = [f"edge_scores_{name}" for name in WEIGHTS]
 MEASURES = [
     "train_accuracy",
     "validation_accuracy",
@@ -39,13 +44,19 @@ MEASURES = [
     "test_loss",
 ]
 MARKS = ["class_test_accuracy", "converged", "diverged"]
+OF_ALL_KINDS = {"image_channels", "image_size"}  # fields of every kind's architecture
 NULLABLE = {
+    *IMAGE,
+    *(columns_of_architectures().keys() - OF_ALL_KINDS),
+    "convention",
+    "train_accuracy",
+    "test_accuracy",
+    "converged",
     "seed",
     "train_loss",
     "test_loss",
     "class_test_accuracy",
     "init_std",
-    "width_fc",
     "validation_accuracy",
     "validation_loss",
 }
@@ -53,9 +64,9 @@ NULLABLE = {
 
 def test_columns_and_their_order() -> None:
     recipe = list(make_recipe(PLAIN).columns())
-    assert METADATA_SCHEMA.names == [*IDENTITY, *recipe, *ARCHITECTURE, *MEASURES, *MARKS]
-    assert INDEX_SCHEMA.names == [*METADATA_SCHEMA.names, "file", "offset", "length", "sha256"]
-    assert SNAPSHOTS_SCHEMA.names == [*METADATA_SCHEMA.names, "weights"]
+    assert METADATA_SCHEMA.names == [*IDENTITY, *recipe, *ARCHITECTURE, *IMAGE, *MEASURES, *MARKS]
+    assert INDEX_SCHEMA.names == [*METADATA_SCHEMA.names, "file", *WEIGHTS, *EDGE_SCORES]
+    assert SNAPSHOTS_SCHEMA.names == [*METADATA_SCHEMA.names, "weights", "edge_scores"]
 
 
 def test_types_follow_the_annotations() -> None:
@@ -71,15 +82,15 @@ def test_types_follow_the_annotations() -> None:
 
 def test_only_what_may_not_apply_is_nullable() -> None:
     for schema in (INDEX_SCHEMA, SNAPSHOTS_SCHEMA):
-        assert {field.name for field in schema if field.nullable} == NULLABLE
+        of_schema = NULLABLE | ({*EDGE_SCORES, "edge_scores"} & set(schema.names))
+        assert {field.name for field in schema if field.nullable} == of_schema
 
 
 @pytest.mark.parametrize("architecture", [PLAIN, NORMED])
 def test_every_recipe_field_is_a_column_that_holds_it(architecture: Architecture) -> None:
     columns = make_recipe(architecture).columns()
-    assert set(columns) == {f.name for cls in (Recipe, Architecture) for f in dataclasses.fields(cls)} - {
-        "architecture"
-    }
+    fields = {f.name for cls in (Recipe, *KINDS.values()) for f in dataclasses.fields(cls)}
+    assert set(columns) == fields - {"architecture"} | {"kind"}
     schema = pa.schema([METADATA_SCHEMA.field(name) for name in columns])
     assert pa.Table.from_pylist([columns], schema).to_pylist() == [columns]
 

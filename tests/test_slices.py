@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.views.permutations import permute, random_permutations
 from nws_dataset.views.slices import RandomUnits, SomeRows
 

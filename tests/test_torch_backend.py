@@ -28,9 +28,9 @@ from builder.training.torch_backend import TorchBackend
 from builder.training.train import Cohort
 from builder.verify import main as nws_verify
 from nws_dataset.console import Interrupted, UserError
-from nws_dataset.format.network import Network
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.network import Network
 from nws_dataset.reading.zoo import Zoo
 from test_build import content, staged
 from training_cases import ARCHITECTURES, CPU, NWS, every_combination, images_for, make_model

@@ -21,8 +21,8 @@ from builder.training.device import make_backend
 from builder.training.initial import initial_row
 from builder.training.plain import PlainLoop
 from builder.training.train import Cohort
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.subsets import SUBSETS, Subset
+from nws_dataset.networks.cnn import Architecture
 from training_cases import ARCHITECTURES, CPU, NWS, NWS_PLAIN, SMALL_CNN, images_for, make_model
 
 DEMO = SUBSETS["demo"]

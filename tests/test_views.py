@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import OUTPUT, layout_of
-from nws_dataset.format.network import Network
-from nws_dataset.format.recipe import LEGAL_VALUES, Architecture
 from nws_dataset.format.subsets import SMALL_CNN
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import OUTPUT, layout_of
+from nws_dataset.networks.network import Network
 from nws_dataset.views.graph import NODE_TYPES, Graph
 from nws_dataset.views.indices import VECTOR_ROLES
 from nws_dataset.views.layer_tuples import LayerTuples
@@ -82,8 +82,8 @@ def architectures(draw: st.DrawFn) -> Architecture:
         depth_conv=draw(st.integers(3, 6)),
         width_conv=draw(st.integers(1, 4)),
         width_growth=draw(st.integers(1, 2)),
-        pooling=draw(st.sampled_from(LEGAL_VALUES["pooling"])),
-        head=draw(st.sampled_from(LEGAL_VALUES["head"])),
+        pooling=draw(st.sampled_from(Architecture.legal_values["pooling"])),
+        head=draw(st.sampled_from(Architecture.legal_values["head"])),
         depth_fc=depth_fc,
         width_fc=draw(st.integers(8, 20)) if depth_fc else None,
         batch_norm=draw(st.booleans()),
@@ -126,14 +126,14 @@ def check_same_function(architecture: Architecture, activation: str) -> None:
 # Permutations
 
 
-@pytest.mark.parametrize("activation", LEGAL_VALUES["activation"])
+@pytest.mark.parametrize("activation", Architecture.activations)
 @each_architecture
 def test_permuted_networks_compute_the_same(architecture: Architecture, activation: str) -> None:
     check_same_function(architecture, activation)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(architectures(), st.sampled_from(LEGAL_VALUES["activation"]))
+@given(architectures(), st.sampled_from(Architecture.activations))
 def test_permuted_networks_compute_the_same_whatever_their_shape(
     architecture: Architecture, activation: str
 ) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import OUTPUT, layout_of
-from nws_dataset.format.recipe import Architecture
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import OUTPUT, layout_of
 from nws_dataset.views.graph import Graph
 from nws_dataset.views.layer_tuples import LayerTuples
 from nws_dataset.views.permutations import permutation_spec, permute, random_permutations
@@ -267,7 +267,7 @@ def test_permuted_fields_are_the_same_graph(architecture: Architecture) -> None:
 @pytest.mark.parametrize(
     ("activation", "message"),
     [
-        ("elu", "activation: expected some of tanh, relu, found elu; filter"),
+        ("elu", "activation: expected some of tanh, relu, sine, found elu; filter"),
         (["relu", "gelu"], "activation: expected some of relu, elu, sigmoid, tanh, found gelu; give the col"),
         (["relu"], "activation: expected a name, or 2 of them, found 1; give the column"),
     ],

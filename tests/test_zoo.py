@@ -20,12 +20,13 @@ import safetensors.torch
 import torch
 
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import layout_of
 from nws_dataset.format.manifest import MANIFEST_NAME, Manifest
-from nws_dataset.format.network import Network
-from nws_dataset.format.recipe import Architecture
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import header, write_index
+from nws_dataset.networks import architecture_from_json
+from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network
 from nws_dataset.reading import folder as folder_module
 from nws_dataset.reading import zoo as zoo_module
 from nws_dataset.reading.snapshots import READ_COLUMNS, Snapshots
@@ -310,7 +311,7 @@ def test_weights_of_two_layouts_or_none(zoo: Zoo) -> None:
 
 
 def test_image_sizes_may_differ_when_the_layout_does_not(tmp_path: Path) -> None:
-    wider = Architecture.from_json(json.dumps({**json.loads(PLAIN.to_json()), "image_size": 32}))
+    wider = architecture_from_json(json.dumps({**json.loads(PLAIN.to_json()), "image_size": 32}))
     paths = ["snapshots/demo/train-a-00000.parquet", "snapshots/demo/train-b-00000.parquet"]
     shards = [
         make_shard(tmp_path, path, a, numbers=[n])
@@ -642,7 +643,7 @@ def test_shard_missing_or_cut_short(tmp_path: Path) -> None:
             {"architecture_json": NORMED.to_json()},
             "the safetensors header of conv3x4k3-max.*found that of conv3x4k3s2g1v",
         ),
-        ({"architecture_json": "{}}"}, "the fields of Architecture"),
+        ({"architecture_json": "{}}"}, "an architecture: its fields"),
     ],
 )
 def test_a_wrong_index(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

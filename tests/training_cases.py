@@ -12,7 +12,8 @@ from builder.images import load_image_set
 from builder.plan import Model
 from builder.training.backend import Segment
 from builder.training.bank import Images, bank_of
-from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, LEGAL_VALUES, Architecture, Recipe
+from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Recipe
+from nws_dataset.networks.cnn import Architecture
 
 CPU = torch.device("cpu")
 NWS = Architecture(filter_size=3, width_conv=4, width_fc=16, image_size=12)
@@ -74,7 +75,7 @@ def every_combination(architecture: Architecture) -> list[Model]:
     re-drawing alternate.
     """
     kinds = itertools.product(
-        LEGAL_VALUES["optimizer"], LEGAL_VALUES["activation"], LEGAL_VALUES["initialization"]
+        ("adam", "rmsprop", "momentum", "sgd"), Architecture.activations, Architecture.initializations
     )
     return [
         make_model(
