@@ -20,7 +20,7 @@ from builder.benchmark.reading import FIXED, SMALL, Line, alternate, show, write
 from nws_dataset.baselines.meta_classifier import DeepMetaClassifier
 from nws_dataset.console import Command
 from nws_dataset.evaluation.inputs import SMALL_SETTINGS
-from nws_dataset.format.layout import Layout
+from nws_dataset.networks.layout import Layout
 from nws_dataset.views.slices import ArrayRows
 from nws_dataset.views.statistics import QUANTILES, zoo_features
 

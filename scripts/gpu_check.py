@@ -40,13 +40,14 @@ from builder.training.train import Cohort
 from builder.training.update import SECOND_START
 from nws_dataset.console import Command
 from nws_dataset.errors import ZooError
-from nws_dataset.format.layout import layout_of
-from nws_dataset.format.recipe import Architecture, Recipe
+from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.subsets import SUBSETS
+from nws_dataset.networks.cnn import Architecture, convolutional
+from nws_dataset.networks.layout import layout_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED = Architecture()
-SMALL_CNN = select(SUBSETS["small_cnn"], 0, models=1)[0].recipe.architecture
+SMALL_CNN = convolutional(select(SUBSETS["small_cnn"], 0, models=1)[0].recipe.architecture)
 DEEP = Architecture(filter_size=3, depth_conv=5, width_conv=12, depth_fc=3, width_fc=192)
 STEPS = 20  # in a timed call
 COHORTS = 13, 64  # models
