@@ -1,6 +1,7 @@
 """The engine of all experiments: trials of methods on tasks, side by side, kept as they are done.
 
-An experiment is a list of trials. Whatever is asked of which networks, `run` is the only loop over folds.
+An experiment is a list of trials. Whatever is asked of which networks, `run` is the only loop that fits over
+folds.
 """
 
 from __future__ import annotations
