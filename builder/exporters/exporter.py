@@ -19,6 +19,8 @@ from nws_dataset.errors import ZooError, listed
 from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Recipe
 from nws_dataset.format.subsets import IMPORTED, ByDataset, Choice, Cycle, Family, LogUniform, Uniform
 from nws_dataset.networks.cnn import Architecture
+from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS, ByteRanges
+from nws_dataset.reading.index import Columns
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 

@@ -30,7 +30,7 @@ from builder.releases import (
 )
 from builder.releases import small_cnn as layout
 from nws_dataset.console import Progress
-from nws_dataset.errors import listed
+from nws_dataset.errors import ZooError, listed
 from nws_dataset.format.schema import SPLITS
 from nws_dataset.format.shards import ROW_DTYPE
 from nws_dataset.networks.layout import layout_of
