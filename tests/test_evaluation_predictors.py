@@ -11,18 +11,10 @@ from click.testing import CliRunner
 from nws_dataset.baselines.meta_classifier import DeepMetaRegressor
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
 from nws_dataset.console import progress
-from nws_dataset.evaluation import accuracies, folds, models, paper, scores, tasks, transfer
+from nws_dataset.evaluation import accuracies, folds, models, paper, scores, tasks
 from nws_dataset.evaluation.accuracies import accuracy_trials
 from nws_dataset.evaluation.folds import Fold
-from nws_dataset.evaluation.inputs import (
-    FIRST_LAST,
-    LAYERS,
-    RECIPE,
-    WEIGHTS,
-    WITH_RECIPE,
-    Inputs,
-    read_features,
-)
+from nws_dataset.evaluation.inputs import FIRST_LAST, LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, Inputs
 from nws_dataset.evaluation.models import META, PREDICTORS, best_setting
 from nws_dataset.evaluation.pages import summary
 from nws_dataset.evaluation.run import run as run_trials
@@ -138,8 +130,8 @@ def test_the_same_seeds_give_the_same_numbers(zoo):
         read, seeds = Inputs.of(Zoo(zoo)), range(seed, seed + 2)
         chosen = (
             [*accuracy_trials(read, seeds)][:12]
-            + [*transfer.transfer_trials(read, seeds)][:12]
-            + transfer.early_trials(read, seeds)[0][:4]
+            + [*accuracies.transfer_trials(read, seeds)][:12]
+            + [*accuracies.early_trials(read, seeds)][:4]
         )
         return [record for outcome in run_trials(chosen, progress) for record in outcome.records]
 
@@ -151,7 +143,7 @@ def test_the_same_seeds_give_the_same_numbers(zoo):
 def large(monkeypatch):
     """All zoos count as large: their own splits are used."""
     monkeypatch.setattr(tasks, "is_small", lambda num_models: False)
-    monkeypatch.setattr(transfer, "is_small", lambda num_models: False)
+    monkeypatch.setattr(accuracies, "is_small", lambda num_models: False)
 
 
 @pytest.fixture(scope="module")
@@ -202,10 +194,11 @@ def test_meta_regressor_reads_all_weights(uniform, monkeypatch):
 
 
 def test_inputs(zoo, uniform):
-    mixed, sentences = read_features(Zoo(zoo), Zoo(zoo).filter(is_final=True))
-    assert WEIGHTS not in mixed and "several architectures" in sentences[0]
-    inputs, sentences = read_features(Zoo(uniform), Zoo(uniform).filter(is_final=True))
-    assert not sentences and inputs[WEIGHTS][0].shape == (48, layout_of(PLAIN).num_weights)
+    mixed = Inputs.of(Zoo(zoo))
+    assert WEIGHTS not in mixed.features and "several architectures" in mixed.skipped[0]
+    alike = Inputs.of(Zoo(uniform))
+    inputs = alike.features
+    assert not alike.skipped and inputs[WEIGHTS][0].shape == (48, layout_of(PLAIN).num_weights)
     assert set(inputs[FIRST_LAST][1]) == set(inputs["layer conv1"][1]) | set(inputs["layer output"][1])
     for name in inputs:
         X, names = inputs[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,46 +20,109 @@ import numpy as np
 from nws_dataset import console
 from nws_dataset.console import Command
 from nws_dataset.evaluation import commands, paper
-from nws_dataset.evaluation.folds import NOBODY, Fold, describe
-from nws_dataset.evaluation.inputs import LAYERS, WEIGHTS, Inputs
-from nws_dataset.evaluation.models import BOOSTING, META, PREDICTORS, FeatureModel
+from nws_dataset.evaluation.folds import NOBODY, Fold, describe, is_small
+from nws_dataset.evaluation.inputs import LAYERS, THEN, WEIGHTS, Inputs
+from nws_dataset.evaluation.models import BOOSTING, META, PREDICTORS, FeatureModel, predictor
 from nws_dataset.evaluation.pages.summary import report_of_accuracies
 from nws_dataset.evaluation.results import facts_of
-from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Trial, run
-from nws_dataset.evaluation.scores import ALL, SIZED, Record
-from nws_dataset.evaluation.tasks import Task, dataset_tasks
-from nws_dataset.evaluation.transfer import (
-    accuracy_trial,
-    between,
-    early_trials,
-    held_out_trials,
-    predictor,
-    transfer_trials,
-)
+from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Predictions, Question, Trial, run
+from nws_dataset.evaluation.scores import ALL, SIZED, Record, records_of_accuracies
+from nws_dataset.evaluation.tasks import TEST_ACCURACY, Task, accuracy_task, dataset_tasks, tasks_by
 
+ACROSS = ("dataset", "architecture")  # columns with a matrix of transfer between their values
+HELD_OUT = ("dataset", "architecture", "optimizer")  # columns whose values are held out one at a time
+MAX_SNAPSHOTS = 10  # of early prediction
+MIN_CURVE = 100  # networks at the first point of a learning curve; each next one has twice as many
 SEED_HELP = "The first seed."
 META_HELP = "Also fit the deep meta-classifier as a regressor (slow without a GPU)."
-MIN_CURVE = 100  # networks, and then twice as many each time
 
 
 def trials_of(inputs: Inputs, seeds: range, meta: bool = False) -> tuple[list[Trial], list[str]]:
-    """All experiments, in the order in which they are done, and sentences about what is left out.
+    """All experiments in order, and sentences about what is left out.
 
     Args:
         inputs: of the zoo.
         seeds: repetitions, each with its own folds.
-        meta: also the deep meta-classifier as a regressor.
+        meta: also try the deep meta-classifier as a regressor.
     """
-    early, skipped = early_trials(inputs, seeds)
     trials = [
         *accuracy_trials(inputs, seeds, meta),
         *curve_trials(inputs, seeds),
         *transfer_trials(inputs, seeds),
         *held_out_trials(inputs, seeds),
-        *early,
+        *early_trials(inputs, seeds),
         *importance_trials(inputs, seeds),
     ]
-    return trials, [*inputs.skipped, *dataset_tasks(inputs.final, seeds[0])[1], *skipped]
+    tasks, few = dataset_tasks(inputs.final, seeds[0])
+    mixed = [task.words for task in tasks if len(_num_snapshots(inputs, task)) > 1]
+    why = "its networks have different numbers of snapshots"
+    return trials, [*inputs.skipped, *few, *(f"No early prediction on {name}: {why}." for name in mixed)]
+
+
+def trials_by_seed(
+    inputs: Inputs,
+    experiment: str,
+    method: Method,
+    tasks: Sequence[Task],
+    seeds: range,
+    *,
+    between: tuple[str, str],
+    intervals: bool = True,
+    described: bool = False,
+    parts: Mapping[str, np.ndarray] | None = None,
+    **labels: Any,
+) -> Iterator[Trial]:
+    """A method that predicts accuracies, once for each seed.
+
+    Args:
+        inputs: of the zoo.
+        experiment: which it belongs to.
+        method: the method.
+        tasks: the networks, a task for each seed.
+        seeds: of the method.
+        between: names of what is trained on and of what is tested on.
+        intervals: add 95 % intervals for the first seed.
+        described: add the method's setting to the records, and the predictions of the first seed.
+        parts: name of what is tested on -> its indices in the task's models; None: all that is tested.
+        labels: more fields of the records.
+    """
+    names = {"experiment": experiment, "target": TEST_ACCURACY, "method": method.name, "input": method.input}
+    for task, seed in zip(tasks, seeds, strict=True):
+        about = {"trained_on": between[0], "tested_on": between[1], "num_train": len(task.folds[0].training)}
+        tested, first = parts or {between[1]: task.tested}, seed == seeds[0]
+        score = functools.partial(_score, inputs, tested, intervals and first, described, first)
+        yield Trial(task, method, seed, score, {**names, **about, "seed": seed, **labels})
+
+
+def _score(
+    inputs: Inputs,
+    parts: Mapping[str, np.ndarray],
+    intervals: bool,
+    described: bool,
+    first: bool,
+    trial: Trial,
+    answers: Answers,
+) -> Outcome:
+    task, model, predicted = trial.task, answers.model, answers.predicted[Question()]
+    converged = np.asarray(inputs.final["converged"], bool)[task.models]
+    labels, records = dict(trial.labels), list[Record]()
+    if described and isinstance(model, FeatureModel):
+        labels |= {"num_features": model.X.shape[1], "setting": model.setting}
+    for name, part in parts.items():
+        values = task.truth[part], predicted[part], converged[part]
+        records += records_of_accuracies({**labels, "tested_on": name}, *values, intervals=intervals)
+    if not (described and first):
+        return Outcome(records)
+    columns = inputs.final["model_id"][task.models], task.truth, predicted
+    lists = [column[task.tested].tolist() for column in columns]
+    method = trial.method
+    return Outcome(records, Predictions(task.words, method.input, method.name, trial.seed, *lists))
+
+
+def between(task: Task, splits: tuple[str, str] = ("train", "test")) -> tuple[str, str]:
+    """Names of what is trained on and tested on; splits are the zoo's own, for a large task."""
+    trained, tested = ("other folds", "each fold in turn") if task.cross_validated else splits
+    return f"{task.words}, {trained}", f"{task.words}, {tested}"
 
 
 def accuracy_trials(inputs: Inputs, seeds: range, meta: bool = False) -> Iterator[Trial]:
@@ -68,14 +131,14 @@ def accuracy_trials(inputs: Inputs, seeds: range, meta: bool = False) -> Iterato
     pairs += [(WEIGHTS, META)] * (meta and WEIGHTS in inputs.features)
     for tasks, (name, kind) in itertools.product(_tasks(inputs, seeds), pairs):
         method = predictor(inputs, kind, tasks[0], name)
-        for task, seed in zip(tasks, seeds, strict=True):
-            options = {**_labels(inputs, task, method), "intervals": seed == seeds[0], "described": True}
-            yield accuracy_trial(inputs, "accuracy", method, task, seed, **options)
+        labels = _labels(inputs, tasks[0], method)
+        yield from trials_by_seed(inputs, "accuracy", method, tasks, seeds, described=True, **labels)
 
 
 def curve_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
-    """Fewer networks to learn from: for the paper's inputs; in small zoos for the statistics of all layers
-    only. The networks of a smaller number are among those of a larger one of the same seed.
+    """Fewer networks to learn from, for the paper's inputs; in small zoos for the statistics of all layers.
+
+    With one seed, the networks of a smaller number are among those of a larger one.
     """
     for tasks in _tasks(inputs, seeds):
         largest = len(tasks[0].folds[0].training)
@@ -84,12 +147,99 @@ def curve_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
         names = [LAYERS] if tasks[0].cross_validated else names
         for name, kind, size in itertools.product(names, PREDICTORS, sizes):
             method = predictor(inputs, kind, tasks[0], name)
-            for task, seed in zip(tasks, seeds, strict=True):
-                random = np.random.default_rng(seed)
-                parts = [(random.permutation(fold.training)[:size], fold) for fold in task.folds]
-                fewer = replace(task, folds=[replace(fold, training=part) for part, fold in parts])
-                labels = {**_labels(inputs, task, method), "num_train": size}
-                yield accuracy_trial(inputs, SIZED, method, fewer, seed, **labels)
+            fewer = [_fewer(task, size, seed) for task, seed in zip(tasks, seeds, strict=True)]
+            labels = {**_labels(inputs, tasks[0], method), "num_train": size}
+            yield from trials_by_seed(inputs, SIZED, method, fewer, seeds, intervals=False, **labels)
+
+
+def _fewer(task: Task, size: int, seed: int) -> Task:
+    """A task with `size` training models in each fold."""
+    random = np.random.default_rng(seed)
+    parts = [random.permutation(fold.training)[:size] for fold in task.folds]
+    folds = [replace(fold, training=part) for fold, part in zip(task.folds, parts, strict=True)]
+    return replace(task, folds=folds)
+
+
+def transfer_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
+    """Train on networks of one value, test on those of another; all methods, statistics of all layers.
+
+    On the diagonal of the matrix, networks of the same value are held out.
+    """
+    everyone = np.arange(len(inputs.final))
+    for column in ACROSS:
+        values = list(zip(*(tasks_by(inputs.final, column, seed) for seed in seeds), strict=True))
+        for name, tasks in itertools.product(PREDICTORS, values if len(values) > 1 else ()):
+            source, own = tasks[0], _sides(tasks[0])
+            parts = {other.words: _sides(other).test for other, *_ in values if other is not source}
+            folds = [Fold(own.training, own.validation, part) for part in parts.values()]
+            whole = [replace(accuracy_task(inputs.final, source.words, everyone, 0), folds=folds)] * len(
+                seeds
+            )
+            trials = functools.partial(
+                trials_by_seed, inputs, "transfer", predictor(inputs, name, source), seeds=seeds
+            )
+            labels: dict[str, Any] = {"across": column, "num_train": len(own.training)}
+            within = trials(tasks, between=(source.words, source.words), **labels)
+            across = trials(whole, between=(source.words, "others"), parts=parts, **labels)
+            yield from itertools.chain.from_iterable(zip(within, across, strict=True))
+
+
+def _sides(task: Task) -> Fold:
+    """Indices among the final snapshots of what another task's predictor learns from and is tested on.
+
+    If the task is cross-validated, both are all of its models.
+    """
+    if task.cross_validated:
+        return Fold(task.models, NOBODY, task.models)
+    (fold,) = task.folds
+    return Fold(*(task.models[part] for part in (fold.training, fold.validation, fold.test)))
+
+
+def held_out_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
+    """Train on all but one value of a field of the recipe, test on networks of that value; boosting,
+    statistics of all layers.
+    """
+    final, everyone = inputs.final, np.arange(len(inputs.final))
+    splits = np.asarray(final["split"])
+    for column in HELD_OUT:
+        tasks = tasks_by(final, column, seeds[0])
+        for task in tasks if len(tasks) > 2 else ():  # two make up the matrix of transfer
+            others, name = np.setdiff1d(everyone, task.models), f"all but {task.words}"
+            training, validation = (others[splits[others] == split] for split in ("train", "validation"))
+            if is_small(len(final)):
+                training, validation = others, NOBODY
+            fold = Fold(training, validation, task.models)
+            whole = replace(accuracy_task(final, name, everyone, 0), folds=[fold])
+            method, tested = predictor(inputs, BOOSTING, whole), (name, task.words)
+            repeated = [whole] * len(seeds)
+            yield from trials_by_seed(
+                inputs, "held_out", method, repeated, seeds, between=tested, across=column
+            )
+
+
+def early_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
+    """Predict the final accuracy from the weights of a snapshot, and from the accuracy at that snapshot."""
+    for tasks in _tasks(inputs, seeds):
+        first, numbers = tasks[0], _num_snapshots(inputs, tasks[0])
+        if len(numbers) > 1:
+            continue
+        snapshots = np.linspace(1, numbers[0], min(MAX_SNAPSHOTS, numbers[0])).round().astype(int)
+        for snapshot, name in itertools.product(np.unique(snapshots).tolist(), (LAYERS, THEN)):
+            epoch, method = (
+                inputs.epoch(snapshot, first.models),
+                predictor(inputs, BOOSTING, first, name, snapshot),
+            )
+            labels: dict[str, Any] = {
+                "between": (first.words, first.words),
+                "snapshot": snapshot,
+                "epoch": epoch,
+            }
+            yield from trials_by_seed(inputs, "early", method, tasks, seeds, **labels)
+
+
+def _num_snapshots(inputs: Inputs, task: Task) -> np.ndarray:
+    """The different numbers of snapshots of a task's networks."""
+    return np.unique(inputs.final["num_snapshots"][task.models])
 
 
 def importance_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
@@ -98,8 +248,8 @@ def importance_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
         method, fold = predictor(inputs, BOOSTING, tasks[0]), tasks[0].folds[0]
         task = replace(tasks[0], folds=[Fold(fold.training, fold.validation, NOBODY)])
         labels = _labels(inputs, tasks[0], method)
-        trial = accuracy_trial(inputs, "importance", method, task, seeds[0], **labels)
-        yield replace(trial, score=functools.partial(_importance, inputs), questions=())
+        for trial in trials_by_seed(inputs, "importance", method, [task], seeds[:1], **labels):
+            yield replace(trial, score=functools.partial(_importance, inputs), questions=())
 
 
 def _importance(inputs: Inputs, trial: Trial, answers: Answers) -> Outcome:
@@ -107,10 +257,9 @@ def _importance(inputs: Inputs, trial: Trial, answers: Answers) -> Outcome:
     names = inputs.features[LAYERS][1]
     gain = answers.model.estimator.trees_.importance(len(names))
     shares = (gain / max(gain.sum(), np.finfo(float).tiny)).tolist()
-    told: dict[str, Any] = {**trial.labels, "nets": ALL, "num_test": 0, "metric": "gain_share"}
-    return Outcome(
-        [Record(**told, feature=name, value=share) for name, share in zip(names, shares, strict=True)]
-    )
+    about: dict[str, Any] = {**trial.labels, "nets": ALL, "num_test": 0, "metric": "gain_share"}
+    pairs = zip(names, shares, strict=True)
+    return Outcome([Record(**about, feature=name, value=share) for name, share in pairs])
 
 
 def _tasks(inputs: Inputs, seeds: range) -> list[tuple[Task, ...]]:
@@ -119,14 +268,14 @@ def _tasks(inputs: Inputs, seeds: range) -> list[tuple[Task, ...]]:
 
 
 def _labels(inputs: Inputs, task: Task, method: Method) -> dict[str, Any]:
-    """What the records of a data set's networks have in common."""
+    """What trials on a data set's networks have in common."""
     subsets = set(inputs.final["subset"][task.models])
     of_paper = paper.r2(subsets.pop() if len(subsets) == 1 else "", task.words, method.input, method.name)
-    return {"between": between(task, ("train", "test")), "dataset": task.words, "paper": of_paper}
+    return {"between": between(task), "dataset": task.words, "paper": of_paper}
 
 
 def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float, papers: bool) -> list[str]:
-    """How the numbers were taken, for the Markdown file and the terminal."""
+    """How the numbers were obtained, for the Markdown file and the terminal."""
     held_out = describe([len(task.folds) for task in tasks])
     return [
         f"Held out: {held_out}. Mean and standard deviation over {len(seeds)} seeds; {seconds:.0f} s in all.",

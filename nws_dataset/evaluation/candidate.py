@@ -34,13 +34,13 @@ from sklearn.base import ClassifierMixin
 from nws_dataset import console
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.evaluation import commands
+from nws_dataset.evaluation.accuracies import between, trials_by_seed
 from nws_dataset.evaluation.folds import is_small
 from nws_dataset.evaluation.inputs import WEIGHTS, Inputs, Settings
 from nws_dataset.evaluation.recipes import property_trial
 from nws_dataset.evaluation.results import Results, facts_of
 from nws_dataset.evaluation.run import Kept, Method, Question, Trial, run
 from nws_dataset.evaluation.tasks import Labelled, Task, dataset_tasks, tasks_of
-from nws_dataset.evaluation.transfer import accuracy_trial, between
 from nws_dataset.files import atomic_write, path_type, sha256_file
 
 if TYPE_CHECKING:
@@ -250,14 +250,14 @@ def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
     """
     final = inputs.final
     method = Method(candidate.name, WEIGHTS, functools.partial(_model, inputs, candidate))
-    trials = []
+    trials: list[Trial] = []
     by_seed = [] if candidate.is_classifier else [dataset_tasks(final, seed)[0] for seed in range(seeds)]
-    for by_dataset in zip(*by_seed, strict=True):
-        for seed, task in enumerate(by_dataset):
-            fold, sides = task.folds[0], between(task, ("train and validation", "test"))
-            labels: dict[str, Any] = {"num_train": len(fold.training) + len(fold.validation)}
-            labels |= {"dataset": task.words, "intervals": seed == 0}
-            trials.append(accuracy_trial(inputs, "accuracy", method, task, seed, between=sides, **labels))
+    for of_dataset in zip(*by_seed, strict=True):
+        first = of_dataset[0]
+        labels: dict[str, Any] = {"between": between(first, ("train and validation", "test"))}
+        labels |= {"num_train": len(first.folds[0].training) + len(first.folds[0].validation)}
+        labels |= {"dataset": first.words}
+        trials += trials_by_seed(inputs, "accuracy", method, of_dataset, range(seeds), **labels)
     for seed in range(seeds):
         tasks, _ = tasks_of(final, None, seed, small=is_small(len(final)))
         chosen = [task for task in tasks if task.is_number != candidate.is_classifier]

@@ -1,4 +1,4 @@
-"""What methods read of a zoo's networks: their weights, slices and parts of them, and features of many kinds.
+"""What methods read of a network: its weights, slices and parts of them, and features of many kinds.
 
 Axes: N snapshots, M final networks, S slices of a row, F features.
 """
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 SLICE, UNITS, SLICE_STATISTICS, ROW = "slice", "random units", "statistics of the slice", "row"
 LAYERS, WHOLE, NORMS, WEIGHTS, RECIPE = "layers", "whole", "norms", "weights", "hyperparameters"
 WITH_RECIPE, FIRST_LAST = f"{LAYERS} + {RECIPE}", "first + last"
-THEN = "accuracy then"  # what an early prediction must beat: the accuracy at that snapshot
+THEN = "accuracy then"  # at the snapshot of an early prediction, which must beat it
 LAYER = "layer "  # before a layer's name
-# the convolutions with their batch-norm, and what is behind them
+# the convolutions with their batch-norm, and the layers behind them
 CONVOLUTIONS, DENSE = PARTS = ("convolutional part", "dense part")
 WORDS = {
     SLICE: "slices",
@@ -60,7 +60,7 @@ def words_of(name: str) -> str:
 
 
 def layer_of(feature: str) -> str:
-    """The layer that a feature is of; batch-norm belongs to the layer it follows.
+    """The layer of a feature; batch-norm belongs to the layer it follows.
 
     Example:
         >>> layer_of("dense-1_norm.weight.min")
@@ -70,20 +70,18 @@ def layer_of(feature: str) -> str:
 
 
 def digest_of(facts: Any) -> str:
-    """SHA-256 of what JSON can hold."""
+    """SHA-256 of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of the meta-classifier and its training; the defaults are the paper's."""
+    """Settings of the meta-classifier and its training; the defaults are the paper's."""
 
     slice_length: int = 5000
     epochs: int = 50
-    # where `epochs` have fewer steps in all, there are more epochs, up to the paper's 50
-    least_steps: int = 0
-    # of training models: one of SNAPSHOTS; also those that the other methods are trained on
-    snapshots: str = "final"
+    least_steps: int = 0  # if `epochs` have fewer steps, there are more epochs, up to the paper's 50
+    snapshots: str = "final"  # one of SNAPSHOTS: those that all methods are trained on
     slices_per_row: int = 1
     slices_per_prediction: int = 8
     width: float = 1.0
@@ -95,21 +93,21 @@ class Settings:
 
     @property
     def positions(self) -> np.ndarray:
-        """[S] positions in the row of the slices that a prediction averages over."""
+        """[S] positions of the slices that a prediction averages over."""
         return np.linspace(0, 1, self.slices_per_prediction)
 
     def of_estimator(self) -> dict[str, Any]:
-        """The parameters of `DeepMetaClassifier` among them."""
+        """Those that are parameters of `DeepMetaClassifier`."""
         own = ("least_steps", "snapshots")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in own}
 
     def epochs_of(self, num_rows: int) -> int:
-        """Epochs of a training on so many rows."""
+        """Epochs of a training on this many rows."""
         wanted = math.ceil(self.least_steps * self.batch_size / (num_rows * self.slices_per_row))
         return max(self.epochs, min(wanted, Settings.epochs))
 
 
-# A slim network that sees many snapshots of few models: fits two CPU cores and a small zoo.
+# A slim network that sees many snapshots of few models, for two CPU cores and a small zoo.
 SMALL_SETTINGS = Settings(
     epochs=2, least_steps=800, snapshots="late", slices_per_prediction=4, width=1 / 8, dropout=0.1,
     batch_size=32, learning_rate=2e-3, linear_below=0.05,
@@ -118,27 +116,18 @@ SMALL_SETTINGS = Settings(
 
 @dataclass(frozen=True)
 class Inputs:
-    """A zoo and what methods read of it; each kind is made once a process, when it is first asked for.
+    """A zoo and what methods read of it.
 
-    It is pickled as where it comes from: what was read does not travel.
-
-    Args:
-        zoo: the zoo.
-        digest: of its files; inputs of equal digests and settings are the same.
-        settings: length and positions of slices, and which snapshots are trained on.
+    Everything is read when it is first needed, once a process; pickles leave it out.
     """
 
     zoo: Zoo = field(compare=False)
-    digest: str
+    digest: str  # of its files; inputs with equal digests and settings are the same
     settings: Settings
 
     @classmethod
     def of(cls, zoo: Zoo, settings: Settings = SMALL_SETTINGS) -> Inputs:
-        """Of a zoo that has enough models.
-
-        Raises:
-            ZooError: if it has not.
-        """
+        """Of a zoo; raises a ZooError if it has too few models."""
         inputs = cls(zoo, digest_of({path: e.sha256 for path, e in zoo.manifest.files.items()}), settings)
         check_models(zoo.name, inputs.final["split"])
         return inputs
@@ -162,14 +151,14 @@ class Inputs:
 
     @functools.cached_property
     def memory(self) -> dict[Any, Any]:
-        """What was found or read for one trial, for the others of this process."""
+        """What one trial computed for others in this process."""
         return {}
 
-    # By snapshots, which are given by their indices
+    # By the indices of snapshots
 
     @functools.cached_property
     def views(self) -> list[np.ndarray]:
-        """The rows of all snapshots, views of the files."""
+        """The rows of all snapshots, as views of the files."""
         return self.zoo.arrays(self.snapshots)
 
     @functools.cached_property
@@ -196,7 +185,7 @@ class Inputs:
         return {name: self.snapshots[int(i)] for name, i in zip(names.tolist(), first, strict=True)}
 
     def slice_statistics(self, indices: np.ndarray, positions: Sequence[float] | None = None) -> np.ndarray:
-        """[N, S, 7]: STATISTICS of slices of some snapshots at positions."""
+        """[N, S, 7] STATISTICS of slices of some snapshots at positions."""
         along = self.settings.positions if positions is None else np.asarray(positions, float)
         length, key = self.settings.slice_length, (SLICE_STATISTICS, along.tobytes())
         if key not in self.memory:
@@ -205,7 +194,7 @@ class Inputs:
         unknown = indices[np.isnan(known[indices, 0, 0])]
         starts_NS = even_starts(self.rows.lengths[unknown], length, along)
         for i, starts in zip(unknown.tolist(), starts_NS.tolist(), strict=True):
-            row = self.views[i]  # one that is shorter than a slice is described as it is, without zeros
+            row = self.views[i]  # one shorter than a slice is not filled with zeros here
             known[i] = whole_vector_statistics(np.stack([row[start : start + length] for start in starts]))[0]
         return known[indices]
 
@@ -217,59 +206,75 @@ class Inputs:
     def layer_statistics(
         self, layer: str | None, indices: np.ndarray, positions: Sequence[float] | None = None
     ) -> np.ndarray:
-        """[N, 1, F]: statistics of the tensors of a layer, of all layers if it is None."""
+        """[N, 1, F] statistics of the tensors of a layer; None: of all layers."""
         features, names = self.layers
         columns = [i for i, name in enumerate(names) if layer is None or layer_of(name) == layer]
         return features[indices][:, None, columns]
 
     @functools.cached_property
     def layer_names(self) -> list[str]:
-        """The layers that the statistics know, from input to output."""
+        """The layers of the statistics, from input to output."""
         return list(dict.fromkeys(map(layer_of, self.layers[1])))
 
-    # By models, which are given by their indices among the final snapshots
+    # By the indices of models among the final snapshots
+
+    @functools.cached_property
+    def alike(self) -> bool:
+        """Whether all networks have one architecture."""
+        return len(set(self.final["architecture"])) == 1
 
     @functools.cached_property
     def weights(self) -> np.ndarray | list[np.ndarray]:
-        """The final rows: an array of one architecture, a list of several."""
-        alike = len(set(self.final["architecture"])) == 1
-        return self.zoo.weights(self.final) if alike else self.zoo.arrays(self.final)
+        """The final rows: an array for one architecture, a list for several."""
+        return self.zoo.weights(self.final) if self.alike else self.zoo.arrays(self.final)
 
     @functools.cached_property
-    def _features(self) -> tuple[dict[str, Features], list[str]]:
-        return read_features(self.zoo, self.final)
-
-    @property
-    def features(self) -> dict[str, Features]:
-        """Name of the input -> [M, F] features of the final networks, and their names."""
-        return self._features[0]
-
-    @property
     def skipped(self) -> list[str]:
         """Sentences about features that are left out."""
-        return self._features[1]
+        num_bytes = 8 * int(self.final["num_weights"].sum())
+        if not self.alike:
+            return ["All weights are no input: the zoo has several architectures."]
+        if num_bytes > MAX_BYTES:
+            return [f"All weights are no input: they are {num_bytes >> 30} GiB in memory."]
+        return []
 
-    def X(self, name: str) -> np.ndarray:
-        """[M, F] features of the final networks."""
-        return self.features[name][0]
+    @functools.cached_property
+    def features(self) -> dict[str, Features]:
+        """Name of the input -> [M, F] features of the final networks, and their names.
 
-    def then(self, snapshot: int, models: np.ndarray) -> Snapshots:
-        """An earlier snapshot of each of the models."""
+        Raises:
+            ZooError: for a weight that is not finite.
+        """
+        all_weights = [] if self.skipped else [WEIGHTS]
+        read = zoo_features(self.zoo, self.final, [LAYERS, WHOLE, NORMS, RECIPE, *all_weights])
+        layers = list(dict.fromkeys(map(layer_of, read[LAYERS][1])))
+        features = {name: read[name] for name in (*all_weights, LAYERS)}
+        features |= {LAYER + name: _of_layers(read[LAYERS], [name]) for name in layers}
+        if len(layers) > 2:
+            features[FIRST_LAST] = _of_layers(read[LAYERS], (layers[0], layers[-1]))
+        features |= {name: read[name] for name in (WHOLE, NORMS, RECIPE)}
+        (X, names), (of_recipe, more) = read[LAYERS], read[RECIPE]
+        features[WITH_RECIPE] = np.column_stack([X, of_recipe]), names + more
+        return features
+
+    def _then(self, snapshot: int, models: np.ndarray) -> Snapshots:
+        """An earlier snapshot of some models."""
         return self.zoo.filter(snapshot=snapshot, model_id=self.final["model_id"][models].tolist())
 
+    def epoch(self, snapshot: int, models: np.ndarray) -> int:
+        """The epoch of an earlier snapshot of some models."""
+        return int(self._then(snapshot, models)[0]["epoch"])
+
     def X_then(self, name: str, snapshot: int, models: np.ndarray) -> np.ndarray:
-        """[M, F] of the models at an earlier snapshot: LAYERS or THEN; NaN of all other models."""
-        key = THEN, snapshot, models.tobytes()
+        """[M, F] LAYERS or THEN of some models at an earlier snapshot; NaN for all others."""
+        key = name, snapshot, models.tobytes()
         if key not in self.memory:
-            snapshots = self.then(snapshot, models)
-            indices = SnapshotSeries.of(snapshots, self.final).model
+            snapshots = self._then(snapshot, models)
             accuracies = np.asarray(snapshots[TEST_ACCURACY], np.float64)[:, None]
-            read = {LAYERS: zoo_features(self.zoo, snapshots, LAYERS)[0], THEN: accuracies}
-            self.memory[key] = {}
-            for kind, part in read.items():
-                self.memory[key][kind] = np.full((len(self.final), part.shape[1]), np.nan)
-                self.memory[key][kind][indices] = part
-        return self.memory[key][name]
+            part = accuracies if name == THEN else zoo_features(self.zoo, snapshots, LAYERS)[0]
+            self.memory[key] = np.full((len(self.final), part.shape[1]), np.nan)
+            self.memory[key][SnapshotSeries.of(snapshots, self.final).model] = part
+        return self.memory[key]
 
 
 @functools.lru_cache(maxsize=1)
@@ -280,37 +285,6 @@ def _shared(inputs: Inputs) -> Inputs:
 
 def _in_this_process(zoo: Zoo, digest: str, settings: Settings) -> Inputs:
     return _shared(Inputs(zoo, digest, settings))
-
-
-def read_features(zoo: Zoo, final: Snapshots) -> tuple[dict[str, Features], list[str]]:
-    """All features that the zoo has, made in one pass over its files.
-
-    Args:
-        zoo: the zoo.
-        final: its final snapshots.
-
-    Returns:
-        name of the input -> features [M, F] and their names; and sentences about what was left out.
-
-    Raises:
-        ZooError: for a weight that is not finite.
-    """
-    skipped = []
-    num_bytes = 8 * int(final["num_weights"].sum())
-    if len(set(final["architecture"].tolist())) > 1:
-        skipped.append("All weights are no input: the zoo has several architectures.")
-    elif num_bytes > MAX_BYTES:
-        skipped.append(f"All weights are no input: they are {num_bytes >> 30} GiB in memory.")
-    read = zoo_features(zoo, final, [LAYERS, WHOLE, NORMS, RECIPE] + [WEIGHTS] * (not skipped))
-    layers = list(dict.fromkeys(map(layer_of, read[LAYERS][1])))
-    features = {WEIGHTS: read[WEIGHTS]} if not skipped else {}
-    features |= {LAYERS: read[LAYERS], **{LAYER + name: _of_layers(read[LAYERS], [name]) for name in layers}}
-    if len(layers) > 2:
-        features[FIRST_LAST] = _of_layers(read[LAYERS], (layers[0], layers[-1]))
-    features |= {name: read[name] for name in (WHOLE, NORMS, RECIPE)}
-    parts = [read[LAYERS], read[RECIPE]]
-    features[WITH_RECIPE] = np.column_stack([X for X, _ in parts]), [name for _, own in parts for name in own]
-    return features, skipped
 
 
 def _of_layers(features: Features, layers: Collection[str]) -> Features:

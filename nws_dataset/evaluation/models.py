@@ -25,31 +25,27 @@ from nws_dataset.views.slices import SomeRows, Source
 
 DEEP, SVM, BOOSTING = "deep meta-classifier", "linear SVM", "boosting"
 LEARNERS: dict[str, type[LinearSVM | Boosting]] = {SVM: LinearSVM, BOOSTING: Boosting}
-# Predictor of accuracies -> its settings, of which the validation models choose one; without them, the first
+# Predictor of accuracies -> its settings; validation models choose one, without them it is the first
 PREDICTORS: dict[str, list[Any]] = {
     "linear": [LogitLinear(), LogitLinear(l2=1e-3), LogitLinear(l2=1e-7, max_iter=2000)],
     BOOSTING: [
-        *(
-            GradientBoosting(),
-            GradientBoosting(max_depth=4),
-            GradientBoosting(max_depth=8, min_rows_in_leaf=5),
-        ),
+        GradientBoosting(),
+        GradientBoosting(max_depth=4),
+        GradientBoosting(max_depth=8, min_rows_in_leaf=5),
     ],
     "dense net": [DenseNet(), DenseNet(num_units=512, dropout=0.2), DenseNet(num_layers=5, dropout=0.0)],
 }
-WIDE = 1000  # features; of more, nothing is tried out
+WIDE = 1000  # features; settings are not tried out on more
 WIDE_BOOSTING = {"feature_fraction": 0.05, "learning_rate": 0.1}
 META, META_EPOCHS = "meta-regressor", 30
-Positions = (
-    Sequence[float] | None
-)  # in rows: 0 at the beginning, 1 at the end; None: all that are averaged over
+Positions = Sequence[float] | None  # in rows, from 0 to 1; None: all that are averaged over
 
 
 class Reader(Protocol):
-    """Reads a property off snapshots, which are given by their indices."""
+    """Reads a property off snapshots, given by their indices."""
 
     def fit(self, training: Labelled, validation: Labelled) -> Any:
-        """Learn from training snapshots; choose by those for validation."""
+        """Learn from training snapshots; choose settings by those for validation."""
 
     def predict(self, indices: np.ndarray, positions: Positions = None) -> np.ndarray:
         """Values [N] of snapshots, read at positions of their rows."""
@@ -57,7 +53,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class SnapshotModel:
-    """A reader as a model of networks: it learns from some snapshots of each, and is asked about one."""
+    """A reader as a model of networks: it learns from some snapshots of each, and reads one."""
 
     inputs: Inputs
     reader: Reader
@@ -72,11 +68,9 @@ class SnapshotModel:
         return self.reader.predict(indices, None if question.position is None else [question.position])
 
     def _snapshots(self, networks: Labelled) -> Labelled:
-        """Those that are trained on."""
-        series, truth = (
-            self.inputs.series,
-            dict(zip(networks.indices.tolist(), networks.y, strict=True)),
-        )
+        """The snapshots that are trained on."""
+        series = self.inputs.series
+        truth = dict(zip(networks.indices.tolist(), networks.y, strict=True))
         indices = series.indices(networks.indices, self.inputs.settings.snapshots)
         values = [truth[model] for model in series.model[indices].tolist()]
         return Labelled(indices, np.array(values, dtype=networks.y.dtype))
@@ -102,7 +96,7 @@ class DeepReader:
 
 @dataclass
 class StatisticsReader:
-    """A learner on statistics of weights; it averages its scores over the slices of a row."""
+    """A learner on statistics of weights; its scores are averaged over the slices of a row."""
 
     features: Callable[[np.ndarray, Positions], np.ndarray]  # indices, positions -> [N, S, F]
     learner: LinearSVM | Boosting
@@ -125,8 +119,8 @@ class StatisticsReader:
 
 
 def property_methods(inputs: Inputs, by_layer: bool) -> list[Method]:
-    """The deep meta-classifier on slices and on random units, SVM and boosting on statistics; also, if asked
-    for, on each part and each layer alone.
+    """The deep meta-classifier on slices and on random units, SVM and boosting on statistics; with
+    `by_layer`, also on each part and each layer alone.
     """
     deep = functools.partial(_deep, inputs, inputs.settings)
     methods = [Method(DEEP, kinds.SLICE, deep(lambda seed: inputs.rows))]
@@ -153,7 +147,7 @@ def row_method(inputs: Inputs, length: int) -> Method:
 
 
 def _deep(inputs: Inputs, settings: Settings, source: Callable[[int], Source]) -> Callable[[Task, int], Any]:
-    """Makes the deep meta-classifier, or the regressor; `source` makes of a seed what it reads."""
+    """Makes the deep meta-classifier, or the regressor; a seed's `source` is what it reads."""
 
     def make(task: Task, seed: int) -> SnapshotModel:
         kind = DeepMetaRegressor if task.is_number else DeepMetaClassifier
@@ -172,9 +166,7 @@ def _learned(inputs: Inputs, name: str, features: Any) -> Callable[[Task, int], 
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """A regressor of scikit-learn on features of networks; it stops by the validation part, or by one that it
-    cuts off.
-    """
+    """A regressor on features of networks; it stops by the validation part, or by one that it cuts off."""
 
     X: np.ndarray  # [M, F] of all final networks
     estimator: Any
@@ -192,36 +184,43 @@ class FeatureModel:
 
 @dataclass(frozen=True)
 class TunedPredictor:
-    """Makes one of PREDICTORS, in the setting that does best on the validation models of a task.
+    """Makes one of PREDICTORS, or META, in the setting that does best on the validation models of a task."""
 
-    Args:
-        inputs: remember the setting.
-        name: of PREDICTORS, or META.
-        features: gives X [M, F].
-        task: by which the setting is chosen.
-        key: what tells the features from others.
-    """
-
-    inputs: Inputs
+    inputs: Inputs  # they remember the setting
     name: str
-    features: Callable[[], np.ndarray]
     task: Task
-    key: tuple[Any, ...]
+    features: str
+    snapshot: int | None  # of the features; None: the final one
+
+    @property
+    def X(self) -> np.ndarray:
+        """[M, F] features of the final networks."""
+        if self.snapshot is None:
+            return self.inputs.features[self.features][0]
+        return self.inputs.X_then(self.features, self.snapshot, self.task.models)
 
     def __call__(self, task: Task, seed: int) -> FeatureModel:
-        known, key, X = self.inputs.memory, (self.name, self.task.words, self.key), self.features()
+        known, key, X = self.inputs.memory, (self.name, self.task.words, self.features, self.snapshot), self.X
         if key not in known:
-            of_meta = self.name == META
-            known[key] = meta_regressor(X.shape[1]) if of_meta else best_setting(self.name, X, self.task)
+            is_meta = self.name == META
+            known[key] = meta_regressor(X.shape[1]) if is_meta else best_setting(self.name, X, self.task)
         return FeatureModel(X, clone(known[key]).set_params(random_state=seed), repr(known[key]))
 
 
+def predictor(
+    inputs: Inputs, name: str, task: Task, features: str = kinds.LAYERS, snapshot: int | None = None
+) -> Method:
+    """A predictor on features of networks, in the setting that suits a task."""
+    return Method(name, features, TunedPredictor(inputs, name, task, features, snapshot))
+
+
 def best_setting(name: str, X: np.ndarray, task: Task) -> Any:
-    """The one of PREDICTORS that has the smallest squared error on a task's validation models, learning from
-    X [M, F]; the test models are not looked at. In cross-validation, where there are none, the first.
+    """The setting of a predictor on X [M, F] with the smallest squared error on a task's validation models.
+
+    In cross-validation, where there are none, it is the first.
     """
     settings, fold = PREDICTORS[name], task.folds[0]
-    if X.shape[1] > WIDE:  # for time: one setting, and few trees that look at few of the features
+    if X.shape[1] > WIDE:  # to save time: one setting, and few trees that look at few of the features
         wide = WIDE_BOOSTING if isinstance(settings[0], GradientBoosting) else {}
         return clone(settings[0]).set_params(**wide)
     if len(settings) == 1 or not len(fold.validation):
@@ -236,9 +235,7 @@ def best_setting(name: str, X: np.ndarray, task: Task) -> Any:
 
 
 def meta_regressor(num_weights: int) -> DeepMetaRegressor:
-    """The deep meta-classifier as a regressor on whole rows or slices of 5,000 weights, in a width that suits
-    a CPU.
-    """
+    """The deep meta-classifier as a regressor on whole rows or long slices, in a width that suits a CPU."""
     length = min(SMALL_SETTINGS.slice_length, num_weights)
     settings = dataclasses.replace(SMALL_SETTINGS, slice_length=length, epochs=META_EPOCHS)
     return DeepMetaRegressor(**settings.of_estimator(), loss="squared_error")

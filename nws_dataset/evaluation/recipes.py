@@ -32,7 +32,7 @@ from nws_dataset.evaluation.inputs import SLICE, SLICE_STATISTICS, SMALL_SETTING
 from nws_dataset.evaluation.pages.summary import report_of_properties
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
-from nws_dataset.evaluation.scores import ALL, CONVERGED, Record, accuracy_scores, error_scores
+from nws_dataset.evaluation.scores import ALL, CONVERGED, Record, property_scores
 from nws_dataset.evaluation.tasks import PROPERTIES, Task, constant_guess, guesses_from_architecture, tasks_of
 
 EXPERIMENTS = ("what", "when", "where", "layers")
@@ -127,7 +127,6 @@ def _score(inputs: Inputs, asked: Sequence[tuple[str, Question]], trial: Trial, 
         for nets, part in ((ALL, tested), (CONVERGED, tested[converged[tested]])):
             if not len(part):
                 continue
-            scores = error_scores if task.is_number else accuracy_scores
             about: dict[str, Any] = {
                 **trial.labels,
                 "experiment": experiment,
@@ -140,8 +139,9 @@ def _score(inputs: Inputs, asked: Sequence[tuple[str, Question]], trial: Trial, 
                 "position": question.position,
                 "pairs": pairs if experiment == "what" and nets == ALL else None,
             }
-            scored = scores(truth[part], predicted[part], guessed[part], constant[part], trial.seed)
-            records.append(Record(**about, **scored))
+            arrays = (values[part] for values in (truth, predicted, guessed, constant))
+            scores = property_scores(*arrays, is_number=task.is_number, seed=trial.seed)
+            records.append(Record(**about, **scores))
     return Outcome(records)
 
 

@@ -1,4 +1,4 @@
-"""How well predictions fit what is true: metrics, their 95 % intervals, and records of them.
+"""How well predictions fit the truth: metrics, their 95 % intervals, and records of them.
 
 Axes: M held-out models.
 """
@@ -18,7 +18,7 @@ from nws_dataset.errors import ZooError
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES = 300
 MIN_FOR_BOOTSTRAP = 10  # models; resamples of fewer say little
-MIN_SCORED = 3  # models that a score of predicted accuracies is of
+MIN_SCORED = 3  # models that a score of predicted accuracies needs
 ALL, CONVERGED = "all", "converged"
 NETS = {ALL: "All networks", CONVERGED: "Converged networks"}
 SIZED = "learning_curve"  # the experiment whose records differ in num_train too
@@ -28,7 +28,7 @@ Seed = int | float | str  # others may name theirs as they like
 
 @dataclass(frozen=True)
 class Record:
-    """One score of one method: a line of a file of results. The fields without a default are always there."""
+    """One score of one method, as in a file of results; fields without a default are always there."""
 
     experiment: str
     target: str  # what is predicted: a column of the index
@@ -40,22 +40,22 @@ class Record:
     task: str | None = None  # the target in words
     seed: Seed | None = None
     dataset: str | None = None  # of the networks
-    across: str | None = None  # the column of which one value is trained on and another is tested on
+    across: str | None = None  # column whose values differ between training and test
     trained_on: str | None = None
     tested_on: str | None = None
     num_train: int | None = None  # models
     num_test: int | None = None
-    snapshot: int | None = None  # that is read, where it is not the final one
+    snapshot: int | None = None  # the one read, unless it is the final one
     epoch: int | None = None
-    position: float | None = None  # of the slice that is read: 0 at the row's beginning, 1 at its end
-    layer: str | None = None  # that alone is read
+    position: float | None = None  # of the slice read: 0 at the row's beginning, 1 at its end
+    layer: str | None = None  # the only one read
     interval_95: Interval | None = None
-    chance: float | None = None  # the score of one who reads nothing
-    from_architecture: float | None = None  # the score of one who reads nothing but the architecture
+    chance: float | None = None  # the score of a guess that reads nothing
+    from_architecture: float | None = None  # the score of a guess that knows only the architecture
     paper: float | None = None  # the score in Unterthiner et al. 2020
     num_features: int | None = None
     setting: str | None = None  # of the method
-    feature: str | None = None  # that the value is of
+    feature: str | None = None  # whose importance the value is
     pairs: Any = None  # true and predicted numbers of all held-out models
 
     def to_json(self) -> dict[str, Any]:
@@ -64,16 +64,7 @@ class Record:
 
 
 def wilson_interval(correct: int, total: int) -> Interval:
-    """95 % interval of a proportion (Wilson 1927).
-
-    Args:
-        correct: number of models that were predicted right.
-        total: number of held-out models. Snapshots of one model are not independent, so count models.
-
-    Example:
-        >>> [round(end, 3) for end in wilson_interval(8, 10)]
-        [0.49, 0.943]
-    """
+    """95 % interval of a proportion (Wilson 1927); count models, as snapshots of one are not independent."""
     if total == 0:
         return 0.0, 1.0
     p, z2 = correct / total, Z_95**2
@@ -85,9 +76,7 @@ def wilson_interval(correct: int, total: int) -> Interval:
 def bootstrap_interval(
     statistic: Callable[[np.ndarray, np.ndarray], float], truth: np.ndarray, predicted: np.ndarray, seed: int
 ) -> Interval | None:
-    """95 % interval of a statistic of truth [M] and predictions [M], by resampling the M held-out models;
-    None where they are too few.
-    """
+    """95 % interval of a statistic, by resampling the models; None if there are too few."""
     if len(truth) < MIN_FOR_BOOTSTRAP:
         return None
     random = np.random.default_rng(seed)
@@ -98,7 +87,7 @@ def bootstrap_interval(
 
 
 def accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """The share of models whose class was predicted."""
+    """The share of models whose class was predicted correctly."""
     return int((truth == predicted).sum()) / len(truth)
 
 
@@ -108,7 +97,7 @@ def mae(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def r2(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """The part of the variance that is explained; NaN of constant truths."""
+    """The explained part of the variance; NaN if the truth is constant."""
     total = np.sum((truth - truth.mean()) ** 2)
     return float(1 - np.sum((truth - predicted) ** 2) / total) if total > 0 else float("nan")
 
@@ -124,98 +113,88 @@ def mse(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def true_rank_of_best(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """The true rank, from 1, of the model that was predicted best.
-
-    Example:
-        >>> true_rank_of_best(np.array([0.9, 0.8, 0.1]), np.array([0.5, 0.7, 0.2]))
-        2.0
-    """
+    """The true rank, from 1, of the model predicted best."""
     return float(1 + np.sum(truth > truth[np.argmax(predicted)]))
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of a method, and how its values are written."""
+    """How the values of a metric are shown."""
 
     words: str
     explanation: str
-    of: Callable[[np.ndarray, np.ndarray], float] | None = None  # truth [M], predictions [M] -> value
     scale: float = 1.0  # values are shown times this
     decimals: int = 3
     lower_is_better: bool = False
     is_share: bool = True  # from 0 to 1, so that a bar can show it
 
     def text(self, value: float) -> str:
-        """A value as people read it; no minus before a zero."""
+        """A value for people; zero has no minus."""
         shown = round(value * self.scale, self.decimals) + 0.0
         return f"{shown:.{self.decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 METRICS = {
     "accuracy": Metric(
-        "accuracy, %",
-        "The share of held-out networks of which the property was told right.",
-        accuracy,
-        100,
-        1,
+        "accuracy, %", "The share of held-out networks of which the property was told right.", 100, 1
     ),
     "r2": Metric(
         "R²",
         "The part of the variance of the true values that is explained: 1 is perfect, 0 is no better than "
         "always saying the mean; worse than that is negative.",
-        r2,
     ),
     "kendall_tau": Metric(
         "τ",
         "Kendall's rank correlation of true and predicted values: 1 if all pairs of networks are in their "
         "right order, 0 for a random one.",
-        kendall_tau,
     ),
     "mse": Metric(
         "MSE \N{MULTIPLICATION SIGN} 10³",
         "The mean squared error of predicted accuracies (from 0 to 1), times 1,000.",
-        *(mse, 1000, 2, True, False),
+        *(1000, 2, True, False),
     ),
-    "mae": Metric("mean error", "The mean absolute error, in the number's own unit.", mae, 1, 3, True, False),
+    "mae": Metric("mean error", "The mean absolute error, in the number's own unit.", 1, 3, True, False),
     "true_rank_of_best": Metric(
         "rank of best",
         "The true rank, from 1, of the held-out network that was predicted best: whoever picks by the "
         "prediction gets this one.",
-        *(true_rank_of_best, 1, 1, True, False),
+        *(1, 1, True, False),
     ),
 }
-OF_ACCURACIES = ("r2", "kendall_tau", "mse", "true_rank_of_best")  # metrics of predicted accuracies
+OF_ACCURACIES = {"r2": r2, "kendall_tau": kendall_tau, "mse": mse, "true_rank_of_best": true_rank_of_best}
 WITH_INTERVAL = ("r2", "kendall_tau")
 
 
 def metric_of(name: str) -> Metric:
-    """The metric of a name; an unknown one is shown as it is."""
+    """How a metric is shown; an unknown one by its own name."""
     return METRICS.get(name) or Metric(name, "A measure that this page has no words for.", is_share=False)
 
 
-def accuracy_scores(
-    truth: np.ndarray, predicted: np.ndarray, guessed: np.ndarray, constant: np.ndarray, seed: int
+def property_scores(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    guessed: np.ndarray,
+    constant: np.ndarray,
+    *,
+    is_number: bool,
+    seed: int,
 ) -> dict[str, Any]:
-    """Fields of a record on predicted classes [M]; chance is the share of the most frequent class."""
-    return {
-        "metric": "accuracy",
-        "value": accuracy(truth, predicted),
-        "interval_95": wilson_interval(int((truth == predicted).sum()), len(truth)),
-        "chance": float(np.unique(truth, return_counts=True)[1].max() / len(truth)),
-        "from_architecture": accuracy(truth, guessed),
-    }
+    """Fields of a record on predicted classes or numbers [M].
 
-
-def error_scores(
-    truth: np.ndarray, predicted: np.ndarray, guessed: np.ndarray, constant: np.ndarray, seed: int
-) -> dict[str, Any]:
-    """Fields of a record on predicted numbers [M]; chance is the error of the training models' median."""
+    Chance is the share of the most frequent class, or the error of a constant guess.
+    """
+    if is_number:
+        score, chance = mae, mae(truth, constant)
+        interval = bootstrap_interval(mae, truth, predicted, seed)
+    else:
+        score, chance = accuracy, float(np.unique(truth, return_counts=True)[1].max() / len(truth))
+        interval = wilson_interval(int((truth == predicted).sum()), len(truth))
     return {
-        "metric": "mae",
-        "value": mae(truth, predicted),
-        "interval_95": bootstrap_interval(mae, truth, predicted, seed),
-        "chance": mae(truth, constant),
-        "from_architecture": mae(truth, guessed),
+        "metric": score.__name__,
+        "value": score(truth, predicted),
+        "interval_95": interval,
+        "chance": chance,
+        "from_architecture": score(truth, guessed),
     }
 
 
@@ -227,24 +206,20 @@ def records_of_accuracies(
     *,
     intervals: bool = False,
 ) -> list[Record]:
-    """Scores of predicted accuracies, on all models and on the converged ones.
+    """A score for each metric, of all models and of the converged ones.
+
+    A score that does not exist (constant truth, or fewer than three models) is left out.
 
     Args:
-        labels: fields that all records share; "seed" is that of the intervals.
+        labels: fields that all records share; "seed" also seeds the intervals.
         truth: [M].
         predicted: [M].
-        converged: [M] whether each did.
-        intervals: add 95 % intervals of R2 and tau, from resampling the models.
-
-    Returns:
-        a record for each metric and part. A score that does not exist (of constant truths, of fewer than
-        three models) is left out.
+        converged: [M] whether each model did.
+        intervals: add 95 % intervals of R2 and tau.
     """
     records = []
     for nets, part in ((ALL, np.ones(len(truth), bool)), (CONVERGED, converged)):
-        for name in OF_ACCURACIES if part.sum() >= MIN_SCORED else ():
-            score = METRICS[name].of
-            assert score is not None
+        for name, score in OF_ACCURACIES.items() if part.sum() >= MIN_SCORED else ():
             value = score(truth[part], predicted[part])
             if not np.isfinite(value):
                 continue
@@ -259,29 +234,18 @@ def records_of_accuracies(
 
 # Means over seeds
 
-# Two records that agree in these differ by their seed only.
+# Records that agree in these differ only by their seed.
 IDENTITY = (
-    *(
-        "experiment",
-        "target",
-        "method",
-        "input",
-        "nets",
-        "metric",
-        "dataset",
-        "across",
-        "trained_on",
-        "tested_on",
-    ),
-    *("snapshot", "position", "layer"),
+    *("experiment", "target", "method", "input", "nets", "metric", "dataset", "across"),
+    *("trained_on", "tested_on", "snapshot", "position", "layer"),
 )
 
 
 @dataclass(frozen=True)
 class Score:
-    """Records that differ in nothing but the seed."""
+    """Records that differ only by their seed."""
 
-    records: Mapping[Seed, Record]  # by seed
+    records: Mapping[Seed, Record]
 
     @property
     def first(self) -> Record:
@@ -307,7 +271,7 @@ class Score:
         return [value for value in values if value is not None]
 
     def mean(self, field: str = "value") -> float | None:
-        """The mean over seeds of a field; None where no record has it."""
+        """The mean of a field over seeds; None if no record has it."""
         values = self.values(field)
         return sum(values) / len(values) if values else None
 
@@ -315,12 +279,12 @@ class Score:
     def value(self) -> float:
         """The mean over seeds."""
         mean = self.mean()
-        assert mean is not None, "a score is of records that have a value"
+        assert mean is not None, "records without a value have no score"
         return mean
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation over seeds; None of a single one."""
+        """The standard deviation over seeds; None for a single one."""
         return float(np.std(self.values(), ddof=1)) if len(self.records) > 1 else None
 
     @property
@@ -332,26 +296,22 @@ class Score:
     def source(self) -> str:
         """Where the number comes from: seeds, interval, splits, setting."""
         text, first = self.metric.text, self.first
-        seeds = ", ".join(
-            f"{text(r.value)} (seed {seed})" for seed, r in self.records.items() if r.value is not None
-        )
-        parts = [
-            f"{self.nets}, {self.metric.words}: {seeds}",
-            self.interval and f"95 % interval {self.interval}",
-        ]
+        values = ((seed, record.value) for seed, record in self.records.items())
+        seeds = ", ".join(f"{text(value)} (seed {seed})" for seed, value in values if value is not None)
+        parts = [f"{self.nets}, {self.metric.words}: {seeds}"]
+        parts += [f"95 % interval {self.interval}"] if self.interval else []
         sides = (("trained", first.trained_on, first.num_train), ("tested", first.tested_on, first.num_test))
         for verb, models, number in sides:
-            parts += (
-                [f"{verb} on {models}{'' if number is None else f' ({number} networks)'}"] if models else []
-            )
-        return "; ".join(part for part in (*parts, first.setting) if part)
+            networks = "" if number is None else f" ({number} networks)"
+            parts += [f"{verb} on {models}{networks}"] if models else []
+        return "; ".join(parts + ([first.setting] if first.setting else []))
 
 
 def scores_of(records: Iterable[Record]) -> list[Score]:
-    """The records of several seeds together, in the order in which they come.
+    """The records of several seeds put together, in their order.
 
     Raises:
-        ZooError: if two records say different things of the same.
+        ZooError: if two records contradict each other.
     """
     groups: dict[tuple[Any, ...], dict[Seed, Record]] = {}
     for record in records:
@@ -373,6 +333,6 @@ def select(scores: Iterable[Score], **conditions: Any) -> list[Score]:
 
 
 def distinct(scores: Iterable[Score], *names: str) -> list[Any]:
-    """The different values of a field, or of several together, in their order."""
+    """The distinct values of a field, or of several together, in their order."""
     values = [tuple(getattr(score.first, name) for name in names) for score in scores]
     return list(dict.fromkeys(value if len(names) > 1 else value[0] for value in values))

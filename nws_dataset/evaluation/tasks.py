@@ -1,4 +1,4 @@
-"""What is read off the weights: a target, and the models by which reading it is learned and tested."""
+"""What is read off the weights: a target, and the models that train and test a method for it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ CLASSES = (
     *("dataset", "batch_size", "augmentation", "optimizer", "activation", "initialization", "filter_size"),
     *("depth_conv", "depth_fc", "width_conv", "width_fc"),
 )
-NUMBERS = ("learning_rate",)  # properties that are predicted as numbers
+NUMBERS = ("learning_rate",)  # properties predicted as numbers
 PROPERTIES = (*CLASSES, *NUMBERS)
-# A value that fewer models have is left out, for balancing by it would leave few of the others: a tenth of
-# the zoo within these bounds.
+# Values with fewer models are left out, as balancing would drop most other models: a tenth of the zoo, but
+# within these bounds.
 RARE, RAREST = 10, 2
 TEST_ACCURACY = "test_accuracy"
 ALL_DATASETS = "all data sets"
-MIN_OF_DATASET = 50  # models; where no data set has as many, all data sets are one task
-MIN_OF_VALUE, MAX_VALUES = 50, 6  # models of a value of the recipe, and values: those that most models have
+MIN_OF_DATASET = 50  # models; if no data set has as many, all data sets are one task
+MIN_OF_VALUE, MAX_VALUES = 50, 6  # models of a recipe's value; the most frequent values
 CURVE_POINTS = 8  # snapshots at which held-out models are tested: when
 
 
 class Labelled(NamedTuple):
-    """Networks, or snapshots, by their indices, and what is true of each."""
+    """Networks or snapshots, by their indices, and the truth about each."""
 
     indices: np.ndarray
     y: np.ndarray
@@ -40,14 +40,14 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """A target, and the models by which reading it is learned and tested."""
+    """A target, and the models that train and test a method for it."""
 
     target: str  # column of the index
-    words: str  # what tables call it: the property and its values, or the networks whose accuracy it is
+    words: str  # its name in tables: the property and its values, or the networks whose accuracy it is
     models: np.ndarray  # [M] indices among the final snapshots
     truth: np.ndarray  # [M] of the target
-    folds: list[Fold]  # indices in models; each tests some of them once
-    classes: tuple[Any, ...] = ()  # none of a number
+    folds: list[Fold]  # indices in models
+    classes: tuple[Any, ...] = ()  # empty for a number
 
     @property
     def is_number(self) -> bool:
@@ -55,7 +55,7 @@ class Task:
 
     @property
     def cross_validated(self) -> bool:
-        """Whether models are held out in turn, in place of the zoo's own splits."""
+        """Whether models are held out in turn instead of by the zoo's own splits."""
         return len(self.folds) > 1
 
     def part(self, chosen: np.ndarray) -> Labelled:
@@ -64,7 +64,7 @@ class Task:
 
     @property
     def tested(self) -> np.ndarray:
-        """Indices in models of those that some fold tests."""
+        """Indices in models of all that are tested."""
         return np.sort(np.concatenate([fold.test for fold in self.folds]))
 
 
@@ -72,13 +72,13 @@ class Task:
 
 
 def accuracy_task(final: Snapshots, name: str, models: np.ndarray, seed: int) -> Task:
-    """The test accuracy of some of the final networks, which are called by a name."""
+    """The test accuracy of some of the final networks, which tables call by a name."""
     folds = folds_of(np.asarray(final["split"])[models], seed, small=is_small(len(models)))
     return Task(TEST_ACCURACY, name, models, np.asarray(final[TEST_ACCURACY], np.float64)[models], folds)
 
 
 def dataset_tasks(final: Snapshots, seed: int) -> tuple[list[Task], list[str]]:
-    """The accuracy of the networks of each data set, and sentences about what was left out."""
+    """The accuracy of the networks of each data set, and sentences about those left out."""
     datasets = np.asarray(final["dataset"])
     names, counts = np.unique(datasets, return_counts=True)
     if len(names) > 1 and counts.max() < MIN_OF_DATASET:
@@ -114,19 +114,18 @@ def tasks_of(
     models: np.ndarray | None = None,
     num_folds: int = NUM_FOLDS,
 ) -> tuple[list[Task], dict[str, str]]:
-    """The properties that can be told apart, those of which two values or more are not rare, and why the
-    others cannot.
+    """The properties of which two values or more are not rare, and why the others are skipped.
 
     Args:
         final: final snapshots of a zoo.
         properties: columns of the index with few values, or of NUMBERS; None: PROPERTIES.
         seed: of balancing and folds.
-        small: cross-validate, in place of the zoo's own splits.
-        models: indices in `final` of the models that may be used; None: all.
+        small: cross-validate instead of using the zoo's own splits.
+        models: indices in `final` of the models to use; None: all.
         num_folds: see `folds_of`.
 
     Raises:
-        ZooError: if a property that was asked for has to be skipped.
+        ZooError: if a requested property has to be skipped.
     """
     models = np.arange(len(final)) if models is None else models
     tasks: list[Task] = []
@@ -139,10 +138,8 @@ def tasks_of(
             continue
         skipped[name] = f"{'one value' if found else 'no value'} {enough}"
         if properties:
-            expected, do = (
-                f"two values or more {enough} each",
-                "choose another property, or build more models",
-            )
+            expected = f"two values or more {enough} each"
+            do = "choose another property, or build more models"
             raise ZooError(f"property {name}", expected=expected, found=skipped[name], do=do)
     return tasks, skipped
 
@@ -150,11 +147,11 @@ def tasks_of(
 def _classes(
     final: Snapshots, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int
 ) -> Task | int:
-    """The task of a property with classes, equally many models of each; of fewer than two their number."""
+    """The task of a property with equally many models of each class; or their number, if below two."""
     values, splits = np.asarray(final[name])[models], np.asarray(final["split"])[models]
     known = [value for value in values.tolist() if value is not None and value == value]
     names, counts = np.unique(known, return_counts=True)
-    needed = () if small else ("train", "test")  # of the zoo's own splits
+    needed = () if small else ("train", "test")
     frequent = names[counts >= _min_models(len(models))].tolist()
     common = [value for value in frequent if set(needed) <= set(splits[values == value])]
     if len(common) < 2:
@@ -172,7 +169,7 @@ def _classes(
 def _number(
     final: Snapshots, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int
 ) -> Task | int:
-    """The task of a number; if all models have the same, or one has none, the number of values, at most 1."""
+    """The task of a number; or how many values there are, at most 1, if it is constant or missing."""
     truth, splits = np.asarray(final[name], dtype=np.float64)[models], np.asarray(final["split"])[models]
     distinct = len(np.unique(truth))
     if distinct < 2 or not np.isfinite(truth).all():
@@ -184,7 +181,7 @@ def _number(
 
 
 def is_logarithmic(name: str, subsets: Collection[str]) -> bool:
-    """Whether a recipe's number was drawn uniformly in its logarithm, in one of the subsets at least.
+    """Whether one of the subsets at least drew a recipe's number uniformly in its logarithm.
 
     Example:
         >>> is_logarithmic("learning_rate", ["fixed"]), is_logarithmic("learning_rate", ["small_cnn"])
@@ -199,12 +196,11 @@ def _min_models(num_models: int) -> int:
     return min(RARE, max(RAREST, num_models // 10))
 
 
-# What can be guessed without the weights
+# Guesses that read no weights
 
 
 def constant_guess(truth: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """For all of truth the best guess of one who knows only the values `of`: the most frequent class, or the
-    median number.
+    """For all of truth, the best guess from the values `of` alone: the most frequent class, or the median.
 
     Example:
         >>> constant_guess(np.array(["a", "b"]), np.array(["b", "b", "a"])).tolist()
@@ -219,16 +215,10 @@ def constant_guess(truth: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 
 def guesses_from_architecture(architectures: np.ndarray, truth: np.ndarray, folds: list[Fold]) -> np.ndarray:
-    """The best guess [M] of one who sees a model's architecture [M] and none of its weights.
+    """The best guess [M] that knows a model's architecture [M] and none of its weights.
 
-    For each held-out model the best constant (see `constant_guess`) of its fold's training models of its
-    architecture; of them all if none has it.
-
-    Example:
-        >>> fold = Fold(training=np.array([0, 1, 2, 3]), validation=np.array([]), test=np.array([4]))
-        >>> optimizers = np.array(["adam", "adam", "sgd", "sgd", "sgd"])
-        >>> str(guesses_from_architecture(np.array(list("aabba")), optimizers, [fold])[4])
-        'adam'
+    For each held-out model, the best constant among its fold's training models of the same architecture, or
+    among all of them if there are none.
     """
     guessed = np.empty_like(truth)
     for fold in folds:
@@ -243,7 +233,7 @@ def guesses_from_architecture(architectures: np.ndarray, truth: np.ndarray, fold
 
 @dataclass(frozen=True)
 class SnapshotSeries:
-    """The snapshots of a zoo [N], each with its model, which is an index among the final snapshots."""
+    """The snapshots of a zoo [N], each with its model, as an index among the final snapshots."""
 
     model: np.ndarray  # [N]
     snapshot: np.ndarray  # [N] 1..last
@@ -256,21 +246,20 @@ class SnapshotSeries:
         return cls(models, snapshots["snapshot"], snapshots["num_snapshots"])
 
     def indices(self, models: np.ndarray, which: str) -> np.ndarray:
-        """Of the final, later half ("late") or all snapshots of models."""
+        """The final snapshots of models, the later half ("late"), or all."""
         late = 2 * self.snapshot > self.last
         wanted = {"final": self.snapshot == self.last, "late": late, "all": self.snapshot > 0}[which]
         return np.flatnonzero(np.isin(self.model, models) & wanted)
 
     def at(self, models: np.ndarray, number: int) -> np.ndarray:
-        """The snapshot of each model at a number of the longest training, the same part of a shorter one."""
-        last = np.zeros(self.model.max() + 1, dtype=np.intp)
-        last[self.model] = self.last
-        wanted = 1 + np.rint((number - 1) * (last - 1) / max(1, self.last.max() - 1)).astype(np.intp)
-        indices = np.flatnonzero((self.snapshot == wanted[self.model]) & np.isin(self.model, models))
+        """The snapshot of each model at a number of the longest training, or as far into a shorter one."""
+        last = self.last.astype(np.intp)
+        wanted = 1 + np.rint((number - 1) * (last - 1) / max(1, last.max() - 1))
+        indices = np.flatnonzero(self.snapshot == wanted)
         by_model = dict(zip(self.model[indices], indices, strict=True))
         return np.array([by_model[model] for model in models], dtype=np.intp)
 
     @property
     def curve(self) -> list[int]:
-        """Numbers at which a curve has its points; the last is the final one."""
+        """The snapshot numbers of a curve's points; the last is the final one."""
         return np.unique(np.linspace(1, self.last.max(), CURVE_POINTS).round().astype(int)).tolist()
