@@ -1,6 +1,6 @@
-"""nws.json: what a zoo's folder holds and how it was made.
+"""nws.json: what a zoo's folder contains and how it was made.
 
-Written last, so a folder with a manifest is complete.
+It is written last, so a folder with a manifest is complete.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ FORMAT_VERSION = 3
 READABLE = (2, FORMAT_VERSION)  # version 2 is read, and nothing is added to it
 INDEX_PATH = "index/{subset}/{split}.parquet"
 SNAPSHOTS_PATH = "snapshots/{subset}/{split}-{architecture}-{block:05d}.parquet"
-# folder of what is not part of the zoo yet; no pattern of the card matches what is in it
+# folder for files that are not part of the zoo yet; no pattern of the card matches them
 STAGING = ".staging"
-# a complete new state on its way into the folder: what is in it comes before what stands under the same name
+# a complete new state moving into the folder: its files take precedence over those of the same name there
 PENDING = f"{STAGING}/commit"
-SUBSET_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)  # it stands in paths and patterns
+SUBSET_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)  # it is part of paths and patterns
 PLACEHOLDER = re.compile(r"\{([a-z]+)(?::0?\d{1,2}d)?\}")  # of a path template
-MAX_TEMPLATE = 200  # letters
-EARLIER_OPTIONS = {"backend": "fast"}  # of subsets that were built before nws.json said so
-INDEX_CONFIG = "index"  # the config that the Hub and `load_dataset` take by default
+MAX_TEMPLATE = 200  # characters
+EARLIER_OPTIONS = {"backend": "fast"}  # of subsets built before nws.json recorded them
+INDEX_CONFIG = "index"  # the default config of the Hub and `load_dataset`
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,23 @@ class ImageSet:
     """The images that models were trained on."""
 
     source: str  # where they came from, e.g. a repository and revision
-    sha256: str  # of the images and labels as they were used
+    sha256: str  # of the images and labels that were used
 
 
 @dataclass(frozen=True)
 class SubsetEntry:
-    """A subset as it is present in the folder."""
+    """A subset in the folder."""
 
-    # of the build; of an imported subset what its splits follow from, None if the release has splits of its
-    # own
+    # of the build; of an imported subset the seed of its splits, None if the release has its own splits
     seed: int | None
     num_models: int  # models present, 0 .. num_models - 1
-    # what departs from the preset, e.g. epochs; may be null
+    # differences from the preset, e.g. epochs; values may be null
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     image_sets: Mapping[str, ImageSet] = dataclasses.field(default_factory=dict)  # by the recipe's `dataset`
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The seed and the options of a build, those too that its version did not write down."""
+        """The seed and options of a build, including options that its version did not record."""
         return {"seed": self.seed, **EARLIER_OPTIONS, **self.options}
 
 
@@ -85,8 +84,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """The manifest of a zoo's folder; of a zoo that grows just now, or was stopped there, that of the new
-        state.
+        """The manifest of a zoo's folder; if a new state is moving in, or was stopped there, the new one.
 
         Raises:
             ZooError: if it is missing, damaged, or of another format version.
@@ -95,7 +93,7 @@ class Manifest:
             try:
                 return cls.from_json(read_json(path, "the manifest of a zoo"), path)
             except ZooError:
-                if path_type(path) != "nothing":  # else it has moved, or there is none
+                if path_type(path) != "nothing":  # else it has moved, or never existed
                     raise
         do = "not a zoo; build one with nws-build --out DIR"
         raise ZooError(
@@ -107,11 +105,11 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Any, where: object) -> Manifest:
-        """The manifest that `json.loads` made of nws.json's content.
+        """The manifest from nws.json's content.
 
         Args:
-            data: what was read.
-            where: what an error names.
+            data: as `json.loads` returned it.
+            where: its name in error messages.
 
         Raises:
             ZooError: if it is damaged, or of another format version.
@@ -140,12 +138,12 @@ class Manifest:
             subsets[name] = SubsetEntry(**{**entry, "image_sets": image_sets})
         manifest = cls(**{**data, "files": files, "subsets": subsets})
         manifest._check()
-        # a ValueError for half a character: these texts stand in the card
+        # a ValueError for lone surrogates: these strings go into the card
         json.dumps({**data, "files": None}, ensure_ascii=False).encode()
         return manifest
 
     def _check(self) -> None:
-        """Raise a ValueError unless the values have their types and the templates name what they must."""
+        """Raise a ValueError unless values have the right types and templates the right placeholders."""
         for path, entry in self.files.items():
             if not is_count(entry.size) or not isinstance(entry.sha256, str):
                 raise ValueError(f"size or sha256 of {path}")
@@ -185,7 +183,7 @@ class Manifest:
             )
 
     def write(self, folder: str | Path) -> None:
-        """Write nws.json; the same manifest gives the same bytes.
+        """Write nws.json; equal manifests give equal bytes.
 
         Raises:
             ZooError: if it cannot be written.
@@ -195,19 +193,14 @@ class Manifest:
 
     @functools.cached_property
     def digest(self) -> str:
-        """The SHA-256 of nws.json as `write` writes it: of all that the zoo holds, as it lists every file's
-        own.
-        """
+        """The SHA-256 of nws.json as `write` writes it, which covers all files: it lists their SHA-256."""
         return hashlib.sha256(self._content()).hexdigest()
 
     def _content(self) -> bytes:
         return (json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
     def data_files(self) -> dict[str, dict[str, str]]:
-        """For each config of the card, by split, the pattern of its files.
-
-        Config `index` is the index of all subsets.
-        """
+        """Config of the card -> split -> file pattern. Config `index` is the index of all subsets."""
         patterns = {INDEX_CONFIG: self.index_path.replace("{subset}", "*")}
         snapshots_path = re.sub(r"\{architecture\}.*\}", "*", self.snapshots_path)
         patterns.update({subset: snapshots_path.replace("{subset}", subset) for subset in self.subsets})
@@ -221,9 +214,9 @@ class Manifest:
         return sorted(fnmatch.filter(self.files, pattern))
 
     def locate(self, folder: str | Path, relative: str) -> Path:
-        """The path of a file of the zoo, which must be listed and have the size that is listed.
+        """The path of a file of the zoo, which must be listed and have the listed size.
 
-        While a zoo grows, its new files stand in PENDING, and move from there to where they belong.
+        While a zoo grows, new files are in PENDING until they move to their places.
 
         Raises:
             ZooError: if it leads outside the folder, is not listed, is missing, or has another size.
@@ -238,7 +231,7 @@ class Manifest:
             if path_type(candidate) == "a file":
                 try:
                     found = f"{candidate.stat().st_size} bytes"
-                except OSError:  # it has just been moved there
+                except OSError:  # it has just moved there
                     continue
                 if found == f"{entry.size} bytes":
                     return candidate
@@ -253,19 +246,18 @@ class Manifest:
 
 
 def configs(manifest: Manifest, index: pa.Table) -> dict[str, list[dict[str, Any]]]:
-    """The card's YAML that makes a folder load with the stock `datasets` library.
+    """The card's YAML, with which the stock `datasets` library loads a folder.
 
     Config `index` (the default) is the index of all subsets; each subset is a config with its weights. Splits
-    without snapshots are left out. The library keys its cache on this text and on the folder's last name, so
-    the text names the state of the zoo; and it refuses files that have other numbers of snapshots, so the
-    text has those.
+    without snapshots are left out. The text names the state of the zoo, because the library's cache key is
+    this text and the folder's last name, and counts the snapshots, because the library checks that.
 
     Args:
         manifest: of the folder; its `files` decide.
-        index: its lines; the columns `subset` and `split` are enough.
+        index: the zoo's index; the columns `subset` and `split` are enough.
 
     Returns:
-        {"configs": ..., "dataset_info": ...}, to be dumped between the card's `---` lines.
+        {"configs": ..., "dataset_info": ...}, to dump between the card's `---` lines.
     """
     counted = index.group_by(["subset", "split"]).aggregate([([], "count_all")]).to_pylist()
     counts = {(line["subset"], line["split"]): line["count_all"] for line in counted}
@@ -311,10 +303,10 @@ def schema_of(manifest: Manifest, schema: pa.Schema) -> pa.Schema:
 
 
 def state(manifest: Manifest) -> str:
-    """The text by which a card, and each dataset that is loaded, names the state of its zoo."""
+    """The text that names the state of the zoo in a card and in loaded datasets."""
     return f"{MANIFEST_NAME} sha256 {manifest.digest}"
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value of nws.json is a whole number from 0 that Arrow and numpy can count to."""
+    """Whether a value of nws.json is a whole number from 0 that fits into int64."""
     return type(value) is int and 0 <= value < 1 << 63

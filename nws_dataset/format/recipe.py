@@ -37,10 +37,10 @@ INITIALIZATIONS_WITH_STD = ("random_normal", "truncated_normal")
 class Recipe:
     """All hyper-parameters of one training.
 
-    Fields stand in the index as columns of the same name, the architecture's beside them.
+    Its fields are columns of the index with the same names, beside the architecture's fields.
 
     Raises:
-        ZooError: if a value is not legal, or two of them do not fit together.
+        ZooError: if a value is not legal, or two values contradict each other.
 
     Example:
         >>> from nws_dataset import Architecture
@@ -55,18 +55,18 @@ class Recipe:
     dataset: str  # the image set, e.g. "mnist"
     learning_rate: float  # in the first epoch
     batch_size: int  # images in a step
-    optimizer: str  # TensorFlow's forms: adam (eps 1e-8), rmsprop (decay 0.9), momentum (0.95), sgd
-    activation: str  # of all layers but the output
+    optimizer: str  # as in TensorFlow: adam (eps 1e-8), rmsprop (decay 0.9), momentum (0.95), sgd
+    activation: str  # of all layers except the output
     initialization: str  # of the weights; biases start at 0
     init_std: float | None = None  # standard deviation, for random_normal and truncated_normal
     augmentation: bool = False  # whether images are changed at random before each use
     dropout: float = 0.0  # probability that a unit is dropped
     l2: float = 0.0  # adds l2 * sum(w^2) over the kernels to the loss
-    train_fraction: float = 1.0  # the first part of the training images that is used
-    validation_fraction: float = 0.0  # part of those, shuffled per model, that is held out
-    balanced: bool = False  # each epoch is re-drawn to equal class counts
+    train_fraction: float = 1.0  # the share of the training images that is used, from the first on
+    validation_fraction: float = 0.0  # share of those that is held out, shuffled per model
+    balanced: bool = False  # each epoch is redrawn with equal class counts
     learning_rate_decay: float = 1.0  # factor per epoch
-    max_epochs: int = 1000  # training ends after these at the latest
+    max_epochs: int = 1000  # training ends after this epoch at the latest
     early_stopping: bool = False  # the stopping rule of Eilertsen et al.
     # how images are changed: "nws" (Eilertsen et al.) or "flip_shift_cutout" (Lim et al. 2024)
     augmentation_policy: str = "nws"

@@ -1,8 +1,8 @@
 """The columns of the data set: one Arrow schema for all subsets, derived from `Recipe` and the
 architectures of all kinds.
 
-`METADATA_SCHEMA` says what a snapshot is and how it came about. The index adds where its weights are, the
-snapshots files add the weights.
+`METADATA_SCHEMA` says what a snapshot is and how it was trained. The index adds where its weights are, the
+snapshots files add the weights themselves.
 """
 
 from __future__ import annotations

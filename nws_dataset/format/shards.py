@@ -1,9 +1,8 @@
-"""The files that hold the zoo: snapshots (metadata and weights) and the index (metadata and where the weights
-are).
+"""The files of a zoo: snapshots files (metadata, weights) and index files (metadata, where the weights are).
 
-A value of the column `weights` is a complete safetensors file: a header that follows from the architecture
-alone, then the row, byte for byte. The Parquet file around it is uncompressed, so a value is also a
-contiguous range of the file, found again by offset and length.
+A value of the column `weights` is a complete safetensors file: a header that depends only on the
+architecture, then the row. The Parquet file is uncompressed, so a value is also a contiguous byte range of
+the file, which the index gives by offset and length.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ from nws_dataset.networks.layout import TensorSpec, layout_of
 
 ROW_DTYPE = np.dtype("<f4")  # as safetensors' F32
 ALIGNMENT = 8  # safetensors: the data start at a multiple of 8 bytes
-GROUP_SNAPSHOTS = 1000  # a row group holds at most so many snapshots ...
+GROUP_SNAPSHOTS = 1000  # a row group has at most so many snapshots ...
 GROUP_BYTES = 16 << 20  # ... and bytes of weights (or one value): small enough for the Hub's viewer
 LENGTH_BYTES = 4  # Parquet's PLAIN encoding puts the length before each value
-# what Arrow raises for a damaged file; ValueError: names that are no text
+# what Arrow raises for a damaged file; ValueError: names that are not text
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 
 
@@ -105,7 +104,7 @@ def unpack(
         where: what an error names.
 
     Returns:
-        [P] float32, without a copy: read-only if the value is, and aligned only as the value is.
+        [P] float32, not a copy: read-only if the value is, and aligned as the value is.
 
     Raises:
         ZooError: if the value is not of this architecture or not complete.
@@ -173,7 +172,7 @@ def unpack_scores(
 
 
 def check_value(value: bytes | memoryview, sha256: str, where: object) -> None:
-    """Raise a ZooError unless a value has the digest that the index gives for it."""
+    """Raise a ZooError unless a value has its digest of the index."""
     found = hashlib.sha256(value).hexdigest()
     if found != sha256:
         raise ZooError(
@@ -194,17 +193,17 @@ def write_snapshots(
 ) -> pa.Table:
     """Write a snapshots file, a row group at a time.
 
-    The same input gives the same bytes (with one version of pyarrow).
+    Equal input gives equal bytes (with one version of pyarrow).
 
     Args:
         path: the file to write.
         metadata: METADATA_SCHEMA, sorted by (snapshot, model_id).
-        values: one `pack`ed network for each snapshot; consumed as a stream.
+        values: one `pack`ed network per snapshot; consumed as a stream.
         relative: the file's path in the repository, for the index.
         edge_scores: of each snapshot its `pack_scores`, None of one that has none; None: none has.
 
     Returns:
-        The lines of the index (INDEX_SCHEMA): metadata with file, offset, length and sha256.
+        Its lines of the index (INDEX_SCHEMA): metadata with file, offset, length and sha256.
 
     Raises:
         ZooError: if the file cannot be written.
@@ -246,13 +245,13 @@ class _Found:
 
 
 def _writer_options() -> dict[str, Any]:
-    """How Parquet is written, so that values stay contiguous and readers can skip to a page."""
+    """Parquet options that keep values contiguous and let readers skip to a page."""
     return {
         "compression": "none",
         "use_dictionary": False,
         "write_page_index": True,
         "write_page_checksum": True,
-        "write_statistics": METADATA_SCHEMA.names,  # of scalars: those of weights would tell nothing
+        "write_statistics": METADATA_SCHEMA.names,  # those of weights would be useless
         # a page is closed after the batch that fills it (1 MiB), so a batch must be small
         "write_batch_size": 1,
     }
@@ -261,7 +260,7 @@ def _writer_options() -> dict[str, Any]:
 def _row_groups(
     snapshots: Sequence[int], values: Iterable[tuple[bytes, bytes | None]]
 ) -> Iterator[list[tuple[bytes, bytes | None]]]:
-    """The values, cut so that no row group spans two snapshots or grows beyond its limits."""
+    """The values in row groups, none of which mixes snapshot numbers or exceeds its limits."""
     group: list[tuple[bytes, bytes | None]] = []
     size, current = 0, None
     for snapshot, value in zip(snapshots, values, strict=True):
@@ -279,8 +278,8 @@ def _row_groups(
 def _find_values(path: Path, found: _Found) -> list[int | None]:
     """The offset of each value of a column in a snapshots file, in order.
 
-    A value follows its length, and the previous value or a page's header. So the next position where its
-    length stands is tried, and its digest decides: what is returned has been read back.
+    A value comes after its length, which comes after the previous value or a page header. So each position
+    with this length is tried in turn until the digest fits: every value has been read back.
     """
     offsets: list[int | None] = []
     check_file(path)
@@ -365,7 +364,7 @@ def read_snapshots(path: str | Path, columns: Sequence[str] | None = None) -> It
 
 
 def reindex(path: str | Path, *, relative: str) -> pa.Table:
-    """The lines of the index (INDEX_SCHEMA) for a snapshots file, made again by reading all of it.
+    """The lines of the index (INDEX_SCHEMA) of a snapshots file, rebuilt by reading all of it.
 
     Args:
         path: a file that `write_snapshots` wrote.
@@ -419,7 +418,7 @@ def read_index(path: str | Path, content: memoryview | None = None) -> pa.Table:
     """The lines of an index file (INDEX_SCHEMA).
 
     Args:
-        path: of the file; what an error names.
+        path: of the file, also for error messages.
         content: of the file, if it is in memory.
 
     Raises:
@@ -439,13 +438,13 @@ def read_index(path: str | Path, content: memoryview | None = None) -> pa.Table:
 
 
 def unreadable(path: object, error: Exception) -> ZooError:
-    """A failure of Arrow in one line."""
+    """An error of Arrow in one line."""
     found = (str(error).splitlines() or [type(error).__name__])[0]
     return ZooError(path, expected="a complete Parquet file", found=found, do="fetch or build it again")
 
 
 def verify_schema(path: object, found: pa.Schema, expected: pa.Schema) -> None:
-    """Raise a ZooError that names the columns that differ, if any do."""
+    """Raise a ZooError that names the columns that differ, if any."""
     if found.equals(expected):
         return
     wrong = [

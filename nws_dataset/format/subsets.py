@@ -1,4 +1,4 @@
-"""The subsets of a zoo: those that a build draws, with their distributions, and those that are imported."""
+"""The subsets of a zoo: those drawn by a build, with their distributions, and imported ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nws_dataset.networks import cnn
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the values, each as likely; values may be tuples when several fields are drawn together."""
+    """One of the values, all equally likely; tuples if several fields are drawn together."""
 
     values: tuple[Any, ...]
 
@@ -33,7 +33,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """Uniform in the logarithm, in low .. high."""
+    """Log-uniform in low .. high."""
 
     low: float
     high: float
@@ -47,17 +47,18 @@ class ByDataset:
 
 
 Draw = Choice | Cycle | Uniform | LogUniform | ByDataset
-# field (or several, comma-separated) of Recipe or Architecture -> Draw, or a constant
+# A distribution of networks: field (or several, comma-separated) of Recipe or Architecture -> Draw or value.
+# A draw is a pure function of (seed, subset, model number, field).
 Family = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Subset:
-    """A part of the zoo that was drawn from one distribution: one config of the data set."""
+    """A part of the zoo, drawn from one distribution: one config of the data set."""
 
     name: str
     num_models: int
-    families: tuple[Family, ...]  # model n belongs to family n modulo their number
+    families: tuple[Family, ...]  # model n belongs to family n % len(families)
     num_snapshots: int = 20
     # None: num_snapshots of the E exports, round(linspace(1, E, num_snapshots))
     snapshot_epochs: tuple[int, ...] | None = None
@@ -133,8 +134,8 @@ SMALL_CNN: Family = {
     ),
     "pixel_min": -1,
 }
-# The demo: shapes that train in seconds, on images that come with scikit-learn. Both families draw every
-# optimizer, activation and initialization, so that none of these can be told from the architecture alone.
+# The demo: shapes that train in seconds, on scikit-learn's digits. Both families draw every optimizer,
+# activation and initialization, so that the architecture gives none of these away.
 DEMO: Family = {
     "dataset": "digits",
     "batch_size": Choice((32, 64, 128, 256)),
@@ -325,16 +326,16 @@ class ImportedSubset:
     """A subset that was imported, not trained by the builder."""
 
     name: str
-    release: str  # as `nws-build --import` names it
-    recipe_of: str  # the subset of ours that draws the same recipes :a key of SUBSETS
+    release: str  # its name in `nws-build --import`
+    recipe_of: str  # our subset with the same recipes, a key of SUBSETS
     description: str
-    source: str  # where the release is told of
+    source: str  # paper and address of the release
     licence: str  # of the release
-    notes: tuple[str, ...]  # in what its numbers differ from those of the builder's own subsets
+    notes: tuple[str, ...]  # how its numbers differ from those of the builder's own subsets
 
 
 _NWS = "Eilertsen et al. 2020, https://github.com/gabrieleilertsen/nws"
-_NWS_LICENCE = "not told for the data; BSD for its code"
+_NWS_LICENCE = "not stated for the data; BSD for its code"
 _NWS_NOTES = (
     "The split is the original's; nets that its split files leave out (very low test accuracy) are left "
     "out here too.",
@@ -344,7 +345,7 @@ _NWS_NOTES = (
     "Accuracies are the original's: taken with the batch's statistics, a partial last batch dropped; the "
     "training accuracy is the mean over"
     " the epoch's batches while it was trained (of the first snapshot: one batch). Losses and accuracies "
-    "of single classes are not told.",
+    "of single classes are not given.",
 )
 _SMALL_CNN = (
     "Unterthiner et al. 2020, "
@@ -394,7 +395,7 @@ RELEASES = tuple(dict.fromkeys(subset.release for subset in IMPORTED.values()))
 
 
 def subsets_of(release: str) -> dict[str, str]:
-    """The subsets of a release: the subset of ours whose recipes each draws -> its name.
+    """The subsets of a release: our subset with the same recipes -> its name.
 
     Example:
         >>> subsets_of("nws")

@@ -1,7 +1,7 @@
-"""What a network is: a kind of network is one file here, with its `Architecture`, and one line in KINDS.
+"""What a network is: each kind of network is one file here, with its `Architecture`, and one line in KINDS.
 
-Headers, shards, the index, statistics, views and training derive from the architecture: none of them holds a
-list of kinds.
+Headers, shards, the index, statistics, views and training derive from the architecture; none has a list of
+kinds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from nws_dataset.networks.base import BaseArchitecture
 KINDS: dict[str, type[BaseArchitecture]] = {
     kind.Architecture.kind: kind.Architecture for kind in (cnn, siren, kan, resnet)
 }
-DEFAULT_KIND = cnn.Architecture.kind  # of a JSON that names none, as before there were others
+DEFAULT_KIND = cnn.Architecture.kind  # of JSON without a kind, from before there were others
 
 
 def columns_of_architectures() -> dict[str, Any]:
-    """The columns that describe an architecture: the fields of all kinds, name -> type. One that not every
-    kind has may be null.
-    """
+    """Column -> type for the fields of all kinds; null is allowed for fields that not all kinds have."""
     types: dict[str, Any] = {}
     owners: dict[str, int] = {}
     for kind in KINDS.values():
@@ -38,9 +36,7 @@ def columns_of_architectures() -> dict[str, Any]:
 
 
 def columns_of(architecture: BaseArchitecture) -> dict[str, Any]:
-    """An architecture as columns of the index: its kind and the fields of all kinds, null where its own has
-    none.
-    """
+    """An architecture as columns of the index: its kind and the fields of all kinds, null elsewhere."""
     none = dict.fromkeys(columns_of_architectures())
     return {"kind": architecture.kind, **none, **dataclasses.asdict(architecture)}
 
@@ -49,13 +45,13 @@ def architecture_from_json(text: str) -> BaseArchitecture:
     """The architecture that `to_json` wrote, of whatever kind.
 
     Args:
-        text: JSON with the fields of an architecture and its kind; what it leaves out has its default.
+        text: JSON with the kind and fields of an architecture; missing ones have their defaults.
 
     Returns:
         The architecture.
 
     Raises:
-        ZooError: if the text is not that of an architecture, or of a kind that is not known.
+        ZooError: if the text is not an architecture, or its kind is unknown.
 
     Example:
         >>> architecture_from_json('{"kind":"siren","image_channels":3}').id

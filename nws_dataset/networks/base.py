@@ -1,4 +1,4 @@
-"""What every kind of network has: the base class of the kinds' `Architecture`."""
+"""What all kinds of networks share: the base class of the kinds' `Architecture`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class Draw:
-    """How the numbers of a tensor are drawn at first: `mean` and `scale` times numbers of a distribution.
+    """How the initial numbers of a tensor are drawn: `mean` + `scale` * numbers of a distribution.
 
     "uniform": in -1 .. 1; "normal"; "truncated_normal": cut at two deviations; "orthogonal": the rows or
     columns of a matrix, whichever are fewer, orthonormal; "constant": all are 1.
@@ -34,7 +34,7 @@ class Draw:
 
 
 class PlainNetwork(Protocol):
-    """A `nws_dataset.networks.network.Network`, as far as a kind's `forward` knows it."""
+    """What a kind's `forward` needs of a `nws_dataset.networks.network.Network`."""
 
     def get_submodule(self, target: str) -> nn.Module: ...
 
@@ -45,17 +45,17 @@ class PlainNetwork(Protocol):
 
 @dataclass(frozen=True)
 class BaseArchitecture(abc.ABC):
-    """The part of a recipe that fixes the shapes of a network, and so its row: a frozen dataclass whose
-    fields are numbers and texts, each a column of the index.
+    """The part of a recipe that fixes the shapes of a network, and so its row.
 
-    A subclass is a kind of network. It checks its fields, and says what its tensors are, what its plain
-    PyTorch network computes, and how its weights are drawn at first.
+    A subclass is a kind of network: a frozen dataclass whose fields are numbers and strings, each a column of
+    the index. It checks its fields, and defines its tensors, what its plain PyTorch network computes, and how
+    its weights are initialized.
     """
 
     kind: ClassVar[str]  # its name, unique
     activations: ClassVar[tuple[str, ...]]  # legal values of the recipe's `activation`
     initializations: ClassVar[tuple[str, ...]]  # legal values of the recipe's `initialization`
-    # legal values of fields that are texts or choices, and low and high of fields that are numbers
+    # legal values of fields that are strings or choices, (low, high) of fields that are numbers
     legal_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
 
@@ -85,14 +85,14 @@ class BaseArchitecture(abc.ABC):
 
     @property
     def reads(self) -> str:
-        """What enters the network: "images", which it classifies, or "coordinates" of pixels, of which it
-        gives the values: then a network stands for an image.
+        """The network's input: "images", which it classifies, or "coordinates" of pixels, whose values it
+        computes, so that it represents one image.
         """
         return "images"
 
     @property
     def image_channels(self) -> int:
-        """C of the images that it reads, or stands for: 1 gray, 3 colour (gray images tiled)."""
+        """C of the images that it reads or represents: 1 gray, 3 colour (gray images tiled)."""
         raise NotImplementedError
 
     @property
@@ -102,36 +102,34 @@ class BaseArchitecture(abc.ABC):
 
     @property
     def pixel_range(self) -> tuple[float, float]:
-        """What the values 0 and 255 of a pixel are for the network."""
+        """The numbers that the network sees for pixel values 0 and 255."""
         return 0.0, 1.0
 
     @abc.abstractmethod
     def tensors(self) -> list[TensorSpec]:
-        """The tensors of a row in network order, without offsets: `layout_of` counts them."""
+        """The tensors of a row in network order, without offsets, which `layout_of` adds."""
 
     @abc.abstractmethod
     def modules(self) -> dict[str, nn.Module]:
-        """The modules of the plain network by name, whose parameters are named as the tensors."""
+        """The plain network's modules by name; their parameters have the tensors' names."""
 
     @abc.abstractmethod
     def forward(
         self, network: PlainNetwork, x: torch.Tensor, masks: Mapping[str, torch.Tensor] | None
     ) -> Any:
-        """What the plain network gives for inputs in its range.
+        """The plain network's output for inputs in its range.
 
         Args:
             network: has `modules`, and `activate`, `drop`.
             x: [B, C, H, W] images or [B, 2] coordinates.
-            masks: layer -> [B, units...], factors of dropout in place of torch's own draws.
+            masks: layer -> [B, units...], dropout factors in place of random ones.
 
         Returns:
             [B, num_outputs] logits, or [B, C] values of pixels.
         """
 
     def edge_scores(self) -> list[TensorSpec]:
-        """What is kept of each snapshot beside its row, layer by layer: a score of each edge, [out, in]; of
-        most kinds nothing.
-        """
+        """Scores of edges, [out, in] per layer, that a snapshot has beside its row; none in most kinds."""
         return []
 
     def scores_of(self, network: PlainNetwork, x: torch.Tensor) -> torch.Tensor:
@@ -139,23 +137,19 @@ class BaseArchitecture(abc.ABC):
         raise NotImplementedError
 
     def dropped_layers(self) -> dict[str, tuple[int, ...]]:
-        """Layer -> shape of its output for one input, for the layers that dropout closes."""
+        """Layer with dropout at its end -> shape of its output for one input."""
         return {}
 
     def uses(self, tensor: TensorSpec) -> int:
-        """How often one input meets each number of a tensor of edges: the positions of a kernel."""
+        """How often one input uses each number of a tensor of edges, e.g. the positions of a kernel."""
         return 1
 
     @abc.abstractmethod
     def initial(self, initialization: str, tensor: TensorSpec, init_std: float | None) -> Draw:
-        """How the numbers of a tensor are drawn under one of the `initializations`; `init_std` is the
-        recipe's.
-        """
+        """How a tensor is initialized by one of the `initializations`; `init_std` is the recipe's."""
 
     def scale(self, pixels: Any) -> Any:
-        """Pixels [..., C, H, W] of 0 .. 1 in the range that the first layer takes, or that the network
-        gives.
-        """
+        """Pixels [..., C, H, W] in 0 .. 1, scaled to the range of the network's input or output."""
         low, high = self.pixel_range
         return pixels if (low, high) == (0, 1) else pixels * (high - low) + low
 
@@ -174,14 +168,12 @@ def number(value: float) -> str:
 
 
 def shown(found: object) -> str:
-    """A value for a message; Python refuses to print a number of thousands of digits."""
+    """A value in a message; Python refuses to print numbers of thousands of digits."""
     return "a number of more than 64 bits" if isinstance(found, int) and abs(found) >= 2**64 else repr(found)
 
 
 def check_types(value: Any) -> None:
-    """Raise a ZooError if a field of a dataclass has a value of another type; numpy's numbers are no Python
-    numbers.
-    """
+    """Raise a ZooError if a dataclass field has another type; numpy's numbers are not Python numbers."""
     types = typing.get_type_hints(type(value))
     for field in dataclasses.fields(value):
         found, field_type = getattr(value, field.name), types[field.name]

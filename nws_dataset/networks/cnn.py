@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import torch
     import torch.nn as nn
 
-NUM_BLOCKS = 3  # convolutional blocks; a block doubles the channels and may end in a max-pool
+NUM_BLOCKS = 3  # convolutional blocks; each may double the channels and end in a max-pool
 CONSTANT = 0.1  # value of every weight under "constant"
 NORM_WEIGHT_STD = 0.002  # batch-norm's weight starts at normal(1, 0.002), as in Eilertsen et al.'s code
 BATCH_NORM_EPSILON = 1e-5
-BATCH_NORM_MOMENTUM = 0.1  # weight of the newest batch in the running statistics (a decay of 0.9)
+BATCH_NORM_MOMENTUM = 0.1  # weight of the newest batch in the running statistics (decay 0.9)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Architecture(BaseArchitecture):
     the `fixed` one of Eilertsen et al.
 
     Raises:
-        ZooError: if a value is not legal, or no such network is possible.
+        ZooError: if a value is not legal, or the network is impossible.
 
     Example:
         >>> Architecture().id
@@ -65,7 +65,7 @@ class Architecture(BaseArchitecture):
         "dropout_place": ("dense", "conv"),
         "pixel_min": (-1, 0),
     }
-    # what a file asks for must be a network that a machine can hold
+    # so that a file cannot ask for more than a machine can hold
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         "filter_size": (1, 255),
         "depth_conv": (NUM_BLOCKS, 300),
@@ -80,7 +80,7 @@ class Architecture(BaseArchitecture):
     }
 
     filter_size: int = 5  # kernels are filter_size x filter_size, odd
-    depth_conv: int = 3  # convolutions in all; the last blocks get the second ones first
+    depth_conv: int = 3  # convolutions in total; the last blocks get a second one first
     width_conv: int = 8  # channels of the first block
     width_growth: int = 2  # channels of block c are width_conv * width_growth**c
     stride: int = 1  # of every convolution
@@ -91,12 +91,12 @@ class Architecture(BaseArchitecture):
     # units of the first hidden dense layer, halved at each further one; None without hidden layers
     width_fc: int | None = 128
     batch_norm: bool = True  # convolution: before the activation; dense: after it
-    # dropout closes the hidden "dense" layers or the "conv" layers; its rate is the recipe's
+    # dropout ends the hidden "dense" layers or the "conv" layers; the recipe has its rate
     dropout_place: str = "dense"
     image_channels: int = 3  # 1: gray, 3: colour (gray images tiled)
     image_size: int = 32  # pixels, height = width
-    pixel_min: int = 0  # pixels enter the network scaled to pixel_min .. 1
-    # units of the output layer; nets of Eilertsen et al.'s own release have twice as many as classes
+    pixel_min: int = 0  # pixels are scaled to pixel_min .. 1
+    # units of the output layer; networks of Eilertsen et al.'s release have two for each class
     num_outputs: int = NUM_CLASSES
 
     def __post_init__(self) -> None:
@@ -158,9 +158,7 @@ class Architecture(BaseArchitecture):
 
     @property
     def map_sizes(self) -> tuple[int, ...]:
-        """Height (= width) of the feature map after each convolution, before pooling; then that of the last
-        map after pooling.
-        """
+        """Height (= width) of each convolution's output before pooling, then of the last after pooling."""
         sizes, size = [], self.image_size
         for pool in self.pooled:
             size = (size + 2 * self.pad - self.filter_size) // self.stride + 1

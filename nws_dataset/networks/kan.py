@@ -1,7 +1,7 @@
 """Kolmogorov-Arnold networks (Liu et al. 2024, arXiv 2404.19756): every edge has a function of its own,
 w_b * silu(x) + w_s * sum_j c_j B_j(x), with B-splines B_j on a uniform grid.
 
-They classify images, or stand for an image each, as pixels' values over their coordinates.
+They classify images, or represent one image each, from coordinates to pixel values.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import torch.nn as nn
 
 COORDINATES = 2  # row and column
-COEFFICIENT_STD = 0.1  # of the splines' coefficients at first
+COEFFICIENT_STD = 0.1  # of the splines' initial coefficients
 
 
 @dataclass(frozen=True)
 class Architecture(BaseArchitecture):
-    """Layers of edges, without biases: of widths [2, width_hidden, ..., channels] where it reads coordinates,
-    [pixels, width_hidden, ..., 10] where it reads images.
+    """Layers of edges without biases, of widths [2, width_hidden, ..., channels] if it reads coordinates,
+    [pixels, width_hidden, ..., 10] if it reads images.
 
     Raises:
         ZooError: if a value is not legal.
@@ -57,7 +57,7 @@ class Architecture(BaseArchitecture):
         "grid_max": (-1e6, 1e6),
     }
 
-    reads: str = "coordinates"  # of a pixel, whose value it gives; or "images", which it classifies
+    reads: str = "coordinates"  # of a pixel, whose value it computes; or "images", which it classifies
     image_channels: int = 1  # 1 gray, 3 colour
     image_size: int = 28  # pixels, height = width
     width_hidden: int = 32  # units of each hidden layer
@@ -131,7 +131,7 @@ class Architecture(BaseArchitecture):
         return specs
 
     def edge_scores(self) -> list[TensorSpec]:
-        """Of a classifier the mean |phi(x)| of each edge over training images."""
+        """A classifier's mean |phi(x)| of each edge over training images."""
         specs: list[TensorSpec] = []
         for spec in self.tensors():
             if spec.role == "base_weight" and self.reads == "images":
@@ -190,7 +190,7 @@ class Architecture(BaseArchitecture):
         return values
 
     def initial(self, initialization: str, tensor: TensorSpec, init_std: float | None) -> Draw:
-        """w_b is uniform as by Glorot, w_s is 1, the coefficients are normal with a deviation of 0.1."""
+        """w_b is Glorot-uniform, w_s is 1, the coefficients are normal with standard deviation 0.1."""
         if tensor.role == "base_weight":
             units, inputs = tensor.shape
             return Draw("uniform", math.sqrt(6 / (inputs + units)))

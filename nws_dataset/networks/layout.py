@@ -1,8 +1,8 @@
-"""Architecture -> the layout of its row: which numbers of the flat vector are which tensor.
+"""Architecture -> the layout of its row: the name, shape and offset of each tensor in the flat vector.
 
-A network's weights are one flat row in network order: layers from input to output; in a layer weight [out,
-in, height, width], bias, then batch-norm's weight, bias, running_mean, running_var. Every tool that needs a
-shape or an offset asks here.
+A row has a network's weights in network order: layers from input to output; in a layer weight [out, in,
+height, width], bias, then batch-norm's weight, bias, running_mean, running_var. All shapes and offsets come
+from here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nws_dataset.errors import ZooError
 
 Array = TypeVar("Array")  # numpy array or torch tensor: only slicing and reshape are used
 
-MAX_WEIGHTS = 1 << 32  # of a network: what a file asks for must be something that a machine can hold
+MAX_WEIGHTS = 1 << 32  # of a network, so that a file cannot ask for more than a machine can hold
 INPUT = "input"  # the units that a network reads: channels, pixels or coordinates
 OUTPUT = "output"  # name of the output layer, and of its units
 NORM_SUFFIX = "_norm"  # a layer's batch-norm is named after the layer
@@ -34,12 +34,12 @@ class TensorSpec:
     # "spline_weight", "coefficients"
     role: str
     shape: tuple[int, ...]
-    # which units each axis of `unit_shape` counts: a layer's name, INPUT, or None (a kernel's axes, say).
-    # Axes that count the same units are permuted together, and tensors of two such axes hold edges
+    # whose units each axis of `unit_shape` counts: a layer's name, INPUT, or None (e.g. a kernel's axes).
+    # Axes of the same units are permuted together; tensors with two axes of units are edges
     units: tuple[str | None, ...]
     offset: int = 0  # index of its first number in the row
-    # the shape with the axes that `units` names, where one axis stands for several: after a flatten [units,
-    # channels, height, width]
+    # the shape with the axes of `units`, if one axis combines several: after a flatten [units, channels,
+    # height, width]
     unfolded: tuple[int, ...] | None = None
 
     @property
@@ -56,7 +56,7 @@ class TensorSpec:
 
     @property
     def trained(self) -> bool:
-        """False for batch-norm's running statistics, which no gradient reaches."""
+        """False for batch-norm's running statistics, which have no gradient."""
         return self.role not in ("norm_mean", "norm_variance")
 
     @property
@@ -148,7 +148,7 @@ class Layout:
 
 
 class HasTensors(Protocol):
-    """An architecture (`nws_dataset.networks.base.BaseArchitecture`), as far as its layout goes."""
+    """What a layout needs of an architecture (`nws_dataset.networks.base.BaseArchitecture`)."""
 
     @property
     def id(self) -> str: ...
@@ -164,7 +164,7 @@ def layout_of(architecture: HasTensors) -> Layout:
         architecture: of the network.
 
     Returns:
-        Its tensors: their names, shapes and offsets.
+        The names, shapes and offsets of its tensors.
 
     Raises:
         ZooError: if it has more than MAX_WEIGHTS.

@@ -1,4 +1,4 @@
-"""The plain PyTorch network of one model: the reference that everything fast is tested against."""
+"""The plain PyTorch network of one model: the reference for tests of all fast code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Network(nn.Module):
         dropout: probability that a unit is dropped in training mode.
 
     Raises:
-        ZooError: if one of the two is not legal.
+        ZooError: if `activation` or `dropout` is not legal.
 
     Example:
         >>> from nws_dataset import Architecture
@@ -54,7 +54,7 @@ class Network(nn.Module):
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ZooError("dropout", expected="a probability, 0 to 1", found=repr(dropout), do="choose one")
         self.architecture, self.activation, self.dropout = architecture, activation, dropout
-        layout_of(architecture)  # refuses what no machine can hold
+        layout_of(architecture)  # refuses networks that are too large
         for name, module in architecture.modules().items():
             *parents, last = name.split(".")
             parent: nn.Module = self
@@ -65,7 +65,7 @@ class Network(nn.Module):
             parent.add_module(last, module)
 
     def load_row(self, row: torch.Tensor) -> Network:
-        """Take the weights of a row.
+        """Load the weights of a row.
 
         Args:
             row: [P] floating point.
@@ -74,7 +74,7 @@ class Network(nn.Module):
             self.
 
         Raises:
-            ValueZooError: if it is no row of this architecture.
+            ValueZooError: if it is not a row of this architecture.
         """
         shape = (layout_of(self.architecture).num_weights,)
         if not isinstance(row, torch.Tensor) or row.shape != shape or not row.is_floating_point():
@@ -100,22 +100,21 @@ class Network(nn.Module):
     def forward(
         self, images: torch.Tensor, masks: Mapping[str, torch.Tensor] | None = None, *, scaled: bool = False
     ) -> torch.Tensor:
-        """Logits of images; of a network that stands for an image, the values of its pixels.
+        """Logits of images, or pixel values of a network that represents an image.
 
         Args:
-            images: [B, C, H, W]. Pixels: uint8 0..255, or floating point 0..1, which are scaled to the
-                architecture's range here. With `scaled`: what enters the first layer, as it is, e.g. a probe
-                of any values. To a network that stands for an image: [B, 2] coordinates, row and column, each
+            images: [B, C, H, W]. Pixels, uint8 0..255 or floating point 0..1, are scaled to the
+                architecture's range. With `scaled`, they are the first layer's input unchanged, of any
+                values. For a network that represents an image: [B, 2] coordinates, row and column, each
                 -1..1.
-            masks: layer -> [B, units...], factors of dropout (0 or 1 / (1 - rate)), in place of torch's own
-                draws.
-            scaled: whether `images` are in the network's range already; then they must be floating point.
+            masks: layer -> [B, units...], dropout factors (0 or 1 / (1 - rate)) in place of random ones.
+            scaled: whether `images` are already in the network's range; they must be floating point.
 
         Returns:
             [B, num_outputs], before the softmax; or [B, C] values in the architecture's range.
 
         Raises:
-            ZooError: if images are integers other than uint8, have another shape, or `scaled` ones are no
+            ZooError: if images are integers other than uint8, have another shape, or are `scaled` but not
                 floating point.
 
         Example:
@@ -180,8 +179,7 @@ def check_activation(activation: str | None, architecture: BaseArchitecture) -> 
 def network_input(
     architecture: BaseArchitecture, images: torch.Tensor, dtype: torch.dtype, *, scaled: bool
 ) -> torch.Tensor:
-    """What enters the first layer: images or coordinates as `Network.forward` takes them, checked and
-    scaled; of integers, `dtype` is made.
+    """The input of `Network.forward`, checked and scaled for the first layer; integers become `dtype`.
 
     Raises:
         ZooError: as `Network.forward`.
@@ -195,7 +193,7 @@ def network_input(
 
 
 def parameters(**shapes: tuple[int, ...]) -> nn.Module:
-    """A module of parameters alone, small random numbers at first."""
+    """A module that only has parameters, initialized with small random numbers."""
     module = nn.Module()
     for name, shape in shapes.items():
         module.register_parameter(name, nn.Parameter(torch.randn(shape) / shape[-1]))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STAGES = 3  # each but the first halves the maps and doubles the channels
 KERNEL = 3
 NORM_EPSILON = 1e-5
-# of CIFAR-10's colours, 0 .. 255: pixels are normalised by these
+# of CIFAR-10's colours, 0 .. 255, to normalise pixels
 PIXEL_MEAN = (125.307, 122.961, 113.8575)
 PIXEL_STD = (51.5865, 50.847, 51.255)
 
@@ -29,8 +29,8 @@ PIXEL_STD = (51.5865, 50.847, 51.255)
 class Architecture(BaseArchitecture):
     """Convolution - norm - relu, three blocks, global average, dense layer.
 
-    A block is convolution - norm - relu - convolution - norm, and what enters it is added before its last
-    relu: as it is in the first stage, in the others after a 1 x 1 convolution and a norm. Norms are GroupNorm
+    A block is convolution - norm - relu - convolution - norm, and its input is added before its last relu:
+    unchanged in the first stage, in the others after a 1 x 1 convolution and a norm. Norms are GroupNorm
     with one group.
 
     Raises:
@@ -67,7 +67,7 @@ class Architecture(BaseArchitecture):
         return torch.sub(255 * pixels, mean) / std
 
     def _blocks(self) -> Iterator[tuple[str, int, int, int, str, str]]:
-        """Of each block: name, inputs, units, stride, and which units enter and leave it."""
+        """Each block's name, inputs, units, stride, and the names of its input and output units."""
         width, entering = self.width_conv, "conv1"
         for stage in range(STAGES):
             units, leaving = self.width_conv << stage, "conv1" if stage == 0 else f"layer{stage + 1}"
@@ -75,9 +75,9 @@ class Architecture(BaseArchitecture):
             width, entering = units, leaving
 
     def _convolutions(self) -> Iterator[tuple[str, str, tuple[int, int, int], int, tuple[str, str]]]:
-        """Of each convolution: its name, its norm's, (units, inputs, kernel), stride, the units of both.
+        """Each convolution's name, its norm's, (units, inputs, kernel), stride, the names of both units.
 
-        A stage's blocks write into one residual stream, so that all that is added shares its units.
+        A stage's blocks write into one residual stream, so all that is added shares its units.
         """
         yield "conv1", "ln1", (self.width_conv, self.image_channels, KERNEL), 1, ("conv1", INPUT)
         for block, width, units, stride, entering, leaving in self._blocks():

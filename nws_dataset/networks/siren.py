@@ -1,8 +1,7 @@
-"""SIRENs (Sitzmann et al. 2020, arXiv 2006.09661) that stand for an image each: sine layers from a pixel's
-coordinates to its value.
+"""SIRENs (Sitzmann et al. 2020, arXiv 2006.09661) that represent one image each: pixel coordinates -> value.
 
-Both published conventions of such zoos are instances: that of DWSNets (arXiv 2301.12780; the defaults), and
-that of NFN (arXiv 2302.14040: no offset, pixels in -1 .. 1).
+Both published conventions of such zoos are instances: DWSNets' (arXiv 2301.12780; the defaults), and NFN's
+(arXiv 2302.14040: no offset, pixels in -1 .. 1).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Many networks of one architecture as one module: faster than one after the other, and differentiable in
-all of their weights at once.
+"""Many networks of one architecture as one module: faster than one by one, and differentiable in all weights.
 
-Of each layer the networks' maps stand side by side as groups of channels, so that a layer of several networks
-is one call of torch. `nws_dataset.networks.network.Network` is the reference.
+The networks' feature maps are groups of channels side by side, so a layer of several networks is one call of
+torch. `nws_dataset.networks.network.Network` is the reference.
 
 Axes: N networks, P weights, B images, C channels of a network, H W pixels, I inputs and O outputs of a layer.
 """
@@ -23,26 +22,25 @@ from nws_dataset.networks.cnn import BATCH_NORM_EPSILON
 from nws_dataset.networks.layout import NORM_SUFFIX, OUTPUT, layout_of
 from nws_dataset.networks.network import ACTIVATIONS, Network, check_activation, network_input
 
-# bytes of the largest map of the networks that go through a layer together: on a CPU it stays in the cache
+# of the largest feature map of the networks that run together: it stays in the cache
 CPU_MAP_BYTES = 2 << 20
 MAP_BYTES = 1 << 28
 
 
 class Networks(nn.Module):
-    """Networks of one architecture in evaluation mode: one call gives the logits of all. `Zoo.networks` makes
-    it.
+    """Networks of one architecture in evaluation mode: one call gives all logits. `Zoo.networks` makes it.
 
-    Gradients reach `images` and the `weights` of a call: all of them, the running statistics of batch-norm
-    included. The networks' own weights are a buffer, which `.to(...)` moves and no optimizer trains.
+    Gradients reach the `images` and all `weights` of a call, batch-norm's running statistics included. The
+    networks' own weights are a buffer: `.to(...)` moves it, no optimizer trains it.
 
     Args:
         architecture: of all the networks.
         activations: N of "relu", "elu", "sigmoid", "tanh".
-        weights: [N, P] floating point, a row of each network.
+        weights: [N, P] floating point, one row per network.
 
     Raises:
         ZooError: if an activation is not legal.
-        ValueZooError: if there are no networks, or the weights are no rows of this architecture, one for each
+        ValueZooError: if there are no networks, or weights are not one row of this architecture per
             activation.
 
     Example:
@@ -76,20 +74,20 @@ class Networks(nn.Module):
     def forward(
         self, images: torch.Tensor, weights: torch.Tensor | None = None, *, scaled: bool = False
     ) -> torch.Tensor:
-        """Logits that each network gives the images.
+        """Each network's logits of the images.
 
         Args:
-            images: [B, C, H, W], the same for all networks, as `Network.forward` takes them: uint8 pixels
-                0..255, floating point 0..1, or with `scaled` what enters the first convolution.
+            images: [B, C, H, W] for all networks, as in `Network.forward`: pixels, uint8 0..255 or floating
+                point 0..1, or with `scaled` the first layer's input.
             weights: [N, P] floating point, in place of the networks' own; None for these.
-            scaled: whether `images` are in the networks' range already; then they must be floating point.
+            scaled: whether `images` are already in the networks' range; they must be floating point.
 
         Returns:
             [N, B, num_outputs], before the softmax.
 
         Raises:
-            ZooError: if images are no such images.
-            ValueZooError: if weights are no rows of this architecture, one for each network.
+            ZooError: as `Network.forward`, for images.
+            ValueZooError: if weights are not one row of this architecture per network.
 
         Example:
             >>> from nws_dataset import Architecture
@@ -105,7 +103,7 @@ class Networks(nn.Module):
         else:
             self._check(weights)
         x = network_input(self.architecture, images, weights.dtype, scaled=scaled)
-        # grouped convolutions are faster so, on a CPU twice
+        # grouped convolutions are faster in this format, twice on a CPU
         if isinstance(self.architecture, cnn.Architecture):
             x = x.contiguous(memory_format=torch.channels_last)
         alike: dict[str, list[int]] = {}  # networks of each activation
@@ -118,7 +116,7 @@ class Networks(nn.Module):
         return torch.cat(logits)[order.argsort()]
 
     def _logits(self, x: torch.Tensor, weights: torch.Tensor, activation: str) -> torch.Tensor:
-        """[N, B, O] of networks with the same activation, a few of them at a time."""
+        """[N, B, O] of networks with the same activation, a few at a time."""
         architecture = self.architecture
         if not isinstance(architecture, cnn.Architecture):
             return self._logits_mapped(x, weights, activation)
@@ -129,7 +127,7 @@ class Networks(nn.Module):
         return torch.cat([_convolutional(architecture, x, part, activation) for part in parts])
 
     def _logits_mapped(self, x: torch.Tensor, weights: torch.Tensor, activation: str) -> torch.Tensor:
-        """The plain network of any kind, mapped over the networks' weights."""
+        """[N, B, O] of any kind: the plain network, mapped over the networks' weights."""
         architecture = self.architecture
         with torch.device("meta"):
             network = Network(architecture, activation).eval()
@@ -143,7 +141,7 @@ class Networks(nn.Module):
         return mapped
 
     def _check(self, weights: torch.Tensor) -> None:
-        """Raise a ValueZooError unless they are a row of each network."""
+        """Raise a ValueZooError unless weights are one row per network."""
         shape = [len(self.activations), layout_of(self.architecture).num_weights]
         if (
             not isinstance(weights, torch.Tensor)
@@ -189,9 +187,7 @@ def _convolutional(
 
 
 def _norm(tensors: dict[str, torch.Tensor], layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Batch-norm of a layer as x * scale + shift, [N, O] each: torch's own has no gradient for its running
-    statistics.
-    """
+    """Batch-norm as x * scale + shift, [N, O] each: torch's has no gradient for its running statistics."""
     weight, bias, mean, variance = (
         tensors[f"{layer}{NORM_SUFFIX}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
     )

@@ -1,4 +1,4 @@
-"""Where values are: a file of the zoo, an offset and a length in it, and the digest of these bytes."""
+"""Where values are stored: a file of the zoo, an offset, a length, and the SHA-256 of the bytes there."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nws_dataset.format.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.reading.index import Columns, Indices
 
 BYTE_RANGE_COLUMNS = ("file", "offset", "length", "sha256")  # of the index
-# Takes values of one length, [n, length] uint8, and their indices among the byte ranges. It may be called
-# from several threads, in any order.
+# Receives values of one length, [n, length] uint8, with their indices among the byte ranges; called from
+# several threads, in any order.
 Deliver = Callable[[slice | np.ndarray, np.ndarray], None]
 
 
 class ByteRange(NamedTuple):
-    """Where a value is in a file of the zoo."""
+    """Where one value is stored."""
 
     file: str
     offset: int
@@ -32,11 +32,11 @@ class ByteRange(NamedTuple):
     def check(self, manifest: Manifest, where: object) -> None:
         """Raise a ZooError unless the range is in a file that nws.json lists.
 
-        `where` is what has the files.
+        `where` names the zoo in errors.
         """
         entry = manifest.files.get(self.file)
         if entry is None:
-            resolve_inside(str(where), self.file)  # an illegal path is told as such
+            resolve_inside(str(where), self.file)  # names an illegal path
             raise ZooError(
                 where,
                 expected=f"a file that {MANIFEST_NAME} lists",
@@ -52,20 +52,20 @@ class ByteRange(NamedTuple):
 
 @dataclass(eq=False)
 class ByteRanges:
-    """The byte ranges of N snapshots, column by column. Digests are read when they are asked for."""
+    """The byte ranges of N snapshots, as columns. Digests are read on first use."""
 
-    files: list[str]  # that the ranges are in
-    file_indices: np.ndarray  # [N], the file of each range, in `files`
+    files: list[str]  # the distinct files
+    file_indices: np.ndarray  # [N], the index of each range's file in `files`
     offsets: np.ndarray  # [N] int64
     lengths: np.ndarray  # [N] int64
     columns: Columns  # of the index
-    indices: np.ndarray  # [N], where the snapshots stand in the columns
-    starts: list[int] | None = None  # first ranges of `runs`, where the ranges are known to be sorted
-    checked: Manifest | None = None  # in whose files they are
+    indices: np.ndarray  # [N], the snapshots' indices in the columns
+    starts: list[int] | None = None  # where each run of `runs` starts; None unless the ranges are sorted
+    checked: Manifest | None = None  # the manifest that `check` passed for
 
     @classmethod
     def of(cls, columns: Columns, indices: Indices) -> ByteRanges:
-        """The byte ranges of snapshots , from BYTE_RANGE_COLUMNS."""
+        """The byte ranges of snapshots, from BYTE_RANGE_COLUMNS."""
         file, part = (
             columns["file"],
             np.arange(indices.start, indices.stop) if isinstance(indices, range) else indices,
@@ -84,7 +84,7 @@ class ByteRanges:
         return len(self.offsets)
 
     def __getitem__(self, chosen: slice | np.ndarray) -> ByteRanges:
-        """Some of the ranges; a slice is consecutive."""
+        """Some of the ranges; a slice must be consecutive."""
         starts = None
         if self.starts is not None and isinstance(chosen, slice):
             first, stop, _ = chosen.indices(len(self))
@@ -109,7 +109,7 @@ class ByteRanges:
     def check(self, manifest: Manifest, where: object) -> None:
         """Raise a ZooError unless all ranges are in files that nws.json lists.
 
-        `where` is what has the files.
+        `where` names the zoo in errors.
         """
         if self.checked is manifest:
             return
@@ -124,9 +124,7 @@ class ByteRanges:
         self.checked = manifest
 
     def sorted(self) -> tuple[ByteRanges, np.ndarray | None]:
-        """The ranges file by file in rising order, ready for `runs`, and their indices; None if they
-        are so already.
-        """
+        """The ranges sorted by file and offset for `runs`, and their indices; None if they were sorted."""
         if self.starts is not None:
             return self, None
         files, steps = np.diff(self.file_indices), np.diff(self.offsets)
@@ -138,8 +136,8 @@ class ByteRanges:
     def _with_starts(self) -> ByteRanges:
         steps = np.diff(self.offsets)
         same = (np.diff(self.file_indices) == 0) & (np.diff(self.lengths) == 0) & (steps >= self.lengths[:-1])
-        ends = np.flatnonzero(~same).tolist()  # after these ranges a run must end
-        turns = (np.flatnonzero(steps[1:] != steps[:-1]) + 1).tolist()  # after these, if it has begun before
+        ends = np.flatnonzero(~same).tolist()  # a run must end after these ranges
+        turns = (np.flatnonzero(steps[1:] != steps[:-1]) + 1).tolist()  # and after these if it began earlier
         starts, start, last = [], 0, len(self) - 1
         while start <= last:
             starts.append(start)
@@ -148,6 +146,6 @@ class ByteRanges:
         return dataclasses.replace(self, starts=starts)
 
     def runs(self) -> Iterator[slice]:
-        """Of sorted ranges: neighbours of one file and length whose offsets rise by equal steps."""
+        """Slices of sorted ranges: one file, one length, evenly spaced offsets."""
         assert self.starts is not None, "byte ranges are not sorted"
         return map(slice, self.starts, [*self.starts[1:], len(self)])

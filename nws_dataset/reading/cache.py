@@ -1,8 +1,6 @@
-"""Values that were fetched from the Hub, kept on disk under their own digests, the longest unused ones
-dropped when there are too many.
+"""A disk cache of values from the Hub, named by digest; beyond a limit the least recently used are dropped.
 
-It only saves time: a cache that cannot be written gives what it has, and one that cannot be read gives
-nothing; neither is an error.
+It only saves time: failing to write or read it is never an error.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.files import temporary_name
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-KEPT_SHARE = 0.9  # part of the limit that stays when values are dropped
-ABANDONED_SECONDS = 86400.0  # a temporary file that is older belongs to nobody who still writes
+KEPT_SHARE = 0.9  # dropping values stops at this share of the limit
+ABANDONED_SECONDS = 86400.0  # an older temporary file has no living writer
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +29,22 @@ class Cache:
     """A folder of values, each a file named after its SHA-256. Several processes may share it.
 
     Args:
-        folder: made when the first value comes.
-        limit: bytes; beyond it the values that were not used for longest go. 0 keeps nothing.
+        folder: made with the first value.
+        limit: bytes; beyond it, the least recently used values are dropped. 0 keeps nothing.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self._size: int | None = None  # bytes of all files; known after the first look
-        self._warned = False  # that it cannot be written
+        self._size: int | None = None  # bytes of all files; None until they are counted
+        self._warned = False  # whether a failed write was reported
         self._lock = threading.Lock()
 
     def has(self, digest: str) -> bool:
-        """Whether a value is here, not looked into."""
+        """Whether a value is here; its content is not checked."""
         return os.path.exists(self._path(digest))
 
     def get(self, digest: str, size: int | None = None) -> bytes | None:
-        """The value of a digest, of so many bytes; None if it is not here, or not whole: then it goes."""
+        """The value of a digest, `size` bytes long; None if missing or damaged (then removed)."""
         path = self._path(digest)
         try:
             status = path.stat()
@@ -55,12 +53,12 @@ class Cache:
         except (
             OSError,
             ValueError,
-        ):  # not here, dropped by another process a moment ago, not to be read, or a folder that is no name
+        ):  # missing, just dropped by another process, unreadable, or an illegal folder name
             return None
         right = whole and hashlib.sha256(value).hexdigest() == digest
-        with contextlib.suppress(OSError):  # it may not be ours to change
+        with contextlib.suppress(OSError):  # the file may belong to another user
             if right:
-                os.utime(path)  # used now
+                os.utime(path)  # mark as just used
             else:
                 path.unlink()
         return value if right else None
@@ -68,7 +66,7 @@ class Cache:
     def put(self, digest: str, value: bytes | memoryview) -> None:
         """Keep a value, if that is possible.
 
-        No fsync: what a power cut damages does not fit its digest, and is fetched again.
+        No fsync: what a power cut damages fails its digest, and is fetched again.
         """
         if len(value) > self.limit:
             return
@@ -86,7 +84,7 @@ class Cache:
                 self._size = self._measure() if self._size is None else self._size + len(value)
                 if self._size > self.limit:
                     self._drop()
-        except (OSError, ValueError) as error:  # a folder that cannot be listed is one of them
+        except (OSError, ValueError) as error:  # including a folder that cannot be listed
             if not self._warned:
                 self._warned = True
                 logger.warning(
@@ -96,7 +94,7 @@ class Cache:
                 )
 
     def _path(self, digest: str) -> Path:
-        # it comes from an index, and must not lead out of the folder
+        # it comes from an index, and must not lead outside the folder
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             raise ZooError(
                 "index",
@@ -109,7 +107,7 @@ class Cache:
     def _files(self) -> list[tuple[float, int, Path]]:
         """(time of last use, bytes, path) of every value.
 
-        What else is there belongs to a process that writes it, or to nobody.
+        Other files are being written, or abandoned.
         """
         found = []
         for path in self.folder.glob("*/*"):
@@ -125,12 +123,12 @@ class Cache:
         return sum(size for _, size, _ in self._files())
 
     def _drop(self) -> None:
-        """Remove values, the longest unused first, until they are well below the limit."""
+        """Remove the least recently used values until the rest is well below the limit."""
         files = sorted(self._files())
         self._size = sum(size for _, size, _ in files)
         for _, size, path in files:
             if self._size <= KEPT_SHARE * self.limit:
                 break
-            with contextlib.suppress(OSError):  # gone already, or not ours to remove
+            with contextlib.suppress(OSError):  # already gone, or another user's
                 path.unlink(missing_ok=True)
                 self._size -= size

@@ -1,9 +1,9 @@
-"""`SnapshotDataset`: snapshots of a zoo as torch's DataLoader takes them.
+"""`SnapshotDataset`: snapshots of a zoo for torch's DataLoader.
 
-A batch is read when it is asked for, together: of each architecture the weights as one stack, of which a view
-is made once. From the Hub, what lies beside the snapshots of a batch comes with them.
+A batch is read as a whole: the weights of each architecture as one stack, which is turned into a view at
+once. From the Hub, values stored close to those of a batch are fetched with them.
 
-Axes: N snapshots of the data set, B of a batch, P weights.
+Axes: N snapshots of the data set, B snapshots of a batch, P weights.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from nws_dataset.views.indices import smallest_side
 from nws_dataset.views.layer_tuples import LayerTuples
 from nws_dataset.views.tokens import Tokens
 
-# view -> what each network has of its own, and what all of an architecture have in common
+# view -> (fields of each network, fields shared by all networks of an architecture)
 FIELDS: dict[type[Any], tuple[tuple[str, ...], tuple[str, ...]]] = {
     Graph: (("x", "edge_attr"), ("edge_index",)),
     LayerTuples: (("weights", "biases", "norms"), ()),
     Tokens: (("tokens",), ("mask", "position")),
 }
-DTYPES = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float32}  # numpy's kind -> of targets
-NEIGHBOURHOOD_BYTES = 1 << 18  # of a file on the Hub: about as many as come in the time that a request takes
+DTYPES = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float32}  # numpy's kind -> dtype of targets
+NEIGHBOURHOOD_BYTES = 1 << 18  # of a file on the Hub: a request takes about as long as these bytes
 
 
 class Reader(Protocol):
-    """What a data set asks of a `Zoo`."""
+    """What a data set needs of a `Zoo`."""
 
     @property
     def name(self) -> str: ...
@@ -54,19 +54,19 @@ class Reader(Protocol):
 
 
 class SnapshotDataset(Dataset[Any]):
-    """Snapshots of a zoo, a map-style data set of torch. `Zoo.dataset` makes it and tells what its items are.
+    """Snapshots of a zoo as a map-style data set of torch, made by `Zoo.dataset`, which describes its items.
 
-    A DataLoader may read it in worker processes, however they are started.
+    A DataLoader may use any kind of worker processes.
 
     Args:
         zoo: the zoo.
-        snapshots: of its index.
+        snapshots: lines of its index.
         view: Graph, LayerTuples, Tokens, or None for the rows themselves.
-        target: what is to be predicted, a column or [N, ...] numbers; None for items without `y`.
+        target: what to predict, a column or [N, ...] numbers; None for items without `y`.
         options: of `view.from_rows`.
 
     Raises:
-        ValueZooError: if there is no such view, or the targets are no finite numbers, one for each snapshot.
+        ValueZooError: if there is no such view, or targets are not finite, or not one per snapshot.
         ZooError: if there is no such column.
 
     Example:
@@ -95,20 +95,20 @@ class SnapshotDataset(Dataset[Any]):
         self.zoo, self.snapshots, self.view = zoo, snapshots, view
         self.targets = None if target is None else _targets(snapshots, target)
         self._digest = zoo.manifest.digest
-        self._neighbourhoods: _Neighbourhoods | None = None  # known when the first batch is read
+        self._neighbourhoods: _Neighbourhoods | None = None  # set with the first batch
         column = snapshots._columns["architecture_json"]
-        self._codes = part_of(column.codes, snapshots._indices)  # [N], of the architectures
+        self._codes = part_of(column.codes, snapshots._indices)  # [N], keys of `_architectures`
         self._architectures = {
             code: architecture_from_json(column.distinct[code]) for code in np.unique(self._codes).tolist()
         }
-        if view is Graph and self._architectures:  # so that the edges of all graphs have one width
+        if view is Graph and self._architectures:  # the edges of all graphs get the same width
             options.setdefault("kernel_size", max(map(smallest_side, self._architectures.values())))
         self._options, self._graph_type = options, _graph_type() if view is Graph else dict
-        for architecture in list(self._architectures.values())[:1]:  # a wrong option is found here
+        for architecture in list(self._architectures.values())[:1]:  # reports a wrong option now
             self._items(architecture, torch.empty(0, layout_of(architecture).num_weights), None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of the index, a worker gets what reading needs."""
+        """A worker gets only the columns of the index that reading needs."""
         needed = Snapshots(self.snapshots.select(READ_COLUMNS))
         return {**self.__dict__, "snapshots": needed, "_neighbourhoods": None}
 
@@ -126,7 +126,7 @@ class SnapshotDataset(Dataset[Any]):
         return len(self.snapshots)
 
     def __getitem__(self, index: int) -> Any:
-        """The item of a snapshot; raises an IndexError if there is none, a ZooError as `Zoo.row`."""
+        """The item of a snapshot. Raises an IndexError if there is none, a ZooError as `Zoo.row`."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
@@ -165,8 +165,8 @@ class SnapshotDataset(Dataset[Any]):
         ]
 
     def _prefetch(self, batch: np.ndarray) -> None:
-        """From the Hub, fetch what lies beside the snapshots of a batch as well, if the cache can hold the
-        whole data set: other batches of a shuffled pass will ask for it.
+        """From the Hub, also fetch the neighbours of a batch if the cache can hold the whole data set: later
+        batches of a shuffled pass need them.
         """
         if not self.zoo.files.cache_bytes:
             return
@@ -178,10 +178,10 @@ class SnapshotDataset(Dataset[Any]):
 
 
 class _Neighbourhoods:
-    """Which values of a data set lie close together in their files.
+    """Groups of values of a data set that are stored close together.
 
     Args:
-        byte_ranges: [N], of the values.
+        byte_ranges: [N], where the values are.
     """
 
     def __init__(self, byte_ranges: ByteRanges) -> None:
@@ -192,7 +192,7 @@ class _Neighbourhoods:
         self._given = np.zeros(len(distinct), bool)
 
     def of(self, batch: np.ndarray) -> ByteRanges:
-        """The values in the neighbourhoods of some of them; of each neighbourhood once."""
+        """The values in the neighbourhoods of a batch; a neighbourhood is returned only once."""
         wanted = np.unique(self._neighbourhood[batch])
         wanted = wanted[~self._given[wanted]]
         self._given[wanted] = True
@@ -203,7 +203,7 @@ def _targets(snapshots: Snapshots, target: str | npt.ArrayLike | torch.Tensor) -
     """[N, ...] bool, integers or float32, finite.
 
     Raises:
-        ValueZooError: if they are no such numbers, or another number of them than snapshots.
+        ValueZooError: if they are not, or are not as many as the snapshots.
     """
     where = f"column {target}" if isinstance(target, str) else "target"
     if not isinstance(target, torch.Tensor):
@@ -224,14 +224,14 @@ def _targets(snapshots: Snapshots, target: str | npt.ArrayLike | torch.Tensor) -
 
 
 def _unstacked(value: Any, count: int) -> Sequence[Any]:
-    """Of each network its part of a tensor [n, ...], or of each tensor of a tuple."""
+    """Each network's part of a tensor [n, ...], or of every tensor of a tuple."""
     if isinstance(value, torch.Tensor):
         return value.unbind()
     return list(zip(*(tensor.unbind() for tensor in value), strict=True)) if value else [()] * count
 
 
 def _graph_type() -> type[Any]:
-    """PyTorch Geometric's Data; dict where it is not installed."""
+    """PyTorch Geometric's Data; dict if it is not installed."""
     try:
         data: type[Any] = importlib.import_module("torch_geometric.data").Data
     except ModuleNotFoundError as error:

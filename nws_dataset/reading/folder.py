@@ -1,8 +1,7 @@
-"""A zoo's files in a local folder: values are read through memory maps, slices through single reads of the
-file.
+"""A zoo's files in a local folder: whole values are read through memory maps, slices by single reads.
 
-A zoo may grow while it is read. A folder keeps to the state that it was opened in: what has moved is found
-again by its SHA-256.
+A zoo may grow while it is read. A folder keeps serving the state that it was opened in: values that have
+moved are found again by their SHA-256.
 """
 
 from __future__ import annotations
@@ -30,36 +29,35 @@ from nws_dataset.reading.byte_ranges import ByteRange, ByteRanges, Deliver
 from nws_dataset.reading.index import Columns, open_index
 from nws_dataset.reading.zoo_files import ReadPart
 
-OPEN_FILES = 128  # kept open for slices: well below the usual limit of 1024 files a process, and below 256
-CHANGE_SECONDS = 5.0  # seconds that a file may be other than listed while a new state comes into the folder
-PAUSE_SECONDS = 0.02  # seconds before another look
+OPEN_FILES = 128  # kept open for slices: below common limits for a process, 1024 and 256
+CHANGE_SECONDS = 5.0  # how long files may differ from nws.json while a new state moves in
+PAUSE_SECONDS = 0.02  # between two looks
 Opened = TypeVar("Opened")
 
 
 class _FolderChanged(Exception):
-    """A file of the state that was opened is no longer there: the folder has a new one."""
+    """A file of the opened state is gone: the folder has a new state."""
 
 
 class Folder:
     """A local folder.
 
-    Weights are read unchecked unless `check` is set: a flipped bit in a file is then a flipped bit in a
-    weight.
+    Weights are not verified unless `check` is set: a flipped bit in a file is a flipped bit in a weight.
 
     Args:
         path: of the folder.
-        check: verify the SHA-256 of every value that is read.
+        check: verify the SHA-256 of every value.
 
     Raises:
         ZooError: if the folder is not a zoo.
     """
 
-    cache_bytes = 0  # its files are at hand
+    cache_bytes = 0  # local files need no cache
 
     def __init__(self, path: str | Path, *, check: bool = False) -> None:
         try:
             self.path = Path(path).resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # loops of links, names that are no text
+        except (OSError, RuntimeError, ValueError) as error:  # looping links, names that are not text
             raise ZooError(
                 path,
                 expected="the folder of a zoo",
@@ -67,25 +65,25 @@ class Folder:
                 do="name a folder that nws-build wrote",
             ) from error
         self.check = check
-        self._maps: dict[str, memoryview] = {}  # a map keeps its file's content, but no file open
+        self._maps: dict[str, memoryview] = {}  # a map keeps no file open
         self._files: dict[str, _OpenFile] = {}
-        self._lock = threading.Lock()  # of the two
+        self._lock = threading.Lock()  # for these two
         self._next: Folder | None = None  # the same folder in a later state
         self._open_state()
 
     @property
     def name(self) -> str:
-        """What errors and people call it."""
+        """Its name in error messages."""
         return str(self.path)
 
     @property
     def origin(self) -> str:
-        """What a dataset remembers it by."""
+        """What a loaded dataset stores to find its zoo again."""
         return str(self.path)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of `Zoo`, to open the same files again."""
+        """Arguments of `Zoo` that open the same files again."""
         return {"path": self.path, "check": self.check}
 
     def where(self, byte_range: ByteRange) -> str:
@@ -96,7 +94,7 @@ class Folder:
     def columns(self) -> Columns:
         """The snapshots of all index files, checked against nws.json.
 
-        From then on the folder keeps to their state.
+        From then on the folder keeps serving this state.
 
         Raises:
             ZooError: if one is missing or not the file that nws.json lists.
@@ -134,11 +132,10 @@ class Folder:
         return value
 
     def prefetch(self, byte_ranges: ByteRanges) -> None:
-        """Nothing: the files are at hand."""
+        """Does nothing: the files are local."""
 
     def read(self, byte_ranges: ByteRanges, deliver: Deliver) -> None:
-        """Hand over the values in byte ranges, as read-only views of the files: values at equal distances are
-        one array.
+        """Deliver the values of byte ranges as read-only views of the files, evenly spaced ones as one array.
 
         Raises:
             ZooError: as `value`.
@@ -170,10 +167,9 @@ class Folder:
 
     @property
     def read_part(self) -> ReadPart | None:
-        """Reads bytes of a value, from a byte of it on, into a contiguous array: these and no others; None if
-        values are checked.
+        """Reads part of a value into a contiguous array, and nothing else; None if values are checked.
 
-        Raises a ZooError as `value`, or if the value ends before.
+        Raises a ZooError as `value`, or if the value ends too early.
         """
         return None if self.check else self._read_part
 
@@ -203,16 +199,16 @@ class Folder:
     # Files
 
     def _content(self, file: str) -> memoryview:
-        """The content of a file of the state that was opened."""
-        with self._lock:  # two threads would map it twice
+        """The content of a file of the opened state."""
+        with self._lock:  # else two threads map it twice
             if file not in self._maps:
                 self._maps[file] = self._opened(file, _mapped, len)
             return self._maps[file]
 
     def _file(self, file: str) -> _OpenFile:
-        """A file of the state that was opened, open.
+        """A file of the opened state, for reading.
 
-        Those that were opened first are closed first, when no thread reads them any more.
+        Beyond OPEN_FILES the one opened first is closed, once no thread reads it.
         """
         with self._lock:
             if file not in self._files:
@@ -223,11 +219,11 @@ class Folder:
             return self._files[file]
 
     def _opened(self, file: str, open_one: Callable[[Path], Opened], size: Callable[[Opened], int]) -> Opened:
-        """A file of the state that was opened, by its name.
+        """Open a file of the opened state by its name.
 
         Raises:
-            ZooError: if it is missing, cannot be read, or has another size than is listed.
-            _FolderChanged: if the folder has a new state, and another file there.
+            ZooError: if it is missing, cannot be read, or does not have the listed size.
+            _FolderChanged: if the folder has a new state with another file there.
         """
         for another in _attempts():
             opened, failure = None, None
@@ -256,7 +252,7 @@ class Folder:
         raise AssertionError
 
     def _open_freeing_descriptors(self, open_one: Callable[[Path], Opened], path: Path) -> Opened:
-        """A file, opened; where the process may open no more, those that are kept are closed first."""
+        """Open a file; if the process may open no more, close the kept ones and try again."""
         try:
             return open_one(path)
         except OSError as error:
@@ -266,7 +262,7 @@ class Folder:
         return open_one(path)
 
     def _index_file(self, file: str) -> mmap.mmap:
-        """The content of an index file as a map, of which no page is in memory before it is read."""
+        """An index file as a memory map of its own; no page is in memory until it is read."""
         path, expected = self.manifest.locate(self.path, file), self.manifest.files[file].sha256
         digest = hashlib.sha256()
         try:
@@ -285,7 +281,7 @@ class Folder:
     # States
 
     def _open_state(self) -> None:
-        """Read nws.json, of the state that the folder has now."""
+        """Read nws.json of the folder's present state."""
         for another in _attempts():
             self._state = self._read_signature()
             try:
@@ -299,16 +295,16 @@ class Folder:
         self._maps, self._files = {}, {}
 
     def _read_signature(self) -> tuple[object, ...]:
-        """What tells one state of the folder from another."""
+        """A signature of the folder's present state."""
         return tuple(_signature(self.path / name) for name in (f"{PENDING}/{MANIFEST_NAME}", MANIFEST_NAME))
 
     def _is_changing(self) -> bool:
-        """Whether the folder has, or is just getting, another state than the one that was opened."""
+        """Whether the folder has left the opened state, or is about to."""
         state = self._read_signature()
         return state != self._state or state[0] is not None
 
     def _newest(self) -> Folder:
-        """The folder in the state that it has now."""
+        """The folder in its present state."""
         state = self._read_signature()
         if state == self._state:
             return self
@@ -321,11 +317,10 @@ class Folder:
         return self._next._newest()
 
     def _find_again(self, byte_ranges: ByteRanges) -> tuple[Folder, ByteRanges]:
-        """Byte ranges whose file is no longer there: where the same values are in the state that the folder
-        has now.
+        """Find the values of byte ranges whose file is gone: where they are in the folder's present state.
 
         Raises:
-            ZooError: if one is no longer there.
+            ZooError: if a value is gone.
         """
         newest = self._newest()
         wanted, there = (
@@ -340,7 +335,7 @@ class Folder:
 
 
 def _attempts() -> Iterator[bool]:
-    """Attempts for CHANGE_SECONDS seconds: whether there will be another one."""
+    """Attempts during CHANGE_SECONDS; each yields whether another may follow."""
     stop = time.monotonic() + CHANGE_SECONDS
     while time.monotonic() < stop:
         yield True
@@ -349,7 +344,7 @@ def _attempts() -> Iterator[bool]:
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from the one that was there before; None if there is none."""
+    """A signature that changes when the file is replaced; None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -358,17 +353,14 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 
 def _mapped(path: Path) -> memoryview:
-    """A file's content as a map; the file itself is closed again."""
+    """A file's content as a memory map; the file itself is closed again."""
     check_file(path)
     with pa.memory_map(os.fsencode(path)) as file:
         return memoryview(file.read_buffer()).cast("B")
 
 
 class _OpenFile:
-    """A file's descriptor, closed when it is no longer in use.
-
-    The system is told that reads are random, and reads nothing ahead.
-    """
+    """A file descriptor, closed when it is no longer in use, with the system's read-ahead switched off."""
 
     def __init__(self, path: Path) -> None:
         self.number = open_descriptor(path)

@@ -1,7 +1,6 @@
-"""A zoo's files in a repository on the Hub: the index whole, of the weights only the ranges that are asked
-for.
+"""A zoo's files in a repository on the Hub: the index is fetched whole, weights only as they are needed.
 
-Neighbouring values are one request. What comes is checked against its SHA-256, and kept in a cache on disk.
+Neighbouring values are one request. Values are checked against their SHA-256, and cached on disk.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from nws_dataset.reading.zoo_files import ReadPart
 from nws_dataset.remote import MEMORY_BYTES, CommitCache, Remote, check_revision
 
 PARALLEL = 8  # requests at a time
-MAX_GAP = 0.05  # values are fetched together if what lies between them is at most this part of the next one
-RANGE_BYTES = 32 << 20  # of one request, unless one value is larger
-CACHE_BYTES = 20 * 10**9  # kept on disk, unless told otherwise
-SHOWN_BYTES = 32 << 20  # a fetch of more shows a progress bar
+MAX_GAP = 0.05  # values share a request if the gap is at most this share of the next value
+RANGE_BYTES = 32 << 20  # at most in one request, unless a single value is larger
+CACHE_BYTES = 20 * 10**9  # kept on disk by default
+SHOWN_BYTES = 32 << 20  # larger fetches show a progress bar
 
-Wanted = tuple[int, ByteRange]  # a byte range, and its index among those that were asked for
+Wanted = tuple[int, ByteRange]  # (index among those requested, byte range)
 
 
 class Repository:
@@ -45,8 +44,7 @@ class Repository:
         revision: a branch, tag or commit; None is the main branch.
         token: of a user who may read it; None is the stored login.
         cache_dir: files are kept in its folder `nws`; None is huggingface_hub's home (HF_HOME).
-        cache_bytes: index and weights kept on disk; beyond that, those that were not used for longest go. 0
-            keeps none.
+        cache_bytes: of index and weights kept on disk; beyond it the least recently used go. 0 keeps none.
 
     Raises:
         ZooError: if there is no such zoo, or the Hub cannot be reached.
@@ -71,23 +69,23 @@ class Repository:
         self.cache_dir, self.cache_bytes = cache_dir, cache_bytes
         home = Path(cache_dir or constants.HF_HOME) / "nws"
         self.cache = Cache(home / "values", cache_bytes)
-        self._commits = CommitCache(home / "repositories", repo_id)  # nws.json of commits
-        # the commit: all that is read is of one and the same
+        self._commits = CommitCache(home / "repositories", repo_id)  # nws.json of each commit
+        # everything is read from this commit
         self.revision, self.manifest = self._find(revision)
 
     @property
     def name(self) -> str:
-        """What errors and people call it."""
+        """Its name in error messages."""
         return f"{self.repo_id}@{self.revision}"
 
     @property
     def origin(self) -> str:
-        """What a dataset remembers it by: its page on the Hub."""
+        """What a loaded dataset stores to find its zoo again: the page on the Hub."""
         return f"{constants.ENDPOINT}/datasets/{self.repo_id}/tree/{self.revision}"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of `Zoo`, to open the same files again."""
+        """Arguments of `Zoo` that open the same files again."""
         options = {name: getattr(self, name) for name in ("revision", "token", "cache_dir", "cache_bytes")}
         return {"path": self.repo_id, **options}
 
@@ -111,7 +109,7 @@ class Repository:
         )
 
     def value(self, byte_range: ByteRange) -> memoryview:
-        """The value in a byte range, from the cache or fetched; checked.
+        """The value of a byte range, cached or fetched, and checked.
 
         Raises:
             ZooError: as `read`.
@@ -121,7 +119,7 @@ class Repository:
         return values[0].data
 
     def prefetch(self, byte_ranges: ByteRanges) -> None:
-        """Fetch values into the cache, those that are not there.
+        """Fetch values that are not in the cache yet.
 
         Raises:
             ZooError: as `read`.
@@ -130,10 +128,9 @@ class Repository:
         self.read(byte_ranges[missing], lambda *_: None)
 
     def read(self, byte_ranges: Iterable[ByteRange], deliver: Deliver) -> None:
-        """Hand over the values in byte ranges: from the cache, else fetched, neighbours in one request,
-        several requests at a time.
+        """Deliver the values of byte ranges: cached ones, then the others, fetched in parallel requests.
 
-        Each is checked against its SHA-256. They come in any order, from several threads.
+        Each is checked against its SHA-256. They arrive in any order, from several threads.
 
         Raises:
             ZooError: if a range is outside its file, a value is not what the index says, or the Hub cannot be
@@ -168,7 +165,7 @@ class Repository:
                 for fetched in as_completed([pool.submit(get, joined) for joined in _neighbours(wanted)]):
                     fetched.result()
             except BaseException:
-                ended.set()  # a pause that a busy server asks for may be minutes
+                ended.set()  # a pause requested by a busy server may take minutes
                 pool.shutdown(cancel_futures=True)
                 raise
 
@@ -207,7 +204,7 @@ class Repository:
             )
 
     def _get(self, joined: list[Wanted], deliver: Deliver) -> None:
-        """Fetch neighbouring values in one request, check them, keep them, hand them over."""
+        """Fetch neighbouring values in one request; check, cache and deliver them."""
         _, first = joined[0]
         stop = max(byte_range.offset + byte_range.length for _, byte_range in joined)
 
@@ -228,7 +225,7 @@ class Repository:
             deliver(*_as_array(i, value))
 
     def _find(self, revision: str) -> tuple[str, Manifest]:
-        """The commit of a revision and its nws.json, both kept. Offline, the last one that was read."""
+        """The commit of a revision and its nws.json, both cached; offline, the last one that was read."""
         commit = self._commits.commit(revision) if constants.HF_HUB_OFFLINE else None
         if commit is not None:
             path = self._commits.path(commit, MANIFEST_NAME)
@@ -247,12 +244,12 @@ def _manifest(content: bytes, where: str) -> Manifest:
 
 
 def _as_array(i: int, value: bytes | memoryview) -> tuple[slice, np.ndarray]:
-    """A value as it is delivered."""
+    """A value in the form of `Deliver`."""
     return slice(i, i + 1), np.frombuffer(value, np.uint8)[None]
 
 
 def _neighbours(wanted: list[Wanted]) -> Iterator[list[Wanted]]:
-    """Values that are fetched together: of one file, with little between them."""
+    """Groups of values to fetch together: in one file, with small gaps."""
     ordered = sorted(wanted, key=lambda item: item[1])
     group: list[Wanted] = []
     for item in ordered:

@@ -1,9 +1,9 @@
-"""The index column by column, each read when it is first asked for: what stands behind `Zoo.index` and
-`Snapshots`.
+"""The index as columns that are read on first use; `Zoo.index` and `Snapshots` are built on it.
 
-Texts that repeat are kept once, with a number for each snapshot. Nothing here imports pandas, which Arrow's
-own conversions do: that takes longer than all of the reading. Letters of axes: N snapshots, K different
-values.
+Repeated strings are stored once, with a code for each snapshot. Nothing here imports pandas, as Arrow's own
+conversions do: that would take longer than all the reading.
+
+Axes: N snapshots, K distinct values.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from nws_dataset.errors import ZooError
 from nws_dataset.format.schema import ADDED_IN_3, INDEX_SCHEMA, is_of_version_2, with_kind
 from nws_dataset.format.shards import UNREADABLE, unreadable, verify_schema
 
-BATCH_VALUES = 10_000  # values that are Python objects at a time
-UNIQUE = ("sha256",)  # texts that do not repeat
+BATCH_VALUES = 10_000  # how many values are Python objects at a time
+UNIQUE = ("sha256",)  # strings that do not repeat
 REPEATED = [field.name for field in INDEX_SCHEMA if field.type == pa.string() and field.name not in UNIQUE]
-# of an index file for a snapshot, beyond FREE_LINES: its digests alone take more, unless snapshots are made
-# up
+# an index file's bytes per snapshot beyond FREE_LINES; real digests alone take more
 MIN_BYTES = 0.25
 FREE_LINES = 10_000
 NUMPY_TYPES = {pa.int64(): np.int64, pa.float64(): np.float64, pa.bool_(): np.bool_}
 INTEGERS = (pa.int8(), pa.int16(), pa.int32())
-Content = mmap.mmap | memoryview  # of a file
-Indices = range | np.ndarray  # of snapshots: consecutive, or [N] int64
+Content = mmap.mmap | memoryview  # a file's content
+Indices = range | np.ndarray  # indices of snapshots: consecutive, or [N] int64
 
 
 class Column:
@@ -40,8 +39,7 @@ class Column:
 
     Args:
         arrow_type: the type that callers see.
-        values: [N], in that type, or encoded as a dictionary of it. Integers are kept in as few bits as they
-            need.
+        values: [N], of that type or dictionary-encoded; integers in as few bits as they need.
     """
 
     def __init__(self, arrow_type: pa.DataType, values: pa.Array) -> None:
@@ -49,7 +47,7 @@ class Column:
 
     @functools.cached_property
     def at(self) -> Callable[[int], Any]:
-        """Takes the index of a snapshot, gives its value as a Python object."""
+        """A function from a snapshot's index to its value as a Python object."""
         if self.encoded:
             codes, texts = self.codes, self.distinct
             return lambda i: texts[codes[i]]
@@ -64,23 +62,23 @@ class Column:
 
     @property
     def numeric(self) -> bool:
-        """Whether numpy has numbers of this type: int64, float64, bool."""
+        """Whether it is int64, float64 or bool."""
         return self.arrow_type in NUMPY_TYPES
 
     @functools.cached_property
     def numbers(self) -> np.ndarray:
-        """[N], of a numeric column, integers of any width; 0 where a value is null."""
+        """A numeric column [N], integers of any width; 0 where a value is null."""
         return _numbers(self.values)
 
     @functools.cached_property
     def codes(self) -> np.ndarray:
-        """[N] int32, of an encoded column: numbers of `distinct`."""
+        """[N] int32: an encoded column's indices into `distinct`."""
         codes = _numbers(self.values.indices)
         return np.where(self.nulls, len(self.values.dictionary), codes) if self.values.null_count else codes
 
     @functools.cached_property
     def distinct(self) -> list[Any]:
-        """[K], of an encoded column: its different values. None stands behind them."""
+        """[K]: an encoded column's distinct values, then None."""
         return [*self.values.dictionary.to_pylist(), None]
 
     @functools.cached_property
@@ -100,9 +98,9 @@ class Column:
         return values.dictionary_decode() if self.encoded else values.cast(self.arrow_type)
 
     def numpy(self, indices: Indices) -> np.ndarray:
-        """The values of some snapshots as a numpy array of their own: [N], of lists [N, ...].
+        """The values of some snapshots as a new numpy array [N]; lists give [N, ...].
 
-        Null is NaN among indices, else None.
+        Null is NaN in a column of numbers, else None.
         """
         if self.encoded:
             return np.array(self.distinct, object)[part_of(self.codes, indices)]
@@ -118,7 +116,7 @@ class Column:
         return _object_array(values)
 
     def mask(self, name: str, condition: Any, indices: Indices) -> np.ndarray:
-        """[N] bool: where a condition holds among some snapshots; see `Snapshots.filter`.
+        """[N] bool: which of some snapshots meet a condition of `Snapshots.filter`.
 
         Raises:
             ZooError: if a value does not fit the column's type.
@@ -131,16 +129,13 @@ class Column:
             return np.array([value in chosen for value in self.distinct], bool)[part_of(self.codes, indices)]
         if self.numeric:
             return self._mask_of_numbers(wanted, indices)
-        if pa.types.is_list(self.arrow_type):  # of which only null can be asked for
+        if pa.types.is_list(self.arrow_type):  # a list can only be compared with null
             return part_of(self.nulls, indices) & (len(wanted) > 0)
         values, chosen = self.arrow(indices), set(wanted)
         return np.fromiter((value in chosen for value in _objects(values)), bool, len(values))
 
     def _mask_of(self, condition: Callable[[Any], Any], indices: Indices) -> np.ndarray:
-        """Where a function says yes.
-
-        It is called once for each different value, where these can be told apart.
-        """
+        """Where a function is true; it is called once for each distinct value, if values can be compared."""
         if self.encoded:
             codes = part_of(self.codes, indices)
             there = np.flatnonzero(np.bincount(codes, minlength=len(self.distinct)))
@@ -174,9 +169,7 @@ class Column:
         return np.where(nulls, None in wanted, mask)
 
     def _checked_value(self, name: str, value: Any, condition: Any) -> Any:
-        """A value as the column has it: numpy's scalars are Python's, and a number that is no such number is
-        refused.
-        """
+        """A condition's value, checked for the column's type; numpy's scalars become Python's."""
         value = value.item() if isinstance(value, np.generic) else value
         python_types = {
             pa.int64(): (int, float),
@@ -201,18 +194,18 @@ class Column:
 
 
 class Columns:
-    """Columns of N snapshots, each read when it is first asked for.
+    """Columns of N snapshots, each read on first use.
 
     Args:
-        schema: what callers see.
+        schema: the types that callers see.
         num_rows: N.
-        read: takes a column's name, gives its values [N], texts plain or encoded.
+        read: a column's name -> its values [N], strings plain or encoded.
     """
 
     def __init__(self, schema: pa.Schema, num_rows: int, read: Callable[[str], pa.Array]) -> None:
         self.schema, self.num_rows, self._read = schema, num_rows, read
         self._columns: dict[str, Column] = {}
-        self.at: dict[str, Callable[[int], Any]] = {}  # of the columns that were read
+        self.at: dict[str, Callable[[int], Any]] = {}  # `Column.at` of the columns read so far
 
     @classmethod
     def of(cls, table: pa.Table) -> Columns:
@@ -226,10 +219,10 @@ class Columns:
 
     @classmethod
     def of_values(cls, values: Mapping[str, list[Any]]) -> Columns:
-        """Columns of the index, text or int64, given as lists.
+        """Columns of the index, strings or int64, from lists.
 
         Raises:
-            ValueError, OverflowError: if a text is no Unicode, or a number has more than 64 bits.
+            ValueError, OverflowError: if a string is not Unicode, or a number does not fit into 64 bits.
         """
         schema = pa.schema([INDEX_SCHEMA.field(name) for name in values])
         arrays = [
@@ -256,7 +249,7 @@ class Columns:
         return column
 
     def table(self, indices: Indices, names: Sequence[str] | None = None) -> pa.Table:
-        """Some snapshots, and all columns or some of them, as an Arrow table."""
+        """Some snapshots as an Arrow table, with all columns or those named."""
         schema = self.schema if names is None else pa.schema([self.schema.field(name) for name in names])
         return pa.Table.from_arrays([self[name].arrow(indices) for name in schema.names], schema=schema)
 
@@ -265,11 +258,11 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
     """The snapshots of several index files (INDEX_SCHEMA), one file after the other.
 
     Args:
-        files: of each its name, for errors, and its content, which must have been checked against nws.json
-            and must not change.
+        files: (name for errors, content) of each. The content must have been checked against nws.json, and
+            must not change.
 
     Raises:
-        ZooError: if one is no index, or claims more lines than it can hold. A damaged page raises when its
+        ZooError: if one is no index file, or claims more lines than it can hold; a damaged page when its
             column is read.
     """
     opened = [(where, content, _open(where, content)) for where, content in files]
@@ -283,7 +276,7 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
                 raise unreadable(where, error) from error
             finally:
                 _drop_pages(content)
-            # Arrow takes a column's own number of values for its lines
+            # Arrow believes the column's own number of values
             if len(values) != file.metadata.num_rows:
                 found = f"{len(values)} of {name}"
                 raise ZooError(
@@ -296,7 +289,7 @@ def open_index(files: Sequence[tuple[object, Content]]) -> Columns:
         arrow_type = INDEX_SCHEMA.field(name).type
         whole = _whole(chunks, pa.dictionary(pa.int32(), arrow_type) if name in REPEATED else arrow_type)
         chunks.clear()
-        pa.default_memory_pool().release_unused()  # what pages were decompressed into
+        pa.default_memory_pool().release_unused()  # memory of decompressed pages
         return whole
 
     return Columns(INDEX_SCHEMA, sum(file.metadata.num_rows for _, _, file in opened), read)
@@ -314,7 +307,7 @@ def _values(file: pq.ParquetFile, name: str) -> pa.ChunkedArray:
 
 
 def _drop_pages(content: Content) -> None:
-    """Pages of a mapped file need not stay in memory once they are decompressed."""
+    """Free the pages of a mapped file, which are not needed once decompressed."""
     if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         content.madvise(mmap.MADV_DONTNEED)
 
@@ -346,12 +339,12 @@ def _decoded(field: pa.Field) -> pa.Field:
 
 
 def _whole(chunks: list[pa.Array], arrow_type: pa.DataType) -> pa.Array:
-    """Chunks as one array; of encoded texts, with one dictionary."""
+    """Chunks as one array; encoded strings get one dictionary."""
     if len(chunks) == 1:
         return chunks[0]
     if pa.types.is_dictionary(arrow_type):
         whole = pa.chunked_array(chunks, arrow_type).unify_dictionaries().combine_chunks()
-        if isinstance(whole, pa.ChunkedArray):  # of no chunks at all
+        if isinstance(whole, pa.ChunkedArray):  # if there are no chunks
             whole = pa.DictionaryArray.from_arrays(
                 pa.nulls(0, arrow_type.index_type), pa.nulls(0, arrow_type.value_type)
             )
@@ -360,10 +353,10 @@ def _whole(chunks: list[pa.Array], arrow_type: pa.DataType) -> pa.Array:
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
-    """[N], a view of an Arrow array of numbers, or truth values as numpy's."""
+    """An Arrow array as numpy [N]: a view of numbers, a copy of booleans."""
     if values.type == pa.bool_():
         return _numbers(values.cast(pa.uint8())).view(bool)
-    # not `to_pandas_dtype`, for which some versions of pyarrow import pandas
+    # not `to_pandas_dtype`: some versions of pyarrow import pandas for it
     floating, signed = pa.types.is_floating(values.type), pa.types.is_signed_integer(values.type)
     kind = "f" if floating else "i" if signed else "u"
     dtype = np.dtype(f"{kind}{values.type.bit_width // 8}")
@@ -384,7 +377,7 @@ def _narrow(values: pa.Array) -> pa.Array:
 
 
 def _matrix(values: pa.Array) -> np.ndarray:
-    """Lists of numbers as [N, L], or of different lengths, or null, as objects [N]."""
+    """Lists of numbers as [N, L]; as objects [N] if lengths differ or some are null."""
     lengths = _numbers(pc.list_value_length(values)) if len(values) else np.zeros(0)
     flat = values.flatten()
     if not values.null_count and not flat.null_count and len(flat) and (lengths == lengths[0]).all():
@@ -401,13 +394,13 @@ def _object_array(values: pa.Array) -> np.ndarray:
 
 
 def _objects(values: pa.Array) -> Iterator[Any]:
-    """Values as Python objects, of which only a part is there at a time."""
+    """Values as Python objects, converted a part at a time."""
     for start in range(0, len(values), BATCH_VALUES):
         yield from values.slice(start, BATCH_VALUES).to_pylist()
 
 
 def _as_list(condition: Any) -> list[Any]:
-    """The values of a condition, of which one must match."""
+    """A condition's values, one of which must match."""
     if isinstance(condition, Collection) and not isinstance(condition, str | bytes):
         return list(condition)
     return [condition]
@@ -420,7 +413,7 @@ def arrow_indices(indices: np.ndarray) -> pa.Array:
 
 
 def _texts(values: list[str]) -> pa.Array:
-    """Texts as an Arrow array."""
+    """Strings as an Arrow array."""
     encoded = [value.encode() for value in values]
     ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     if ends[-1] >= 2**31:

@@ -1,6 +1,4 @@
-"""`load_dataset`: a zoo as a Hugging Face `datasets.Dataset`; `with_weights`: its networks, read when a
-snapshot is asked for.
-"""
+"""`load_dataset`: a zoo as a Hugging Face `datasets.Dataset`; `with_weights` adds weights, read on access."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     )
 
 PREPARE_OPTIONS = ("num_proc", "download_mode", "verification_mode")
-# of datasets.load_dataset; for a folder
+# options of datasets.load_dataset that are accepted for a folder
 FOLDER_OPTIONS = ("streaming", "keep_in_memory", *PREPARE_OPTIONS, "columns", "filters")
 # origin of a loaded dataset -> its zoo, so that `with_weights` need not open it again
 _opened: dict[str, Zoo] = {}
@@ -42,26 +40,24 @@ def load_dataset(
     cache_dir: str | Path | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Load a zoo with the `datasets` library, which converts it to its own cache once for each state: the
-    digest of nws.json is the key.
+    """Load a zoo with the `datasets` library, which caches it once for each state (digest of nws.json).
 
-    The dataset remembers its zoo, through `filter`, `select`, `map`, `shuffle` and the like, in
-    `info.homepage`: where a data set lives is what that field is for, and the library hands it on.
+    `info.homepage` names the zoo, and stays so through `filter`, `select`, `map`, `shuffle` and the like;
     `info.description` names the state of the zoo.
 
     Args:
         path: the zoo's folder, or "org/name" on the Hub; "nws" is ./nws or else DEFAULT_REPOSITORY.
-        name: "index", the default (no weights; see `with_weights`), or a subset, whose snapshots hold their
-            weights as safetensors bytes.
-        split: "train", "validation" or "test", a part of one, or several of them as a list; None loads all as
-            a DatasetDict.
+        name: "index" (no weights; see `with_weights`), or a subset, whose snapshots hold their weights as
+            safetensors bytes.
+        split: "train", "validation", "test", a part of one, or a list of these; None loads all as a
+            DatasetDict.
         revision: branch, tag or commit on the Hub.
         token: for a private zoo on the Hub; None is the stored login.
-        cache_dir: where files are kept; None is the libraries' own caches.
-        kwargs: of datasets.load_dataset, such as `streaming`; for a folder those of FOLDER_OPTIONS.
+        cache_dir: where files are cached; None is the libraries' own caches.
+        kwargs: of datasets.load_dataset, such as `streaming`; for a folder only FOLDER_OPTIONS.
 
     Returns:
-        A datasets.Dataset, a DatasetDict without `split`, a list for a list; their iterable kin with
+        A datasets.Dataset, a DatasetDict without `split`, a list for a list; the iterable counterparts with
         streaming=True.
 
     Raises:
@@ -74,7 +70,7 @@ def load_dataset(
         >>> ds[0]["weights"].shape
         (386,)
     """
-    # the library takes several only when it does not stream
+    # the library takes several splits only if it does not stream
     if isinstance(split, (list, tuple)) and kwargs.get("streaming"):
         return [
             load_dataset(path, name, part, revision=revision, token=token, cache_dir=cache_dir, **kwargs)
@@ -95,7 +91,7 @@ def load_dataset(
         except ZooError:
             folder = zoo.files.path
             if last or folder is None or Manifest.read(folder).digest == zoo.manifest.digest:
-                raise  # else the folder has changed meanwhile
+                raise  # else the folder has changed since
     _opened[zoo.files.origin] = zoo
     for part in (
         loaded.values() if isinstance(loaded, dict) else loaded if isinstance(loaded, list) else [loaded]
@@ -105,7 +101,7 @@ def load_dataset(
 
 
 def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[str, Any]) -> Any:
-    """What the library makes of a zoo."""
+    """Load a zoo with the library."""
     import datasets
 
     files, names = zoo.files, (INDEX_CONFIG, *zoo.subsets)
@@ -115,9 +111,7 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
         )
     if files.path is None:
         if kwargs.get("filters") is not None:
-            kwargs.setdefault(
-                "verification_mode", "no_checks"
-            )  # the card counts the snapshots without filters
+            kwargs.setdefault("verification_mode", "no_checks")  # the card's counts are without filters
         where = {option: files.arguments[option] for option in ("path", "revision", "token")}
         return datasets.load_dataset(**where, name=name, split=split, cache_dir=cache_dir, **kwargs)
     from nws_dataset.reading.prepare import FolderBuilder
@@ -149,7 +143,7 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
     except (
         ValueError,
         AssertionError,
-    ) as error:  # what the library raises for a split or an option that it does not know
+    ) as error:  # the library's errors for an unknown split or option
         do = "choose others"
         raise ZooError(
             zoo.name,
@@ -160,36 +154,35 @@ def _load(zoo: Zoo, name: str, split: Any, cache_dir: str | None, kwargs: dict[s
 
 
 def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] | None = None) -> AnyDataset:
-    """The same snapshots with `weights`, [P] float32, read from the zoo when a snapshot is asked for.
+    """The same snapshots with `weights`, [P] float32, read from the zoo when a snapshot is accessed.
 
-    The weights are no stored column, and stay through all methods of the dataset; `remove_columns("weights")`
-    takes them away. In snapshots without a format they are numpy arrays, a list of them in a batch; else they
-    are as the format has a column of lists, such as one tensor [N, P] for snapshots of one length. A function
-    in `map` or `filter` gets them, so all are read there; `map` with `remove_columns` of all columns gives
-    snapshots without weights. What leaves the dataset has them as a column: `to_pandas`, `save_to_disk` and
-    the like. `batch` and `to_tf_dataset` are refused. `ds[:]["weights"]`, or `Zoo.weights(ds)` for one array
-    [N, P], reads many at once; on the Hub, the weights of a batch are fetched together. In a stream they are
-    a column like the others.
+    The weights are not a stored column; all methods of the dataset keep them until
+    `remove_columns("weights")`. Without a format they are numpy arrays, a list of them in a batch; with one,
+    whatever it makes of a column of lists, e.g. one tensor [N, P] for rows of one length. `map` and `filter`
+    pass them to their function, so all are read; `map` with `remove_columns` of all columns gives snapshots
+    without weights. `to_pandas`, `save_to_disk` and other exports have them as a column. `batch` and
+    `to_tf_dataset` are refused. `ds[:]["weights"]`, or `Zoo.weights(ds)` for one array [N, P], reads many at
+    once; from the Hub, the weights of a batch are fetched together. In a stream they are an ordinary column.
 
-    `concatenate_datasets` and `interleave_datasets` of the library keep weights where all parts are of one
-    zoo, in one format and with the same columns hidden. Else they give snapshots without weights, and say so
-    in the library's log alone (level info): join first, then call this.
+    The library's `concatenate_datasets` and `interleave_datasets` keep weights if all parts are of one zoo,
+    have one format, and hide the same columns. Otherwise the weights are lost, with only an info message in
+    the library's log: join first, then call this.
 
-    Every value is checked against the SHA-256 in its snapshot, so that snapshots of another zoo, or of this
-    one before it grew, are refused.
+    Every value is checked against the SHA-256 in its snapshot: snapshots of another zoo, or of an earlier
+    state of this one, are refused.
 
     Args:
         ds: snapshots of the config "index", from `load_dataset`, streamed or not; or a dict or list of such.
         zoo: where the weights are; None takes the zoo that `ds` was loaded from.
-        columns: what a snapshot has beside `weights`; None keeps all. For a DataLoader, name what you need:
-            torch cannot collate null.
+        columns: those to keep beside `weights`; None keeps all. For a DataLoader, name what you need: torch
+            cannot collate null.
 
     Returns:
-        A new dataset of the same kind (a subclass of datasets.Dataset, if it is one); it can be pickled.
+        A new dataset of the same kind (a subclass of datasets.Dataset for one), which can be pickled.
 
     Raises:
-        ZooError: if `ds` has no index columns, its snapshots are not of the zoo, or of several zoos, or its
-            zoo is not known.
+        ZooError: if `ds` lacks index columns, its snapshots are of another zoo or several, or its zoo is
+            unknown.
 
     Example:
         >>> ds = with_weights(load_dataset("nws", split="train"))
@@ -225,8 +218,8 @@ def with_weights(ds: AnyDataset, zoo: Zoo | None = None, columns: Sequence[str] 
 
 
 def _zoo_of(ds: Any) -> Zoo:
-    """The zoo that a dataset was loaded from, in this process or another."""
-    origin = (ds.info.homepage or "").split("\n\n")[0]  # snapshots of copies of one zoo may have been joined
+    """The zoo that a dataset was loaded from, in this process or an earlier one."""
+    origin = (ds.info.homepage or "").split("\n\n")[0]  # several, if snapshots of copies of a zoo were joined
     if not origin:
         raise ZooError(
             "with_weights",

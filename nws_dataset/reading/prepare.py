@@ -1,8 +1,6 @@
-"""A zoo's folder for the `datasets` library: a builder that reads the files which nws.json lists, and no
-other.
+"""A zoo's folder for the `datasets` library: a builder that reads only the files that nws.json lists.
 
-The library's own one takes the folder's name for a pattern, and files for what they were when a card was
-written.
+The library's own builder takes the folder's name for a pattern, and trusts files to be as the card says.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from nws_dataset.format.shards import check_value, read_index, read_snapshots
 
 @dataclass
 class Options(datasets.BuilderConfig):
-    """What is read, as the library's own Parquet builder has it.
+    """What to read: the options of the library's own Parquet builder.
 
     Args:
         columns: names; None reads all.
@@ -37,13 +35,13 @@ class Options(datasets.BuilderConfig):
 
 
 class FolderBuilder(datasets.ArrowBasedBuilder):
-    """Snapshots of a zoo's folder. What it makes is cached under the digest of nws.json.
+    """Snapshots of a zoo's folder, cached by the library under the digest of nws.json.
 
     Args:
         folder: the zoo.
         manifest: its nws.json.
         name: INDEX_CONFIG or a subset.
-        cache_dir: where the library keeps what it made; None is its own cache.
+        cache_dir: of the library; None is its default.
         options: of Options.
     """
 
@@ -84,12 +82,12 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
         ]
 
     def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, pa.Table]]:
-        """The snapshots of files, each checked to be of one and the same state of the zoo."""
+        """The snapshots of files, all checked to be of the same state of the zoo."""
         filters = self.config.filters
         condition = pq.filters_to_expression(filters) if isinstance(filters, list) else filters
         for file in files:
             for number, table in enumerate(self._tables(file)):
-                # the file is open now, and stays what it is
+                # the open file can no longer change
                 if number == 0 and Manifest.read(self.folder).digest != self.manifest.digest:
                     do = "wait until nothing is built or copied there, then load again"
                     raise ZooError(

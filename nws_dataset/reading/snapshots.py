@@ -16,7 +16,7 @@ from nws_dataset.reading.index import Columns, Indices
 if TYPE_CHECKING:
     import pandas
 
-READ_COLUMNS = (*BYTE_RANGE_COLUMNS, "architecture_json")  # what finds and reads the weights of a snapshot
+READ_COLUMNS = (*BYTE_RANGE_COLUMNS, "architecture_json")  # columns needed to read a snapshot's weights
 
 
 AnySnapshot = Mapping[str, Any]  # a line of the index: column -> value
@@ -26,9 +26,7 @@ AnySnapshots = Iterable[AnySnapshot]
 
 
 class Snapshot(AnySnapshot):
-    """A line of the index, one network at one moment of its training: column -> value, read when it is asked
-    for.
-    """
+    """A line of the index, a network at one moment of its training: column -> value, read on first use."""
 
     __slots__ = ("_columns", "_index")
 
@@ -57,13 +55,13 @@ class Snapshot(AnySnapshot):
 
 
 class Snapshots(Sequence[Mapping[str, Any]]):
-    """Some lines of the index: a read-only sequence. A column is read when it is first asked for.
+    """Lines of the index, a read-only sequence. A column is read on first use.
 
     `snapshots[i]` and iteration give mappings (column -> value); `snapshots[a:b]`, `snapshots[mask]` and
     `snapshots[[0, 2]]` give Snapshots; `snapshots["test_accuracy"]` gives a numpy array [N].
 
     Args:
-        table: INDEX_SCHEMA, or some of its columns.
+        table: with the columns of INDEX_SCHEMA, or some of them.
 
     Example:
         >>> from nws_dataset import Zoo
@@ -119,7 +117,7 @@ class Snapshots(Sequence[Mapping[str, Any]]):
 
     @property
     def _all(self) -> np.ndarray:
-        """Where the snapshots stand in the columns, [N] int64."""
+        """The snapshots' indices in the columns, [N] int64."""
         return (
             np.arange(self._indices.start, self._indices.stop)
             if isinstance(self._indices, range)
@@ -166,11 +164,11 @@ class Snapshots(Sequence[Mapping[str, Any]]):
         return f"Snapshots({text}; subsets: {', '.join(subsets) or 'none'})"
 
     def filter(self, **conditions: Any) -> Snapshots:
-        """The snapshots that fulfil all conditions.
+        """The snapshots that meet all conditions.
 
         Args:
-            conditions: column = a value (None matches null), several values of which one must match, or a
-                function of a value -> bool, which is called once for each different value.
+            conditions: column = a value (None matches null), a list of values of which one must match, or a
+                function value -> bool, called once for each distinct value.
 
         Returns:
             Snapshots, in the same order.
@@ -192,10 +190,10 @@ class Snapshots(Sequence[Mapping[str, Any]]):
         return snapshots
 
     def select(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of the snapshots as an Arrow table; no others are read.
+        """Some columns of the snapshots as an Arrow table; others are not read.
 
         Args:
-            names: of the columns.
+            names: the columns.
 
         Returns:
             A pyarrow.Table.
@@ -211,6 +209,6 @@ class Snapshots(Sequence[Mapping[str, Any]]):
         """The snapshots as a pandas DataFrame (pandas must be installed).
 
         Returns:
-            A line a snapshot, all columns.
+            One line per snapshot, with all columns.
         """
         return self.table.to_pandas()

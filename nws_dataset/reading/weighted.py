@@ -1,8 +1,6 @@
-"""`WeightsDataset`: snapshots of a zoo's index, whose weights are read when a snapshot is asked for, through
-the methods of `datasets.Dataset`.
+"""`WeightsDataset`: a `datasets.Dataset` of the index that reads the weights of snapshots on access.
 
-Weights are no stored column. A formatter of our own adds them to the snapshots that are handed out, in
-whatever format those have.
+Weights are not a stored column: a formatter adds them to the snapshots it returns, whatever their format.
 """
 
 from __future__ import annotations
@@ -34,29 +32,27 @@ from nws_dataset.reading.snapshots import READ_COLUMNS, Snapshots
 from nws_dataset.reading.zoo import Zoo
 
 WEIGHTS = "weights"
-TABLES = ("arrow", "pandas", "polars")  # formats whose snapshots and batches are tables
-FORMAT = "nws_weights"  # the format type that the library knows our formatter by
+TABLES = ("arrow", "pandas", "polars")  # formats that return tables
+FORMAT = "nws_weights"  # our formatter's name in the library
 READ_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in READ_COLUMNS])
-STREAM_SNAPSHOTS = 32  # of a stream, whose weights are read together
-MATERIALIZED_SNAPSHOTS = 100  # whose weights are read together where they become a column
+STREAM_SNAPSHOTS = 32  # a stream reads the weights of so many together
+MATERIALIZED_SNAPSHOTS = 100  # so many are read together when weights become a column
 STATE = re.compile(rf"{re.escape(MANIFEST_NAME)} sha256 ([0-9a-f]{{64}})")  # in `info.description`
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """How snapshots are handed out: where their weights are, and the format."""
+    """How snapshots are returned: the zoo with their weights, and the format."""
 
     zoo: Zoo
-    hidden: frozenset[str] = frozenset()  # columns that find the weights, and are not shown
-    type: str | None = None  # format type, and the other arguments of `set_format`
+    hidden: frozenset[str] = frozenset()  # columns needed to read weights that are not shown
+    type: str | None = None  # format type, then the other arguments of `set_format`
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     columns: Sequence[str] | None = None
     output_all_columns: bool = False
 
     def __eq__(self, other: object) -> bool:
-        """The library joins datasets of one format only: those of one state of a zoo, opened once or twice,
-        have one.
-        """
+        """Equal for one state of a zoo, even if opened twice: the library joins only equal formats."""
         return isinstance(other, View) and self._identity() == other._identity()
 
     def _identity(self) -> list[Any]:
@@ -64,10 +60,10 @@ class View:
         return [zoo, *(getattr(self, field.name) for field in dataclasses.fields(self)[1:])]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> View:
-        return self  # the library copies a dataset with each method; its zoo stays open
+        return self  # each method of the library copies the dataset; the zoo stays open
 
     def set_on(self, snapshots: datasets.Dataset) -> datasets.Dataset:
-        """Plain snapshots with the format alone, without weights."""
+        """Set the format on snapshots without weights."""
         snapshots._format_type, snapshots._format_kwargs = self.type, dict(self.kwargs)
         snapshots._format_columns = None if self.columns is None else list(self.columns)
         snapshots._output_all_columns = self.output_all_columns
@@ -75,7 +71,7 @@ class View:
 
 
 class WeightsDataset(datasets.Dataset):
-    """Snapshots with `weights`, [P] float32; `with_weights` makes it and tells what holds."""
+    """Snapshots with `weights`, [P] float32, made and described by `with_weights`."""
 
     @classmethod
     def of(cls, snapshots: datasets.Dataset, view: View) -> WeightsDataset:
@@ -86,7 +82,7 @@ class WeightsDataset(datasets.Dataset):
 
     @property
     def view(self) -> View:
-        """How the snapshots are handed out."""
+        """How the snapshots are returned."""
         return self._format_kwargs["view"]
 
     def snapshots(self) -> datasets.Dataset:
@@ -98,13 +94,11 @@ class WeightsDataset(datasets.Dataset):
         return _copy(self, datasets.Dataset).with_format(None)
 
     def _rewrap(self, found: Any, renamed: Mapping[str, str] | None = None) -> Any:
-        """What a method of the library gave for the plain snapshots, with weights; without, if the columns
-        that find them are gone.
-        """
+        """The library's result for the plain snapshots, with weights unless READ_COLUMNS are gone."""
         if isinstance(found, dict):
             return type(found)({split: self._rewrap(part, renamed) for split, part in found.items()})
         view, renamed = self.view, renamed or {}
-        if view.columns is not None:  # as the library: a column that is new is formatted
+        if view.columns is not None:  # as in the library, a new column is formatted
             unformatted = {renamed.get(name, name) for name in self.column_names if name not in view.columns}
             view = dataclasses.replace(
                 view, columns=[name for name in found.column_names if name not in unformatted]
@@ -116,7 +110,7 @@ class WeightsDataset(datasets.Dataset):
         )
 
     def _materialized(self, in_memory: bool) -> datasets.Dataset:
-        """The snapshots with their weights as a column like the others."""
+        """The snapshots with their weights as an ordinary column."""
         plain, hidden = self._plain(), self.view.hidden
         shown = {name: feature for name, feature in plain.features.items() if name not in hidden}
         stored = plain.with_format("arrow").map(
@@ -133,7 +127,7 @@ class WeightsDataset(datasets.Dataset):
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
             return super().__getitem__(key)
-        if self.view.type == "custom":  # it may need all columns
+        if self.view.type == "custom":  # the transform may need all columns
             return WeightsColumn(self, key)
         if key != WEIGHTS:
             return self.snapshots()[key]
@@ -141,7 +135,7 @@ class WeightsDataset(datasets.Dataset):
         return alone[:][WEIGHTS] if self.view.type in TABLES else WeightsColumn(alone, key)
 
     def _showing(self, columns: Iterable[str]) -> View:
-        """The view, with the columns that find weights hidden unless they are named."""
+        """The view with READ_COLUMNS hidden unless they are named."""
         shown = [name for name in columns if name != WEIGHTS]
         formatted = (
             None if self.view.columns is None else [name for name in self.view.columns if name in shown]
@@ -155,7 +149,7 @@ class WeightsDataset(datasets.Dataset):
         output_all_columns: bool = False,
         **format_kwargs: Any,
     ) -> None:
-        """As the library's; weights stay, whatever `columns` names. A transform gets them in its batch."""
+        """As the library's. Weights stay, whatever `columns` names; a transform gets them in its batch."""
         format_kwargs.update(format_kwargs.pop("format_kwargs", {}))
         if type == FORMAT:  # `ds.set_format(**other.format)`
             view = format_kwargs["view"]
@@ -172,9 +166,8 @@ class WeightsDataset(datasets.Dataset):
         super().set_format(FORMAT, view=view)
 
     def map(self, function: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the library's.
-
-        The function gets the weights; it may return them as they are, others under another name.
+        """As the library's. The function gets the weights, and may return them unchanged, or others under
+        another name.
         """
         if function is None:
             return self._rewrap(self._plain().map(function, *args, **kwargs))
@@ -196,7 +189,7 @@ class WeightsDataset(datasets.Dataset):
             options["remove_columns"] = [name for name in removed if name != WEIGHTS]
         self._without_weights_in("map", _listed(options.get("input_columns")), "take the whole snapshot")
         snapshots = self._as_library_class()
-        if self.view.type in TABLES:  # what the function makes of a table stands for all of it
+        if self.view.type in TABLES:  # the function's table replaces the whole table
             snapshots.set_format(
                 FORMAT, view=dataclasses.replace(self.view, hidden=frozenset(), columns=None)
             )
@@ -212,8 +205,8 @@ class WeightsDataset(datasets.Dataset):
         return self._rewrap(self._as_library_class().filter(function, *args, **kwargs).with_format(None))
 
     def _as_library_class(self) -> datasets.Dataset:
-        """The snapshots as the library's own class, with weights through the format: its inner methods read
-        the stored columns there.
+        """The snapshots as the library's own class, with weights by the format: its internal methods read the
+        stored columns.
         """
         return _copy(self, datasets.Dataset)
 
@@ -227,7 +220,7 @@ class WeightsDataset(datasets.Dataset):
             )
 
     def select_columns(self, column_names: str | list[str], *args: Any, **kwargs: Any) -> Any:
-        """As the library's; weights stay. The columns that find them are hidden where they are not named."""
+        """As the library's. Weights stay; READ_COLUMNS that are not named are hidden."""
         shown = [name for name in _listed(column_names) if name != WEIGHTS]
         finding = [name for name in READ_COLUMNS if name not in shown]
         return WeightsDataset.of(
@@ -235,9 +228,9 @@ class WeightsDataset(datasets.Dataset):
         )
 
     def remove_columns(self, column_names: str | list[str], *args: Any, **kwargs: Any) -> Any:
-        """As the library's; the columns that find weights are hidden.
+        """As the library's, but READ_COLUMNS are only hidden.
 
-        Without `weights`, the snapshots are the library's own dataset.
+        Removing `weights` gives the library's own dataset.
         """
         removed = _listed(column_names)
         gone = [name for name in removed if name not in (*READ_COLUMNS, WEIGHTS)]
@@ -279,12 +272,12 @@ class WeightsDataset(datasets.Dataset):
         return self._rewrap(getattr(self._plain(), method)(*args, **kwargs), names)
 
     def add_column(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """As the library's, but for the name `weights`."""
+        """As the library's; the name `weights` is refused."""
         self._without_weights_in("add_column", [name], "choose another name")
         return self._rewrap(self._plain().add_column(name, *args, **kwargs))
 
     def to_iterable_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's: a stream whose snapshots have their weights."""
+        """As the library's: a stream of snapshots with their weights."""
         view = self.view
         if view.kwargs or view.columns is not None:
             found = f"format {view.type!r} with options or columns of its own"
@@ -354,7 +347,7 @@ for _name, _do in REFUSED.items():
 
 
 class WeightsColumn(Column):
-    """One column of snapshots that are read whole: `ds["weights"]`."""
+    """A column of a `WeightsDataset`, whose snapshots are read whole, e.g. `ds["weights"]`."""
 
     def __init__(self, source: WeightsDataset, column_name: str) -> None:
         self.source, self.column_name = source, column_name
@@ -370,7 +363,7 @@ class WeightsColumn(Column):
 
 
 class WeightsFormatter(Formatter):
-    """Hands out snapshots as the view's own format does, and adds their weights."""
+    """Returns snapshots in the view's own format, with their weights."""
 
     def __init__(self, view: View, features: datasets.Features | None = None, **kwargs: Any) -> None:
         super().__init__(features, **kwargs)
@@ -379,7 +372,7 @@ class WeightsFormatter(Formatter):
     def __call__(self, pa_table: pa.Table, query_type: str) -> Any:
         view, names = self.view, pa_table.column_names
         missing = [name for name in READ_COLUMNS if name not in names]
-        # one column, or snapshots of another kind
+        # a single column, or snapshots of another kind
         if query_type == "column" or len(missing) == len(READ_COLUMNS) or len(names) == 1:
             return self._formatted(pa_table, query_type, self.features, view.columns, dict(view.kwargs))
         if missing:
@@ -409,7 +402,7 @@ class WeightsFormatter(Formatter):
     def _formatted(
         self, table: pa.Table, query_type: str, features: Any, columns: Any, kwargs: dict[str, Any]
     ) -> Any:
-        """As the library formats a table."""
+        """A table as the library formats it."""
         formatter = get_formatter(self.view.type, features=features, **kwargs)
         if query_type == "column":
             return formatter(table, query_type)
@@ -450,9 +443,7 @@ def dataset_with_weights(ds: datasets.Dataset, zoo: Zoo, columns: Sequence[str] 
 
 
 def without_weights(ds: datasets.Dataset) -> tuple[datasets.Dataset, Zoo | None]:
-    """Snapshots in the format that they are shown in, and their zoo if they have weights: also those that the
-    library joined.
-    """
+    """Snapshots without weights in the same format, and their zoo if they had weights; also joined ones."""
     view = (ds._format_kwargs or {}).get("view") if ds._format_type == FORMAT else None
     return (ds, None) if view is None else (view.set_on(_copy(ds)), view.zoo)
 
@@ -460,14 +451,14 @@ def without_weights(ds: datasets.Dataset) -> tuple[datasets.Dataset, Zoo | None]
 def stream_with_weights(
     ds: datasets.IterableDataset, zoo: Zoo, columns: Sequence[str] | None
 ) -> datasets.IterableDataset:
-    """Snapshots of a stream with their weights, a column like the others from here on.
+    """Snapshots of a stream with their weights as an ordinary column.
 
     Raises:
-        ZooError: if columns are missing; when they are read, if snapshots are not of this zoo.
+        ZooError: if columns are missing; on reading, if snapshots are not of this zoo.
     """
     plain = ds.with_format(None)
     present = ds.column_names
-    if present is None:  # it was mapped before: only its snapshots tell
+    if present is None:  # a mapped stream: only its snapshots show the columns
         present = list(next(iter(plain.take(1)), {}))
         ended = not present
     else:
@@ -483,9 +474,7 @@ def stream_with_weights(
 
 
 class StreamWeights:
-    """Weights for a batch of a stream: a class, not a closure, so that streams can be pickled for the workers
-    of a DataLoader.
-    """
+    """Adds weights to a batch of a stream: a class, so that a DataLoader can pickle it for its workers."""
 
     def __init__(self, zoo: Zoo) -> None:
         self.zoo = zoo
@@ -496,7 +485,7 @@ class StreamWeights:
 
 
 def check_columns(present: Sequence[str], wanted: Iterable[str]) -> None:
-    """Raise a ZooError unless snapshots have the columns that find weights, and no weights of their own."""
+    """Raise a ZooError unless the columns include READ_COLUMNS and those wanted, but not `weights`."""
     missing = [name for name in dict.fromkeys((*READ_COLUMNS, *wanted)) if name not in present]
     found, do = f"no {', '.join(missing)}", "load the index and keep its columns"
     if not missing and WEIGHTS in present:
@@ -510,7 +499,7 @@ def check_columns(present: Sequence[str], wanted: Iterable[str]) -> None:
 
 
 def check_states(ds: Any) -> set[str]:
-    """The states of zoos that snapshots come from, as their `info` tells.
+    """The state of the zoo that snapshots come from, as named in `info`, if there is one.
 
     Raises a ZooError for several: such snapshots were joined.
     """
@@ -529,9 +518,8 @@ def check_states(ds: Any) -> set[str]:
 def check_snapshots(ds: Any, zoo: Zoo) -> None:
     """Raise a ZooError for snapshots of another zoo.
 
-    A snapshot's state is enough; without it, the index must have the snapshot.
-
-    Whatever is found here, each value is checked when it is read.
+    If `info` names no state of this zoo, all snapshots must be in its index. Each value is checked again when
+    it is read.
     """
     if check_states(ds) == {zoo.manifest.digest} or isinstance(ds, datasets.IterableDataset):
         return
@@ -550,27 +538,26 @@ def check_snapshots(ds: Any, zoo: Zoo) -> None:
 
 
 def _keys(table: pa.Table) -> pa.ChunkedArray:
-    """What tells a snapshot's value from all others, as one text a snapshot."""
+    """A string for each snapshot that identifies its value."""
     return pc.binary_join_element_wise(*(table[name].cast(pa.string()) for name in BYTE_RANGE_COLUMNS), " ")
 
 
 def read_weights(zoo: Zoo, table: pa.Table) -> list[np.ndarray]:
-    """The weights of snapshots, each checked against the snapshot's SHA-256: what comes belongs to the
-    snapshot, whatever became of the zoo.
+    """The weights of snapshots, each checked against the snapshot's SHA-256, in case the zoo has changed.
 
     Args:
         zoo: where they are.
         table: READ_COLUMNS, and any others.
 
     Returns:
-        For each snapshot [P] float32, its own memory.
+        [P] float32 for each snapshot, in its own memory.
 
     Raises:
-        ZooError: if they cannot be read, or are others.
+        ZooError: if they cannot be read, or do not match.
     """
     try:
         snapshots = table.select(list(READ_COLUMNS)).cast(READ_SCHEMA)
-    except (pa.ArrowException, ValueError) as error:  # a column that was cast, or holds null
+    except (pa.ArrowException, ValueError) as error:  # a column was cast, or has a null
         expected, do = f"the columns {', '.join(READ_COLUMNS)} of the index", "keep them as they are"
         raise ZooError("with_weights", expected=expected, found=reason(error), do=do) from error
     try:
@@ -578,7 +565,7 @@ def read_weights(zoo: Zoo, table: pa.Table) -> list[np.ndarray]:
             array.copy() for array in zoo.arrays(Snapshots(snapshots))
         ]  # torch wants aligned and writable arrays
     except ZooError as error:
-        if zoo.files.path is None:  # the connection may be what fails
+        if zoo.files.path is None:  # the connection may have failed
             raise
         found, do = (
             f"a snapshot of another zoo, or a damaged file ({error})",
@@ -629,9 +616,7 @@ def _materialized_table(zoo: Zoo, shown: list[str], table: pa.Table) -> pa.Table
 
 
 def _leaving_weights_out(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function for `map` whose result leaves weights out: a column of that name would stand for those of
-    the zoo.
-    """
+    """Wrap a function for `map` so that its result has no weights: a stored column would hide the zoo's."""
     if inspect.iscoroutinefunction(function):
 
         async def later(*inputs: Any, **kwargs: Any) -> Any:
@@ -672,12 +657,12 @@ def _sums(snapshots: Any) -> list[int] | None:
 
 
 def _without(result: Any, before: list[int] | None) -> Any:
-    """What a function returned, without the weights, which must be those that it got."""
+    """A function's result without the weights, which must be unchanged."""
     if WEIGHTS not in _names(result):
         return result
     try:
         same = _sums(result) == before
-    except (AttributeError, TypeError, ValueError):  # no arrays of numbers
+    except (AttributeError, TypeError, ValueError):  # not arrays of numbers
         same = False
     if not same:
         do = "give what it makes another name, or take snapshots without weights (remove_columns('weights'))"

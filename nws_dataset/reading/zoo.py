@@ -1,10 +1,9 @@
 """`Zoo`: networks in a folder or on the Hub.
 
-Its index is a table to filter; weights are read only for the snapshots that were chosen.
+Filter its index, then read weights of the chosen snapshots only. A snapshot is a line of the index, a network
+at one moment of its training; a row is its weights.
 
-A snapshot is a line of the index, a network at one moment of its training; a row is its weights.
-
-Letters of axes: Nsnapshots, P weights, L length of a slice.
+Axes: N snapshots, P weights, L length of a slice.
 """
 
 from __future__ import annotations
@@ -52,27 +51,26 @@ if TYPE_CHECKING:
     from nws_dataset.reading.dataset import SnapshotDataset
 
 LOCAL_NAME = "nws"
-DEFAULT_REPOSITORY = "nws/nws"  # what "nws" stands for where there is no such zoo
-STACK_BYTES = 2 << 20  # of a stack in a pass over many snapshots: it stays in the processor's cache
+DEFAULT_REPOSITORY = "nws/nws"  # what "nws" stands for if there is no folder ./nws
+STACK_BYTES = 2 << 20  # of weights in one of `stacks`: it stays in the processor's cache
 REPOSITORY_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 
 
 class Zoo:
     """A zoo in a local folder or on the Hub.
 
-    What is not asked for is not read. In a folder, weights are read through memory maps, unchecked unless
-    `check` is set. From the Hub, the index comes whole and of the weights the ranges that are asked for,
-    neighbours in one request; all of it is checked and cached.
+    Everything is read on first use. In a folder, weights are read through memory maps, and verified only if
+    `check` is set. From the Hub, the index is fetched whole, weights only as they are needed, neighbours in
+    one request; all of it is verified and cached.
 
     Args:
-        path: the folder that nws-build wrote, or "org/name" on the Hub, if there is no such folder
-            ("./org/name" is always a folder); "nws" is ./nws or else DEFAULT_REPOSITORY.
+        path: a folder that nws-build wrote, or "org/name" on the Hub if there is no such folder ("./org/name"
+            is always a folder); "nws" is ./nws or else DEFAULT_REPOSITORY.
         revision: branch, tag or commit of a zoo on the Hub.
         token: for a private zoo on the Hub; None is the stored login.
         cache_dir: files from the Hub are kept in its folder `nws`; None is huggingface_hub's home (HF_HOME).
-        cache_bytes: weights from the Hub that are kept on disk, in bytes; those that were not used for
-            longest go first.
-        check: verify the SHA-256 of every value that is read from a folder.
+        cache_bytes: of weights from the Hub that are kept on disk; beyond it the least recently used go.
+        check: verify the SHA-256 of every value read from a folder.
 
     Raises:
         ZooError: if there is no zoo.
@@ -84,7 +82,7 @@ class Zoo:
         >>> weights = zoo.weights(snapshots)
         >>> weights.shape
         (5, 386)
-        >>> network = zoo.network(snapshots[0])  # a torch module that has the accuracies of snapshots[0]
+        >>> network = zoo.network(snapshots[0])  # a torch module with the accuracies of snapshots[0]
     """
 
     def __init__(
@@ -123,7 +121,7 @@ class Zoo:
         self._memory = _StackMemory()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles as what opens it again: maps and connections do not travel."""
+        """A pickle opens the zoo again; it holds no maps or connections."""
         return functools.partial(Zoo, **self.files.arguments), ()
 
     def __repr__(self) -> str:
@@ -148,7 +146,7 @@ class Zoo:
 
     @property
     def manifest(self) -> Manifest:
-        """nws.json: what the zoo holds and how it was made."""
+        """nws.json: what the zoo contains and how it was made."""
         return self.files.manifest
 
     @property
@@ -158,7 +156,7 @@ class Zoo:
 
     @functools.cached_property
     def _columns(self) -> Columns:
-        """The index, of which a column is read when it is first asked for."""
+        """The index, whose columns are read on first use."""
         columns = self.files.columns
         subset, model = columns["subset"], columns["model_id"]
         final = columns["is_final"].numbers
@@ -176,9 +174,9 @@ class Zoo:
 
     @functools.cached_property
     def index(self) -> pa.Table:
-        """One line a snapshot, of all subsets and splits (INDEX_SCHEMA), all columns read.
+        """One line per snapshot of all subsets and splits, with all columns (INDEX_SCHEMA).
 
-        `filter` reads only those that are asked for.
+        `filter` reads only the columns that are used.
 
         Raises:
             ZooError: if an index file is missing or damaged.
@@ -186,9 +184,9 @@ class Zoo:
         return self.filter().table
 
     def filter(self, **conditions: Any) -> Snapshots:
-        """The snapshots of the index that fulfil all conditions, as `Snapshots.filter`.
+        """The snapshots of the index that meet all conditions, as `Snapshots.filter`.
 
-        A column is read when it is first asked for.
+        A column is read on first use.
 
         Args:
             conditions: as `Snapshots.filter` takes them; none for the whole index.
@@ -249,10 +247,10 @@ class Zoo:
             snapshot: a line of the index, from `filter` or from a datasets.Dataset.
 
         Returns:
-            The bytes, of which safetensors makes the tensors.
+            The bytes, for safetensors to load.
 
         Raises:
-            ZooError: if the snapshot leads outside the zoo, a file is damaged, or the Hub cannot be reached.
+            ZooError: if the snapshot points outside the zoo, a file is damaged, or the Hub cannot be reached.
 
         Example:
             >>> zoo = Zoo("nws")
@@ -270,8 +268,8 @@ class Zoo:
             snapshot: as `architecture`.
 
         Returns:
-            [P] float32, read-only; from a folder a view of the file (its alignment is not guaranteed; copy it
-            for kernels that need one).
+            [P] float32, read-only; from a folder a view of the file, possibly unaligned (copy it for kernels
+            that need alignment).
 
         Raises:
             ZooError: as `value`, or if the file holds another architecture there.
@@ -289,19 +287,17 @@ class Zoo:
         ):
             unpack(
                 value_format.architecture, value, self.files.where(_byte_range(snapshot))
-            )  # says what does not fit
+            )  # raises an error with the difference
         return np.frombuffer(value, ROW_DTYPE, offset=len(value_format.head))
 
     def arrays(self, snapshots: AnySnapshots) -> list[np.ndarray]:
-        """The weights of several snapshots of any architectures; on the Hub, neighbours are fetched in one
-        request.
+        """The weights of several snapshots of any architectures, neighbours on the Hub in one request.
 
         Args:
-            snapshots: Snapshots, a datasets.Dataset of the index, a DataFrame or Arrow table of it, or
-                mappings.
+            snapshots: Snapshots; a datasets.Dataset, DataFrame or Arrow table of the index; or mappings.
 
         Returns:
-            For each snapshot [P] float32, as `row`.
+            [P] float32 for each snapshot, as `row`.
 
         Raises:
             ZooError: as `row`.
@@ -328,7 +324,7 @@ class Zoo:
         """The weights of several snapshots of one layout.
 
         Args:
-            snapshots: as `arrays`. Image sizes may differ where no weight depends on them.
+            snapshots: as `arrays`. Image sizes may differ if no weight depends on them.
 
         Returns:
             [N, P] float32, a copy.
@@ -367,16 +363,12 @@ class Zoo:
         value_format: _ValueFormat,
         memory: Callable[[int], np.ndarray] | None = None,
     ) -> np.ndarray:
-        """The weights [N, P] in byte ranges, all of one architecture. `memory` gives room for so many
-        weights.
-        """
-        byte_ranges.check(
-            self.manifest, self.name
-        )  # before anything of a size that they ask for is allocated
+        """The weights [N, P] in byte ranges, all of one architecture; `memory(n)` allocates n weights."""
+        byte_ranges.check(self.manifest, self.name)  # before memory of that size is allocated
         unlike = np.flatnonzero(byte_ranges.lengths != value_format.length)
         if len(unlike):
             (byte_range,) = byte_ranges[unlike[:1]]
-            # says what does not fit
+            # raises an error with the difference
             unpack(value_format.architecture, self.files.value(byte_range), self.files.where(byte_range))
         shape = len(byte_ranges), value_format.num_weights
         weights_NP = np.empty(shape, ROW_DTYPE) if memory is None else memory(math.prod(shape)).reshape(shape)
@@ -392,15 +384,14 @@ class Zoo:
         return weights_NP
 
     def stacks(self, snapshots: AnySnapshots | None = None) -> Iterator[tuple[Snapshots, np.ndarray]]:
-        """A pass over many snapshots in little memory: stack by stack, each of one architecture, of about 2
-        MiB.
+        """Iterate over many snapshots in little memory: in stacks of one architecture and about 2 MiB.
 
         Args:
             snapshots: Snapshots or mappings; None is the whole zoo.
 
         Yields:
-            The snapshots of a stack, and their weights [N, P] float32: architecture by architecture, in the
-            order of `snapshots`.
+            The snapshots of a stack and their weights [N, P] float32, by architecture, then in the order of
+            `snapshots`.
 
         Raises:
             ZooError: as `row`.
@@ -420,7 +411,7 @@ class Zoo:
             ordered, order = byte_ranges.sorted()
             byte_ranges = (
                 byte_ranges if order is not None else ordered
-            )  # their runs are found once, not stack by stack
+            )  # runs are found once, not for each stack
             size = max(1, STACK_BYTES // (value_format.num_weights * ROW_DTYPE.itemsize))
             for start in range(0, len(byte_ranges), size):
                 yield (
@@ -429,11 +420,10 @@ class Zoo:
                 )
 
     def slices(self, snapshots: AnySnapshots, starts: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """Consecutive weights of several snapshots of any architectures: the input of the deep
-        meta-classifier.
+        """A slice of each snapshot's weights, of any architectures: the input of the deep meta-classifier.
 
-        From a folder only these weights are read (and each value's header); from the Hub whole rows, so that
-        they can be checked.
+        From a folder only these weights (and each value's header) are read; from the Hub whole rows, to
+        check them.
 
         Args:
             snapshots: Snapshots, a datasets.Dataset of the index, or mappings.
@@ -444,7 +434,7 @@ class Zoo:
             [N, length] float32.
 
         Raises:
-            ZooError: as `row`, or if a slice leads outside its row.
+            ZooError: as `row`, or if a slice is not inside its row.
 
         Example:
             >>> zoo = Zoo("nws")
@@ -493,7 +483,7 @@ class Zoo:
             if byte_range.length == value_format.length:
                 read_part(byte_range, 0, found_head)
             if found_head.tobytes() != value_format.head:
-                # says what does not fit
+                # raises an error with the difference
                 unpack(value_format.architecture, self.files.value(byte_range), self.files.where(byte_range))
             read_part(byte_range, len(value_format.head) + start * ROW_DTYPE.itemsize, slice_L)
         return slices_NL
@@ -505,7 +495,7 @@ class Zoo:
             snapshot: as `architecture`.
 
         Returns:
-            name -> tensor of torch; it loads strictly into the snapshot's `Network`.
+            name -> torch.Tensor; it loads strictly into the snapshot's `Network`.
 
         Raises:
             ZooError: as `row`.
@@ -525,7 +515,7 @@ class Zoo:
             snapshot: as `architecture`.
 
         Returns:
-            A module of torch that takes images [B, C, H, W], uint8, and gives logits [B, num_outputs].
+            A torch module from images [B, C, H, W], uint8, to logits [B, num_outputs].
 
         Raises:
             ZooError: as `row`.
@@ -537,10 +527,10 @@ class Zoo:
             >>> zoo.network(snapshot)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
             torch.Size([2, 10])
         """
-        from nws_dataset.networks.network import Network  # torch is loaded only when a network is wanted
+        from nws_dataset.networks.network import Network  # torch is loaded only when it is needed
 
         activation, dropout = _fields(snapshot, "activation", "dropout")
-        weights = self._tensor(snapshot)  # first: an index may ask for a network that no file holds
+        weights = self._tensor(snapshot)  # first: an index may claim a network that no file has
         return Network(self.architecture(snapshot), activation, dropout).load_row(weights).eval()
 
     def images(self, snapshots: AnySnapshots) -> np.ndarray:
@@ -639,14 +629,14 @@ class Zoo:
     def networks(self, snapshots: AnySnapshots) -> Networks:
         """The networks of several snapshots of one architecture as one module, in evaluation mode.
 
-        One call gives the logits of all, faster than one network after the other; gradients reach the images,
-        and weights that are given in place of their own.
+        One call gives the logits of all, faster than one network after the other. Gradients reach the images,
+        and weights that are passed to the call.
 
         Args:
             snapshots: as `arrays`. Activations may differ.
 
         Returns:
-            A module of torch that takes images [B, C, H, W] as `network`'s, and gives [N, B, num_outputs].
+            A torch module from images [B, C, H, W], as `network`'s, to logits [N, B, num_outputs].
 
         Raises:
             ZooError: as `row`, or if there are no snapshots or the architectures differ.
@@ -681,38 +671,35 @@ class Zoo:
         target: Any = "test_accuracy",
         **options: Any,
     ) -> SnapshotDataset:
-        """Snapshots as a map-style data set of torch, for a DataLoader with any kind of worker processes.
+        """Snapshots as a map-style data set for a torch DataLoader with any kind of worker processes.
 
-        A batch is read when it is asked for, and nothing else. Only from the Hub, what lies within 256 kB of
-        it comes with it, where the cache can hold the whole data set: a shuffled pass then makes a request
-        for such a neighbourhood, not for each snapshot.
+        Only what a batch needs is read. From the Hub, the neighbours of its values within 256 kB are fetched
+        too if the cache can hold the whole data set: a shuffled pass then makes a request for each
+        neighbourhood, not for each snapshot.
 
         Args:
             snapshots: as `arrays`; a target's name needs Snapshots or an Arrow table.
             view: Graph, LayerTuples or Tokens; None for the rows themselves.
-            target: what is to be predicted: a column of numbers, or [N, ...] numbers, an array or tensor;
-                None for items without it.
-            options: of the view's `from_rows`. Unless `kernel_size` is given, the edges of all graphs have
-                the smallest width that fits all of their architectures.
+            target: what to predict: a column of numbers, or an array or tensor [N, ...] of numbers; None for
+                items without it.
+            options: of the view's `from_rows`. By default, `kernel_size` of graphs is the smallest that fits
+                all their architectures.
 
         Returns:
-            A torch.utils.data.Dataset of N items, of float32 tensors; y is bool, int64 or float32 as the
-            target is:
+            A torch.utils.data.Dataset of N items of float32 tensors; y is bool, int64 or float32:
 
             | view | item |
             |---|---|
-            | None | a row [P] and its y, or the row alone |
+            | None | a row [P] and its y, or only the row |
             | Graph | PyTorch Geometric's Data with x, edge_index, edge_attr, y [1, ...], for its DataLoader |
             | LayerTuples | a dict of weights, biases and norms, tuples of tensors, and y |
             | Tokens | a dict of tokens, mask, position and y |
 
-            Where PyTorch Geometric is not installed (the extra `graphs`), a graph is a dict of the same
-            tensors.
+            Without PyTorch Geometric (the extra `graphs`), a graph is a dict of the same tensors.
 
         Raises:
             ZooError: if there is no such column, or an option does not fit.
-            ValueZooError: if there is no such view, or the targets are no finite numbers, one for each
-                snapshot.
+            ValueZooError: if there is no such view, or targets are not finite, or not one per snapshot.
 
         Example:
             >>> zoo = Zoo("nws")
@@ -746,19 +733,17 @@ def is_repository(path: str) -> bool:
 
 
 class _StackMemory:
-    """Memory of stacks that nobody holds any more, used again: pages that are new to a process cost as much
-    as the copy.
-    """
+    """Reuses the memory of stacks that are no longer referenced: fresh pages cost as much as the copy."""
 
-    KEPT = 2  # while a stack is used, the next is made
+    KEPT = 2  # one is in use while the next is filled
 
     def __init__(self) -> None:
         self._kept: list[np.ndarray] = []
         self._lock = threading.Lock()
 
     def take(self, count: int) -> np.ndarray:
-        """Room for `count` weights, of which no other array knows."""
-        with self._lock:  # a view is counted before another thread looks
+        """Memory for `count` weights that no other array refers to."""
+        with self._lock:  # so that no other thread counts references before the view exists
             for i in range(len(self._kept)):
                 if sys.getrefcount(self._kept[i]) == ONLY_KEPT and len(self._kept[i]) >= count:
                     return self._kept[i][:count]
@@ -768,20 +753,20 @@ class _StackMemory:
 
 
 EDGE_SCORES_COLUMNS = tuple(f"edge_scores_{name}" for name in ("offset", "length", "sha256"))
-# references to an array that only a list has, as getrefcount counts them
+# getrefcount of an array that only a list refers to
 ONLY_KEPT = sys.getrefcount(np.empty(0)) + 1
 
 
 class _ValueFormat(NamedTuple):
-    """What the value of an architecture must be."""
+    """What a value of an architecture must look like."""
 
     architecture: BaseArchitecture
     head: bytes
     num_weights: int
-    length: int  # bytes of the value
+    length: int  # of the value, in bytes
 
 
-@functools.lru_cache(1 << 16)  # a zoo has few of them, and millions of snapshots
+@functools.lru_cache(1 << 16)  # few architectures for millions of snapshots
 def _value_format(text: str) -> _ValueFormat:
     architecture = architecture_from_json(text)
     head, num_weights = header(architecture), layout_of(architecture).num_weights
@@ -789,10 +774,10 @@ def _value_format(text: str) -> _ValueFormat:
 
 
 def _fields(snapshot: AnySnapshot, *names: str) -> list[Any]:
-    """Values of a snapshot that reading needs.
+    """Some values of a snapshot.
 
     Raises:
-        ZooError: if it is no line of an index, or lacks one of them.
+        ZooError: if it is not a line of an index, or lacks one of them.
     """
     if isinstance(snapshot, Snapshot):
         return [snapshot[name] for name in names]
@@ -810,7 +795,7 @@ def _fields(snapshot: AnySnapshot, *names: str) -> list[Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value of a snapshot that came from elsewhere, checked; numpy's numbers are Python's."""
+    """A value of a snapshot of any form, checked; numpy's numbers become Python's."""
     value = value.item() if isinstance(value, np.generic) else value
     arrow_type = INDEX_SCHEMA.field(name).type
     if value is None and INDEX_SCHEMA.field(name).nullable:
@@ -828,13 +813,13 @@ def _byte_range(snapshot: AnySnapshot) -> ByteRange:
 
 
 class _Wanted:
-    """Snapshots whose weights are wanted.
+    """Snapshots whose weights are to be read.
 
     Args:
         snapshots: with READ_COLUMNS.
 
     Raises:
-        ZooError: if one of these is missing, of another type, or null somewhere.
+        ZooError: if one of these columns is missing, of another type, or has a null.
     """
 
     def __init__(self, snapshots: Snapshots) -> None:
@@ -874,9 +859,7 @@ class _Wanted:
         return [formats[code] for code in codes]
 
     def by_architecture(self) -> Iterator[tuple[_ValueFormat, slice | np.ndarray]]:
-        """What the values of each architecture must be, and the indices of its snapshots among these: in
-        order of their first ones.
-        """
+        """For each architecture its value format and the indices of its snapshots, in order of the first."""
         architecture = self._columns["architecture_json"]
         codes = part_of(architecture.codes, self._indices)
         if len(codes) and (codes == codes[0]).all():
@@ -889,7 +872,7 @@ class _Wanted:
 
 
 def _as_wanted(snapshots: Any, columns: Sequence[str] = READ_COLUMNS) -> _Wanted:
-    """Snapshots of any form, with these columns of text or integers, checked."""
+    """Snapshots of any form as `_Wanted`, with these columns of strings or integers checked."""
     do = "take snapshots from the index, e.g. zoo.filter(...)"
     if isinstance(snapshots, Snapshots):
         return _Wanted(snapshots)
@@ -912,7 +895,7 @@ def _as_wanted(snapshots: Any, columns: Sequence[str] = READ_COLUMNS) -> _Wanted
     lists = {name: [value[i] for value in values] for i, name in enumerate(columns)}
     try:
         return _Wanted(Snapshots._of(Columns.of_values(lists), range(len(values))))
-    except (ValueError, OverflowError) as error:  # texts that are no UTF-8, numbers beyond int64
+    except (ValueError, OverflowError) as error:  # strings that are not UTF-8, numbers beyond int64
         raise ZooError(
             "snapshots", expected="snapshots of the config index", found=reason(error), do=do
         ) from error

@@ -1,4 +1,4 @@
-"""`ZooFiles`: what reading asks of a zoo's files, in a folder or in a repository on the Hub."""
+"""`ZooFiles`: the interface to a zoo's files, in a folder or in a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from nws_dataset.format.manifest import Manifest
 from nws_dataset.reading.byte_ranges import ByteRange, ByteRanges, Deliver
 from nws_dataset.reading.index import Columns
 
-# Fills a contiguous array with bytes of a value, from a byte of it on.
+# Fills a contiguous array with a value's bytes from an offset in it.
 ReadPart = Callable[[ByteRange, int, np.ndarray], None]
 
 
 class ZooFiles(Protocol):
-    """A zoo's files in the state that they were opened in: a `Folder` or a `Repository`.
+    """A zoo's files in the state that was opened: a `Folder` or a `Repository`.
 
-    What is not there, damaged or cannot be reached is a ZooError.
+    What is missing, damaged or out of reach raises a ZooError.
     """
 
     manifest: Manifest
 
     @property
     def name(self) -> str:
-        """What errors and people call it."""
+        """Its name in error messages."""
         ...
 
     @property
     def origin(self) -> str:
-        """What a dataset remembers it by."""
+        """What a loaded dataset stores to find its zoo again."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class ZooFiles(Protocol):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of `Zoo`, to open the same files again."""
+        """Arguments of `Zoo` that open the same files again."""
         ...
 
     @property
@@ -51,12 +51,12 @@ class ZooFiles(Protocol):
 
     @property
     def cache_bytes(self) -> int:
-        """Of values that are kept at hand once they were fetched; 0 for a folder, where all are at hand."""
+        """Bytes of fetched values that are kept on disk; 0 for a folder, which fetches nothing."""
         ...
 
     @property
     def read_part(self) -> ReadPart | None:
-        """Reads a part of a value and nothing else; None where every value is checked, thus read whole."""
+        """Reads only part of a value; None where values are checked, and so read whole."""
         ...
 
     def where(self, byte_range: ByteRange) -> str:
@@ -68,9 +68,9 @@ class ZooFiles(Protocol):
         ...
 
     def read(self, byte_ranges: ByteRanges, deliver: Deliver) -> None:
-        """Hand over the values of byte ranges."""
+        """Deliver the values of byte ranges."""
         ...
 
     def prefetch(self, byte_ranges: ByteRanges) -> None:
-        """Fetch values that are not at hand yet into the cache."""
+        """Fetch values that are not in the cache yet."""
         ...

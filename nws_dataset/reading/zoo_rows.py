@@ -1,4 +1,4 @@
-"""`ZooRows`: rows of weights that are read from a zoo when they are asked for."""
+"""`ZooRows`: rows of a zoo whose slices are read when they are needed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from nws_dataset.views.slices import Indexed
 
 
 class ZooRows(Indexed):
-    """Rows of a zoo, of which slices are read when they are needed: from a folder these weights alone, from
-    the Hub through its cache.
+    """Rows of a zoo whose slices are read when they are needed.
+
+    From a folder only these weights are read, from the Hub whole rows, through the cache.
 
     Args:
         zoo: the zoo.
@@ -43,11 +44,11 @@ class ZooRows(Indexed):
 
         Args:
             indices: [B], which rows.
-            starts: [B], the first weight of each slice in its row.
+            starts: [B], the position of each slice's first weight in its row.
             length: L, weights in a slice.
 
         Returns:
-            [B, L] float32, zeros behind a row's end.
+            [B, L] float32, padded with zeros after a row's end.
 
         Raises:
             ZooError: as `Zoo.slices`.
