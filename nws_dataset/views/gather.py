@@ -1,4 +1,4 @@
-"""Arrays of numpy and tensors of torch alike: their last axes are checked, taken from and concatenated."""
+"""Operations on the last axes of numpy arrays and torch tensors alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nws_dataset.errors import ValueZooError, ZooError
 
 
 def check_axes(name: str, array: Any, *shape: int) -> None:
-    """Raise a ZooError unless there is an array or tensor that ends in these axes."""
+    """Raise a ZooError unless it is an array or tensor whose last axes are these."""
     if not hasattr(array, "shape"):
         raise ValueZooError(name, expected="an array or a tensor", found=type(array).__name__, do="give one")
     if tuple(array.shape[-len(shape) :]) != shape:
@@ -23,7 +23,7 @@ def check_axes(name: str, array: Any, *shape: int) -> None:
 
 
 def check_choice(name: str, value: Any, legal: Sequence[str]) -> None:
-    """Raise a ZooError unless a value is one of those that are legal."""
+    """Raise a ZooError unless a value is legal."""
     if value not in legal:
         raise ZooError(
             name, expected=f"one of {', '.join(legal)}", found=repr(value), do="choose one of them"
@@ -34,18 +34,18 @@ def concatenate(arrays: Sequence[Any]) -> Any:
     """Arrays joined along the last axis."""
     if isinstance(arrays[0], np.ndarray):
         return np.concatenate(arrays, axis=-1)
-    import torch  # only for those who have tensors
+    import torch  # not needed for numpy arrays
 
     return torch.cat(tuple(arrays), dim=-1)
 
 
 def flatten(array: Any, axes: int) -> Any:
-    """An array whose axes after the first ones are one."""
+    """An array with its first `axes` axes, the others joined into one."""
     return array.reshape(*array.shape[:axes], math.prod(array.shape[axes:]))
 
 
 def with_zero(rows: Any) -> Any:
-    """[..., P + 1]: rows with a zero behind, for the positions of padding."""
+    """[..., P + 1]: rows with a zero appended, which indices of padding refer to."""
     zero = (
         np.zeros_like(rows[..., :1])
         if isinstance(rows, np.ndarray)
@@ -65,7 +65,7 @@ def take(array: Any, indices: np.ndarray) -> Any:
 
 
 def like(array: Any, structure: np.ndarray) -> Any:
-    """What an architecture says about an array, as its like: a numpy array, or a tensor on its device."""
+    """`structure` as the array's kind: a numpy array, or a tensor on its device."""
     if isinstance(array, np.ndarray):
         return structure
     import torch

@@ -1,9 +1,9 @@
-"""Rows as graphs of the networks' computation.
+"""Rows as graphs of what the networks compute.
 
     view = Graph.from_rows(architecture, rows)  # rows [P] or [N, P], a numpy array or a torch tensor
     view.rows()                                 # the same rows
 
-Letters of axes: N networks (any leading axes), P weights of a row, K side of a kernel, V nodes, E edges.
+Axes: N networks (any leading axes), P weights of a row, K side of a kernel, V nodes, E edges.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from nws_dataset.views.indices import (
 from nws_dataset.views.permutations import CACHED, tensor_indices
 
 NODE_TYPES = ("input", "conv", "dense", OUTPUT)
-# of which nets ScaleGMN knows a symmetry: of sign, else of scale
+# activations whose symmetry ScaleGMN knows -> whether it is of sign, else of scale
 SIGN_SYMMETRIES = {"tanh": True, "relu": False, "sine": True}
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Networks as graphs of their computation, with PyTorch Geometric's field names.
+    """Networks as graphs of what they compute, with PyTorch Geometric's field names.
 
     Nodes are the input channels, then each layer's channels or units, then the outputs, in network order. An
-    edge leads from an input of a layer to a unit of it. This is the graph of Kofinas et al. (arXiv
-    2403.12143) and Lim et al. (arXiv 2312.04501). A permutation of hidden units renames nodes and changes
-    nothing else. What is the same for all networks of an architecture is a property, and made once:
+    edge goes from an input of a layer to one of its units. This is the graph of Kofinas et al. (arXiv
+    2403.12143) and Lim et al. (arXiv 2312.04501). Permuting hidden units only renumbers nodes. What all
+    networks of an architecture share is a property, and made once:
     `Data(x=view.x[n], edge_index=view.edge_index, edge_attr=view.edge_attr[n])` is network n.
     """
 
     architecture: BaseArchitecture  # of all of them
-    x: Any  # [N, V, 5]: VECTOR_ROLES of each node, zero where it has none
-    # [N, E, K * K]: the kernel, centred among zeros; a dense layer's is one number, or the map after the
-    # flatten. Of a kan [N, E, F]: w_b, w_s and the coefficients of an edge
+    x: Any  # [N, V, 5]: VECTOR_ROLES of each node, zero where it lacks one
+    # [N, E, K * K]: the kernel, padded with zeros around it; a dense layer's is one number, or the map after
+    # the flatten. For a kan [N, E, F]: w_b, w_s and the coefficients of an edge
     edge_attr: Any
 
     @classmethod
@@ -59,10 +59,10 @@ class Graph:
             architecture: that of the rows.
             rows: [..., P], a numpy array or torch tensor.
             kernel_size: K, odd; None for the smallest that holds the architecture's kernels and its last map.
-                Give a larger one to let graphs of several architectures have edges of one width.
+                A larger one gives graphs of several architectures the same edge width.
 
         Returns:
-            The view; its arrays are of the kind of `rows`.
+            The view; its arrays are of the same type as `rows`.
 
         Raises:
             ZooError: if the kernel size is too small or even, or rows are not of this architecture.
@@ -88,10 +88,10 @@ class Graph:
         )
 
     def rows(self) -> Any:
-        """The rows [..., P] of these features, a copy. Numbers that stand for padding are left out.
+        """The rows [..., P] of these features, a copy without the padding.
 
         Returns:
-            [..., P], an array or tensor of the same kind.
+            [..., P], an array or tensor as the view has them.
 
         Raises:
             ZooError: if their shapes are not those of this architecture.
@@ -135,14 +135,14 @@ class Graph:
         return like(self.x, np.repeat(types, np.diff(_first_nodes(self.architecture))))
 
     def node_activation(self, activation: str | Sequence[str]) -> Any:
-        """Which function each node applies.
+        """The activation function of each node.
 
         Args:
-            activation: the networks' column of the index: a name, or N of them (`snapshots["activation"]`).
+            activation: of the networks: a name, or N of them (`snapshots["activation"]`).
 
         Returns:
             [V] or [N, V] integers: the index of its name in LEGAL_VALUES["activation"], -1 for inputs and
-            outputs, which apply none.
+            outputs, which have none.
 
         Raises:
             ZooError: for another activation.
@@ -163,14 +163,14 @@ class Graph:
     def to_neural_graphs(
         self, activation: str | Sequence[str] | None = None, *, linear_as_conv: bool = False
     ) -> list[dict[str, Any]]:
-        """What the models of neural-graphs (Kofinas et al.) take of each network:
-        `Data(**fields, y=target)`, where their `flattening_method` is null.
+        """The input of neural-graphs' models (Kofinas et al.) for each network: `Data(**fields, y=target)`.
+
+        Their `flattening_method` must be null.
 
         Args:
-            activation: the networks' column of the index: a name, or N of them. None leaves `activations`
-                out.
-            linear_as_conv: as in their configuration. False: the weight of a dense layer comes first among
-                zeros. True: it stands in the middle, as a kernel does.
+            activation: of the networks: a name, or N of them; None leaves out `activations`.
+            linear_as_conv: as in their configuration. False: a dense layer's weight is followed by zeros.
+                True: it is centred among zeros, like a kernel.
 
         Returns:
             N dicts, of tensors where the view has tensors:
@@ -180,16 +180,16 @@ class Graph:
             | `x` | [V, 1] biases; with batch-norm [V, 5], VECTOR_ROLES: set their `d_in` to 5 |
             | `edge_index` | [2, E], by source, then target |
             | `edge_attr` | [E, K * K], in this order |
-            | `mlp_edge_masks` | [E] bool: edges whose weight is one number of a dense layer |
+            | `mlp_edge_masks` | [E] bool: edges of dense layers whose weight is one number |
             | `node_types` | [V] integers: 0 inputs and channels, 1 units and outputs of dense layers |
             | `spatial_embed_mask` | [V] bool: channels of the last convolution |
-            | `conv_mask` | of each layer 1 if it has kernels or follows the flatten of a map, else 0 |
-            | `layer_layout` | how many nodes there are: inputs, then each layer |
+            | `conv_mask` | for each layer 1 if it has kernels or follows the flatten of a map, else 0 |
+            | `layer_layout` | numbers of nodes: inputs, then each layer |
             | `fmap_size` | 1: no node is repeated after the flatten |
             | `activations` | the name of each hidden layer's function |
 
         Raises:
-            ZooError: if there is no such activation, or another number of them than networks.
+            ZooError: if there is no such activation, or not one per network.
 
         Example:
             >>> from nws_dataset import Architecture
@@ -211,11 +211,11 @@ class Graph:
         ]
 
     def to_scalegmn(self, activation: str | Sequence[str]) -> list[dict[str, Any]]:
-        """What the models of ScaleGMN (Kalogeropoulos et al., arXiv 2406.10685) take of each network, in both
-        directions: `Data(**fields, y=target)`.
+        """The input of ScaleGMN's models (Kalogeropoulos et al., arXiv 2406.10685), also bidirectional ones,
+        for each network: `Data(**fields, y=target)`.
 
         Args:
-            activation: the networks' column of the index: a name, or N of them.
+            activation: of the networks: a name, or N of them.
 
         Returns:
             N dicts, of tensors where the view has tensors: the fields of `to_neural_graphs`, dense weights
@@ -233,8 +233,7 @@ class Graph:
             Their `d_in_v` is the width of `x`, `_max_kernel_height` and `_max_kernel_width` are K.
 
         Raises:
-            ZooError: if an activation is none of relu, tanh and sine, or there is another number of them than
-                networks.
+            ZooError: if an activation is not relu, tanh or sine, or there is not one per network.
 
         Example:
             >>> from nws_dataset import Architecture
@@ -256,7 +255,7 @@ class Graph:
         ]
 
     def _activations(self, activation: str | Sequence[str]) -> list[str]:
-        """A name for each network."""
+        """The name of each network's activation."""
         count = math.prod(self.x.shape[:-2])
         names = (
             [activation] * count if isinstance(activation, str) else np.asarray(activation).ravel().tolist()
@@ -303,7 +302,7 @@ class Graph:
                 "x": features,
                 "edge_attr": attributes,
                 **shared,
-                # lists of their own: neural-graphs writes into them
+                # a new list for each network: neural-graphs writes into them
                 "conv_mask": (~dense[1:]).astype(int).tolist(),
                 "layer_layout": np.bincount(layer).tolist(),
                 "fmap_size": 1,
@@ -321,7 +320,7 @@ def _check_activations(names: Sequence[str], legal: Sequence[str], do: str) -> N
 
 
 def _first_nodes(architecture: BaseArchitecture) -> np.ndarray:
-    """The first node of the inputs and of each layer, then the number of nodes."""
+    """The first node of the inputs and of each layer, then the number of all nodes."""
     return np.cumsum([0, *layout_of(architecture).unit_counts.values()])
 
 
@@ -338,13 +337,13 @@ def _edge_tensors(architecture: BaseArchitecture) -> list[list[TensorSpec]]:
 
 
 def _dense(architecture: BaseArchitecture) -> np.ndarray:
-    """Of the inputs and each layer a bool: whether its weights are numbers, not kernels."""
+    """For the inputs and each layer: whether its weights are numbers, not kernels."""
     shapes = {tensors[0].units[0]: tensors[0].unit_shape for tensors in reversed(_edge_tensors(architecture))}
     return np.array([len(shapes.get(units, ())) == 2 for units in layout_of(architecture).unit_counts])
 
 
 def _edges(architecture: BaseArchitecture) -> np.ndarray:
-    """[2, E]: source and target, as the weights lie: unit by unit, input by input."""
+    """[2, E]: source and target, in the weights' order: unit by unit, input by input."""
     counts = layout_of(architecture).unit_counts
     first = dict(zip(counts, _first_nodes(architecture).tolist(), strict=False))
     edges = []
@@ -371,7 +370,7 @@ def _source_order(architecture: BaseArchitecture) -> np.ndarray:
 
 
 def _scalegmn_fields(architecture: BaseArchitecture) -> dict[str, np.ndarray]:
-    """What ScaleGMN takes beside the fields of neural-graphs, but for the activation's."""
+    """ScaleGMN's fields beside those of neural-graphs, except those of activations."""
     first, layer = _first_nodes(architecture), _node_layer(architecture)
     source, target = _edges(architecture)[:, _source_order(architecture)]
     inputs, last = int(first[1]), int(layer[-1])

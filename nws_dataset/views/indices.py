@@ -1,10 +1,9 @@
-"""Which number of a row stands where in a view.
+"""Arrays that say which number of a row is where in a view.
 
-An array of indices says it, made once for an architecture by the reshapes that the tensors themselves would
-undergo; P, one beyond the row, stands for padding. To take a view of rows, and to turn it back, is then a
-gather.
+They are made once for an architecture, by reshaping indices as the tensors would be reshaped; index P, one
+beyond the row, is padding. Rows to view and back are then single gathers.
 
-Letters of axes: P weights of a row, O units of a layer, I inputs of a layer, K side of a kernel.
+Axes: P weights of a row, O units of a layer, I inputs of a layer, K side of a kernel.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from nws_dataset.networks.layout import layout_of
 from nws_dataset.views.gather import check_axes, concatenate, flatten, take
 from nws_dataset.views.permutations import tensor_indices
 
-# what a unit has beside its incoming weights
+# a unit's numbers beside its incoming weights
 VECTOR_ROLES = ("bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance")
 
 
 def unit_vectors(architecture: BaseArchitecture) -> list[np.ndarray]:
-    """Of each layer [1, O] its bias, or with batch-norm [5, O]: VECTOR_ROLES."""
+    """Each layer's bias [1, O], or with batch-norm VECTOR_ROLES [5, O]."""
     indices = tensor_indices(architecture)
     return [
         np.stack([indices[vector.name] for vector in vectors])
@@ -34,9 +33,7 @@ def unit_vectors(architecture: BaseArchitecture) -> list[np.ndarray]:
 
 
 def kernels(architecture: BaseArchitecture) -> list[np.ndarray]:
-    """Of each layer [O, I, k, k] its weight: a dense layer's kernel is one number, or the map after the
-    flatten.
-    """
+    """Each layer's weight [O, I, k, k]; a dense kernel is one number, or the map after the flatten."""
     indices = tensor_indices(architecture)
     weights = [indices[weight.name] for weight, *_ in layout_of(architecture).by_layer.values()]
     return [weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1))) for weight in weights]
@@ -44,12 +41,12 @@ def kernels(architecture: BaseArchitecture) -> list[np.ndarray]:
 
 def smallest_side(architecture: BaseArchitecture) -> int:
     """The smallest odd K that holds all kernels."""
-    # odd: so that the middle of an odd kernel is the middle of the square
+    # odd, so that odd kernels can be centred
     return max(kernel.shape[-1] for kernel in kernels(architecture)) | 1
 
 
 def padded_kernels(architecture: BaseArchitecture, side: int) -> list[np.ndarray]:
-    """Of each layer [O, I, K * K]: each kernel in the middle of a square of this side."""
+    """Each layer's kernels [O, I, K * K], centred in squares of this side."""
     padded = []
     for kernel in kernels(architecture):
         before, after = (side - kernel.shape[-1]) // 2, (side - kernel.shape[-1] + 1) // 2
@@ -60,14 +57,14 @@ def padded_kernels(architecture: BaseArchitecture, side: int) -> list[np.ndarray
 
 
 def rows_from(architecture: BaseArchitecture, parts: Mapping[str, tuple[Any, np.ndarray]]) -> Any:
-    """The rows [..., P] that stand in arrays.
+    """The rows [..., P] of the numbers in arrays.
 
     Args:
         architecture: that of the rows.
-        parts: name -> an array [..., *shape], and its indices [*shape]; together they hold the whole row.
+        parts: name -> (array [..., *shape], indices [*shape]); together they cover the whole row.
 
     Raises:
-        ZooError: if an array ends in other axes than its indices, or has other leading axes than the first.
+        ZooError: if an array's last axes are not its indices', or leading axes differ.
     """
     num_weights = layout_of(architecture).num_weights
     leads = {}
@@ -83,7 +80,7 @@ def rows_from(architecture: BaseArchitecture, parts: Mapping[str, tuple[Any, np.
             )
     numbers: list[Any] = []
     order: list[np.ndarray] = []
-    # as they stand in the row: tensors that lie there one behind the other need no sorting then
+    # in the row's order: consecutive tensors then need no sorting
     for array, indices in sorted(parts.values(), key=lambda part: part[1].min()):
         flat, index = flatten(array, len(lead)), indices.reshape(-1)
         filled = np.flatnonzero(index < num_weights)

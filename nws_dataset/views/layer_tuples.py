@@ -1,10 +1,10 @@
-"""Rows as the tensors of each layer, for networks that are equivariant to permutations.
+"""Rows as each layer's tensors, for permutation-equivariant networks.
 
     view = LayerTuples.from_rows(architecture, rows)  # rows [P] or [N, P], a numpy array or a torch tensor
     view.rows()                                       # the same rows
 
-Letters of axes: N networks (any leading axes), P weights of a row, O units of a layer, I inputs of a layer, K
-side of a kernel, W numbers on a last axis that all layers share.
+Axes: N networks (any leading axes), P weights of a row, O units of a layer, I inputs of a layer, K side of a
+kernel, W numbers on the last axis, the same in all layers.
 """
 
 from __future__ import annotations
@@ -24,28 +24,27 @@ from nws_dataset.views.indices import VECTOR_ROLES, padded_kernels, rows_from, s
 from nws_dataset.views.permutations import CACHED, tensor_indices
 
 CONVENTIONS = ("nfn", "dws")
-NORMS = ("apart", "channels")  # where batch-norm's numbers stand
+NORMS = ("apart", "channels")  # where batch-norm's numbers are
 
 
 @dataclass(frozen=True, eq=False)
 class LayerTuples:
-    """The tensors of each layer, from input to output, as networks that are equivariant to permutations take
-    them.
+    """The tensors of each layer, from input to output: the input of permutation-equivariant networks.
 
     | convention | weights | biases | norms |
     |---|---|---|---|
     | "nfn" | [N, 1, O, I], convolutions [N, 1, O, I, K, K] | [N, 1, O] | [N, 4, O] |
     | "dws" | [N, I, O, W], W = K * K | [N, O, W] | [N, O, 4] |
 
-    The first is that of neural functionals (NFN, Zhou et al., arXiv 2302.14040), for
-    `WeightSpaceFeatures(view.weights, view.biases)`. The second is that of DWSNets (Navon et al., arXiv
-    2301.12780), `model((view.weights, view.biases))`, whose layers share one last axis: a kernel stands in
-    the middle of a square of zeros, a dense layer's weight in its centre, a bias before zeros.
+    "nfn" is for neural functionals (NFN, Zhou et al., arXiv 2302.14040):
+    `WeightSpaceFeatures(view.weights, view.biases)`. "dws" is for DWSNets (Navon et al., arXiv 2301.12780):
+    `model((view.weights, view.biases))`. Its last axis is the same in all layers: kernels and dense weights
+    are centred in squares of zeros, biases are followed by zeros.
 
-    `norms` are batch-norm's weight, bias, mean and variance of each hidden layer, or () without batch-norm. A
-    permutation of units reorders them with the bias, so `norms="channels"` joins them to it: biases have five
-    channels, of the output layer four zeros among them; weights have four zero channels more ("dws": W is at
-    least nine); and `norms` is ().
+    `norms` are batch-norm's weight, bias, mean and variance of each hidden layer, or () without batch-norm.
+    Permutations of units move them with the bias, so `norms="channels"` joins them to it: biases have five
+    channels (four are zero in the output layer), weights four more channels of zeros ("dws": W is at least
+    nine), and `norms` is ().
 
     Raises:
         ZooError: if there is no such convention.
@@ -56,7 +55,7 @@ class LayerTuples:
     biases: tuple[Any, ...]  # of every layer
     norms: tuple[Any, ...] = ()  # of every hidden layer, or none
     convention: str = CONVENTIONS[0]  # the order of axes, see above
-    joined: bool = False  # whether the biases' channels hold the norms
+    joined: bool = False  # whether the norms are channels of the biases
 
     def __post_init__(self) -> None:
         check_choice("convention", self.convention, CONVENTIONS)
@@ -70,22 +69,21 @@ class LayerTuples:
         width: int | None = None,
         norms: str = NORMS[0],
     ) -> LayerTuples:
-        """The tensors of rows; for "nfn" with norms apart no copy is made.
+        """The tensors of rows; for "nfn" with norms "apart" views, not copies.
 
         Args:
             architecture: that of the rows.
             rows: [..., P], a numpy array or torch tensor.
             convention: "nfn" or "dws", the order of axes.
-            width: of "dws", W: the square of an odd number; None for the smallest that holds the
-                architecture's kernels and its last map. Give a larger one to let several architectures have
-                one width.
+            width: W of "dws", the square of an odd number; None for the smallest that holds all kernels and
+                the last map. A larger one gives several architectures the same width.
             norms: "apart", or "channels": batch-norm's numbers joined to the biases.
 
         Returns:
-            The view; its arrays are of the kind of `rows`.
+            The view; its arrays are of the same type as `rows`.
 
         Raises:
-            ZooError: if there is no such convention or choice, a width is no such square or too small, or
+            ZooError: if there is no such convention or choice, a width is not such a square or too small, or
                 rows are not of this architecture.
 
         Example:
@@ -117,10 +115,10 @@ class LayerTuples:
         return cls(architecture, weights, biases, norm_vectors, convention, joined)
 
     def rows(self) -> Any:
-        """The rows [..., P] of these tensors, a copy. Numbers that stand for padding are left out.
+        """The rows [..., P] of these tensors, a copy without the padding.
 
         Returns:
-            [..., P], an array or tensor of the same kind.
+            [..., P], an array or tensor as the view has them.
 
         Raises:
             ZooError: if their shapes are not those of this architecture.
@@ -140,7 +138,7 @@ class LayerTuples:
         return rows_from(self.architecture, parts)
 
     def _width(self) -> int | None:
-        """W of these tensors; None, for the smallest, where theirs cannot be: `rows` refuses them then."""
+        """W of these tensors; None (the smallest) if theirs is impossible, which `rows` refuses."""
         if self.convention != "dws" or not self.weights:
             return None
         width = self.weights[0].shape[-1]
@@ -154,7 +152,7 @@ def _is_width(width: Any, least_side: int) -> bool:
 
 
 def _least_side(architecture: BaseArchitecture, joined: bool) -> int:
-    """The smallest K of which K * K numbers hold a kernel, and with joined norms a bias and its norms."""
+    """The smallest K such that K * K numbers hold a kernel, and with joined norms a bias and its norms."""
     return max(smallest_side(architecture), 3 if joined and layout_of(architecture).has_batch_norm else 1)
 
 
@@ -162,7 +160,7 @@ def _least_side(architecture: BaseArchitecture, joined: bool) -> int:
 def _indices(
     architecture: BaseArchitecture, convention: str, joined: bool, width: int | None
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    """Of weights, biases and norms."""
+    """The indices of weights, biases and norms."""
     layers = layout_of(architecture).by_layer.values()
     if any([spec.role for spec in tensors[:2]] != ["weight", "bias"] for tensors in layers):
         raise ZooError(
@@ -177,7 +175,7 @@ def _indices(
         raise ZooError("width", expected=legal, found=repr(width), do="choose such a number, or leave it out")
 
     def padded(array: np.ndarray, length: int) -> np.ndarray:
-        """As long on its first axis."""
+        """Padded to this length on the first axis."""
         return np.pad(array, ((0, length - len(array)), *[(0, 0)] * (array.ndim - 1)), constant_values=zero)
 
     vectors = unit_vectors(architecture)
@@ -194,7 +192,7 @@ def _indices(
 
 
 def _view_or_copy(rows: Any, indices: np.ndarray) -> Any:
-    """[..., *indices.shape], the numbers at these indices: a view where they stand one behind the other."""
+    """[..., *indices.shape], the numbers at these indices; a view if these are consecutive."""
     first = int(indices.flat[0])
     if np.array_equal(indices.reshape(-1), np.arange(first, first + indices.size)):
         return rows[..., first : first + indices.size].reshape(*rows.shape[:-1], *indices.shape)

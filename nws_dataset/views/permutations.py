@@ -1,4 +1,4 @@
-"""Permutations of hidden units, which leave a network's function as it is."""
+"""Permutations of hidden units, which do not change a network's function."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.layout import INPUT, OUTPUT, Array, layout_of
 from nws_dataset.views.gather import check_axes, take
 
-CACHED = 32  # architectures whose indices are kept: up to some 10 MB each, made anew in milliseconds
+CACHED = 32  # architectures whose indices are kept: up to some 10 MB each, remade in milliseconds
 # hidden layer -> [O] integers: unit i of the new row is unit permutation[i] of the old one
 Permutations = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class PermutationSpec:
-    """Which permutation reorders which axis of which tensor, in the terms of Git Re-Basin (Ainsworth et al.,
-    arXiv 2209.04836).
+    """Which permutation reorders which axis of which tensor.
 
-    A permutation is named after its hidden layer. Inputs and outputs are not permuted.
+    The terms are those of Git Re-Basin (Ainsworth et al., arXiv 2209.04836). A permutation is named after its
+    hidden layer. Inputs and outputs are not permuted.
     """
 
     # tensor -> its shape, [units, channels, map, map] where a dense layer follows the flatten
     shapes: dict[str, tuple[int, ...]]
-    # tensor -> the permutation of each axis of that shape, None where there is none
+    # tensor -> the permutation of each axis of that shape, or None
     axes_to_perm: dict[str, tuple[str | None, ...]]
 
     @property
@@ -43,7 +43,7 @@ class PermutationSpec:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Permutation -> number of units that it reorders."""
+        """Permutation -> its number of units."""
         return {
             permutation: self.shapes[tensor][axis]
             for permutation, ((tensor, axis), *_) in self.perm_to_axes.items()
@@ -57,7 +57,7 @@ def permutation_spec(architecture: BaseArchitecture) -> PermutationSpec:
         architecture: of the networks.
 
     Returns:
-        For each tensor its shape, and the permutation of each of its axes.
+        Each tensor's shape, and the permutation of each of its axes.
 
     Example:
         >>> from nws_dataset import Architecture
@@ -75,7 +75,7 @@ def permutation_spec(architecture: BaseArchitecture) -> PermutationSpec:
 
 
 def tensor_indices(architecture: BaseArchitecture) -> dict[str, np.ndarray]:
-    """The indices in the row of each tensor's numbers, in the shape that the permutations know."""
+    """Each tensor's indices in the row, in its shape of `PermutationSpec`."""
     layout, shapes = layout_of(architecture), permutation_spec(architecture).shapes
     return {
         name: indices.reshape(shapes[name])
@@ -88,7 +88,7 @@ def random_permutations(architecture: BaseArchitecture, random: np.random.Genera
 
     Args:
         architecture: fixes the layers.
-        random: draws them.
+        random: the generator.
 
     Returns:
         hidden layer -> [O] integers, for `permute`.
@@ -103,16 +103,16 @@ def random_permutations(architecture: BaseArchitecture, random: np.random.Genera
 
 
 def inverse_permutations(permutations: Permutations) -> dict[str, np.ndarray]:
-    """The permutations that bring the units back into their order.
+    """The permutations that restore the order of the units.
 
     Args:
-        permutations: hidden layer -> [O] integers, as `permute` takes them.
+        permutations: hidden layer -> [O] integers, as in `permute`.
 
     Returns:
         hidden layer -> [O] integers.
 
     Raises:
-        ZooError: if one of them is no permutation.
+        ZooError: if one is not a permutation.
 
     Example:
         >>> inverse_permutations({"dense1": [2, 0, 1]})
@@ -124,19 +124,19 @@ def inverse_permutations(permutations: Permutations) -> dict[str, np.ndarray]:
 
 
 def compose_permutations(first: Permutations, second: Permutations) -> dict[str, Any]:
-    """The permutations that do what `first` and then `second` do.
+    """The permutations that are equal to `first`, then `second`.
 
-    A layer that one of them does not name keeps its order there.
+    A layer that is missing in one of them keeps its order there.
 
     Args:
-        first: hidden layer -> [O] integers, done first.
-        second: the same, done then.
+        first: hidden layer -> [O] integers, applied first.
+        second: likewise, applied second.
 
     Returns:
         hidden layer -> [O] integers.
 
     Raises:
-        ZooError: if one of them is no permutation, or two of a layer differ in length.
+        ZooError: if one is not a permutation, or two of a layer differ in length.
 
     Example:
         >>> compose_permutations({"dense1": [2, 0, 1]}, {"dense1": [1, 0, 2]})
@@ -151,19 +151,20 @@ def compose_permutations(first: Permutations, second: Permutations) -> dict[str,
 
 
 def permute(architecture: BaseArchitecture, rows: Array, permutations: Permutations) -> Array:
-    """Rows with their hidden units in another order: networks of the same function.
+    """Rows with reordered hidden units: networks of the same function.
 
     Args:
         architecture: that of the rows.
         rows: [..., P], a numpy array or torch tensor.
         permutations: hidden layer -> [O] integers; unit i of the result is unit permutation[i] of rows. A
-            layer that is not named keeps its order.
+            missing layer keeps its order.
 
     Returns:
         [..., P], a copy of rows' dtype and device.
 
     Raises:
-        ZooError: if a layer cannot be permuted, a permutation is none, or rows are not of this architecture.
+        ZooError: if there is no such hidden layer, a permutation is invalid, or rows are not of this
+            architecture.
 
     Example:
         >>> from nws_dataset import Architecture
@@ -187,7 +188,7 @@ def permute(architecture: BaseArchitecture, rows: Array, permutations: Permutati
 
 
 def _order(layer: str, permutation: Any, sizes: Mapping[str, int]) -> np.ndarray:
-    """[O] integers of a layer's permutation, checked."""
+    """A layer's permutation, [O] integers, checked."""
     if layer not in sizes:
         expected = f"some of the hidden layers {', '.join(sizes)}"
         raise ZooError(
@@ -200,7 +201,7 @@ def _order(layer: str, permutation: Any, sizes: Mapping[str, int]) -> np.ndarray
 
 
 def _permutation(layer: str, permutation: Any, size: int | None = None) -> np.ndarray:
-    """[O] integers, a permutation of so many units (None: of as many as there are)."""
+    """[O] integers, checked to be a permutation of `size` units (None: of any number)."""
     try:
         order = np.asarray(permutation)
     except (RuntimeError, TypeError, ValueError):  # ragged lists, tensors on a GPU

@@ -1,5 +1,4 @@
-"""Rows -> slices of consecutive weights, the input of the deep meta-classifier: gathered a batch at a time,
-never whole rows.
+"""Rows -> slices of consecutive weights, the input of the deep meta-classifier, gathered batch by batch.
 
 Axes: N rows, P weights of a row, B slices of a batch, L weights of a slice.
 """
@@ -31,16 +30,17 @@ class Source(Protocol):
     """Rows of any lengths that give slices."""
 
     lengths: np.ndarray  # [N]
-    fixed: bool  # whether a slice is the same whenever it is asked for
+    fixed: bool  # whether the same slice is always the same weights
 
     def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> Any:
-        """Slices of length L of the rows `indices` [B] from `starts` [B]: [B, L] float32, an array or tensor,
-        zeros behind a row's end.
+        """Slices of length L of rows `indices` [B] from `starts` [B]: [B, L] float32, an array or tensor.
+
+        After a row's end they are zero.
         """
 
 
 class Indexed:
-    """Lets scikit-learn's cross-validation take rows of a source: `source[indices]` is a source of some rows.
+    """Indexing for scikit-learn's cross-validation: `source[indices]` is a source of some rows.
 
     Example:
         >>> rows = ArrayRows([np.arange(6, dtype=np.float32), np.ones(2, np.float32), np.ones(3, np.float32)])
@@ -55,7 +55,7 @@ class Indexed:
 
     @property
     def shape(self) -> tuple[int]:
-        """(N,): by it scikit-learn knows what can be indexed by an array."""
+        """(N,): tells scikit-learn that arrays can index it."""
         return (len(self),)
 
     def __getitem__(self, key: Any) -> SomeRows:
@@ -64,9 +64,9 @@ class Indexed:
 
 
 class ArrayRows(Indexed):
-    """Rows that are arrays: a matrix [N, P], or views of a zoo's files (`zoo.arrays(snapshots)`).
+    """Rows in arrays: a matrix [N, P], or views of a zoo's files (`zoo.arrays(snapshots)`).
 
-    Only slices of them are copied.
+    Only slices are copied.
 
     Example:
         >>> rows = ArrayRows([np.arange(6, dtype=np.float32), np.ones(2, np.float32)])
@@ -81,8 +81,8 @@ class ArrayRows(Indexed):
         self.lengths = np.array([len(row) for row in rows], dtype=np.intp)
 
     def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-        # A copy of L consecutive weights is faster in a loop than by an index a weight: 64 of them take a
-        # third of a millisecond.
+        # A loop that copies L consecutive weights is faster than an index per weight: 64 copies take a third
+        # of a millisecond.
         batch_BL = np.empty((len(indices), length), np.float32)
         for slice_L, index, start in zip(batch_BL, indices.tolist(), starts.tolist(), strict=True):
             part = self.rows[index][start : start + length]
@@ -92,22 +92,21 @@ class ArrayRows(Indexed):
 
 
 class RandomUnits(Indexed):
-    """Rows as hidden units that are chosen at random, each time anew: in a random order, and of each tensor
-    the first few units' weights.
+    """Rows of randomly chosen hidden units, chosen anew for each slice.
 
-    A network computes the same whatever the order of its hidden units, but a reader to whom each weight
-    always comes at the same position learns the networks that it is trained on by heart. Here no position
-    means a unit, only a tensor, and no row comes twice as it was.
+    The units are put into a random order, and the first few of each tensor are taken. The order does not
+    change a network's function, but a model that always sees a weight at the same position memorizes its
+    training networks. Here a position identifies only a tensor, not a unit, and no row is seen twice.
 
     Args:
         rows: N arrays [P_i], whole rows.
         architectures: N of them.
-        length: weights that a choice has at most, L: each tensor is cut to as many, unless it is smaller. A
-            single unit of each tensor is always there; what is too much even so is cut off.
+        length: weights of a choice at most. Each tensor is cut to the same size, unless it is smaller, but
+            keeps at least one unit; what is still too much is cut off.
         seed: of the choices.
 
     Raises:
-        ValueZooError: if the length is no positive whole number, or a row is not of its architecture.
+        ValueZooError: if the length is not a positive whole number, or a row is not of its architecture.
 
     Example:
         >>> from nws_dataset.networks.cnn import Architecture
@@ -147,15 +146,15 @@ class RandomUnits(Indexed):
         self.lengths = np.array([min(length, units.num_weights) for units in self._units], dtype=np.intp)
 
     def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-        """Slices of choices of units that are made now.
+        """Slices of newly chosen units.
 
         Args:
             indices: [B], which rows.
-            starts: [B], the first weight of each slice in its row.
+            starts: [B], the position of each slice's first weight in its row.
             length: L, weights in a slice.
 
         Returns:
-            [B, L] float32, zeros behind a row's end.
+            [B, L] float32, padded with zeros after a row's end.
         """
         batch_BL = np.zeros((len(indices), length), np.float32)
         for slice_L, index, start in zip(batch_BL, indices.tolist(), starts.tolist(), strict=True):
@@ -168,14 +167,14 @@ class RandomUnits(Indexed):
 class _Units:
     """How units of an architecture are drawn."""
 
-    sizes: dict[str, int]  # hidden layer -> its units
-    # indices of the weights, each axis' hidden layer, units that are taken
+    sizes: dict[str, int]  # hidden layer -> number of units
+    # indices of the weights, hidden layer of each axis, number of units taken
     tensors: list[tuple[np.ndarray, tuple[str | None, ...], int]]
 
     @classmethod
     @functools.lru_cache(maxsize=1024)
     def of(cls, architecture: BaseArchitecture, length: int) -> _Units:
-        """As many units of each tensor as make `length` weights in all."""
+        """As many units of each tensor as fit into `length` weights in total."""
         spec = permutation_spec(architecture)
         indices = [
             s.offset + np.arange(s.size).reshape(spec.shapes[s.name]) for s in layout_of(architecture).tensors
@@ -196,9 +195,7 @@ class _Units:
         return sum(indices.size // len(indices) * units for indices, _, units in self.tensors)
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
-        """Indices of the weights of random units, tensor by tensor; inputs and outputs of the network keep
-        their order.
-        """
+        """Indices of random units' weights, tensor by tensor; network inputs and outputs keep their order."""
         orders = {layer: random.permutation(size) for layer, size in self.sizes.items()}
         drawn = []
         for indices, (own, *others), units in self.tensors:
@@ -225,7 +222,7 @@ class SomeRows(Indexed):
 
 
 class DeviceRows(Indexed):
-    """All weights of a source as one tensor on a device, where slices are gathered by an index.
+    """All weights of a source as one tensor on a device, where slices are gathered by indices.
 
     Args:
         source: the rows.
@@ -239,7 +236,7 @@ class DeviceRows(Indexed):
 
         self.lengths = source.lengths
         self._ends = torch.from_numpy(np.cumsum(self.lengths)).to(device)
-        # the last is what stands behind every row's end
+        # the last one, zero, pads all rows
         self._weights = torch.zeros(int(self.lengths.sum()) + 1, device=device)
         for index, (length, end) in enumerate(
             zip(self.lengths.tolist(), np.cumsum(self.lengths).tolist(), strict=True)
@@ -249,7 +246,7 @@ class DeviceRows(Indexed):
             self._weights[end - length : end] = torch.from_numpy(row_BL[0])
 
     def slices(self, indices: np.ndarray, starts: np.ndarray, length: int) -> Any:
-        """As `Source.slices`, a tensor on the device."""
+        """As `Source.slices`; a tensor on the device."""
         import torch
 
         device = self._weights.device
@@ -263,9 +260,9 @@ def check_device(where: object, device: str, do: str) -> None:
     """Raise a ZooError if torch cannot compute on a device here.
 
     Args:
-        where: what the error names.
-        device: as torch names it.
-        do: what the error advises.
+        where: what the error is about.
+        device: its name in torch.
+        do: the error's advice.
     """
     import torch
 
@@ -278,16 +275,14 @@ def check_device(where: object, device: str, do: str) -> None:
         ImportError,
         RuntimeError,
         TypeError,
-    ) as error:  # AssertionError, ImportError: torch without it
+    ) as error:  # AssertionError, ImportError: torch is built without it
         raise ZooError(
             where, expected="a device of torch on this machine", found=reason(error), do=do
         ) from error
 
 
 def on_device(source: Source, device: str) -> Source:
-    """A source as `DeviceRows` where it is fixed and its weights fit into half of a GPU's free memory, else
-    as it is.
-    """
+    """A source as `DeviceRows` if it is fixed and fits into half of a GPU's free memory, else unchanged."""
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
@@ -301,12 +296,12 @@ def on_device(source: Source, device: str) -> Source:
 def even_starts(
     lengths: np.ndarray, slice_length: int, positions: Sequence[float] | np.ndarray
 ) -> np.ndarray:
-    """First weights of slices at positions of rows.
+    """The positions of the first weights of slices at relative `positions` of rows.
 
     Args:
-        lengths: [N] of the rows.
+        lengths: [N], of the rows.
         slice_length: L.
-        positions: S of them, 0 at a row's beginning and 1 at its end.
+        positions: S numbers, 0 at a row's beginning and 1 at its end.
 
     Returns:
         [N, S].
@@ -329,7 +324,7 @@ def check_finite(batch_BL: np.ndarray, indices: np.ndarray) -> None:
 
 
 def prefetched(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:
-    """`make` of each item, in order; while one is used, a thread makes the next.
+    """`make(item)` of each item, in order; a thread makes the next while one is used.
 
     Example:
         >>> list(prefetched(str, [1, 2]))

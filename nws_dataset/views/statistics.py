@@ -1,5 +1,6 @@
-"""Rows -> features: seven numbers a tensor, which say much about how well a network works (Unterthiner et al.
-2020, arXiv 2002.11448).
+"""Rows -> features: seven numbers per tensor that predict well how accurate a network is.
+
+Source: Unterthiner et al. 2020, arXiv 2002.11448.
 
 Axes: N networks, P weights, F features.
 """
@@ -23,16 +24,15 @@ from nws_dataset.networks import architecture_from_json, columns_of_architecture
 from nws_dataset.networks.layout import OUTPUT, Layout, layout_of
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# The paper says variance, its code takes the standard deviation: so do we.
+# The paper says variance; its code uses the standard deviation, as we do.
 STATISTICS = ("min", "q25", "median", "q75", "max", "mean", "std")
-NORMS = ("l1", "l2", "spectral")  # the last of weights only
-BLOCK = 128  # rows that are described at a time
-SORTED = 512  # numbers that numpy sorts within the processor's registers, many times faster than more of them
-# standard deviations of a run's quantile about the whole's; what lies farther off is found, and sorted
-# plainly
+NORMS = ("l1", "l2", "spectral")  # the last for weights only
+BLOCK = 128  # rows at a time
+SORTED = 512  # up to so many numbers numpy sorts within registers, many times faster
+# a run's quantile is searched within so many standard deviations of the whole's; misses are sorted plainly
 WINDOW_DEVIATIONS = 4.5
-SQUARED = (1e-15, 1e18)  # differences whose squares float32 holds
-# Numbers of a recipe that act by their ratio. Zero has no logarithm and means that the thing is absent: NaN.
+SQUARED = (1e-15, 1e18)  # differences whose squares fit into float32
+# Numbers of a recipe whose ratios matter: taken as logarithms. Zero means absent, and becomes NaN.
 LOGARITHMIC = ("learning_rate", "batch_size", "init_std", "l2", "train_fraction", "width_conv", "width_fc")
 Features = tuple[np.ndarray, list[str]]  # [N, F], and the F names
 
@@ -45,11 +45,11 @@ def statistics(
     Args:
         rows: [N, P] weights of one architecture, finite.
         layout: that architecture's layout.
-        layers: names of the layers to describe, as `layout.layers` has them; None for all.
+        layers: names of the layers to describe, from `layout.layers`; None for all.
 
     Returns:
         features [N, F] in float64, and their F names, `<tensor>.<statistic>` in network order. Quantiles are
-        numpy's (linear).
+        interpolated linearly, as numpy's.
 
     Raises:
         ZooError: for a layer that the layout does not have, or a weight that is not finite.
@@ -85,7 +85,7 @@ def statistics(
 
 
 def whole_vector_statistics(rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The same seven numbers of the whole row.
+    """The same seven statistics of the whole row.
 
     Args:
         rows: [N, P] weights of one architecture, finite.
@@ -110,8 +110,7 @@ def whole_vector_statistics(rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def norms(rows: np.ndarray, layout: Layout) -> Features:
-    """L1 and L2 (of a matrix: Frobenius) norms of every tensor, and the spectral norm of every weight as a
-    matrix [out, the rest].
+    """L1 and L2 (Frobenius) norms of every tensor, and the spectral norm of every weight [out, the rest].
 
     Args:
         rows: [N, P] weights of one architecture, finite.
@@ -146,19 +145,17 @@ def norms(rows: np.ndarray, layout: Layout) -> Features:
 
 
 def _spectral(matrices: np.ndarray) -> np.ndarray:
-    """The largest singular values [N] of matrices [N, out, in], by the products of their shorter sides: many
-    times faster than an SVD.
-    """
+    """The largest singular values [N] of matrices [N, out, in], from Gram matrices, faster than an SVD."""
     shorter = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.swapaxes(1, 2)
     return np.sqrt(np.linalg.eigvalsh(shorter @ shorter.swapaxes(1, 2))[:, -1].clip(0))
 
 
 def _describe(values: np.ndarray, name: str) -> np.ndarray:
-    """STATISTICS of [N, n] values along the last axis, [N, 7]."""
+    """STATISTICS [N, 7] of [N, n] values along the last axis."""
     position = np.array(QUANTILES) * (values.shape[1] - 1)
     below = np.floor(position).astype(np.intp)
     low, high = _neighbours(values, below.tolist())
-    # infinities sort to the ends, NaN to the right one
+    # sorting puts infinities at the ends, NaN last
     _check_finite(np.stack([low[:, 0], high[:, -1]], axis=1), name)
     quantiles = low + (high - low) * (position - below)
     mean = values.mean(axis=1, dtype=np.float64)
@@ -171,12 +168,11 @@ def _describe(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _neighbours(values: np.ndarray, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers at indices of each sorted line of [N, n] values, and those that follow them (the last one:
-    itself). Each [N, indices].
+    """Order statistics: the numbers at `indices` of each sorted line of [N, n] values, and the next ones.
 
-    A long line is dealt into R runs, which are sorted. What stands at an index of the whole then stands near
-    that part of every run: only these windows are sorted together. Where a window turns out too narrow, the
-    line is sorted as a whole.
+    Each is [N, indices]; the last number is its own next one. A long line is dealt into R runs, which are
+    sorted. A number at an index of the whole line is then near the same relative index of every run, so only
+    these windows are sorted together. If a window is too narrow, the whole line is sorted.
     """
     num_values = values.shape[1]
     if num_values <= SORTED:
@@ -185,7 +181,7 @@ def _neighbours(values: np.ndarray, indices: Sequence[int]) -> tuple[np.ndarray,
             ordered[:, at].astype(np.float64)
             for at in (indices, np.minimum(np.add(indices, 1), num_values - 1))
         )  # type: ignore[return-value]
-    # odd: the runs of a tensor with even sides do not each see another column of it
+    # odd, so that runs are not columns of a tensor with even sides
     num_runs = -(-num_values // SORTED) | 1
     length, rest = divmod(num_values, num_runs)
     dealt = values[:, : num_values - rest].reshape(len(values), length, num_runs)
@@ -211,7 +207,7 @@ def _neighbours(values: np.ndarray, indices: Sequence[int]) -> tuple[np.ndarray,
 
 
 def _checked(rows: Any, layout: Layout | None = None) -> np.ndarray:
-    """Rows of a layout (None: of any) as an array [N, P] of real numbers."""
+    """Rows of a layout (None: of any) as an array [N, P] of real numbers, checked."""
     try:
         found = np.asarray(rows)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU
@@ -234,7 +230,7 @@ def _checked(rows: Any, layout: Layout | None = None) -> np.ndarray:
 
 
 def _check_finite(values: np.ndarray, name: str) -> None:
-    """Raise a ZooError that names the first row of [N, n] values that has another one."""
+    """Raise a ZooError that names the first row of [N, n] values with one that is not finite."""
     finite = np.isfinite(values)
     if not finite.all():
         where = f"{name}, row {int(np.flatnonzero(~finite.all(axis=1))[0])} of its block"
@@ -255,23 +251,22 @@ def zoo_features(
 def zoo_features(
     zoo: Any, snapshots: Any, feature_set: str | Sequence[str], *, threads: int | None = None
 ) -> Features | dict[str, Features]:
-    """Features of snapshots of any mixture of architectures, in one pass over the files.
+    """Features of snapshots of any architectures, in one pass over the files.
 
-    Tensors are aligned by what they do: convolutions are counted from the input (`conv1`), hidden dense
-    layers back from the output (`dense-1` is the last one), and what an architecture does not have is NaN.
+    Tensors are aligned by their role: convolutions are counted from the input (`conv1`), hidden dense layers
+    from the output (`dense-1` is the last one). Features that an architecture lacks are NaN.
 
     Args:
         zoo: a `Zoo`.
         snapshots: lines of its index (`zoo.filter(...)`).
-        feature_set: one or several of "layers", the statistics of every tensor; "whole", those of the whole
-            row; "norms", those of every tensor; "weights", the rows themselves, of one layout only;
-            "hyperparameters", the recipe (reads no weights).
-        threads: that describe rows; None is one a core. The result does not depend on it.
+        feature_set: one or several of "layers" (statistics of every tensor), "whole" (of the whole row),
+            "norms" (of every tensor), "weights" (the rows, of one layout only) and "hyperparameters" (the
+            recipe; reads no weights).
+        threads: to compute features; None is one per core. The result does not depend on it.
 
     Returns:
-        features [N, F] in float64 (weights: float32), in the order of snapshots, and their F names. Of
-        several
-        sets: feature set -> those. A few stacks of rows (2 MiB each) are in memory at a time.
+        features [N, F] in float64 (weights: float32), in the order of snapshots, and their F names; for
+        several sets a dict from each to these. Only a few stacks of rows (2 MiB each) are in memory at once.
 
     Raises:
         ZooError: for another feature set, a weight that is not finite, or weights of several layouts.
@@ -302,7 +297,7 @@ def zoo_features(
 def _read_features(
     zoo: Any, snapshots: Any, feature_sets: Sequence[str], threads: int
 ) -> dict[str, Features]:
-    """Features of the sets that read weights."""
+    """Features of the feature sets that need weights."""
     texts = np.asarray(snapshots["architecture_json"])
     layouts = {text: layout_of(architecture_from_json(text)) for text in dict.fromkeys(texts.tolist())}
     if "weights" in feature_sets and len(set(layouts.values())) > 1:
@@ -330,7 +325,7 @@ def _read_features(
             text = stack[0]["architecture_json"]
             chosen, indices[text] = np.split(indices[text], [len(weights)])
             running.append(pool.submit(describe, text, chosen, weights))
-            if len(running) > 2 * threads:  # reading must not run ahead: what is read stays in memory
+            if len(running) > 2 * threads:  # rows that are read stay in memory: do not read too far ahead
                 running.popleft().result()
         for future in running:
             future.result()
@@ -339,9 +334,9 @@ def _read_features(
 
 @dataclasses.dataclass(frozen=True)
 class _FeatureMatrix:
-    """A matrix of features that is being filled."""
+    """A matrix of features while it is filled."""
 
-    names: list[str]  # [F] aligned
+    names: list[str]  # [F], aligned
     columns: dict[str, np.ndarray]  # architecture -> the indices of its features among names
     values: np.ndarray  # [N, F]
 
@@ -364,7 +359,7 @@ class _FeatureMatrix:
 
 
 def _weights(rows: np.ndarray, layout: Layout) -> Features:
-    """Rows as they are."""
+    """The rows themselves."""
     return rows, _weight_names(layout)
 
 
@@ -378,20 +373,19 @@ DESCRIBE: dict[str, Callable[[np.ndarray, Layout], Features]] = {
     "whole": lambda rows, layout: whole_vector_statistics(rows),
     "norms": norms,
     "weights": _weights,
-}  # the sets that read weights
+}  # the feature sets that need weights
 FEATURE_SETS = (*DESCRIBE, "hyperparameters")
 
 
 def hyperparameters(snapshots: Any) -> tuple[np.ndarray, list[str]]:
-    """The recipe as features: fields with legal values one-hot, numbers that act by their ratio as log10, the
-    others as they are.
+    """The recipe as features: fields with legal values one-hot, numbers plain, or as log10 if LOGARITHMIC.
 
     Args:
-        snapshots: snapshots of a zoo's index, or any mapping from a column's name to its values.
+        snapshots: lines of a zoo's index, or any mapping from a column's name to its values.
 
     Returns:
-        features [N, F] in float64 and their F names; null is NaN. The names do not depend on the snapshots,
-        so that zoos can be compared.
+        features [N, F] in float64 and their F names; null is NaN. Names do not depend on the snapshots, so
+        zoos can be compared.
 
     Example:
         >>> from nws_dataset import Architecture
@@ -427,9 +421,7 @@ def _recipe_fields() -> list[str]:
 
 
 def _aligned(names: Iterable[str], layout: Layout) -> list[str]:
-    """Names of a layout's features with dense layers counted back from the output: of three, dense3 is
-    dense-1.
-    """
+    """Names of features with dense layers counted from the output: the last of three, dense3, is dense-1."""
     dense = [layer for layer in layout.layers if layer.startswith("dense")]
     aligned = {layer: f"dense-{len(dense) - i}" for i, layer in enumerate(dense)}
 
@@ -442,7 +434,7 @@ def _aligned(names: Iterable[str], layout: Layout) -> list[str]:
 
 
 def _network_order(name: str) -> tuple[int, int]:
-    """Sorts the layers of aligned names from input to output."""
+    """A key that sorts aligned names by layer, from input to output."""
     layer = name.split(".", 1)[0].removesuffix("_norm")
     if layer.startswith("conv"):
         return 0, int(layer.removeprefix("conv"))

@@ -3,7 +3,7 @@
     view = Tokens.from_rows(architecture, rows)  # rows [P] or [N, P], a numpy array or a torch tensor
     view.rows()                                  # the same rows
 
-Letters of axes: N networks (any leading axes), P weights of a row, O units of a layer, T tokens.
+Axes: N networks (any leading axes), P weights of a row, O units of a layer, T tokens.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from nws_dataset.views.gather import check_axes, check_choice, like, take, with_
 from nws_dataset.views.indices import VECTOR_ROLES, rows_from, unit_vectors
 from nws_dataset.views.permutations import CACHED, tensor_indices
 
-TOKEN_SIZE = 288  # that of Schürholt et al.
-BATCH_NORM = ("unit", "own", "none")  # in which tokens batch-norm's numbers stand
-SANE_NORM = "_bn"  # SANE takes a tensor for batch-norm's if its name has "bn" in it
+TOKEN_SIZE = 288  # as in Schürholt et al.
+BATCH_NORM = ("unit", "own", "none")  # which tokens have batch-norm's numbers
+SANE_NORM = "_bn"  # SANE recognizes batch-norm's tensors by "bn" in the name
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Networks as sequences of tokens of one size, as sequence models of weights take them.
+    """Networks as sequences of tokens of one size, for sequence models of weights.
 
-    A unit's incoming weights and its bias stand together, cut into tokens; zeros fill up the last one. Where
-    batch-norm's four numbers of the unit stand is a choice:
+    A unit's incoming weights and its bias are cut into tokens, the last one padded with zeros. `batch_norm`
+    says where the unit's four batch-norm numbers are:
 
     | batch_norm | |
     |---|---|
-    | "unit" | behind the unit's bias |
-    | "own" | in tokens of their own, behind those of the layer: weight and bias, then means, then variances |
+    | "unit" | after the unit's bias |
+    | "own" | in their own tokens after those of the layer: weight and bias, then means, then variances |
     | "none" | nowhere |
 
-    The last two are what SANE (Schürholt et al., arXiv 2406.09997) makes without and with its `ignore_bn`.
+    The last two are SANE's tokens (Schürholt et al., arXiv 2406.09997) without and with its `ignore_bn`.
 
     Raises:
         ZooError: if there is no such choice.
@@ -48,7 +48,7 @@ class Tokens:
 
     architecture: BaseArchitecture  # of all of them
     tokens: Any  # [N, T, size]
-    batch_norm: str = BATCH_NORM[0]  # where batch-norm's numbers stand, see above
+    batch_norm: str = BATCH_NORM[0]  # where batch-norm's numbers are, see above
 
     def __post_init__(self) -> None:
         check_choice("batch_norm", self.batch_norm, BATCH_NORM)
@@ -67,10 +67,10 @@ class Tokens:
             architecture: that of the rows.
             rows: [..., P], a numpy array or torch tensor.
             size: numbers in a token.
-            batch_norm: "unit", "own" or "none", where batch-norm's numbers stand.
+            batch_norm: "unit", "own" or "none", where batch-norm's numbers are.
 
         Returns:
-            The view; its arrays are of the kind of `rows`.
+            The view; its arrays are of the same type as `rows`.
 
         Raises:
             ZooError: if the size is not positive, there is no such choice, or rows are not of this
@@ -93,14 +93,14 @@ class Tokens:
         return cls(architecture, take(with_zero(rows), indices), batch_norm)
 
     def rows(self, norms: Sequence[Any] | None = None) -> Any:
-        """The rows [..., P] of these tokens, a copy. Numbers that stand for padding are left out.
+        """The rows [..., P] of these tokens, a copy without the padding.
 
         Args:
-            norms: for tokens that hold no batch-norm, and only for them: [..., 4, O] of each hidden layer, as
-                `LayerTuples.from_rows(architecture, rows).norms` gives them.
+            norms: only for tokens without batch-norm: [..., 4, O] of each hidden layer, as in
+                `LayerTuples.from_rows(architecture, rows).norms`.
 
         Returns:
-            [..., P], an array or tensor of the same kind.
+            [..., P], an array or tensor as the view has them.
 
         Raises:
             ZooError: if tokens or norms are not of this architecture, or norms are missing.
@@ -121,7 +121,7 @@ class Tokens:
 
     @functools.cached_property
     def mask(self) -> Any:
-        """[T, size] bool: False where zeros fill up a token."""
+        """[T, size] bool: False for the zeros that pad a token."""
         indices = _token_indices(self.architecture, self.tokens.shape[-1], self.batch_norm)
         return like(self.tokens, indices < layout_of(self.architecture).num_weights)
 
@@ -129,7 +129,7 @@ class Tokens:
     def position(self) -> Any:
         """[T, 3] integers: index in the sequence, layer, unit in the layer.
 
-        Batch-norm's tokens of their own count as layers: "own" has four to a hidden layer.
+        With "own", batch-norm's tokens count as further layers: a hidden layer has four in all.
         """
         size, units_of_layers = self.tokens.shape[-1], []
         for layer, tensors in enumerate(_together(self.architecture, self.batch_norm)):
@@ -142,14 +142,14 @@ class Tokens:
 
 
 def sane_state_dict(architecture: BaseArchitecture, row: Array) -> dict[str, Array]:
-    """A network's tensors under names by which SANE knows which are batch-norm's: "conv1_bn.weight".
+    """A network's tensors with names that SANE recognizes as batch-norm's, e.g. "conv1_bn.weight".
 
     Args:
         architecture: that of the row.
         row: [P], a numpy array or torch tensor.
 
     Returns:
-        name -> a view of the row, in its order: joined end to end, they are the row again.
+        name -> a view of the row, in order: concatenated, they are the row again.
 
     Raises:
         ZooError: if the row is not of this architecture.
@@ -167,7 +167,7 @@ def sane_state_dict(architecture: BaseArchitecture, row: Array) -> dict[str, Arr
 
 
 def _together(architecture: BaseArchitecture, batch_norm: str) -> list[list[TensorSpec]]:
-    """The tensors whose numbers of a unit stand together."""
+    """Groups of tensors whose numbers of a unit are together."""
     groups = []
     for tensors in layout_of(architecture).by_layer.values():
         # of batch-norm alone: other norms stay with their units
