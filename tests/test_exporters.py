@@ -556,7 +556,9 @@ def test_a_list_of_files_that_is_cut(mnist_zoo: Zoo, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_zoo("small_cnn", mnist_zoo.path, out)
     os.truncate(out / "export.json", 40)
-    with pytest.raises(ZooError, match=r"expected an empty folder.*no JSON.*; choose another folder$"):
+    with pytest.raises(
+        ZooError, match=r"expected an empty folder.*, found a damaged export.json; choose another folder$"
+    ):
         export_zoo("small_cnn", mnist_zoo.path, out)
 
 

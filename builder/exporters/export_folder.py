@@ -142,7 +142,7 @@ def _earlier(path: Path, identity: Mapping[str, Any], names: re.Pattern[str]) ->
     try:
         found = read_json(path / EXPORT_NAME, "what an export wrote")
     except ZooError as error:
-        raise ZooError(path, expected=EXPECTED, found=str(error), do=OTHER) from error
+        raise ZooError(path, expected=EXPECTED, found=f"a damaged {EXPORT_NAME}", do=OTHER) from error
     if not isinstance(found, dict) or not isinstance(found.get("files"), list):
         raise ZooError(path / EXPORT_NAME, expected=EXPECTED, found="different content", do=OTHER)
     if found.get("of") != json.loads(json.dumps(identity)):
