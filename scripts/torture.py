@@ -321,7 +321,7 @@ class Campaign:
         vars(recipes)["SMALL_SETTINGS"] = slim
         for name, replacement in (
             ("compiling", contextlib.nullcontext),
-            ("compile_step", lambda: None),
+            ("compile_step", lambda *_: None),
             ("run_on_processes", self._run_here),
         ):
             setattr(build_module, name, replacement)
