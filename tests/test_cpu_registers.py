@@ -31,6 +31,7 @@ NAMED = {  # Numba compiles for these; what is forced besides are the tiles of a
     "sse": Registers(4, 16),
 }
 PROCESSORS = {"avx2": ("haswell", "+avx2,+fma,+bmi,+bmi2"), "sse": ("nehalem", "+sse4.2")}
+ELSEWHERE = [name for name, those in NAMED.items() if those != registers() and name != "sse"]
 TOLD = "DIGESTS "
 ARITHMETIC = re.compile(r" = (fadd|fsub|fmul|fdiv|(tail )?call)\b")
 FREEDOM = re.compile(r"\b(fast|reassoc|contract|nnan|ninf|nsz|arcp|afn)\b")  # what lets LLVM change a sum
@@ -76,6 +77,22 @@ def main(forced: list[int], text: str) -> None:
     print(TOLD + json.dumps(found))
 
 
+def digests_elsewhere(module: str, name: str, folder: Path, *arguments: str) -> list[str]:
+    """What `main` of a test module tells in a process of its own that compiles for the registers of that
+    name, into a folder.
+    """
+    processor, features = PROCESSORS.get(name, (None, None)) if ON_X86 else (None, None)
+    chosen = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features} if processor else {}
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, **chosen, "NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": paths}
+    code = f"import {module}; {module}.main(*{[list(NAMED[name]), *arguments]!r})"
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    found: list[str] = json.loads(told.split(TOLD)[1])
+    return found
+
+
 @functools.cache
 def trained_here() -> list[str]:
     return trained()
@@ -88,23 +105,13 @@ def texts() -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name for name, those in NAMED.items() if those != registers() and name != "sse"]
-)
+@pytest.mark.parametrize("name", ELSEWHERE)
 def test_rows_are_bit_identical(name: str, tmp_path: Path, texts: dict[str, str]) -> None:
     """Compiled for other registers where this processor has them; else their tiles on its own."""
-    processor, features = PROCESSORS.get(name, (None, None)) if ON_X86 else (None, None)
-    chosen = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features} if processor else {}
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = {**os.environ, **chosen, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
-    code = (
-        f"import test_cpu_registers; test_cpu_registers.main({list(NAMED[name])}, {str(tmp_path / 'llvm')!r})"
-    )
-    told = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    assert json.loads(told.split(TOLD)[1]) == trained_here() and len(set(trained_here())) == 12
-    texts[name] = (tmp_path / "llvm").read_text()
+    text = tmp_path / "llvm"
+    found = digests_elsewhere("test_cpu_registers", name, tmp_path, str(text))
+    assert found == trained_here() and len(set(found)) == 12
+    texts[name] = text.read_text()
 
 
 @pytest.mark.slow

@@ -42,6 +42,36 @@ def test_exponential_at_the_ends() -> None:
     assert out1[2] == -1 and out[5] == out[6] == 1 and out1[5] == 0
 
 
+@numba.njit
+def _sines(x, sine, cosine):
+    for i in range(0, len(x), v.LANES):
+        found = v.sine_cosine(v.load(x, i))
+        v.store(sine, i, found[0])
+        v.store(cosine, i, found[1])
+
+
+@pytest.mark.parametrize(("dtype", "exact"), [(np.float32, np.float64), (np.float64, np.longdouble)])
+def test_sine_and_cosine(dtype: type, exact: type) -> None:
+    if np.finfo(exact).eps >= np.finfo(dtype).eps:
+        pytest.skip("no wider type here")
+    quarters = np.pi / 2 * np.arange(1 << 14)  # near to where one of them is 0
+    draw = np.random.default_rng(0)
+    drawn = [draw.uniform(-size, size, 1 << 14) for size in (1e-3, 1, 300, 1e6)]
+    x = np.concatenate([quarters, -quarters, *drawn]).astype(dtype)
+    sine, cosine = np.empty_like(x), np.empty_like(x)
+    _sines(x, sine, cosine)
+    expected = np.sin(x.astype(exact))
+    assert (np.abs(sine - expected) / np.spacing(np.abs(expected).astype(dtype))).max() < 2
+    assert np.abs(cosine - np.cos(x.astype(exact))).max() < 2 * np.finfo(dtype).eps
+
+
+def test_sine_and_cosine_at_the_ends() -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 0.0] * 4, np.float32)
+    sine, cosine = np.empty_like(x), np.empty_like(x)
+    _sines(x, sine, cosine)
+    assert np.isnan(sine[:3]).all() and np.isnan(cosine[:3]).all() and sine[3] == 0 and cosine[3] == 1
+
+
 def _sums(lanes: int) -> Callable[..., None]:
     tile, totals = v.make_tile(5, lanes), v.make_totals(5 * v.CHANNELS)
     zeros, outer, spill, taken = tile.zeros, tile.outer, tile.spill, tile.taken

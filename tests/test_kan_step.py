@@ -5,9 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,13 +14,12 @@ import torch.nn.functional as F
 from builder.training import update
 from builder.training.backend import Segment
 from builder.training.cpu import vectors
-from builder.training.cpu.vectors import Registers, registers
+from builder.training.cpu.vectors import Registers
 from builder.training.plain import PlainLoop
 from nws_dataset.networks.kan import Architecture
-from nws_dataset.networks.layout import layout_of
 from nws_dataset.networks.network import Network, coordinates
-from test_cpu_registers import NAMED, ON_X86, PROCESSORS, TOLD
-from training_cases import images_for, make_model
+from test_cpu_registers import ELSEWHERE, NAMED, TOLD, digests_elsewhere
+from training_cases import images_for, make_model, plain_step, state_of, targets_of
 
 INRS = (  # blocks of pixels that are full or not, widths of whole vectors or not, one layer
     Architecture(),
@@ -42,35 +38,6 @@ CLASSIFIERS = (
     Architecture(reads="images", image_size=4, depth_hidden=0),
 )
 STEPS = 4
-State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-def state_of(architecture: Architecture, models: int, dtype: torch.dtype = torch.float64) -> State:
-    """Rows of random weights that send inputs to all intervals of the grid and beyond."""
-    draw = torch.Generator().manual_seed(models)
-    size = models, layout_of(architecture).num_weights
-    row = torch.randn(size, dtype=torch.float64, generator=draw) * 0.3
-    first = torch.randn(size, dtype=torch.float64, generator=draw) * 1e-3
-    second = torch.rand(size, dtype=torch.float64, generator=draw) * 1e-5
-    return row.to(dtype), first.to(dtype), second.to(dtype)
-
-
-def targets_of(architecture: Architecture, models: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    draw = torch.Generator().manual_seed(7)
-    shape = models, architecture.image_size**2, architecture.image_channels
-    return architecture.scale(torch.rand(shape, dtype=torch.float64, generator=draw)).to(dtype)
-
-
-def plain_step(architecture: Architecture, state: State, target: torch.Tensor, rate: float) -> float:
-    """A step of one model, in place; returns the loss before it."""
-    network = Network(architecture).double().load_row(state[0])
-    loss = F.mse_loss(network(coordinates(architecture, torch.float64)), target)
-    loss.backward()
-    gradients = [network.get_parameter(spec.name).grad for spec in layout_of(architecture).tensors]
-    gradient = torch.cat([g.reshape(-1) for g in gradients if g is not None])
-    row, first, second = (x[None] for x in state)
-    update.update("adam", row, gradient[None], first, second, torch.tensor([[rate]], dtype=torch.float64))
-    return loss.item()
 
 
 @pytest.mark.parametrize("architecture", INRS, ids=lambda a: a.id)
@@ -216,15 +183,17 @@ def main(forced: list[int]) -> None:
     """In a process of its own: train with other tiles."""
     vectors.registers = lambda: Registers(*forced)
     found = digests()
-    from builder.training.cpu import kan
+    from builder.training.cpu import products
 
-    assert kan.columns_of(Registers(*forced)) == (kan.WIDE, kan.MIDDLE, kan.NARROW)
+    chosen = products.WIDE, products.MIDDLE, products.NARROW
+    assert products.columns_of(Registers(*forced)) == chosen
     print(TOLD + json.dumps(found))
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_tiles_fit_the_registers(name: str) -> None:
-    from builder.training.cpu.kan import BLOCK, MAX_ROWS, columns_of, rows_of
+    from builder.training.cpu.kan import BLOCK
+    from builder.training.cpu.products import MAX_ROWS, columns_of, rows_of
 
     those = NAMED[name]
     for columns in columns_of(those):
@@ -235,17 +204,7 @@ def test_tiles_fit_the_registers(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name for name, those in NAMED.items() if those != registers() and name != "sse"]
-)
+@pytest.mark.parametrize("name", ELSEWHERE)
 def test_rows_are_bit_identical(name: str, tmp_path: Path) -> None:
     """Compiled for other registers where this processor has them; else their tiles on its own."""
-    processor, features = PROCESSORS.get(name, (None, None)) if ON_X86 else (None, None)
-    chosen = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features} if processor else {}
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = {**os.environ, **chosen, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
-    code = f"import test_kan_step; test_kan_step.main({list(NAMED[name])})"
-    told = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    assert json.loads(told.split(TOLD)[1]) == digests_here()
+    assert digests_elsewhere("test_kan_step", name, tmp_path) == digests_here()

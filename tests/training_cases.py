@@ -1,4 +1,7 @@
-"""Models and images for the tests of training: real digits, small networks, every value of the recipe."""
+"""Models and images for the tests of training: real digits, small networks, every value of the recipe.
+
+Also the state of networks that stand for an image, and the plain step that theirs are compared with.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,18 @@ import itertools
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 
 from builder.images import load_image_set
 from builder.plan import Model
+from builder.training import update
 from builder.training.backend import Segment
 from builder.training.bank import Images, bank_of
 from nws_dataset.format.recipe import INITIALIZATIONS_WITH_STD, Recipe
+from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.cnn import Architecture
+from nws_dataset.networks.layout import layout_of
+from nws_dataset.networks.network import Network, coordinates
 
 CPU = torch.device("cpu")
 NWS = Architecture(filter_size=3, width_conv=4, width_fc=16, image_size=12)
@@ -37,6 +45,9 @@ SMALL_CNN = Architecture(
     pixel_min=-1,
 )
 ARCHITECTURES = {"nws": NWS, "nws_plain": NWS_PLAIN, "small_cnn": SMALL_CNN}
+
+
+State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, first and second moments, [M, P] each
 
 
 @functools.cache
@@ -92,6 +103,41 @@ def every_combination(architecture: Architecture) -> list[Model]:
         )
         for number, (optimizer, activation, initialization) in enumerate(kinds)
     ]
+
+
+# Networks that stand for an image
+
+
+def state_of(architecture: BaseArchitecture, models: int, dtype: torch.dtype = torch.float64) -> State:
+    """Rows and moments of networks that have trained a while; the weights send inputs to all intervals of a
+    KAN's grid and beyond, and through many turns of a sine.
+    """
+    draw = torch.Generator().manual_seed(models)
+    size = models, layout_of(architecture).num_weights
+    row = torch.randn(size, dtype=torch.float64, generator=draw) * 0.3
+    first = torch.randn(size, dtype=torch.float64, generator=draw) * 1e-3
+    second = torch.rand(size, dtype=torch.float64, generator=draw) * 1e-5
+    return row.to(dtype), first.to(dtype), second.to(dtype)
+
+
+def targets_of(
+    architecture: BaseArchitecture, models: int, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(7)
+    shape = models, architecture.image_size**2, architecture.image_channels
+    return architecture.scale(torch.rand(shape, dtype=torch.float64, generator=draw)).to(dtype)
+
+
+def plain_step(architecture: BaseArchitecture, state: State, target: torch.Tensor, rate: float) -> float:
+    """A step of one model, in place; returns the loss before it."""
+    network = Network(architecture).double().load_row(state[0])
+    loss = F.mse_loss(network(coordinates(architecture, torch.float64)), target)
+    loss.backward()
+    gradients = [network.get_parameter(spec.name).grad for spec in layout_of(architecture).tensors]
+    gradient = torch.cat([g.reshape(-1) for g in gradients if g is not None])
+    row, first, second = (x[None] for x in state)
+    update.update("adam", row, gradient[None], first, second, torch.tensor([[rate]], dtype=torch.float64))
+    return loss.item()
 
 
 class IdleStep:

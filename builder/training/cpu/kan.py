@@ -26,10 +26,9 @@ from builder.training import update
 from builder.training.backend import Segment
 from builder.training.cpu.compiled import drop_stale_kernels
 from builder.training.cpu.kernels import lanes_of, rule
+from builder.training.cpu.products import product, whole_vectors
 from builder.training.cpu.vectors import (
     LANES,
-    Registers,
-    barrier,
     entry,
     exp,
     fill,
@@ -37,11 +36,9 @@ from builder.training.cpu.vectors import (
     jit,
     keep,
     load,
-    make_outer,
     make_totals,
     maximum,
     raw,
-    registers,
     splines,
     store,
     total,
@@ -51,7 +48,6 @@ from nws_dataset.networks.layout import layout_of
 from nws_dataset.networks.network import coordinates
 
 BLOCK = 64  # images that go through the network together
-MAX_ROWS = 8  # of a tile: a block is a whole number of these
 
 LAYER = np.dtype(
     [
@@ -94,95 +90,6 @@ class Net(NamedTuple):
     degree: tuple[int, ...]  # as many as the splines' degree says
     lowest: float  # the first knot
     per_step: float  # 1 / the grid's step
-
-
-# Products
-
-
-def columns_of(those: Registers) -> tuple[int, int, int]:
-    """Columns of the widest tile, of the one for what is no multiple of it, and of the narrowest."""
-    if those.lanes == LANES:
-        return 3 * LANES, 2 * LANES, LANES
-    return max(LANES, 3 * those.lanes), LANES, LANES
-
-
-def rows_of(those: Registers, columns: int) -> int:
-    """Rows of a tile of so many columns: as many as the registers take, beside a row's vectors and a
-    scalar.
-    """
-    count = columns // those.lanes
-    return min(MAX_ROWS, (those.number - 1 - count) // count)
-
-
-WIDE, MIDDLE, NARROW = columns_of(registers())
-
-
-def _make_product(columns: int) -> Any:
-    """By a tile of so many columns."""
-    height, lanes = rows_of(registers(), columns), registers().lanes
-    starts, zeros, multiply, put, add = make_outer(height, columns // lanes, lanes)
-
-    @jit
-    def product(
-        x: Any,
-        s: int,
-        s_row: int,
-        s_step: int,
-        w: int,
-        w_step: int,
-        to: int,
-        to_row: int,
-        rows: int,
-        steps: int,
-        adding: bool,
-    ) -> None:
-        for r in range(0, rows, height):
-            scalars, outputs = starts(s, r, rows, s_row), starts(to, r, rows, to_row)
-            acc = zeros(x)
-            for k in range(steps):
-                barrier()
-                acc = multiply(acc, x, scalars, k * s_step, w + k * w_step)
-            if adding:
-                add(acc, x, outputs, 0)
-            else:
-                put(acc, x, outputs, 0)
-
-    return product
-
-
-_wide, _middle, _narrow = (_make_product(columns) for columns in (WIDE, MIDDLE, NARROW))
-
-
-@jit
-def product(
-    x: Any,
-    s: int,
-    s_row: int,
-    s_step: int,
-    w: int,
-    w_step: int,
-    to: int,
-    to_row: int,
-    rows: int,
-    columns: int,
-    steps: int,
-    adding: bool,
-) -> None:
-    """x[to + r * to_row + c] = the sum over k of x[s + r * s_row + k * s_step] * x[w + k * w_step + c], or is
-    added to what stands there; columns are whole vectors.
-    """
-    c = 0
-    while c < columns:
-        left = columns - c
-        if left % WIDE == 0:
-            _wide(x, s, s_row, s_step, w + c, w_step, to + c, to_row, rows, steps, adding)
-            c += WIDE
-        elif left >= MIDDLE:
-            _middle(x, s, s_row, s_step, w + c, w_step, to + c, to_row, rows, steps, adding)
-            c += MIDDLE
-        else:
-            _narrow(x, s, s_row, s_step, w + c, w_step, to + c, to_row, rows, steps, adding)
-            c += NARROW
 
 
 _totals = make_totals(LANES)
@@ -694,22 +601,22 @@ def _arranged(architecture: Architecture) -> tuple[np.ndarray, int, np.ndarray, 
 
     def room(numbers: int) -> int:
         nonlocal size
-        start, size = size, size + _padded(numbers)
+        start, size = size, size + whole_vectors(numbers)
         return start
 
     for k, (name, inputs, outputs) in enumerate(zip(names, widths, widths[1:], strict=False)):
         L, last, table = layers[k], k == len(names) - 1, k == 0 and len(names) > 1
         L["outer"], L["inner"] = (inputs, outputs) if table else (outputs, inputs)
-        L["width"] = width = _padded(int(L["inner"]))
+        L["width"] = width = whole_vectors(int(L["inner"]))
         L["taps"] = taps = F * (inputs if table else width)
         L["row"], effective = packed, int(L["outer"]) * F * width
         L["weights"], L["slopes"] = room(effective), room(effective)
-        L["turned"] = -1 if table or last else room(taps * _padded(outputs))
+        L["turned"] = -1 if table or last else room(taps * whole_vectors(outputs))
         L["x"] = layers[k - 1]["y"] if k else room(BLOCK * width)
         L["features"] = room(BLOCK * taps + F + LANES)
         L["derivatives"] = 0 if table else room(BLOCK * taps)
-        L["y_image"], L["y_unit"] = (1, BLOCK) if last else (_padded(outputs), 1)
-        L["y"] = room(BLOCK * (outputs if last else _padded(outputs)))
+        L["y_image"], L["y_unit"] = (1, BLOCK) if last else (whole_vectors(outputs), 1)
+        L["y"] = room(BLOCK * (outputs if last else whole_vectors(outputs)))
         edge = np.arange(inputs) * (F + 1) * width + np.arange(outputs)[:, None]
         if not table:
             edge = np.arange(outputs)[:, None] * (F + 1) * width + np.arange(inputs)
@@ -724,8 +631,3 @@ def _arranged(architecture: Architecture) -> tuple[np.ndarray, int, np.ndarray, 
         packed += int(L["outer"]) * (F + 1) * width
     products = room(max([(2 * F + 1) * LANES, *(BLOCK * int(L["taps"]) for L in layers[1:])]))
     return positions, packed, layers, products, size
-
-
-def _padded(numbers: int) -> int:
-    """Up to whole vectors."""
-    return -(-numbers // LANES) * LANES

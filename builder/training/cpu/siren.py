@@ -1,14 +1,21 @@
 """The steps of networks of sine layers that stand for an image each, compiled by Numba: one model at a time,
 all pixels in every step.
 
-A lane is a pixel; see `builder.training.cpu.maps`.
+A block of pixels goes through the network at a time, so that what they give stays in the core's cache. Lanes
+are the units of a layer, padded with zeros to whole vectors; only where outputs are compared with targets a
+lane is a pixel. A padded unit's sine is 0 and so are all of its gradients.
 
-Axes: M models, B pixels, C channels, P weights.
+sin(f * (W x + b)) is taken as sin((f * W) x + f * b): the frequency multiplies weights, once a step, and
+their gradient.
+
+Axes: M models, B pixels, C channels, H hidden units, P weights. The packed row has, one after the other, the
+first layer's weights [2, H] and biases [H]; each other hidden layer's [H, H] and [H]; the output's [C, H] and
+[C], all padded.
 """
 
 from __future__ import annotations
 
-import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,174 +23,311 @@ import torch
 
 from builder.training import update
 from builder.training.cpu.compiled import drop_stale_kernels
-from builder.training.cpu.kernels import rule
-from builder.training.cpu.maps import (
-    CHUNK,
-    SCRATCH,
-    bias_gradient,
-    narrow_gradient,
-    product,
-    tables,
-    vectors_of,
-    weight_gradient,
+from builder.training.cpu.kernels import lanes_of, rule
+from builder.training.cpu.products import product, whole_vectors
+from builder.training.cpu.vectors import (
+    LANES,
+    entry,
+    fill,
+    fma,
+    jit,
+    keep,
+    load,
+    make_totals,
+    raw,
+    sine_cosine,
+    store,
+    total,
 )
-from builder.training.cpu.vectors import LANES, fill, jit, load, raw, sine_cosine, store
+from nws_dataset.networks.layout import layout_of
 from nws_dataset.networks.network import coordinates
 from nws_dataset.networks.siren import COORDINATES, Architecture
+
+BLOCK = 64  # pixels that go through the network together
 
 
 class Net(NamedTuple):
     """One model; all arrays are flat."""
 
-    row: np.ndarray  # [P]
-    gradient: np.ndarray  # [P]
-    first: np.ndarray  # [P], the optimizer's moments
-    second: np.ndarray  # [P]
-    x: np.ndarray  # maps of a chunk: coordinates, each hidden layer's sines and their slopes, the output
-    scratch: np.ndarray
-    vectors: np.ndarray  # int32: where each vector of a map begins
-    units: np.ndarray  # int32: where the map of each unit begins
+    x: np.ndarray  # all buffers; the first are the packed row and its gradient
+    row: np.ndarray  # a view of these
+    gradient: np.ndarray
+    first: np.ndarray  # the optimizer's moments
+    second: np.ndarray
+    scratch: np.ndarray  # vectors
     depth: int  # hidden layers
-    width: int  # units of each
+    width: int  # units of each, padded
     outputs: int  # C
-    first_frequency: float
-    frequency: float
+    pixels: int  # B
+    stride: int  # B, padded
+    # where the buffers begin in x
+    weights: int  # the packed row, each layer times its frequency
+    turned: int  # the same of hidden layers, [inputs, outputs] each
+    places: int  # coordinates, [2, B padded]
+    targets: int  # [C, B padded]
+    y: int  # what a block gives, [C, BLOCK]; then the gradient by it
+    sines: int  # of each hidden layer in a block, [BLOCK, H]
+    slopes: int  # their derivatives, the cosines; then the gradient by what they are the cosines of
+    change: int  # a layer's linear part, or the gradient by its sines: [BLOCK, H]
+    frequency_first: float
+    frequency_hidden: float
     offset: float
 
 
 @jit
-def sines(net: Any, count: int, at: int, frequency: Any) -> None:
-    """Maps of a layer's linear part become their sines, and behind them the slopes of these."""
-    x, size = raw(net.x), net.width * CHUNK
-    factor = fill(x, frequency)
-    for start in range(at, at + size, CHUNK):
-        for i in range(start, start + count * LANES, LANES):
-            sine, cosine = sine_cosine(load(x, i) * factor)
-            store(x, i, sine)
-            store(x, i + size, cosine * factor)
+def start_of(net: Any, layer: int) -> int:
+    """Where a layer stands in the packed row; the output comes after `depth` layers."""
+    h = net.width
+    return 0 if layer == 0 else (COORDINATES + 1) * h + (layer - 1) * (h + 1) * h
 
 
 @jit
-def forward(net: Any, count: int) -> None:
-    """The maps of a chunk from its coordinates, which stand first; the offset is not added."""
-    h, size = net.width, 2 * net.width * CHUNK
-    start, taps, weight = 0, COORDINATES, 0
-    for i in range(net.depth):
-        to = COORDINATES * CHUNK + i * size
-        product(net, count, start, taps, 1, weight, h, taps, weight + h * taps, to)
-        sines(net, count, to, net.first_frequency if i == 0 else net.frequency)
-        start, weight, taps = to, weight + h * (taps + 1), h
-    output = COORDINATES * CHUNK + net.depth * size
-    product(net, count, start, h, 1, weight, net.outputs, h, weight + net.outputs * h, output)
+def frequency_of(net: Any, layer: int) -> float:
+    """What a layer's weights are multiplied with, so that no pixel's sum has to be."""
+    return net.frequency_first if layer == 0 else net.frequency_hidden if layer < net.depth else 1.0
 
 
 @jit
-def squared_error(net: Any, targets: Any, begin: int, pixels: int) -> float:
-    """Of a chunk of an image of so many pixels; the output's map becomes its gradient."""
-    output = (COORDINATES + 2 * net.depth * net.width) * CHUNK
-    loss, scale = 0.0, 2.0 / (pixels * net.outputs)
+def multiply(net: Any, of: int, to: int) -> None:
+    """x[to :] = x[of :], both as long as the packed row, each layer times its frequency."""
+    x, end = raw(net.x), len(net.row)
+    for k in range(net.depth + 1):
+        factor = fill(x, frequency_of(net, k))
+        for i in range(start_of(net, k), start_of(net, k + 1) if k < net.depth else end, LANES):
+            store(x, to + i, load(x, of + i) * factor)
+
+
+@jit
+def make_weights(net: Any) -> None:
+    """Weights as the step needs them, from the row."""
+    x, h = raw(net.x), net.width
+    multiply(net, 0, net.weights)
+    for k in range(1, net.depth):
+        start, to = net.weights + start_of(net, k), net.turned + (k - 1) * h * h
+        for i in range(h):
+            for j in range(h):
+                net.x[to + i * h + j] = entry(x, start + j * h + i)
+
+
+# Forward
+
+
+@jit
+def first_layer(net: Any, begin: int, count: int) -> None:
+    """Sines and cosines of a block, from its coordinates."""
+    x, h, w = raw(net.x), net.width, net.weights
+    rows, columns = net.places + begin, net.places + net.stride + begin
+    for v in range(0, h, LANES):
+        by_row, by_column, bias = load(x, w + v), load(x, w + h + v), load(x, w + 2 * h + v)
+        for p in range(count):
+            z = fma(by_row, fill(x, entry(x, rows + p)), bias)
+            z = fma(by_column, fill(x, entry(x, columns + p)), z)
+            sine, cosine = sine_cosine(z)
+            store(x, net.sines + p * h + v, sine)
+            store(x, net.slopes + p * h + v, cosine)
+
+
+@jit
+def hidden_layer(net: Any, k: int, count: int) -> None:
+    """Sines and cosines of a block, from the sines of the layer before."""
+    x, h = raw(net.x), net.width
+    sines, slopes = net.sines + k * h * BLOCK, net.slopes + k * h * BLOCK
+    product(
+        *(x, sines - h * BLOCK, h, 1, net.turned + (k - 1) * h * h, h),
+        *(net.change, h, count, h, h, False),
+    )
+    for v in range(0, h, LANES):
+        bias = load(x, net.weights + start_of(net, k) + h * h + v)
+        for i in range(v, v + count * h, h):
+            sine, cosine = sine_cosine(load(x, net.change + i) + bias)
+            store(x, sines + i, sine)
+            store(x, slopes + i, cosine)
+
+
+_totals = make_totals(LANES)
+
+
+@jit
+def output_layer(net: Any, count: int) -> None:
+    """What the network gives for a block: lanes are units, summed at the end."""
+    x, scratch, h = raw(net.x), raw(net.scratch), net.width
+    start, sines = net.weights + start_of(net, net.depth), net.sines + (net.depth - 1) * h * BLOCK
     for c in range(net.outputs):
-        for i in range(CHUNK):
-            at = output + c * CHUNK + i
-            if begin + i < pixels:
-                error = net.x[at] + net.offset - targets[(begin + i) * net.outputs + c]
-                loss += float(error) * float(error)
-                net.x[at] = net.x.dtype.type(scale) * error
-            else:
-                net.x[at] = 0.0
-    return loss
+        constant = fill(x, entry(x, start + net.outputs * h + c)) + fill(x, net.offset)
+        for first in range(0, count, LANES):
+            for p in range(LANES):
+                at, acc = sines + (first + p) * h, fill(x, 0.0)
+                for v in range(0, h, LANES):
+                    acc = fma(load(x, at + v), load(x, start + c * h + v), acc)
+                store(scratch, p * LANES, acc)
+            _totals(scratch)
+            store(x, net.y + c * BLOCK + first, load(scratch, 0) + constant)
 
 
 @jit
-def multiply_maps(net: Any, count: int, g: int, slopes: int) -> None:
-    """Slopes times the gradient of the sines, in place of the slopes."""
-    x = raw(net.x)
-    for start in range(0, net.width * CHUNK, CHUNK):
-        for i in range(start, start + count * LANES, LANES):
-            store(x, slopes + i, load(x, slopes + i) * load(x, g + i))
+def forward(net: Any, begin: int, count: int) -> None:
+    """From a block's coordinates to its outputs."""
+    first_layer(net, begin, count)
+    for k in range(1, net.depth):
+        hidden_layer(net, k, count)
+    output_layer(net, count)
+
+
+# Backward
 
 
 @jit
-def backward(net: Any, count: int, spare: int) -> None:
-    """Adds the gradient of a chunk, of whose output that stands in the output's map."""
-    h, size, C = net.width, 2 * net.width * CHUNK, net.outputs
-    output, inputs = (COORDINATES + 2 * net.depth * h) * CHUNK, COORDINATES * CHUNK
-    weight = h * (COORDINATES + 1) + (net.depth - 1) * h * (h + 1)
-    last = inputs + (net.depth - 1) * size
-    bias_gradient(net, count, output, C, weight + C * h)
-    narrow_gradient(net, count, last, h, 1, output, C, h, weight)
-    product(net, count, output, C, h, weight, h, 1, -1, spare)
-    for i in range(net.depth - 1, -1, -1):
-        at = inputs + i * size
-        d = at + h * CHUNK
-        multiply_maps(net, count, spare, d)
-        weight -= h * ((h if i else COORDINATES) + 1)
-        if i:
-            bias_gradient(net, count, d, h, weight + h * h)
-            weight_gradient(net, count, d, h, h, at - size, h, 1, weight)
-            product(net, count, d, h, h, weight, h, 1, -1, spare)
-        else:
-            bias_gradient(net, count, d, h, weight + h * COORDINATES)
-            narrow_gradient(net, count, d, h, COORDINATES, 0, COORDINATES, 1, weight)
+def squared_error(net: Any, begin: int, count: int) -> float:
+    """The sum over a block; its outputs become the gradient of the mean over the image."""
+    x, acc = raw(net.x), fill(net.x, 0.0)
+    scale = fill(x, 2.0 / (net.pixels * net.outputs))
+    for c in range(net.outputs):
+        for first in range(0, count, LANES):
+            at, of = net.y + c * BLOCK + first, net.targets + c * net.stride + begin + first
+            error = keep(lanes_of(net.pixels, (begin + first) // LANES), load(x, at) - load(x, of))
+            acc = fma(error, error, acc)
+            store(x, at, error * scale)
+    return float(total(acc))
 
 
 @jit
-def load_coordinates(net: Any, places: Any, begin: int, pixels: int) -> None:
-    """Those of a chunk; past the end, zeros."""
-    for k in range(COORDINATES):
-        for i in range(CHUNK):
-            net.x[k * CHUNK + i] = places[(begin + i) * COORDINATES + k] if begin + i < pixels else 0.0
+def output_gradients(net: Any, count: int) -> None:
+    """Those of the output's weights, and by a block's last sines."""
+    x, h, C = raw(net.x), net.width, net.outputs
+    start, sines = start_of(net, net.depth), net.sines + (net.depth - 1) * h * BLOCK
+    slopes = len(net.row) + start
+    for c in range(C):
+        y, acc = net.y + c * BLOCK, fill(x, 0.0)
+        for p in range(0, count, LANES):
+            acc = acc + load(x, y + p)
+        net.gradient[start + C * h + c] += total(acc)
+        for v in range(0, h, LANES):
+            even, odd = load(x, slopes + c * h + v), fill(x, 0.0)  # two sums: an addition takes four cycles
+            weight = load(x, start + c * h + v)
+            for p in range(0, count, 2):
+                i = p * h + v
+                g, more = fill(x, entry(x, y + p)), fill(x, entry(x, y + p + 1))
+                even, odd = fma(g, load(x, sines + i), even), fma(more, load(x, sines + i + h), odd)
+                if c == 0:
+                    store(x, net.change + i, g * weight)
+                    store(x, net.change + i + h, more * weight)
+                else:
+                    store(x, net.change + i, fma(g, weight, load(x, net.change + i)))
+                    store(x, net.change + i + h, fma(more, weight, load(x, net.change + i + h)))
+            store(x, slopes + c * h + v, even + odd)
 
 
 @jit
-def train(net: Any, places: Any, targets: Any, rates: Any, coefficients: Any) -> float:
-    """Steps of one model.
+def hidden_gradients(net: Any, k: int, count: int) -> None:
+    """Those of a hidden layer's weights, and by the sines before it."""
+    x, h, size = raw(net.x), net.width, net.width * BLOCK
+    slopes, start = net.slopes + k * size, start_of(net, k)
+    biases = len(net.row) + start + h * h
+    for v in range(0, h, LANES):
+        even, odd = load(x, biases + v), fill(x, 0.0)
+        for i in range(v, v + count * h, 2 * h):
+            d = load(x, slopes + i) * load(x, net.change + i)
+            more = load(x, slopes + i + h) * load(x, net.change + i + h)
+            even, odd = even + d, odd + more
+            store(x, slopes + i, d)
+            store(x, slopes + i + h, more)
+        store(x, biases + v, even + odd)
+    product(
+        *(x, slopes, 1, h, net.sines + (k - 1) * size, h),
+        *(len(net.row) + start, h, h, h, count, True),
+    )
+    product(
+        *(x, slopes, h, 1, net.weights + start, h),
+        *(net.change, h, count, h, h, False),
+    )
+
+
+@jit
+def first_gradients(net: Any, begin: int, count: int) -> None:
+    """Those of the first layer's weights."""
+    x, h, zero = raw(net.x), net.width, fill(net.x, 0.0)
+    rows, columns, to = net.places + begin, net.places + net.stride + begin, len(net.row)
+    for v in range(0, h, LANES):
+        r0, c0, b0 = load(x, to + v), load(x, to + h + v), load(x, to + 2 * h + v)
+        r1, c1, b1 = zero, zero, zero
+        for p in range(0, count, 2):
+            i = p * h + v
+            d = load(x, net.slopes + i) * load(x, net.change + i)
+            more = load(x, net.slopes + i + h) * load(x, net.change + i + h)
+            r0, r1 = fma(d, fill(x, entry(x, rows + p)), r0), fma(more, fill(x, entry(x, rows + p + 1)), r1)
+            c0 = fma(d, fill(x, entry(x, columns + p)), c0)
+            c1 = fma(more, fill(x, entry(x, columns + p + 1)), c1)
+            b0, b1 = b0 + d, b1 + more
+        store(x, to + v, r0 + r1)
+        store(x, to + h + v, c0 + c1)
+        store(x, to + 2 * h + v, b0 + b1)
+
+
+@jit
+def backward(net: Any, begin: int, count: int) -> None:
+    """Adds the gradient of a block, of whose outputs that stands in their place."""
+    output_gradients(net, count)
+    for k in range(net.depth - 1, 0, -1):
+        hidden_gradients(net, k, count)
+    first_gradients(net, begin, count)
+
+
+# Steps
+
+
+@jit
+def change_weights(net: Any, rate: Any, coefficients: Any) -> None:
+    row, gradient, first, second = net.row, net.gradient, net.first, net.second
+    for i in range(len(row)):
+        row[i], first[i], second[i] = rule(row[i], gradient[i], first[i], second[i], rate, coefficients)
+
+
+@jit
+def train(net: Any, rates: Any, coefficients: Any) -> float:
+    """Steps of one model, until its loss is not finite.
 
     Args:
         net: the model.
-        places: [B * 2] coordinates of the pixels.
-        targets: [B * C] their values.
         rates: [steps], of `update.step_size`.
         coefficients: of `update.rule`.
 
     Returns:
         The sum of the steps' mean squared errors.
     """
-    pixels, losses = len(places) // COORDINATES, 0.0
-    spare = (COORDINATES + 2 * net.depth * net.width + net.outputs) * CHUNK
+    losses = 0.0
     for s in range(len(rates)):
-        for i in range(len(net.row)):
+        make_weights(net)
+        for i in range(len(net.gradient)):
             net.gradient[i] = 0.0
         loss = 0.0
-        for begin in range(0, pixels, CHUNK):
-            count = vectors_of(min(CHUNK, pixels - begin))
-            load_coordinates(net, places, begin, pixels)
-            forward(net, count)
-            loss += squared_error(net, targets, begin, pixels)
-            backward(net, count, spare)
-        losses += loss / (pixels * net.outputs)
-        for i in range(len(net.row)):
-            net.row[i], net.first[i], net.second[i] = rule(
-                net.row[i], net.gradient[i], net.first[i], net.second[i], rates[s], coefficients
-            )
+        for begin in range(0, net.stride, BLOCK):
+            count = min(BLOCK, net.stride - begin)
+            forward(net, begin, count)
+            loss += squared_error(net, begin, count)
+            backward(net, begin, count)
+        losses += loss / (net.pixels * net.outputs)
+        if not math.isfinite(losses):
+            break
+        multiply(net, len(net.row), len(net.row))  # the gradient
+        change_weights(net, rates[s], coefficients)
     return losses
 
 
 @jit
-def evaluate(net: Any, places: Any, values: Any) -> None:
-    """[B * C] what the network gives at coordinates."""
-    pixels = len(places) // COORDINATES
-    output = (COORDINATES + 2 * net.depth * net.width) * CHUNK
-    for begin in range(0, pixels, CHUNK):
-        load_coordinates(net, places, begin, pixels)
-        forward(net, vectors_of(min(CHUNK, pixels - begin)))
-        for c in range(net.outputs):
-            for i in range(min(CHUNK, pixels - begin)):
-                values[(begin + i) * net.outputs + c] = net.x[output + c * CHUNK + i] + net.offset
+def evaluate(net: Any, values: Any) -> None:
+    """[B * C], what the network gives for all pixels."""
+    make_weights(net)
+    for begin in range(0, net.pixels, BLOCK):
+        forward(net, begin, min(BLOCK, net.stride - begin))
+        for p in range(min(BLOCK, net.pixels - begin)):
+            for c in range(net.outputs):
+                values[(begin + p) * net.outputs + c] = net.x[net.y + c * BLOCK + p]
 
 
 class SirenBackend:
-    """`builder.training.images.ImageBackend` for sirens on a CPU: one model at a time on one core.
+    """`builder.training.implicit.ImageBackend` for sirens on a CPU: one model at a time on one core.
+
+    A model whose loss is not finite stays as it was before that step.
 
     Args:
         architecture: of the models.
@@ -193,7 +337,35 @@ class SirenBackend:
     def __init__(self, architecture: Architecture, dtype: torch.dtype = torch.float32) -> None:
         drop_stale_kernels()
         self.architecture, self.dtype = architecture, dtype
-        self.places = coordinates(architecture, dtype).contiguous().view(-1).numpy()
+        self.positions, packed = _packed(architecture)
+        depth, width, size = architecture.depth_hidden, whole_vectors(architecture.width_hidden), 2 * packed
+        pixels, outputs = architecture.image_size**2, architecture.image_channels
+        starts: dict[str, Any] = {}
+        for name, numbers in {
+            "weights": packed,
+            "turned": (depth - 1) * width * width,
+            "places": COORDINATES * whole_vectors(pixels),
+            "targets": outputs * whole_vectors(pixels),
+            "y": outputs * BLOCK,
+            "sines": depth * BLOCK * width,
+            "slopes": depth * BLOCK * width,
+            "change": BLOCK * width,
+        }.items():
+            starts[name] = size
+            size += numbers
+        # torch aligns them as vectors need it
+        x, first, second, scratch = (
+            torch.zeros(n, dtype=dtype).numpy() for n in (size, packed, packed, LANES * LANES)
+        )
+        self._net = Net(
+            *(x, x[:packed], x[packed : 2 * packed], first, second, scratch),
+            *(depth, width, outputs, pixels, whole_vectors(pixels)),
+            **starts,
+            frequency_first=float(architecture.frequency_first),
+            frequency_hidden=float(architecture.frequency_hidden),
+            offset=float(architecture.output_offset),
+        )
+        self._planes("places", COORDINATES)[:, :pixels] = coordinates(architecture, dtype).numpy().T
 
     def train_images(
         self,
@@ -202,38 +374,52 @@ class SirenBackend:
         rates: list[float],
     ) -> torch.Tensor:
         """See `ImageBackend.train_images`."""
-        losses = []
-        for row, first, second, target in zip(*state, targets, strict=True):
-            net = self._net(row, first, second)
-            number = net.row.dtype.type
-            coefficients = tuple(number(c) for c in update.COEFFICIENTS["adam"])
-            flat = target.to(self.dtype).contiguous().view(-1).numpy()
-            losses.append(train(net, self.places, flat, np.array(rates, number), coefficients))
-            for x, new in zip((row, first, second), (net.row, net.first, net.second), strict=True):
-                x.copy_(torch.from_numpy(new))
+        net, number, losses = self._net, self._net.x.dtype.type, []
+        steps, coefficients = np.array(rates, number), tuple(number(c) for c in update.COEFFICIENTS["adam"])
+        packed, planes = (net.row, net.first, net.second), self._planes("targets", net.outputs)
+        for *model, target in zip(*state, targets, strict=True):
+            for own, x in zip(packed, model, strict=True):
+                self._pack(own, x)
+            planes[:, : net.pixels] = target.numpy().T
+            losses.append(train(net, steps, coefficients))
+            for own, x in zip(packed, model, strict=True):
+                x.copy_(torch.from_numpy(own[self.positions]))
         return torch.tensor(losses, dtype=torch.float64)
 
     def evaluate_images(self, rows: torch.Tensor) -> torch.Tensor:
         """See `ImageBackend.evaluate_images`."""
-        a = self.architecture
-        values = torch.empty(len(rows), a.image_size**2, a.image_channels, dtype=self.dtype)
+        net = self._net
+        values = torch.empty(len(rows), net.pixels, net.outputs, dtype=self.dtype)
         for row, found in zip(rows, values, strict=True):
-            evaluate(self._net(row, row, row), self.places, found.view(-1).numpy())
+            self._pack(net.row, row)
+            evaluate(net, found.view(-1).numpy())
         return values
 
-    def _net(self, row: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> Net:
-        a, number = self.architecture, torch.zeros(0, dtype=self.dtype).numpy().dtype.type
-        h, maps = a.width_hidden, self._maps
-        # copies: of the same alignment wherever a row comes from
-        own, *moments = (x.to(self.dtype).clone().numpy() for x in (row, first, second))
-        fields: list[Any] = [own, np.zeros_like(own), *moments, *maps]
-        fields += [*tables(max(h, a.image_channels, COORDINATES)), a.depth_hidden, h, a.image_channels]
-        fields += [number(x) for x in (a.frequency_first, a.frequency_hidden, a.output_offset)]
-        return Net(*fields)
+    def _pack(self, own: np.ndarray, x: torch.Tensor) -> None:
+        own[:] = 0  # a model that diverged may have left NaN between the numbers of a row
+        own[self.positions] = x.numpy()
 
-    @functools.cached_property
-    def _maps(self) -> list[Any]:
-        """Buffers; torch aligns them as vectors need it."""
-        a = self.architecture
-        numbers = (COORDINATES + (2 * a.depth_hidden + 1) * a.width_hidden + a.image_channels) * CHUNK
-        return [torch.zeros(n, dtype=self.dtype).numpy() for n in (numbers, SCRATCH)]
+    def _planes(self, name: str, count: int) -> np.ndarray:
+        """A buffer of so many numbers for every pixel: [count, B padded]."""
+        start = getattr(self._net, name)
+        return self._net.x[start : start + count * self._net.stride].reshape(count, -1)
+
+
+def _packed(architecture: Architecture) -> tuple[np.ndarray, int]:
+    """Where each number of a row goes in the packed one [P], and that one's length."""
+    layout, size = layout_of(architecture), 0
+    width = whole_vectors(architecture.width_hidden)
+    positions = np.zeros(layout.num_weights, np.int64)
+    for spec in layout.tensors:
+        if spec.role == "bias":
+            at, room = np.arange(spec.size), whole_vectors(spec.size)
+        elif spec.layer == "dense1":  # a coordinate's weights side by side
+            at = np.arange(spec.shape[0])[:, None] + np.arange(COORDINATES) * width
+            room = COORDINATES * width
+        else:
+            units = spec.shape[0] if spec.layer == "output" else width
+            at = np.arange(spec.shape[0])[:, None] * width + np.arange(spec.shape[1])
+            room = units * width
+        positions[spec.offset : spec.offset + spec.size] = size + at.ravel()
+        size += room
+    return positions, size
