@@ -228,11 +228,11 @@ FIELDS = sorted({name for one in RECORDS for name in one})
 
 
 @pytest.fixture(scope="module")
-def facts(zoo: Path) -> leaderboard.Facts:
-    return leaderboard.Facts.of(Zoo(zoo), "nws")
+def facts(zoo: Path) -> dict[str, Any]:
+    return leaderboard.facts_of_page(Zoo(zoo), "nws")
 
 
-def outcome(facts: leaderboard.Facts, contents: Any) -> str:
+def outcome(facts: dict[str, Any], contents: Any) -> str:
     """Of what the command does with a file of results: the page, or the line that names the file."""
     path = Path("results.json")
     path.write_text(json.dumps(contents))
@@ -246,7 +246,7 @@ def outcome(facts: leaderboard.Facts, contents: Any) -> str:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_no_value_of_a_record_breaks_the_page(field: str, zoo: Path, facts: leaderboard.Facts) -> None:
+def test_no_value_of_a_record_breaks_the_page(field: str, zoo: Path, facts: dict[str, Any]) -> None:
     """Every value of every field, in a record of each experiment: the page is written, or one line names the
     file.
     """
@@ -259,7 +259,7 @@ def test_no_value_of_a_record_breaks_the_page(field: str, zoo: Path, facts: lead
 
 
 @pytest.mark.parametrize("name", ["zoo", "command", "settings", "results", "plots", "subsets"])
-def test_no_value_of_the_file_breaks_the_page(name: str, zoo: Path, facts: leaderboard.Facts) -> None:
+def test_no_value_of_the_file_breaks_the_page(name: str, zoo: Path, facts: dict[str, Any]) -> None:
     ended = set()
     for value in wrong_values():
         contents = copy.deepcopy(results_of(zoo, RECORDS[:1]))
@@ -529,7 +529,7 @@ def test_ctrl_c_before_anything_is_done(command: Any, zoo: Path, monkeypatch: py
 
     for module, name in (
         (Trial, "run"),
-        (leaderboard.Facts, "of"),
+        (leaderboard, "facts_of_page"),
     ):
         monkeypatch.setattr(module, name, interrupted)
     Path("results.json").write_text(json.dumps(results_of(zoo)))

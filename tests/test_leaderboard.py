@@ -262,15 +262,8 @@ def test_the_order_of_the_ranking():
 def test_lower_errors_are_better():
     told = (record(value, metric="mse", method=name) for name, value in (("a", 0.2), ("b", 0.1)))
     scores = scores_of(records_of(told))
-    table = table_of(
-        "",
-        scores,
-        ("method",),
-        lambda s: (s.first.method,),
-        lambda s: ("", s.first.metric),
-        given=[Given("paper", "", "")],
-        ranked=True,
-    )
+    column, given = lambda s: ("", s.first.metric), [Given("paper", "", "")]
+    table = table_of("", scores, {"method": "method"}, column, given=given, ranked=True)
     assert [(name, cell.best) for name, cell in table.rows] == [("b", True), ("a", False)]
     assert table.columns == ("method", "mse")
 

@@ -23,7 +23,7 @@ from nws_dataset.evaluation import commands, paper
 from nws_dataset.evaluation.folds import NOBODY, Fold, describe, is_small
 from nws_dataset.evaluation.inputs import LAYERS, THEN, WEIGHTS, Inputs
 from nws_dataset.evaluation.models import BOOSTING, META, PREDICTORS, FeatureModel, predictor
-from nws_dataset.evaluation.pages.summary import report_of_accuracies
+from nws_dataset.evaluation.pages.summary import report_accuracies
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Predictions, Question, Trial, run
 from nws_dataset.evaluation.scores import ALL, SIZED, Record, records_of_accuracies
@@ -327,4 +327,4 @@ def main(
         notes = notes_of(tasks, numbers, skipped, time.monotonic() - started, papers)
         converged = dict(zip(inputs.final["model_id"], inputs.final["converged"], strict=True))
         predictions = [outcome.predictions for outcome in outcomes if outcome.predictions]
-        report_of_accuracies(contents, predictions, converged, notes).write(folder)
+        report_accuracies(folder, contents, notes, predictions, converged)

@@ -1,12 +1,10 @@
 """A method of one's own beside ours: one class with `fit(rows, y)` and `predict(rows)`, tried on the standard
 tasks of a zoo.
 
-A class that inherits scikit-learn's `ClassifierMixin` is asked for the properties of the recipe that are
-classes; any other is a regressor, and is asked for the test accuracy, and for the properties that are
-numbers. `rows` is what `DeepMetaClassifier` takes: weights of final networks, an array [N, P] of one
-architecture or a list of [P_i] arrays. A method that chooses settings cuts a validation part off its rows: it
-is given the models that ours train on together with those that ours choose by, and never those that it is
-tested on.
+A class that inherits scikit-learn's `ClassifierMixin` predicts the properties of the recipe that are classes;
+any other predicts the test accuracy and the properties that are numbers. `rows` are weights of final networks:
+an array [N, P] for one architecture, or a list of [P_i] arrays. A method is given our training and validation
+models together; to choose settings, it cuts a validation part off its rows.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import functools
 import hashlib
 import importlib.util
 import inspect
-import json
 import os
 import reprlib
 import shlex
@@ -38,10 +35,10 @@ from nws_dataset.evaluation.accuracies import between, trials_by_seed
 from nws_dataset.evaluation.folds import is_small
 from nws_dataset.evaluation.inputs import WEIGHTS, Inputs, Settings
 from nws_dataset.evaluation.recipes import property_trial
-from nws_dataset.evaluation.results import Results, facts_of
+from nws_dataset.evaluation.results import Results, facts_of, write_results
 from nws_dataset.evaluation.run import Kept, Method, Question, Trial, run
-from nws_dataset.evaluation.tasks import Labelled, Task, dataset_tasks, tasks_of
-from nws_dataset.files import atomic_write, path_type, sha256_file
+from nws_dataset.evaluation.tasks import Labelled, dataset_tasks, tasks_of
+from nws_dataset.files import path_type, sha256_file
 
 if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo
@@ -51,13 +48,13 @@ MAX_PREDICTION = float(np.finfo(np.float32).max)  # the squares of larger ones a
 
 
 @contextlib.contextmanager
-def _beside(path: Path, own: dict[str, ModuleType]) -> Iterator[None]:
-    """Imports find the modules beside a method's file, as when Python runs it; those of another method's
-    folder they do not find.
+def _running(path: Path, own: dict[str, ModuleType], expected: str) -> Iterator[None]:
+    """Run a method's code: its imports find the modules beside its file, and no module of another method's.
 
     Args:
         path: of the method's file.
-        own: its modules: what is imported from its folder is added.
+        own: its modules; those it imports from its folder are added.
+        expected: what should succeed, for a ZooError, which names the line of the method's file.
     """
     folder = os.path.realpath(path.parent)
     before = set(sys.modules)
@@ -65,53 +62,39 @@ def _beside(path: Path, own: dict[str, ModuleType]) -> Iterator[None]:
     sys.path.insert(0, folder)
     try:
         yield
+    except (Exception, SystemExit) as error:  # someone's code may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if os.path.dirname(os.path.realpath(frame.filename)) == folder]
+        at = f" in line {theirs[-1].lineno} of {os.path.basename(theirs[-1].filename)}" if theirs else ""
+        do = "mend it, and run it alone to see more"
+        raise ZooError(path, expected=expected, found=reason(error) + at, do=do) from error
     finally:
         with contextlib.suppress(ValueError):  # the method's code may have removed it
             sys.path.remove(folder)
         for name in set(sys.modules) - before:
-            # an environment may lie below the folder: what it holds is not the method's
+            # not all that lies below the folder is the method's: an environment may
             top = name.partition(".")[0]
             homes = (os.path.join(folder, f"{top}.py"), os.path.join(folder, top, ""))
             file = getattr(sys.modules[name], "__file__", None)
-            if name in own or (
-                top not in before and isinstance(file, str) and os.path.realpath(file).startswith(homes)
-            ):
+            is_beside = isinstance(file, str) and os.path.realpath(file).startswith(homes)
+            if name in own or (top not in before and is_beside):
                 own[name] = sys.modules.pop(name)
-
-
-def _failed(path: Path, error: BaseException, expected: str) -> ZooError:
-    """An error of someone's code, with the line of their file in which it came up."""
-    folder = os.path.realpath(path.parent)
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if os.path.dirname(os.path.realpath(frame.filename)) == folder
-    ]
-    at = f" in line {own[-1].lineno} of {os.path.basename(own[-1].filename)}" if own else ""
-    do = "mend it, and run it alone to see more"
-    return ZooError(path, expected=expected, found=reason(error) + at, do=do)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A class that someone wants to see beside ours."""
+    """Someone's class."""
 
     path: Path
-    make: Any  # the class; with a parameter random_state, it is given the seed
-    modules: dict[str, ModuleType]  # its own, and those that it imported from beside the file
+    make: Any  # the class; a parameter random_state is given the seed
+    modules: dict[str, ModuleType]  # its own, and those it imported from beside its file
 
     @classmethod
     def load(cls, text: str) -> Candidate:
-        """Import a class from a file.
-
-        Dataclasses, annotations as texts and imports from beside the file work as when Python runs it.
-
-        Args:
-            text: "FILE.py:Class".
+        """Import a class "FILE.py:Class" as Python would if it ran the file.
 
         Raises:
-            ZooError: if there is no such file or class, the file cannot be imported, or the class has no fit
-                or no predict.
+            ZooError: if that fails, or the class has no fit or no predict.
         """
         file, _, name = text.rpartition(":")
         path = Path(file).absolute()
@@ -124,13 +107,10 @@ class Candidate:
         spec = importlib.util.spec_from_file_location(called, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        # in sys.modules while its code runs: dataclasses and pickle look it up there
+        # in sys.modules while its code runs, where dataclasses and pickle look it up
         modules = {called: module}
-        try:
-            with _beside(path, modules):
-                spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # someone's code may raise anything
-            raise _failed(path, error, "a Python file that can be imported") from error
+        with _running(path, modules, "a Python file that can be imported"):
+            spec.loader.exec_module(module)
         made = getattr(module, name, None)
         if not inspect.isclass(made):
             do = "name a class of the file after the colon"
@@ -142,7 +122,7 @@ class Candidate:
         return cls(path, made, modules)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles as what loads it again: its modules are not importable."""
+        """Pickled as what loads it again, as its modules are not importable."""
         return Candidate.load, (f"{self.path}:{self.name}",)
 
     @property
@@ -155,63 +135,48 @@ class Candidate:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of its file and of those that it imports from beside it: when one changes, the method is tried
-        again.
-        """
+        """Of its file and those it imports from beside it; if it changes, the method is tried again."""
         files = {os.path.realpath(module.__file__) for module in self.modules.values() if module.__file__}
         beside = sorted(files - {os.path.realpath(self.path)})
         digests = [sha256_file(file) for file in (str(self.path), *beside)]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def fitted(self, rows: Weights, y: np.ndarray, seed: int) -> Any:
-        """A new object that learned from rows.
-
-        Raises:
-            ZooError: if its code raises.
-        """
-        try:
-            with _beside(self.path, self.modules):
-                seeded = "random_state" in inspect.signature(self.make).parameters
-                estimator = self.make(random_state=seed) if seeded else self.make()
-                estimator.fit(rows, y)
-        except (Exception, SystemExit) as error:  # someone's code may raise anything
-            raise _failed(self.path, error, f"{self.name} to fit {len(rows)} rows") from error
+        """A new object that learned from rows; a ZooError if its code raises."""
+        with _running(self.path, self.modules, f"{self.name} to fit {len(rows)} rows"):
+            seeded = "random_state" in inspect.signature(self.make).parameters
+            estimator = self.make(random_state=seed) if seeded else self.make()
+            estimator.fit(rows, y)
         return estimator
 
     def predicted(self, estimator: Any, rows: Weights, known: np.ndarray) -> np.ndarray:
-        """[N] predictions of rows, by one that learned from `known`: classes of it, or finite numbers.
+        """[N] predictions for rows after learning from `known`: classes among them, or finite numbers.
 
         Raises:
-            ZooError: if they are not, or not one for each row, or if its code raises.
+            ZooError: if they are not, or its code raises.
         """
-        try:
-            with _beside(self.path, self.modules):
-                found = np.asarray(estimator.predict(rows))
-        except (Exception, SystemExit) as error:  # someone's code may raise anything
-            raise _failed(self.path, error, f"{self.name} to predict {len(rows)} rows") from error
+        with _running(self.path, self.modules, f"{self.name} to predict {len(rows)} rows"):
+            found = np.asarray(estimator.predict(rows))
         numbers = known.dtype.kind == "f"
-        legal = found.shape == (len(rows),)
-        if legal and numbers:
-            legal = found.dtype.kind in "fiu" and bool(
-                (np.abs(found.astype(np.float64)) <= MAX_PREDICTION).all()
-            )
-        elif legal:  # a class of another type or length would be cut to one that is known
+        if found.shape != (len(rows),):
+            legal = False
+        elif numbers:
+            legal = found.dtype.kind in "fiu" and (np.abs(found.astype(float)) <= MAX_PREDICTION).all()
+        else:  # a class of another type or length would be cut to a known one
             classes, kinds = set(known.tolist()), (str, int, float, np.generic)
             legal = all(isinstance(one, kinds) and one in classes for one in found.tolist())
         if not legal:
-            expected = (
-                f"an array of {len(rows)} {'finite numbers' if numbers else 'classes that it was given'}"
-            )
+            words = "finite numbers" if numbers else "classes that it was given"
             infinite = ", not all finite" if found.dtype.kind == "f" and numbers else ""
             shown = f"{found.dtype} of shape {found.shape}{infinite}, as {reprlib.repr(found.tolist())}"
-            do = "give one prediction for each row"
+            expected, do = f"an array of {len(rows)} {words}", "give one prediction for each row"
             raise ZooError(f"{self.name}.predict", expected=expected, found=shown, do=do)
         return found.astype(known.dtype)
 
 
 @dataclass
 class CandidateModel:
-    """A candidate as a model of the engine; it is given the models for validation to learn from too."""
+    """A candidate as a model of the engine; it learns from the validation models too."""
 
     candidate: Candidate
     weights: Weights  # of all final networks
@@ -224,32 +189,26 @@ class CandidateModel:
         return self
 
     def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
-        return self.candidate.predicted(
-            self.estimator, _chosen(self.weights, networks), np.unique(self.known)
-        )
+        rows = _chosen(self.weights, networks)
+        return self.candidate.predicted(self.estimator, rows, np.unique(self.known))
 
 
 def _chosen(weights: Weights, networks: np.ndarray) -> Weights:
-    """Copies of the weights of some networks: a method that changes what it is given changes nothing for the
-    next.
-    """
-    return (
-        weights[networks]
-        if isinstance(weights, np.ndarray)
-        else [weights[i].copy() for i in networks.tolist()]
-    )
+    """Copies of the weights of some networks, as a method may change what it is given."""
+    if isinstance(weights, np.ndarray):
+        return weights[networks]
+    return [weights[i].copy() for i in networks.tolist()]
 
 
 def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
-    """A method on the standard tasks of a zoo, with the balanced classes and splits of our own.
+    """A method on the standard tasks of a zoo, with our balanced classes and splits.
 
-    Args:
-        inputs: of the zoo.
-        candidate: the method.
-        seeds: repetitions, each with its own balancing, folds and random_state.
+    Seeds are repetitions, each with its own balancing, folds and random_state.
     """
     final = inputs.final
-    method = Method(candidate.name, WEIGHTS, functools.partial(_model, inputs, candidate))
+    method = Method(
+        candidate.name, WEIGHTS, lambda task, seed: CandidateModel(candidate, inputs.weights, seed)
+    )
     trials: list[Trial] = []
     by_seed = [] if candidate.is_classifier else [dataset_tasks(final, seed)[0] for seed in range(seeds)]
     for of_dataset in zip(*by_seed, strict=True):
@@ -265,10 +224,6 @@ def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
     return trials
 
 
-def _model(inputs: Inputs, candidate: Candidate, task: Task, seed: int) -> CandidateModel:
-    return CandidateModel(candidate, inputs.weights, seed)
-
-
 def results_file(
     zoo: Zoo,
     called: str,
@@ -280,11 +235,9 @@ def results_file(
     jobs: int | None = None,
     ray: str | None = None,
 ) -> Path:
-    """folder / "method_<Class>.json", written only if it is missing, or the method's file or the zoo has
-    changed; with `again` in any case. Seeds are repetitions; jobs and ray are those of `run`.
+    """folder / "method_<Class>.json", made unless it is there and neither method nor zoo have changed.
 
-    Raises:
-        ZooError: if the zoo is too small, or a prediction is not one for each row.
+    Seeds are repetitions; with `again`, it is made in any case; jobs and ray are those of `run`.
     """
     path = folder / f"method_{candidate.name}.json"
     method = f"{candidate.path.name}:{candidate.name}"
@@ -293,10 +246,11 @@ def results_file(
         "command": shlex.join(["leaderboard.py", called, "--method", method, "--seeds", str(seeds)]),
         "settings": {"seeds": list(range(seeds)), "sha256": candidate.sha256},
     }
-    if not again and _are_of(path, same):
-        return path
+    with contextlib.suppress(ZooError):  # what is damaged is made again
+        if not again and Results.read(path).contents.items() >= same.items():
+            return path
     found = path_type(path)
-    if found not in ("nothing", "a file"):  # said before the work, not after it
+    if found not in ("nothing", "a file"):
         do = "remove it, or choose another folder (--out)"
         raise ZooError(path, expected="a file, or none", found=found, do=do)
     inputs = Inputs.of(zoo, Settings())
@@ -304,20 +258,6 @@ def results_file(
     with commands.keeping(kept):
         trials = trials_of(inputs, candidate, seeds)
         outcomes = run(trials, console.progress, jobs=jobs or 1, kept=kept, ray=ray)
-        records = [record.to_json() for outcome in outcomes for record in outcome.records]
-        with atomic_write(path) as temporary:
-            results = {**same, "results": records, "plots": []}
-            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        records = [record for outcome in outcomes for record in outcome.records]
+        write_results(path, {**same, "results": records, "plots": []})
     return path
-
-
-def _are_of(path: Path, same: dict[str, Any]) -> bool:
-    """Whether results are there, whole, and of the same method on the same zoo.
-
-    What is damaged is made again.
-    """
-    try:
-        contents = Results.read(path).contents
-    except ZooError:
-        return False
-    return all(contents.get(name) == value for name, value in same.items())

@@ -1,4 +1,4 @@
-"""What the evaluation commands share: their options, where their results go, and an end by Ctrl-C."""
+"""What the evaluation commands share: options, where results go, and what Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nws_dataset.files import path_type
 if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo
 
-# libraries take seeds of 31 bits, and folds and repetitions count up from the first
+# libraries take seeds of 31 bits; folds and repetitions count up from the first
 MAX_SEEDS, MAX_SEED = 1000, 10**9
 Decorator = Callable[[Any], Any]
 
@@ -34,12 +34,12 @@ out_option = click.option(
 
 
 def seeds_option(words: str) -> Decorator:
-    """--seeds, with a help text."""
+    """--seeds."""
     return option("--seeds", default=3, type=click.IntRange(1, MAX_SEEDS), help=words)
 
 
 def jobs_options(default: str) -> Decorator:
-    """--jobs, with a help text for its default, and --ray."""
+    """--jobs, with its default in words, and --ray."""
     jobs = click.option("--jobs", type=click.IntRange(1), help=f"Number of processes.  [default: {default}]")
     ray = click.option(
         "--ray",
@@ -51,44 +51,32 @@ def jobs_options(default: str) -> Decorator:
 
 
 def open_zoo(zoo: str, ray: str | None) -> Zoo:
-    """A zoo; by its whole path, if processes that start in other folders will read it."""
+    """A zoo, by its full path if processes in other folders will read it."""
+    # Idle OpenMP threads that spin make training up to eight times slower where other programs use the cores.
+    # Libraries read this when they are loaded: set it before torch and lightgbm are imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from nws_dataset.reading.zoo import Zoo
 
-    let_idle_threads_sleep()
     return Zoo(os.path.abspath(zoo) if ray and os.path.isdir(zoo) else zoo)
 
 
 def begin(zoo: str, out: Path | None, ray: str | None) -> tuple[Zoo, Path]:
-    """A zoo, and the folder for its results.
-
-    Raises:
-        ZooError: before any work is done, if there is no zoo, or nothing can be written to the folder.
-    """
+    """A zoo, and the folder for its results; raises a ZooError if one of them cannot be used."""
     opened, folder = open_zoo(zoo, ray), results_folder(zoo, out)
     check_folder(folder)
     return opened, folder
 
 
-def let_idle_threads_sleep() -> None:
-    """Let idle OpenMP threads sleep.
-
-    Spinning, they make training up to eight times slower where other programs use the cores too.
-
-    Libraries read this when they are loaded: call it before torch and lightgbm are imported.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 @contextmanager
 def keeping(kept: Kept) -> Iterator[None]:
-    """A run whose outcomes are kept until the block ends; Ctrl-C ends it with words about them."""
+    """Remove kept outcomes when the block ends; after Ctrl-C, say where they are."""
     try:
         yield
     except KeyboardInterrupt as error:
         done = any(kept.folder.glob("*.json"))
         words = f"what is done is kept in {kept.folder}: run the same command to go on"
         raise Interrupted(f"interrupted; {words if done else 'nothing was done yet'}") from error
-    if path_type(kept.folder) != "nothing":  # where nothing could be tested, nothing was kept
+    if path_type(kept.folder) != "nothing":  # it is missing if nothing could be tested
         try:
             shutil.rmtree(kept.folder)
         except OSError as error:
@@ -96,24 +84,13 @@ def keeping(kept: Kept) -> Iterator[None]:
             raise ZooError(kept.folder, expected=expected, found=reason(error), do=do) from error
 
 
-def check_device(device: str) -> None:
-    """Raise a ZooError if torch cannot compute on a device here."""
-    from nws_dataset.views import slices
-
-    slices.check_device(f"--device {device}", device, "leave the option out, or name one that is there")
-
-
 def name_of(zoo: str) -> str:
-    """What reports call a zoo: a folder by its name, so that nothing of the machine gets into them, a
-    repository as it is.
-    """
+    """A zoo's name in reports, without the path of a folder on this machine."""
     return one_line(Path(zoo).resolve().name) if Path(zoo).is_dir() else zoo
 
 
 def command_line() -> str:
-    """The running click command as it was given, with folders by their names, so that nothing of the machine
-    gets into results.
-    """
+    """The running click command as it was given, without paths of this machine."""
     context = click.get_current_context()
     words = [Path(context.info_name or "").name]
     for parameter in context.command.params:
@@ -130,7 +107,7 @@ def command_line() -> str:
 
 
 def results_folder(zoo: str, out: Path | None) -> Path:
-    """Where results go: `out`, or a folder named after the zoo that lies beside it, never in it."""
+    """Where results go: `out`, or a folder beside the zoo and named after it."""
     if out is not None:
         return out
     path = Path(zoo)
@@ -138,9 +115,7 @@ def results_folder(zoo: str, out: Path | None) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise a ZooError, before hours of work, if results could not be written to a folder, which need not
-    exist. Writes nothing.
-    """
+    """Raise a ZooError if results cannot be written to a folder, which need not exist; writes nothing."""
     nearest = folder
     while path_type(nearest) == "nothing" and nearest != nearest.parent:
         nearest = nearest.parent

@@ -1,6 +1,6 @@
-"""What Unterthiner et al. 2020 (arXiv 2002.11448) found, to stand beside what is found here.
+"""The results of Unterthiner et al. 2020 (arXiv 2002.11448), beside ours.
 
-R2 of test accuracy predicted from networks of the Small CNN Zoo; the file best_configs.json of
+R2 of test accuracy predicted from networks of the Small CNN Zoo; from the file best_configs.json of
 google-research/dnn_predict_accuracy.
 """
 
@@ -25,9 +25,9 @@ CAUTION = (
     "all weights say less, above all to the linear predictor."
 )
 LAST = "layer output"
-DEPARTURE = 0.005  # of R2: the paper's order of two inputs or methods counts if they are further apart
+DEPARTURE = 0.005  # of R2; the paper's order of two inputs or methods counts if they differ by more
 MIN_FOR_TREND = 3  # sizes
-# Input -> data set by data set, one R2 a method.
+# Input -> for each data set, an R2 for each method.
 R2: dict[str, tuple[tuple[float, float, float], ...]] = {
     "weights": ((0.847, 0.988, 0.980), (0.733, 0.989, 0.980), (0.662, 0.970, 0.954), (0.786, 0.971, 0.931)),
     "layers": ((0.920, 0.993, 0.993), (0.804, 0.993, 0.992), (0.727, 0.984, 0.980), (0.852, 0.986, 0.985)),
@@ -41,21 +41,14 @@ R2: dict[str, tuple[tuple[float, float, float], ...]] = {
 
 
 def r2(subset: str, dataset: str, input_name: str, method: str) -> float | None:
-    """The paper's R2, where it has one.
-
-    Example:
-        >>> r2("small_cnn", "mnist", "layers", "boosting"), r2("main", "mnist", "layers", "boosting")
-        (0.993, None)
-    """
+    """The paper's R2, if it has one."""
     if subset != SUBSET or dataset not in DATASETS or input_name not in R2 or method not in METHODS:
         return None
     return R2[input_name][DATASETS.index(dataset)][METHODS.index(method)]
 
 
 def departures(scores: Sequence[Score]) -> list[Table]:
-    """A table of the pairs of inputs of a method, or methods of an input, that stand in another order here
-    than in the paper.
-    """
+    """A table of the pairs, of inputs or of methods, in another order here than in the paper."""
     of_r2 = select(scores, metric="r2", nets=ALL)
     rows = []
     for dataset in distinct(select(of_r2, experiment="accuracy"), "dataset"):
@@ -86,12 +79,11 @@ def _curve(scores: Sequence[Score], name: str, method: str) -> tuple[np.ndarray,
 
 
 def trend(sizes: np.ndarray, gaps: np.ndarray, spread: float) -> str:
-    """What a learning curve says of a gap in R2 that should not be there: whether more networks would mend
-    it.
+    """Whether a learning curve suggests that more networks would close an unexpected gap in R2.
 
     Args:
         sizes: [S] numbers of networks, ascending.
-        gaps: [S] by how much what should be worse is better; the last one is positive.
+        gaps: [S] the lead of what should be behind; the last one is positive.
         spread: standard deviation of the last gap over seeds.
 
     Example:

@@ -1,11 +1,10 @@
 """What the weights tell of their training (optimizer, learning rate, ...), when, and where: the experiments
 of Eilertsen et al. 2020.
 
-Every property is read off the weights of models held out, by the deep meta-classifier, on slices and on
-random units, and by linear SVM and gradient boosting on statistics. Beside them stand two who read no
-weights: chance, and the best guess from the architecture alone. Where architectures differ in the values that
-they were trained with, it gives a property away, and only what goes beyond its guess was read off the
-training.
+Every property is read off the weights of held-out models by the deep meta-classifier, on slices and on random
+units, and by a linear SVM and boosting, on statistics. Beside them are chance, and the best guess from the
+architecture alone: if architectures differ in what they were trained with, only a better score than this
+guess means that the weights were read.
 
 python scripts/evaluate_meta_classifier.py ZOO
 """
@@ -29,15 +28,16 @@ from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import commands, models
 from nws_dataset.evaluation.folds import NUM_FOLDS, describe, is_small
 from nws_dataset.evaluation.inputs import SLICE, SLICE_STATISTICS, SMALL_SETTINGS, SNAPSHOTS, Inputs, Settings
-from nws_dataset.evaluation.pages.summary import report_of_properties
+from nws_dataset.evaluation.pages.summary import report_properties
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
 from nws_dataset.evaluation.scores import ALL, CONVERGED, Record, property_scores
-from nws_dataset.evaluation.tasks import PROPERTIES, Task, constant_guess, guesses_from_architecture, tasks_of
+from nws_dataset.evaluation.tasks import PROPERTIES, Task, guesses_from_architecture, tasks_of
+from nws_dataset.views.slices import check_device
 
 EXPERIMENTS = ("what", "when", "where", "layers")
-NUM_POSITIONS = 16  # at which slices of rows are: where
-MIN_ALIKE = 20  # models of one architecture that whole rows need at least
+NUM_POSITIONS = 16  # of the slices of rows: where
+MIN_ALIKE = 20  # models of one architecture, for whole rows
 FOLDS_HELP = "Folds of the cross-validation, which small zoos get in place of the zoo's splits."
 SNAPSHOTS_HELP = "Snapshots to train on (overrides --settings)."
 SETTINGS_HELP = "Size and training of the networks.  [default: small for fewer than 1,000 models, else paper]"
@@ -57,11 +57,11 @@ def trials_of(
     Args:
         inputs: of the zoo, with the settings of the meta-classifier.
         properties: see `tasks_of`.
-        experiments: "what" (all is asked of final snapshots), "when" (and by snapshot), "where" (position),
-            "layers" (by part, by layer).
+        experiments: "what" (of final snapshots), "when" (by snapshot), "where" (by position), "layers" (by
+            part and layer).
         seeds: repetitions, each with its own balancing, folds and networks.
         num_folds: of the cross-validation of a small zoo.
-        rows: also the meta-classifier on whole rows, of the models of the most frequent architecture.
+        rows: also try the meta-classifier on whole rows, for models of the most frequent architecture.
     """
     final, small = inputs.final, is_small(len(inputs.final))
     methods = models.property_methods(inputs, "layers" in experiments)
@@ -83,7 +83,7 @@ def trials_of(
 def property_trial(
     inputs: Inputs, method: Method, task: Task, seed: int, experiments: Sequence[str] = ("what",)
 ) -> Trial:
-    """A method that is asked for a property, in all experiments that it can answer."""
+    """A method that reads a property, in all experiments that apply to it."""
     numbers = inputs.series.curve
     last, asked = Question(numbers[-1]), list[tuple[str, Question]]()
     if method.layer is not None:
@@ -91,31 +91,25 @@ def property_trial(
     else:
         asked += [("what", last)] if "what" in experiments else []
         asked += [("when", Question(number)) for number in numbers if "when" in experiments]
-        # whoever reads all of a row is not asked for a position; a row as short as a slice has none
-        if (
-            "where" in experiments
-            and method.input in (SLICE, SLICE_STATISTICS)
-            and inputs.final["num_weights"].max() > inputs.settings.slice_length
-        ):
+        has_positions = inputs.final["num_weights"].max() > inputs.settings.slice_length
+        if "where" in experiments and method.input in (SLICE, SLICE_STATISTICS) and has_positions:
             positions = np.linspace(0, 1, NUM_POSITIONS).tolist()
             asked += [("where", Question(numbers[-1], position)) for position in positions]
     labels = {"target": task.target, "task": task.words, "method": method.name, "input": method.input}
-    # fitted once for all experiments, and asked the same but once
-    questions = tuple(dict.fromkeys(question for _, question in asked))
+    questions = tuple(dict.fromkeys(question for _, question in asked))  # each is asked once
     score = functools.partial(_score, inputs, asked)
     return Trial(task, method, seed, score, {**labels, "seed": seed, "layer": method.layer}, questions)
 
 
 def _score(inputs: Inputs, asked: Sequence[tuple[str, Question]], trial: Trial, answers: Answers) -> Outcome:
-    """Records of every experiment and question, of all held-out models and of those that converged."""
+    """Records of every experiment and question, for all held-out models and for converged ones."""
     task, tested, final = trial.task, trial.task.tested, inputs.final
     converged = np.asarray(final["converged"], dtype=bool)[task.models]
-    guessed = guesses_from_architecture(
-        np.asarray(final["architecture"])[task.models], task.truth, task.folds
+    architectures = np.asarray(final["architecture"])[task.models]
+    guessed, constant = (
+        guesses_from_architecture(kinds, task.truth, task.folds)
+        for kinds in (architectures, np.zeros(len(task.models)))
     )
-    constant = np.empty_like(task.truth)
-    for fold in task.folds:
-        constant[fold.test] = constant_guess(task.truth[fold.test], task.truth[fold.training])
     held_out = "cross-validation over models" if task.cross_validated else "the zoo's splits"
     where = f"{held_out}, {', '.join(sorted(set(final['dataset'][task.models])))}"
     trained_on = f"{SNAPSHOTS[inputs.settings.snapshots]}, {where}"
@@ -156,34 +150,32 @@ def evaluate(
     progress: Callable[[int], Any] = console.progress,
     **options: Any,
 ) -> dict[str, Any]:
-    """Fit and test all methods on all properties: parameters are those of `trials_of` and of `run`.
+    """Fit and test all methods on all properties, with the parameters of `trials_of` and `run`.
 
     Returns:
-        What the file of results holds: "results", the records; "skipped", why properties could not be told;
-        "held_out", "layers", "seconds".
+        "results", the records; "skipped", why properties were; "held_out", "layers", "seconds".
     """
     started = time.monotonic()
     trials, skipped = trials_of(inputs, properties, experiments, seeds=seeds, num_folds=num_folds, rows=rows)
     outcomes = run(trials, progress, **options)
-    alike = len(set(inputs.final["architecture"])) == 1
     return {
         "held_out": describe([len(trial.task.folds) for trial in trials]),
         "results": [record for outcome in outcomes for record in outcome.records],
         "skipped": skipped,
-        "layers": layer_borders(inputs) if alike else {},
+        "layers": layer_borders(inputs) if inputs.alike else {},
         "seconds": round(time.monotonic() - started, 1),
     }
 
 
 def layer_borders(inputs: Inputs) -> dict[str, float]:
-    """Layer -> its first weight, as a part of the row, in a zoo of one architecture."""
+    """Layer -> where it begins in the row, from 0 to 1, in a zoo of one architecture."""
     layout = inputs.zoo.layout(inputs.final[0])
     first = {layer: min(s.offset for s in layout.tensors if s.layer == layer) for layer in layout.layers}
     return {layer: offset / layout.num_weights for layer, offset in first.items()}
 
 
 def notes_of(told: dict[str, Any], settings: Settings, seeds: int) -> list[str]:
-    """How the numbers were taken, for the Markdown file and the terminal."""
+    """How the numbers were obtained, for the Markdown file and the terminal."""
     skipped = [f"{name} (skipped): {reason}." for name, reason in told["skipped"].items()]
     if not told["results"]:
         return ["Nothing could be tested: build more models.", *skipped]
@@ -217,16 +209,14 @@ def notes_of(told: dict[str, Any], settings: Settings, seeds: int) -> list[str]:
 
 
 def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
-    """A click callback: comma-separated names, of the legal ones if there are such."""
+    """A click callback for comma-separated names; with no legal ones, all are."""
 
     def split(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
         names = value.split(",") if value else None
-        for name in names or ():
-            if legal and name not in legal:
-                expected = f"some of {','.join(legal)}"
-                raise ZooError(
-                    f"--{parameter.name}", expected=expected, found=repr(name), do="choose among them"
-                )
+        for name in (names or ()) if legal else ():
+            if name not in legal:
+                option, expected = f"--{parameter.name}", f"some of {','.join(legal)}"
+                raise ZooError(option, expected=expected, found=repr(name), do="choose among them")
         return names
 
     return split
@@ -286,7 +276,7 @@ def main(
     settings = SMALL_SETTINGS if name == "small" or (name is None and small) else Settings()
     settings = dataclasses.replace(settings, device=device, snapshots=snapshots or settings.snapshots)
     settings = dataclasses.replace(settings, epochs=epochs, least_steps=0) if epochs else settings
-    commands.check_device(device)
+    check_device(f"--device {device}", device, "leave the option out, or name one that is there")
     inputs = Inputs.of(opened, settings)
     kept = Kept(folder / "meta_classifier.part", [inputs.digest, dataclasses.asdict(settings)])
     processes = jobs or (joblib.cpu_count() if device == "cpu" else 1)
@@ -299,4 +289,4 @@ def main(
             "settings": dataclasses.asdict(settings),
             **told,
         }
-        report_of_properties(contents, notes_of(told, settings, seeds)).write(folder)
+        report_properties(folder, contents, notes_of(told, settings, seeds))

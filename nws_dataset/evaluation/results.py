@@ -1,10 +1,9 @@
-"""Files of results, as the evaluation commands write them and as anyone may: read only when all that a page
-shows of them is legal.
-"""
+"""Files of results, by the evaluation commands or anyone else; those with illegal values are refused."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,26 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation.scores import SIZED, Record
-from nws_dataset.files import read_json
+from nws_dataset.files import atomic_write, read_json
 
 if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo
 
-LIMIT = 1e100  # of all numbers: their squares are finite too
-MAX_DEPTH = 20  # of settings, which the page shows whole
+LIMIT = 1e100  # of numbers, so that their squares are finite
+MAX_DEPTH = 20  # of settings
 EXPECTED = "results of an evaluation"
 DO = "give files of nws-evaluate-predictors, nws-evaluate-meta-classifier or nws-leaderboard"
-# experiment -> along what its curves are drawn
+# experiment -> horizontal axis of its curves
 AXES = {"when": "snapshot", "early": "snapshot", SIZED: "num_train"}
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a number that can be reckoned with.
-
-    Example:
-        >>> [is_number(value) for value in (1, 0.5, True, "1", float("nan"), 10**400)]
-        [True, True, False, False, False, False]
-    """
+    """Whether a value of a JSON file is a finite number that can be computed with."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -LIMIT <= value <= LIMIT
 
 
@@ -55,16 +49,16 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "Interval": (_is_interval, "two finite numbers"),
     "Seed": (lambda value: _is_text(value) or is_number(value), "a number or a text"),
     "Any": (lambda value: True, "anything"),
-}  # how a field of a record is annotated -> what it must be, where it is there and not null
+}  # annotation of a record's field -> what its value must be, unless it is missing or null
 FIELDS = {field.name: KINDS[str(field.type).removesuffix(" | None")] for field in dataclasses.fields(Record)}
 REQUIRED = [f.name for f in dataclasses.fields(Record) if f.default is dataclasses.MISSING]
 
 
 def record_of(where: object, told: Any, i: int) -> Record:
-    """A record of a file; fields that none has are left out.
+    """A record of a file; unknown fields are ignored.
 
     Raises:
-        ZooError: that names the place, if it is no record.
+        ZooError: that names `where` and the record's number, if it is none.
     """
     missing = [name for name in REQUIRED if not isinstance(told, Mapping) or name not in told]
     missing += [] if missing else [name for name in REQUIRED if told[name] is None and name != "value"]
@@ -81,10 +75,7 @@ def record_of(where: object, told: Any, i: int) -> Record:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether a value is nested deeper than MAX_DEPTH.
-
-    A level at a time, for recursion would be what is guarded against.
-    """
+    """Whether a value is nested deeper than MAX_DEPTH, found without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH):
         outer = [tuple(part.values()) if isinstance(part, dict) else part for part in level]
@@ -102,11 +93,7 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Read a file.
-
-        Raises:
-            ZooError: if it does not hold results; it names what is missing or of a wrong kind.
-        """
+        """Read a file; a ZooError names what is missing or illegal."""
         contents = read_json(path, f"a JSON file with {EXPECTED}")
         told = contents if isinstance(contents, dict) else {}
         kinds = {"zoo": dict, "command": str, "results": list}
@@ -120,10 +107,16 @@ class Results:
         return cls(path, told, [record for record in records if record.value is not None])
 
 
+def write_results(path: Path, contents: dict[str, Any]) -> None:
+    """Write a file of results, whole or not at all; its "results" are records."""
+    records = [record.to_json() for record in contents["results"]]
+    with atomic_write(path) as temporary:
+        text = json.dumps({**contents, "results": records}, indent=1) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+
+
 def facts_of(zoo: Zoo, name: str) -> dict[str, Any]:
-    """What results say about a zoo: what it is called, and of each subset the seed, the build's options and
-    the number of models.
-    """
+    """What results say about a zoo: its name, and each subset's seed, options and number of models."""
     subsets = {
         subset: {"seed": entry.seed, "options": entry.options, "num_models": entry.num_models}
         for subset, entry in zoo.manifest.subsets.items()

@@ -1,7 +1,6 @@
-"""The engine of all experiments: trials of methods on tasks, side by side, kept as they are done.
+"""The engine of all experiments: trials of methods on tasks, in parallel, each kept when it is done.
 
-An experiment is a list of trials. Whatever is asked of which networks, `run` is the only loop that fits over
-folds.
+An experiment is a list of trials; `Trial.run` has the only loop that fits over folds.
 """
 
 from __future__ import annotations
@@ -25,24 +24,22 @@ from nws_dataset.errors import ZooError, reason
 from nws_dataset.evaluation.inputs import digest_of
 from nws_dataset.evaluation.scores import Record
 from nws_dataset.evaluation.tasks import Labelled, Task
-from nws_dataset.files import atomic_write, path_type, read_json
+from nws_dataset.files import atomic_write, read_json
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a fitted model is asked: to read networks at a snapshot (None: their features), at one position of
-    their rows (None: at all that it averages over).
-    """
+    """What a fitted model is asked to read of networks."""
 
-    snapshot: int | None = None
-    position: float | None = None
+    snapshot: int | None = None  # None: their features
+    position: float | None = None  # in their rows; None: all that are averaged over
 
 
 class Model(Protocol):
-    """What is fitted. Networks are given by their indices among the final snapshots."""
+    """What is fitted; networks are given by their indices among the final snapshots."""
 
     def fit(self, training: Labelled, validation: Labelled) -> Any:
-        """Learn from networks for training; choose by those for validation, which may be none."""
+        """Learn from networks for training; choose settings by those for validation, which may be none."""
 
     def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
         """The target of each network."""
@@ -55,12 +52,12 @@ class Method:
     name: str
     input: str  # what it reads of a network
     make: Callable[[Task, int], Model]  # task, seed -> a model that is not fitted yet
-    layer: str | None = None  # that alone is read
+    layer: str | None = None  # the only one read
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a method said of each held-out network."""
+    """What a method predicted for each held-out network."""
 
     dataset: str
     input: str
@@ -76,35 +73,35 @@ class Outcome:
     """What a trial found."""
 
     records: list[Record]
-    predictions: Predictions | None = None  # where they are wanted
+    predictions: Predictions | None = None
 
     def to_json(self) -> dict[str, Any]:
-        told = None if self.predictions is None else vars(self.predictions)
-        return {"records": [record.to_json() for record in self.records], "predictions": told}
+        predictions = self.predictions and vars(self.predictions)
+        return {"records": [record.to_json() for record in self.records], "predictions": predictions}
 
     @classmethod
-    def of_json(cls, told: dict[str, Any]) -> Outcome:
-        predictions = told["predictions"] and Predictions(**told["predictions"])
-        return cls([Record(**{"value": None, **record}) for record in told["records"]], predictions)
+    def of_json(cls, content: dict[str, Any]) -> Outcome:
+        predictions = content["predictions"] and Predictions(**content["predictions"])
+        return cls([Record(**{"value": None, **record}) for record in content["records"]], predictions)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the models of a trial said."""
+    """What the models of a trial predicted."""
 
-    predicted: dict[Question, np.ndarray]  # [M] of the task's models; only those that a fold tests are set
-    model: Model  # the one that was fitted last
+    predicted: dict[Question, np.ndarray]  # [M] of the task's models; only tested ones are set
+    model: Model  # the last one fitted
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A method on a task with a seed: it is fitted in each fold, and asked about those held out."""
+    """A method on a task with a seed: fitted in each fold, and asked about the models held out."""
 
     task: Task
     method: Method
     seed: int
     score: Callable[[Trial, Answers], Outcome]
-    labels: Mapping[str, Any]  # fields of the records that are known beforehand
+    labels: Mapping[str, Any]  # fields of the records known beforehand
     questions: Sequence[Question] = (Question(),)
 
     @property
@@ -112,9 +109,7 @@ class Trial:
         return f"{self.task.words}, {self.method.name} on {self.method.input}"
 
     def run(self, advance: Callable[[str], None]) -> Outcome:
-        """Fit, ask and score; `advance` is called after every fold. Folds that train on the same models share
-        one fit.
-        """
+        """Fit, ask and score; `advance` is called after every fold. Folds with equal training share a fit."""
         task, predicted = self.task, {question: np.empty_like(self.task.truth) for question in self.questions}
         alike = itertools.groupby(task.folds, lambda fold: fold.training.tobytes())
         for i, (_, folds) in enumerate(alike):
@@ -131,7 +126,7 @@ class Trial:
 
     @property
     def facts(self) -> list[Any]:
-        """All that its outcome follows from, but for the zoo and the settings."""
+        """All that its outcome depends on, apart from the zoo and the settings."""
         task, questions = self.task, [dataclasses.astuple(question) for question in self.questions]
         folds = [
             [part.tolist() for part in (fold.training, fold.validation, fold.test)] for fold in task.folds
@@ -142,42 +137,27 @@ class Trial:
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder in which outcomes are kept as they come, for a run that goes on after an interruption.
+    """A folder of outcomes, from which an interrupted run goes on."""
 
-    Args:
-        folder: made when it is needed.
-        facts: what all outcomes follow from, as JSON holds it: the zoo and the settings. Outcomes of others
-            are not taken.
-    """
-
-    folder: Path
-    facts: Any
+    folder: Path  # made when it is needed
+    facts: Any  # what all outcomes depend on, as JSON: the zoo and the settings
 
     def _file(self, trial: Trial) -> Path:
         return self.folder / f"{digest_of([__version__, self.facts, *trial.facts])}.json"
 
     def write(self, trial: Trial, outcome: Outcome) -> None:
-        """Keep an outcome, whole or not at all, with its digest: what is read is what was written."""
+        """Keep an outcome, whole or not at all, with its digest."""
         text = json.dumps(outcome.to_json())
         with atomic_write(self._file(trial)) as temporary:
             temporary.write_text(json.dumps({"sha256": digest_of(text), "outcome": text}), encoding="utf-8")
 
     def read(self, trial: Trial) -> Outcome | None:
-        """An outcome; None where it is missing or damaged, so that it is found anew."""
-        file = self._file(trial)
-        if path_type(file) == "nothing":
-            return None
-        try:
-            kept = read_json(file, "an outcome")
-        except ZooError:
-            return None
-        if not isinstance(kept, dict) or not isinstance(kept.get("outcome"), str):
-            return None
-        return (
-            Outcome.of_json(json.loads(kept["outcome"]))
-            if kept.get("sha256") == digest_of(kept["outcome"])
-            else None
-        )
+        """An outcome; None if it is missing or damaged, so that it is computed again."""
+        with contextlib.suppress(ZooError, TypeError, KeyError):
+            kept = read_json(self._file(trial), "an outcome")
+            if kept["sha256"] == digest_of(kept["outcome"]):
+                return Outcome.of_json(json.loads(kept["outcome"]))
+        return None
 
 
 def run(
@@ -191,22 +171,21 @@ def run(
     """The outcomes of all trials, in their order.
 
     Args:
-        trials: each is done by itself: neither order nor number of processes changes an outcome.
+        trials: neither their order nor the number of processes changes an outcome.
         progress: called with a number of folds; gives a context manager whose value is called with words
             after each.
         jobs: processes that share the trials, and the cores.
-        kept: where outcomes are kept, and taken from in place of doing a trial again.
-        ray: address of a Ray cluster whose cores share the trials, in place of processes of this machine.
+        kept: where outcomes are kept; those already there are not computed again.
+        ray: address of a Ray cluster whose cores share the trials, instead of local processes.
     """
     outcomes: dict[int, Outcome] = {}
     with progress(sum(len(trial.task.folds) for trial in trials)) as advance:
         for i, trial in enumerate(trials):
-            outcome = kept and kept.read(trial)
-            if outcome:
+            if kept and (outcome := kept.read(trial)):
                 outcomes[i] = outcome
                 _advance(trial, advance)
-        missing = [i for i in range(len(trials)) if i not in outcomes]
-        for i, outcome in _done([(i, trials[i]) for i in missing], jobs, ray, advance):
+        missing = [(i, trial) for i, trial in enumerate(trials) if i not in outcomes]
+        for i, outcome in _done(missing, jobs, ray, advance):
             outcomes[i] = outcome
             if kept:
                 kept.write(trials[i], outcome)
@@ -216,12 +195,13 @@ def run(
 def _done(
     numbered: Sequence[tuple[int, Trial]], jobs: int, ray: str | None, advance: Callable[[str], None]
 ) -> Iterator[tuple[int, Outcome]]:
-    """The outcomes of trials, each with its number, as they come."""
-    if not numbered or (ray is None and min(jobs, len(numbered)) == 1):
+    """The outcomes of numbered trials, as they come."""
+    jobs = min(jobs, len(numbered))
+    if not numbered or (ray is None and jobs == 1):
         yield from ((i, trial.run(advance)) for i, trial in numbered)
         return
     trials = dict(numbered)
-    with _backend(ray, min(jobs, len(numbered))) as options:
+    with _backend(ray, jobs) as options:
         calls = (joblib.delayed(_run)(i, trial) for i, trial in numbered)
         with _interrupts_ignored():
             found = joblib.Parallel(return_as="generator_unordered", **options)(calls)
@@ -231,19 +211,19 @@ def _done(
 
 
 def _run(i: int, trial: Trial) -> tuple[int, Outcome]:
-    """A trial, in a process of its own."""
+    """A trial in a process of its own."""
     return i, trial.run(lambda words: None)
 
 
 def _advance(trial: Trial, advance: Callable[[str], None]) -> None:
-    """Note that all of a trial is done."""
+    """Note that a whole trial is done."""
     for _ in trial.task.folds:
         advance(trial.words)
 
 
 @contextlib.contextmanager
 def _backend(address: str | None, jobs: int) -> Iterator[dict[str, Any]]:
-    """Options of `joblib.Parallel`: processes of this machine, or all cores of a Ray cluster."""
+    """Options of `joblib.Parallel` for local processes, or for all cores of a Ray cluster."""
     if address is None:
         yield {"n_jobs": jobs, "pre_dispatch": jobs}
         return
@@ -259,7 +239,7 @@ def _backend(address: str | None, jobs: int) -> Iterator[dict[str, Any]]:
         do = "start one, or name its head as HOST:PORT"
         raise ZooError(f"--ray {address}", expected="a Ray cluster", found=reason(error), do=do) from error
     backend = RayBackend(nesting_level=0)
-    backend.supports_return_generator = True  # it calls back with each outcome, but does not say so
+    backend.supports_return_generator = True  # it does, but does not declare it
     try:
         yield {"n_jobs": -1, "backend": backend}
     finally:
@@ -268,13 +248,11 @@ def _backend(address: str | None, jobs: int) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Processes that are started meanwhile ignore Ctrl-C.
+    """Processes started meanwhile ignore Ctrl-C, which reaches all of a terminal; this one ends the others.
 
-    It reaches all processes of a terminal, and this one ends the others.
-
-    What blocks signals would not do: loky's tracker of resources unblocks them.
+    Blocking the signal is not enough: loky's resource tracker unblocks it.
     """
-    in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ctrl-C interrupts nothing
+    in_main = threading.current_thread() is threading.main_thread()  # others get no Ctrl-C
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     try:
         yield

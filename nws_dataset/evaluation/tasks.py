@@ -199,32 +199,20 @@ def _min_models(num_models: int) -> int:
 # Guesses that read no weights
 
 
-def constant_guess(truth: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """For all of truth, the best guess from the values `of` alone: the most frequent class, or the median.
-
-    Example:
-        >>> constant_guess(np.array(["a", "b"]), np.array(["b", "b", "a"])).tolist()
-        ['b', 'b']
-        >>> constant_guess(np.zeros(1), np.arange(3.0)).tolist()
-        [1.0]
-    """
-    if of.dtype.kind == "f" and truth.dtype.kind == "f":
-        return np.full(len(truth), np.median(of))
-    classes, counts = np.unique(of, return_counts=True)
-    return np.full(len(truth), classes[counts.argmax()])
-
-
 def guesses_from_architecture(architectures: np.ndarray, truth: np.ndarray, folds: list[Fold]) -> np.ndarray:
     """The best guess [M] that knows a model's architecture [M] and none of its weights.
 
-    For each held-out model, the best constant among its fold's training models of the same architecture, or
-    among all of them if there are none.
+    It is the most frequent class, or the median number, among the fold's training models of the same
+    architecture, or among all of them if there are none.
     """
     guessed = np.empty_like(truth)
     for fold in folds:
-        for i in fold.test:
-            alike = fold.training[architectures[fold.training] == architectures[i]]
-            guessed[[i]] = constant_guess(truth[[i]], truth[alike if len(alike) else fold.training])
+        for name in np.unique(architectures[fold.test]):
+            test = fold.test[architectures[fold.test] == name]
+            alike = fold.training[architectures[fold.training] == name]
+            known = truth[alike if len(alike) else fold.training]
+            values, counts = np.unique(known, return_counts=True)
+            guessed[test] = np.median(known) if known.dtype.kind == "f" else values[counts.argmax()]
     return guessed
 
 

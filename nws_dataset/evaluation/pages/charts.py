@@ -18,7 +18,7 @@ Point = tuple[float, float, float]  # x, y, standard deviation of y
 
 
 def round_up(value: float) -> float:
-    """A number with one digit that is not below a positive value: the top of an axis.
+    """The smallest number with one digit that is not below a positive value.
 
     Example:
         >>> round_up(0.438), round_up(12.0)
@@ -38,25 +38,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over one pair of axes.
-
-    Args:
-        title: above it.
-        lines: what is drawn.
-        x_label: what the horizontal axis is.
-        low: bottom of the vertical axis; what lies below is drawn on it.
-        high: top of the vertical axis.
-        levels: dashed lines across, by what they mean: chance.
-        logarithmic: the horizontal axis.
-    """
+    """Lines over one pair of axes."""
 
     title: str
     lines: Sequence[Line]
     x_label: str
-    low: float
+    low: float  # ends of the vertical axis; what lies beyond is drawn on them
     high: float
-    levels: Mapping[str, float] = field(default_factory=dict)
-    logarithmic: bool = False
+    levels: Mapping[str, float] = field(default_factory=dict)  # dashed lines across, by name
+    logarithmic: bool = False  # the horizontal axis
 
     @property
     def _xs(self) -> list[float]:
@@ -87,7 +77,7 @@ class Panel:
 
     @property
     def x_ticks(self) -> list[tuple[float, str]]:
-        """Points and words; of many values some, the first and the last among them."""
+        """Points and words of MAX_TICKS values at most, with the first and the last."""
         xs = self._xs
         count = min(MAX_TICKS, len(xs))
         chosen = sorted({round(i * (len(xs) - 1) / max(1, count - 1)) for i in range(count)})
@@ -95,17 +85,16 @@ class Panel:
 
     @property
     def y_ticks(self) -> list[tuple[float, str]]:
-        """Points and words of the bottom, the middle and the top."""
+        """Points and words of bottom, middle and top."""
         values = (self.low, (self.low + self.high) / 2, self.high)
         return [(self.y(value), f"{value:.2g}") for value in values]
 
     @property
     def words(self) -> str:
-        """What the chart shows, for those who do not see it."""
-        ends = [
-            f"{line.name} from {line.points[0][1]:.2f} to {line.points[-1][1]:.2f}" for line in self.lines
-        ]
-        return f"{self.title}, over {self.x_label}: {'; '.join(ends)}"
+        """What the chart shows, for a screen reader."""
+        ends = [(line.name, line.points[0][1], line.points[-1][1]) for line in self.lines]
+        words = "; ".join(f"{name} from {first:.2f} to {last:.2f}" for name, first, last in ends)
+        return f"{self.title}, over {self.x_label}: {words}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +106,6 @@ class Figure:
 
     @property
     def styles(self) -> dict[str, int]:
-        """The number of each line's colour and dash, which are the same in all panels."""
+        """Line -> number of its colour and dash, the same in all panels."""
         names = dict.fromkeys(line.name for panel in self.panels for line in panel.lines)
         return {name: i % NUM_STYLES for i, name in enumerate(names)}

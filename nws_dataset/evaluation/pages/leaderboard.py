@@ -10,7 +10,6 @@ import functools
 import os
 import reprlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,6 @@ TEMPLATE = f"{PAGE}.j2"  # beside this file
 
 @functools.cache
 def _template() -> jinja2.Template:
-    """The page, without what is on it."""
     import jinja2
 
     text = resources.files(__package__ or "").joinpath(TEMPLATE).read_text(encoding="utf-8")
@@ -46,15 +44,11 @@ def _template() -> jinja2.Template:
     ).from_string(text)
 
 
-def page_of(facts: Facts, results: Sequence[Results]) -> str:
-    """The HTML of all results of a zoo.
-
-    Args:
-        facts: of the zoo.
-        results: the files; experiments that the page does not know are named at its end.
+def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
+    """The HTML of all results of a zoo; experiments that the page does not know are named at its end.
 
     Raises:
-        ZooError: if two files say different things of the same.
+        ZooError: if two files contradict each other.
     """
     records = [record for part in results for record in part.records]
     scores = scores_of(record for record in records if record.experiment in SECTIONS)
@@ -73,62 +67,49 @@ def page_of(facts: Facts, results: Sequence[Results]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the head of the page says of a zoo."""
-
-    name: str
-    subsets: dict[str, Any]  # seed, options and num_models of each
-    num_models: int
-    num_snapshots: int  # rows
-    datasets: list[str]
-    architectures: int
-    splits: dict[str, int]  # models of each
-
-    @classmethod
-    def of(cls, zoo: Zoo, called: str) -> Facts:
-        final = zoo.filter(is_final=True)
-        splits = final["split"].tolist()
-        return cls(
-            **facts_of(zoo, called),
-            num_models=len(final),
-            num_snapshots=len(zoo.filter()),
-            datasets=sorted(set(final["dataset"])),
-            architectures=len(set(final["architecture"])),
-            splits={split: splits.count(split) for split in dict.fromkeys(splits)},
-        )
+def facts_of_page(zoo: Zoo, called: str) -> dict[str, Any]:
+    """What the head of the page says about a zoo."""
+    final = zoo.filter(is_final=True)
+    splits = final["split"].tolist()
+    return {
+        **facts_of(zoo, called),
+        "num_models": len(final),
+        "num_snapshots": len(zoo.filter()),
+        "datasets": sorted(set(final["dataset"])),
+        "architectures": len(set(final["architecture"])),
+        "splits": {split: splits.count(split) for split in dict.fromkeys(splits)},
+    }
 
 
-def check_zoo(facts: Facts, results: Results) -> None:
-    """Raise a ZooError if results are those of another zoo, or of this one before it grew."""
-    told = results.contents["zoo"].get("subsets")
-    if told != facts.subsets:
-        expected = f"results of {facts.name} with {facts.subsets}"
+def check_zoo(facts: dict[str, Any], results: Results) -> None:
+    """Raise a ZooError if results belong to another zoo, or to this one before it grew."""
+    found = results.contents["zoo"].get("subsets")
+    if found != facts["subsets"]:
+        expected = f"results of {facts['name']} with {facts['subsets']}"
         do = "evaluate this zoo again, or choose other results (--results)"
-        raise ZooError(results.path, expected=expected, found=reprlib.repr(told), do=do)
+        raise ZooError(results.path, expected=expected, found=reprlib.repr(found), do=do)
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    """Files of results, and those in folders of results.
+    """Files of results, and those in folders; `Results.read` refuses what is no file.
 
     Raises:
-        ZooError: for a folder that cannot be listed. What is no file is left to `Results.read`.
+        ZooError: for a folder that cannot be listed.
     """
     found = []
     for path in paths:
+        if path_type(path) != "a folder":
+            found.append(path)
+            continue
         try:
             names = sorted(name for name in os.listdir(path) if name.endswith(".json"))
-            found += [path / name for name in names if not name.startswith(".")]
-        except NotADirectoryError:
-            found.append(path)
         except OSError as error:
-            if path_type(path) == "a folder":
-                expected, do = (
-                    "a folder that can be listed",
-                    "permit reading, or choose other results (--results)",
-                )
-                raise ZooError(path, expected=expected, found=reason(error), do=do) from error
-            found.append(path)
+            expected, do = (
+                "a folder that can be listed",
+                "permit reading, or choose other results (--results)",
+            )
+            raise ZooError(path, expected=expected, found=reason(error), do=do) from error
+        found += [path / name for name in names if not name.startswith(".")]
     return found
 
 
@@ -190,7 +171,7 @@ def main(
     if not read:
         do = f"run nws-evaluate-predictors {zoo} first, or give --results or --method"
         raise ZooError(folder, expected="results of an evaluation", found="none", do=do)
-    facts = Facts.of(opened, called)
+    facts = facts_of_page(opened, called)
     for part in read:
         check_zoo(facts, part)
     html = page_of(facts, read)

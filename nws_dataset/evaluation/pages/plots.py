@@ -19,27 +19,20 @@ from nws_dataset.evaluation.pages.sections import method_of
 from nws_dataset.evaluation.scores import Score, distinct
 from nws_dataset.plot_style import BLACK, BLUE, CYCLE, GREY, MARKERS, RED, STYLE
 
-LEGEND_INCHES = 2.9  # that an entry of a legend takes
+LEGEND_INCHES = 2.9  # of an entry
 COLUMNS = 3  # of panels
 LIGHT = "#E6E6E6"
 GIVEN = {
-    "chance": "chance",
-    "from_architecture": "from the architecture alone",
-    "paper": f"the paper, {paper.NUM_TRAIN:,} networks",
-}
+    "chance": ("chance", "|", GREY),
+    "from_architecture": ("from the architecture alone", "|", BLACK),
+    "paper": (f"the paper, {paper.NUM_TRAIN:,} networks", "o", "white"),
+}  # field of a record -> words, marker and face of what stands beside a score
 
 
 def lines(
     figure: charts.Figure, title: str, label: str, borders: Mapping[str, float] | None = None
 ) -> Figure:
-    """Line charts of the page; dashed: their levels.
-
-    Args:
-        figure: the charts.
-        title: of the whole.
-        label: of the vertical axes.
-        borders: layer -> where it begins on the horizontal axis.
-    """
+    """Line charts of the page; `borders` say where each layer begins on the horizontal axis."""
     names, low = list(figure.styles), min(panel.low for panel in figure.panels)
     high = 1.04 * max(panel.high for panel in figure.panels)
     with matplotlib.rc_context(STYLE):
@@ -66,22 +59,13 @@ def lines(
     return picture
 
 
-MARKS = {"chance": ("|", GREY), "from_architecture": ("|", BLACK), "paper": ("o", "white")}  # what is given
-
-
 def dots(
     scores: Sequence[Score], title: str, label: str, *, panel: str, line: str, low: float = 0.0
 ) -> Figure:
-    """Scores of methods with their 95 % intervals, beside what is given: chance, the best guess from the
-    architecture alone, the paper's.
+    """Scores of one metric with their 95 % intervals, beside GIVEN.
 
-    Args:
-        scores: of one metric.
-        title: of the figure.
-        label: of the metric.
-        panel: field of the records that has a panel for each value.
-        line: field that has a line for each value.
-        low: end of the axis; what is lower is drawn on it.
+    Each value of the field `panel` has a panel, each value of the field `line` a line in it. Scores below
+    `low` are drawn on it.
     """
     panels, heads = distinct(scores, panel), distinct(scores, line)
     methods = list(dict.fromkeys(_method(score, line) for score in scores))
@@ -97,11 +81,11 @@ def dots(
             error, colour = np.abs(ends - value)[:, None], CYCLE[i % len(CYCLE)]
             style: Any = {"fmt": MARKERS[i % len(MARKERS)], "color": colour, "markersize": 5, "capsize": 2}
             axes.errorbar([value], [y], xerr=error, label=_method(score, line), **style)
-            for field, (marker, face) in MARKS.items():
+            for field, (words, marker, face) in GIVEN.items():
                 mark = score.mean(field)
                 if mark is not None:
                     edge: Any = {"mec": colour} if field == "paper" else {"color": face}
-                    axes.plot(mark, y, marker, mfc=face, markersize=5, zorder=1, label=GIVEN[field], **edge)
+                    axes.plot(mark, y, marker, mfc=face, markersize=5, zorder=1, label=words, **edge)
         for axes, name in zip(grid, panels, strict=True):
             for i in range(len(heads) - 1):
                 axes.axhline(i + 0.5, color="#EEEEEE", linewidth=0.8, zorder=0)
@@ -109,11 +93,8 @@ def dots(
             axes.tick_params(axis="y", length=0)
             axes.grid(axis="x", color=LIGHT)
             axes.set(title=name, xlabel=label, ylim=(len(heads) - 0.5, -0.5))
-        handles = {
-            word: handle
-            for axes in grid
-            for handle, word in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
+        legends = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid]
+        handles = {word: handle for legend in legends for handle, word in legend}
         columns = max(1, int(size[0] / LEGEND_INCHES))
         options: Any = {"frameon": False, "loc": "outside lower center", "ncols": columns}
         figure.legend(list(handles.values()), list(handles), **options)
@@ -122,30 +103,26 @@ def dots(
 
 
 def _method(score: Score, line: str) -> str:
-    """What a legend calls a method; its input too, unless this is what the lines are."""
+    """A method's name in a legend, with its input unless the lines are inputs."""
     return score.first.method if line in ("input", "layer") else ", ".join(method_of(score))
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """What a method said of held-out networks."""
+    """A method's predictions for held-out networks."""
 
     title: str
     true: np.ndarray  # [M]
     predicted: np.ndarray  # [M]
-    converged: np.ndarray | None = None  # [M] which did, where this is shown
+    converged: np.ndarray | None = None  # [M]; None: not shown
 
 
 def clouds(
     parts: Sequence[Cloud], title: str, labels: tuple[str, str], limits: tuple[float, float] | None = None
 ) -> Figure:
-    """Predictions against what is true, a panel for each method.
+    """Predictions over the truth, a panel for each method.
 
-    Args:
-        parts: the panels.
-        title: of the figure.
-        labels: what is true, and what is predicted.
-        limits: of both axes, by default those of what is true; what lies beyond is drawn on them.
+    Both axes have the same limits, by default those of the truth; what lies beyond is drawn on them.
     """
     if limits is None:
         ends = [end for part in parts for end in (part.true.min(), part.true.max())]
@@ -169,14 +146,7 @@ def clouds(
 
 
 def matrices(tables: Sequence[Table], title: str, decimals: int, high: float | None = None) -> Figure:
-    """Tables of cells as heat maps; the text is white on dark cells.
-
-    Args:
-        tables: of one shape, with a head a row.
-        title: of the figure.
-        decimals: of the numbers.
-        high: the number of the darkest cells; None: the highest of a table.
-    """
+    """Tables of one shape as heat maps; the darkest cells are at `high`, or at the maximum of their table."""
     rows, columns = [row[0] for row in tables[0].rows], tables[0].columns[1:]
     with matplotlib.rc_context(STYLE):
         width = max(2.4, 1.2 + 0.5 * len(columns))
@@ -201,7 +171,7 @@ def matrices(tables: Sequence[Table], title: str, decimals: int, high: float | N
 
 
 def _grid(count: int, title: str, label: str, square: bool = False) -> tuple[Figure, Any]:
-    """A figure of panels that share their axes, and these, row by row."""
+    """A figure, and its panels with shared axes, row by row."""
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
     size = 1.0 + 3.0 * columns, 1.4 + (2.9 if square else 2.2) * rows
@@ -215,17 +185,17 @@ def _grid(count: int, title: str, label: str, square: bool = False) -> tuple[Fig
 
 
 def _finish(figure: Figure, grid: Any, label: str) -> None:
-    """Ticks below the lowest panel of each column, one label and one legend for all."""
+    """Ticks below each column of panels, one label and one legend for all."""
     for axes in grid[-min(COLUMNS, len(grid)) :]:
         axes.tick_params(labelbottom=True)
     handles, labels = grid[0].get_legend_handles_labels()
-    # the label as its title: a legend of several rows would be drawn over one below the panels
+    # the label is its title, as a legend of several rows would cover one below the panels
     style: Any = {"title_fontsize": 9.5, "frameon": False, "loc": "outside lower center", "ncols": COLUMNS}
     figure.legend(handles, labels, title=label, **style)
 
 
 def _mark(axes: Axes, borders: Mapping[str, float]) -> None:
-    """Lines where layers begin; a name where there is room for it."""
+    """Lines where layers begin, and their names where there is room."""
     starts = [*borders.values(), 1.0]
     for layer, start, end in zip(borders, starts, starts[1:], strict=False):
         axes.axvline(start, color=GREY, linewidth=0.8, zorder=0)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import words_of
 from nws_dataset.evaluation.pages.charts import Figure, Line, Panel, round_up
-from nws_dataset.evaluation.pages.tables import Given, table_of
+from nws_dataset.evaluation.pages.tables import Given, table_of, words
 from nws_dataset.evaluation.scores import ALL, METRICS, NETS, SIZED, Score, distinct, select
 
-METRIC_ORDER = tuple(METRICS)
 PAPER = Given("paper", "Paper", METRICS["r2"].words)
 GUESSES = (
     Given("chance", "No weights read", "chance"),
     Given("from_architecture", "No weights read", "architecture"),
 )
+RANKS = ("kendall_tau", "r2")  # the metrics that are shown first
 FLOOR_STEP = 0.25  # the bottom of an axis is a multiple of it
 
 
@@ -34,57 +33,39 @@ class Section:
     more: list[Table] = field(default_factory=list)  # behind a click
 
 
-def _words(score: Score, name: str) -> str:
-    """A field for people."""
-    value = score.words if name == "property" else getattr(score.first, name)
-    return "" if value is None else words_of(value) if name == "input" else str(value)
+# Columns of a table: group and name
 
 
 def method_of(score: Score) -> tuple[str, str]:
-    """Who reads what: a column."""
-    return _words(score, "method"), _words(score, "input")
+    """Method and input."""
+    return words(score, "method"), words(score, "input")
 
 
 def _measure(score: Score) -> tuple[str, str]:
-    """Which networks are scored by what: a column."""
+    """Networks and metric."""
     return score.nets, score.metric.words
 
 
 def by_measure(scores: Iterable[Score]) -> list[Score]:
-    """All networks before converged ones, then metrics in the page's order; the columns of a table come in
-    this order.
-    """
+    """All networks before converged ones, then metrics in the order of METRICS: the order of columns."""
 
-    def rank(score: Score) -> tuple[int, int]:
-        orders = (score.first.nets, list(NETS)), (score.first.metric, list(METRICS))
-        nets, metric = (order.index(name) if name in order else len(order) for name, order in orders)
-        return nets, metric
+    def rank(score: Score) -> list[int]:
+        pairs = (score.first.nets, list(NETS)), (score.first.metric, list(METRICS))
+        return [order.index(name) if name in order else len(order) for name, order in pairs]
 
     return sorted(scores, key=rank)
 
 
-def _table(
-    title: str,
-    scores: list[Score],
-    heads: Mapping[str, str],
-    column_of: Callable[[Score], Any],
-    **options: Any,
-) -> Table:
-    """A table of scores; the heads of its rows are fields, each under a name."""
-
-    def head_of(score: Score) -> tuple[str, ...]:
-        return tuple(_words(score, name) for name in heads.values())
-
-    return table_of(title, scores, tuple(heads), head_of, column_of, **options)
+# Experiments
 
 
 def accuracy_section(scores: list[Score]) -> Section:
-    """The ranking of methods by what they read, for each data set."""
+    """The ranking of methods and their inputs, for each data set."""
     heads, tables = {"input": "input", "method": "method"}, []
     for dataset in distinct(scores, "dataset"):
         title = f"Networks trained on {dataset}, by R²" if dataset else "By R²"
         part = by_measure(select(scores, dataset=dataset))
-        tables.append(_table(title, part, heads, _measure, given=[PAPER], ranked=True))
+        tables.append(table_of(title, part, heads, _measure, given=[PAPER], ranked=True))
     lead = (
         "The test accuracy of networks that no method has seen, predicted from their final weights, or from "
         "what is named as input."
@@ -92,20 +73,20 @@ def accuracy_section(scores: list[Score]) -> Section:
     return Section("accuracy", "How accurate is this network?", lead, tables)
 
 
-def _property_tables(scores: list[Score], words: str) -> tuple[list[Table], list[Table]]:
-    """Properties by methods, a table for each metric: of all networks, and of others."""
+def _property_tables(scores: list[Score], title: str) -> tuple[list[Table], list[Table]]:
+    """Properties by methods, a table for each metric: of all networks, and of converged ones."""
     tables: tuple[list[Table], list[Table]] = ([], [])
     for nets, metric in distinct(by_measure(scores), "nets", "metric"):
         part = select(scores, nets=nets, metric=metric)
-        title = words.format(nets=part[0].nets, metric=part[0].metric.words)
-        title += ", lower is better" if part[0].metric.lower_is_better else ""
-        options = {"given": GUESSES, "best_of_row": True}
-        tables[nets != ALL].append(_table(title, part, {"property": "property"}, method_of, **options))
+        full = title.format(nets=part[0].nets, metric=part[0].metric.words)
+        full += ", lower is better" if part[0].metric.lower_is_better else ""
+        table = table_of(full, part, {"property": "property"}, method_of, given=GUESSES, best_of_row=True)
+        tables[nets != ALL].append(table)
     return tables
 
 
 def what_section(scores: list[Score]) -> Section:
-    """A table of properties by methods for each metric; converged networks behind a click."""
+    """Properties by methods; converged networks behind a click."""
     tables, more = _property_tables(scores, "{nets}: {metric}")
     lead = (
         "Properties of the training, told from the final weights of held-out networks. Chance is the share "
@@ -138,7 +119,7 @@ def where_section(scores: list[Score]) -> Section:
         "statistics of single layers."
     )
     tables, more = _property_tables(parts, "By part and layer, {nets}: {metric}")
-    more += _pivots(along, "position") if along else []
+    more += _pivots(along, "position")
     return Section("where", "Where do the weights tell it?", lead, tables, figures, more)
 
 
@@ -148,23 +129,21 @@ def property_panels(scores: Iterable[Score], axis: str) -> list[Panel]:
     for target, metric in distinct(everyone, "target", "metric"):
         part = select(everyone, target=target, metric=metric)
         lines, chance = _lines(part, axis, method_of), part[0].mean("chance")
-        words = part[0].words + ("" if metric == "accuracy" else f", {part[0].metric.words}")
+        title = part[0].words + ("" if metric == "accuracy" else f", {part[0].metric.words}")
         top = max(y + spread for line in lines for _, y, spread in line.points)
         high = 1.0 if part[0].metric.is_share or top <= 0 else round_up(top)
-        panels.append(Panel(words, lines, axis, 0.0, high, {} if chance is None else {"chance": chance}))
+        panels.append(Panel(title, lines, axis, 0.0, high, {} if chance is None else {"chance": chance}))
     return panels
 
 
 def _pivots(scores: Iterable[Score], axis: str) -> list[Table]:
-    """The numbers of curves: a table for each kind of networks and metric, a column for each value of the
-    axis.
-    """
+    """The numbers of curves: a table for each metric and kind of networks, a column for each point."""
     heads = {name: name for name in ("property", "method", "input")}
     ordered, tables = sorted(scores, key=lambda score: getattr(score.first, axis)), []
     for nets, metric in distinct(by_measure(ordered), "nets", "metric"):
         part = select(ordered, nets=nets, metric=metric)
         title = f"{part[0].nets}: {part[0].metric.words} by {axis}"
-        tables.append(_table(title, part, heads, lambda score: (axis, f"{getattr(score.first, axis):.3g}")))
+        tables.append(table_of(title, part, heads, lambda score: (axis, f"{getattr(score.first, axis):.3g}")))
     return tables
 
 
@@ -179,99 +158,97 @@ def _lines(scores: Iterable[Score], axis: str, name_of: Callable[[Score], Iterab
     ]
 
 
-def _kinds(across: str | None) -> str:
-    """What a matrix lies across, in words.
-
-    Example:
-        >>> _kinds("dataset"), _kinds("architecture"), _kinds(None)
-        ('data sets', 'architectures', 'kinds')
-    """
-    return f"{(across or 'kind').replace('dataset', 'data set')}s"
-
-
 def transfer_section(scores: list[Score]) -> Section:
     """Matrices of rank correlation and R2, and all other measures behind a click."""
     lead = "A predictor learns from networks of one kind and is asked about another, without training again."
     shown = [
         table
         for across, method in distinct(scores, "across", "method")
-        for metric in ("kendall_tau", "r2")
+        for metric in RANKS
         for table in transfer_matrices(select(scores, across=across, method=method), metric)
     ]
-    others = [s for s in scores if s.first.nets != ALL or s.first.metric not in ("kendall_tau", "r2")]
+    others = [s for s in scores if s.first.nets != ALL or s.first.metric not in RANKS]
     more = _crossings("Other measures across {}", others)
     return Section("transfer", "Does it carry over?", lead, shown, more=more)
 
 
 def transfer_matrices(scores: list[Score], metric: str) -> list[Table]:
-    """Who was trained on by who was tested, for each method; all across the same."""
+    """Trained on by tested on, for each method; all across the same column."""
     heads, tables = {"trained on": "trained_on"}, []
-    for method in distinct(scores, "method"):
-        part = select(scores, method=method, nets=ALL, metric=metric)
-        if part:
-            title = f"{METRICS[metric].words} across {_kinds(part[0].first.across)}: {method}"
-            tables.append(
-                _table(title, part, heads, lambda s: ("tested on", _words(s, "tested_on")), shaded=True)
-            )
+    known = select(scores, nets=ALL, metric=metric)
+    for method in distinct(known, "method"):
+        part = select(known, method=method)
+        title = f"{METRICS[metric].words} across {_kinds(part[0].first.across)}: {method}"
+        tables.append(
+            table_of(title, part, heads, lambda s: ("tested on", words(s, "tested_on")), shaded=True)
+        )
     return tables
 
 
+def _kinds(across: str | None) -> str:
+    """The values of a column, in words: data sets, architectures."""
+    return f"{(across or 'kind').replace('dataset', 'data set')}s"
+
+
 def held_out_section(scores: list[Score]) -> Section:
-    """One value of the recipe at a time that was never trained on."""
+    """Values of the recipe that were never trained on, one at a time."""
     lead = "All values but one train; networks of that one are tested."
     tables = _crossings("One of the {} held out at a time", scores)
     return Section("held_out", "And to what was never trained on?", lead, tables)
 
 
 def _crossings(title: str, scores: list[Score]) -> list[Table]:
-    """For each kind of crossing, rows of who was trained on, who was tested and by which method."""
+    """All measures, a row for each pair of training and test; a table for each column crossed."""
     heads = {name.replace("_", " "): name for name in ("trained_on", "tested_on", "method", "input")}
     kinds = distinct(scores, "across")
     parts = {_kinds(across): by_measure(select(scores, across=across)) for across in kinds}
-    return [_table(title.format(kind), part, heads, _measure) for kind, part in parts.items()]
+    return [table_of(title.format(kind), part, heads, _measure) for kind, part in parts.items()]
 
 
 def early_section(scores: list[Score]) -> Section:
-    """Final accuracy from early weights: R2 and tau over snapshots."""
+    """R2 and tau of the final accuracy over snapshots."""
     panels = []
-    for group, metric in itertools.product(distinct(scores, "trained_on"), ("r2", "kendall_tau")):
+    for group, metric in itertools.product(distinct(scores, "trained_on"), reversed(RANKS)):
         part = select(scores, trained_on=group, metric=metric, nets=ALL)
-        title = f"{group}: {METRICS[metric].words}"
-        panels += [_score_panel(title, part, "snapshot", "input")] if part else []
+        panels += _score_panels(f"{group}: {METRICS[metric].words}", part, "snapshot", "input")
     lead = (
         "The final accuracy, predicted from the weights of an earlier snapshot, beside a prediction from the "
         "accuracy at that snapshot: what weights know beyond what the network already shows. Values below "
         "the axis are drawn on it."
     )
     heads = {"networks": "trained_on", **{name: name for name in ("snapshot", "epoch", "method", "input")}}
-    table = _table("All numbers", by_measure(scores), heads, _measure)
+    table = table_of("All numbers", by_measure(scores), heads, _measure)
     figures = [Figure("All held-out networks.", panels)]
     return Section("early", "How early can one tell?", lead, figures=figures, more=[table])
 
 
 def curve_section(scores: list[Score]) -> Section:
-    """R2 over the number of networks that were trained on; the curves end in the scores of all."""
+    """R2 over the number of training networks; the curves end in the scores of the whole training part."""
     sizes, panels = select(scores, experiment=SIZED), []
     for dataset, name in distinct(sizes, "dataset", "input"):
         methods = distinct(select(sizes, dataset=dataset, input=name), "method")
         part = select(scores, dataset=dataset, input=name, metric="r2", nets=ALL)
         part = [score for score in part if score.first.method in methods and score.first.num_train]
         title = f"{dataset or ''}: {words_of(name)}"
-        panels += [_score_panel(title, part, "num_train", "method", logarithmic=True)] if part else []
+        panels += _score_panels(title, part, "num_train", "method", logarithmic=True)
     heads = {"networks": "dataset", "input": "input", "method": "method", "trained on": "num_train"}
-    table = _table("All numbers", by_measure(sizes), heads, _measure)
+    table = table_of("All numbers", by_measure(sizes), heads, _measure)
     lead = "R² over the number of networks to learn from. Values below the axis are drawn on it."
     figures = [Figure("All held-out networks.", panels)]
     return Section(SIZED, "How many networks does it take?", lead, figures=figures, more=[table])
 
 
-def _score_panel(title: str, scores: list[Score], axis: str, name: str, logarithmic: bool = False) -> Panel:
-    """Lines of R2 or tau, from a round number below the lowest, zero at least, to one."""
-    lines = _lines(scores, axis, lambda score: (_words(score, name),))
+def _score_panels(
+    title: str, scores: list[Score], axis: str, name: str, logarithmic: bool = False
+) -> list[Panel]:
+    """A panel of R2 or tau up to one, from a round number below the lowest but not below zero, if any."""
+    if not scores:
+        return []
+    lines = _lines(scores, axis, lambda score: (words(score, name),))
     lowest = min(y for line in lines for _, y, _ in line.points)
     low = min(max(0.0, lowest // FLOOR_STEP * FLOOR_STEP), 1 - FLOOR_STEP)
     label = "networks to learn from" if axis == "num_train" else axis
-    return Panel(title, lines, label, low, 1.0, logarithmic=logarithmic)
+    return [Panel(title, lines, label, low, 1.0, logarithmic=logarithmic)]
 
 
 SECTIONS: dict[str, Callable[[list[Score]], Section]] = {
@@ -287,7 +264,7 @@ SECTIONS: dict[str, Callable[[list[Score]], Section]] = {
 
 
 def sections_of(scores: Iterable[Score]) -> list[Section]:
-    """The sections of all experiments that scores are of."""
+    """The sections of all experiments that have scores."""
     known = list(scores)
     parts = {name: select(known, experiment=name) for name in SECTIONS}
     if parts[SIZED]:
