@@ -128,7 +128,8 @@ def test_launches_find_what_was_compiled_before(
     task.compile_kernels(models)
     with ProcessPoolExecutor(1, CONTEXT, initializer=gpu_recording.start) as processes:
         found, fresh = processes.submit(gpu_recording.compile_by_launching, work, 90).result()
-        assert capfd.readouterr().err == (
+        # a line of progress follows on a slow machine
+        assert capfd.readouterr().err.startswith(
             f"Compiling {found} kernels for the GPU, those that are not there from an earlier build ...\n"
         )
         assert fresh == 0

@@ -140,7 +140,7 @@ def test_products_equal_torchs(name: str, way: str) -> None:
     close_to(moments[here, :, 0, 1], (part - part.mean(2, keepdim=True)).square().sum(2)[here])
 
 
-@pytest.mark.parametrize("subset", SUBSETS)
+@pytest.mark.parametrize("subset", ["main", "fixed", "small_cnn", "demo"])
 def test_tiles_of_a_weight_gradient_are_no_larger_than_its_layer(
     subset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,7 +418,7 @@ def test_update_equals_the_rule() -> None:
     second = noise(models, weights + 3, seed=1).abs_()[:, :weights]
     state = [x.clone() for x in (rows, first, second)]
     is_kernel = (torch.arange(weights, device=DEVICE) % 2).to(F64)
-    l2 = torch.tensor([0.0, 1e-2, 1e-3, 0.1], dtype=F64, device=DEVICE)
+    l2 = torch.tensor([0.0, 1e-2, 1e-3, 0.1, 0.0], dtype=F64, device=DEVICE)
     rates = noise(models, 3, seed=2).abs_()
     coefficients = torch.tensor(
         [update.COEFFICIENTS[name] for name in names], dtype=F64, device=DEVICE

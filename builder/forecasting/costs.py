@@ -15,9 +15,12 @@ from nws_dataset.format.subsets import SUBSETS, Subset
 from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.layout import layout_of
 
-METADATA_BYTES = 870  # per snapshot, besides its weights, in shard and index; measured
-# added by Parquet per row group: page headers, statistics, indexes, footer; measured
-ROW_GROUP_BYTES = 11_300
+# Bytes beside the values: what Parquet adds (headers, statistics, indexes, footers), and the other columns of
+# shard and index. Fitted to built zoos.
+METADATA_BYTES = 640  # per snapshot
+ROW_GROUP_BYTES = 10_300
+SHARD_BYTES = 16_100
+INDEX_BYTES = 28_600
 BACKWARD = 2  # a training step costs this many forward passes more
 
 
@@ -80,16 +83,21 @@ def num_snapshots_of(subset: str, max_epochs: int) -> int:
 
 
 def disk_bytes(subset: Subset, models: Sequence[Model]) -> int:
-    """Bytes of some models' shards and index: values, other columns, and Parquet's overhead per row group."""
-    size = 0
+    """Bytes of some models' shards and index: values, other columns, and what Parquet adds to each file."""
+    shard_names = {(m.split, m.recipe.architecture, m.block) for m in models}
+    size = len({m.split for m in models}) * INDEX_BYTES + len(shard_names) * SHARD_BYTES
     for (_, architecture, _, epochs), count in Counter(
         (m.split, m.recipe.architecture, m.block, m.recipe.max_epochs) for m in models
     ).items():
-        value = (
-            len(shards.header(architecture)) + shards.ROW_DTYPE.itemsize * layout_of(architecture).num_weights
-        )
+        value = _value_bytes(shards.header(architecture), layout_of(architecture).num_weights)
         group = min(shards.GROUP_SNAPSHOTS, max(1, shards.GROUP_BYTES // value))
+        if subset.edge_thresholds:
+            value += _value_bytes(shards.scores_header(architecture), shards.num_scores(architecture))
         size += num_snapshots(subset, epochs) * (
             count * (value + METADATA_BYTES) + math.ceil(count / group) * ROW_GROUP_BYTES
         )
     return size
+
+
+def _value_bytes(header: bytes, numbers: int) -> int:
+    return len(header) + shards.ROW_DTYPE.itemsize * numbers

@@ -1,4 +1,4 @@
-"""Boosted trees by LightGBM, of numbers or of classes, such that a fit can be repeated.
+"""Reproducible boosted trees by LightGBM, for numbers or classes.
 
 Axes: N samples, V samples for validation, F features, C classes.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from nws_dataset.errors import ValueZooError, ZooError, reason
 
-# the same trees for the same number of threads, in silence
+# the same trees for the same number of threads, without output
 REPEATABLE = {"deterministic": True, "force_row_wise": True, "verbosity": -1}
 
 
@@ -29,18 +29,18 @@ def boost(
     where: object = "boosted trees",
     **parameters: Any,
 ) -> Any:
-    """Fit boosted trees; growth stops `patience` rounds after the best on the validation samples.
+    """Fit boosted trees; stop `patience` rounds after the best one on the validation samples.
 
     Args:
-        X: [N, F] features; NaN are taken as they are.
+        X: [N, F] features; NaN are allowed.
         y: [N] numbers, or classes 0..C-1.
         X_validation: [V, F]
         y_validation: [V]
-        num_trees: rounds at most; of classes, a round grows a tree for each.
-        patience: see num_trees.
+        num_trees: rounds at most; a round grows one tree, or one per class.
+        patience: rounds without a better validation loss.
         seed: of the samples and features that a tree sees.
-        num_classes: C, by cross-entropy; None: numbers, by `objective`, one of the parameters.
-        where: what an error names.
+        num_classes: C, fitted by cross-entropy; None: numbers, fitted by the parameter `objective`.
+        where: what errors are about.
         parameters: LightGBM's own.
 
     Returns:
@@ -48,7 +48,7 @@ def boost(
 
     Raises:
         ZooError: if the package lightgbm is missing.
-        ValueZooError: if LightGBM cannot fit such samples.
+        ValueZooError: if LightGBM cannot fit the samples.
     """
     try:
         import lightgbm

@@ -1,4 +1,4 @@
-"""Learners on statistics of weights, for classes or for numbers; each chooses by validation rows.
+"""Learners on statistics of weights, for classes or numbers, each tuned on validation rows.
 
 Axes: N rows, F features, C classes or 1.
 """
@@ -10,18 +10,17 @@ import numpy as np
 from nws_dataset.baselines.boosting import boost
 from nws_dataset.baselines.predictors import Standardizer
 
-SVM_STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the best on the validation rows is kept
+SVM_STRENGTHS = (0.01, 0.1, 1.0)  # C; the best on the validation rows is kept
 SVM_SOLVER = {"dual": False, "tol": 1e-2, "max_iter": 10_000}
-TREES, PATIENCE = 300, 20  # of boosting: rounds at most, and rounds without a gain on the validation rows
+TREES, PATIENCE = 300, 20  # of boosting: rounds at most, and without a gain on the validation rows
 BOOSTED = {"learning_rate": 0.1, "num_leaves": 15, "feature_fraction": 0.5}
 
 
 class LinearSVM:
-    """A linear support vector machine on standardised features; C is chosen by the validation part.
+    """A linear support vector machine on standardised features; C is chosen on the validation rows.
 
     Args:
-        classification: classes 0..C-1, one machine against the rest each; else numbers, with squared loss
-            outside a tube.
+        classification: classes 0..C-1, one against the rest; else numbers, with squared loss outside a tube.
         seed: unused: the solution is unique.
     """
 
@@ -50,7 +49,7 @@ class LinearSVM:
         self.machine = max(candidates, key=lambda candidate: candidate[0])[1]
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """[N, C]: distances from the planes, or numbers."""
+        """[N, C]: distances from the hyperplanes, or numbers."""
         Z = self.standardizer(X)
         if not self.classification:
             return (self.mean + self.scale * self.machine.predict(Z))[:, None]
@@ -59,7 +58,7 @@ class LinearSVM:
 
 
 class Boosting:
-    """LightGBM's boosted trees; the validation part tells when to stop.
+    """LightGBM's boosted trees, stopped early on the validation rows.
 
     Args:
         classification: classes 0..C-1 by cross-entropy; else numbers by mean absolute error.

@@ -1,11 +1,9 @@
-"""The deep meta-classifier: reads a property of a training off slices of the weights (Eilertsen et al. 2020,
-arXiv 2002.05688).
+"""The deep meta-classifier: predicts how a network was trained from slices of its weights.
 
-`DeepMetaClassifier` tells classes (optimizer, initialization, ...), `DeepMetaRegressor` numbers (learning
-rate, test accuracy).
+Source: Eilertsen et al. 2020, arXiv 2002.05688. `DeepMetaClassifier` predicts classes (optimizer,
+initialization, ...), `DeepMetaRegressor` numbers (learning rate, test accuracy).
 
-Axes: N rows, S slices of a row, B slices of a batch, L weights in a slice, C outputs of the network (classes,
-or 1).
+Axes: N rows, S slices of a row, B slices of a batch, L weights in a slice, C outputs (classes, or 1).
 """
 
 from __future__ import annotations
@@ -52,9 +50,8 @@ from nws_dataset.views.slices import (
     prefetched,
 )
 
-LONG_SLICE = 40_000  # longer slices go through the deeper stack
-# Channels of the convolutions, "pool" for a max-pool of 2, "pool?" for one that only happens while the signal
-# is longer than 50.
+LONG_SLICE = 40_000  # longer slices get the deeper stack
+# Channels of convolutions; "pool": a max-pool of 2; "pool?": one only while the signal is longer than 50.
 SHALLOW_STACK = (8, "pool", 16, "pool", 32, 64, "pool", 128, 256, *("pool?", 256) * 6, "pool")
 DEEP_STACK = tuple(
     itertools.chain(
@@ -63,13 +60,13 @@ DEEP_STACK = tuple(
 )
 DENSE = (1024, 1024, 1024, 1024, 64)
 SHORT_SIGNAL = 50
-MIN_UNITS = 32  # of a dense layer, however slim the network: less is a bottleneck
-DECAY, NUM_DECAYS = 0.95, 50  # the learning rate falls by this factor, so many times over the training
-# raw weights are clipped to this size: the larger ones of diverged nets would overflow in a few layers
+MIN_UNITS = 32  # of a dense layer, however small `width` is: fewer are a bottleneck
+DECAY, NUM_DECAYS = 0.95, 50  # the learning rate falls by this factor, so many times per training
+# raw weights are clipped to it: larger ones, of diverged networks, overflow in a few layers
 MAX_WEIGHT = 1e4
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
-PREDICTED_SLICES, PREDICTED_WEIGHTS = 256, 1 << 22  # slices, and weights in them: at most
-MAX_RATIO = 1e37  # of a weight to linear_below: asinh of more is infinite in float32
+PREDICTED_SLICES, PREDICTED_WEIGHTS = 256, 1 << 22  # slices and their weights at a time, at most
+MAX_RATIO = 1e37  # of a weight to linear_below: more has an infinite asinh in float32
 MAX_LENGTH, MAX_WIDTH, MAX_CLASSES, MAX_SLICES = 1 << 24, 1000.0, 10**6, 10**4
 NETWORK = "network_"  # the attribute; its tensors are saved as network_.<name>
 LOSSES = ("absolute_error", "squared_error")  # of a regressor
@@ -84,14 +81,14 @@ def build_network(slice_length: int, num_outputs: int, width: float = 1.0, dropo
     dropout).
 
     Args:
-        slice_length: L; beyond 40,000 the deeper stack with 12 pools is taken. A pool that would leave
-            nothing is left out.
+        slice_length: L; above 40,000 the stack is deeper, with 12 pools. Pools that would leave nothing are
+            omitted.
         num_outputs: C, classes or 1.
         width: factor on the channels and units; 1 is the paper's.
         dropout: probability that a dense unit is dropped.
 
     Returns:
-        a torch module from [B, L] to logits [B, C]. Needs torch.
+        A torch module from [B, L] to logits [B, C]. Needs torch.
 
     Example:
         >>> import torch
@@ -101,9 +98,9 @@ def build_network(slice_length: int, num_outputs: int, width: float = 1.0, dropo
     import torch
     from torch import nn
 
-    # A signal is an image of height 1: in two dimensions there is the channels-last format, up to four times
-    # as fast on a CPU.
-    slice_length = int(slice_length)  # torch takes no integers of numpy
+    # A signal is an image of height 1: in two dimensions it can be channels-last, up to four times as fast on
+    # a CPU.
+    slice_length = int(slice_length)  # torch refuses numpy's integers
     layers: list[nn.Module] = [nn.Unflatten(1, (1, 1, slice_length))]
     channels, length = 1, slice_length
     for item in DEEP_STACK if slice_length > LONG_SLICE else SHALLOW_STACK:
@@ -146,7 +143,7 @@ def _initialize(network: Any) -> None:
 
 
 def _positions(positions: Positions) -> np.ndarray:
-    """Positions of slices, checked."""
+    """Positions of slices in a row, 0..1, checked."""
     try:
         found = np.asarray(positions, np.float64)
     except (TypeError, ValueError):
@@ -160,11 +157,10 @@ def _positions(positions: Positions) -> np.ndarray:
 
 
 def _ragged(X: Any) -> list[np.ndarray] | None:
-    """Rows of any lengths, [P_i] float32, given as a list, an object array or a pandas Series of arrays or
-    lists; None for a matrix.
+    """Rows of any lengths, [P_i] float32, from a list, object array or pandas Series; None for a matrix.
 
     Raises:
-        ZooError: if there are no rows, or one is not numbers in one dimension.
+        ZooError: if there are no rows, or one is not one-dimensional or not numbers.
     """
     if isinstance(X, np.ndarray) and X.dtype != object:
         return None
@@ -176,7 +172,7 @@ def _ragged(X: Any) -> list[np.ndarray] | None:
         raise ZooError("X", expected="rows of weights", found="none", do="give at least one")
     lengths = {len(row) if isinstance(row, list | tuple) else None for row in rows}
     if len(lengths) == 1 and not any(isinstance(row, np.ndarray) for row in rows):
-        return None  # a matrix as lists, or what is no row at all: scikit-learn checks it
+        return None  # a matrix in lists, or not rows at all: scikit-learn checks it
     found: list[np.ndarray] = []
     for i, row in enumerate(rows):
         try:
@@ -186,7 +182,7 @@ def _ragged(X: Any) -> list[np.ndarray] | None:
                 if given.dtype.kind == "c"
                 else given.astype(np.float32, copy=False)
             )
-        except (RuntimeError, TypeError, ValueError):  # RuntimeError: tensors of torch that learn
+        except (RuntimeError, TypeError, ValueError):  # RuntimeError: tensors that require gradients
             found.append(np.empty((0, 0), np.float32))
         if found[-1].ndim != 1:
             found_type = f"{type(row).__name__} of {getattr(row, 'dtype', 'other things')}"
@@ -200,29 +196,27 @@ def _ragged(X: Any) -> list[np.ndarray] | None:
 
 
 class DeepMetaEstimator(SaveMixin, BaseEstimator):
-    """What the meta-classifier and the meta-regressor share: all but the meaning of the network's outputs.
-
-    Not for use by itself.
+    """Base class of the meta-classifier and meta-regressor: everything but the meaning of the outputs.
 
     Args:
         slice_length: L, weights in a slice.
         epochs: passes over the training rows.
-        slices_per_row: slices at random positions that an epoch takes from each row.
-        slices_per_prediction: slices, evenly spread over the row, that a prediction averages over.
+        slices_per_row: slices at random positions of each row in an epoch.
+        slices_per_prediction: evenly spread slices of a row, whose outputs a prediction averages.
         width: factor on the network's channels and units.
         dropout: probability that a dense unit is dropped in training.
-        batch_size: slices a step.
-        learning_rate: of Adam; multiplied by 0.95 fifty times over the training.
-        validation_fraction: part of the groups that is held out when `fit` is given no validation rows. The
-            network after the epoch that is best on them is kept; without validation rows, the last one.
-        linear_below: give the network asinh(w / linear_below), linear in smaller weights and logarithmic in
-            larger ones, so that where nets of very different scales meet in a batch, batch-norm does not hide
-            the small ones. None: raw weights, as in the paper.
+        batch_size: slices per step.
+        learning_rate: of Adam; multiplied by 0.95 fifty times per training.
+        validation_fraction: share of the groups that is held out if `fit` gets no validation rows. The
+            network of the best epoch on validation rows is kept; without any, the last one.
+        linear_below: input asinh(w / linear_below), linear in smaller weights and logarithmic in larger ones:
+            in batches of very different scales, batch-norm does not hide small weights. None: raw weights,
+            as in the paper.
         loss: of a regressor, "absolute_error" (the paper's) or "squared_error"; a classifier minimises the
             cross-entropy.
-        device: torch device. On a GPU, training rows that fit into half of its free memory stay there.
+        device: torch device. On a GPU, training rows stay in its memory if half of what is free holds them.
         random_state: seed of everything random.
-        progress: called after each epoch with the newest entry of `history_`.
+        progress: called after each epoch with the last entry of `history_`.
     """
 
     _allowed: ClassVar[Mapping[str, Allowed]] = {
@@ -232,7 +226,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         "slices_per_prediction": Allowed(1, MAX_SLICES, integer=True),
         "width": Allowed(0, MAX_WIDTH, open_low=True),
         "dropout": Allowed(0, 1, open_high=True),
-        "batch_size": Allowed(2, MAX_INTEGER, integer=True),  # batch-norm needs two slices
+        "batch_size": Allowed(2, MAX_INTEGER, integer=True),  # batch-norm needs at least two
         "learning_rate": Allowed(open_low=True),
         "validation_fraction": Allowed(0, 1, open_high=True),
         "linear_below": Allowed(1e-30, 1e20, none=True),
@@ -273,7 +267,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         self.progress = progress
 
     def check_parameters(self) -> None:
-        """As `SaveMixin.check_parameters`; what is called after an epoch too.
+        """As `SaveMixin.check_parameters`, and check `progress`.
 
         Raises:
             ValueZooError: if a parameter is not legal; it is a ValueError too.
@@ -293,13 +287,13 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         """Train on rows.
 
         Args:
-            X: [N, P] array, N one-dimensional arrays of any lengths (views of files: only slices of them are
+            X: [N, P] array, N one-dimensional arrays of any lengths (e.g. views of files: only slices are
                 copied), or `ZooRows`.
             y: [N] labels, or numbers for a regressor.
-            groups: [N] the model of each row, when several snapshots of one are given: a model is in training
-                or in validation, never in both. None: every row by itself.
-            X_validation: rows of other models, by which the epoch is chosen; None: a part of X is cut off.
-            y_validation: what belongs to them.
+            groups: [N] the model of each row, if there are several snapshots of a model: a model is used for
+                training or validation, never for both. None: each row is a group.
+            X_validation: rows of other models, to choose the epoch; None: a part of X is held out.
+            y_validation: their labels or numbers.
 
         Returns:
             self.
@@ -361,7 +355,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         truth: np.ndarray,
         random: np.random.RandomState,
     ) -> None:
-        """Train for all epochs; keep the network after the one that is best on the rows held out."""
+        """Train for all epochs; keep the network of the best one on the validation rows."""
         self.history_: list[dict[str, Any]] = []
         self.best_epoch_, best, state = self.epochs, float("inf"), None
         for epoch, trained in enumerate(self._epochs(rows, targets, random), 1):
@@ -391,9 +385,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
     def _epochs(
         self, rows: Source, targets: np.ndarray, random: np.random.RandomState
     ) -> Iterator[dict[str, float]]:
-        """Train an epoch at a time; yields its mean loss, its seconds, and how many of them it waited for
-        slices.
-        """
+        """Train epoch by epoch; yields its mean loss, its seconds, and those it waited for slices."""
         import torch
 
         if len(targets) < 2:
@@ -401,7 +393,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
                 "fit", expected="two training rows or more", found=str(len(targets)), do="give more rows"
             )
         optimizer = torch.optim.Adam(self.network_.parameters(), self.learning_rate, fused=True)
-        batch_size, per_row = int(self.batch_size), int(self.slices_per_row)  # those of numpy overflow
+        batch_size, per_row = int(self.batch_size), int(self.slices_per_row)  # numpy's integers overflow
         steps = max(1, len(targets) * per_row // batch_size)  # a partial last batch is dropped
         for epoch in range(self.epochs):
             self.network_.train()
@@ -426,7 +418,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
             yield {"loss": float(total) / steps, "seconds": time.perf_counter() - started, "waited": waited}
 
     def _outputs(self, X: Any, positions: Positions | None = None) -> np.ndarray:
-        """[N, C]: what the network says of rows, the mean over their slices."""
+        """[N, C]: decoded outputs for rows, averaged over their slices."""
         import torch
 
         source = self._rows(X)
@@ -449,7 +441,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         return np.concatenate(outputs).reshape(*starts_NS.shape, -1).mean(axis=1)
 
     def _network(self, slices_BL: Any) -> Any:
-        """The network's outputs [B, C] for weights."""
+        """The network's outputs [B, C] for slices of weights."""
         import torch
 
         if self.linear_below is None:
@@ -477,8 +469,8 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         )
 
     def _rows(self, X: Any, fitting: bool = False) -> Source:
-        """What slices are taken from: a row at least."""
-        # float64 that float32 does not hold: rows that are not finite, which are refused by name
+        """A source of slices, with at least one row."""
+        # float64 beyond float32 becomes infinite, and such rows are refused by name
         with np.errstate(over="ignore"):
             source = self._source(X, fitting)
         if not len(source.lengths):
@@ -552,7 +544,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         self.network_.to(self.device).eval()
 
     def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
-        """Check and take back the classes or the scale; returns the names."""
+        """Check and set the classes or the scale; returns the names."""
         raise NotImplementedError
 
     def _targets(self, name: str, y: Any) -> np.ndarray:
@@ -562,10 +554,10 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
             assert_all_finite(y, input_name=name)
         return y
 
-    # What differs between classes and numbers.
+    # What differs between classifier and regressor.
 
     def _learn_targets(self, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Learn the classes or the scale; gives what turns targets into those of the network."""
+        """Learn the classes or the scale; returns the function from targets to the network's."""
         raise NotImplementedError
 
     def _num_outputs(self) -> int:
@@ -577,7 +569,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         raise NotImplementedError
 
     def _decoded(self, outputs_BC: Any) -> Any:
-        """What is averaged over slices."""
+        """Outputs as they are averaged over slices."""
         raise NotImplementedError
 
     def _validation(self, outputs_NC: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -586,19 +578,18 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
 
 
 class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
-    """A 1-D convolutional network on slices of consecutive weights; a row's prediction averages over several
-    slices.
+    """A 1-D convolutional network on slices of consecutive weights; predictions average several slices.
 
-    Rows shorter than a slice are filled with zeros at their end, so that every weight keeps its position.
-    Defaults are the paper's. The result is the same for the same `random_state`, device and number of
-    torch threads. Parameters are those of `DeepMetaEstimator`. Needs torch.
+    Rows shorter than a slice are padded with zeros at their end. Defaults are the paper's. The same
+    `random_state`, device and number of torch threads give the same result. Parameters are those of
+    `DeepMetaEstimator`. Needs torch.
 
     Attributes:
         classes_: [C] the labels, sorted.
         network_: the torch module.
         best_epoch_: the epoch whose network was kept.
-        history_: a dict an epoch: epoch, epochs, loss (training, dropout on), seconds of training and of
-            these waited for slices, validation_loss and validation_score (accuracy of rows; None without
+        history_: a dict per epoch: epoch, epochs, loss (training, with dropout), seconds of training and
+            those it waited for slices, validation_loss and validation_score (accuracy of rows; None without
             validation).
 
     Example:
@@ -616,11 +607,11 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
     """
 
     def predict_proba(self, X: Any, positions: Positions | None = None) -> np.ndarray:
-        """Probabilities of the classes, the mean over a row's slices.
+        """Probabilities of the classes, averaged over a row's slices.
 
         Args:
             X: rows, as in `fit`.
-            positions: of the slices, 0 at the row's beginning and 1 at its end; None:
+            positions: of the slices, 0 at the row's beginning and 1 at its end; None for
                 `slices_per_prediction` evenly spread ones.
 
         Returns:
@@ -651,7 +642,7 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        # on scikit-learn's tables of two columns, which are no slices of weights
+        # on scikit-learn's test data of two columns, which are not slices of weights
         tags.classifier_tags.poor_score = True
         return tags
 
@@ -659,7 +650,7 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
         try:
             check_classification_targets(y)
             self.classes_ = np.unique(y)
-        except TypeError as error:  # of several kinds, which have no order, or of bytes
+        except TypeError as error:  # labels of mixed types, which have no order, or bytes
             raise ValueZooError(
                 "y", expected="labels that are texts or whole numbers", found=reason(error), do="convert them"
             ) from error
@@ -698,18 +689,18 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
         return outputs_BC.softmax(1)
 
     def _validation(self, outputs_NC: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-        # 0 for a class that was not trained on
+        # 0 for a class that was not in training
         of_truth = np.where(self.classes_ == y[:, None], outputs_NC, 0).sum(axis=1)
         score = np.mean(self.classes_[outputs_NC.argmax(axis=1)] == y)
         return float(-np.log(of_truth + MIN_PROBABILITY).mean()), float(score)
 
 
 class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
-    """The meta-classifier's network with one output, for numbers: the learning rate, the test accuracy.
+    """The meta-classifier's network with one output, for numbers such as learning rate or test accuracy.
 
-    Targets are standardised with the training rows' mean and standard deviation, and the mean absolute error
-    of these is minimised, as in the paper; a target that acts by its ratio is better given as its logarithm.
-    Parameters are those of `DeepMetaEstimator`. Needs torch.
+    Targets are standardised by the training rows' mean and standard deviation, and their mean absolute error
+    is minimised, as in the paper. Pass the logarithm of targets whose ratios matter. Parameters are those of
+    `DeepMetaEstimator`. Needs torch.
 
     Attributes:
         mean_, scale_: of the training targets.
@@ -729,7 +720,7 @@ class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
     """
 
     def predict(self, X: Any, positions: Positions | None = None) -> np.ndarray:
-        """The predicted number of each row, the mean over its slices.
+        """The predicted number of each row, averaged over its slices.
 
         Args:
             X: rows, as in `fit`.

@@ -1,7 +1,6 @@
-"""Features -> test accuracy: the three predictors of Unterthiner et al. 2020 (arXiv 2002.11448) as
-scikit-learn regressors.
+"""Features -> test accuracy: the predictors of Unterthiner et al. 2020 as scikit-learn regressors.
 
-All three minimise the squared error, stop early on networks that they were not fitted on, and predict within
+All three (arXiv 2002.11448) minimise the squared error, stop early on held-out networks, and predict within
 `target_range`.
 """
 
@@ -39,21 +38,21 @@ from nws_dataset.errors import ValueZooError
 
 MAX_FEATURES, MAX_LAYERS = 10**7, 1000
 MAX_TREES, MAX_DEPTH, MAX_THREADS = 10**6, 64, 1024
-MAX_FEATURE_VALUE = 1e150  # larger ones are cut: their differences and ratios stay finite
-MIN_SAMPLES_TO_SPLIT = 20  # with fewer training samples nothing is cut off for early stopping
+MAX_FEATURE_VALUE = 1e150  # larger values are clipped, so that differences and ratios stay finite
+MIN_SAMPLES_TO_SPLIT = 20  # with fewer training samples none are held out for early stopping
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Features as linear and dense models like them; learned on the training samples. F features.
+    """Scales F features for linear and dense models; fitted on the training samples.
 
-    Statistics of weights have long tails (a diverged network's are 1e30), before which all others would look
-    alike. So a feature is first squashed, asinh((x - median) / spread), and cut at its 1 % and 99 %
-    quantiles; then it gets mean 0 and standard deviation 1.
+    Statistics of weights have long tails (a diverged network's are 1e30), beside which all others look alike.
+    So a feature is first squashed, asinh((x - median) / spread), and clipped at its 1 % and 99 % quantiles;
+    then it gets mean 0 and standard deviation 1.
     """
 
-    median: np.ndarray  # [F] also takes the place of NaN
-    spread: np.ndarray  # [F] distance of the quartiles
+    median: np.ndarray  # [F], also replaces NaN
+    spread: np.ndarray  # [F], interquartile range
     low: np.ndarray  # [F]
     high: np.ndarray  # [F]
     mean: np.ndarray  # [F]
@@ -62,11 +61,11 @@ class Standardizer:
     @classmethod
     def fit(cls, X: np.ndarray) -> Standardizer:
         X = X.clip(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE)
-        X[:, np.isnan(X).all(axis=0)] = 0.0  # a feature that no training sample has
+        X[:, np.isnan(X).all(axis=0)] = 0.0  # features that no training sample has
         median = np.nanmedian(X, axis=0)
         X = np.where(np.isnan(X), median, X)
         spread = np.subtract(*np.quantile(X, (0.75, 0.25), axis=0))
-        # a feature of mostly one value, as one-hot ones are, has no spread
+        # a feature of mostly one value, e.g. a one-hot one, has no spread
         varies = spread > np.maximum(1e-12 * np.abs(median), 1 / MAX_FEATURE_VALUE)
         spread = np.where(varies, spread, 1.0)
         Z = np.arcsinh((X - median) / spread)
@@ -82,34 +81,32 @@ class Standardizer:
 
 
 class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
-    """What the three predictors share: checks, the range of the target, the split for early stopping.
+    """Base class of the three predictors: checks, the target's range, the split for early stopping.
 
-    Not for use by itself.
-
-    Within, the target is scaled from `target_range` to 0..1.
+    Internally the target is scaled from `target_range` to 0..1.
     """
 
     target_range: tuple[float, float] | None
     validation_fraction: float
     random_state: Any
-    _standardized = True  # whether it learns a Standardizer
+    _standardized = True  # whether it fits a Standardizer
     _allowed: ClassVar[Mapping[str, Allowed]] = {"validation_fraction": Allowed(0, 1, open_high=True)}
 
     def fit(self, X: Any, y: Any, X_validation: Any = None, y_validation: Any = None) -> Any:
         """Fit to features and targets.
 
         Args:
-            X: [N, F] features; NaN where a network has no such tensor.
+            X: [N, F] features; NaN where a network lacks the tensor.
             y: [N] targets in `target_range`.
-            X_validation: [V, F] features of other networks, for early stopping; None: a part of X is cut off,
-                chosen by random_state.
+            X_validation: [V, F] features of other networks, for early stopping; None: a part of X, chosen by
+                random_state, is held out.
             y_validation: [V] their targets.
 
         Returns:
             self.
 
         Raises:
-            ValueError: if a parameter is illegal, X and y do not fit together, or a target lies outside
+            ValueError: if a parameter is not legal, X and y differ in length, or a target is outside
                 `target_range`.
         """
         self.check_parameters()
@@ -130,7 +127,7 @@ class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
             )
         for name, targets in {"y": y, "y_validation": y_validation}.items():
             if targets is not None:
-                assert_all_finite(targets, input_name=name)  # None among objects is NaN only now
+                assert_all_finite(targets, input_name=name)  # only now None among objects is NaN
         self.target_range_ = self._range(np.concatenate([y, y_validation]) if held_out else y)
         low, high = self.target_range_
         random = check_random_state(self.random_state)
@@ -151,14 +148,14 @@ class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
         """Predict the targets of networks.
 
         Args:
-            X: [N, F] features; NaN where a network has no such tensor.
+            X: [N, F] features; NaN where a network lacks the tensor.
 
         Returns:
             [N] float64, within `target_range`.
 
         Raises:
             sklearn.exceptions.NotFittedError: before `fit`.
-            ValueError: if X has another number of features.
+            ValueError: if X does not have the number of features of `fit`.
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan")
@@ -171,7 +168,7 @@ class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
         return tags
 
     def check_parameters(self) -> None:
-        """As `SaveMixin.check_parameters`; the range of the target too.
+        """As `SaveMixin.check_parameters`, and check the target's range.
 
         Raises:
             ValueZooError: if a parameter is not legal; it is a ValueError too.
@@ -200,9 +197,7 @@ class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
         return low, high
 
     def _split(self, num_samples: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the training and the validation samples; they are the same samples when there are too
-        few.
-        """
+        """Indices of the training and validation samples; both are all of them if there are too few."""
         everything = np.arange(num_samples)
         if num_samples < MIN_SAMPLES_TO_SPLIT or self.validation_fraction == 0:
             return everything, everything
@@ -250,7 +245,7 @@ class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
             self.feature_names_in_ = learned["feature_names_in_"]
 
     def _restore_own(self, learned: dict[str, Any], num_features: int) -> set[str]:
-        """Check and take back what only this kind learns; returns the names."""
+        """Check and set what only this class learns; returns the names."""
         raise NotImplementedError
 
     def _fit(
@@ -267,7 +262,7 @@ class LogitLinear(Predictor):
 
     Args:
         l2: weight of the squared coefficients in the loss.
-        max_iter: iterations at most; those after the best one on the validation samples are taken back.
+        max_iter: iterations at most; the best one on the validation samples is kept.
         validation_fraction: part of the samples that is held out when `fit` is given no validation samples.
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
         random_state: seed of the split.
@@ -336,25 +331,23 @@ class LogitLinear(Predictor):
         return {"coef_", "intercept_", "n_iter_"}
 
 
-MIN_BAGGED = 10  # samples that a tree sees at least
+MIN_BAGGED = 10  # samples that a tree sees, at least
 
 
 class GradientBoosting(Predictor):
-    """LightGBM's boosted trees; NaN are taken as they are.
+    """LightGBM's boosted trees; NaN are allowed. Needs the package lightgbm to fit, not to predict.
 
-    Needs the package lightgbm to be fitted, not to predict.
-
-    What was learned is `trees_`; one that was fitted in this process has LightGBM's own `booster_` too.
+    Learns `trees_`; after `fit` there is also LightGBM's own `booster_`, which is not saved.
 
     Args:
-        num_trees: trees at most; growth stops `patience` trees after the best on the validation samples.
+        num_trees: trees at most; `fit` stops `patience` trees after the best on the validation samples.
         max_depth: of a tree.
         learning_rate: shrinkage of a tree.
-        min_rows_in_leaf: samples that a leaf must hold; never more than a tenth of the training samples.
-        feature_fraction: part of the features that a tree may use.
-        row_fraction: part of the training samples that a tree sees.
+        min_rows_in_leaf: samples of a leaf at least, or a tenth of the training samples if that is less.
+        feature_fraction: share of the features that a tree may use.
+        row_fraction: share of the training samples that a tree sees.
         patience: see num_trees.
-        num_threads: threads; 0 is one a core. The result is the same for the same number.
+        num_threads: threads; 0 is one per core. The same number gives the same result.
         validation_fraction: part of the samples that is held out when `fit` is given no validation samples.
         target_range: legal targets, which bound predictions; None: that of the targets seen in `fit`.
         random_state: seed of the split and of the features of a tree.
@@ -457,7 +450,7 @@ class DenseNet(Predictor):
         dropout: probability that a unit is dropped.
         l2: Adam's decoupled weight decay.
         learning_rate: of Adam.
-        batch_size: samples a step.
+        batch_size: samples per step.
         max_epochs: epochs at most; training stops `patience` epochs after the best on the validation samples,
             whose weights are kept.
         patience: see max_epochs.
@@ -545,10 +538,10 @@ class DenseNet(Predictor):
                 "fit", expected="a finite error on the validation samples", found="none in any epoch", do=do
             )
         self.network_.load_state_dict(state)
-        self.network_.double().eval()  # in double a sample's prediction does not depend on its neighbours
+        self.network_.double().eval()  # in float64 a prediction does not depend on other samples of the batch
 
     def _shapes(self, num_features: int) -> dict[str, tuple[int, ...]]:
-        """Saved tensor -> its shape."""
+        """Name of a saved tensor -> its shape."""
         widths = [num_features, *[int(self.num_units)] * int(self.num_layers), 1]
         shapes: dict[str, tuple[int, ...]] = {}
         for i, (before, after) in enumerate(itertools.pairwise(widths)):  # a layer, ReLU and dropout
@@ -599,7 +592,7 @@ class DenseNet(Predictor):
         import torch
 
         shapes = self._shapes(num_features)
-        # before any is made
+        # before any layer is made
         state = {name: torch.from_numpy(array(learned, name, shape)) for name, shape in shapes.items()}
         self.network_ = self._network(num_features).double().eval()
         self.network_.load_state_dict(

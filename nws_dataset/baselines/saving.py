@@ -1,27 +1,26 @@
 """Estimators as folders, on disk or on the Hub, without pickle: arrays as safetensors, the rest as JSON.
 
-    estimator.json       class, parameters (get_params), what was learned and is no array, and the arrays'
-    SHA-256 arrays.safetensors   learned arrays of numbers
+    estimator.json       class, parameters (get_params), learned attributes but arrays, SHA-256 of the arrays
+    arrays.safetensors   learned arrays of numbers
     README.md            the card, in a repository on the Hub
 
-How an estimator takes part: inherit `SaveMixin` before scikit-learn's mixins. What was learned are its
-attributes that end in `_`. If all of them are arrays, numbers, strings, or lists and dicts of such, that is
-all. Otherwise (a torch module, trees) override two methods:
+To make an estimator savable, inherit `SaveMixin` before scikit-learn's mixins. Learned attributes are those
+that end in `_`. If all are arrays, numbers, strings, or lists and dicts of these, nothing else is needed.
+Otherwise (a torch module, trees) override two methods:
 
-    def _learned(self) -> dict[str, Any]:               # name -> array, number, string, list, dict
+    def _learned(self) -> dict[str, Any]:  # name -> array, number, string, list, dict
         learned = super()._learned()
-        network = learned.pop("network_")
-        return learned | {f"network_.{name}": tensor.cpu().numpy() for name, tensor in
-        network.state_dict().items()}
+        state = learned.pop("network_").state_dict()
+        return learned | {f"network_.{name}": tensor.cpu().numpy() for name, tensor in state.items()}
 
     def _restore(self, learned: dict[str, Any]) -> None:  # the same dict again; sets the attributes
         ...
 
-A folder may come from anyone. `_restore` checks names, types, shapes and ranges before it makes anything of
-their size (`array`, `numbers`, `strings` and `integer` help), and raises a ValueError. `_allowed` says what
-each parameter may be; `fit` begins with `check_parameters()`, `save` and `load` call it themselves. A
-parameter that JSON cannot hold (a callback, a random generator) is not saved: the loaded estimator has its
-default.
+A folder may come from anyone. `_restore` must check names, types, shapes and ranges before it allocates
+anything of their size (`array`, `numbers`, `strings` and `integer` help), and raise a ValueError. `_allowed`
+says what each parameter may be; `fit` must begin with `check_parameters()`, which `save` and `load` call too.
+A parameter that does not fit into JSON (a callback, a random generator) is not saved: the loaded estimator
+has its default.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ from safetensors import numpy as safetensors
 from nws_dataset.errors import ValueZooError, ZooError, reason
 from nws_dataset.files import atomic_write, path_type, read_file, read_json
 
-MAX_INTEGER = (1 << 31) - 1  # of a whole number that native code takes
-MAX_NUMBER = 1e30  # of any other number: its products with ordinary ones fit into float32
+MAX_INTEGER = (1 << 31) - 1  # of whole numbers passed to native code
+MAX_NUMBER = 1e30  # of other numbers, so that products with ordinary ones fit into float32
 FORMAT = 2
 FACTS, ARRAYS, CARD = "estimator.json", "arrays.safetensors", "README.md"
 LIBRARY = "nws-dataset"
 MAX_ARRAYS_BYTES = 1 << 32  # of a saved estimator
-PATIENCE_SECONDS = 120.0  # without a byte from the Hub while an estimator is pushed
-# how JSON marks an array of strings, or of strings and numbers (labels, names of features)
+PATIENCE_SECONDS = 120.0  # without a byte from the Hub during a push
+# marks an array of strings, or of strings and numbers, in JSON (labels, names of features)
 STRINGS = "strings"
 Self = TypeVar("Self", bound="SaveMixin")
 
@@ -62,10 +61,10 @@ class Allowed:
     low: float = 0
     high: float = MAX_NUMBER
     integer: bool = False
-    open_low: bool = False  # whether `low` itself is too low
+    open_low: bool = False  # whether `low` itself is not legal
     open_high: bool = False
     none: bool = False  # whether None is legal too
-    choices: tuple[str, ...] = ()  # in place of numbers
+    choices: tuple[str, ...] = ()  # instead of numbers
 
     def allows(self, value: Any) -> bool:
         """Whether a value is legal."""
@@ -130,14 +129,14 @@ class SaveMixin:
         """Write the fitted estimator into a folder.
 
         Args:
-            folder: made if it is not there; files of an estimator in it are replaced.
+            folder: made if missing; an estimator's files in it are replaced.
 
         Returns:
             The folder.
 
         Raises:
             sklearn.exceptions.NotFittedError: if it is not fitted.
-            ValueError: if a parameter was set to something illegal since, or what was learned is not finite.
+            ValueError: if a parameter is no longer legal, or something learned is not finite.
         """
         from sklearn.utils.validation import check_is_fitted
 
@@ -177,13 +176,13 @@ class SaveMixin:
         """The estimator that `save` wrote; it predicts the same.
 
         Args:
-            folder: where.
+            folder: that `save` wrote.
 
         Returns:
             An estimator of this class.
 
         Raises:
-            ZooError: if there is none, it is of another class, or a file is damaged.
+            ZooError: if there is no estimator, it is of another class, or a file is damaged.
         """
         folder = Path(folder)
         facts = read_json(folder / FACTS, f"a saved {cls.__name__}")
@@ -219,13 +218,12 @@ class SaveMixin:
     def push_to_hub(
         self, repo_id: str, *, about: str = "", private: bool = False, token: str | None = None
     ) -> str:
-        """Upload the fitted estimator with a card, as one commit; the model repository is made if it is not
-        there.
+        """Upload the fitted estimator with a card, as one commit; the model repository is made if missing.
 
         Args:
             repo_id: "org/name".
-            about: Markdown for the card: what it was trained on, how well it does.
-            private: whether a new repository is.
+            about: Markdown for the card: what it was trained on, how good it is.
+            private: whether a new repository is private.
             token: of a user who may write there; None is the stored login.
 
         Returns:
@@ -276,12 +274,13 @@ class SaveMixin:
             return cls.load(folder)
 
     def card(self, repo_id: str, about: str = "") -> str:
-        """The card of a repository: what it is, how to load it, and its parameters, as Markdown with the
-        Hub's YAML.
+        """The card of a repository: Markdown with the Hub's YAML.
+
+        It says what the estimator is, how to load it, and its parameters.
 
         Args:
             repo_id: "org/name".
-            about: Markdown, as `push_to_hub` takes it.
+            about: Markdown, as in `push_to_hub`.
 
         Returns:
             The text of its README.md.
@@ -304,7 +303,7 @@ class SaveMixin:
         return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"))
 
     def _learned(self) -> dict[str, Any]:
-        """What was learned, by name."""
+        """The learned attributes, by name."""
         return {
             name: value
             for name, value in vars(self).items()
@@ -312,24 +311,24 @@ class SaveMixin:
         }
 
     def _restore(self, learned: dict[str, Any]) -> None:
-        """Take back what `_learned` gave."""
+        """Set the attributes that `_learned` returned."""
         vars(self).update(learned)
 
 
 def _is_array(value: Any) -> bool:
-    """Whether safetensors holds it."""
+    """Whether it is saved by safetensors."""
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON holds it."""
+    """Whether it fits into JSON."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str, np.bool_, np.integer, np.floating))
 
 
 def _to_json(value: Any) -> Any:
-    """What is numpy's, wherever it stands in a learned value or parameter, as JSON holds it."""
+    """A learned value or parameter for JSON: numpy's numbers and arrays in it become plain ones."""
     if isinstance(value, np.ndarray):
         return {STRINGS: value.tolist(), "dtype": str(value.dtype)}
     if isinstance(value, np.bool_ | np.integer | np.floating):
@@ -338,10 +337,10 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    """A learned value as it was, but for tuples, which are lists.
+    """A learned value from JSON; tuples have become lists.
 
     Raises:
-        ValueError: if it is to be an array of something else than strings and numbers.
+        ValueError: if it is marked as an array, but not of strings and numbers.
     """
     if not isinstance(value, dict) or STRINGS not in value:
         return value
@@ -354,12 +353,12 @@ def _from_json(value: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """Parameters are immutable: lists are tuples."""
+    """A parameter with lists turned into tuples: parameters are immutable."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _parameters(cls: type, recorded: Any) -> dict[str, Any]:
-    """Parameters of a class that a file holds, each of its default's type.
+    """A class's parameters from a file, each of its default's type.
 
     Raises:
         ValueError: if one is unknown, or of another type.
@@ -379,8 +378,7 @@ def _parameters(cls: type, recorded: Any) -> dict[str, Any]:
     return found
 
 
-# What `_restore` takes out of what it is given; each raises a ValueError if it is not there or is something
-# else.
+# For `_restore`: values from the learned dict; each raises a ValueError if one is missing or of another form.
 
 
 def array(
@@ -401,7 +399,7 @@ def numbers(learned: Mapping[str, Any], name: str, count: int) -> list[float]:
     found = learned.get(name)
     if not isinstance(found, list) or len(found) != count or not all(_is_number(value) for value in found):
         raise ValueError(f"{name}: expected {count} numbers, found {found!r}")
-    return [float(value) for value in found]  # of integers beyond 64 bits numpy would make objects
+    return [float(value) for value in found]  # numpy would make objects of integers beyond 64 bits
 
 
 def integer(learned: Mapping[str, Any], name: str, low: int, high: int) -> int:
@@ -428,20 +426,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# What both `fit`s check.
+# Checks of both `fit`s.
 
 
 def check_numeric(name: str, y: Any) -> None:
-    """Raise a ValueZooError for texts or dates, of which numpy makes numbers without a word or fails with a
-    word of its own.
-    """
+    """Raise a ValueZooError for strings or dates, which numpy silently converts, or refuses unclearly."""
     dtype = np.asarray(y).dtype
     if dtype.kind in "SUMmV":
         raise ValueZooError(name, expected="numbers", found=f"an array of {dtype}", do="convert them")
 
 
 def check_both(X_validation: Any, y_validation: Any) -> None:
-    """Raise a ValueZooError if one of them is given alone."""
+    """Raise a ValueZooError if only one of them is given."""
     if (X_validation is None) != (y_validation is None):
         missing = "X_validation" if X_validation is None else "y_validation"
         raise ValueZooError(
@@ -450,9 +446,7 @@ def check_both(X_validation: Any, y_validation: Any) -> None:
 
 
 def check_size(where: str, num_weights: int, num_bytes: int) -> None:
-    """Raise a ValueZooError if a network would be larger than a file that `load` takes, before any of it is
-    made.
-    """
+    """Raise a ValueZooError, before it is made, for a network that would be too large for `load`."""
     if num_weights * num_bytes > MAX_ARRAYS_BYTES:
         raise ValueZooError(
             where,

@@ -1,9 +1,9 @@
-"""Boosted trees as arrays: predictions without native code, equal to LightGBM's bit by bit, from files that
-were checked.
+"""Boosted trees as arrays, checked before they predict, without native code, bit for bit as LightGBM.
 
-LightGBM's parser trusts its text: a wrong child there is an endless loop or a crash of the process. Axes: N
-samples, F features, T trees, of which tree t has L_t leaves and L_t - 1 inner nodes; nodes and leaves of all
-trees stand one after the other.
+LightGBM's parser trusts its text: a wrong child means an endless loop or a crash of the process.
+
+Axes: N samples, F features, T trees; tree t has L_t leaves and L_t - 1 inner nodes. Nodes and leaves of all
+trees are concatenated.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import numpy as np
 
 CATEGORICAL, DEFAULT_LEFT, MISSING = 1, 2, 12  # bits of LightGBM's decision_type
 MISSING_ZERO, MISSING_NAN = 4, 8
-ZERO = float(np.float32(1e-35))  # LightGBM: what is nearer to 0 counts as missing where zeros do
-STATES = 1 << 20  # samples x trees that are followed at a time
+ZERO = float(np.float32(1e-35))  # LightGBM: up to it, absolute values count as zero, where zero is missing
+STATES = 1 << 20  # samples x trees that are evaluated at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """Regression trees whose leaves' values are added up; the splits are numerical.
+    """Regression trees with numerical splits, whose values are summed.
 
-    A child that is not negative is an inner node of the same tree, ~child a leaf of it.
+    A child >= 0 is an inner node of the same tree, a negative one the leaf ~child.
     """
 
     num_leaves: np.ndarray  # [T] int32
     feature: np.ndarray  # [sum L - T] int32
-    threshold: np.ndarray  # [sum L - T] float64: not greater goes left
+    threshold: np.ndarray  # [sum L - T] float64: values up to it go left
     decision: np.ndarray  # [sum L - T] uint8
     left: np.ndarray  # [sum L - T] int32
     right: np.ndarray  # [sum L - T] int32
-    gain: np.ndarray  # [sum L - T] float64: how much the split lowers the loss
+    gain: np.ndarray  # [sum L - T] float64: decrease of the loss by the split
     value: np.ndarray  # [sum L] float64, of the leaves
 
     @classmethod
@@ -62,8 +62,7 @@ class Trees:
         )
 
     def check(self, num_features: int) -> None:
-        """Raise a ValueError unless these are trees: every inner node and every leaf is reached once, from
-        the first node of its tree.
+        """Raise a ValueError unless these are trees: each node and leaf is reached once from the tree's root.
 
         Args:
             num_features: F.
@@ -91,13 +90,13 @@ class Trees:
         counts = self.num_leaves.astype(np.int64) - 1
         first_node, first_leaf = _firsts(counts), _firsts(counts + 1)
         tree = np.repeat(np.arange(len(counts)), counts)
-        own = np.arange(nodes) - first_node[tree]  # a node's number in its tree
+        own = np.arange(nodes) - first_node[tree]  # each node's number in its tree
         children = np.concatenate([self.left, self.right]).astype(np.int64)
         parents, trees = np.tile(own, 2), np.tile(tree, 2)
         inner = children >= 0
         numbers = np.where(inner, children, ~children)
         legal = numbers < np.where(inner, counts[trees], counts[trees] + 1)
-        if not legal.all() or (inner & (numbers <= parents)).any():  # rising numbers: no way leads back
+        if not legal.all() or (inner & (numbers <= parents)).any():  # rising numbers exclude cycles
             raise ValueError("children: expected later nodes, or leaves, of the same tree")
         times_node = np.bincount(first_node[trees[inner]] + numbers[inner], minlength=nodes)
         times_leaf = np.bincount(first_leaf[trees[~inner]] + numbers[~inner], minlength=leaves)
@@ -108,14 +107,14 @@ class Trees:
             raise ValueError("children: expected each node and leaf once")
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """The sums [N] of the trees' values for features [N, F] float64; NaN are missing."""
+        """The sums [N] of the trees' values for features [N, F] float64; NaN is missing."""
         size = max(1, STATES // max(1, len(self.num_leaves)))
         return np.concatenate(
             [np.empty(0), *(self._predict(X[i : i + size]) for i in range(0, len(X), size))]
         )
 
     def importance(self, num_features: int) -> np.ndarray:
-        """How much the splits by each feature lower the loss, [F]."""
+        """[F]: how much the splits by each feature decrease the loss."""
         return np.bincount(self.feature, self.gain, minlength=num_features)
 
     @property
@@ -123,7 +122,7 @@ class Trees:
         return self.feature, self.threshold, self.decision, self.left, self.right, self.gain
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
-        """All trees at once, a level at a time; a leaf's number stays."""
+        """All trees at once, level by level; a leaf that is reached stays."""
         counts = self.num_leaves.astype(np.int64) - 1
         first_node, first_leaf = _firsts(counts), _firsts(counts + 1)
         samples, trees = (part.ravel() for part in np.indices((len(X), len(counts))))
@@ -141,7 +140,7 @@ class Trees:
             active = active[nodes[active] >= 0]
         values = self.value[first_leaf[trees] + ~nodes].reshape(len(X), len(counts))
         sums = np.zeros(len(X))
-        for tree_N in values.T:  # tree by tree, as LightGBM adds: another order rounds otherwise
+        for tree_N in values.T:  # tree by tree, as in LightGBM: another order rounds differently
             sums += tree_N
         return sums
 
@@ -159,5 +158,5 @@ DTYPES: dict[str, Any] = {
 
 
 def _firsts(counts: np.ndarray) -> np.ndarray:
-    """Where each of the parts of so many begins."""
+    """The start of each part, from the parts' lengths."""
     return np.cumsum(counts) - counts

@@ -2,9 +2,9 @@
 tasks of a zoo.
 
 A class that inherits scikit-learn's `ClassifierMixin` predicts the properties of the recipe that are classes;
-any other predicts the test accuracy and the properties that are numbers. `rows` are weights of final networks:
-an array [N, P] for one architecture, or a list of [P_i] arrays. A method is given our training and validation
-models together; to choose settings, it cuts a validation part off its rows.
+any other predicts the test accuracy and the properties that are numbers. `rows` are weights of final
+networks: an array [N, P] for one architecture, or a list of [P_i] arrays. A method is given our training and
+validation models together; to choose settings, it cuts a validation part off its rows.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Mapping
@@ -172,16 +173,24 @@ def shown(found: object) -> str:
     return "a number of more than 64 bits" if isinstance(found, int) and abs(found) >= 2**64 else repr(found)
 
 
+@functools.cache
+def _legal_types(dataclass: type) -> dict[str, tuple[type, ...]]:
+    """The types of a dataclass's fields; resolving their names takes a millisecond."""
+    hints = typing.get_type_hints(dataclass)
+    return {
+        field.name: typing.get_args(hints[field.name]) or (hints[field.name],)
+        for field in dataclasses.fields(dataclass)
+    }
+
+
 def check_types(value: Any) -> None:
     """Raise a ZooError if a dataclass field has another type; numpy's numbers are not Python numbers."""
-    types = typing.get_type_hints(type(value))
-    for field in dataclasses.fields(value):
-        found, field_type = getattr(value, field.name), types[field.name]
-        legal = typing.get_args(field_type) or (field_type,)
+    for name, legal in _legal_types(type(value)).items():
+        found = getattr(value, name)
         if not (type(found) in legal or (type(found) is int and float in legal)):
             expected = " or ".join("None" if k is type(None) else k.__name__ for k in legal)
             raise ZooError(
-                f"{type(value).__name__}.{field.name}",
+                f"{type(value).__name__}.{name}",
                 expected=expected,
                 found=shown(found),
                 do="give such a value",
