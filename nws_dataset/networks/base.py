@@ -185,7 +185,8 @@ def _legal_types(dataclass: type) -> dict[str, tuple[type, ...]]:
 
 def check_types(value: Any) -> None:
     """Raise a ZooError if a dataclass field has another type; numpy's numbers are not Python numbers."""
-    for name, legal in _legal_types(type(value)).items():
+    dataclass: type = type(value)
+    for name, legal in _legal_types(dataclass).items():
         found = getattr(value, name)
         if not (type(found) in legal or (type(found) is int and float in legal)):
             expected = " or ".join("None" if k is type(None) else k.__name__ for k in legal)
