@@ -1,12 +1,11 @@
-"""Reads a zoo of neural networks: its index, its weights, its networks; and learns from them with two
-baselines.
+"""A zoo of neural networks: read its index, weights and networks, and learn from them with two baselines.
 
     from nws_dataset import Zoo
     zoo = Zoo("nws")
     weights = zoo.weights(zoo.filter(dataset="mnist", is_final=True))
 
-A public name is imported when it is first used, so that `import nws_dataset` stays light: torch is loaded
-only for what needs it.
+A public name is imported when it is first used, so `import nws_dataset` is fast: torch is only loaded by
+names that need it.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def __getattr__(name: str) -> Any:
             raise
         message = f"nws_dataset.{name} needs {error.name}: pip install 'nws-dataset[baselines]'"
         raise ModuleNotFoundError(message, name=error.name) from error
-    globals()[name] = value  # from now on found without this function
+    globals()[name] = value  # later lookups do not come here
     return value
 
 

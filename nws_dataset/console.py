@@ -1,5 +1,6 @@
-"""What every program of the project shows: tables, progress, and its end: one line on stderr and exit code 2
-on a user's mistake, 130 on Ctrl-C.
+"""Terminal output of every command: tables, progress, and errors with their exit codes.
+
+A user's mistake ends a command with one line on stderr and exit code 2, Ctrl-C with exit code 130.
 """
 
 from __future__ import annotations
@@ -18,33 +19,34 @@ import click
 from nws_dataset.errors import ZooError, one_line, reason
 
 if TYPE_CHECKING:
-    from rich.console import Console  # what only reads a zoo may lack it
+    from rich.console import Console  # not a dependency of the package without extras
 
 Item = TypeVar("Item")
 
-# between lines where there is no terminal, at first; later a twentieth of the time so far
+# least time between lines of progress without a terminal; later a twentieth of the elapsed time
 LINE_SECONDS = 10.0
-BAR_SECONDS, BAR_WIDTH = 0.1, 24  # between two looks of a bar; in columns
+BAR_SECONDS, BAR_WIDTH = 0.1, 24  # between updates of a bar; in columns
 
 
 class UserError(click.ClickException):
-    """A mistake on its way to the terminal."""
+    """A user's mistake, as a click exception."""
 
     exit_code = 2
 
 
 class Interrupted(click.ClickException):
-    """Ctrl-C on its way to the terminal; the message says what is kept."""
+    """Ctrl-C, as a click exception; its message says what is kept."""
 
-    exit_code = 130  # the shell's
+    exit_code = 130  # as shells report SIGINT
 
     def show(self, file: Any = None) -> None:
         click.echo(one_line(self.message), err=True)
 
 
 class Command(click.Command):
-    """A click command that prints a mistake as one line, without a traceback:
-    `@click.command(cls=Command)`.
+    """A click command that prints a mistake as one line, without a traceback.
+
+    Usage: `@click.command(cls=Command)`.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -55,7 +57,7 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             raise UserError(one_line(error.format_message())) from error
-        except ZooError as error:  # of an option's callback
+        except ZooError as error:  # from an option's callback
             raise UserError(str(error)) from error
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -68,7 +70,7 @@ class Command(click.Command):
 
 
 def _check_folder() -> None:
-    """The current folder is there; paths are taken from it."""
+    """Raise a UserError unless the current folder exists: relative paths start there."""
     try:
         os.getcwd()
     except OSError as error:
@@ -82,9 +84,7 @@ def _check_folder() -> None:
 
 
 def _check_text(arg: str) -> None:
-    """Only what the operating system takes as a name gets as far as an option: no NUL, no half of a
-    character.
-    """
+    """Raise a UserError for an argument that cannot name a file: with NUL or a lone surrogate."""
     try:
         legal = b"\0" not in os.fsencode(arg)
     except UnicodeEncodeError:
@@ -105,12 +105,12 @@ class Cell:
 
     Args:
         text: the number.
-        order: what its column is sorted by; None: it is missing.
+        order: value by which its column is sorted; None if it is missing.
         source: where it comes from.
         spread: its standard deviation.
         interval: its 95 % interval.
         share: length of its bar, from 0 to 1.
-        best: whether it is the best of its rivals.
+        best: whether it is the best of those compared.
     """
 
     text: str = "\N{EN DASH}"
@@ -130,13 +130,13 @@ class Table:
     """A table, printed on a terminal, written as Markdown, or drawn by a template of a page.
 
     Args:
-        title: above it.
+        title: text above the table.
         columns: their names.
-        rows: names, and then numbers: texts or cells.
-        num_heads: columns of names.
-        groups: for each column what it has in common with its neighbours, or nothing.
-        ranked: whether the order of the rows says who is better.
-        shaded: whether cells are coloured by their value, as in a matrix.
+        rows: the names, then the numbers, of each row, as texts or cells.
+        num_heads: number of leading columns that hold names.
+        groups: a group's name for each column, or "" for none; () for no groups at all.
+        ranked: whether the order of the rows is a ranking.
+        shaded: whether cells are coloured by their values, as in a matrix.
     """
 
     title: str
@@ -149,7 +149,7 @@ class Table:
 
     @property
     def spans(self) -> list[tuple[str, int]]:
-        """Neighbouring columns of numbers of one group: its name and their number."""
+        """Name and width of each run of number columns in the same group."""
         groups = itertools.groupby(self.groups[self.num_heads :])
         return [(group, len(list(columns))) for group, columns in groups]
 
@@ -174,20 +174,20 @@ class Table:
         for row in self.rows:
             table.add_row(*map(str, row))
         wide = Console(width=1000)
-        # a log file takes any width
+        # a log file may have lines of any width
         Console(width=None if wide.is_terminal else wide.measure(table).maximum).print(table)
 
 
 class Progress:
-    """Shows how far something long is, how fast, and the time left: a bar on a terminal, lines elsewhere.
+    """Progress, speed and time left of a long task: a bar on a terminal, lines elsewhere.
 
     Args:
-        title: what is done.
+        title: name of the task.
         total: how much there is to do.
-        done: how much of it was done before.
-        unit: what is counted; "B": bytes, written as sizes.
-        transient: whether a terminal forgets the bar in the end.
-        console: where it is shown; None: stderr.
+        done: how much of it was already done.
+        unit: what is counted; "B" for bytes, shown as sizes.
+        transient: whether the bar disappears from a terminal at the end.
+        console: where it is shown; None for stderr.
 
     Example:
         >>> with Progress("", 3, unit="folds") as progress:
@@ -236,12 +236,12 @@ class Progress:
         self._bars.stop()
 
     def advance(self, count: int = 1, note: str = "", *, begun: float = 0.0) -> None:
-        """Note what was done.
+        """Count more as done.
 
         Args:
             count: how much more.
-            note: is shown behind the numbers.
-            begun: how much more is done of what is not finished; it counts for speed and time left.
+            note: text after the numbers.
+            begun: how much of unfinished work is done; it counts for speed and time left.
         """
         self.done += count
         now = time.monotonic()
@@ -256,13 +256,13 @@ class Progress:
             self.print(title + self._state(completed, elapsed, note))
 
     def track(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, each noted when it has been used."""
+        """Yield the items; each counts as done after its use."""
         for item in items:
             yield item
             self.advance()
 
     def print(self, text: str) -> None:
-        """Show a line above the bar."""
+        """Print a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _counted(self) -> str:
@@ -280,14 +280,14 @@ class Progress:
 
 
 def _speed(rate: float) -> str:
-    """So many a second, in the unit of time that says most."""
+    """A rate as text: per second, minute or hour, whichever reads best."""
     if rate >= 100:
         return f"{rate:,.0f} a second"
     return f"{60 * rate:,.1f} a minute" if rate >= 1 / 60 else f"{3600 * rate:.1f} an hour"
 
 
 def _size(number: float) -> str:
-    """So many bytes."""
+    """A number of bytes as text."""
     from rich.filesize import decimal
 
     return decimal(int(number))
@@ -295,6 +295,6 @@ def _size(number: float) -> str:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Gives a function that notes one more of `total` steps and says what it was."""
+    """Yield a function that counts one more of `total` steps as done and shows its name."""
     with Progress("", total) as shown:
         yield lambda what: shown.advance(note=what)

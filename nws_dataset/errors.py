@@ -1,4 +1,4 @@
-"""The one error that a user's mistake or a damaged file raises: it names what, and says what to do."""
+"""`ZooError`, for users' mistakes and damaged files: one line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_NAMES = 10  # in a list
-MAX_LETTERS = 1000  # of each part of a message: what a damaged file holds may be long
+MAX_LETTERS = 1000  # of each part of a message, which may quote a damaged file
 
 
 class ZooError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can correct.
 
     Its message is one line: the file, what was expected and found, and what to do.
 
@@ -41,10 +41,10 @@ class ZooError(Exception):
         self._parts: dict[str, Any] = parts
 
     def adding(self, *, found: str) -> ZooError:
-        """The same, with something more that was found.
+        """The same error with a further finding.
 
         Args:
-            found: what else was found.
+            found: text to append to what was found.
 
         Returns:
             A new error of the same class.
@@ -52,19 +52,18 @@ class ZooError(Exception):
         return type(self)(**{**self._parts, "found": f"{self._parts['found']}, {found}"})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles: worker processes hand their errors over."""
+        """Support pickling, so that worker processes can pass on their errors."""
         return functools.partial(type(self), **self._parts), ()
 
 
 class ValueZooError(ZooError, ValueError):
-    """A mistake in a parameter or in data that a program gives; scikit-learn and its users catch such as
-    ValueError.
-    """
+    """A mistake in a caller's parameters or data; a ValueError too, which users of scikit-learn expect."""
 
 
 def one_line(text: object) -> str:
-    r"""A text as one line that any terminal can print: line breaks become spaces, control characters are
-    escaped, a long one is shortened.
+    r"""A text as one line that any terminal can print.
+
+    Line breaks become spaces, control characters are escaped, a long text is shortened.
 
     Example:
         >>> one_line("two\n  lines"), one_line("\x1b[1m \udcff")
@@ -80,7 +79,7 @@ def one_line(text: object) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    r"""Names in a line; of many the first. They may come from a damaged file.
+    r"""Names joined by commas, only the first of many. They may come from a damaged file.
 
     Example:
         >>> listed(["a", "b\n", ""])
@@ -91,7 +90,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, with its kind, for the `found` of a ZooError.
+    """An exception's type and message, for the `found` of a ZooError.
 
     Example:
         >>> reason(KeyError("files"))

@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, hashed, and never outside the folder they belong to."""
+"""Files on disk: written completely or not at all, hashed, and never outside their folder."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import Any, BinaryIO
 from nws_dataset.errors import ZooError, reason
 
 CHUNK_BYTES = 1 << 20  # read at a time
-MAX_JSON_BYTES = 64 << 20  # of a JSON file: nws.json of a million shards has a third of that
+MAX_JSON_BYTES = 64 << 20  # of a JSON file; the nws.json of a million shards has a third of it
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Write a file so that its name only ever stands for a complete one. Its folder is made when missing.
+    """Write a file that is complete as soon as it has its name. A missing folder is created.
 
     Args:
         path: the file to write or replace.
 
     Yields:
-        A temporary path in the same folder; write there. It takes the name `path` when the block ends, and is
-        removed when it raises.
+        A temporary path in the same folder to write to. It is renamed to `path` when the block ends, and
+        removed if the block raises.
 
     Raises:
         ZooError: if the file cannot be written (disk full, no permission).
@@ -57,9 +57,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside a file that no other thread, process or machine uses.
+    """A path next to a file that no other thread, process or machine uses.
 
-    The dot hides it from data_files patterns.
+    Its leading dot hides it from data_files patterns.
     """
     name = path.name if len(os.fsencode(path.name)) < 200 else "long"  # names have 255 bytes at most
     return path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
@@ -93,8 +93,9 @@ def sha256_file(path: str | Path) -> str:
 
 
 def path_type(path: str | Path) -> str:
-    """What is at a path, for the `found` of a ZooError: "a folder", "a file", "nothing", or why that cannot
-    be told. Never raises.
+    """What is at a path, for the `found` of a ZooError; never raises.
+
+    It is "a folder", "a file", "nothing", "neither a file nor a folder", or the reason why it is unknown.
 
     Example:
         >>> path_type("."), path_type("missing"), path_type("a\\0b")
@@ -104,7 +105,7 @@ def path_type(path: str | Path) -> str:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return "nothing"
-    except (OSError, ValueError) as error:  # loops of links, names that are too long or no text
+    except (OSError, ValueError) as error:  # loops of links, names that are too long or invalid
         return reason(error)
     return (
         "a folder"
@@ -116,23 +117,22 @@ def path_type(path: str | Path) -> str:
 
 
 def check_file(path: str | Path) -> None:
-    """Raise an OSError unless there is a regular file, before something opens it that takes a path only; see
-    `open_file`.
-    """
+    """Raise an OSError unless a path is a regular file, for code that opens it without `open_file`."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, path_type(path), str(path))
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading; what else may be at a path (pipes, sockets, devices) can wait for
-    ever, or never end.
+    """Open a regular file for reading.
+
+    Anything else (a pipe, socket or device) is refused, since it may block or never end.
 
     Args:
         path: of the file.
 
     Raises:
-        OSError: if it is missing, no regular file, or cannot be read.
+        OSError: if it is missing, not a regular file, or cannot be read.
 
     Example:
         >>> open_file("/dev/null")
@@ -143,7 +143,7 @@ def open_file(path: str | Path) -> BinaryIO:
 
 
 def open_descriptor(path: str | Path) -> int:
-    """The same as `open_file`, as the system's number of the open file."""
+    """Like `open_file`, but return the file descriptor."""
     descriptor = os.open(
         path,
         os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0),
@@ -161,15 +161,15 @@ def open_descriptor(path: str | Path) -> int:
 
 
 def read_file(path: str | Path, expected: str, max_bytes: int) -> bytes:
-    """The content of a file: of a regular one, since others (pipes, devices) may never end.
+    """The content of a regular file.
 
     Args:
         path: of the file.
         expected: what it should be, for the error.
-        max_bytes: at most.
+        max_bytes: largest size that is read.
 
     Raises:
-        ZooError: if it is missing, no regular file, too large, or cannot be read.
+        ZooError: if it is missing, not a regular file, too large, or cannot be read.
     """
     try:
         found = os.stat(path)
@@ -194,11 +194,11 @@ def read_json(path: str | Path, expected: str) -> Any:
     """The content of a JSON file.
 
     Args:
-        path: of the file, of MAX_JSON_BYTES at most.
+        path: of the file, which has at most MAX_JSON_BYTES.
         expected: what it should be, for the error.
 
     Raises:
-        ZooError: if it is missing, no regular file, too large, cannot be read, or is no JSON.
+        ZooError: if it is missing, not a regular file, too large, not readable, or not JSON.
     """
     return parse_json(read_file(path, expected, MAX_JSON_BYTES), path, expected)
 
@@ -208,11 +208,11 @@ def parse_json(content: bytes | str, where: object, expected: str) -> Any:
 
     Args:
         content: UTF-8.
-        where: what an error names.
+        where: file or field to name in an error.
         expected: what it should be, for the error.
 
     Raises:
-        ZooError: if it is no JSON, or nested too deeply.
+        ZooError: if it is not JSON, or nested too deeply.
 
     Example:
         >>> parse_json(b'{"a": 1}', "a.json", "numbers")
@@ -222,12 +222,12 @@ def parse_json(content: bytes | str, where: object, expected: str) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ZooError(
-            where, expected=expected, found=f"no JSON ({reason(error)})", do="fetch or build it again"
+            where, expected=expected, found=f"not JSON ({reason(error)})", do="fetch or build it again"
         ) from None
 
 
 def resolve_inside(root: str | Path, relative: str) -> Path:
-    """The path of a file that an index or manifest names; such names are data, and must not lead elsewhere.
+    """The path of a file named in an index or manifest, which must not lead out of the folder.
 
     Args:
         root: the folder that holds the files.
@@ -237,10 +237,10 @@ def resolve_inside(root: str | Path, relative: str) -> Path:
         The resolved path. The file need not exist.
 
     Raises:
-        ZooError: if the path is absolute, climbs with "..", or leaves the folder through a symbolic link.
+        ZooError: if the path is absolute, contains "..", or leaves the folder through a symbolic link.
     """
     do = "do not trust this index; build or fetch it again"
-    # no NUL, no lone surrogate
+    # printable: without NUL and lone surrogates
     legal = isinstance(relative, str) and relative.isprintable() and "\\" not in relative
     plain = PurePosixPath(relative) if legal else PurePosixPath()
     if not plain.parts or plain.is_absolute() or ".." in plain.parts:

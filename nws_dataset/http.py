@@ -1,7 +1,7 @@
-"""Asking a server that may be busy, broken or hostile: answers are bounded in size, time and hops, and the
-token goes to the Hub alone.
+"""Requests to a server that may be busy, broken or hostile.
 
-Reader and publisher ask through `ask`; huggingface_hub does so too when `Client` is set as its client.
+Answers are limited in size, time and redirects, and the token is sent to the Hub only. Reader and publisher
+use `ask`; huggingface_hub does so too while `Client` is set as its client.
 """
 
 from __future__ import annotations
@@ -27,44 +27,42 @@ from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.files import MAX_JSON_BYTES
 
 Result = TypeVar("Result")
-# gives an answer whose body is not read yet; follows no redirect
+# returns an answer whose body is not read yet; follows no redirects
 Send = Callable[[httpx.Request], httpx.Response]
 
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
-BUSY = (408, 429, 500, 502, 503, 504)  # answers of a server that may do better later
-REFUSED = (401, 403, 404)  # answers that no second try will better
-COMMIT = re.compile(r"[0-9a-f]{40}")  # what alone stands for a commit, in paths and addresses
-TRIES = 3  # at an answer that is not what it should be
-MAX_REDIRECTS = 5  # redirects of a request
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each retry
+BUSY = (408, 429, 500, 502, 503, 504)  # statuses after which a retry may help
+REFUSED = (401, 403, 404)  # statuses after which no retry helps
+COMMIT = re.compile(r"[0-9a-f]{40}")  # the only form of a commit in paths and URLs
+TRIES = 3  # of a request whose answers fail their check
+MAX_REDIRECTS = 5  # of a request
 MAX_WAIT = 300.0  # seconds, whatever a server asks for
-SHOWN_WAIT = 5.0  # seconds; the user is told of a longer wait
-# an answer's body may take so long, and a second more for so many bytes
+SHOWN_WAIT = 5.0  # seconds; longer waits are logged
+# an answer's body may take DEADLINE_SECONDS, and a second more for every BYTES_PER_SECOND
 DEADLINE_SECONDS, BYTES_PER_SECOND = 60.0, 100_000
-MAX_ERROR_BYTES = 1 << 16  # read of the body of an answer that is an error or a redirect
-MAX_BODY = "nws_most_bytes"  # a request's extension: of the answer's body
+MAX_ERROR_BYTES = 1 << 16  # read of an error's or a redirect's body
+MAX_BODY = "nws_most_bytes"  # a request's extension: largest size of the answer's body
 OFFLINE = "HF_HUB_OFFLINE is set, and this is not in the cache"
-# what asking raises; the last one of a token's letters
+# raised by requests; UnicodeError: by letters of a token
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, OfflineModeIsEnabled, UnicodeError)
-# huggingface_hub's, on odd answers
+# raised by huggingface_hub when it reads odd answers
 ODD_ANSWERS = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-# set: a thread's pauses end
+# ends the thread's pauses once it is set
 cancelled: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("cancelled", default=None)
 
 logger = logging.getLogger(__name__)
 
 
 class BadAnswer(httpx.HTTPError):
-    """An answer that no honest server gives; another try may bring a good one if something between here and
-    there was the cause.
-    """
+    """An answer that breaks the rules; a retry may help if a proxy was the cause."""
 
 
 class SlowAnswer(httpx.HTTPError):
-    """An answer that would hold up its reader for long."""
+    """An answer that takes too long."""
 
 
 class _Busy(httpx.HTTPError):
-    """An answer of a server that may do better later."""
+    """An answer after which a retry may help."""
 
     def __init__(self, response: httpx.Response) -> None:
         super().__init__(f"status {response.status_code}")
@@ -72,13 +70,12 @@ class _Busy(httpx.HTTPError):
 
 
 def ask(send: Send, request: httpx.Request, home: str, *, follow: bool = True) -> httpx.Response:
-    """The answer to a request, its body read: after redirects, and after further tries where these may help.
+    """Send a request and read the answer's body; follow redirects, and retry where that may help.
 
     Args:
-        send: sends a request once, without following a redirect, and gives the answer without its body.
-        request: the extension MAX_BODY says how large the answer may be, else MAX_JSON_BYTES.
-        home: the Hub's address. No other scheme, host and port gets the token, and from https the way never
-            leads to http.
+        send: sends a request once, follows no redirects, and returns the answer with its body unread.
+        request: its extension MAX_BODY limits the answer's body, in bytes; without it, MAX_JSON_BYTES does.
+        home: the Hub's URL. Only its scheme, host and port are sent the token; https is never left for http.
         follow: whether redirects are followed.
 
     Raises:
@@ -96,15 +93,15 @@ def ask(send: Send, request: httpx.Request, home: str, *, follow: bool = True) -
             location = response.headers.get("Location")
             raise BadAnswer(f"a redirect ({response.status_code}) to no address: {location!r}")
         if request.url.scheme == "https" != response.next_request.url.scheme:
-            raise BadAnswer(f"a way from https to {_host(response.next_request.url)}")
+            raise BadAnswer(f"a downgrade from https to {_host(response.next_request.url)}")
         history.append(response)
         request = response.next_request
 
 
 def _ask_patiently(send: Send, request: httpx.Request, home: str) -> httpx.Response:
-    """The answer to one request.
+    """The answer to one request, without redirects; retry where that may help.
 
-    It is sent again where that may help, unless its body is a file: huggingface_hub sends those again.
+    A request whose body is a file is sent once: huggingface_hub retries those itself.
     """
     if not isinstance(request.stream, httpx.ByteStream):
         return _once(send, request, home)
@@ -122,7 +119,7 @@ def _ask_patiently(send: Send, request: httpx.Request, home: str) -> httpx.Respo
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether trying again may help."""
+    """Whether a retry may help after an error."""
     if isinstance(error, _Busy | HfHubHTTPError):
         return error.response.status_code in BUSY
     return isinstance(error, httpx.TransportError) and not isinstance(
@@ -131,12 +128,13 @@ def is_transient(error: Exception) -> bool:
 
 
 def with_retries(call: Callable[[], Result], may_help: Callable[[Exception], bool] = is_transient) -> Result:
-    """What a call returns. After a failure that may pass, it is tried again, after ever longer pauses or when
-    a busy server asks for it. What the last try raises is raised.
+    """The result of a call that is retried after failures that may pass.
+
+    Pauses grow, or last as long as a busy server asks. The last attempt's error is raised.
 
     Args:
-        call: is tried once more than there are PAUSES, at most.
-        may_help: whether trying again may help after an error.
+        call: tried at most once more than there are PAUSES.
+        may_help: whether a retry may help after an error.
     """
     for pause in PAUSES:
         try:
@@ -163,7 +161,7 @@ def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
         except (BadAnswer, SlowAnswer):
             if plain:
                 raise
-            content = b""  # the status tells enough
+            content = b""  # the status is enough
     finally:
         response.close()
     headers, dropped, seconds = (
@@ -177,23 +175,23 @@ def _once(send: Send, request: httpx.Request, home: str) -> httpx.Response:
     for name in dropped:
         headers.pop(name, None)
     if response.status_code in BUSY and seconds:
-        headers["Retry-After"] = f"{seconds:.0f}"  # huggingface_hub waits as long as it is told
+        headers["Retry-After"] = f"{seconds:.0f}"  # huggingface_hub waits that long
     read = httpx.Response(response.status_code, headers=headers, content=content, request=response.request)
     read.next_request = response.next_request
     return read
 
 
 def _in_time(send: Send, request: httpx.Request) -> httpx.Response:
-    """Send a request; its answer must begin in time.
+    """Send a request, whose answer must begin in time.
 
-    Clients limit the time to the next byte only, and headers may come byte by byte.
+    Clients only limit the time to the next byte, and headers may arrive byte by byte.
 
     Raises:
-        SlowAnswer: if it does not. The thread that waits for it ends when the server does.
+        SlowAnswer: if it does not. The thread that waits for it ends when the server stops.
     """
-    if not isinstance(request.stream, httpx.ByteStream):  # a file on its way takes what it takes
+    if not isinstance(request.stream, httpx.ByteStream):  # an upload may take any time
         return send(request)
-    # to begin with, it may be silent
+    # the server may be silent at first
     seconds = DEADLINE_SECONDS + (request.extensions.get("timeout", {}).get("read") or 0.0)
     answer: Future[httpx.Response] = Future()
 
@@ -207,30 +205,29 @@ def _in_time(send: Send, request: httpx.Request) -> httpx.Response:
     try:
         return answer.result(seconds)
     except futures.TimeoutError:
-        if answer.done():  # the error is its own
+        if answer.done():  # the request itself timed out
             raise
         answer.add_done_callback(_close)
         raise SlowAnswer(f"no answer in {seconds:.0f} s") from None
 
 
 def _close(late: Future[httpx.Response]) -> None:
-    """Close an answer that nobody waits for any more."""
+    """Close an answer that came too late."""
     if late.exception() is None:
         late.result().close()
 
 
 def guard(request: httpx.Request, home: str) -> None:
-    """Take the token from a request that does not go to the Hub, and refuse one in clear where the Hub is
-    not.
+    """Keep the token from other servers than the Hub, and refuse http if the Hub uses https.
 
     Raises:
-        BadAnswer: if there is no such address, or the request would leave https.
+        BadAnswer: if the URL is invalid, or uses http where the Hub uses https.
     """
     there, hub = request.url, _address(home)
     if there.scheme not in ("http", "https") or not there.host or not 0 < (there.port or 80) < 1 << 16:
-        raise BadAnswer(f"an address that cannot be asked: {_host(there)}:{there.port}")
+        raise BadAnswer(f"an invalid address: {_host(there)}:{there.port}")
     if hub.scheme == "https" and there.scheme != "https":
-        raise BadAnswer(f"a way from https to {_host(there)}")
+        raise BadAnswer(f"a downgrade from https to {_host(there)}")
     if (there.scheme, there.host, there.port) != (hub.scheme, hub.host, hub.port):
         request.headers.pop("Authorization", None)
     request.headers["Accept-Encoding"] = "identity"
@@ -242,7 +239,7 @@ def _address(home: str) -> httpx.URL:
 
 
 def _host(url: httpx.URL) -> str:
-    """An address without what may be secret in it."""
+    """The scheme and host of a URL, without its secret parts."""
     return f"{url.scheme}://{url.host}"
 
 
@@ -250,14 +247,14 @@ def _body(response: httpx.Response, max_bytes: int) -> bytes:
     """The body of an answer.
 
     Raises:
-        BadAnswer: if it is encoded, or larger than that.
+        BadAnswer: if it is encoded (compressed), or larger than `max_bytes`.
         SlowAnswer: if it comes too slowly.
     """
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise BadAnswer(f"an answer in the encoding {encoding}, which was not asked for")
     content, began = bytearray(), time.monotonic()
-    # a hook of the client may have read it
+    # a hook of the client may have read the body
     for part in (response.content,) if response.is_stream_consumed else response.iter_raw():
         content += part
         if len(content) > max_bytes:
@@ -270,7 +267,7 @@ def _body(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 def _error_body(content: bytes) -> bytes:
-    """What an error's body says, in a form that huggingface_hub surely understands."""
+    """The content of an error's body as JSON that huggingface_hub can parse."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
@@ -289,25 +286,23 @@ def _is_messages(value: Any) -> bool:
 
 
 def retry_after(response: httpx.Response) -> float:
-    """Seconds that a busy server asks to wait, MAX_WAIT at most: until its count of requests starts anew, or
-    as Retry-After says.
-    """
+    """Seconds, at most MAX_WAIT, that a busy server asks to wait: by Retry-After or its rate limit."""
     try:
         limit = parse_ratelimit_headers(response.headers)
     except ValueError:  # a number of thousands of digits
         limit = None
     asked = response.headers.get("Retry-After", "").strip()
-    seconds = float(asked) if re.fullmatch(r"[0-9]{1,20}", asked) else 0.0  # else a date, or nonsense
+    seconds = float(asked) if re.fullmatch(r"[0-9]{1,20}", asked) else 0.0  # otherwise a date or invalid
     until_anew = limit.reset_in_seconds if limit and not limit.remaining else 0
     return float(min(max(seconds, until_anew), MAX_WAIT))
 
 
 def wait(pause: float, response: httpx.Response) -> None:
-    """Wait before another try: so long, or as long as a busy server asks."""
+    """Wait before a retry: for `pause` seconds, or longer if a busy server asks for it."""
     seconds = max(pause, retry_after(response))
     if seconds > max(pause, SHOWN_WAIT):
         logger.warning(
-            "%s is busy (status %d): asking again in %.0f s",
+            "%s is busy (status %d): trying again in %.0f s",
             response.request.url.host,
             response.status_code,
             seconds,
@@ -316,7 +311,7 @@ def wait(pause: float, response: httpx.Response) -> None:
 
 
 def _sleep(seconds: float) -> None:
-    """Sleep, but not when nobody waits for the answer any more."""
+    """Sleep; raise a SlowAnswer once the answer is no longer needed."""
     event = cancelled.get()
     if event is None:
         time.sleep(seconds)
@@ -325,15 +320,15 @@ def _sleep(seconds: float) -> None:
 
 
 def retried(call: Callable[[], Result], where: object, token: str | None = None) -> Result:
-    """What a call to the Hub returns, as `with_retries`; a failure is one line.
+    """The result of a call to the Hub, with retries; a failure becomes a ZooError.
 
     Args:
         call: may raise what huggingface_hub raises.
-        where: what an error names.
-        token: must not stand in an error.
+        where: repository or file to name in an error.
+        token: left out of an error's text.
 
     Raises:
-        ZooError: if the Hub refuses, or cannot be reached in the end.
+        ZooError: if the Hub refuses, or still cannot be reached after the retries.
     """
     try:
         return with_retries(call)
@@ -342,36 +337,37 @@ def retried(call: Callable[[], Result], where: object, token: str | None = None)
 
 
 def as_error(where: object, error: Exception, token: str | None = None) -> ZooError:
-    """A failure of the Hub in one line.
+    """A failed request to the Hub as a ZooError.
 
-    The Hub says 401 or 404 alike for what is not there and what may not be seen.
+    The Hub answers 401 or 404 both for what is missing and for what is private.
     """
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     said = f"{status}: {one_line(error)}" if status else reason(error)
-    # its text holds the header, thus the token
+    # their text contains the header, and so the token
     if isinstance(error, (httpx.LocalProtocolError, UnicodeError)):
         said = (
-            f"{type(error).__name__}: a header that cannot be sent, maybe of a token with line breaks "
-            "or other letters"
+            f"{type(error).__name__}: a header that cannot be sent, perhaps because the token contains line "
+            "breaks or illegal characters"
         )
     found = said.replace(str(token or get_token() or "\0").strip(), "(the token)")
     if status in REFUSED:
         do = "check name and revision, and log in (hf auth login, or HF_TOKEN) if it is private"
         return ZooError(
-            where, expected="a repository on the Hub that is there and open to you", found=found, do=do
+            where, expected="a repository on the Hub that exists and is open to you", found=found, do=do
         )
     return ZooError(
-        where, expected="an answer of the Hub", found=found, do="check the connection, then try again"
+        where, expected="an answer from the Hub", found=found, do="check the connection, then try again"
     )
 
 
 class Client(httpx.Client):
-    """A client for huggingface_hub, by the rules of `ask`: `set_client_factory(lambda: Client(endpoint,
-    seconds))`.
+    """A client for huggingface_hub that follows the rules of `ask`.
+
+    Usage: `set_client_factory(lambda: Client(endpoint, seconds))`.
 
     Args:
-        home: the Hub's address.
-        timeout: seconds without a byte.
+        home: the Hub's URL.
+        timeout: seconds to wait for the next byte.
     """
 
     def __init__(self, home: str, timeout: float) -> None:
@@ -384,7 +380,7 @@ class Client(httpx.Client):
         def send(request: httpx.Request) -> httpx.Response:
             return super(Client, self).send(request, stream=True, follow_redirects=False, **kwargs)
 
-        if stream:  # the caller reads it
+        if stream:  # the caller reads the body
             guard(request, self.home)
             return send(request)
         return ask(send, request, self.home, follow=follow_redirects is not False)
@@ -392,7 +388,7 @@ class Client(httpx.Client):
 
 @contextlib.contextmanager
 def bounded(home: str, timeout: float) -> Iterator[None]:
-    """While the block runs, huggingface_hub asks through a Client, in all threads of the process."""
+    """Make huggingface_hub use a Client while the block runs, in all threads of the process."""
     before = _http._GLOBAL_CLIENT_FACTORY
     set_client_factory(lambda: Client(home, timeout))
     try:

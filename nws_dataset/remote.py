@@ -1,6 +1,4 @@
-"""Files of a repository on the Hub, of data sets or models: what there is, of which commit, and their bytes,
-checked.
-"""
+"""Files of a data set or model on the Hub: their names, commits and checked contents."""
 
 from __future__ import annotations
 
@@ -35,25 +33,25 @@ from nws_dataset.http import (
     ask,
 )
 
-MAX_NAME = 200  # letters of a revision or a file's name
-MEMORY_BYTES = 1 << 30  # of what is held in memory at a time: one value, one index file, one estimator
+MAX_NAME = 200  # characters of a revision or a file's name
+MEMORY_BYTES = 1 << 30  # held in memory at a time: one value, one index file, one estimator
 MAX_PAGES = 1000  # of a listing; a page has 1,000 files
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file on the Hub, as its listing tells."""
+    """A file on the Hub, as the listing of its commit describes it."""
 
     size: int  # bytes
-    sha256: str | None  # of one that is kept with LFS or Xet
+    sha256: str | None  # None if it is stored without LFS and Xet
     blob_id: str  # git's id of the content, or of the pointer to it
 
     @classmethod
     def of(cls, entry: Any) -> tuple[str, HubFile]:
-        """The path of a file, and what an entry of the listing tells of it.
+        """The path and description of a file from its entry in the listing.
 
         Raises:
-            BadAnswer: if it is of another form.
+            BadAnswer: if the entry is malformed.
         """
         path, size, lfs, blob_id = entry["path"], entry["size"], entry.get("lfs"), entry["oid"]
         sha256 = lfs["oid"] if lfs else None
@@ -63,7 +61,7 @@ class HubFile:
         return path, cls(size, sha256, blob_id)
 
     def check(self, content: bytes) -> bytes:
-        """The content; raises a BadAnswer for one that cannot be this file's."""
+        """Return the content; raise a BadAnswer if it cannot be this file's."""
         if len(content) != self.size or (
             self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256
         ):
@@ -77,11 +75,11 @@ class Remote:
     Args:
         repo_id: "org/name".
         repo_type: "dataset" or "model".
-        token: of a user who may read it; None is the stored login.
-        endpoint: the Hub's address; None is huggingface_hub's.
+        token: of a user who may read it; None for the stored login.
+        endpoint: the Hub's URL; None for huggingface_hub's.
 
     Raises:
-        ZooError: if the name is malformed. The Hub is not asked yet.
+        ZooError: if the name is malformed. No request is sent yet.
     """
 
     def __init__(
@@ -90,13 +88,13 @@ class Remote:
         try:
             validate_repo_id(repo_id)
         except HFValidationError as error:
-            do = "check the name; a folder must be there"
+            do = "check the name; a local folder must exist"
             raise ZooError(
                 repo_id, expected="ORG/NAME of a repository on the Hub", found=reason(error), do=do
             ) from None
         self.repo_id, self.repo_type, self.token = repo_id, repo_type, token
         self.endpoint = endpoint or constants.ENDPOINT
-        self._addresses: dict[str, str] = {}  # file -> where the Hub sent its last request
+        self._addresses: dict[str, str] = {}  # file -> where the Hub redirected its last request
 
     def fetch(
         self,
@@ -108,20 +106,21 @@ class Remote:
         part: range | None = None,
         max_bytes: int | None = None,
     ) -> tuple[Result, str]:
-        """What a check makes of a file or a part of it, and the commit that it is of.
-
-        An answer that is no good is asked for again.
+        """Fetch a file or a part of it, again if the content fails its check.
 
         Args:
             file: its path in the repository.
             revision: a branch, tag or commit.
-            where: what an error names.
-            check: raises a BadAnswer or ZooError for a content that is not right.
-            part: its first byte, and the one behind its last; None is all.
-            max_bytes: that the whole may have; None is MAX_JSON_BYTES.
+            where: name of the file in an error.
+            check: converts the content; raises a BadAnswer or ZooError if it is wrong.
+            part: the bytes to fetch; None for all.
+            max_bytes: largest size of a whole file; None for MAX_JSON_BYTES.
+
+        Returns:
+            What `check` returned, and the commit of the file.
 
         Raises:
-            ZooError: if the Hub cannot be reached or refuses; or as the check does.
+            ZooError: if the Hub cannot be reached or refuses, or the content is still wrong after TRIES.
         """
         for left in reversed(range(TRIES)):
             try:
@@ -141,7 +140,7 @@ class Remote:
         """The commit of a revision.
 
         Raises:
-            Exception: what FAILURES and ODD_ANSWERS name.
+            Exception: one of FAILURES or ODD_ANSWERS.
         """
         if COMMIT.fullmatch(revision):
             return revision
@@ -151,10 +150,10 @@ class Remote:
         return sha
 
     def listing(self, commit: str) -> Iterator[tuple[str, HubFile]]:
-        """The files of a commit, by path.
+        """Yield the path and description of each file of a commit.
 
         Raises:
-            Exception: what FAILURES and ODD_ANSWERS name.
+            Exception: one of FAILURES or ODD_ANSWERS.
         """
         url = f"tree/{commit}?recursive=true"
         for _ in range(MAX_PAGES):
@@ -166,7 +165,7 @@ class Remote:
         raise BadAnswer(f"a listing of more than {MAX_PAGES} pages")
 
     def _api(self, question: str) -> httpx.Response:
-        """The answer to a question about the repository, or of a whole address."""
+        """The answer to an API request: a path below the repository's, or a complete URL."""
         root = f"{self.endpoint}/api/{self.repo_type}s/{self.repo_id}/"
         response = self._ask(question if "://" in question else root + question, {})
         hf_raise_for_status(response)
@@ -175,9 +174,9 @@ class Remote:
     def _request(
         self, file: str, revision: str, part: range | None, max_bytes: int | None
     ) -> tuple[bytes, str]:
-        """A file or a part of it, and the commit that it is of.
+        """The content of a file or a part of it, and its commit.
 
-        Where the Hub sends a request on to is remembered, and asked at once from then on.
+        Redirects are remembered: later requests for the file skip them.
         """
         own = hf_hub_url(
             self.repo_id, file, repo_type=self.repo_type, revision=revision, endpoint=self.endpoint
@@ -229,12 +228,12 @@ class Remote:
 
 
 class CommitCache:
-    """What is kept on disk of a repository: the commits of revisions, and files of commits.
+    """A repository's cache on disk: the commits of revisions, and files of commits.
 
-    It only saves time, so it never fails.
+    It only saves time, so it ignores all errors.
 
     Args:
-        folder: of all repositories of this kind.
+        folder: shared by all repositories of this kind.
         repo_id: of the repository.
     """
 
@@ -242,7 +241,7 @@ class CommitCache:
         self.folder = folder / _file_name(repo_id)
 
     def commit(self, revision: str) -> str | None:
-        """The commit that a revision had last; None if that is not known."""
+        """The last known commit of a revision, or None."""
         try:
             path = self.folder / "revisions" / _file_name(revision)
             check_file(path)
@@ -252,12 +251,12 @@ class CommitCache:
         return next(filter(COMMIT.fullmatch, (revision, found)), None)
 
     def path(self, commit: str, file: str) -> Path:
-        """Where a file of a commit is kept."""
+        """The path where a file of a commit is kept."""
         assert COMMIT.fullmatch(commit), commit
         return resolve_inside(self.folder / commit, file)
 
     def keep(self, revision: str, commit: str, files: Mapping[str, bytes]) -> None:
-        """Keep files of a commit, then the commit of a revision."""
+        """Store files of a commit, then the commit of a revision."""
         for file, content in files.items():
             with (
                 contextlib.suppress(ZooError, ValueError),
@@ -272,7 +271,7 @@ class CommitCache:
 
 
 def check_revision(repo_id: str, revision: str) -> None:
-    """Raise a ZooError for what no branch, tag or commit is called."""
+    """Raise a ZooError for a name that no branch, tag or commit can have."""
     if not revision.isprintable() or len(revision) > MAX_NAME:
         raise ZooError(
             repo_id, expected="a branch, tag or commit", found=repr(revision), do="check the revision"
@@ -283,15 +282,15 @@ def check_revision(repo_id: str, revision: str) -> None:
 def download(
     repo_id: str, patterns: Iterable[str], *, revision: str | None = None, token: str | None = None
 ) -> Iterator[Path]:
-    """Files of a model repository, in a folder that is there while the block runs.
+    """Download files of a model repository into a folder that exists while the block runs.
 
-    Offline, those that were fetched last.
+    Offline, the files that were fetched last are used.
 
     Args:
         repo_id: "org/name".
-        patterns: of the names of the files that are wanted; files in folders are not.
-        revision: a branch, tag or commit; None is the main branch.
-        token: of a user who may read it; None is the stored login.
+        patterns: of the names of wanted files; files in subfolders are never fetched.
+        revision: a branch, tag or commit; None for the main branch.
+        token: of a user who may read it; None for the stored login.
 
     Yields:
         The folder.
@@ -342,11 +341,11 @@ def download(
 
 
 def blob_id(content: bytes) -> str:
-    """The id that git gives to a file."""
+    """Git's id for the content of a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _file_name(text: str) -> str:
-    """A text from outside as the name of a file or folder: never one that leads elsewhere, never too long."""
+    """An untrusted text as a safe name for a file or folder: not too long, no path to elsewhere."""
     name = quote(text, safe="")
     return name if len(name) <= MAX_NAME and name.strip(".") else hashlib.sha256(text.encode()).hexdigest()

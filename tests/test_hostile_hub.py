@@ -204,7 +204,7 @@ def test_one_byte_at_a_time(
         lambda reply: dataclasses.replace(reply, body=iter(lambda: b" " if not pause(0.02) else b"", None)),
     )
     refused(remote, "an answer that comes too slowly")
-    assert len(hub.requests) == 1  # asking again would take as long
+    assert len(hub.requests) == 1  # trying again would take as long
 
 
 def test_a_value_of_a_terabyte(hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_redirect_loop(remote: Callable[..., Zoo], hub: LoopbackHub) -> None:
 def test_ranges_that_are_none(remote: Callable[..., Zoo], hub: LoopbackHub, content_range: str) -> None:
     zoo = remote()
     hub.faults = answers("/storage/", with_headers(Content_Range=content_range))
-    refused(lambda: zoo.index, "an answer of the Hub")
+    refused(lambda: zoo.index, "an answer from the Hub")
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_wait_of_years(
         remote()
     assert naps == [300.0, 300.0]
     assert [record.getMessage() for record in caplog.records] == [
-        "127.0.0.1 is busy (status 429): asking again in 300 s"
+        "127.0.0.1 is busy (status 429): trying again in 300 s"
     ] * 2
 
 

@@ -108,7 +108,7 @@ def test_https_never_falls(ask_it: Callable[..., httpx.Response], there: str) ->
         asked_for.append(str(request.url))
         return httpx.Response(307, headers={"Location": there})
 
-    with pytest.raises(BadAnswer, match=r"a way from https to |an address that cannot be asked"):
+    with pytest.raises(BadAnswer, match=r"a downgrade from https to |an invalid address"):
         ask_it(handler)
     assert len(asked_for) == 1
 
@@ -119,13 +119,13 @@ def test_https_of_another_host_does_not_fall_either() -> None:
             302, headers={"Location": "https://b/" if request.url.scheme == "http" else "http://c/"}
         )
 
-    with pytest.raises(BadAnswer, match="a way from https to http://c"):
+    with pytest.raises(BadAnswer, match="a downgrade from https to http://c"):
         asked(handler, "http://127.0.0.1/a", "http://127.0.0.1")
 
 
 def test_an_upload_in_clear_is_refused() -> None:
     """The Hub names the addresses of uploads; huggingface_hub asks them by itself, with the token."""
-    with Client(HOME, 5.0) as client, pytest.raises(BadAnswer, match="a way from https to http://hub"):
+    with Client(HOME, 5.0) as client, pytest.raises(BadAnswer, match="a downgrade from https to http://hub"):
         client.post("http://hub.example/verify", headers={"Authorization": "Bearer hf_secret"})
     with Client(HOME, 5.0) as client:
         client._transport = httpx.MockTransport(
@@ -173,7 +173,7 @@ def test_redirects_to_nowhere(
     # versions of httpx differ in which addresses they refuse themselves
     with pytest.raises(
         (BadAnswer, httpx.RemoteProtocolError),
-        match=rf"a redirect \({status}\) to no address|a way from https|an address that cannot be asked"
+        match=rf"a redirect \({status}\) to no address|a downgrade from https|an invalid address"
         r"|Invalid URL in location header",
     ):
         ask_it(
@@ -311,7 +311,7 @@ def test_waits(
         assert ask_it(lambda request: next(answers, httpx.Response(200))).status_code == 200
     assert naps == [max(seconds, http.PAUSES[0])]
     assert [record.getMessage() for record in caplog.records] == [
-        f"hub.example is busy (status 429): asking again in {seconds:.0f} s"
+        f"hub.example is busy (status 429): trying again in {seconds:.0f} s"
         for _ in naps
         if seconds > http.SHOWN_WAIT
     ]
@@ -405,7 +405,9 @@ def test_one_line_without_the_token() -> None:
     def fails() -> None:
         raise UnicodeEncodeError("ascii", "hf_é", 3, 4, "ordinal not in range(128)")
 
-    with pytest.raises(ZooError, match=r"^org/nws: expected an answer of the Hub, found UnicodeEncodeError"):
+    with pytest.raises(
+        ZooError, match=r"^org/nws: expected an answer from the Hub, found UnicodeEncodeError"
+    ):
         retried(fails, "org/nws")
 
 

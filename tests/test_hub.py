@@ -157,7 +157,7 @@ def test_one_commit_is_read(remote: Callable[..., Zoo], local: Zoo, hub: Loopbac
     assert len(remote().filter(is_final=True)) == 5
     with pytest.raises(
         ZooError,
-        match=r"org/nws@v2/nws.json: expected a repository on the Hub that is there and open to you, found "
+        match=r"org/nws@v2/nws.json: expected a repository on the Hub that exists and is open to you, found "
         r"404.*check name and revision",
     ):
         remote(revision="v2")
@@ -272,7 +272,7 @@ def test_a_hub_that_stays_away(remote: Callable[..., Zoo], hub: LoopbackHub) -> 
     hub.faults = lambda number, method, path: 503
     with pytest.raises(
         ZooError,
-        match=r"org/nws@.*parquet at byte \d+: expected an answer of the Hub, "
+        match=r"org/nws@.*parquet at byte \d+: expected an answer from the Hub, "
         r"found 503.*then try again",
     ):
         zoo.weights(snapshots)

@@ -250,8 +250,8 @@ def test_waits(
     assert all(nap <= http.MAX_WAIT + 1 for nap in naps)
     if part == "/api/whoami":
         assert [
-            record.getMessage() for record in caplog.records if "asking again in 300 s" in record.getMessage()
-        ] == ["127.0.0.1 is busy (status 503): asking again in 300 s" for nap in naps if nap == 300]
+            record.getMessage() for record in caplog.records if "trying again in 300 s" in record.getMessage()
+        ] == ["127.0.0.1 is busy (status 503): trying again in 300 s" for nap in naps if nap == 300]
         assert naps.count(300) == (2 if asked == "999999999" else 0)
 
 

@@ -222,10 +222,10 @@ def test_a_push_is_bounded_too(
             lambda reply: Answer(307, b"", {"Location": "/api/repos/create"}),
             "more than 5 redirects",
         ),
-        ("/repos/create", lambda reply: Answer(200, b"[]"), "expected an answer of the Hub"),
+        ("/repos/create", lambda reply: Answer(200, b"[]"), "expected an answer from the Hub"),
         ("/repos/create", lambda reply: Answer(302, b""), "to no address"),
-        ("/preupload/", lambda reply: Answer(200, b"{}"), "expected an answer of the Hub"),
-        ("/commit/", lambda reply: Answer(200, b"[]"), "expected an answer of the Hub"),
+        ("/preupload/", lambda reply: Answer(200, b"{}"), "expected an answer from the Hub"),
+        ("/commit/", lambda reply: Answer(200, b"[]"), "expected an answer from the Hub"),
         (
             "/repos/create",
             lambda reply: Answer(200, itertools.repeat(b"x" * 10_000)),
