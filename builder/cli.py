@@ -11,7 +11,7 @@ import click
 from builder.plan import BACKENDS, DEVICES
 from nws_dataset.console import Command, Interrupted
 from nws_dataset.errors import ZooError
-from nws_dataset.format.subsets import PRESETS, RELEASES
+from nws_dataset.format.subsets import LAYOUTS, PRESETS, RELEASES
 
 if TYPE_CHECKING:
     from builder.plan import Request
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.option(
     "--export",
     "exported",
-    type=(click.Choice(RELEASES), str, click.Path(path_type=Path)),
-    metavar=f"{'|'.join(RELEASES)} ZOO DIR",
+    type=(click.Choice(LAYOUTS), str, click.Path(path_type=Path)),
+    metavar=f"{'|'.join(LAYOUTS)} ZOO DIR",
     help="Write a zoo (a folder, or ORG/NAME on the Hub) in the layout of an original release.",
 )
 @click.option("--subset", metavar="A,B", help="With --export: export only these subsets.")

@@ -185,6 +185,13 @@ class Exporter(ABC):
         """
 
 
+def no_final_step(options: Options, layout: str) -> None:
+    """Raise a ZooError if an export in a layout that states no last epoch is asked to state one."""
+    if options.final_step is not None:
+        do = "leave it out, or export small_cnn"
+        raise ZooError("--final-step", expected="the layout small_cnn", found=layout, do=do)
+
+
 def only_one_of(zoo: Zoo, subsets: Sequence[str]) -> None:
     """Raise a ZooError for several subsets, as their models would have the same numbers."""
     if len(subsets) > 1:

@@ -8,14 +8,20 @@ from pathlib import Path
 from builder.exporters.export_folder import open_export
 from builder.exporters.exporter import Exporter, Options, identity_of
 from builder.exporters.nws import NwsExporter
+from builder.exporters.siren import DwsExporter, NfnExporter
 from builder.exporters.small_cnn import SmallCnnExporter
 from nws_dataset.console import Progress
 from nws_dataset.errors import ZooError
-from nws_dataset.format.subsets import RELEASES
+from nws_dataset.format.subsets import LAYOUTS
 from nws_dataset.reading.zoo import Zoo
 
-EXPORTERS: dict[str, type[Exporter]] = {"nws": NwsExporter, "small_cnn": SmallCnnExporter}
-assert tuple(EXPORTERS) == RELEASES
+EXPORTERS: dict[str, type[Exporter]] = {
+    "nws": NwsExporter,
+    "small_cnn": SmallCnnExporter,
+    "dws": DwsExporter,
+    "nfn": NfnExporter,
+}
+assert tuple(EXPORTERS) == LAYOUTS
 
 
 def export_zoo(
@@ -30,7 +36,8 @@ def export_zoo(
     """Write a zoo in the layout of a release, for loaders that were written for the release.
 
     Args:
-        release: "nws" (the original neural weight space) or "small_cnn" (the Small CNN Zoo).
+        release: "nws" (the original neural weight space), "small_cnn" (the Small CNN Zoo), or, of SIRENs that
+            stand for images, "dws" (DWSNets) or "nfn" (NFN).
         zoo: its folder, or "org/name" on the Hub.
         out: a folder that is empty, missing, or has an export of the same zoo.
         subsets: only these; none for all.

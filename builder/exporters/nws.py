@@ -16,11 +16,18 @@ from typing import Any
 import numpy as np
 
 from builder.exporters.export_folder import ExportFolder
-from builder.exporters.exporter import Exporter, Misfits, chunks, note_recipes, only_one_of, subset_of_recipes
+from builder.exporters.exporter import (
+    Exporter,
+    Misfits,
+    chunks,
+    no_final_step,
+    note_recipes,
+    only_one_of,
+    subset_of_recipes,
+)
 from builder.releases import OWN_DIVERGED, OWN_MAX_EPOCHS, OWN_NUMBER, OWN_SEED, OWN_SPLIT
 from builder.releases import nws as layout
 from nws_dataset.console import Progress
-from nws_dataset.errors import ZooError
 from nws_dataset.format.subsets import SUBSETS
 from nws_dataset.networks import architecture_from_json
 from nws_dataset.networks.cnn import convolutional
@@ -55,9 +62,7 @@ class NwsExporter(Exporter):
                 misfits.models[reason].append(str(snapshots_of_model[0]["model_id"]))
 
     def files(self) -> list[str]:
-        if self.options.final_step is not None:
-            do = "leave it out, or export small_cnn"
-            raise ZooError("--final-step", expected="the layout small_cnn", found="nws", do=do)
+        no_final_step(self.options, "nws")
         names: list[str] = []
         for part, snapshots in self._parts():
             only_one_of(self.zoo, sorted(set(snapshots["subset"].tolist())))

@@ -392,6 +392,7 @@ IMPORTED: dict[str, ImportedSubset] = {
     )
 }
 RELEASES = tuple(dict.fromkeys(subset.release for subset in IMPORTED.values()))
+LAYOUTS = (*RELEASES, *CONVENTIONS["siren"])  # in which a zoo can be exported
 
 
 def subsets_of(release: str) -> dict[str, str]:
