@@ -17,9 +17,9 @@ import nws_dataset
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "nws-build": "builder.cli",
-    "nws-evaluate-meta-classifier": "nws_dataset.evaluation.recipes",
-    "nws-evaluate-predictors": "nws_dataset.evaluation.accuracies",
-    "nws-leaderboard": "nws_dataset.evaluation.pages.leaderboard",
+    "nws-evaluate-meta-classifier": "nws_dataset.experiments.recipes",
+    "nws-evaluate-predictors": "nws_dataset.experiments.accuracies",
+    "nws-leaderboard": "nws_dataset.experiments.leaderboard",
     "nws-verify": "builder.verify",
 }  # installed command -> the module whose `main` it calls
 FOLDERS = {

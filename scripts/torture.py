@@ -62,7 +62,8 @@ from builder.training import workers  # noqa: E402
 from nws_dataset.baselines import learners  # noqa: E402
 from nws_dataset.console import Command, Table  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
-from nws_dataset.evaluation import inputs, recipes, scores  # noqa: E402
+from nws_dataset.evaluation import inputs, scores  # noqa: E402
+from nws_dataset.experiments import recipes  # noqa: E402
 from nws_dataset.format import shards  # noqa: E402
 from nws_dataset.format.schema import METADATA_SCHEMA  # noqa: E402
 from nws_dataset.format.subsets import RELEASES  # noqa: E402

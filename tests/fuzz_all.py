@@ -53,8 +53,8 @@ from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRe
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear  # noqa: E402
 from nws_dataset.baselines.saving import ARRAYS, FACTS  # noqa: E402
 from nws_dataset.errors import ZooError  # noqa: E402
-from nws_dataset.evaluation.pages import leaderboard  # noqa: E402
 from nws_dataset.evaluation.results import facts_of  # noqa: E402
+from nws_dataset.experiments import leaderboard  # noqa: E402
 from nws_dataset.format.shards import read_snapshots, reindex  # noqa: E402
 from nws_dataset.networks import architecture_from_json  # noqa: E402
 from nws_dataset.networks.cnn import Architecture  # noqa: E402

@@ -472,7 +472,7 @@ def digest_of(shard: Path, offset: int, length: int) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["cli", "verify", *(f"evaluation.{name}" for name in ("pages.leaderboard", "recipes", "accuracies"))],
+    ["cli", "verify", *(f"experiments.{name}" for name in ("leaderboard", "recipes", "accuracies"))],
 )
 def test_a_current_folder_that_is_gone(tmp_path: Path, module: str) -> None:
     """Torch cannot even be loaded there."""

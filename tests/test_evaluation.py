@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from nws_dataset.baselines import learners
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation import inputs, models, recipes, scores, tasks
+from nws_dataset.evaluation import inputs, models, scores, tasks
 from nws_dataset.evaluation.folds import (
     NUM_FOLDS,
     SMALL_ZOO,
@@ -21,6 +21,7 @@ from nws_dataset.evaluation.folds import (
     with_validation,
 )
 from nws_dataset.evaluation.run import Kept, Trial
+from nws_dataset.experiments import recipes
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import make_zoo
 

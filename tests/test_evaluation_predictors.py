@@ -11,12 +11,10 @@ from click.testing import CliRunner
 from nws_dataset.baselines.meta_classifier import DeepMetaRegressor
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
 from nws_dataset.console import progress
-from nws_dataset.evaluation import accuracies, folds, models, paper, scores, tasks
-from nws_dataset.evaluation.accuracies import accuracy_trials
+from nws_dataset.evaluation import folds, models, scores, tasks
 from nws_dataset.evaluation.folds import Fold
 from nws_dataset.evaluation.inputs import FIRST_LAST, LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, Inputs
 from nws_dataset.evaluation.models import META, PREDICTORS, best_setting
-from nws_dataset.evaluation.pages import summary
 from nws_dataset.evaluation.run import run as run_trials
 from nws_dataset.evaluation.scores import (
     Record,
@@ -27,8 +25,11 @@ from nws_dataset.evaluation.scores import (
     true_rank_of_best,
 )
 from nws_dataset.evaluation.tasks import Task
+from nws_dataset.experiments import accuracies
+from nws_dataset.experiments.accuracies import accuracy_trials
 from nws_dataset.format.shards import write_index
 from nws_dataset.networks.layout import layout_of
+from nws_dataset.pages import paper, summary
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import PLAIN, make_shard, make_zoo, write_manifest
 

@@ -21,11 +21,12 @@ from click.testing import CliRunner
 
 from nws_dataset import http
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation import accuracies, commands, recipes, run
-from nws_dataset.evaluation.candidate import Candidate
-from nws_dataset.evaluation.pages import leaderboard
+from nws_dataset.evaluation import run
 from nws_dataset.evaluation.results import Results
 from nws_dataset.evaluation.run import Outcome, Trial
+from nws_dataset.experiments import accuracies, commands, leaderboard, recipes
+from nws_dataset.experiments.candidate import Candidate
+from nws_dataset.pages import page
 from nws_dataset.reading.zoo import Zoo
 from test_leaderboard import RECORDS, record, results_of
 from testing.zoo_factory import make_zoo
@@ -229,7 +230,7 @@ FIELDS = sorted({name for one in RECORDS for name in one})
 
 @pytest.fixture(scope="module")
 def facts(zoo: Path) -> dict[str, Any]:
-    return leaderboard.facts_of_page(Zoo(zoo), "nws")
+    return page.facts_of_page(Zoo(zoo), "nws")
 
 
 def outcome(facts: dict[str, Any], contents: Any) -> str:
@@ -239,7 +240,7 @@ def outcome(facts: dict[str, Any], contents: Any) -> str:
     try:
         read = Results.read(path)
         leaderboard.check_zoo(facts, read)
-        return leaderboard.page_of(facts, [read]).encode("utf-8", "backslashreplace").decode()
+        return page.page_of(facts, [read]).encode("utf-8", "backslashreplace").decode()
     except ZooError as error:
         assert LINE.fullmatch(f"Error: {error}")
         return "refused"

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = "nws_dataset", "builder", "cards"
+EVALUATION = ["nws_dataset.evaluation", "nws_dataset.pages", "nws_dataset.experiments"]
 NEVER = {
     "researchers' code never needs the builder": (
         "nws_dataset",
@@ -22,18 +23,23 @@ NEVER = {
     "the product never needs its scripts": ("builder", ["scripts", "testing", "tests"]),
     "the format knows nothing that is built on it": (
         "nws_dataset.format",
-        ["nws_dataset.reading", "nws_dataset.views", "nws_dataset.baselines", "nws_dataset.evaluation"],
+        ["nws_dataset.reading", "nws_dataset.views", "nws_dataset.baselines", *EVALUATION],
     ),
     "views take arrays": (
         "nws_dataset.views",
-        ["nws_dataset.reading", "nws_dataset.baselines", "nws_dataset.evaluation"],
+        ["nws_dataset.reading", "nws_dataset.baselines", *EVALUATION],
     ),
-    "reading a zoo needs no baseline": (
-        "nws_dataset.reading",
-        ["nws_dataset.baselines", "nws_dataset.evaluation"],
+    "reading a zoo needs no baseline": ("nws_dataset.reading", ["nws_dataset.baselines", *EVALUATION]),
+    "estimators know no zoo": ("nws_dataset.baselines", ["nws_dataset.reading", *EVALUATION]),
+    "the engine knows no experiment and no page": (
+        "nws_dataset.evaluation",
+        ["nws_dataset.experiments", "nws_dataset.pages", "matplotlib", "jinja2", "click"],
     ),
-    "estimators know no zoo": ("nws_dataset.baselines", ["nws_dataset.reading", "nws_dataset.evaluation"]),
-    "building needs no experiment": ("builder", ["nws_dataset.evaluation", "nws_dataset.baselines"]),
+    "a page runs no experiment": (
+        "nws_dataset.pages",
+        ["nws_dataset.experiments", "nws_dataset.evaluation.run", "nws_dataset.evaluation.models"],
+    ),
+    "building needs no experiment": ("builder", [*EVALUATION, "nws_dataset.baselines"]),
     "the product never needs its benchmark": (
         "builder",
         ["builder.benchmark"],

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nws_dataset.evaluation.candidate import Candidate
 from nws_dataset.evaluation.inputs import words_of
-from nws_dataset.evaluation.pages import leaderboard
-from nws_dataset.evaluation.pages.charts import LEFT, RIGHT, Figure, Line, Panel
-from nws_dataset.evaluation.pages.sections import accuracy_section
-from nws_dataset.evaluation.pages.tables import Given, table_of
 from nws_dataset.evaluation.results import facts_of, record_of
 from nws_dataset.evaluation.scores import metric_of, scores_of
+from nws_dataset.experiments import leaderboard
+from nws_dataset.experiments.candidate import Candidate
+from nws_dataset.pages.charts import LEFT, RIGHT, Figure, Line, Panel
+from nws_dataset.pages.sections import SECTIONS, accuracy_section
+from nws_dataset.pages.tables import Given, table_of
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import make_zoo
 
@@ -226,7 +226,7 @@ def test_every_result_is_on_the_page_once(zoo, tmp_path):
         zoo, "--results", tmp_path / "results", "--out", tmp_path / "page.html"
     )
     page = page_at(tmp_path / "page.html")
-    assert {name for name in leaderboard.SECTIONS} <= set(page.ids)
+    assert {name for name in SECTIONS} <= set(page.ids)
     for score in scores_of(records_of(RECORDS)):
         shown = [
             text

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from nws_dataset.console import progress
-from nws_dataset.evaluation.accuracies import trials_of
 from nws_dataset.evaluation.folds import Fold
 from nws_dataset.evaluation.inputs import Inputs
-from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Predictions, Question, Trial, run
-from nws_dataset.evaluation.scores import Record
+from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
+from nws_dataset.evaluation.scores import Predictions, Record
 from nws_dataset.evaluation.tasks import Labelled, Task
+from nws_dataset.experiments.accuracies import trials_of
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import make_zoo
 
@@ -30,7 +30,8 @@ ROOT = Path(__file__).parent.parent
 # The command on a zoo of random weights, with predictors that learn little: what is tested is the way.
 PREDICTORS = """
 from nws_dataset.baselines.predictors import GradientBoosting, LogitLinear
-from nws_dataset.evaluation import accuracies, models, scores, tasks
+from nws_dataset.evaluation import models, scores, tasks
+from nws_dataset.experiments import accuracies
 models.PREDICTORS.clear()
 models.PREDICTORS.update(linear=[LogitLinear(max_iter=5)], boosting=[GradientBoosting(num_trees=3)])
 accuracies.PREDICTORS, scores.RESAMPLES = models.PREDICTORS, 2

@@ -1,1 +1,1 @@
-"""Experiments on any zoo: what its weights tell of their training, and how accurate its networks are."""
+"""The engine of all experiments: tasks, methods, trials, their scores and files of results."""

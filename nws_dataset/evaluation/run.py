@@ -22,7 +22,7 @@ import numpy as np
 from nws_dataset import __version__
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.evaluation.inputs import digest_of
-from nws_dataset.evaluation.scores import Record
+from nws_dataset.evaluation.scores import Predictions, Record
 from nws_dataset.evaluation.tasks import Labelled, Task
 from nws_dataset.files import atomic_write, read_json
 
@@ -53,19 +53,6 @@ class Method:
     input: str  # what it reads of a network
     make: Callable[[Task, int], Model]  # task, seed -> a model that is not fitted yet
     layer: str | None = None  # the only one read
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a method predicted for each held-out network."""
-
-    dataset: str
-    input: str
-    method: str
-    seed: int
-    model_id: list[str]
-    true: list[float]
-    predicted: list[float]
 
 
 @dataclass(frozen=True)

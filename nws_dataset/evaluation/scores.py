@@ -63,6 +63,19 @@ class Record:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What a method predicted for each held-out network."""
+
+    dataset: str
+    input: str
+    method: str
+    seed: int
+    model_id: list[str]
+    true: list[float]
+    predicted: list[float]
+
+
 def wilson_interval(correct: int, total: int) -> Interval:
     """95 % interval of a proportion (Wilson 1927); count models, as snapshots of one are not independent."""
     if total == 0:

@@ -25,14 +25,15 @@ import numpy as np
 from nws_dataset import console
 from nws_dataset.console import Command
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation import commands, models
+from nws_dataset.evaluation import models
 from nws_dataset.evaluation.folds import NUM_FOLDS, describe, is_small
 from nws_dataset.evaluation.inputs import SLICE, SLICE_STATISTICS, SMALL_SETTINGS, SNAPSHOTS, Inputs, Settings
-from nws_dataset.evaluation.pages.summary import report_properties
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
 from nws_dataset.evaluation.scores import ALL, CONVERGED, Record, property_scores
 from nws_dataset.evaluation.tasks import PROPERTIES, Task, guesses_from_architecture, tasks_of
+from nws_dataset.experiments import commands
+from nws_dataset.pages.summary import report_properties
 from nws_dataset.views.slices import check_device
 
 EXPERIMENTS = ("what", "when", "where", "layers")

@@ -30,14 +30,14 @@ from sklearn.base import ClassifierMixin
 
 from nws_dataset import console
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.evaluation import commands
-from nws_dataset.evaluation.accuracies import between, trials_by_seed
 from nws_dataset.evaluation.folds import is_small
 from nws_dataset.evaluation.inputs import WEIGHTS, Inputs, Settings
-from nws_dataset.evaluation.recipes import property_trial
 from nws_dataset.evaluation.results import Results, facts_of, write_results
 from nws_dataset.evaluation.run import Kept, Method, Question, Trial, run
 from nws_dataset.evaluation.tasks import Labelled, dataset_tasks, tasks_of
+from nws_dataset.experiments import commands
+from nws_dataset.experiments.accuracies import between, trials_by_seed
+from nws_dataset.experiments.recipes import property_trial
 from nws_dataset.files import path_type, sha256_file
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import words_of
-from nws_dataset.evaluation.pages.charts import Figure, Line, Panel, round_up
-from nws_dataset.evaluation.pages.tables import Given, table_of, words
 from nws_dataset.evaluation.scores import ALL, METRICS, NETS, SIZED, Score, distinct, select
+from nws_dataset.pages.charts import Figure, Line, Panel, round_up
+from nws_dataset.pages.tables import Given, table_of, words
 
 PAPER = Given("paper", "Paper", METRICS["r2"].words)
 GUESSES = (

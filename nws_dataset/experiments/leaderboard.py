@@ -6,79 +6,22 @@ python scripts/leaderboard.py ZOO
 
 from __future__ import annotations
 
-import functools
 import os
 import reprlib
-from collections.abc import Iterable, Sequence
-from importlib import resources
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from nws_dataset.console import Command
 from nws_dataset.errors import ZooError, one_line, reason
-from nws_dataset.evaluation import commands
-from nws_dataset.evaluation.pages import charts
-from nws_dataset.evaluation.pages.sections import SECTIONS, sections_of
-from nws_dataset.evaluation.results import Results, facts_of
-from nws_dataset.evaluation.scores import METRICS, scores_of
+from nws_dataset.evaluation.results import Results
+from nws_dataset.experiments import commands
 from nws_dataset.files import atomic_write, path_type
-
-if TYPE_CHECKING:
-    import jinja2
-
-    from nws_dataset.reading.zoo import Zoo
+from nws_dataset.pages.page import facts_of_page, page_of
 
 PAGE = "leaderboard.html"
-TEMPLATE = f"{PAGE}.j2"  # beside this file
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    import jinja2
-
-    text = resources.files(__package__ or "").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(text)
-
-
-def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
-    """The HTML of all results of a zoo; experiments that the page does not know are named at its end.
-
-    Raises:
-        ZooError: if two files contradict each other.
-    """
-    records = [record for part in results for record in part.records]
-    scores = scores_of(record for record in records if record.experiment in SECTIONS)
-    used = {score.first.metric for score in scores}
-    splits = {(score.first.trained_on or "", score.first.tested_on or "") for score in scores}
-    lines = ("width", "height", "left", "right", "top", "bottom")
-    return _template().render(
-        facts=facts,
-        sections=sections_of(scores),
-        measures=[metric for name, metric in METRICS.items() if name in used],
-        results=results,
-        splits=sorted(splits - {("", "")}),
-        seeds=sorted({str(record.seed) for record in records if record.seed is not None}),
-        left_out=sorted({record.experiment for record in records} - SECTIONS.keys()),
-        chart={name: getattr(charts, name.upper()) for name in lines},
-    )
-
-
-def facts_of_page(zoo: Zoo, called: str) -> dict[str, Any]:
-    """What the head of the page says about a zoo."""
-    final = zoo.filter(is_final=True)
-    splits = final["split"].tolist()
-    return {
-        **facts_of(zoo, called),
-        "num_models": len(final),
-        "num_snapshots": len(zoo.filter()),
-        "datasets": sorted(set(final["dataset"])),
-        "architectures": len(set(final["architecture"])),
-        "splits": {split: splits.count(split) for split in dict.fromkeys(splits)},
-    }
 
 
 def check_zoo(facts: dict[str, Any], results: Results) -> None:
@@ -159,7 +102,7 @@ def main(
         raise ZooError(page, expected="a file, or none", found=path_type(page), do=do)
     paths = _files(results or (folder,) * (path_type(folder) != "nothing"))
     if methods:
-        from nws_dataset.evaluation.candidate import Candidate, results_file
+        from nws_dataset.experiments.candidate import Candidate, results_file
 
         candidates = [Candidate.load(text) for text in methods]
         names = [candidate.name for candidate in candidates]

@@ -19,15 +19,16 @@ import numpy as np
 
 from nws_dataset import console
 from nws_dataset.console import Command
-from nws_dataset.evaluation import commands, paper
 from nws_dataset.evaluation.folds import NOBODY, Fold, describe, is_small
 from nws_dataset.evaluation.inputs import LAYERS, THEN, WEIGHTS, Inputs
 from nws_dataset.evaluation.models import BOOSTING, META, PREDICTORS, FeatureModel, predictor
-from nws_dataset.evaluation.pages.summary import report_accuracies
 from nws_dataset.evaluation.results import facts_of
-from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Predictions, Question, Trial, run
-from nws_dataset.evaluation.scores import ALL, SIZED, Record, records_of_accuracies
+from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
+from nws_dataset.evaluation.scores import ALL, SIZED, Predictions, Record, records_of_accuracies
 from nws_dataset.evaluation.tasks import TEST_ACCURACY, Task, accuracy_task, dataset_tasks, tasks_by
+from nws_dataset.experiments import commands
+from nws_dataset.pages import paper
+from nws_dataset.pages.summary import report_accuracies
 
 ACROSS = ("dataset", "architecture")  # columns with a matrix of transfer between their values
 HELD_OUT = ("dataset", "architecture", "optimizer")  # columns whose values are held out one at a time

@@ -11,16 +11,13 @@ import numpy as np
 
 from nws_dataset.console import Cell, Table
 from nws_dataset.errors import one_line
-from nws_dataset.evaluation import paper
 from nws_dataset.evaluation.inputs import LAYERS, RECIPE, WHOLE, words_of
-from nws_dataset.evaluation.pages.charts import Figure as Chart
-from nws_dataset.evaluation.pages.sections import Section, property_panels, sections_of, transfer_matrices
 from nws_dataset.evaluation.results import write_results
-from nws_dataset.evaluation.run import Predictions
 from nws_dataset.evaluation.scores import (
     ALL,
     METRICS,
     SIZED,
+    Predictions,
     Record,
     distinct,
     kendall_tau,
@@ -29,6 +26,9 @@ from nws_dataset.evaluation.scores import (
     select,
 )
 from nws_dataset.files import atomic_write
+from nws_dataset.pages import paper
+from nws_dataset.pages.charts import Figure as Chart
+from nws_dataset.pages.sections import Section, property_panels, sections_of, transfer_matrices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def report_properties(folder: Path, contents: dict[str, Any], notes: Sequence[st
     title = f"What the weights tell of their training: {name}"
 
     def draw() -> dict[str, Figure]:
-        from nws_dataset.evaluation.pages import plots
+        from nws_dataset.pages import plots
 
         shown = select(scores, nets=ALL, metric="accuracy")
         where, label = select(shown, experiment="where"), "accuracy on held-out models"
@@ -127,7 +127,7 @@ def report_accuracies(
     departed = [Section("departures", table.title, "", [table]) for table in paper.departures(scores)]
 
     def draw() -> dict[str, Figure]:
-        from nws_dataset.evaluation.pages import plots
+        from nws_dataset.pages import plots
 
         chosen, label = (
             select(scores, experiment="accuracy", metric="r2", nets=ALL),

@@ -12,11 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # drawn with Agg when saved; pyplot's global state is not touched
 
 from nws_dataset.console import Table
-from nws_dataset.evaluation import paper
 from nws_dataset.evaluation.inputs import words_of
-from nws_dataset.evaluation.pages import charts
-from nws_dataset.evaluation.pages.sections import method_of
 from nws_dataset.evaluation.scores import Score, distinct
+from nws_dataset.pages import charts, paper
+from nws_dataset.pages.sections import method_of
 from nws_dataset.plot_style import BLACK, BLUE, CYCLE, GREY, MARKERS, RED, STYLE
 
 LEGEND_INCHES = 2.9  # of an entry

@@ -1,0 +1,67 @@
+"""All results of a zoo as one HTML page that opens without a server."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from nws_dataset.evaluation.results import Results, facts_of
+from nws_dataset.evaluation.scores import METRICS, scores_of
+from nws_dataset.pages import charts
+from nws_dataset.pages.sections import SECTIONS, sections_of
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from nws_dataset.reading.zoo import Zoo
+
+TEMPLATE = "leaderboard.html.j2"  # beside this file
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    text = resources.files(__package__ or "").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(text)
+
+
+def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
+    """The HTML of all results of a zoo; experiments that the page does not know are named at its end.
+
+    Raises:
+        ZooError: if two files contradict each other.
+    """
+    records = [record for part in results for record in part.records]
+    scores = scores_of(record for record in records if record.experiment in SECTIONS)
+    used = {score.first.metric for score in scores}
+    splits = {(score.first.trained_on or "", score.first.tested_on or "") for score in scores}
+    lines = ("width", "height", "left", "right", "top", "bottom")
+    return _template().render(
+        facts=facts,
+        sections=sections_of(scores),
+        measures=[metric for name, metric in METRICS.items() if name in used],
+        results=results,
+        splits=sorted(splits - {("", "")}),
+        seeds=sorted({str(record.seed) for record in records if record.seed is not None}),
+        left_out=sorted({record.experiment for record in records} - SECTIONS.keys()),
+        chart={name: getattr(charts, name.upper()) for name in lines},
+    )
+
+
+def facts_of_page(zoo: Zoo, called: str) -> dict[str, Any]:
+    """What the head of the page says about a zoo."""
+    final = zoo.filter(is_final=True)
+    splits = final["split"].tolist()
+    return {
+        **facts_of(zoo, called),
+        "num_models": len(final),
+        "num_snapshots": len(zoo.filter()),
+        "datasets": sorted(set(final["dataset"])),
+        "architectures": len(set(final["architecture"])),
+        "splits": {split: splits.count(split) for split in dict.fromkeys(splits)},
+    }
