@@ -143,12 +143,12 @@ IMAGES = torch.zeros(1, 1, 28, 28)
     ("wrong", "message"),
     [
         (lambda: Networks(PLAIN, ["relu", "gelu"], WEIGHTS), "one of relu, elu, sigmoid, tanh, found 'gelu'"),
-        (lambda: Networks(PLAIN, [], WEIGHTS[:0]), "activations: expected one of each network, found none"),
-        (lambda: Networks(PLAIN, ["relu"], WEIGHTS), r"weights: expected a tensor \[1, 386\]"),
-        (lambda: Networks(NORMED, ["relu"] * 2, WEIGHTS), r"\[2, 3050\] .*found \[2, 386\] torch.float32"),
-        (lambda: Networks(PLAIN, ["relu"] * 2, WEIGHTS.int()), "floating point, found .* torch.int32"),
+        (lambda: Networks(PLAIN, [], WEIGHTS[:0]), "activations: expected one for each network, found none"),
+        (lambda: Networks(PLAIN, ["relu"], WEIGHTS), r"weights: expected a floating-point tensor \[1, 386\]"),
+        (lambda: Networks(NORMED, ["relu"] * 2, WEIGHTS), r"\[2, 3050\], found \[2, 386\] torch.float32"),
+        (lambda: Networks(PLAIN, ["relu"] * 2, WEIGHTS.int()), "floating-point .*found .* torch.int32"),
         (lambda: Networks(PLAIN, ["relu"] * 2, WEIGHTS.numpy()), "found ndarray"),
-        (lambda: Networks(PLAIN, ["relu"] * 2, WEIGHTS)(IMAGES, WEIGHTS[:1]), r"a tensor \[2, 386\]"),
+        (lambda: Networks(PLAIN, ["relu"] * 2, WEIGHTS)(IMAGES, WEIGHTS[:1]), r"-point tensor \[2, 386\]"),
         (lambda: Networks(PLAIN, ["relu"] * 2, WEIGHTS)(IMAGES[0]), r"expected images \[B, 1, 28, 28\]"),
         (lambda: Networks(PLAIN, ["relu"] * 2, WEIGHTS)(IMAGES.int()), "uint8 0..255, or floating point"),
         (

@@ -1,7 +1,7 @@
-"""What a network is: each kind of network is one file here, with its `Architecture`, and one line in KINDS.
+"""Kinds of networks: each is one file here, with its `Architecture`, and one line in KINDS.
 
-Headers, shards, the index, statistics, views and training derive from the architecture; none has a list of
-kinds.
+Headers, shards, the index, statistics, views and training derive from the architecture; none of them lists
+the kinds.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from nws_dataset.networks.base import BaseArchitecture
 KINDS: dict[str, type[BaseArchitecture]] = {
     kind.Architecture.kind: kind.Architecture for kind in (cnn, siren, kan, resnet)
 }
-DEFAULT_KIND = cnn.Architecture.kind  # of JSON without a kind, from before there were others
+DEFAULT_KIND = cnn.Architecture.kind  # of JSON without a kind, from before other kinds existed
 
 
 def columns_of_architectures() -> dict[str, Any]:
-    """Column -> type for the fields of all kinds; null is allowed for fields that not all kinds have."""
+    """Column -> type for the fields of all kinds; a field that some kinds lack allows null."""
     types: dict[str, Any] = {}
     owners: dict[str, int] = {}
     for kind in KINDS.values():
@@ -36,16 +36,16 @@ def columns_of_architectures() -> dict[str, Any]:
 
 
 def columns_of(architecture: BaseArchitecture) -> dict[str, Any]:
-    """An architecture as columns of the index: its kind and the fields of all kinds, null elsewhere."""
+    """An architecture as columns of the index: its kind, its fields, and null for other kinds' fields."""
     none = dict.fromkeys(columns_of_architectures())
     return {"kind": architecture.kind, **none, **dataclasses.asdict(architecture)}
 
 
 def architecture_from_json(text: str) -> BaseArchitecture:
-    """The architecture that `to_json` wrote, of whatever kind.
+    """The architecture, of any kind, that `to_json` wrote.
 
     Args:
-        text: JSON with the kind and fields of an architecture; missing ones have their defaults.
+        text: JSON with the kind and fields of an architecture; missing fields get their defaults.
 
     Returns:
         The architecture.

@@ -1,4 +1,4 @@
-"""What all kinds of networks share: the base class of the kinds' `Architecture`."""
+"""The base class of each kind's `Architecture`, and the checks of its fields."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class Draw:
-    """How the initial numbers of a tensor are drawn: `mean` + `scale` * numbers of a distribution.
+    """How a tensor's initial values are drawn: `mean` + `scale` * values of a distribution.
 
-    "uniform": in -1 .. 1; "normal"; "truncated_normal": cut at two deviations; "orthogonal": the rows or
-    columns of a matrix, whichever are fewer, orthonormal; "constant": all are 1.
+    "uniform": in -1 .. 1; "normal"; "truncated_normal": within two deviations; "orthogonal": the rows or
+    columns of a matrix, whichever are fewer, are orthonormal; "constant": all are 1.
     """
 
     distribution: str
@@ -35,7 +35,7 @@ class Draw:
 
 
 class PlainNetwork(Protocol):
-    """What a kind's `forward` needs of a `nws_dataset.networks.network.Network`."""
+    """What a kind's `forward` uses of a `nws_dataset.networks.network.Network`."""
 
     def get_submodule(self, target: str) -> nn.Module: ...
 
@@ -46,17 +46,17 @@ class PlainNetwork(Protocol):
 
 @dataclass(frozen=True)
 class BaseArchitecture(abc.ABC):
-    """The part of a recipe that fixes the shapes of a network, and so its row.
+    """The part of a recipe that fixes the shapes of a network, and so of its row.
 
     A subclass is a kind of network: a frozen dataclass whose fields are numbers and strings, each a column of
-    the index. It checks its fields, and defines its tensors, what its plain PyTorch network computes, and how
+    the index. It checks its fields, and defines the tensors, what the plain PyTorch network computes, and how
     its weights are initialized.
     """
 
     kind: ClassVar[str]  # its name, unique
     activations: ClassVar[tuple[str, ...]]  # legal values of the recipe's `activation`
     initializations: ClassVar[tuple[str, ...]]  # legal values of the recipe's `initialization`
-    # legal values of fields that are strings or choices, (low, high) of fields that are numbers
+    # field -> its legal values, if it is a choice; or (low, high), if it is a number
     legal_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
 
@@ -82,33 +82,35 @@ class BaseArchitecture(abc.ABC):
     @property
     @abc.abstractmethod
     def id(self) -> str:
-        """A short name, unique among architectures and fit for a file name."""
+        """A short name, unique among architectures and usable as a file name."""
 
     @property
     def reads(self) -> str:
-        """The network's input: "images", which it classifies, or "coordinates" of pixels, whose values it
-        computes, so that it represents one image.
+        """The network's input.
+
+        "images", which it classifies, or "coordinates" of pixels, whose values it computes: it represents one
+        image.
         """
         return "images"
 
     @property
     def image_channels(self) -> int:
-        """C of the images that it reads or represents: 1 gray, 3 colour (gray images tiled)."""
+        """C, channels of the images that it reads or represents: 1 gray, 3 colour (gray images tiled)."""
         raise NotImplementedError
 
     @property
     def image_size(self) -> int:
-        """Their height and width in pixels."""
+        """Height and width of these images in pixels."""
         raise NotImplementedError
 
     @property
     def pixel_range(self) -> tuple[float, float]:
-        """The numbers that the network sees for pixel values 0 and 255."""
+        """The network's numbers for pixel values 0 and 255."""
         return 0.0, 1.0
 
     @abc.abstractmethod
     def tensors(self) -> list[TensorSpec]:
-        """The tensors of a row in network order, without offsets, which `layout_of` adds."""
+        """The tensors of a row in network order; `layout_of` adds their offsets."""
 
     @abc.abstractmethod
     def modules(self) -> dict[str, nn.Module]:
@@ -118,39 +120,39 @@ class BaseArchitecture(abc.ABC):
     def forward(
         self, network: PlainNetwork, x: torch.Tensor, masks: Mapping[str, torch.Tensor] | None
     ) -> Any:
-        """The plain network's output for inputs in its range.
+        """The plain network's output.
 
         Args:
-            network: has `modules`, and `activate`, `drop`.
-            x: [B, C, H, W] images or [B, 2] coordinates.
-            masks: layer -> [B, units...], dropout factors in place of random ones.
+            network: has the `modules`, and `activate` and `drop`.
+            x: [B, C, H, W] images in `pixel_range`, or [B, 2] coordinates.
+            masks: layer -> [B, units...], dropout factors in place of random ones; None for random ones.
 
         Returns:
             [B, num_outputs] logits, or [B, C] values of pixels.
         """
 
     def edge_scores(self) -> list[TensorSpec]:
-        """Scores of edges, [out, in] per layer, that a snapshot has beside its row; none in most kinds."""
+        """Scores of edges, [out, in] per layer, that a snapshot has besides its row; most kinds have none."""
         return []
 
     def scores_of(self, network: PlainNetwork, x: torch.Tensor) -> torch.Tensor:
-        """The scores of the edges of the plain network over inputs in its range: [E], as `edge_scores`."""
+        """[E]: the plain network's scores for inputs in its range, in the order of `edge_scores`."""
         raise NotImplementedError
 
     def dropped_layers(self) -> dict[str, tuple[int, ...]]:
-        """Layer with dropout at its end -> shape of its output for one input."""
+        """Layer that ends in dropout -> shape of its output for one input."""
         return {}
 
     def uses(self, tensor: TensorSpec) -> int:
-        """How often one input uses each number of a tensor of edges, e.g. the positions of a kernel."""
+        """How often each number of a tensor is used per input, e.g. at how many positions of a kernel."""
         return 1
 
     @abc.abstractmethod
     def initial(self, initialization: str, tensor: TensorSpec, init_std: float | None) -> Draw:
-        """How a tensor is initialized by one of the `initializations`; `init_std` is the recipe's."""
+        """How an initialization draws a tensor; `init_std` is the recipe's."""
 
     def scale(self, pixels: Any) -> Any:
-        """Pixels [..., C, H, W] in 0 .. 1, scaled to the range of the network's input or output."""
+        """Scale pixels [..., C, H, W] from 0 .. 1 to the range of the network's input or output."""
         low, high = self.pixel_range
         return pixels if (low, high) == (0, 1) else pixels * (high - low) + low
 
@@ -164,18 +166,18 @@ class BaseArchitecture(abc.ABC):
 
 
 def number(value: float) -> str:
-    """A number in an architecture's short name."""
+    """A number as part of an architecture's short name."""
     return repr(value).removesuffix(".0")
 
 
 def shown(found: object) -> str:
-    """A value in a message; Python refuses to print numbers of thousands of digits."""
+    """A value as text for a message; Python refuses to print numbers of thousands of digits."""
     return "a number of more than 64 bits" if isinstance(found, int) and abs(found) >= 2**64 else repr(found)
 
 
 @functools.cache
 def _legal_types(dataclass: type) -> dict[str, tuple[type, ...]]:
-    """The types of a dataclass's fields; resolving their names takes a millisecond."""
+    """The types of a dataclass's fields, cached because resolving their names takes a millisecond."""
     hints = typing.get_type_hints(dataclass)
     return {
         field.name: typing.get_args(hints[field.name]) or (hints[field.name],)
@@ -184,7 +186,7 @@ def _legal_types(dataclass: type) -> dict[str, tuple[type, ...]]:
 
 
 def check_types(value: Any) -> None:
-    """Raise a ZooError if a dataclass field has another type; numpy's numbers are not Python numbers."""
+    """Raise a ZooError if a field of a dataclass has a wrong type; numpy's numbers have one."""
     dataclass: type = type(value)
     for name, legal in _legal_types(dataclass).items():
         found = getattr(value, name)
@@ -194,12 +196,12 @@ def check_types(value: Any) -> None:
                 f"{type(value).__name__}.{name}",
                 expected=expected,
                 found=shown(found),
-                do="give such a value",
+                do="give a value of this type",
             )
 
 
 def check_legal(value: object, legal_values: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raise a ZooError if a field of a dataclass has a value that is not one of its legal ones."""
+    """Raise a ZooError if a field of a dataclass has an illegal value."""
     for name, legal in legal_values.items():
         found = getattr(value, name, legal[0])
         if found not in legal:

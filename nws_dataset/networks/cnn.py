@@ -1,5 +1,6 @@
-"""Convolutional networks that classify images: the kind of both papers (Eilertsen et al. 2020, arXiv
-2002.05688; Unterthiner et al. 2020, arXiv 2002.11448).
+"""Convolutional networks that classify images, as in the papers of both zoos.
+
+Eilertsen et al. 2020, arXiv 2002.05688; Unterthiner et al. 2020, arXiv 2002.11448.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch.nn as nn
 
 NUM_BLOCKS = 3  # convolutional blocks; each may double the channels and end in a max-pool
-CONSTANT = 0.1  # value of every weight under "constant"
+CONSTANT = 0.1  # every weight under "constant"
 NORM_WEIGHT_STD = 0.002  # batch-norm's weight starts at normal(1, 0.002), as in Eilertsen et al.'s code
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1  # weight of the newest batch in the running statistics (decay 0.9)
@@ -26,14 +27,14 @@ BATCH_NORM_MOMENTUM = 0.1  # weight of the newest batch in the running statistic
 
 @dataclass(frozen=True)
 class Architecture(BaseArchitecture):
-    """The part of a recipe that fixes the shapes of a network, and so its row.
+    """The part of a recipe that fixes the shapes of a network, and so of its row.
 
     Three blocks of convolutions (conv -> batch-norm -> activation), then hidden dense layers (dense ->
-    activation -> batch-norm), then the output layer. Both papers' networks are instances: the defaults are
-    the `fixed` one of Eilertsen et al.
+    activation -> batch-norm), then the output layer. This covers both papers' networks; the defaults are
+    Eilertsen et al.'s `fixed` architecture.
 
     Raises:
-        ZooError: if a value is not legal, or the network is impossible.
+        ZooError: if a value is illegal, or the values do not fit together.
 
     Example:
         >>> Architecture().id
@@ -65,7 +66,7 @@ class Architecture(BaseArchitecture):
         "dropout_place": ("dense", "conv"),
         "pixel_min": (-1, 0),
     }
-    # so that a file cannot ask for more than a machine can hold
+    # so that no file can ask for more than a machine can hold
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         "filter_size": (1, 255),
         "depth_conv": (NUM_BLOCKS, 300),
@@ -80,23 +81,23 @@ class Architecture(BaseArchitecture):
     }
 
     filter_size: int = 5  # kernels are filter_size x filter_size, odd
-    depth_conv: int = 3  # convolutions in total; the last blocks get a second one first
+    depth_conv: int = 3  # convolutions in total; later blocks have one more if it is no multiple of 3
     width_conv: int = 8  # channels of the first block
-    width_growth: int = 2  # channels of block c are width_conv * width_growth**c
+    width_growth: int = 2  # block c = 0, 1, 2 has width_conv * width_growth**c channels
     stride: int = 1  # of every convolution
     padding: str = "same"  # "same": filter_size // 2 on every side; "valid": none
-    pooling: str = "max"  # "max": each block ends in a 2x2 max-pool; "none"
+    pooling: str = "max"  # "max": each block ends in a 2x2 max-pool; "none": no pooling
     head: str = "flatten"  # after the convolutions: "flatten" (channel, height, width) or global "average"
     depth_fc: int = 2  # hidden dense layers
-    # units of the first hidden dense layer, halved at each further one; None without hidden layers
+    # units of the first hidden dense layer, halved in each further one; None without hidden layers
     width_fc: int | None = 128
-    batch_norm: bool = True  # convolution: before the activation; dense: after it
-    # dropout ends the hidden "dense" layers or the "conv" layers; the recipe has its rate
+    batch_norm: bool = True  # before the activation of a convolution, after that of a dense layer
+    # which layers end in dropout: the hidden "dense" or the "conv" layers; the recipe has the rate
     dropout_place: str = "dense"
     image_channels: int = 3  # 1: gray, 3: colour (gray images tiled)
     image_size: int = 32  # pixels, height = width
     pixel_min: int = 0  # pixels are scaled to pixel_min .. 1
-    # units of the output layer; networks of Eilertsen et al.'s release have two for each class
+    # units of the output layer; some networks of Eilertsen et al.'s release have two for each class
     num_outputs: int = NUM_CLASSES
 
     def __post_init__(self) -> None:
@@ -126,7 +127,7 @@ class Architecture(BaseArchitecture):
         if self.map_sizes[-1] < 1:
             raise ZooError(
                 "Architecture",
-                expected="an image that survives the convolutions",
+                expected="an image large enough for the convolutions",
                 found=f"{self.image_size} pixels",
                 do="enlarge it",
             )
@@ -173,7 +174,7 @@ class Architecture(BaseArchitecture):
 
     @property
     def id(self) -> str:
-        """A short name, unique among architectures and fit for a file name."""
+        """A short name, unique among architectures and usable as a file name."""
         conv = f"conv{self.depth_conv}x{self.width_conv}k{self.filter_size}"
         conv += (
             f"s{self.stride}" * (self.stride != 1)
@@ -200,7 +201,7 @@ class Architecture(BaseArchitecture):
         return float(self.pixel_min), 1.0
 
     def tensors(self) -> list[TensorSpec]:
-        """Of each layer its weight, its bias, then batch-norm's weight, bias, running mean and variance."""
+        """Each layer's weight and bias, then batch-norm's weight, bias, running mean and variance."""
         specs: list[TensorSpec] = []
 
         def add_layer(
@@ -291,9 +292,10 @@ class Architecture(BaseArchitecture):
         return self.map_sizes[int(convolution) - 1] ** 2 if convolution != tensor.layer else 1
 
     def initial(self, initialization: str, tensor: TensorSpec, init_std: float | None) -> Draw:
-        """Weights follow the initialization, biases and running means are 0, running variances 1,
-        batch-norm's weights normal(1, 0.002). "glorot_normal" and "he_normal" are plain normal distributions
-        of Glorot's and He's deviation.
+        """How an initialization draws a tensor; only weights depend on it.
+
+        Biases and running means are 0, running variances 1, batch-norm's weights normal(1, 0.002).
+        "glorot_normal" and "he_normal" are not truncated.
         """
         if tensor.role != "weight":
             return {
@@ -317,7 +319,7 @@ class Architecture(BaseArchitecture):
 
 
 def convolutional(architecture: BaseArchitecture) -> Architecture:
-    """The architecture, which must be of this kind.
+    """Return the architecture, if it is of this kind.
 
     Raises:
         ZooError: if it is of another kind.
@@ -326,7 +328,7 @@ def convolutional(architecture: BaseArchitecture) -> Architecture:
         raise ZooError(
             architecture.id,
             expected="a convolutional network",
-            found=f"one of the kind {architecture.kind}",
-            do="choose snapshots of the kind cnn",
+            found=f"a network of kind {architecture.kind}",
+            do="choose snapshots of kind cnn",
         )
     return architecture

@@ -1,7 +1,7 @@
-"""Kolmogorov-Arnold networks (Liu et al. 2024, arXiv 2404.19756): every edge has a function of its own,
-w_b * silu(x) + w_s * sum_j c_j B_j(x), with B-splines B_j on a uniform grid.
+"""Kolmogorov-Arnold networks (Liu et al. 2024, arXiv 2404.19756), which have a function on every edge.
 
-They classify images, or represent one image each, from coordinates to pixel values.
+It is w_b * silu(x) + w_s * sum_j c_j B_j(x), with B-splines B_j on a uniform grid. A network classifies
+images, or represents one image: it maps coordinates to pixel values.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ COEFFICIENT_STD = 0.1  # of the splines' initial coefficients
 
 @dataclass(frozen=True)
 class Architecture(BaseArchitecture):
-    """Layers of edges without biases, of widths [2, width_hidden, ..., channels] if it reads coordinates,
-    [pixels, width_hidden, ..., 10] if it reads images.
+    """Layers of edges without biases.
+
+    Their widths are [2, width_hidden, ..., channels] for coordinates as input, and
+    [channels * pixels, width_hidden, ..., 10] for images.
 
     Raises:
-        ZooError: if a value is not legal.
+        ZooError: if a value is illegal.
 
     Example:
         >>> inr, classifier = Architecture(), Architecture(reads="images", image_size=14, depth_hidden=1)
@@ -57,7 +59,7 @@ class Architecture(BaseArchitecture):
         "grid_max": (-1e6, 1e6),
     }
 
-    reads: str = "coordinates"  # of a pixel, whose value it computes; or "images", which it classifies
+    reads: str = "coordinates"  # of a pixel, to compute its value; or "images", to classify them
     image_channels: int = 1  # 1 gray, 3 colour
     image_size: int = 28  # pixels, height = width
     width_hidden: int = 32  # units of each hidden layer
@@ -80,7 +82,7 @@ class Architecture(BaseArchitecture):
 
     @property
     def id(self) -> str:
-        """A short name, unique among architectures and fit for a file name."""
+        """A short name, unique among architectures and usable as a file name."""
         low, high = number(float(self.grid_min)), number(float(self.grid_max))
         return (
             f"kan{self.depth_hidden}x{self.width_hidden}g{self.grid}o{self.spline_order}"
@@ -96,7 +98,7 @@ class Architecture(BaseArchitecture):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Inputs, units of each hidden layer, outputs."""
+        """Numbers of inputs, of units in each hidden layer, and of outputs."""
         inputs = COORDINATES if self.reads == "coordinates" else self.image_channels * self.image_size**2
         return inputs, *(self.width_hidden,) * self.depth_hidden, self.num_outputs
 
@@ -107,16 +109,16 @@ class Architecture(BaseArchitecture):
 
     @property
     def num_splines(self) -> int:
-        """B-splines of an edge."""
+        """Number of B-splines of an edge."""
         return self.grid + self.spline_order
 
     @property
     def num_edges(self) -> int:
-        """E, edges of a network, layer by layer in the order [out, in]."""
+        """E, the number of edges of a network."""
         return sum(a * b for a, b in zip(self.widths, self.widths[1:], strict=False))
 
     def tensors(self) -> list[TensorSpec]:
-        """Of each layer w_b [out, in], w_s [out, in], c [out, in, splines]."""
+        """Each layer's w_b [out, in], w_s [out, in] and c [out, in, splines]."""
         specs, inputs = [], INPUT
         for layer, width, units in zip(self.layers, self.widths, self.widths[1:], strict=False):
             for role in ("base_weight", "spline_weight", "coefficients"):
@@ -131,7 +133,7 @@ class Architecture(BaseArchitecture):
         return specs
 
     def edge_scores(self) -> list[TensorSpec]:
-        """A classifier's mean |phi(x)| of each edge over training images."""
+        """For a classifier, each edge's mean |phi(x)| over training images; phi is its function."""
         specs: list[TensorSpec] = []
         for spec in self.tensors():
             if spec.role == "base_weight" and self.reads == "images":
@@ -140,7 +142,7 @@ class Architecture(BaseArchitecture):
         return specs
 
     def scores_of(self, network: PlainNetwork, x: torch.Tensor) -> torch.Tensor:
-        """The mean |phi(x)| of each edge of the plain network over inputs in its range: [E]."""
+        """[E]: each edge's mean |phi(x)| over inputs in the network's range; phi is its function."""
         import torch
 
         x, scores = x.flatten(1), []
@@ -173,9 +175,7 @@ class Architecture(BaseArchitecture):
         return x
 
     def splines(self, x: torch.Tensor) -> torch.Tensor:
-        """The B-splines at inputs [..., I] by the recursion of Cox and de Boor: [..., I, splines]; all are 0
-        outside the knots.
-        """
+        """[..., I, splines]: the B-splines at x [..., I], by Cox-de Boor recursion; 0 outside the knots."""
         import torch
 
         step, order = (self.grid_max - self.grid_min) / self.grid, self.spline_order

@@ -1,8 +1,7 @@
 """Architecture -> the layout of its row: the name, shape and offset of each tensor in the flat vector.
 
-A row has a network's weights in network order: layers from input to output; in a layer weight [out, in,
-height, width], bias, then batch-norm's weight, bias, running_mean, running_var. All shapes and offsets come
-from here.
+A row holds a network's weights in network order: layers from input to output; in each layer weight [out, in,
+height, width], bias, then batch-norm's weight, bias, running_mean, running_var. All offsets come from here.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from typing import Any, Protocol, TypeVar
 
 from nws_dataset.errors import ZooError
 
-Array = TypeVar("Array")  # numpy array or torch tensor: only slicing and reshape are used
+Array = TypeVar("Array")  # a numpy array or torch tensor; only slicing and reshape are used
 
-MAX_WEIGHTS = 1 << 32  # of a network, so that a file cannot ask for more than a machine can hold
-INPUT = "input"  # the units that a network reads: channels, pixels or coordinates
+MAX_WEIGHTS = 1 << 32  # of a network, so that no file can ask for more than a machine can hold
+INPUT = "input"  # name of the input units: channels, pixels or coordinates
 OUTPUT = "output"  # name of the output layer, and of its units
 NORM_SUFFIX = "_norm"  # a layer's batch-norm is named after the layer
 
@@ -30,15 +29,15 @@ class TensorSpec:
 
     name: str  # as in the state_dict of `nws_dataset.networks.network.Network`, e.g. "conv1.weight"
     layer: str  # "conv1", "dense2", "output"; batch-norm belongs to the layer it follows
-    # "weight", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance"; of a KAN "base_weight",
+    # "weight", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance"; in a KAN "base_weight",
     # "spline_weight", "coefficients"
     role: str
     shape: tuple[int, ...]
-    # whose units each axis of `unit_shape` counts: a layer's name, INPUT, or None (e.g. a kernel's axes).
-    # Axes of the same units are permuted together; tensors with two axes of units are edges
+    # the units along each axis of `unit_shape`: a layer's name, INPUT, or None (e.g. for a kernel's axes).
+    # Axes with the same units are permuted together; a tensor with two axes of units describes edges
     units: tuple[str | None, ...]
     offset: int = 0  # index of its first number in the row
-    # the shape with the axes of `units`, if one axis combines several: after a flatten [units, channels,
+    # the shape with one axis for each of `units`, if `shape` joins some: after a flatten [units, channels,
     # height, width]
     unfolded: tuple[int, ...] | None = None
 
@@ -97,12 +96,12 @@ class Layout:
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether there is a layer with batch-norm."""
+        """Whether any layer has batch-norm."""
         return any(spec.role == "norm_mean" for spec in self.tensors)
 
     @functools.cached_property
     def unit_counts(self) -> dict[str, int]:
-        """Units that are permuted together -> how many: the inputs, each layer's, the outputs."""
+        """Name of units that are permuted together (inputs, a layer's, outputs) -> their number."""
         counts: dict[str, int] = {}
         for spec in self.tensors:
             for unit, size in reversed(list(zip(spec.units, spec.unit_shape, strict=True))):
@@ -118,7 +117,7 @@ class Layout:
 
     @functools.cached_property
     def by_layer(self) -> dict[str, tuple[TensorSpec, ...]]:
-        """Layer -> its tensors: the weight, the bias, then batch-norm's where it has one."""
+        """Layer -> its tensors in network order."""
         return {
             layer: tuple(tensors)
             for layer, tensors in itertools.groupby(self.tensors, lambda tensor: tensor.layer)
@@ -148,7 +147,7 @@ class Layout:
 
 
 class HasTensors(Protocol):
-    """What a layout needs of an architecture (`nws_dataset.networks.base.BaseArchitecture`)."""
+    """The part of `nws_dataset.networks.base.BaseArchitecture` that a layout needs."""
 
     @property
     def id(self) -> str: ...
@@ -161,7 +160,7 @@ def layout_of(architecture: HasTensors) -> Layout:
     """The layout of an architecture's row.
 
     Args:
-        architecture: of the network.
+        architecture: of any kind.
 
     Returns:
         The names, shapes and offsets of its tensors.

@@ -1,4 +1,4 @@
-"""The plain PyTorch network of one model: the reference for tests of all fast code."""
+"""The plain PyTorch network of one model, the reference that all fast code is tested against."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Network(nn.Module):
         dropout: probability that a unit is dropped in training mode.
 
     Raises:
-        ZooError: if `activation` or `dropout` is not legal.
+        ZooError: if `activation` or `dropout` is illegal, or the network is too large.
 
     Example:
         >>> from nws_dataset import Architecture
@@ -81,7 +81,7 @@ class Network(nn.Module):
             found = f"{list(row.shape)} {row.dtype}" if isinstance(row, torch.Tensor) else type(row).__name__
             raise ValueZooError(
                 "row",
-                expected=f"a tensor {list(shape)} of floating point",
+                expected=f"a floating-point tensor {list(shape)}",
                 found=found,
                 do="give a row of this architecture",
             )
@@ -100,15 +100,14 @@ class Network(nn.Module):
     def forward(
         self, images: torch.Tensor, masks: Mapping[str, torch.Tensor] | None = None, *, scaled: bool = False
     ) -> torch.Tensor:
-        """Logits of images, or pixel values of a network that represents an image.
+        """The logits of images, or the pixel values at coordinates if the network represents an image.
 
         Args:
-            images: [B, C, H, W]. Pixels, uint8 0..255 or floating point 0..1, are scaled to the
-                architecture's range. With `scaled`, they are the first layer's input unchanged, of any
-                values. For a network that represents an image: [B, 2] coordinates, row and column, each
-                -1..1.
-            masks: layer -> [B, units...], dropout factors (0 or 1 / (1 - rate)) in place of random ones.
-            scaled: whether `images` are already in the network's range; they must be floating point.
+            images: [B, C, H, W] pixels, uint8 0..255 or floating point 0..1, which are scaled to the
+                architecture's range; with `scaled` any floating-point values, which the first layer gets
+                unchanged. If the network represents an image: [B, 2] coordinates, row and column in -1..1.
+            masks: layer -> [B, units...], dropout factors (0 or 1 / (1 - rate)); None for random ones.
+            scaled: whether `images` are already in the network's range.
 
         Returns:
             [B, num_outputs], before the softmax; or [B, C] values in the architecture's range.
@@ -130,13 +129,13 @@ class Network(nn.Module):
         return outputs
 
     def activate(self, x: torch.Tensor) -> torch.Tensor:
-        """The network's activation function.
+        """Apply the network's activation function.
 
         Args:
             x: any tensor.
 
         Returns:
-            Of the same shape.
+            A tensor of the same shape.
 
         Example:
             >>> from nws_dataset import Architecture
@@ -146,15 +145,15 @@ class Network(nn.Module):
         return ACTIVATIONS[self.activation](x)
 
     def drop(self, x: torch.Tensor, layer: str, masks: Mapping[str, torch.Tensor] | None) -> torch.Tensor:
-        """Dropout of a layer's units.
+        """Apply dropout to a layer's units.
 
         Args:
             x: [B, units...], the layer's output.
             layer: its name.
-            masks: as `forward` takes them.
+            masks: as in `forward`.
 
         Returns:
-            Of the same shape.
+            A tensor of the same shape.
 
         Example:
             >>> from nws_dataset import Architecture
@@ -166,7 +165,7 @@ class Network(nn.Module):
 
 
 def check_activation(activation: str | None, architecture: BaseArchitecture) -> None:
-    """Raise a ZooError unless it is one of the architecture's."""
+    """Raise a ZooError unless the activation is legal for the architecture."""
     if not isinstance(activation, str) or activation not in architecture.activations:
         raise ZooError(
             "activation",
@@ -179,7 +178,7 @@ def check_activation(activation: str | None, architecture: BaseArchitecture) -> 
 def network_input(
     architecture: BaseArchitecture, images: torch.Tensor, dtype: torch.dtype, *, scaled: bool
 ) -> torch.Tensor:
-    """The input of `Network.forward`, checked and scaled for the first layer; integers become `dtype`.
+    """Check the images of `Network.forward` and scale them for the first layer; uint8 becomes `dtype`.
 
     Raises:
         ZooError: as `Network.forward`.
@@ -209,12 +208,12 @@ def coordinates(architecture: BaseArchitecture, dtype: torch.dtype = torch.float
 def _check_inputs(architecture: BaseArchitecture, images: torch.Tensor, scaled: bool) -> None:
     if not isinstance(images, torch.Tensor):
         raise ValueZooError(
-            "images", expected="a tensor of torch", found=type(images).__name__, do="convert them"
+            "images", expected="a torch tensor", found=type(images).__name__, do="convert them"
         )
     if architecture.reads == "coordinates":
         if images.ndim != 2 or images.shape[1] != 2 or not images.is_floating_point():
             found = f"{list(images.shape)} {images.dtype}"
-            expected, do = "coordinates [B, 2] of floating point", "give rows and columns, each -1..1"
+            expected, do = "floating-point coordinates [B, 2]", "give rows and columns in -1..1"
             raise ZooError(f"a network {architecture.id}", expected=expected, found=found, do=do)
         return
     channels, size = architecture.image_channels, architecture.image_size

@@ -1,6 +1,6 @@
 """Small residual networks that classify images: three stages of one basic block each, with GroupNorm.
 
-"resnet8" of Lim et al. 2024 (arXiv 2405.20231), with its names and order of tensors.
+This is "resnet8" of Lim et al. 2024 (arXiv 2405.20231); names and order of the tensors are the same.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import torch
     import torch.nn as nn
 
-STAGES = 3  # each but the first halves the maps and doubles the channels
+STAGES = 3  # all but the first halve the map's sides and double the channels
 KERNEL = 3
 NORM_EPSILON = 1e-5
-# of CIFAR-10's colours, 0 .. 255, to normalise pixels
+# of CIFAR-10's colour channels, in 0 .. 255, to normalise pixels
 PIXEL_MEAN = (125.307, 122.961, 113.8575)
 PIXEL_STD = (51.5865, 50.847, 51.255)
 
@@ -29,12 +29,11 @@ PIXEL_STD = (51.5865, 50.847, 51.255)
 class Architecture(BaseArchitecture):
     """Convolution - norm - relu, three blocks, global average, dense layer.
 
-    A block is convolution - norm - relu - convolution - norm, and its input is added before its last relu:
-    unchanged in the first stage, in the others after a 1 x 1 convolution and a norm. Norms are GroupNorm
-    with one group.
+    A block is convolution - norm - relu - convolution - norm - add its input - relu. The first block adds its
+    input unchanged, the others after a 1 x 1 convolution and a norm. Norms are GroupNorm with one group.
 
     Raises:
-        ZooError: if a value is not legal.
+        ZooError: if a value is illegal.
 
     Example:
         >>> from nws_dataset import layout_of
@@ -57,7 +56,7 @@ class Architecture(BaseArchitecture):
 
     @property
     def id(self) -> str:
-        """A short name, unique among architectures and fit for a file name."""
+        """A short name, unique among architectures and usable as a file name."""
         return f"resnet8w{self.width_conv}-in{self.image_channels}x{self.image_size}"
 
     def scale(self, pixels: Any) -> Any:
@@ -67,7 +66,7 @@ class Architecture(BaseArchitecture):
         return torch.sub(255 * pixels, mean) / std
 
     def _blocks(self) -> Iterator[tuple[str, int, int, int, str, str]]:
-        """Each block's name, inputs, units, stride, and the names of its input and output units."""
+        """Each block's name, numbers of inputs and units, stride, names of its input and output units."""
         width, entering = self.width_conv, "conv1"
         for stage in range(STAGES):
             units, leaving = self.width_conv << stage, "conv1" if stage == 0 else f"layer{stage + 1}"
@@ -75,9 +74,9 @@ class Architecture(BaseArchitecture):
             width, entering = units, leaving
 
     def _convolutions(self) -> Iterator[tuple[str, str, tuple[int, int, int], int, tuple[str, str]]]:
-        """Each convolution's name, its norm's, (units, inputs, kernel), stride, the names of both units.
+        """Each convolution's name, its norm's, (units, inputs, kernel), stride, (output, input) units' names.
 
-        A stage's blocks write into one residual stream, so all that is added shares its units.
+        Layers whose outputs are added share their units.
         """
         yield "conv1", "ln1", (self.width_conv, self.image_channels, KERNEL), 1, ("conv1", INPUT)
         for block, width, units, stride, entering, leaving in self._blocks():
@@ -89,9 +88,7 @@ class Architecture(BaseArchitecture):
                 yield *names, (units, width, 1), stride, (leaving, entering)
 
     def tensors(self) -> list[TensorSpec]:
-        """Of each convolution its weight, and its norm's weight and bias; then the dense layer's weight and
-        bias.
-        """
+        """Each convolution's weight, norm weight and norm bias, then the dense layer's weight and bias."""
         specs = []
         for name, norm, (units, inputs, kernel), _, axes in self._convolutions():
             shape = units, inputs, kernel, kernel
@@ -136,14 +133,14 @@ class Architecture(BaseArchitecture):
     def uses(self, tensor: TensorSpec) -> int:
         size = self.image_size
         for name, _, _, stride, _ in self._convolutions():
-            # a shortcut and the first convolution of its block read the same map
+            # a shortcut reads the same map as the first convolution of its block, whose stride counts already
             size = -(-size // (1 if name.endswith("shortcut.0") else stride))
             if name == tensor.layer:
                 return size**2
         return 1
 
     def initial(self, initialization: str, tensor: TensorSpec, init_std: float | None) -> Draw:
-        """Weights are normal with He's deviation, norms 1 and 0, the dense layer's bias as PyTorch has it."""
+        """Weights are normal with He's deviation, norms 1 and 0, the dense bias uniform as in PyTorch."""
         if tensor.role == "weight":
             return Draw("normal", math.sqrt(2 / tensor.fans[0]))
         if tensor.role == "bias":

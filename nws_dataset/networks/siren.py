@@ -1,6 +1,6 @@
-"""SIRENs (Sitzmann et al. 2020, arXiv 2006.09661) that represent one image each: pixel coordinates -> value.
+"""SIRENs (Sitzmann et al. 2020, arXiv 2006.09661), which represent one image: coordinates -> pixel value.
 
-Both published conventions of such zoos are instances: DWSNets' (arXiv 2301.12780; the defaults), and NFN's
+This covers both published conventions of such zoos: DWSNets' (arXiv 2301.12780; the defaults), and NFN's
 (arXiv 2302.14040: no offset, pixels in -1 .. 1).
 """
 
@@ -25,10 +25,10 @@ COORDINATES = 2  # row and column
 class Architecture(BaseArchitecture):
     """A multi-layer perceptron with sine layers, from (row, column) to the channels of a pixel.
 
-    x -> sin(frequency * (W x + b)) in each hidden layer; the last one is linear, with `output_offset` added.
+    A hidden layer is x -> sin(frequency * (W x + b)), the output layer x -> W x + b + `output_offset`.
 
     Raises:
-        ZooError: if a value is not legal.
+        ZooError: if a value is illegal.
 
     Example:
         >>> Architecture().id, Architecture(image_channels=3, output_offset=0.0, pixel_min=-1).id
@@ -37,7 +37,7 @@ class Architecture(BaseArchitecture):
 
     kind: ClassVar[str] = "siren"
     activations: ClassVar[tuple[str, ...]] = ("sine",)
-    # Sitzmann et al.'s, with PyTorch's biases; the same for every layer, biases at 0 (DWSNets)
+    # "siren": Sitzmann et al.'s, biases as in PyTorch; "siren_uniform": one rule for all layers, biases 0
     initializations: ClassVar[tuple[str, ...]] = ("siren", "siren_uniform")
     legal_values: ClassVar[Mapping[str, tuple[str | int, ...]]] = {
         "image_channels": (1, 3),
@@ -52,18 +52,18 @@ class Architecture(BaseArchitecture):
         "output_offset": (-1e6, 1e6),
     }
 
-    image_channels: int = 1  # of the image: 1 gray, 3 colour
-    image_size: int = 28  # of the image in pixels, height = width
+    image_channels: int = 1  # 1 gray, 3 colour
+    image_size: int = 28  # pixels, height = width
     width_hidden: int = 32  # units of each hidden layer
     depth_hidden: int = 2  # hidden layers
-    frequency_first: float = 30.0  # of the first layer's sines
-    frequency_hidden: float = 30.0  # of the others'
+    frequency_first: float = 30.0  # of the first layer
+    frequency_hidden: float = 30.0  # of the other hidden layers
     output_offset: float = 0.5  # added to the output
     pixel_min: int = 0  # pixels are pixel_min .. 1
 
     @property
     def id(self) -> str:
-        """A short name, unique among architectures and fit for a file name."""
+        """A short name, unique among architectures and usable as a file name."""
         first, hidden = number(float(self.frequency_first)), number(float(self.frequency_hidden))
         offset = number(float(self.output_offset))
         return (
@@ -83,7 +83,7 @@ class Architecture(BaseArchitecture):
         return float(self.pixel_min), 1.0
 
     def tensors(self) -> list[TensorSpec]:
-        """Of each layer its weight [out, in] and its bias."""
+        """Each layer's weight [out, in] and bias."""
         specs, inputs, width = [], INPUT, COORDINATES
         hidden = ((f"dense{i}", self.width_hidden) for i in range(1, self.depth_hidden + 1))
         for layer, units in (*hidden, (OUTPUT, self.image_channels)):
@@ -113,8 +113,10 @@ class Architecture(BaseArchitecture):
         return values
 
     def initial(self, initialization: str, tensor: TensorSpec, init_std: float | None) -> Draw:
-        """Weights are uniform in +- sqrt(6 / inputs) / frequency; "siren": those of the first layer in
-        +- 1 / inputs, and biases in +- 1 / sqrt(inputs), as PyTorch draws them.
+        """Weights are uniform in +- sqrt(6 / inputs) / frequency.
+
+        With "siren", the first layer's weights are uniform in +- 1 / inputs, and biases in +- 1 /
+        sqrt(inputs), as in PyTorch. With "siren_uniform", biases are 0.
         """
         inputs = COORDINATES if tensor.layer == "dense1" else self.width_hidden
         if tensor.role == "bias":

@@ -1,7 +1,7 @@
-"""Many networks of one architecture as one module: faster than one by one, and differentiable in all weights.
+"""Many networks of one architecture as one module, faster than one by one, with gradients of all weights.
 
-The networks' feature maps are groups of channels side by side, so a layer of several networks is one call of
-torch. `nws_dataset.networks.network.Network` is the reference.
+The feature maps of several networks are groups of channels in one map, so a layer of all of them is one call
+of torch. `nws_dataset.networks.network.Network` is the reference.
 
 Axes: N networks, P weights, B images, C channels of a network, H W pixels, I inputs and O outputs of a layer.
 """
@@ -22,25 +22,25 @@ from nws_dataset.networks.cnn import BATCH_NORM_EPSILON
 from nws_dataset.networks.layout import NORM_SUFFIX, OUTPUT, layout_of
 from nws_dataset.networks.network import ACTIVATIONS, Network, check_activation, network_input
 
-# of the largest feature map of the networks that run together: it stays in the cache
+# largest feature map, in bytes, of networks that run together; on a CPU it should stay in the cache
 CPU_MAP_BYTES = 2 << 20
 MAP_BYTES = 1 << 28
 
 
 class Networks(nn.Module):
-    """Networks of one architecture in evaluation mode: one call gives all logits. `Zoo.networks` makes it.
+    """Networks of one architecture in evaluation mode: one call gives all logits. See `Zoo.networks`.
 
     Gradients reach the `images` and all `weights` of a call, batch-norm's running statistics included. The
-    networks' own weights are a buffer: `.to(...)` moves it, no optimizer trains it.
+    networks' own weights are a buffer: `.to(...)` moves it, but no optimizer trains it.
 
     Args:
         architecture: of all the networks.
-        activations: N of "relu", "elu", "sigmoid", "tanh".
-        weights: [N, P] floating point, one row per network.
+        activations: N of the architecture's `activations`, e.g. "relu".
+        weights: [N, P] floating point, a row for each network.
 
     Raises:
-        ZooError: if an activation is not legal.
-        ValueZooError: if there are no networks, or weights are not one row of this architecture per
+        ZooError: if an activation is illegal.
+        ValueZooError: if there are no networks, or weights are not a row of this architecture for each
             activation.
 
     Example:
@@ -66,7 +66,7 @@ class Networks(nn.Module):
             check_activation(activation, architecture)
         if not self.activations:
             raise ValueZooError(
-                "activations", expected="one of each network", found="none", do="choose networks"
+                "activations", expected="one for each network", found="none", do="choose networks"
             )
         self._check(weights)
         self.register_buffer("weights", weights)
@@ -74,20 +74,19 @@ class Networks(nn.Module):
     def forward(
         self, images: torch.Tensor, weights: torch.Tensor | None = None, *, scaled: bool = False
     ) -> torch.Tensor:
-        """Each network's logits of the images.
+        """Each network's logits of the images, or pixel values at the coordinates.
 
         Args:
-            images: [B, C, H, W] for all networks, as in `Network.forward`: pixels, uint8 0..255 or floating
-                point 0..1, or with `scaled` the first layer's input.
-            weights: [N, P] floating point, in place of the networks' own; None for these.
-            scaled: whether `images` are already in the networks' range; they must be floating point.
+            images: [B, C, H, W] or [B, 2], the same for all networks, as in `Network.forward`.
+            weights: [N, P] floating point, in place of the networks' own; None for their own.
+            scaled: whether `images` are already in the networks' range.
 
         Returns:
             [N, B, num_outputs], before the softmax.
 
         Raises:
-            ZooError: as `Network.forward`, for images.
-            ValueZooError: if weights are not one row of this architecture per network.
+            ZooError: if images are illegal, as in `Network.forward`.
+            ValueZooError: if weights are not a row of this architecture for each network.
 
         Example:
             >>> from nws_dataset import Architecture
@@ -103,7 +102,7 @@ class Networks(nn.Module):
         else:
             self._check(weights)
         x = network_input(self.architecture, images, weights.dtype, scaled=scaled)
-        # grouped convolutions are faster in this format, twice on a CPU
+        # grouped convolutions are faster in this format, twice as fast on a CPU
         if isinstance(self.architecture, cnn.Architecture):
             x = x.contiguous(memory_format=torch.channels_last)
         alike: dict[str, list[int]] = {}  # networks of each activation
@@ -116,7 +115,7 @@ class Networks(nn.Module):
         return torch.cat(logits)[order.argsort()]
 
     def _logits(self, x: torch.Tensor, weights: torch.Tensor, activation: str) -> torch.Tensor:
-        """[N, B, O] of networks with the same activation, a few at a time."""
+        """[N, B, O]: outputs of networks with the same activation, computed a few networks at a time."""
         architecture = self.architecture
         if not isinstance(architecture, cnn.Architecture):
             return self._logits_mapped(x, weights, activation)
@@ -127,7 +126,7 @@ class Networks(nn.Module):
         return torch.cat([_convolutional(architecture, x, part, activation) for part in parts])
 
     def _logits_mapped(self, x: torch.Tensor, weights: torch.Tensor, activation: str) -> torch.Tensor:
-        """[N, B, O] of any kind: the plain network, mapped over the networks' weights."""
+        """[N, B, O]: outputs of networks of any kind, by vmap of the plain network."""
         architecture = self.architecture
         with torch.device("meta"):
             network = Network(architecture, activation).eval()
@@ -141,7 +140,7 @@ class Networks(nn.Module):
         return mapped
 
     def _check(self, weights: torch.Tensor) -> None:
-        """Raise a ValueZooError unless weights are one row per network."""
+        """Raise a ValueZooError unless weights are a row for each network."""
         shape = [len(self.activations), layout_of(self.architecture).num_weights]
         if (
             not isinstance(weights, torch.Tensor)
@@ -155,7 +154,7 @@ class Networks(nn.Module):
             )
             raise ValueZooError(
                 "weights",
-                expected=f"a tensor {shape} of floating point",
+                expected=f"a floating-point tensor {shape}",
                 found=found,
                 do="give a row of this architecture to each network",
             )
@@ -164,12 +163,12 @@ class Networks(nn.Module):
 def _convolutional(
     architecture: cnn.Architecture, x: torch.Tensor, weights: torch.Tensor, activation: str
 ) -> torch.Tensor:
-    """[N, B, O] of convolutional networks, a layer of all of them at a time."""
+    """[N, B, O]: outputs of convolutional networks, computed layer by layer for all of them."""
     tensors = layout_of(architecture).views(weights)
     count, activate = len(weights), ACTIVATIONS[activation]
     for i, pool in enumerate(architecture.pooled, 1):
         kernels, biases = tensors[f"conv{i}.weight"].flatten(0, 1), tensors[f"conv{i}.bias"].flatten()
-        # all networks see the same images: the first convolution has one group
+        # all networks see the same images, so the first convolution has one group
         x = F.conv2d(x, kernels, biases, architecture.stride, architecture.pad, groups=1 if i == 1 else count)
         if architecture.batch_norm:
             scale, shift = _norm(tensors, f"conv{i}")
@@ -187,7 +186,7 @@ def _convolutional(
 
 
 def _norm(tensors: dict[str, torch.Tensor], layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Batch-norm as x * scale + shift, [N, O] each: torch's has no gradient for its running statistics."""
+    """Batch-norm as x * scale + shift, [N, O] each: torch's has no gradient for running statistics."""
     weight, bias, mean, variance = (
         tensors[f"{layer}{NORM_SUFFIX}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
     )
@@ -196,5 +195,5 @@ def _norm(tensors: dict[str, torch.Tensor], layer: str) -> tuple[torch.Tensor, t
 
 
 def _dense(x: torch.Tensor, tensors: dict[str, torch.Tensor], layer: str) -> torch.Tensor:
-    """[N, B, I] -> [N, B, O]"""
+    """[N, B, I] -> [N, B, O]."""
     return torch.baddbmm(tensors[f"{layer}.bias"][:, None], x, tensors[f"{layer}.weight"].transpose(1, 2))
