@@ -1,8 +1,7 @@
-"""Which image each network stands for: an order of an image set's images that every zoo shares, whatever its
-seed.
+"""The image that each network represents: one order of a set's images for all zoos and seeds.
 
-Images are numbered through, training images first, then test images. The last training images are for
-validation: networks of test images are the test split.
+Images are numbered from 0, training images first, then test images. Networks of test images are the test
+split, networks of the last training images the validation split.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import numpy as np
 from builder import philox
 from builder.image_sets import IMAGE_SETS, ImageSetFacts
 
-MAX_VALIDATION = 5000  # images; a tenth of the training images where these are fewer
+MAX_VALIDATION = 5000  # images; a tenth of the training images if that is less
 
 
 def split_sizes(facts: ImageSetFacts) -> dict[str, int]:
-    """Split -> its images, in the order of their numbers."""
+    """Split -> number of its images; their numbers follow in this order."""
     validation = min(MAX_VALIDATION, facts.train_images // 10)
     return {
         "train": facts.train_images - validation,
@@ -29,12 +28,12 @@ def split_sizes(facts: ImageSetFacts) -> dict[str, int]:
 
 @functools.cache
 def image_order(dataset: str) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a set in the order in which networks stand for them.
+    """The images of a set in the order in which networks represent them.
 
-    In every prefix the splits have their shares to within one image.
+    In every prefix each split has its share to within one image.
 
     Returns:
-        [N] numbers of images, and [N] the index of each one's split among those of `split_sizes`.
+        [N] numbers of images, and [N] the index in `split_sizes` of each image's split.
     """
     sizes = np.array(list(split_sizes(IMAGE_SETS[dataset]).values()))
     splits = _interleaved(sizes)
@@ -49,17 +48,17 @@ def image_order(dataset: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interleaved(sizes: np.ndarray) -> np.ndarray:
-    """[sum of sizes] the class at each place, so that in every prefix each class has its share to within one.
+    """[sum of sizes]: the class at each place; in every prefix each class has its share to within one.
 
-    Of those that may come next without being ahead, the one whose deadline is the first (Tijdeman 1980, "The
-    chairman assignment problem").
+    The next class is the one with the earliest deadline among those that would not get too far ahead
+    (Tijdeman 1980, "The chairman assignment problem").
     """
     total, shares = int(sizes.sum()), sizes.tolist()
     taken, found = [0] * len(shares), np.empty(int(sizes.sum()), np.int64)
     slack = 2 * len(shares) - 2
     for n in range(1, total + 1):
         due = [
-            # the place by which the class must come again, exactly: integers all the way
+            # the last place at which the class may come again; integers, so that it is exact
             (-(-total * (slack * (count + 1) - 1) // (slack * share)), split)
             for split, (count, share) in enumerate(zip(taken, shares, strict=True))
             if count < share and slack * (n * share - count * total) >= total

@@ -1,5 +1,6 @@
-"""Trains networks that stand for an image each: a regression of its pixels on their coordinates, all of them
-in every step, so that an epoch is a step.
+"""Training of networks that represent one image each.
+
+A network learns to map coordinates to pixel values. Every step sees all pixels, so an epoch is a step.
 
 Axes: M models, B pixels, C channels, P weights, S snapshots.
 """
@@ -32,38 +33,39 @@ from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.layout import layout_of
 from nws_dataset.networks.network import Network, coordinates
 
-STEPS = 100  # that a model takes before it is looked at: whether it has diverged, how far it is
+STEPS = 100  # between two checks of a model for divergence and progress
 State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class ImageBackend(Protocol):
-    """Trains and evaluates networks of one architecture that stand for images.
+    """Trains and evaluates networks of one architecture that represent one image each.
 
-    A model's numbers do not depend on what it is trained beside, but for the rounding of plain torch on a
+    A model's numbers do not depend on other models trained with it, except for rounding in plain torch on a
     GPU.
     """
 
     def train_images(self, state: State, targets: torch.Tensor, rates: list[float]) -> torch.Tensor:
-        """Take steps, in place.
+        """Take training steps, in place.
 
         Args:
             state: rows, first and second moments, [M, P] each.
             targets: [M, B, C] values of the pixels, in the architecture's range.
-            rates: of each step, from `update.step_size`.
+            rates: each step's size, from `update.step_size`.
 
         Returns:
-            [M], for each the sum of the steps' mean squared errors; not finite once one was not.
+            [M]: the sum of each model's mean squared errors over the steps; not finite if one is not.
         """
         ...
 
     def evaluate_images(self, rows: torch.Tensor) -> torch.Tensor:
-        """What networks give for all pixels: rows [M, P] -> [M, B, C]."""
+        """The networks' values at all pixels: rows [M, P] -> [M, B, C]."""
         ...
 
 
 class TorchImageBackend:
-    """`ImageBackend` by plain torch, for any kind and device: on a CPU one model after the other, on a GPU
-    all of them mapped.
+    """`ImageBackend` in plain torch, for any kind and device.
+
+    On a CPU, models are trained one by one, on a GPU together by vmap.
 
     Args:
         architecture: of the models.
@@ -122,9 +124,9 @@ def make_image_backend(
     *,
     name: str = "fast",
 ) -> ImageBackend:
-    """The fastest backend for an architecture on a device; with the name "torch", plain torch."""
+    """The fastest backend for an architecture on a device, or plain torch if the name is "torch"."""
     if name == "fast" and device.type == "cpu":
-        # each only where it is needed: compiling takes seconds
+        # imported only where needed, since compiling takes seconds
         if isinstance(architecture, siren.Architecture):
             from builder.training.cpu.siren import SirenBackend
 
@@ -137,18 +139,18 @@ def make_image_backend(
 
 
 class ImageCohort:
-    """Trains networks of one architecture that stand for an image each.
+    """Trains networks of one architecture that represent one image each.
 
     Args:
-        subset: gives the snapshots' epochs.
+        subset: determines the epochs of snapshots.
         architecture: of all the models.
         bank: image sets by name, on the device.
         slots: how many models train together.
         dtype: float32; float64 for tests.
-        spool: unused: their rows are small.
-        on_epoch: called whenever a model has trained an epoch.
-        backend: what trains; None: the device's.
-        occupancy: takes note of the slots' use.
+        spool: unused, since the rows are small.
+        on_epoch: called after each epoch of a model.
+        backend: trains the models; None for the fastest.
+        occupancy: records how many slots are in use.
     """
 
     def __init__(
@@ -171,11 +173,11 @@ class ImageCohort:
         self.occupancy = occupancy or Occupancy()
 
     def train(self, models: Iterable[Model]) -> Iterator[Trained]:
-        """Train models, as many at a time as there are slots; each is yielded when it stops."""
+        """Train models, as many at a time as there are slots, and yield each when it is finished."""
         queue = iter(models)
         with one_thread(self.device):
             while together := list(itertools.islice(queue, self.slots)):
-                # models that differ in their learning rate take their steps apart
+                # models with other learning rates take their steps separately
                 for group in _alike(together):
                     yield from self._train(group)
 
@@ -205,7 +207,7 @@ class ImageCohort:
             yield self._finished(model, torch.stack([row[m] for row in kept]), epochs, bool(finite[m]))
 
     def _target(self, model: Model) -> torch.Tensor:
-        """[B, C] what a model shall give."""
+        """[B, C]: the pixel values that a model should learn."""
         pixels, _ = image_of(model, self.bank[model.recipe.dataset])
         return target_of(self.architecture, pixels, self.dtype)
 
@@ -222,7 +224,7 @@ class ImageCohort:
 
 
 def _alike(models: list[Model]) -> list[list[Model]]:
-    """Models that take equal steps together."""
+    """Groups of models with the same step sizes."""
     groups: dict[Any, list[Model]] = {}
     for model in models:
         recipe = model.recipe
@@ -232,7 +234,7 @@ def _alike(models: list[Model]) -> list[list[Model]]:
 
 
 def image_of(model: Model, images: Images) -> tuple[torch.Tensor, int]:
-    """The image that a model stands for, [C, H, W] uint8, and its class."""
+    """The image that a model represents, [C, H, W] uint8, and its class."""
     assert model.image is not None
     number, train = model.image, len(images.train_images)
     found, facts = train + len(images.test_images), IMAGE_SETS[model.recipe.dataset]
@@ -245,7 +247,7 @@ def image_of(model: Model, images: Images) -> tuple[torch.Tensor, int]:
 
 
 def target_of(architecture: BaseArchitecture, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[B, C] an image [C, H, W] uint8 as values of its pixels in the architecture's range."""
+    """[B, C]: the pixel values of an image [C, H, W] uint8 in the architecture's range."""
     scaled: torch.Tensor = architecture.scale(pixels.to(dtype) / 255)
     return scaled.flatten(1).T.contiguous()
 
@@ -253,8 +255,10 @@ def target_of(architecture: BaseArchitecture, pixels: torch.Tensor, dtype: torch
 def evaluate_image_rows(
     backend: ImageBackend, architecture: BaseArchitecture, rows: torch.Tensor, pixels: torch.Tensor
 ) -> list[dict[str, Any]]:
-    """How well rows [S, P] of a model give its image: the mean squared error in the architecture's range, and
-    the PSNR in dB.
+    """How well rows [S, P] of a model represent its image [C, H, W] uint8.
+
+    Returns:
+        S dicts of "train_loss", the mean squared error in the architecture's range, and "psnr" in dB.
     """
     target = target_of(architecture, pixels, torch.float64).cpu()
     found = backend.evaluate_images(rows).double().cpu()
@@ -267,7 +271,8 @@ def evaluate_image_rows(
 
 
 def psnr_of(mse: float, span: float) -> float | None:
-    """The peak signal-to-noise ratio in dB of a mean squared error, where pixels span so much; None of a
-    perfect image, or one that is not finite.
+    """The peak signal-to-noise ratio in dB for an error and the span of pixel values.
+
+    None if the error is 0 or not finite.
     """
     return 10 * math.log10(span**2 / mse) if 0 < mse < math.inf else None

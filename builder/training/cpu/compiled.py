@@ -1,4 +1,4 @@
-"""What Numba has compiled, kept on disk: dropped when what it follows from has changed."""
+"""The cache of code compiled by Numba, which is deleted when its sources have changed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from builder.training import cpu, sources, update
 from nws_dataset.files import atomic_write
 from nws_dataset.networks import cnn
 
-SOURCES = (cpu, update, philox, cnn)  # what the compiled steps follow from
+SOURCES = (cpu, update, philox, cnn)  # of the compiled steps
 
 
 @functools.cache
 def drop_stale_kernels() -> None:
-    """Delete what Numba compiled from other sources: it looks only at the file that a function stands in, not
-    at what that imports.
+    """Delete code that Numba compiled from other sources.
+
+    Numba itself only checks the file of a compiled function, not the modules that it imports.
     """
     folder = cache_folder()
     digest = sources.digest(SOURCES)
@@ -29,7 +30,7 @@ def drop_stale_kernels() -> None:
 
 
 def cache_folder() -> Path:
-    """Where Numba keeps what it compiled."""
+    """The folder of Numba's compiled code."""
     from builder.training.cpu import kernels
 
     return Path(kernels.train.stats.cache_path)

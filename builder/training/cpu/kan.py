@@ -1,16 +1,17 @@
-"""The steps of Kolmogorov-Arnold networks, compiled by Numba: one model at a time.
+"""Training steps of Kolmogorov-Arnold networks, compiled by Numba.
 
-Every input of a layer has features, silu(x) and the B-splines at x, so that a layer is a product of matrices:
-of the features with effective weights, w_b and w_s * c, which are made once a step. A block of images (or
-pixels) goes through the network at a time, so that its features stay in the core's cache. The first layer's
-inputs have few distinct values, so its features come from a table.
+One model is trained at a time. Every input x of a layer has features, silu(x) and the B-splines at x, so a
+layer is a product of two matrices: features and effective weights (w_b and w_s * c), which are computed once
+a step. Images (or pixels) pass through the network in blocks, so that a block's features stay in the core's
+cache. The first layer's inputs have few distinct values, so its features come from a table.
 
-Lanes are the units of a layer, or its inputs, padded with zeros to whole vectors; only where outputs are
-compared with targets a lane is an image. A product's sums go through the images, or the units, one after the
-other, whatever vectors a processor has.
+Lanes are the units of a layer, or its inputs, padded with zeros to whole vectors; where outputs are compared
+with targets, lanes are images. A product sums over images or units one after the other, in the same order
+for any vector width.
 
-Axes: M models, B images or pixels, C channels or classes, E edges, P weights; of a layer A outer and V inner
-units: inputs and outputs for the first layer, [outputs, inputs] for the others; F features of an input.
+Axes: M models, B images or pixels, C channels or classes, E edges, P weights; A outer and V inner units of a
+layer, which are [inputs, outputs] in the first layer and [outputs, inputs] in the others; F features of an
+input.
 """
 
 from __future__ import annotations
@@ -47,25 +48,25 @@ from nws_dataset.networks.kan import Architecture
 from nws_dataset.networks.layout import layout_of
 from nws_dataset.networks.network import coordinates
 
-BLOCK = 64  # images that go through the network together
+BLOCK = 64  # images that pass through the network together
 
 LAYER = np.dtype(
     [
         (name, np.int64)
         for name in (
-            *("outer", "inner"),  # units
-            "width",  # the inner ones, padded
-            "taps",  # features of all its inputs
-            "row",  # where its weights stand in the packed row, [A, F + 1, V]: w_b, w_s, then c
-            # positions in `Net.x`
+            *("outer", "inner"),  # numbers of units
+            "width",  # inner units, padded
+            "taps",  # features of all inputs
+            "row",  # start of its weights in the packed row, [A, F + 1, V]: w_b, w_s, then c
+            # starts of buffers in `Net.x`
             "weights",  # effective: [A, F, V]
             "slopes",  # the loss's gradient by these
-            "turned",  # of a hidden layer the effective weights once more: [F, V, A padded]
+            "turned",  # the effective weights of a hidden layer, transposed: [F, V, A padded]
             "x",  # inputs of a block: [B, V]; later the gradient by them
-            "features",  # [B, F, V]; of the first layer [B, A, F]
+            "features",  # [B, F, V]; in the first layer [B, A, F]
             "derivatives",  # of the features: [B, F, V]
-            "y",  # where the outputs go, and then the gradient by them
-            *("y_image", "y_unit"),  # from an image's output to the next's, from a unit's to the next's
+            "y",  # outputs, later the gradient by them
+            *("y_image", "y_unit"),  # strides of y: between images, between units
         )
     ]
 )
@@ -74,22 +75,22 @@ LAYER = np.dtype(
 class Net(NamedTuple):
     """One model; all arrays are flat."""
 
-    # the packed row: of each layer its weights, all padded so that vectors hold inner units
+    # the packed row: each layer's weights, padded so that vectors hold inner units
     row: np.ndarray
     gradient: np.ndarray
     first: np.ndarray  # the optimizer's moments
     second: np.ndarray
     layers: np.ndarray  # records of LAYER
     x: np.ndarray  # all buffers
-    scratch: np.ndarray  # vectors
-    table: np.ndarray  # features of each value that an input of the network may have, [values, F]
-    values: np.ndarray  # these values
-    products: int  # where the gradient by a block's features goes in x
+    scratch: np.ndarray  # for LANES vectors
+    table: np.ndarray  # features of each possible value of the network's inputs, [values, F]
+    values: np.ndarray  # these values, ascending
+    products: int  # start in x of the gradient by a block's features
     features: int  # F
-    intervals: tuple[int, ...]  # as many as are between knots
-    degree: tuple[int, ...]  # as many as the splines' degree says
+    intervals: tuple[int, ...]  # its length is the number of intervals between knots
+    degree: tuple[int, ...]  # its length is the splines' degree
     lowest: float  # the first knot
-    per_step: float  # 1 / the grid's step
+    per_step: float  # 1 / (distance between knots)
 
 
 _totals = make_totals(LANES)
@@ -97,9 +98,7 @@ _totals = make_totals(LANES)
 
 @jit
 def dots(net: Any, L: Any, count: int) -> None:
-    """The outputs of the last layer, [outputs, B]: of few units, so that lanes are inputs, summed at the
-    end.
-    """
+    """The last layer's outputs [outputs, B]; lanes are inputs, since outputs are few, summed at the end."""
     x, scratch = raw(net.x), raw(net.scratch)
     for first in range(0, count, LANES):
         for o in range(L.outer):
@@ -118,7 +117,7 @@ def dots(net: Any, L: Any, count: int) -> None:
 
 @jit
 def fold(net: Any) -> None:
-    """Effective weights from the row."""
+    """Compute effective weights from the row."""
     x, row = raw(net.x), raw(net.row)
     for k in range(len(net.layers)):
         L = net.layers[k]
@@ -138,7 +137,7 @@ def fold(net: Any) -> None:
 
 @jit
 def unfold(net: Any) -> None:
-    """The row's gradient from that of the effective weights."""
+    """Compute the row's gradient from that of the effective weights."""
     x, row, gradient = raw(net.x), raw(net.row), raw(net.gradient)
     for k in range(len(net.layers)):
         L = net.layers[k]
@@ -166,7 +165,7 @@ def change_weights(net: Any, rate: Any, coefficients: Any) -> None:
 
 @jit
 def find_features(net: Any, at: int, to: int, slopes: int, width: int, count: int) -> None:
-    """Features of `count` images' inputs and their derivatives, those of splines by steps of the grid."""
+    """Features of `count` images' inputs, and derivatives (splines' in units of the distance of knots)."""
     x = raw(net.x)
     one, per_step, first = fill(x, 1.0), fill(x, net.per_step), fill(x, -net.lowest * net.per_step)
     for p in range(count):
@@ -176,13 +175,13 @@ def find_features(net: Any, at: int, to: int, slopes: int, width: int, count: in
             sigmoid = one / (exp(fill(x, 0.0) - v) + one)
             store(x, f, v * sigmoid)
             store(x, d, sigmoid * fma(v, one - sigmoid, one))
-            u = fma(v, per_step, first)  # in steps of the grid from the first knot
+            u = fma(v, per_step, first)  # distance from the first knot, in intervals
             splines(x, u, f + width, d + width, width, net.intervals, net.degree)
 
 
 @jit
 def make_table(net: Any) -> None:
-    """Features of all values, a vector of them at a time."""
+    """Compute the features of all values, a vector at a time."""
     at, size = net.products, net.features * LANES
     for k in range(0, len(net.values), LANES):
         for j in range(LANES):
@@ -198,9 +197,7 @@ def make_table(net: Any) -> None:
 
 @jit
 def load_inputs(net: Any, levels: Any, starts: Any, begin: int, count: int) -> None:
-    """Of the images `begin` and following of an order: the first layer's features, or the inputs of the only
-    layer there is.
-    """
+    """Load `count` images from `begin` on: the first layer's features, or the only layer's inputs."""
     x, table, F, L = raw(net.x), raw(net.table), net.features, net.layers[0]
     if len(net.layers) == 1:
         for p in range(count):
@@ -211,13 +208,13 @@ def load_inputs(net: Any, levels: Any, starts: Any, begin: int, count: int) -> N
         start, to = starts[begin + p], L.features + p * L.taps
         for i in range(L.outer):
             at = np.int64(entry(levels, start + i)) * F
-            for f in range(0, F, LANES):  # what is written past the end, the next writes over
+            for f in range(0, F, LANES):  # the next store overwrites what goes beyond F
                 store(x, to + i * F + f, load(table, at + f))
 
 
 @jit
 def forward(net: Any, count: int) -> None:
-    """From a block's inputs to its outputs."""
+    """Compute a block's outputs from its inputs."""
     x, last = raw(net.x), len(net.layers) - 1
     for k in range(last + 1):
         L = net.layers[k]
@@ -239,7 +236,7 @@ def forward(net: Any, count: int) -> None:
 
 @jit
 def backward(net: Any, count: int, adding: bool) -> None:
-    """The gradient of a block, by whose outputs it stands in their place."""
+    """Compute the gradient of a block, given the gradient by its outputs in their place."""
     x, last = raw(net.x), len(net.layers) - 1
     for k in range(last, -1, -1):
         L = net.layers[k]
@@ -263,7 +260,7 @@ def backward(net: Any, count: int, adding: bool) -> None:
 
 @jit
 def input_gradients(net: Any, L: Any, count: int) -> None:
-    """The gradient by a block's inputs, in their place, from that by their features."""
+    """Replace a block's inputs by the gradient by them, from that by their features."""
     x, size = raw(net.x), L.width * net.features
     per_step = fill(x, net.per_step)
     for p in range(count):
@@ -280,7 +277,7 @@ def input_gradients(net: Any, L: Any, count: int) -> None:
 
 @jit
 def squared_error(net: Any, targets: Any, begin: int, count: int, pixels: int) -> float:
-    """The sum over a block of an image of so many pixels; the outputs become the gradient of the mean."""
+    """The sum over a block of an image; the gradient of the image's mean error replaces the outputs."""
     x, t, L = raw(net.x), raw(targets), net.layers[len(net.layers) - 1]
     scale, acc = fill(x, 2.0 / (pixels * L.outer)), fill(x, 0.0)
     padded = len(targets) // L.outer
@@ -296,7 +293,7 @@ def squared_error(net: Any, targets: Any, begin: int, count: int, pixels: int) -
 
 @jit
 def cross_entropy(net: Any, labels: Any, begin: int, count: int, batch: int) -> float:
-    """The sum over a block of a batch; the outputs become the gradient of the mean."""
+    """The sum over a block of a batch; the gradient of the batch's mean loss replaces the outputs."""
     x, scratch, L, loss = raw(net.x), raw(net.scratch), net.layers[len(net.layers) - 1], 0.0
     for first in range(0, count, LANES):
         y = L.y + first
@@ -334,16 +331,16 @@ def train(
     rates: Any,
     coefficients: Any,
 ) -> float:
-    """Steps of one model, until its loss is not finite.
+    """Take steps with one model, until its loss is not finite.
 
     Args:
         net: the model.
-        levels: of all images the numbers of their inputs' values.
-        starts: [steps * batch] where each image begins in `levels`; [batch] if all steps see the same.
-        labels: [steps * batch]; empty for a network that stands for an image.
-        targets: of such a network the pixels' values, [C, B padded to whole vectors].
-        batch: images of a step.
-        rates: [steps], of `update.step_size`.
+        levels: for each input of all images, the index of its value in `values`.
+        starts: [steps * batch] starts of the images in `levels`; [batch] if all steps see the same images.
+        labels: [steps * batch] classes; empty for a network that represents an image.
+        targets: pixel values for such a network, [C, B padded to whole vectors].
+        batch: images per step.
+        rates: [steps] step sizes, from `update.step_size`.
         coefficients: of `update.rule`.
 
     Returns:
@@ -372,7 +369,7 @@ def train(
 
 @jit
 def evaluate(net: Any, levels: Any, starts: Any, outputs: Any) -> None:
-    """What the network gives, [B * outputs]."""
+    """Write the network's outputs into `outputs` [B * outputs]."""
     L = net.layers[len(net.layers) - 1]
     fold(net)
     for begin in range(0, len(starts), BLOCK):
@@ -386,7 +383,7 @@ def evaluate(net: Any, levels: Any, starts: Any, outputs: Any) -> None:
 
 @jit
 def judge(outputs: Any, labels: Any, correct: Any, losses: Any) -> None:
-    """From logits [B * classes], whether each image is classified correctly, and its cross-entropy."""
+    """Whether images are classified correctly, and their cross-entropies, from logits [B * classes]."""
     classes = len(outputs) // len(labels)
     for i in range(len(labels)):
         z = outputs[i * classes : (i + 1) * classes]
@@ -402,7 +399,7 @@ def judge(outputs: Any, labels: Any, correct: Any, losses: Any) -> None:
 
 @jit
 def add_edge_scores(net: Any, levels: Any, starts: Any) -> None:
-    """The sum of |phi(x)| of every edge over images, where the gradient of w_b stands."""
+    """Write each edge's sum of |phi(x)| over images to the place of w_b in the gradient."""
     x, scores, F = raw(net.x), raw(net.gradient), net.features
     fold(net)
     for i in range(len(net.gradient)):
@@ -430,10 +427,11 @@ def add_edge_scores(net: Any, levels: Any, starts: Any) -> None:
 
 
 class KanBackend:
-    """Trains and evaluates KANs on a CPU, one model at a time on one core: `builder.training.backend.Backend`
-    for classifiers, `builder.training.implicit.ImageBackend` for networks that stand for an image.
+    """Trains and evaluates KANs on a CPU, one model at a time on one core.
 
-    A model whose loss is not finite stays as it was before that step.
+    It is a `builder.training.backend.Backend` for classifiers, and a
+    `builder.training.implicit.ImageBackend` for networks that represent an image. A model whose loss is not
+    finite keeps the weights from before that step.
 
     Args:
         architecture: of the models.
@@ -514,7 +512,7 @@ class KanBackend:
         return correct, losses
 
     def compile(self, rows: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take a step and evaluate, so that Numba has compiled what a classifier needs."""
+        """Take a step and evaluate, so that Numba compiles what a classifier needs."""
         state = [rows[0].clone() for _ in range(3)]
         pictures = *_flat(images, torch.arange(len(images))), labels.numpy(), self._zeros(0), len(images)
         self._steps(state, pictures, [0.0], "adam")
@@ -522,12 +520,12 @@ class KanBackend:
         self.edge_scores(rows, images)
 
     def edge_scores(self, rows: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
-        """The mean |phi(x)| of every edge over inputs: [M, E], layer by layer in the order [out, in].
+        """[M, E]: every edge's mean |phi(x)| over inputs, layer by layer in the order [out, in].
 
         Args:
             rows: [M, P].
-            images: [B, C, H, W] uint8 that classifiers see; networks that stand for an image see all its
-                pixels' coordinates.
+            images: [B, C, H, W] uint8, the inputs of classifiers; None for networks that represent an image,
+                whose inputs are the coordinates of all pixels.
         """
         if images is None:
             levels, starts = self.pixels, self._starts()
@@ -562,14 +560,14 @@ class KanBackend:
         return loss
 
     def _outputs(self, rows: torch.Tensor, levels: np.ndarray, starts: np.ndarray) -> torch.Tensor:
-        """[M, B, outputs]."""
+        """The networks' outputs [M, B, outputs]."""
         outputs = torch.empty(len(rows), len(starts), self.architecture.num_outputs, dtype=self.dtype)
         for row, found in zip(rows, outputs, strict=True):
             evaluate(self._model([row]), levels, starts, found.view(-1).numpy())
         return outputs
 
     def _model(self, model: list[torch.Tensor]) -> Net:
-        """Row and moments, as far as they are given, packed."""
+        """A model as `Net`: row, or row and moments, packed."""
         own = [self._zeros(self.packed) for _ in range(4)]
         for packed, x in zip((own[0], *own[2:]), model, strict=False):
             packed[self.positions] = x.numpy()
@@ -577,22 +575,25 @@ class KanBackend:
         return self._net._replace(row=row, gradient=gradient, first=first, second=second)
 
     def _starts(self) -> np.ndarray:
-        """Where each pixel's coordinates begin."""
+        """Starts of the pixels' coordinates in `pixels`."""
         return np.arange(0, len(self.pixels), self.architecture.widths[0])
 
     def _zeros(self, count: int) -> np.ndarray:
-        """Torch aligns them as vectors need it."""
+        """Zeros, aligned by torch as vectors need it."""
         return torch.zeros(count, dtype=self.dtype).numpy()
 
 
 def _flat(images: torch.Tensor, order: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """All pixels, and where each image of an order begins."""
+    """All pixels as one vector, and the starts in it of the images of an order."""
     return images.contiguous().view(-1).numpy(), (order * images[0].numel()).numpy()
 
 
 def _arranged(architecture: Architecture) -> tuple[np.ndarray, int, np.ndarray, int, int]:
-    """How numbers stand in memory: where each of a row goes in the packed one [P], that one's length, the
-    layers, where products go, and how many numbers all buffers have.
+    """How a network is arranged in memory.
+
+    Returns:
+        The index [P] of each weight of a row in the packed row, the packed row's length, the layers' records,
+        `Net.products`, and the total size of the buffers in `Net.x`.
     """
     F, names, widths = architecture.num_splines + 1, architecture.layers, architecture.widths
     layers = np.zeros(len(names), LAYER)

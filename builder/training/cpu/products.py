@@ -1,7 +1,7 @@
 """Products of matrices in tiles that stay in registers, for layers whose lanes are units.
 
-A scalar times vectors that stand side by side is added at a time: no sum goes over lanes, and its order is
-that of the terms whatever vectors a processor has.
+Each operation adds a scalar times neighbouring vectors. No sum goes over lanes, so the order of its terms is
+the same for any vector width.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ from typing import Any
 
 from builder.training.cpu.vectors import LANES, Registers, barrier, jit, make_outer, registers
 
-MAX_ROWS = 8  # of a tile: a block of images is a whole number of these
+MAX_ROWS = 8  # of a tile; divides the number of images in a block
 
 
 def whole_vectors(numbers: int) -> int:
-    """Up to whole vectors."""
+    """Round up to whole vectors."""
     return -(-numbers // LANES) * LANES
 
 
 def columns_of(those: Registers) -> tuple[int, int, int]:
-    """Columns of the widest tile, of the one for what is no multiple of it, and of the narrowest."""
+    """Columns of the widest tile, of the one for the remaining columns, and of the narrowest."""
     if those.lanes == LANES:
         return 3 * LANES, 2 * LANES, LANES
     return max(LANES, 3 * those.lanes), LANES, LANES
 
 
 def rows_of(those: Registers, columns: int) -> int:
-    """Rows of a tile of so many columns: as many as the registers take, beside a row's vectors and a
-    scalar.
-    """
+    """Rows of a tile: as many as fit into the registers, besides a row's vectors and a scalar."""
     count = columns // those.lanes
     return min(MAX_ROWS, (those.number - 1 - count) // count)
 
@@ -37,7 +35,7 @@ WIDE, MIDDLE, NARROW = columns_of(registers())
 
 
 def _make_product(columns: int) -> Any:
-    """By a tile of so many columns."""
+    """A function that multiplies in tiles of this many columns."""
     height, lanes = rows_of(registers(), columns), registers().lanes
     starts, zeros, multiply, put, add = make_outer(height, columns // lanes, lanes)
 
@@ -87,8 +85,10 @@ def product(
     steps: int,
     adding: bool,
 ) -> None:
-    """x[to + r * to_row + c] = the sum over k of x[s + r * s_row + k * s_step] * x[w + k * w_step + c], or is
-    added to what stands there; columns are whole vectors.
+    """Multiply matrices in the buffer x; `columns` is a multiple of LANES.
+
+    x[to + r * to_row + c] = sum over k of x[s + r * s_row + k * s_step] * x[w + k * w_step + c]; with
+    `adding`, += instead.
     """
     c = 0
     while c < columns:

@@ -1,16 +1,16 @@
-"""The steps of networks of sine layers that stand for an image each, compiled by Numba: one model at a time,
-all pixels in every step.
+"""Training steps of SIRENs that represent one image each, compiled by Numba.
 
-A block of pixels goes through the network at a time, so that what they give stays in the core's cache. Lanes
-are the units of a layer, padded with zeros to whole vectors; only where outputs are compared with targets a
-lane is a pixel. A padded unit's sine is 0 and so are all of its gradients.
+One model is trained at a time, on all pixels in every step. Pixels pass through the network in blocks, so
+that a block's activations stay in the core's cache. Lanes are the units of a layer, padded with zeros to
+whole vectors; where outputs are compared with targets, lanes are pixels. A padding unit's sine is 0, and so
+are all of its gradients.
 
-sin(f * (W x + b)) is taken as sin((f * W) x + f * b): the frequency multiplies weights, once a step, and
-their gradient.
+sin(f * (W x + b)) is computed as sin((f * W) x + f * b): the frequency multiplies weights and gradient once a
+step.
 
-Axes: M models, B pixels, C channels, H hidden units, P weights. The packed row has, one after the other, the
-first layer's weights [2, H] and biases [H]; each other hidden layer's [H, H] and [H]; the output's [C, H] and
-[C], all padded.
+Axes: M models, B pixels, C channels, H hidden units, P weights. The packed row has, in this order, the first
+layer's weights [2, H] and biases [H]; each further hidden layer's [H, H] and [H]; the output layer's [C, H]
+and [C]; all padded.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ from nws_dataset.networks.layout import layout_of
 from nws_dataset.networks.network import coordinates
 from nws_dataset.networks.siren import COORDINATES, Architecture
 
-BLOCK = 64  # pixels that go through the network together
+BLOCK = 64  # pixels that pass through the network together
 
 
 class Net(NamedTuple):
     """One model; all arrays are flat."""
 
     x: np.ndarray  # all buffers; the first are the packed row and its gradient
-    row: np.ndarray  # a view of these
+    row: np.ndarray  # the packed row, a view of x; so is the gradient
     gradient: np.ndarray
     first: np.ndarray  # the optimizer's moments
     second: np.ndarray
-    scratch: np.ndarray  # vectors
+    scratch: np.ndarray  # for LANES vectors
     depth: int  # hidden layers
-    width: int  # units of each, padded
+    width: int  # units of each hidden layer, padded
     outputs: int  # C
     pixels: int  # B
     stride: int  # B, padded
-    # where the buffers begin in x
+    # starts of the buffers in x
     weights: int  # the packed row, each layer times its frequency
-    turned: int  # the same of hidden layers, [inputs, outputs] each
+    turned: int  # the hidden layers' (without the first's), transposed: [inputs, outputs]
     places: int  # coordinates, [2, B padded]
     targets: int  # [C, B padded]
-    y: int  # what a block gives, [C, BLOCK]; then the gradient by it
-    sines: int  # of each hidden layer in a block, [BLOCK, H]
-    slopes: int  # their derivatives, the cosines; then the gradient by what they are the cosines of
-    change: int  # a layer's linear part, or the gradient by its sines: [BLOCK, H]
+    y: int  # outputs of a block, [C, BLOCK]; then the gradient by them
+    sines: int  # outputs of each hidden layer for a block, [BLOCK, H]
+    slopes: int  # the cosines, their derivatives; then the gradient by the sines' arguments
+    change: int  # a layer's linear part, then the gradient by its sines: [BLOCK, H]
     frequency_first: float
     frequency_hidden: float
     offset: float
@@ -76,20 +76,20 @@ class Net(NamedTuple):
 
 @jit
 def start_of(net: Any, layer: int) -> int:
-    """Where a layer stands in the packed row; the output comes after `depth` layers."""
+    """Start of a layer in the packed row; layer `depth` is the output."""
     h = net.width
     return 0 if layer == 0 else (COORDINATES + 1) * h + (layer - 1) * (h + 1) * h
 
 
 @jit
 def frequency_of(net: Any, layer: int) -> float:
-    """What a layer's weights are multiplied with, so that no pixel's sum has to be."""
+    """The factor of a layer's weights, which saves multiplying every pixel's sum."""
     return net.frequency_first if layer == 0 else net.frequency_hidden if layer < net.depth else 1.0
 
 
 @jit
 def multiply(net: Any, of: int, to: int) -> None:
-    """x[to :] = x[of :], both as long as the packed row, each layer times its frequency."""
+    """x[to :] = x[of :], each layer times its frequency; both are as long as the packed row."""
     x, end = raw(net.x), len(net.row)
     for k in range(net.depth + 1):
         factor = fill(x, frequency_of(net, k))
@@ -99,7 +99,7 @@ def multiply(net: Any, of: int, to: int) -> None:
 
 @jit
 def make_weights(net: Any) -> None:
-    """Weights as the step needs them, from the row."""
+    """Compute the buffers `weights` and `turned` from the row."""
     x, h = raw(net.x), net.width
     multiply(net, 0, net.weights)
     for k in range(1, net.depth):
@@ -114,7 +114,7 @@ def make_weights(net: Any) -> None:
 
 @jit
 def first_layer(net: Any, begin: int, count: int) -> None:
-    """Sines and cosines of a block, from its coordinates."""
+    """The first layer's sines and cosines for a block, from its coordinates."""
     x, h, w = raw(net.x), net.width, net.weights
     rows, columns = net.places + begin, net.places + net.stride + begin
     for v in range(0, h, LANES):
@@ -129,7 +129,7 @@ def first_layer(net: Any, begin: int, count: int) -> None:
 
 @jit
 def hidden_layer(net: Any, k: int, count: int) -> None:
-    """Sines and cosines of a block, from the sines of the layer before."""
+    """A hidden layer's sines and cosines for a block, from the previous layer's sines."""
     x, h = raw(net.x), net.width
     sines, slopes = net.sines + k * h * BLOCK, net.slopes + k * h * BLOCK
     product(
@@ -149,7 +149,7 @@ _totals = make_totals(LANES)
 
 @jit
 def output_layer(net: Any, count: int) -> None:
-    """What the network gives for a block: lanes are units, summed at the end."""
+    """The network's outputs for a block; lanes are units, which are summed at the end."""
     x, scratch, h = raw(net.x), raw(net.scratch), net.width
     start, sines = net.weights + start_of(net, net.depth), net.sines + (net.depth - 1) * h * BLOCK
     for c in range(net.outputs):
@@ -178,7 +178,7 @@ def forward(net: Any, begin: int, count: int) -> None:
 
 @jit
 def squared_error(net: Any, begin: int, count: int) -> float:
-    """The sum over a block; its outputs become the gradient of the mean over the image."""
+    """The sum over a block; the gradient of the image's mean error replaces the outputs."""
     x, acc = raw(net.x), fill(net.x, 0.0)
     scale = fill(x, 2.0 / (net.pixels * net.outputs))
     for c in range(net.outputs):
@@ -192,7 +192,7 @@ def squared_error(net: Any, begin: int, count: int) -> float:
 
 @jit
 def output_gradients(net: Any, count: int) -> None:
-    """Those of the output's weights, and by a block's last sines."""
+    """Add the gradient of the output layer's weights; put that by its inputs into `change`."""
     x, h, C = raw(net.x), net.width, net.outputs
     start, sines = start_of(net, net.depth), net.sines + (net.depth - 1) * h * BLOCK
     slopes = len(net.row) + start
@@ -219,7 +219,7 @@ def output_gradients(net: Any, count: int) -> None:
 
 @jit
 def hidden_gradients(net: Any, k: int, count: int) -> None:
-    """Those of a hidden layer's weights, and by the sines before it."""
+    """Add the gradient of a hidden layer's weights; put that by its inputs into `change`."""
     x, h, size = raw(net.x), net.width, net.width * BLOCK
     slopes, start = net.slopes + k * size, start_of(net, k)
     biases = len(net.row) + start + h * h
@@ -244,7 +244,7 @@ def hidden_gradients(net: Any, k: int, count: int) -> None:
 
 @jit
 def first_gradients(net: Any, begin: int, count: int) -> None:
-    """Those of the first layer's weights."""
+    """Add the gradient of the first layer's weights."""
     x, h, zero = raw(net.x), net.width, fill(net.x, 0.0)
     rows, columns, to = net.places + begin, net.places + net.stride + begin, len(net.row)
     for v in range(0, h, LANES):
@@ -265,7 +265,7 @@ def first_gradients(net: Any, begin: int, count: int) -> None:
 
 @jit
 def backward(net: Any, begin: int, count: int) -> None:
-    """Adds the gradient of a block, of whose outputs that stands in their place."""
+    """Add the gradient of a block, given the gradient by its outputs in `y`."""
     output_gradients(net, count)
     for k in range(net.depth - 1, 0, -1):
         hidden_gradients(net, k, count)
@@ -284,11 +284,11 @@ def change_weights(net: Any, rate: Any, coefficients: Any) -> None:
 
 @jit
 def train(net: Any, rates: Any, coefficients: Any) -> float:
-    """Steps of one model, until its loss is not finite.
+    """Take steps with one model, until its loss is not finite.
 
     Args:
         net: the model.
-        rates: [steps], of `update.step_size`.
+        rates: [steps] step sizes, from `update.step_size`.
         coefficients: of `update.rule`.
 
     Returns:
@@ -308,14 +308,14 @@ def train(net: Any, rates: Any, coefficients: Any) -> float:
         losses += loss / (net.pixels * net.outputs)
         if not math.isfinite(losses):
             break
-        multiply(net, len(net.row), len(net.row))  # the gradient
+        multiply(net, len(net.row), len(net.row))  # the gradient, in place
         change_weights(net, rates[s], coefficients)
     return losses
 
 
 @jit
 def evaluate(net: Any, values: Any) -> None:
-    """[B * C], what the network gives for all pixels."""
+    """Write the network's outputs at all pixels into `values` [B * C]."""
     make_weights(net)
     for begin in range(0, net.pixels, BLOCK):
         forward(net, begin, min(BLOCK, net.stride - begin))
@@ -325,9 +325,9 @@ def evaluate(net: Any, values: Any) -> None:
 
 
 class SirenBackend:
-    """`builder.training.implicit.ImageBackend` for sirens on a CPU: one model at a time on one core.
+    """`builder.training.implicit.ImageBackend` for SIRENs on a CPU: one model at a time on one core.
 
-    A model whose loss is not finite stays as it was before that step.
+    A model whose loss is not finite keeps the weights from before that step.
 
     Args:
         architecture: of the models.
@@ -353,7 +353,7 @@ class SirenBackend:
         }.items():
             starts[name] = size
             size += numbers
-        # torch aligns them as vectors need it
+        # torch aligns arrays as vectors need it
         x, first, second, scratch = (
             torch.zeros(n, dtype=dtype).numpy() for n in (size, packed, packed, LANES * LANES)
         )
@@ -400,20 +400,20 @@ class SirenBackend:
         own[self.positions] = x.numpy()
 
     def _planes(self, name: str, count: int) -> np.ndarray:
-        """A buffer of so many numbers for every pixel: [count, B padded]."""
+        """A buffer with `count` numbers per pixel: [count, B padded]."""
         start = getattr(self._net, name)
         return self._net.x[start : start + count * self._net.stride].reshape(count, -1)
 
 
 def _packed(architecture: Architecture) -> tuple[np.ndarray, int]:
-    """Where each number of a row goes in the packed one [P], and that one's length."""
+    """The index [P] of each weight of a row in the packed row, and the packed row's length."""
     layout, size = layout_of(architecture), 0
     width = whole_vectors(architecture.width_hidden)
     positions = np.zeros(layout.num_weights, np.int64)
     for spec in layout.tensors:
         if spec.role == "bias":
             at, room = np.arange(spec.size), whole_vectors(spec.size)
-        elif spec.layer == "dense1":  # a coordinate's weights side by side
+        elif spec.layer == "dense1":  # transposed: [2, H]
             at = np.arange(spec.shape[0])[:, None] + np.arange(COORDINATES) * width
             room = COORDINATES * width
         else:
