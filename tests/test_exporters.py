@@ -615,7 +615,7 @@ def test_two_exports_at_once(small_zoo: Zoo, tmp_path: Path) -> None:
     out.mkdir()
     descriptor = os.open(out, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(ZooError, match="expected no other export at work"):
+    with pytest.raises(ZooError, match="expected no other running export"):
         export_zoo("small_cnn", small_zoo.path, out)
     os.close(descriptor)
     export_zoo("small_cnn", small_zoo.path, out)
@@ -737,6 +737,6 @@ def test_a_folder_that_is_none(
 ) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = run(capsys, "--export", "small_cnn", small_zoo.path, tmp_path / "file")
-    assert code == 2 and "expected a folder that can be made" in err
+    assert code == 2 and "expected a folder that can be created" in err
     code, _, err = run(capsys, "--export", "nws", nws_zoo.path, tmp_path / "out", "--final-step", 86)
     assert code == 2 and "--final-step: expected the layout small_cnn, found nws" in err

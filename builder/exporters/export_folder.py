@@ -93,7 +93,7 @@ def open_export(
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         do = "choose another folder, or permit it"
-        raise ZooError(path, expected="a folder that can be made", found=str(error), do=do) from error
+        raise ZooError(path, expected="a folder that can be created", found=str(error), do=do) from error
     with _locked(path):
         assert all(map(names.fullmatch, files))
         earlier = _earlier(path, identity, names)
@@ -125,7 +125,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     except BlockingIOError as error:
         raise ZooError(
-            path, expected="no other export at work", found="one that writes here", do="wait for it"
+            path, expected="no other running export", found="one that writes here", do="wait for it"
         ) from error
     finally:
         os.close(descriptor)

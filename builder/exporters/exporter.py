@@ -61,7 +61,7 @@ def note_recipes(misfits: Misfits, snapshots: Snapshots, family: Family) -> None
     Args:
         misfits: added to.
         snapshots: one per model.
-        family: what the release was drawn from.
+        family: the distributions from which the release was drawn.
     """
     columns = snapshots.select(["model_id", *_fields()]).to_pydict()
     datasets, ids = columns["dataset"], columns["model_id"]
@@ -164,8 +164,9 @@ class Exporter(ABC):
         """All files that `write` writes."""
 
     def fetch(self) -> None:
-        """From the Hub, fetch all values into the cache, if it can hold them: they lie together in their
-        files, but are not written in this order.
+        """Fetch all values from the Hub into the cache, if it can hold them.
+
+        An export reads them in another order than that in which they are stored next to each other.
         """
         columns = Columns.of(self.snapshots.select(BYTE_RANGE_COLUMNS))
         byte_ranges = ByteRanges.of(columns, range(len(self.snapshots)))

@@ -56,7 +56,7 @@ def export_zoo(
         >>> _ = import_zoo("small_cnn", Path("smallcnnzoo"), Path("imported"))
         >>> print(export_zoo("small_cnn", "imported", Path("exported")))
         exported: 2 models of small_cnn_2020 in the Small CNN Zoo's layout
-        mnist: split.csv is not as loaders cut it: no models for validation, test
+        mnist: split.csv cannot keep the zoo's splits: no models for validation, test
     """
     if release not in EXPORTERS:
         found, do = repr(release), "choose one of them"

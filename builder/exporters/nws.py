@@ -1,7 +1,7 @@
 """Writes a zoo in the layout of the original neural weight space, see `builder.releases.nws`.
 
-Models of the validation split are in the file of the train split, of which the original held out a part; an
-extra column marks them. Other extra columns let an import restore the same models.
+Models of the validation split are in the file of the train split, since the original held out a part of that;
+an extra column marks them. Other extra columns let an import restore the same models.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class NwsExporter(Exporter):
         epochs, steps = net["epoch"], net["step"]
         exports = _exports(net)
         chosen = layout.epochs_of(_part_of(net[0]["subset"]), exports, exports)
-        errors = np.full((exports, layout.ERROR_COLUMNS), math.nan)  # nothing is known of other epochs
+        errors = np.full((exports, layout.ERROR_COLUMNS), math.nan)  # other epochs are unknown
         errors[chosen, 0] = steps
         for column, accuracy in enumerate(ACCURACIES, 1):
             errors[chosen, column] = [percent(value) for value in net[accuracy].tolist()]
@@ -151,7 +151,7 @@ def _models(snapshots: Snapshots) -> Iterator[Snapshots]:
 
 
 def _exports(net: Snapshots) -> int:
-    """At how many epochs a net was exported; its number of snapshots if it diverged earlier."""
+    """The number of epochs at which a net was exported; its snapshots if it diverged earlier."""
     return max(int(net["epoch"][-1]) + 1, len(net))
 
 

@@ -213,21 +213,23 @@ class SmallCnnExporter(Exporter):
             complaints.append(f"{layout.SPLIT} does not list models whose last step is not {step}: {ended}")
         empty = [split for split in SPLITS if not rows[split]]
         if empty:
-            complaints.append(f"{layout.SPLIT} is not as loaders cut it: no models for {', '.join(empty)}")
+            complaints.append(
+                f"{layout.SPLIT} cannot keep the zoo's splits: no models for {', '.join(empty)}"
+            )
             return [row for split in SPLITS for row in rows[split]], "; ".join(complaints)
         return split_order(*(rows[split] for split in SPLITS)), "; ".join(complaints)
 
 
 def split_order(train: Sequence[int], validation: Sequence[int], test: Sequence[int]) -> list[int]:
-    """The order of rows with which the loaders' splits are our splits.
+    """An order of rows for which the loaders' splits equal ours.
 
     Loaders take the first half of the rows for training and validation, shuffle it, train on four fifths of
     it, and test on the second half, whatever the zoo's own splits are. To keep our splits, rows are placed
-    where the shuffle will take them from, and those of the smaller splits are repeated until the parts have
+    where the shuffle will take them from, and rows of the smaller splits are repeated until the parts have
     these sizes: metrics change little or not at all, and no network is in two parts.
 
     Args:
-        train: rows of the weights; at least one, as for the others.
+        train: rows of the weights; like the others, at least one.
         validation: rows.
         test: rows.
 
@@ -262,7 +264,7 @@ def _folder_of(dataset: str) -> str:
 
 
 def _repeats(snapshots: Snapshots) -> np.ndarray:
-    """Which snapshots equal the one before because the model had diverged: [N] bool."""
+    """[N] bool: whether a snapshot repeats the previous one because the model had diverged."""
     model, snapshot, epoch = (snapshots[name] for name in ("model_id", "snapshot", "epoch"))
     order = np.lexsort((snapshot, model.astype(str)))
     again = np.zeros(len(order), bool)
@@ -271,7 +273,7 @@ def _repeats(snapshots: Snapshots) -> np.ndarray:
 
 
 def _is_last(snapshots: Snapshots) -> np.ndarray:
-    """Which snapshots are their models' last ones, for snapshots sorted by model: [N] bool."""
+    """[N] bool: whether a snapshot is its model's last; snapshots are sorted by model."""
     numbers = snapshots["model_number"]
     return np.append(numbers[1:] != numbers[:-1], True)
 
@@ -290,7 +292,7 @@ def _csv(rows: Iterable[Sequence[Any]]) -> Callable[[BinaryIO], None]:
 
 
 def _gzipped(fill: Callable[[BinaryIO], None]) -> Callable[[BinaryIO], None]:
-    """Write the same compressed, with the same bytes every time."""
+    """Write the same content compressed, with the same bytes every time."""
 
     def fill_gzipped(file: BinaryIO) -> None:
         with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped:
