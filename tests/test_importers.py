@@ -706,7 +706,7 @@ def test_a_missing_net_is_left_out_and_named(
     shutil.rmtree(source / "main/0005")
     assert import_zoo("nws", source, tmp_path / "out").splitlines() == [
         "main_2020: 1 models, 1 of them imported now",
-        "left out: 1 nets whose folder is not there, or not to be told from others: main/0005",
+        "left out: 1 nets whose folder is missing or ambiguous: main/0005",
     ]
     assert run_verify(capsys, tmp_path / "out")[0] == 0
     shutil.rmtree(source / "main/0000")
@@ -750,8 +750,7 @@ def test_a_path_that_fits_several_folders_tells_none(tmp_path: Path) -> None:
     assert import_zoo("nws", source, tmp_path / "out").splitlines() == [
         "main_2020: 1 models, 1 of them imported now",
         "fixed_2020: 1 models, 1 of them imported now",
-        "left out: 2 nets whose folder is not there, or not to be told from others: /elsewhere/0000, "
-        "/elsewhere/gone",
+        "left out: 2 nets whose folder is missing or ambiguous: /elsewhere/0000, /elsewhere/gone",
         "left out: 2 nets that no split file lists: fixed/0001, main/0000",
     ]
 
@@ -763,7 +762,7 @@ def test_a_path_never_leads_out_of_the_release(small_nws: Path, tmp_path: Path) 
     for path in ("main/0005", "../0005", str(tmp_path / "0005")):
         edit_line(source / "nws_main_test.csv", 2, "path", path)
         told = import_zoo("nws", source, tmp_path / "out").splitlines()
-        assert told[0].startswith("main_2020: 1 models") and told[1].endswith(f"from others: {path}")
+        assert told[0].startswith("main_2020: 1 models") and told[1].endswith(f"ambiguous: {path}")
 
 
 def test_a_missing_net_is_never_another_of_the_same_name(small_nws: Path, tmp_path: Path) -> None:
@@ -773,7 +772,7 @@ def test_a_missing_net_is_never_another_of_the_same_name(small_nws: Path, tmp_pa
         if not root:
             shutil.move(source / "main/0005", source / "fixed/0005")
         assert import_zoo("nws", source, tmp_path / "out").splitlines()[1:] == [
-            f"left out: 1 nets whose folder is not there, or not to be told from others: {root}main/0005",
+            f"left out: 1 nets whose folder is missing or ambiguous: {root}main/0005",
             "left out: 1 nets that no split file lists: fixed/0005",
         ]
 
@@ -850,7 +849,7 @@ def test_a_split_file_whose_download_stopped(
     assert told == [
         f"main_2020: {1 + there} models, {1 + there} of them imported now",
         f"left out: {len(missing)} nets that no split file lists: {', '.join(missing)}",
-        f"{file} is cut short: {there} whole lines of it are there",
+        f"{file} is cut short: {there} whole lines are left",
     ]
     assert run_verify(capsys, tmp_path / "out")[0] == 0
 
@@ -903,13 +902,13 @@ def test_a_download_that_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[s
     if cut == "an image set":
         assert told == [
             "small_cnn_2020: 4 models, 4 of them imported now",
-            f"left out: 1 image sets of which a file is missing: {tmp_path}/source/svhn (no metrics.csv.gz)",
+            f"left out: 1 image sets with a missing file: {tmp_path}/source/svhn (no metrics.csv.gz)",
         ]
     else:
         assert told[0] == "small_cnn_2020: 2 models, 2 of them imported now"
         assert told[1].startswith("left out: ") and "without a row for each" in told[1]
         assert "mnist/2" in told[1]
-        assert re.search(r" is cut short: \d+ whole (rows|lines) of it are there$", told[2])
+        assert re.search(r" is cut short: \d+ whole (rows|lines) are left$", told[2])
         assert set(Zoo(tmp_path / "out").filter()["model_number"]) == {0, 4}
     assert run_verify(capsys, tmp_path / "out")[0] == 0
 
@@ -927,14 +926,14 @@ def test_models_that_cannot_be_used_are_left_out_and_named(
     source = factory.write_small_cnn(tmp_path / "mnist", "mnist", 5, change)
     assert import_zoo("small_cnn", source, tmp_path / "out").splitlines() == [
         "small_cnn_2020: 2 models, 2 of them imported now",
-        "small_cnn_2020: 1 models are not finite from some snapshot on, where they repeat the last one that "
-        "is: mnist/3",
+        "small_cnn_2020: 1 models have snapshots that are not finite, which repeat the last finite one: "
+        "mnist/3",
         "left out: 1 models on mnist without a row for each of the epochs [0, 1, 2, 3, 20, 40, 60, 80, 86]: "
         "mnist/1",
         "left out: 1 models on mnist with an epoch twice: mnist/2",
         "left out: 1 models of small_cnn_2020 whose files are missing or damaged (the first: "
         f"{source}/weights.npy row 0: expected finite weights and results of the initial network, found a "
-        "number that is not (in float32), or none; fetch the release again): mnist/0",
+        "number that is not finite in float32, or no number; fetch the release again): mnist/0",
     ]
     assert set(Zoo(tmp_path / "out").filter()["model_number"]) == {12, 16}
     assert run_verify(capsys, tmp_path / "out")[0] == 0

@@ -1,1 +1,1 @@
-"""Writes the two original releases as subsets of a zoo: `nws` and `small_cnn` read, `importing` writes."""
+"""Writes the original releases as subsets of a zoo: `nws` and `small_cnn` read, `importing` writes."""

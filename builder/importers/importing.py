@@ -26,7 +26,7 @@ from nws_dataset.format.subsets import IMPORTED, RELEASES
 
 
 def import_zoo(release: str, source: Path, out: Path, models: int | None = None) -> str:
-    """Write a release, or the part of it that is present, as subsets of a zoo; keep what the zoo has already.
+    """Write a release, or the part of it that is present, as subsets of a zoo; keep existing models.
 
     Args:
         release: "nws" (the original neural weight space) or "small_cnn" (the Small CNN Zoo).
@@ -69,7 +69,7 @@ def import_zoo(release: str, source: Path, out: Path, models: int | None = None)
 
 
 def _write(release: Release, models: int | None, out: Path) -> list[str]:
-    """Write what is missing of the first models; return what was done, line by line."""
+    """Write the first models that are missing; return a report, line by line."""
     subsets: dict[str, list[ReleasedModel]] = defaultdict(list)
     for model in release.models[:models]:
         subsets[model.subset].append(model)
@@ -151,7 +151,7 @@ class _SubsetImport:
                 )
             else:
                 for model in models:
-                    if model.id in present:  # it is written again
+                    if model.id in present:  # the shard, and so the model, is written again
                         model.check()
 
     def write(self) -> list[str]:
@@ -176,7 +176,7 @@ class _SubsetImport:
         here = self.store.manifest.subsets[self.name].num_models
         lines = [f"{self.name}: {here} models, {here - present} of them imported now"]
         if not_finite:
-            told = "models are not finite from some snapshot on, where they repeat the last one that is"
+            told = "models have snapshots that are not finite, which repeat the last finite one"
             lines.append(f"{self.name}: {len(not_finite)} {told}: {listed(not_finite)}")
         return lines
 
@@ -220,13 +220,13 @@ def _not_finite(model: ReleasedModel) -> ZooError:
     return ZooError(
         model.where_weights(0),
         expected=expected,
-        found="a number that is not (in float32), or none",
+        found="a number that is not finite in float32, or no number",
         do=REFETCH,
     )
 
 
 def _columns(model: ReleasedModel, whole: int) -> list[dict[str, Any]]:
-    """The columns of a model's snapshots; the last of the first `whole` ones replaces all that follow."""
+    """The columns of a model's snapshots; snapshot `whole` - 1 replaces all that follow."""
     results = model.results()
     accuracy = results[whole - 1]["test_accuracy"]
     converged = accuracy >= IMAGE_SETS[model.recipe.dataset].majority_rate + CONVERGED_MARGIN

@@ -109,7 +109,7 @@ class Net(ReleasedModel):
 
     def row(self, snapshot: int) -> np.ndarray:
         order = layout.row_order(self.recipe.architecture)
-        with np.errstate(over="ignore"):  # what does not fit into float32 is not finite
+        with np.errstate(over="ignore"):  # numbers beyond float32 become infinite
             file = layout.weights_file(self.folder, snapshot)
             return _read(file, len(order), "weights").astype(ROW_DTYPE)[order]
 
@@ -211,7 +211,7 @@ class _Folders:
         return found[0]
 
     def _fits(self, folder: Path, names: tuple[str, ...]) -> bool:
-        """Whether a folder and the one above it, if there is one below the root, end a path."""
+        """Whether a path ends in the names of a folder and of its parent, if that is below the root."""
         own = folder.relative_to(self.top).parts
         length = min(2, len(own), len(names))
         return own[-length:] == names[-length:]
@@ -220,7 +220,7 @@ class _Folders:
 def _read_part(
     root: Path, part: str, folders: _Folders, left_out: LeftOut, notes: list[str]
 ) -> Iterator[Net]:
-    """List a part's nets, numbered; add what is left out, and what the user should know."""
+    """List a part's nets, numbered; add what is left out, and notes for the user."""
     (family,) = SUBSETS[part].families
     blocks = BlockNumbers(SUBSETS[part].num_snapshots)
     files = ((split, layout.split_file(root, part, split)) for split in layout.SPLITS)
@@ -237,7 +237,7 @@ def _read_part(
         try:
             folder = folders.of(row[layout.PATH])
         except ZooError:
-            left_out.add("nets whose folder is not there, or not to be told from others", row[layout.PATH])
+            left_out.add("nets whose folder is missing or ambiguous", row[layout.PATH])
             continue
         yield Net(
             subset=layout.PARTS[part],

@@ -36,7 +36,7 @@ REEXPORT = "export the zoo again"
 
 @dataclass(frozen=True, eq=False)
 class ReleasedModel(ABC):
-    """A model of a release: what `builder.store` needs to know of it, and how its snapshots are read."""
+    """A model of a release: what `builder.store` needs to know about it, and how to read its snapshots."""
 
     subset: str
     number: int
@@ -53,7 +53,7 @@ class ReleasedModel(ABC):
 
     @property
     def image(self) -> None:
-        """The image that it stands for: none, it classifies images."""
+        """The image that it represents: none, since it classifies images."""
         return None
 
     @property
@@ -66,11 +66,11 @@ class ReleasedModel(ABC):
 
     @abstractmethod
     def results(self) -> list[dict[str, Any]]:
-        """The columns epoch, step, accuracies and losses of each snapshot; numbers may be non-finite."""
+        """The columns epoch, step, accuracies and losses of each snapshot; they may be non-finite."""
 
     @abstractmethod
     def row(self, snapshot: int) -> np.ndarray:
-        """A snapshot's weights (counted from 0), [P] float32 in network order; they may be non-finite."""
+        """[P] float32: a snapshot's weights in network order, not necessarily finite; counted from 0."""
 
     @abstractmethod
     def where_weights(self, snapshot: int) -> str:
@@ -84,7 +84,7 @@ class LeftOut:
     names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> names
 
     def add(self, why: str, *names: str) -> None:
-        """Leave out what has these names; `why` is e.g. "nets that no split file lists"."""
+        """Note names as left out; `why` is e.g. "nets that no split file lists"."""
         if names:
             self.names[why] += names
 
@@ -124,12 +124,12 @@ class BlockNumbers:
 
 
 def checked_recipe(where: object, family: Family, told: Mapping[str, Any]) -> Recipe:
-    """Make the recipe of a model; fields that the release does not give are the same in all of its family.
+    """Make the recipe of a model; fields that the release lacks are the same in the whole family.
 
     Args:
-        where: what an error names.
-        family: what the release was drawn from; a value that it does not draw is an error.
-        told: field of Recipe or Architecture -> value.
+        where: file and line to name in an error.
+        family: the distributions from which the release was drawn; other values are errors.
+        told: field of Recipe or Architecture -> the release's value.
 
     Raises:
         ZooError: for a value that no model of the family has.
@@ -188,8 +188,8 @@ def read_table(path: Path, columns: Sequence[str], notes: list[str] | None = Non
     Args:
         path: of the file.
         columns: that each line must have.
-        notes: if given, a file that was cut short is read as far as its lines are whole, and a note is
-            added; otherwise its last line counts.
+        notes: if given, a file that was cut short is read up to its last whole line, and a note is
+            added; otherwise a last line without a line break counts.
 
     Raises:
         ZooError: if it cannot be read, or a line lacks one of the columns.
@@ -218,7 +218,7 @@ def read_table(path: Path, columns: Sequence[str], notes: list[str] | None = Non
     if notes is None and not rows:
         raise ZooError(path, expected="at least one line", found="none", do=REFETCH)
     if notes is not None and (whole != text or not rows):
-        notes.append(f"{path} is cut short: {len(rows)} whole lines of it are there")
+        notes.append(f"{path} is cut short: {len(rows)} whole lines are left")
     return rows
 
 

@@ -54,7 +54,7 @@ from nws_dataset.format.shards import ROW_DTYPE
 from nws_dataset.networks.layout import Layout, layout_of
 
 SEED = 42  # splits depend on it; imported models keep theirs
-MIN_LINES, LINE_BYTES = 1000, 2000  # of the metrics; a file that inflates to more is not such a table
+MIN_LINES, LINE_BYTES = 1000, 2000  # limits of the metrics, so that a file cannot inflate without bound
 MAX_CUT_LINES = 300_000  # of the metrics if weights are cut short; a whole image set has 270,000
 MIN_ROW_BYTES = 4000  # of the weights
 CHUNK_BYTES = 1 << 18  # of the metrics, inflated at a time
@@ -70,7 +70,6 @@ NPY_ERRORS = (
     tokenize.TokenError,
 )
 ROUNDING = 1e-6  # of accuracies in float32
-CHECKPOINTS = "see that modeldir names a model, not a checkpoint"
 OWN_TEXTS = (OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_DIVERGED, OWN_SNAPSHOTS)
 
 
@@ -80,7 +79,7 @@ class DataSet:
 
     weights: np.ndarray  # [N, P], mapped
     path: Path  # of the weights
-    order: np.ndarray  # [P]: where each number of our row is in the release's
+    order: np.ndarray  # [P]: index in the release's row of each weight of ours
     results: dict[str, np.ndarray]  # name -> [N]
 
 
@@ -98,7 +97,7 @@ class Net(ReleasedModel):
         return len(self.epochs)
 
     def check(self) -> None:
-        """Nothing: its data set was checked as a whole."""
+        """Do nothing: the data set was checked as a whole."""
 
     def results(self) -> list[dict[str, Any]]:
         images = int(self.recipe.train_fraction * IMAGE_SETS[self.recipe.dataset].train_images)
@@ -145,7 +144,7 @@ def read(source: Path) -> Release:
     whole = [folder for folder in folders if not folder.missing] or folders[:1]
     for folder in folders:
         if folder not in whole:
-            left_out.add("image sets of which a file is missing", f"{folder.path} (no {folder.missing[0]})")
+            left_out.add("image sets with a missing file", f"{folder.path} (no {folder.missing[0]})")
     nets: list[Net] = []
     seen: dict[str, Path] = {}
     first: ZooError | None = None  # what is wrong with an image set
@@ -173,7 +172,7 @@ def read(source: Path) -> Release:
         raise first
     counts = Counter(net.number for net in nets)
     once = [net for net in nets if counts[net.number] == 1]
-    left_out.add("models whose number another has", *(net.name for net in nets if counts[net.number] > 1))
+    left_out.add("models with the number of another", *(net.name for net in nets if counts[net.number] > 1))
     own = any(net.has_own_split for net in once)
     return Release(sorted(once, key=lambda net: net.number), left_out, None if own else SEED, notes)
 
@@ -214,9 +213,9 @@ class _Folder:
                 do=REFETCH,
             )
         if table_is_cut:
-            notes.append(f"{self.metrics} is cut short: {len(table)} whole lines of it are there")
+            notes.append(f"{self.metrics} is cut short: {len(table)} whole lines are left")
         if there < len(table):
-            notes.append(f"{self.weights} is cut short: {there} whole rows of it are there")
+            notes.append(f"{self.weights} is cut short: {there} whole rows are left")
         models.leave_out(names[0], left_out, notes)
         needs_no_layout = self.weights.name == layout.NOTEBOOK_WEIGHTS
         order = _order(self.layout, layout_of(recipes[0].architecture), needs_no_layout)
@@ -284,7 +283,7 @@ class _Models:
                 self.file,
                 expected=expected,
                 found=found,
-                do="see that modeldir names a model, not a checkpoint",
+                do="make sure that modeldir names a model, not a checkpoint",
             )
         return fitting[0]
 
@@ -311,7 +310,7 @@ class _Models:
         epochs = [int(epoch) for epoch in self.planned]
         if epochs != planned:
             notes.append(f"models on {dataset} are of the epochs {epochs}, not of the plan's {planned}")
-        why = "as many rows as they say" if self.own else f"a row for each of the epochs {epochs}"
+        why = "as many rows as stated" if self.own else f"a row for each of the epochs {epochs}"
         incomplete = [
             name
             for model, name in enumerate(self.names)
@@ -371,7 +370,7 @@ def _number(
 
 
 def _open_weights(file: Path, lines: int, table_is_cut: bool) -> tuple[np.ndarray, int]:
-    """Map the weights, [N, P] float32; return them and how many of the metrics' rows a cut file still has."""
+    """Map the weights [N, P] float32; return them and the number of rows that the file really has."""
     num_weights = layout.num_weights()
     expected = f"an array {[lines, num_weights]} of float32, a row for each line of the metrics"
     try:
@@ -513,7 +512,7 @@ def _with_models(table: pa.Table) -> pa.Table:
 
 
 def _most_lines(weights: Path) -> int:
-    """The most lines that the metrics may have: a row of the weights has more bytes than a line may have."""
+    """The most lines that the metrics may have, from the size of the weights."""
     size = weights.stat().st_size if weights.is_file() else 0
     most = MIN_LINES + size // MIN_ROW_BYTES
     try:
@@ -543,7 +542,7 @@ def _recipe_of(where: str, config: Mapping[str, Any]) -> Recipe:
 
 
 def _order(file: Path, of_a_row: Layout, needs_no_file: bool) -> np.ndarray:
-    """Where each number of our row is in the release's: [P]."""
+    """[P]: index in the release's row of each weight of ours."""
     if needs_no_file and path_type(file) == "nothing":
         return layout.row_order(layout.published_entries(of_a_row), of_a_row.num_weights)
     rows = read_table(file, layout.LAYOUT_COLUMNS)
