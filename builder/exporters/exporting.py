@@ -36,11 +36,11 @@ def export_zoo(
     """Write a zoo in the layout of a release, for loaders that were written for the release.
 
     Args:
-        release: "nws" (the original neural weight space), "small_cnn" (the Small CNN Zoo), or, of SIRENs that
-            stand for images, "dws" (DWSNets) or "nfn" (NFN).
+        release: "nws" (the original neural weight space), "small_cnn" (the Small CNN Zoo); for SIRENs,
+            "dws" (DWSNets) or "nfn" (NFN).
         zoo: its folder, or "org/name" on the Hub.
         out: a folder that is empty, missing, or has an export of the same zoo.
-        subsets: only these; none for all.
+        subsets: names of the subsets to export; none for all.
         partial: leave out the models that do not fit into the layout, and name them.
         final_step: what the layout states instead of each model's last epoch; "small_cnn" only.
 

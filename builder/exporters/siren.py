@@ -1,9 +1,9 @@
-"""Writes networks that stand for images as the folders that the published loaders of such networks read.
+"""Writes networks that represent images as folders for the published loaders of such networks.
 
-Of each network its final snapshot as a state_dict of its own, in the names of DWSNets (Navon et al. 2023;
-neural-graphs, ScaleGMN and ProbeGen read the same) or of NFN (Zhou et al. 2023), and of each image set a JSON
-file with the paths and labels of its splits, which are the zoo's. Each layout holds the networks
-of its own convention. Nothing reads such a folder back into a zoo.
+Each network's final snapshot becomes a file with a state_dict, named as in DWSNets (Navon et al. 2023;
+neural-graphs, ScaleGMN and ProbeGen read the same) or NFN (Zhou et al. 2023). Each image set has a JSON file
+with the paths and labels of the zoo's splits. A layout takes only networks of its own convention, and cannot
+be imported again.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ SPLIT_NAMES = dict(zip(SPLITS, ("train", "val", "test"), strict=True))  # ours -
 
 @dataclass(frozen=True)
 class Net:
-    """What a layout makes the name of a network's file from."""
+    """The parts from which a layout makes the name of a network's file."""
 
     dataset: str
-    split: str  # by the loaders' name
+    split: str  # the loaders' name
     image: int  # number of its image in the image set
-    rank: int  # that number among the images that are exported
+    rank: int  # of this image among the exported images
     label: int
-    copy: int  # networks of the same image that come before it
+    copy: int  # number of earlier networks of the same image
 
 
 class SirenExporter(Exporter):
-    """Writes networks that stand for images, in one of the published layouts."""
+    """Writes networks that represent images, in one of the published layouts."""
 
     convention: ClassVar[str]  # of the networks that the layout holds
     channels: ClassVar[tuple[int, ...]]  # of their images
-    most_copies: ClassVar[int | None]  # networks of an image that the layout tells apart; None: any number
+    most_copies: ClassVar[int | None]  # networks per image that the layout can hold; None: any number
 
     def __init__(self, zoo: Zoo, snapshots: Snapshots, options: Options) -> None:
         super().__init__(zoo, snapshots[snapshots["is_final"]], options)
-        self.nets = list(self._nets())  # as self.snapshots
+        self.nets = list(self._nets())  # in the order of self.snapshots
 
     def note_misfits(self, snapshots: Snapshots, misfits: Misfits) -> None:
         names = ("model_id", "kind", "convention", "image_channels", "dataset", "image", "label")
@@ -74,7 +74,7 @@ class SirenExporter(Exporter):
                 misfits.models[reason].append(row["model_id"])
 
     def _misfit(self, row: Mapping[str, Any]) -> str:
-        """Why a network does not fit into the layout, whatever others there are; empty if it does."""
+        """Why a network does not fit into the layout, regardless of others; empty if it does."""
         if row["kind"] != siren.Architecture.kind:
             return f"kind {row['kind']}"
         if row["convention"] != self.convention:
@@ -103,14 +103,14 @@ class SirenExporter(Exporter):
 
     @abc.abstractmethod
     def splits_path(self, dataset: str) -> str:
-        """The file of an image set's splits; paths in it start where it lies."""
+        """The file of an image set's splits; paths in it are relative to its folder."""
 
     @abc.abstractmethod
     def name(self, layer: int, last: bool) -> str:
         """The prefix of the names of a layer's tensors."""
 
     def splits(self, nets: list[Net]) -> dict[str, Any]:
-        """The splits of an image set: of each the paths and labels."""
+        """The paths and labels of each split of an image set."""
         folder = self.splits_path(nets[0].dataset).rpartition("/")[0]
         found: dict[str, Any] = {name: {"path": [], "label": []} for name in SPLIT_NAMES.values()}
         for net in sorted(nets, key=lambda net: (net.copy, net.rank)):
@@ -138,7 +138,7 @@ class SirenExporter(Exporter):
         return []
 
     def _state_dict(self, snapshots: Snapshots, row: np.ndarray) -> dict[str, torch.Tensor]:
-        """A network's tensors by their published names, each in memory of its own."""
+        """A network's tensors by their published names, each a copy."""
         import torch
 
         layout = layout_of(self.zoo.architecture(snapshots[0]))
@@ -159,13 +159,13 @@ def _save(state: dict[str, torch.Tensor], file: BinaryIO) -> None:
 
 
 class DwsExporter(SirenExporter):
-    """Writes the folders of DWSNets: each network in one of its own, or Fashion-MNIST's in two."""
+    """Writes the folders of DWSNets: one for each network, or for each part of Fashion-MNIST."""
 
     title = "DWSNets' layout"
     convention = "dws"
     channels = (1,)
     most_copies = 1
-    # Fashion-MNIST's release has other names than MNIST's, which all other image sets take
+    # Fashion-MNIST's release has names of its own; other image sets are named as in MNIST's
     fashion = "fashion_mnist"
     fashion_folder = "fmnist_inrs"
     names = re.compile(
@@ -190,10 +190,10 @@ class DwsExporter(SirenExporter):
 
 
 class NfnExporter(SirenExporter):
-    """Writes the folders of NFN: a folder a class, and others for each further copy of the images.
+    """Writes the folders of NFN: one for each class, and for each further copy of the images.
 
-    Their loader numbers networks through and cuts splits at two numbers, which the file of splits tells; of a
-    whole image set a network's number is that of its image.
+    NFN's loader numbers the networks and cuts splits at two numbers from the file of splits. If a whole image
+    set is exported, a network's number is that of its image.
     """
 
     title = "NFN's layout"
