@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "exported",
     type=(click.Choice(LAYOUTS), str, click.Path(path_type=Path)),
     metavar=f"{'|'.join(LAYOUTS)} ZOO DIR",
-    help="Write a zoo (a folder, or ORG/NAME on the Hub) in the layout of an original release.",
+    help="Write a zoo (a folder, or ORG/NAME on the Hub) in a published layout.",
 )
 @click.option("--subset", metavar="A,B", help="With --export: export only these subsets.")
 @click.option("--partial", is_flag=True, help="With --export: leave out models that the layout cannot hold.")
@@ -55,12 +55,12 @@ if TYPE_CHECKING:
 @click.option(
     "--copies",
     type=click.IntRange(min=1),
-    help="With networks that stand for images: train N of each image (default 1).",
+    help="With networks that represent images: train N per image (default 1).",
 )
 @click.option(
     "--convention",
     metavar="dws|nfn",
-    help="With --preset siren: whose initialization, learning rate and range of pixels (default dws).",
+    help="With --preset siren: initialization, learning rate and pixels as in DWSNets or NFN (default dws).",
 )
 @click.option(
     "--images",
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder with idx or Parquet image files; by default images come from the Hub.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random draw.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
-    help="What trains: the fast kernels, or plain PyTorch (slower, any device). auto is fast.",
+    help="Train with fast kernels, or with plain PyTorch (slower, on any device). auto means fast.",
 )
 @click.option(
     "--ray",
@@ -98,13 +98,13 @@ if TYPE_CHECKING:
 @click.option(
     "--tf32",
     is_flag=True,
-    help="On a GPU: multiply in TF32 (inputs cut to 10 bits, unrounded). Faster; gives other weights.",
+    help="On a GPU: multiply in TF32 (inputs truncated to 10 bits). Faster, but gives other weights.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print what would be built and how long it would take, then exit."
 )
 @click.option(
-    "--upload", is_flag=True, help="Push the zoo to the Hub; finished parts go up while others still train."
+    "--upload", is_flag=True, help="Push the zoo to the Hub, finished parts while others still train."
 )
 @click.option(
     "--repo-id",

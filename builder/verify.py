@@ -34,7 +34,7 @@ from nws_dataset.console import Command
     help="Folder with image files.  [default: where the build found them]",
 )
 def main(zoo: Path, reevaluate: int, retrain: int, images: Path | None) -> None:
-    """Verify a zoo: read everything again and compare with what is recorded."""
+    """Verify a zoo: read all of it again and compare it with its records."""
     from builder.checks import Verifier, checks  # import torch only when there is something to do
 
     for name, check in checks(Verifier(zoo, images), reevaluate, retrain):

@@ -65,5 +65,5 @@ def boost(
     try:
         return lightgbm.train(options, training, num_trees, valid_sets=[validation], callbacks=[stop])
     except lightgbm.basic.LightGBMError as error:
-        do = "see what it says of the parameters and the samples"
+        do = "check the parameters and the samples"
         raise ValueZooError(where, expected="what LightGBM can fit", found=reason(error), do=do) from error

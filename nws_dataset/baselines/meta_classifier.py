@@ -214,7 +214,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
             as in the paper.
         loss: of a regressor, "absolute_error" (the paper's) or "squared_error"; a classifier minimises the
             cross-entropy.
-        device: torch device. On a GPU, training rows stay in its memory if half of what is free holds them.
+        device: torch device. A GPU keeps training rows in its memory if half of what is free is enough.
         random_state: seed of everything random.
         progress: called after each epoch with the last entry of `history_`.
     """
@@ -385,7 +385,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
     def _epochs(
         self, rows: Source, targets: np.ndarray, random: np.random.RandomState
     ) -> Iterator[dict[str, float]]:
-        """Train epoch by epoch; yields its mean loss, its seconds, and those it waited for slices."""
+        """Train epoch by epoch; yield its mean loss, its seconds, and its seconds of waiting for slices."""
         import torch
 
         if len(targets) < 2:
@@ -561,7 +561,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         raise NotImplementedError
 
     def _num_outputs(self) -> int:
-        """C"""
+        """C, the number of outputs."""
         raise NotImplementedError
 
     def _loss(self, outputs_BC: Any, target_B: Any) -> Any:
@@ -569,7 +569,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         raise NotImplementedError
 
     def _decoded(self, outputs_BC: Any) -> Any:
-        """Outputs as they are averaged over slices."""
+        """Outputs in the form that is averaged over slices."""
         raise NotImplementedError
 
     def _validation(self, outputs_NC: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -589,7 +589,7 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
         network_: the torch module.
         best_epoch_: the epoch whose network was kept.
         history_: a dict per epoch: epoch, epochs, loss (training, with dropout), seconds of training and
-            those it waited for slices, validation_loss and validation_score (accuracy of rows; None without
+            of waiting for slices, validation_loss and validation_score (accuracy of rows; None without
             validation).
 
     Example:

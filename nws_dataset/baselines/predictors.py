@@ -181,7 +181,7 @@ class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
                 else (0, 0)
             )
             if not all(Allowed(-MAX_NUMBER).allows(end) for end in pair) or not pair[0] < pair[1]:
-                expected, do = "None, or two numbers of which the second is larger", "choose another value"
+                expected, do = "None, or two numbers, the larger one last", "choose another value"
                 raise ValueZooError("target_range", expected=expected, found=repr(self.target_range), do=do)
 
     def _range(self, y: np.ndarray) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Estimators as folders, on disk or on the Hub, without pickle: arrays as safetensors, the rest as JSON.
 
-    estimator.json       class, parameters (get_params), learned attributes but arrays, SHA-256 of the arrays
+    estimator.json       class, parameters (get_params), learned attributes except arrays, SHA-256 of arrays
     arrays.safetensors   learned arrays of numbers
     README.md            the card, in a repository on the Hub
 
@@ -16,7 +16,7 @@ Otherwise (a torch module, trees) override two methods:
     def _restore(self, learned: dict[str, Any]) -> None:  # the same dict again; sets the attributes
         ...
 
-A folder may come from anyone. `_restore` must check names, types, shapes and ranges before it allocates
+A folder may be malicious. `_restore` must check names, types, shapes and ranges before it allocates
 anything of their size (`array`, `numbers`, `strings` and `integer` help), and raise a ValueError. `_allowed`
 says what each parameter may be; `fit` must begin with `check_parameters()`, which `save` and `load` call too.
 A parameter that does not fit into JSON (a callback, a random generator) is not saved: the loaded estimator
@@ -224,7 +224,7 @@ class SaveMixin:
             repo_id: "org/name".
             about: Markdown for the card: what it was trained on, how good it is.
             private: whether a new repository is private.
-            token: of a user who may write there; None is the stored login.
+            token: of a user who may write there; None for the stored login.
 
         Returns:
             The address of the commit.
@@ -258,7 +258,7 @@ class SaveMixin:
         Args:
             repo_id: "org/name", or a folder.
             revision: branch, tag or commit on the Hub.
-            token: for a private one; None is the stored login.
+            token: for a private one; None for the stored login.
 
         Returns:
             An estimator of this class.
@@ -430,7 +430,7 @@ def _is_number(value: Any) -> bool:
 
 
 def check_numeric(name: str, y: Any) -> None:
-    """Raise a ValueZooError for strings or dates, which numpy silently converts, or refuses unclearly."""
+    """Raise a ValueZooError for strings or dates, which numpy converts silently or refuses unclearly."""
     dtype = np.asarray(y).dtype
     if dtype.kind in "SUMmV":
         raise ValueZooError(name, expected="numbers", found=f"an array of {dtype}", do="convert them")
@@ -446,7 +446,7 @@ def check_both(X_validation: Any, y_validation: Any) -> None:
 
 
 def check_size(where: str, num_weights: int, num_bytes: int) -> None:
-    """Raise a ValueZooError, before it is made, for a network that would be too large for `load`."""
+    """Raise a ValueZooError, before the network is made, if it would be too large for `load`."""
     if num_weights * num_bytes > MAX_ARRAYS_BYTES:
         raise ValueZooError(
             where,

@@ -302,8 +302,8 @@ def main(
 ) -> None:
     """Predict test accuracy from the final weights of ZOO, a folder that nws-build wrote.
 
-    Three predictors by all inputs, learning curves, transfer, early prediction. Prints tables, and writes
-    JSON, Markdown and plots. A run that was interrupted goes on where it stopped.
+    Evaluates three predictors on all inputs, learning curves, transfer and early prediction. Prints tables,
+    and writes JSON, Markdown and plots. An interrupted run resumes where it stopped.
     """
     started, numbers = time.monotonic(), range(first, first + seeds)
     opened, folder = commands.begin(zoo, out, ray)

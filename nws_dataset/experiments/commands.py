@@ -29,7 +29,7 @@ option = functools.partial(click.option, show_default=True)
 out_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write results to.  [default: ZOO-results, beside the zoo]",
+    help="Folder to write results to.  [default: ZOO-results, next to the zoo]",
 )
 
 

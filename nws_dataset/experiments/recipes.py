@@ -39,7 +39,7 @@ from nws_dataset.views.slices import check_device
 EXPERIMENTS = ("what", "when", "where", "layers")
 NUM_POSITIONS = 16  # of the slices of rows: where
 MIN_ALIKE = 20  # models of one architecture, for whole rows
-FOLDS_HELP = "Folds of the cross-validation, which small zoos get in place of the zoo's splits."
+FOLDS_HELP = "Folds of the cross-validation that replaces the splits of a small zoo."
 SNAPSHOTS_HELP = "Snapshots to train on (overrides --settings)."
 SETTINGS_HELP = "Size and training of the networks.  [default: small for fewer than 1,000 models, else paper]"
 
@@ -246,7 +246,7 @@ def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
 @commands.option("--epochs", type=click.IntRange(1), help="Train exactly N epochs (overrides --settings).")
 @commands.option("--snapshots", type=click.Choice(list(SNAPSHOTS)), help=SNAPSHOTS_HELP)
 @commands.option("--device", default="cpu", help="Device that PyTorch trains on.")
-@commands.jobs_options("one a core; one on a GPU")
+@commands.jobs_options("one per core; one on a GPU")
 def main(
     zoo: str,
     out: Path | None,
@@ -259,11 +259,11 @@ def main(
     snapshots: str | None,
     **chosen: Any,
 ) -> None:
-    """Read properties of the training off the weights of ZOO, a folder that nws-build wrote.
+    """Predict how networks were trained from the weights of ZOO, a folder that nws-build wrote.
 
     Prints how well three methods predict each property of held-out models: the deep meta-classifier, and a
-    linear SVM and boosting on statistics. Chance and the best guess from the architecture alone stand beside
-    them. Writes JSON, Markdown and plots. An interrupted run resumes where it stopped.
+    linear SVM and boosting on statistics; for comparison, also chance and the best guess from the
+    architecture alone. Writes JSON, Markdown and plots. An interrupted run resumes where it stopped.
 
     \b
     Experiments:
