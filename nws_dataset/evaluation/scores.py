@@ -345,7 +345,14 @@ def select(scores: Iterable[Score], **conditions: Any) -> list[Score]:
     return [s for s in scores if all(getattr(s.first, name) == value for name, value in wanted)]
 
 
-def distinct(scores: Iterable[Score], *names: str) -> list[Any]:
-    """The distinct values of a field, or of several together, in their order."""
-    values = [tuple(getattr(score.first, name) for name in names) for score in scores]
-    return list(dict.fromkeys(value if len(names) > 1 else value[0] for value in values))
+def groups(scores: Iterable[Score], *names: str) -> dict[tuple[Any, ...], list[Score]]:
+    """The scores by their values of some fields, both in their order."""
+    found: dict[tuple[Any, ...], list[Score]] = {}
+    for score in scores:
+        found.setdefault(tuple(getattr(score.first, name) for name in names), []).append(score)
+    return found
+
+
+def distinct(scores: Iterable[Score], name: str) -> list[Any]:
+    """The distinct values of a field, in their order."""
+    return [value for (value,) in groups(scores, name)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import FIRST_LAST, words_of
-from nws_dataset.evaluation.scores import ALL, SIZED, Score, distinct, select
+from nws_dataset.evaluation.scores import ALL, SIZED, Score, groups, select
 
 SUBSET = "small_cnn"  # whose recipe these networks have
 NUM_TRAIN = 15_000  # networks of each data set that the paper's predictors learned from
@@ -51,9 +51,9 @@ def departures(scores: Sequence[Score]) -> list[Table]:
     """A table of the pairs, of inputs or of methods, in another order here than in the paper."""
     of_r2 = select(scores, metric="r2", nets=ALL)
     rows = []
-    for dataset in distinct(select(of_r2, experiment="accuracy"), "dataset"):
+    for (dataset,), part in groups(select(of_r2, experiment="accuracy"), "dataset").items():
         own = select(of_r2, dataset=dataset)
-        papers = {(s.first.input, s.first.method): s.first.paper for s in select(own, experiment="accuracy")}
+        papers = {(s.first.input, s.first.method): s.first.paper for s in part}
         known = {pair: value for pair, value in papers.items() if value is not None}
         for better, worse in itertools.permutations(known, 2):
             related = (better[0] == worse[0]) != (better[1] == worse[1])

@@ -28,36 +28,37 @@ GIVEN = {
 }  # field of a record -> words, marker and face of what stands beside a score
 
 
+@matplotlib.rc_context(STYLE)
 def lines(
     figure: charts.Figure, title: str, label: str, borders: Mapping[str, float] | None = None
 ) -> Figure:
     """Line charts of the page; `borders` say where each layer begins on the horizontal axis."""
     names, low = list(figure.styles), min(panel.low for panel in figure.panels)
     high = 1.04 * max(panel.high for panel in figure.panels)
-    with matplotlib.rc_context(STYLE):
-        picture, grid = _grid(len(figure.panels), title, label)
-        for axes, panel in zip(grid, figure.panels, strict=True):
-            for line in panel.lines:
-                i = names.index(line.name)
-                x, y, spread = np.array(line.points).T
-                y = y.clip(low)
-                colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
-                axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.14, linewidth=0)
-                axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=line.name)
-            for name, level in panel.levels.items():
-                axes.axhline(level, color=BLACK, linestyle="--", linewidth=1, zorder=1, label=name)
-            _mark(axes, borders or {})
-            axes.set(title=panel.title.replace(": ", "\n"), ylim=(low, high))
-            axes.grid(axis="y", color=LIGHT)
-            if panel.logarithmic:
-                axes.set_xscale("log")
-                ticks = sorted({point[0] for line in panel.lines for point in line.points})
-                axes.set_xticks(ticks[::2], [f"{tick:,.0f}" for tick in ticks[::2]])
-                axes.minorticks_off()
-        _finish(picture, grid, figure.panels[0].x_label)
+    picture, grid = _grid(len(figure.panels), title, label)
+    for axes, panel in zip(grid, figure.panels, strict=True):
+        for line in panel.lines:
+            i = names.index(line.name)
+            x, y, spread = np.array(line.points).T
+            y = y.clip(low)
+            colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
+            axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.14, linewidth=0)
+            axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=line.name)
+        for name, level in panel.levels.items():
+            axes.axhline(level, color=BLACK, linestyle="--", linewidth=1, zorder=1, label=name)
+        _mark(axes, borders or {})
+        axes.set(title=panel.title.replace(": ", "\n"), ylim=(low, high))
+        axes.grid(axis="y", color=LIGHT)
+        if panel.logarithmic:
+            axes.set_xscale("log")
+            ticks = sorted({point[0] for line in panel.lines for point in line.points})
+            axes.set_xticks(ticks[::2], [f"{tick:,.0f}" for tick in ticks[::2]])
+            axes.minorticks_off()
+    _finish(picture, grid, figure.panels[0].x_label)
     return picture
 
 
+@matplotlib.rc_context(STYLE)
 def dots(
     scores: Sequence[Score], title: str, label: str, *, panel: str, line: str, low: float = 0.0
 ) -> Figure:
@@ -69,35 +70,32 @@ def dots(
     panels, heads = distinct(scores, panel), distinct(scores, line)
     methods = list(dict.fromkeys(_method(score, line) for score in scores))
     offsets = np.linspace(-0.3, 0.3, len(methods))
-    with matplotlib.rc_context(STYLE):
-        size = 2.6 + 3.4 * len(panels), 1.8 + (0.2 + 0.1 * len(methods)) * len(heads)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False).ravel()
-        for score in scores:
-            axes, i = grid[panels.index(getattr(score.first, panel))], methods.index(_method(score, line))
-            y, value = heads.index(getattr(score.first, line)) + offsets[i], max(score.value, low)
-            ends = np.mean(score.values("interval_95") or [(value, value)], axis=0).clip(low)
-            error, colour = np.abs(ends - value)[:, None], CYCLE[i % len(CYCLE)]
-            style: Any = {"fmt": MARKERS[i % len(MARKERS)], "color": colour, "markersize": 5, "capsize": 2}
-            axes.errorbar([value], [y], xerr=error, label=_method(score, line), **style)
-            for field, (words, marker, face) in GIVEN.items():
-                mark = score.mean(field)
-                if mark is not None:
-                    edge: Any = {"mec": colour} if field == "paper" else {"color": face}
-                    axes.plot(mark, y, marker, mfc=face, markersize=5, zorder=1, label=words, **edge)
-        for axes, name in zip(grid, panels, strict=True):
-            for i in range(len(heads) - 1):
-                axes.axhline(i + 0.5, color="#EEEEEE", linewidth=0.8, zorder=0)
-            axes.set_yticks(range(len(heads)), [words_of(head) for head in heads])
-            axes.tick_params(axis="y", length=0)
-            axes.grid(axis="x", color=LIGHT)
-            axes.set(title=name, xlabel=label, ylim=(len(heads) - 0.5, -0.5))
-        legends = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid]
-        handles = {word: handle for legend in legends for handle, word in legend}
-        columns = max(1, int(size[0] / LEGEND_INCHES))
-        options: Any = {"frameon": False, "loc": "outside lower center", "ncols": columns}
-        figure.legend(list(handles.values()), list(handles), **options)
-        figure.suptitle(title, fontsize=11)
+    size = 2.6 + 3.4 * len(panels), 1.8 + (0.2 + 0.1 * len(methods)) * len(heads)
+    figure, grid = _figure(size, title, 1, len(panels))
+    for score in scores:
+        axes, i = grid[panels.index(getattr(score.first, panel))], methods.index(_method(score, line))
+        y, value = heads.index(getattr(score.first, line)) + offsets[i], max(score.value, low)
+        ends = np.mean(score.values("interval_95") or [(value, value)], axis=0).clip(low)
+        error, colour = np.abs(ends - value)[:, None], CYCLE[i % len(CYCLE)]
+        style: Any = {"fmt": MARKERS[i % len(MARKERS)], "color": colour, "markersize": 5, "capsize": 2}
+        axes.errorbar([value], [y], xerr=error, label=_method(score, line), **style)
+        for field, (words, marker, face) in GIVEN.items():
+            mark = score.mean(field)
+            if mark is not None:
+                edge: Any = {"mec": colour} if field == "paper" else {"color": face}
+                axes.plot(mark, y, marker, mfc=face, markersize=5, zorder=1, label=words, **edge)
+    for axes, name in zip(grid, panels, strict=True):
+        for i in range(len(heads) - 1):
+            axes.axhline(i + 0.5, color="#EEEEEE", linewidth=0.8, zorder=0)
+        axes.set_yticks(range(len(heads)), [words_of(head) for head in heads])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color=LIGHT)
+        axes.set(title=name, xlabel=label, ylim=(len(heads) - 0.5, -0.5))
+    legends = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid]
+    handles = {word: handle for legend in legends for handle, word in legend}
+    columns = max(1, int(size[0] / LEGEND_INCHES))
+    options: Any = {"frameon": False, "loc": "outside lower center", "ncols": columns}
+    figure.legend(list(handles.values()), list(handles), **options)
     return figure
 
 
@@ -116,6 +114,7 @@ class Cloud:
     converged: np.ndarray | None = None  # [M]; None: not shown
 
 
+@matplotlib.rc_context(STYLE)
 def clouds(
     parts: Sequence[Cloud], title: str, labels: tuple[str, str], limits: tuple[float, float] | None = None
 ) -> Figure:
@@ -127,46 +126,52 @@ def clouds(
         ends = [end for part in parts for end in (part.true.min(), part.true.max())]
         margin = 0.06 * (max(ends) - min(ends))
         limits = min(ends) - margin, max(ends) + margin
-    with matplotlib.rc_context(STYLE):
-        figure, grid = _grid(len(parts), title, labels[1], square=True)
-        for axes, part in zip(grid, parts, strict=True):
-            axes.plot(limits, limits, color=GREY, linewidth=1, zorder=0)
-            groups = {"held-out networks": np.ones(len(part.true), bool)}
-            if part.converged is not None:
-                groups = {"converged": part.converged, "not converged": ~part.converged}
-            for (words, chosen), colour, marker in zip(groups.items(), (BLUE, RED), "o^", strict=False):
-                style: Any = {"color": colour, "marker": marker, "alpha": 0.6, "linewidths": 0}
-                style["s"] = float(np.clip(3000 / max(1, len(part.true)), 2, 14))
-                axes.scatter(part.true[chosen], part.predicted[chosen].clip(*limits), label=words, **style)
-            axes.set(title=part.title, xlim=limits, ylim=limits, aspect="equal")
-            axes.grid(color="#EEEEEE")
-        _finish(figure, grid, labels[0])
+    figure, grid = _grid(len(parts), title, labels[1], square=True)
+    for axes, part in zip(grid, parts, strict=True):
+        axes.plot(limits, limits, color=GREY, linewidth=1, zorder=0)
+        groups = {"held-out networks": np.ones(len(part.true), bool)}
+        if part.converged is not None:
+            groups = {"converged": part.converged, "not converged": ~part.converged}
+        for (words, chosen), colour, marker in zip(groups.items(), (BLUE, RED), "o^", strict=False):
+            style: Any = {"color": colour, "marker": marker, "alpha": 0.6, "linewidths": 0}
+            style["s"] = float(np.clip(3000 / max(1, len(part.true)), 2, 14))
+            axes.scatter(part.true[chosen], part.predicted[chosen].clip(*limits), label=words, **style)
+        axes.set(title=part.title, xlim=limits, ylim=limits, aspect="equal")
+        axes.grid(color="#EEEEEE")
+    _finish(figure, grid, labels[0])
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def matrices(tables: Sequence[Table], title: str, decimals: int, high: float | None = None) -> Figure:
     """Tables of one shape as heat maps; the darkest cells are at `high`, or at the maximum of their table."""
     rows, columns = [row[0] for row in tables[0].rows], tables[0].columns[1:]
-    with matplotlib.rc_context(STYLE):
-        width = max(2.4, 1.2 + 0.5 * len(columns))
-        size = 2.0 + width * len(tables), 1.6 + 0.4 * len(rows)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(1, len(tables), sharey=True, squeeze=False).ravel()
-        for axes, table in zip(grid, tables, strict=True):
-            values = np.array([[cell.order for cell in row[1:]] for row in table.rows], float)
-            top = np.nanmax(values) if high is None else high
-            axes.imshow(values, cmap="Blues", vmin=0.0, vmax=top, aspect="auto")
-            for (i, j), value in np.ndenumerate(values):
-                style: Any = {"color": "white" if value > 0.6 * top else BLACK, "fontsize": 8.5}
-                text = "" if np.isnan(value) else f"{value:.{decimals}f}"
-                axes.text(j, i, text, ha="center", va="center", **style)
-            axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
-            axes.set_yticks(range(len(rows)), rows)
-            axes.tick_params(length=0)
-            axes.spines[:].set_visible(False)
-            axes.set_title(table.title, fontsize=9.5)
-        figure.suptitle(title, fontsize=11)
+    width = max(2.4, 1.2 + 0.5 * len(columns))
+    size = 2.0 + width * len(tables), 1.6 + 0.4 * len(rows)
+    figure, grid = _figure(size, title, 1, len(tables), sharex=False)
+    for axes, table in zip(grid, tables, strict=True):
+        values = np.array([[cell.order for cell in row[1:]] for row in table.rows], float)
+        top = np.nanmax(values) if high is None else high
+        axes.imshow(values, cmap="Blues", vmin=0.0, vmax=top, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            style: Any = {"color": "white" if value > 0.6 * top else BLACK, "fontsize": 8.5}
+            text = "" if np.isnan(value) else f"{value:.{decimals}f}"
+            axes.text(j, i, text, ha="center", va="center", **style)
+        axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(table.title, fontsize=9.5)
     return figure
+
+
+def _figure(
+    size: tuple[float, float], title: str, rows: int, columns: int, sharex: bool = True
+) -> tuple[Figure, Any]:
+    """A figure of this size in inches, and its panels, row by row, which share their vertical axis."""
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    return figure, figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).ravel()
 
 
 def _grid(count: int, title: str, label: str, square: bool = False) -> tuple[Figure, Any]:
@@ -174,12 +179,10 @@ def _grid(count: int, title: str, label: str, square: bool = False) -> tuple[Fig
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
     size = 1.0 + 3.0 * columns, 1.4 + (2.9 if square else 2.2) * rows
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    figure, grid = _figure(size, title, rows, columns)
     for axes in grid[count:]:
         axes.set_visible(False)
     figure.supylabel(label, fontsize=9.5)
-    figure.suptitle(title, fontsize=11)
     return figure, grid[:count]
 
 

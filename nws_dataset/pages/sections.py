@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import words_of
-from nws_dataset.evaluation.scores import ALL, METRICS, NETS, SIZED, Score, distinct, select
+from nws_dataset.evaluation.scores import ALL, METRICS, NETS, SIZED, Score, distinct, groups, select
 from nws_dataset.pages.charts import Figure, Line, Panel, round_up
 from nws_dataset.pages.tables import Given, table_of, words
 
@@ -46,6 +45,10 @@ def _measure(score: Score) -> tuple[str, str]:
     return score.nets, score.metric.words
 
 
+def _tested_on(score: Score) -> tuple[str, str]:
+    return "tested on", words(score, "tested_on")
+
+
 def by_measure(scores: Iterable[Score]) -> list[Score]:
     """All networks before converged ones, then metrics in the order of METRICS: the order of columns."""
 
@@ -62,10 +65,9 @@ def by_measure(scores: Iterable[Score]) -> list[Score]:
 def accuracy_section(scores: list[Score]) -> Section:
     """The ranking of methods and their inputs, for each data set."""
     heads, tables = {"input": "input", "method": "method"}, []
-    for dataset in distinct(scores, "dataset"):
+    for (dataset,), part in groups(scores, "dataset").items():
         title = f"Networks trained on {dataset}, by R²" if dataset else "By R²"
-        part = by_measure(select(scores, dataset=dataset))
-        tables.append(table_of(title, part, heads, _measure, given=[PAPER], ranked=True))
+        tables.append(table_of(title, by_measure(part), heads, _measure, given=[PAPER], ranked=True))
     lead = (
         "The test accuracy of networks that no method has seen, predicted from their final weights, or from "
         "what is named as input."
@@ -76,8 +78,7 @@ def accuracy_section(scores: list[Score]) -> Section:
 def _property_tables(scores: list[Score], title: str) -> tuple[list[Table], list[Table]]:
     """Properties by methods, a table for each metric: of all networks, and of converged ones."""
     tables: tuple[list[Table], list[Table]] = ([], [])
-    for nets, metric in distinct(by_measure(scores), "nets", "metric"):
-        part = select(scores, nets=nets, metric=metric)
+    for (nets, _), part in groups(by_measure(scores), "nets", "metric").items():
         full = title.format(nets=part[0].nets, metric=part[0].metric.words)
         full += ", lower is better" if part[0].metric.lower_is_better else ""
         table = table_of(full, part, {"property": "property"}, method_of, given=GUESSES, best_of_row=True)
@@ -125,10 +126,9 @@ def where_section(scores: list[Score]) -> Section:
 
 def property_panels(scores: Iterable[Score], axis: str) -> list[Panel]:
     """A panel for each property, of all networks."""
-    everyone, panels = select(scores, nets=ALL), []
-    for target, metric in distinct(everyone, "target", "metric"):
-        part = select(everyone, target=target, metric=metric)
-        lines, chance = _lines(part, axis, method_of), part[0].mean("chance")
+    panels = []
+    for (_, metric), part in groups(select(scores, nets=ALL), "target", "metric").items():
+        lines, chance = _lines(part, axis, "method", "input"), part[0].mean("chance")
         title = part[0].words + ("" if metric == "accuracy" else f", {part[0].metric.words}")
         top = max(y + spread for line in lines for _, y, spread in line.points)
         high = 1.0 if part[0].metric.is_share or top <= 0 else round_up(top)
@@ -140,48 +140,38 @@ def _pivots(scores: Iterable[Score], axis: str) -> list[Table]:
     """The numbers of curves: a table for each metric and kind of networks, a column for each point."""
     heads = {name: name for name in ("property", "method", "input")}
     ordered, tables = sorted(scores, key=lambda score: getattr(score.first, axis)), []
-    for nets, metric in distinct(by_measure(ordered), "nets", "metric"):
-        part = select(ordered, nets=nets, metric=metric)
+    for part in groups(by_measure(ordered), "nets", "metric").values():
         title = f"{part[0].nets}: {part[0].metric.words} by {axis}"
         tables.append(table_of(title, part, heads, lambda score: (axis, f"{getattr(score.first, axis):.3g}")))
     return tables
 
 
-def _lines(scores: Iterable[Score], axis: str, name_of: Callable[[Score], Iterable[str]]) -> list[Line]:
-    """A line for each name."""
-    by_name: dict[str, list[Score]] = {}
-    for score in scores:
-        by_name.setdefault(", ".join(name_of(score)), []).append(score)
-    return [
-        Line(name, sorted((getattr(score.first, axis), score.value, score.spread or 0.0) for score in part))
-        for name, part in by_name.items()
-    ]
+def _lines(scores: Iterable[Score], axis: str, *names: str) -> list[Line]:
+    """A line for the scores that share the values of some fields."""
+    lines = []
+    for part in groups(scores, *names).values():
+        points = [(getattr(score.first, axis), score.value, score.spread or 0.0) for score in part]
+        lines.append(Line(", ".join(words(part[0], name) for name in names), sorted(points)))
+    return lines
 
 
 def transfer_section(scores: list[Score]) -> Section:
     """Matrices of rank correlation and R2, and all other measures behind a click."""
     lead = "A predictor learns from networks of one kind and is asked about another, without training again."
-    shown = [
-        table
-        for across, method in distinct(scores, "across", "method")
-        for metric in RANKS
-        for table in transfer_matrices(select(scores, across=across, method=method), metric)
-    ]
+    shown = transfer_matrices(scores, RANKS)
     others = [s for s in scores if s.first.nets != ALL or s.first.metric not in RANKS]
     more = _crossings("Other measures across {}", others)
     return Section("transfer", "Does it carry over?", lead, shown, more=more)
 
 
-def transfer_matrices(scores: list[Score], metric: str) -> list[Table]:
-    """Trained on by tested on, for each method; all across the same column."""
+def transfer_matrices(scores: list[Score], metrics: Sequence[str]) -> list[Table]:
+    """Trained on by tested on, for all networks: a table for each column crossed, method and metric."""
     heads, tables = {"trained on": "trained_on"}, []
-    known = select(scores, nets=ALL, metric=metric)
-    for method in distinct(known, "method"):
-        part = select(known, method=method)
-        title = f"{METRICS[metric].words} across {_kinds(part[0].first.across)}: {method}"
-        tables.append(
-            table_of(title, part, heads, lambda s: ("tested on", words(s, "tested_on")), shaded=True)
-        )
+    for (across, method), part in groups(select(scores, nets=ALL), "across", "method").items():
+        for metric in metrics:
+            if cells := select(part, metric=metric):
+                title = f"{METRICS[metric].words} across {_kinds(across)}: {method}"
+                tables.append(table_of(title, cells, heads, _tested_on, shaded=True))
     return tables
 
 
@@ -200,17 +190,19 @@ def held_out_section(scores: list[Score]) -> Section:
 def _crossings(title: str, scores: list[Score]) -> list[Table]:
     """All measures, a row for each pair of training and test; a table for each column crossed."""
     heads = {name.replace("_", " "): name for name in ("trained_on", "tested_on", "method", "input")}
-    kinds = distinct(scores, "across")
-    parts = {_kinds(across): by_measure(select(scores, across=across)) for across in kinds}
-    return [table_of(title.format(kind), part, heads, _measure) for kind, part in parts.items()]
+    return [
+        table_of(title.format(_kinds(across)), by_measure(part), heads, _measure)
+        for (across,), part in groups(scores, "across").items()
+    ]
 
 
 def early_section(scores: list[Score]) -> Section:
     """R2 and tau of the final accuracy over snapshots."""
     panels = []
-    for group, metric in itertools.product(distinct(scores, "trained_on"), reversed(RANKS)):
-        part = select(scores, trained_on=group, metric=metric, nets=ALL)
-        panels += _score_panels(f"{group}: {METRICS[metric].words}", part, "snapshot", "input")
+    for (networks,), part in groups(select(scores, nets=ALL), "trained_on").items():
+        for metric in reversed(RANKS):
+            title = f"{networks}: {METRICS[metric].words}"
+            panels += _score_panels(title, select(part, metric=metric), "snapshot", "input")
     lead = (
         "The final accuracy, predicted from the weights of an earlier snapshot, beside a prediction from the "
         "accuracy at that snapshot: what weights know beyond what the network already shows. Values below "
@@ -225,8 +217,8 @@ def early_section(scores: list[Score]) -> Section:
 def curve_section(scores: list[Score]) -> Section:
     """R2 over the number of training networks; the curves end in the scores of the whole training part."""
     sizes, panels = select(scores, experiment=SIZED), []
-    for dataset, name in distinct(sizes, "dataset", "input"):
-        methods = distinct(select(sizes, dataset=dataset, input=name), "method")
+    for (dataset, name), sized in groups(sizes, "dataset", "input").items():
+        methods = distinct(sized, "method")
         part = select(scores, dataset=dataset, input=name, metric="r2", nets=ALL)
         part = [score for score in part if score.first.method in methods and score.first.num_train]
         title = f"{dataset or ''}: {words_of(name)}"
@@ -244,7 +236,7 @@ def _score_panels(
     """A panel of R2 or tau up to one, from a round number below the lowest but not below zero, if any."""
     if not scores:
         return []
-    lines = _lines(scores, axis, lambda score: (words(score, name),))
+    lines = _lines(scores, axis, name)
     lowest = min(y for line in lines for _, y, _ in line.points)
     low = min(max(0.0, lowest // FLOOR_STEP * FLOOR_STEP), 1 - FLOOR_STEP)
     label = "networks to learn from" if axis == "num_train" else axis

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
+from matplotlib.figure import Figure
 
 from nws_dataset.console import Cell, Table
 from nws_dataset.errors import one_line
@@ -16,22 +17,18 @@ from nws_dataset.evaluation.results import write_results
 from nws_dataset.evaluation.scores import (
     ALL,
     METRICS,
+    OF_ACCURACIES,
     SIZED,
     Predictions,
     Record,
-    distinct,
-    kendall_tau,
-    r2,
+    groups,
     scores_of,
     select,
 )
 from nws_dataset.files import atomic_write
-from nws_dataset.pages import paper
+from nws_dataset.pages import paper, plots
 from nws_dataset.pages.charts import Figure as Chart
-from nws_dataset.pages.sections import Section, property_panels, sections_of, transfer_matrices
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from nws_dataset.pages.sections import RANKS, Section, property_panels, sections_of, transfer_matrices
 
 MAX_TENSORS = 16  # of the matrix of gains
 SHOWN = (LAYERS, WHOLE, RECIPE)  # inputs of the scatter plots
@@ -58,11 +55,11 @@ def _write(
     name = contents["experiment"]
     data, text = folder / f"{name}.json", folder / f"{name}.md"
     write_results(data, {**contents, "plots": []})
-    plots = draw()
-    images = {plot: folder / f"{name}_{plot}.png" for plot in plots}
+    figures = draw()
+    images = {plot: folder / f"{name}_{plot}.png" for plot in figures}
     for plot, path in images.items():
         with atomic_write(path) as temporary:
-            plots[plot].savefig(temporary, dpi=150, format="png")
+            figures[plot].savefig(temporary, dpi=150, format="png")
     write_results(data, {**contents, "plots": [path.name for path in images.values()]})
     parts = [f"# {title}", *notes, *(f"![{plot}]({path.name})" for plot, path in images.items())]
     tables = [(section, [*section.tables, *section.more]) for section in sections]
@@ -82,8 +79,6 @@ def report_properties(folder: Path, contents: dict[str, Any], notes: Sequence[st
     title = f"What the weights tell of their training: {name}"
 
     def draw() -> dict[str, Figure]:
-        from nws_dataset.pages import plots
-
         shown = select(scores, nets=ALL, metric="accuracy")
         where, label = select(shown, experiment="where"), "accuracy on held-out models"
         figures: dict[str, Figure] = {}
@@ -127,8 +122,6 @@ def report_accuracies(
     departed = [Section("departures", table.title, "", [table]) for table in paper.departures(scores)]
 
     def draw() -> dict[str, Figure]:
-        from nws_dataset.pages import plots
-
         chosen, label = (
             select(scores, experiment="accuracy", metric="r2", nets=ALL),
             "R² on held-out networks",
@@ -143,8 +136,8 @@ def report_accuracies(
         if "early" in charts:
             figures["early"] = plots.lines(charts["early"], "The final accuracy, predicted early", "")
         transferred = select(scores, experiment="transfer")
-        for column in distinct(transferred, "across"):
-            tables = transfer_matrices(select(transferred, across=column), "kendall_tau")
+        for (column,), part in groups(transferred, "across").items():
+            tables = transfer_matrices(part, ["kendall_tau"])
             title = f"Kendall's τ of transfer across {column}s, without retraining"
             figures[f"transfer_{column}"] = plots.matrices(tables, title, 2, 1.0)
         for dataset in dict.fromkeys(one.dataset for one in predictions):
@@ -163,11 +156,8 @@ def report_accuracies(
 def _cloud(one: Predictions, converged: Mapping[str, bool]) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     """The title of a method's cloud, what is true, what is predicted, and which networks converged."""
     true, predicted = np.array(one.true), np.array(one.predicted)
-    tau, r = (
-        METRICS["kendall_tau"].text(kendall_tau(true, predicted)),
-        METRICS["r2"].text(r2(true, predicted)),
-    )
-    title = f"{words_of(one.input)}\n{one.method}: R² {r}, τ {tau}"
+    tau, r2 = (METRICS[name].text(OF_ACCURACIES[name](true, predicted)) for name in RANKS)
+    title = f"{words_of(one.input)}\n{one.method}: R² {r2}, τ {tau}"
     return title, true, predicted, np.array([converged[name] for name in one.model_id], bool)
 
 
