@@ -278,6 +278,7 @@ def test_fewer_than_four_models_are_refused(tmp_path):
 
 
 def test_zoos_with_splits(zoo, monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks, "is_small", lambda num_models: False)
     monkeypatch.setattr(recipes, "is_small", lambda num_models: False)
     monkeypatch.setattr(recipes, "Settings", lambda: recipes.SMALL_SETTINGS)
     run(recipes.main, zoo, "--jobs", 1, "--out", tmp_path, *ONE)
@@ -375,14 +376,14 @@ def test_a_missing_zoo_is_one_line_and_exit_code_2(tmp_path):
 
 def test_rare_values_are_left_out(zoo):
     final = Zoo(zoo).filter(is_final=True)
-    found, skipped = tasks.tasks_of(final, None, seed=0, small=True)
+    found, skipped = tasks.tasks_of(final, None, seed=0)
     assert "activation" in {task.target for task in found} and {
         "optimizer",
         "initialization",
         "batch_size",
     } <= set(skipped)
     few = final.filter(model_number=[0, 1, 2, 3, 4])
-    (task,), _ = tasks.tasks_of(few, ["dataset"], seed=0, small=True)
+    (task,), _ = tasks.tasks_of(few, ["dataset"], seed=0)
     assert task.words == "dataset (2 of 3 values)" and task.classes == ("cifar10", "mnist")  # and one of svhn
     assert np.unique(task.truth, return_counts=True)[1].tolist() == [2, 2] and len(task.folds) == 2
     assert len(final) < SMALL_ZOO

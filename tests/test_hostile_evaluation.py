@@ -23,9 +23,10 @@ from nws_dataset import http
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import run
 from nws_dataset.evaluation.results import Results
-from nws_dataset.evaluation.run import Outcome, Trial
+from nws_dataset.evaluation.run import Outcome, Question, Trial
+from nws_dataset.evaluation.tasks import Labelled
 from nws_dataset.experiments import accuracies, commands, leaderboard, recipes
-from nws_dataset.experiments.candidate import Candidate
+from nws_dataset.experiments.candidate import Candidate, CandidateModel
 from nws_dataset.pages import page
 from nws_dataset.reading.zoo import Zoo
 from test_leaderboard import RECORDS, record, results_of
@@ -356,6 +357,12 @@ def test_a_method_is_imported_as_python_would(zoo: Path) -> None:
     )
 
 
+def fitted(candidate: Candidate) -> CandidateModel:
+    """A method that learned from three rows."""
+    three, none = Labelled(np.arange(3), np.zeros(3)), Labelled(np.empty(0, np.intp), np.empty(0))
+    return CandidateModel(candidate, np.zeros((3, 2)), 0).fit(three, none)
+
+
 def test_methods_of_two_folders_do_not_see_each_other(zoo: Path) -> None:
     for folder, value in (("a", 0.25), ("b", 0.75)):
         write(
@@ -365,16 +372,13 @@ def test_methods_of_two_folders_do_not_see_each_other(zoo: Path) -> None:
         )
         write(f"{folder}/helper.py", f"def predict(self, rows): return [{value}] * len(rows)")
     chosen = [Candidate.load("a/mine.py:A"), Candidate.load("b/mine.py:B")]
-    rows = np.zeros((3, 2))
-    assert [c.predicted(c.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() for c in chosen] == [
-        [0.25] * 3,
-        [0.75] * 3,
-    ]
+    values = [fitted(one).predict(np.arange(3), Question()).tolist() for one in chosen]
+    assert values == [[0.25] * 3, [0.75] * 3]
     first = chosen[0].sha256
     write("a/helper.py", "def predict(self, rows): return [0.5] * len(rows)")
     again = Candidate.load("a/mine.py:A")
     assert again.sha256 != first  # what is imported from beside the file belongs to the method
-    assert again.predicted(again.fitted(rows, np.zeros(3), 0), rows, np.zeros(3)).tolist() == [0.5] * 3
+    assert fitted(again).predict(np.arange(3), Question()).tolist() == [0.5] * 3
 
 
 def test_a_file_named_as_a_library_takes_nothing_from_it(zoo: Path) -> None:
@@ -386,7 +390,7 @@ def test_a_file_named_as_a_library_takes_nothing_from_it(zoo: Path) -> None:
         "predict(self, rows): pass",
     )
     chosen = Candidate.load("sklearn.py:A")
-    chosen.fitted(np.zeros((3, 2)), np.zeros(3), 0)
+    fitted(chosen)
     assert sys.modules["sklearn"] is sklearn
 
 

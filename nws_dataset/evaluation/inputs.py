@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from nws_dataset.evaluation.folds import check_models
 from nws_dataset.evaluation.tasks import TEST_ACCURACY, SnapshotSeries
-from nws_dataset.networks.layout import NORM_SUFFIX, Layout
+from nws_dataset.networks.layout import NORM_SUFFIX
 from nws_dataset.views.slices import ArrayRows, RandomUnits, Source, even_starts
 from nws_dataset.views.statistics import STATISTICS, Features, whole_vector_statistics, zoo_features
 
@@ -168,21 +168,24 @@ class Inputs:
 
     def units(self, seed: int) -> Source:
         """Random units of the rows, as many as make a slice."""
-        one_of_each = {name: self.zoo.architecture(row) for name, row in self._one_of_each().items()}
-        architectures = [one_of_each[name] for name in self.snapshots["architecture"]]
+        architectures = self._of_architectures(self.zoo.architecture)
         return RandomUnits(self.views, architectures, self.settings.slice_length, seed)
 
     def part(self, name: str, seed: int = 0) -> Source:
         """The weights of one of PARTS; the seed is unused."""
-        ends = {name: _convolutions_end(self.zoo.layout(row)) for name, row in self._one_of_each().items()}
-        stops = [ends[name] for name in self.snapshots["architecture"]]
-        pairs = zip(self.views, stops, strict=True)
+
+        def end(snapshot: Any) -> int:
+            tensors = self.zoo.layout(snapshot).tensors
+            return max(tensor.stop for tensor in tensors if tensor.layer.startswith("conv"))
+
+        pairs = zip(self.views, self._of_architectures(end), strict=True)
         return ArrayRows([view[:stop] if name == CONVOLUTIONS else view[stop:] for view, stop in pairs])
 
-    def _one_of_each(self) -> dict[str, Any]:
-        """A snapshot of each architecture."""
+    def _of_architectures(self, fact: Callable[[Any], Any]) -> list[Any]:
+        """[N] a fact that all snapshots of an architecture share, looked up once for each."""
         names, first = np.unique(self.snapshots["architecture"].astype(str), return_index=True)
-        return {name: self.snapshots[int(i)] for name, i in zip(names.tolist(), first, strict=True)}
+        facts = dict(zip(names.tolist(), (fact(self.snapshots[i]) for i in first.tolist()), strict=True))
+        return [facts[name] for name in self.snapshots["architecture"]]
 
     def slice_statistics(self, indices: np.ndarray, positions: Sequence[float] | None = None) -> np.ndarray:
         """[N, S, 7] STATISTICS of slices of some snapshots at positions."""
@@ -292,8 +295,3 @@ def _of_layers(features: Features, layers: Collection[str]) -> Features:
     X, names = features
     kept = [i for i, name in enumerate(names) if layer_of(name) in layers]
     return X[:, kept], [names[i] for i in kept]
-
-
-def _convolutions_end(layout: Layout) -> int:
-    """The number of weights of the convolutional part."""
-    return max(spec.stop for spec in layout.tensors if spec.layer.startswith("conv"))

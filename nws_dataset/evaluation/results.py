@@ -30,24 +30,18 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -LIMIT <= value <= LIMIT
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return is_number(value) and isinstance(value, int) and value >= 0
-
-
-def _is_interval(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))
-
-
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "str": (_is_text, "a text"),
+    "str": (lambda value: isinstance(value, str), "a text"),
     "float": (is_number, "a finite number"),
-    "int": (_is_count, "a whole number from 0"),
-    "Interval": (_is_interval, "two finite numbers"),
-    "Seed": (lambda value: _is_text(value) or is_number(value), "a number or a text"),
+    "int": (
+        lambda value: is_number(value) and isinstance(value, int) and value >= 0,
+        "a whole number from 0",
+    ),
+    "Interval": (
+        lambda value: isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)),
+        "two finite numbers",
+    ),
+    "Seed": (lambda value: isinstance(value, str) or is_number(value), "a number or a text"),
     "Any": (lambda value: True, "anything"),
 }  # annotation of a record's field -> what its value must be, unless it is missing or null
 FIELDS = {field.name: KINDS[str(field.type).removesuffix(" | None")] for field in dataclasses.fields(Record)}
@@ -62,7 +56,7 @@ def record_of(where: object, told: Any, i: int) -> Record:
     """
     missing = [name for name in REQUIRED if not isinstance(told, Mapping) or name not in told]
     missing += [] if missing else [name for name in REQUIRED if told[name] is None and name != "value"]
-    axis = None if missing or not _is_text(told["experiment"]) else AXES.get(told["experiment"])
+    axis = None if missing else AXES.get(str(told["experiment"]))
     missing += [axis] if axis and told.get(axis) is None else []
     if missing:
         expected, found = f"records with {', '.join(REQUIRED)}", f"record {i} without {', '.join(missing)}"

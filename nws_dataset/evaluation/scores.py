@@ -236,12 +236,10 @@ def records_of_accuracies(
             value = score(truth[part], predicted[part])
             if not np.isfinite(value):
                 continue
-            fields = {**labels, "nets": nets, "num_test": int(part.sum()), "metric": name, "value": value}
+            own: dict[str, Any] = {"nets": nets, "num_test": int(part.sum()), "metric": name, "value": value}
             if intervals and name in WITH_INTERVAL:
-                fields["interval_95"] = bootstrap_interval(
-                    score, truth[part], predicted[part], labels["seed"]
-                )
-            records.append(Record(**fields))
+                own["interval_95"] = bootstrap_interval(score, truth[part], predicted[part], labels["seed"])
+            records.append(Record(**labels, **own))
     return records
 
 

@@ -110,7 +110,6 @@ def tasks_of(
     properties: Sequence[str] | None,
     seed: int,
     *,
-    small: bool,
     models: np.ndarray | None = None,
     num_folds: int = NUM_FOLDS,
 ) -> tuple[list[Task], dict[str, str]]:
@@ -120,14 +119,13 @@ def tasks_of(
         final: final snapshots of a zoo.
         properties: columns of the index with few values, or of NUMBERS; None: PROPERTIES.
         seed: of balancing and folds.
-        small: cross-validate instead of using the zoo's own splits.
         models: indices in `final` of the models to use; None: all.
         num_folds: see `folds_of`.
 
     Raises:
         ZooError: if a requested property has to be skipped.
     """
-    models = np.arange(len(final)) if models is None else models
+    models, small = np.arange(len(final)) if models is None else models, is_small(len(final))
     tasks: list[Task] = []
     skipped: dict[str, str] = {}
     enough = f"with {_min_models(len(models))} models or more"

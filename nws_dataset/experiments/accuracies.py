@@ -66,10 +66,6 @@ def trials_by_seed(
     method: Method,
     tasks: Sequence[Task],
     seeds: range,
-    *,
-    between: tuple[str, str],
-    intervals: bool = True,
-    described: bool = False,
     parts: Mapping[str, np.ndarray] | None = None,
     **labels: Any,
 ) -> Iterator[Trial]:
@@ -81,38 +77,33 @@ def trials_by_seed(
         method: the method.
         tasks: the networks, a task for each seed.
         seeds: of the method.
-        between: names of what is trained on and of what is tested on.
-        intervals: add 95 % intervals for the first seed.
-        described: add the method's setting to the records, and the predictions of the first seed.
         parts: name of what is tested on -> its indices in the task's models; None: all that is tested.
-        labels: more fields of the records.
+        labels: more fields of the records, `trained_on` and `tested_on` among them.
     """
     names = {"experiment": experiment, "target": TEST_ACCURACY, "method": method.name, "input": method.input}
     for task, seed in zip(tasks, seeds, strict=True):
-        about = {"trained_on": between[0], "tested_on": between[1], "num_train": len(task.folds[0].training)}
-        tested, first = parts or {between[1]: task.tested}, seed == seeds[0]
-        score = functools.partial(_score, inputs, tested, intervals and first, described, first)
-        yield Trial(task, method, seed, score, {**names, **about, "seed": seed, **labels})
+        tested = parts or {labels["tested_on"]: task.tested}
+        score = functools.partial(_score, inputs, tested, seed == seeds[0])
+        known = {**names, "num_train": len(task.folds[0].training), "seed": seed, **labels}
+        yield Trial(task, method, seed, score, known)
 
 
 def _score(
-    inputs: Inputs,
-    parts: Mapping[str, np.ndarray],
-    intervals: bool,
-    described: bool,
-    first: bool,
-    trial: Trial,
-    answers: Answers,
+    inputs: Inputs, parts: Mapping[str, np.ndarray], first: bool, trial: Trial, answers: Answers
 ) -> Outcome:
+    """Scores on each part, with intervals for the first seed; of an input and a method on all networks also
+    the setting, and the predictions for the first seed.
+    """
     task, model, predicted = trial.task, answers.model, answers.predicted[Question()]
     converged = np.asarray(inputs.final["converged"], bool)[task.models]
     labels, records = dict(trial.labels), list[Record]()
-    if described and isinstance(model, FeatureModel):
+    is_main, intervals = labels["experiment"] == "accuracy", first and labels["experiment"] != SIZED
+    if is_main and isinstance(model, FeatureModel):
         labels |= {"num_features": model.X.shape[1], "setting": model.setting}
     for name, part in parts.items():
         values = task.truth[part], predicted[part], converged[part]
         records += records_of_accuracies({**labels, "tested_on": name}, *values, intervals=intervals)
-    if not (described and first):
+    if not (is_main and first):
         return Outcome(records)
     columns = inputs.final["model_id"][task.models], task.truth, predicted
     lists = [column[task.tested].tolist() for column in columns]
@@ -120,10 +111,10 @@ def _score(
     return Outcome(records, Predictions(task.words, method.input, method.name, trial.seed, *lists))
 
 
-def between(task: Task, splits: tuple[str, str] = ("train", "test")) -> tuple[str, str]:
+def between(task: Task, splits: tuple[str, str] = ("train", "test")) -> dict[str, str]:
     """Names of what is trained on and tested on; splits are the zoo's own, for a large task."""
     trained, tested = ("other folds", "each fold in turn") if task.cross_validated else splits
-    return f"{task.words}, {trained}", f"{task.words}, {tested}"
+    return {"trained_on": f"{task.words}, {trained}", "tested_on": f"{task.words}, {tested}"}
 
 
 def accuracy_trials(inputs: Inputs, seeds: range, meta: bool = False) -> Iterator[Trial]:
@@ -133,7 +124,7 @@ def accuracy_trials(inputs: Inputs, seeds: range, meta: bool = False) -> Iterato
     for tasks, (name, kind) in itertools.product(_tasks(inputs, seeds), pairs):
         method = predictor(inputs, kind, tasks[0], name)
         labels = _labels(inputs, tasks[0], method)
-        yield from trials_by_seed(inputs, "accuracy", method, tasks, seeds, described=True, **labels)
+        yield from trials_by_seed(inputs, "accuracy", method, tasks, seeds, **labels)
 
 
 def curve_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
@@ -150,7 +141,7 @@ def curve_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
             method = predictor(inputs, kind, tasks[0], name)
             fewer = [_fewer(task, size, seed) for task, seed in zip(tasks, seeds, strict=True)]
             labels = {**_labels(inputs, tasks[0], method), "num_train": size}
-            yield from trials_by_seed(inputs, SIZED, method, fewer, seeds, intervals=False, **labels)
+            yield from trials_by_seed(inputs, SIZED, method, fewer, seeds, **labels)
 
 
 def _fewer(task: Task, size: int, seed: int) -> Task:
@@ -166,23 +157,23 @@ def transfer_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
 
     On the diagonal of the matrix, networks of the same value are held out.
     """
-    everyone = np.arange(len(inputs.final))
     for column in ACROSS:
         values = list(zip(*(tasks_by(inputs.final, column, seed) for seed in seeds), strict=True))
         for name, tasks in itertools.product(PREDICTORS, values if len(values) > 1 else ()):
             source, own = tasks[0], _sides(tasks[0])
             parts = {other.words: _sides(other).test for other, *_ in values if other is not source}
             folds = [Fold(own.training, own.validation, part) for part in parts.values()]
-            whole = [replace(accuracy_task(inputs.final, source.words, everyone, 0), folds=folds)] * len(
-                seeds
-            )
-            trials = functools.partial(
-                trials_by_seed, inputs, "transfer", predictor(inputs, name, source), seeds=seeds
-            )
-            labels: dict[str, Any] = {"across": column, "num_train": len(own.training)}
-            within = trials(tasks, between=(source.words, source.words), **labels)
-            across = trials(whole, between=(source.words, "others"), parts=parts, **labels)
+            others = [_with_folds(inputs, source.words, folds)] * len(seeds)
+            trials = functools.partial(trials_by_seed, inputs, "transfer", predictor(inputs, name, source))
+            about = {"across": column, "trained_on": source.words, "num_train": len(own.training)}
+            within = trials(tasks, seeds, tested_on=source.words, **about)
+            across = trials(others, seeds, parts, **about)
             yield from itertools.chain.from_iterable(zip(within, across, strict=True))
+
+
+def _with_folds(inputs: Inputs, name: str, folds: list[Fold]) -> Task:
+    """The accuracy of all networks, with folds of its own."""
+    return replace(accuracy_task(inputs.final, name, np.arange(len(inputs.final)), 0), folds=folds)
 
 
 def _sides(task: Task) -> Fold:
@@ -209,13 +200,10 @@ def held_out_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
             training, validation = (others[splits[others] == split] for split in ("train", "validation"))
             if is_small(len(final)):
                 training, validation = others, NOBODY
-            fold = Fold(training, validation, task.models)
-            whole = replace(accuracy_task(final, name, everyone, 0), folds=[fold])
-            method, tested = predictor(inputs, BOOSTING, whole), (name, task.words)
-            repeated = [whole] * len(seeds)
-            yield from trials_by_seed(
-                inputs, "held_out", method, repeated, seeds, between=tested, across=column
-            )
+            whole = _with_folds(inputs, name, [Fold(training, validation, task.models)])
+            method, repeated = predictor(inputs, BOOSTING, whole), [whole] * len(seeds)
+            about: dict[str, Any] = {"across": column, "trained_on": name, "tested_on": task.words}
+            yield from trials_by_seed(inputs, "held_out", method, repeated, seeds, **about)
 
 
 def early_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
@@ -226,16 +214,10 @@ def early_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
             continue
         snapshots = np.linspace(1, numbers[0], min(MAX_SNAPSHOTS, numbers[0])).round().astype(int)
         for snapshot, name in itertools.product(np.unique(snapshots).tolist(), (LAYERS, THEN)):
-            epoch, method = (
-                inputs.epoch(snapshot, first.models),
-                predictor(inputs, BOOSTING, first, name, snapshot),
-            )
-            labels: dict[str, Any] = {
-                "between": (first.words, first.words),
-                "snapshot": snapshot,
-                "epoch": epoch,
-            }
-            yield from trials_by_seed(inputs, "early", method, tasks, seeds, **labels)
+            method = predictor(inputs, BOOSTING, first, name, snapshot)
+            about = {"snapshot": snapshot, "epoch": inputs.epoch(snapshot, first.models)}
+            about |= {"trained_on": first.words, "tested_on": first.words}
+            yield from trials_by_seed(inputs, "early", method, tasks, seeds, **about)
 
 
 def _num_snapshots(inputs: Inputs, task: Task) -> np.ndarray:
@@ -272,7 +254,7 @@ def _labels(inputs: Inputs, task: Task, method: Method) -> dict[str, Any]:
     """What trials on a data set's networks have in common."""
     subsets = set(inputs.final["subset"][task.models])
     of_paper = paper.r2(subsets.pop() if len(subsets) == 1 else "", task.words, method.input, method.name)
-    return {"between": between(task), "dataset": task.words, "paper": of_paper}
+    return {**between(task), "dataset": task.words, "paper": of_paper}
 
 
 def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float, papers: bool) -> list[str]:

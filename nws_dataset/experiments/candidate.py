@@ -30,7 +30,6 @@ from sklearn.base import ClassifierMixin
 
 from nws_dataset import console
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.evaluation.folds import is_small
 from nws_dataset.evaluation.inputs import WEIGHTS, Inputs, Settings
 from nws_dataset.evaluation.results import Results, facts_of, write_results
 from nws_dataset.evaluation.run import Kept, Method, Question, Trial, run
@@ -141,56 +140,47 @@ class Candidate:
         digests = [sha256_file(file) for file in (str(self.path), *beside)]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
-    def fitted(self, rows: Weights, y: np.ndarray, seed: int) -> Any:
-        """A new object that learned from rows; a ZooError if its code raises."""
-        with _running(self.path, self.modules, f"{self.name} to fit {len(rows)} rows"):
-            seeded = "random_state" in inspect.signature(self.make).parameters
-            estimator = self.make(random_state=seed) if seeded else self.make()
-            estimator.fit(rows, y)
-        return estimator
-
-    def predicted(self, estimator: Any, rows: Weights, known: np.ndarray) -> np.ndarray:
-        """[N] predictions for rows after learning from `known`: classes among them, or finite numbers.
-
-        Raises:
-            ZooError: if they are not, or its code raises.
-        """
-        with _running(self.path, self.modules, f"{self.name} to predict {len(rows)} rows"):
-            found = np.asarray(estimator.predict(rows))
-        numbers = known.dtype.kind == "f"
-        if found.shape != (len(rows),):
-            legal = False
-        elif numbers:
-            legal = found.dtype.kind in "fiu" and (np.abs(found.astype(float)) <= MAX_PREDICTION).all()
-        else:  # a class of another type or length would be cut to a known one
-            classes, kinds = set(known.tolist()), (str, int, float, np.generic)
-            legal = all(isinstance(one, kinds) and one in classes for one in found.tolist())
-        if not legal:
-            words = "finite numbers" if numbers else "classes that it was given"
-            infinite = ", not all finite" if found.dtype.kind == "f" and numbers else ""
-            shown = f"{found.dtype} of shape {found.shape}{infinite}, as {reprlib.repr(found.tolist())}"
-            expected, do = f"an array of {len(rows)} {words}", "give one prediction for each row"
-            raise ZooError(f"{self.name}.predict", expected=expected, found=shown, do=do)
-        return found.astype(known.dtype)
-
 
 @dataclass
 class CandidateModel:
-    """A candidate as a model of the engine; it learns from the validation models too."""
+    """A new object of someone's class as a model of the engine; it learns from the validation models too.
+
+    Both methods raise a ZooError if its code raises.
+    """
 
     candidate: Candidate
     weights: Weights  # of all final networks
     seed: int
 
     def fit(self, training: Labelled, validation: Labelled) -> CandidateModel:
-        self.known = np.concatenate([training.y, validation.y])
+        candidate, self.known = self.candidate, np.concatenate([training.y, validation.y])
         rows = _chosen(self.weights, np.concatenate([training.indices, validation.indices]))
-        self.estimator = self.candidate.fitted(rows, self.known, self.seed)
+        with _running(candidate.path, candidate.modules, f"{candidate.name} to fit {len(rows)} rows"):
+            seeded = "random_state" in inspect.signature(candidate.make).parameters
+            self.estimator = candidate.make(random_state=self.seed) if seeded else candidate.make()
+            self.estimator.fit(rows, self.known)
         return self
 
     def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
-        rows = _chosen(self.weights, networks)
-        return self.candidate.predicted(self.estimator, rows, np.unique(self.known))
+        """Classes among those that it learned, or finite numbers; a ZooError if it predicts others."""
+        candidate, rows = self.candidate, _chosen(self.weights, networks)
+        with _running(candidate.path, candidate.modules, f"{candidate.name} to predict {len(rows)} rows"):
+            found = np.asarray(self.estimator.predict(rows))
+        numbers = self.known.dtype.kind == "f"
+        if found.shape != (len(rows),):
+            legal = False
+        elif numbers:
+            legal = found.dtype.kind in "fiu" and (np.abs(found.astype(float)) <= MAX_PREDICTION).all()
+        else:  # a class of another type or length would be cut to a known one
+            classes, kinds = set(self.known.tolist()), (str, int, float, np.generic)
+            legal = all(isinstance(one, kinds) and one in classes for one in found.tolist())
+        if not legal:
+            words = "finite numbers" if numbers else "classes that it was given"
+            infinite = ", not all finite" if found.dtype.kind == "f" and numbers else ""
+            shown = f"{found.dtype} of shape {found.shape}{infinite}, as {reprlib.repr(found.tolist())}"
+            expected, do = f"an array of {len(rows)} {words}", "give one prediction for each row"
+            raise ZooError(f"{candidate.name}.predict", expected=expected, found=shown, do=do)
+        return found.astype(self.known.dtype)
 
 
 def _chosen(weights: Weights, networks: np.ndarray) -> Weights:
@@ -213,12 +203,12 @@ def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
     by_seed = [] if candidate.is_classifier else [dataset_tasks(final, seed)[0] for seed in range(seeds)]
     for of_dataset in zip(*by_seed, strict=True):
         first = of_dataset[0]
-        labels: dict[str, Any] = {"between": between(first, ("train and validation", "test"))}
-        labels |= {"num_train": len(first.folds[0].training) + len(first.folds[0].validation)}
-        labels |= {"dataset": first.words}
+        labels: dict[str, Any] = between(first, ("train and validation", "test"))
+        num_train = len(first.folds[0].training) + len(first.folds[0].validation)
+        labels |= {"dataset": first.words, "num_train": num_train}
         trials += trials_by_seed(inputs, "accuracy", method, of_dataset, range(seeds), **labels)
     for seed in range(seeds):
-        tasks, _ = tasks_of(final, None, seed, small=is_small(len(final)))
+        tasks, _ = tasks_of(final, None, seed)
         chosen = [task for task in tasks if task.is_number != candidate.is_classifier]
         trials += [property_trial(inputs, method, task, seed) for task in chosen]
     return trials

@@ -47,10 +47,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
         try:
             names = sorted(name for name in os.listdir(path) if name.endswith(".json"))
         except OSError as error:
-            expected, do = (
-                "a folder that can be listed",
-                "permit reading, or choose other results (--results)",
-            )
+            expected, do = "a folder that can be listed", "permit reading, or give other results (--results)"
             raise ZooError(path, expected=expected, found=reason(error), do=do) from error
         found += [path / name for name in names if not name.startswith(".")]
     return found

@@ -64,17 +64,17 @@ def trials_of(
         num_folds: of the cross-validation of a small zoo.
         rows: also try the meta-classifier on whole rows, for models of the most frequent architecture.
     """
-    final, small = inputs.final, is_small(len(inputs.final))
+    final = inputs.final
     methods = models.property_methods(inputs, "layers" in experiments)
     names, counts = np.unique(final["architecture"].astype(str), return_counts=True)
     alike = np.flatnonzero(final["architecture"] == names[counts.argmax()])
     pairs: list[tuple[Method, Task, int]] = []
     skipped: dict[str, str] = {}
     for seed in range(seeds):
-        tasks, skipped = tasks_of(final, properties, seed, small=small, num_folds=num_folds)
+        tasks, skipped = tasks_of(final, properties, seed, num_folds=num_folds)
         pairs += [(method, task, seed) for task in tasks for method in methods]
         if rows and len(alike) >= MIN_ALIKE:
-            tasks, _ = tasks_of(final, None, seed, small=small, models=alike, num_folds=num_folds)
+            tasks, _ = tasks_of(final, None, seed, models=alike, num_folds=num_folds)
             method = models.row_method(inputs, int(final["num_weights"][alike[0]]))
             pairs += [(method, task, seed) for task in tasks if not properties or task.target in properties]
     trials = [property_trial(inputs, method, task, seed, experiments) for method, task, seed in pairs]
@@ -118,25 +118,18 @@ def _score(inputs: Inputs, asked: Sequence[tuple[str, Question]], trial: Trial, 
     records = []
     for experiment, question in asked:
         truth, predicted = task.truth, answers.predicted[question]
-        pairs = np.column_stack([truth, predicted])[tested].round(6).tolist() if task.is_number else None
+        about: dict[str, Any] = {**trial.labels, "experiment": experiment, "trained_on": trained_on}
+        about["tested_on"] = f"{'one snapshot' if experiment == 'when' else 'final snapshots'}, {where}"
+        about |= {"num_train": num_train, "position": question.position}
+        about["snapshot"] = None if experiment == "what" else question.snapshot
         for nets, part in ((ALL, tested), (CONVERGED, tested[converged[tested]])):
             if not len(part):
                 continue
-            about: dict[str, Any] = {
-                **trial.labels,
-                "experiment": experiment,
-                "nets": nets,
-                "trained_on": trained_on,
-                "tested_on": f"{'one snapshot' if experiment == 'when' else 'final snapshots'}, {where}",
-                "num_train": num_train,
-                "num_test": len(part),
-                "snapshot": None if experiment == "what" else question.snapshot,
-                "position": question.position,
-                "pairs": pairs if experiment == "what" and nets == ALL else None,
-            }
             arrays = (values[part] for values in (truth, predicted, guessed, constant))
             scores = property_scores(*arrays, is_number=task.is_number, seed=trial.seed)
-            records.append(Record(**about, **scores))
+            if task.is_number and experiment == "what" and nets == ALL:
+                scores["pairs"] = np.column_stack([truth, predicted])[part].round(6).tolist()
+            records.append(Record(**about, **scores, nets=nets, num_test=len(part)))
     return Outcome(records)
 
 

@@ -122,10 +122,8 @@ def report_accuracies(
     departed = [Section("departures", table.title, "", [table]) for table in paper.departures(scores)]
 
     def draw() -> dict[str, Figure]:
-        chosen, label = (
-            select(scores, experiment="accuracy", metric="r2", nets=ALL),
-            "R² on held-out networks",
-        )
+        chosen = select(scores, experiment="accuracy", metric="r2", nets=ALL)
+        label = "R² on held-out networks"
         title = "Test accuracy, predicted (below 0: at 0)"
         figures = {"r2": plots.dots(chosen, title, label, panel="dataset", line="input")}
         title = "What boosting gains from each statistic, % of all"
