@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,13 +130,19 @@ def calibrate(
     at_once = workers if backend == "fast" else 1  # torch's Python threads would wait for each other
     backend_of = functools.partial(make_backend, device=device, name=backend, tf32=tf32)
     paces: dict[int, Pace] = {}
+    measured: dict[Any, Pace] = {}
     with one_thread(device):
         for stratum in strata(models, train_images):
-            if stratum[0].image is not None:
-                pace = _image_pace(stratum[len(stratum) // 2], device, at_once, backend)
-            else:
-                pace = _pace(stratum, models, train_images, device, at_once, backend_of)
-            paces |= dict.fromkeys((model.number for model in stratum), pace)
+            middle = stratum[len(stratum) // 2]
+            augmentations = frozenset(model.recipe.augmentation for model in stratum)
+            # strata that differ in nothing that costs time share a measurement
+            alike = middle.cohort, middle.recipe.activation, middle.recipe.optimizer, augmentations
+            if alike not in measured:
+                if middle.image is not None:
+                    measured[alike] = _image_pace(middle, device, at_once, backend)
+                else:
+                    measured[alike] = _pace(stratum, models, train_images, device, at_once, backend_of)
+            paces |= dict.fromkeys((model.number for model in stratum), measured[alike])
         middle = models[len(models) // 2]
         order, split = (0.0, 0.0) if middle.image is not None else _host_seconds(middle, device)
     return Calibration(device, workers, paces, order, split)
