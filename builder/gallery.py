@@ -312,7 +312,8 @@ def _trajectories(zoo: Zoo) -> Figure:
                 alpha=0.85,
             )
     for axes, title in zip(grid, _titles(zoo), strict=True):
-        axes.set(title=title, yscale="log", xlabel="epochs of training", xlim=(0, None))
+        unit = "steps" if score == "psnr" else "epochs"  # an epoch of one image is a step
+        axes.set(title=title, yscale="log", xlabel=f"{unit} of training", xlim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.grid(color="#E6E6E6")
     grid[0].set_ylabel("distance from the start / norm at the start")
