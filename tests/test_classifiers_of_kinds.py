@@ -12,13 +12,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from builder.build import build
 from builder.images import load_image_set
-from builder.plan import Model, select
+from builder.plan import Model, Request, select
 from builder.store import open_store, shard_of, stage
+from builder.trained import Trained
 from builder.training import batches, update
 from builder.training.bank import Images, bank_of
 from builder.training.cpu.kan import KanBackend
 from builder.training.device import make_backend
+from builder.training.implicit import ImageCohort
 from builder.training.plain import PlainLoop
 from builder.training.torch_backend import TorchBackend
 from builder.training.train import Cohort, edge_scores_of
@@ -28,6 +31,7 @@ from nws_dataset.format.manifest import ImageSet, SubsetEntry
 from nws_dataset.format.shards import pack_scores, unpack_scores
 from nws_dataset.format.subsets import SUBSETS
 from nws_dataset.networks import kan, resnet
+from test_images import write_parquet_set
 from training_cases import NWS, make_model
 
 CPU = torch.device("cpu")
@@ -196,3 +200,76 @@ def test_edge_scores_of_another_length_are_refused() -> None:
 def test_the_parts_of_kmnist_are_a_set_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(ZooError, match="images of kmnist"):
         load_image_set("kmnist_10k", tmp_path)
+
+
+# Whatever a model is trained beside
+
+
+def trained(subset: str, models: list[Model], images: Images, slots: int = 1) -> dict[str, bytes]:
+    """Rows and scores by model."""
+    architecture, bank = models[0].recipe.architecture, {"digits": images}
+    cohort = Cohort(SUBSETS[subset], architecture, bank, device=CPU, slots=slots)
+    return {found.model.id: bits_of(found) for found in cohort.train(models)}
+
+
+def bits_of(found: Trained) -> bytes:
+    scores = b"" if found.edge_scores is None else found.edge_scores.tobytes()
+    return found.rows.tobytes() + scores
+
+
+@pytest.mark.parametrize("kind", ["kan", "resnet"])
+def test_rows_are_bit_identical_alone_and_together(kind: str, request: pytest.FixtureRequest) -> None:
+    """Alone, in a batch of 64, in another one, by two threads; models differ in all that is drawn."""
+    (like, _), models = request.getfixturevalue(f"of_{kind}"), select(SUBSETS[kind], 0, models=64, epochs=1)
+    of = {"kan": {"width_hidden": 8}, "resnet": {"image_size": 8, "width_conv": 2}}[kind]
+    architecture = replace(like.recipe.architecture, **of)
+    models = [
+        replace(model, recipe=replace(model.recipe, dataset="digits", architecture=architecture))
+        for model in models
+    ]
+    images = bank_of({"digits": load_image_set("digits")}, architecture, CPU, 32)["digits"]
+    few = {"test_images": images.test_images[:16], "test_labels": images.test_labels[:16]}
+    images = replace(images, **few)
+    together = trained(kind, models, images, slots=64)
+    assert len(set(together.values())) == 64
+
+    def check(models: list[Model], slots: int = 1) -> None:
+        assert trained(kind, models, images, slots) == {model.id: together[model.id] for model in models}
+
+    for model in models[:60:20]:
+        check([model])
+    check(models[40:34:-1], slots=4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        check(models[2:4], slots=2)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["kan_inr", "kan", "resnet"])
+def test_rows_are_bit_identical_after_a_resume(preset: str, tmp_path: Path) -> None:
+    """Two models of a stopped build, and two that two processes train when it goes on."""
+    dataset, images = "digits", None
+    if preset == "resnet":
+        dataset, images = "cifar10", write_parquet_set(tmp_path / "cifar10", column="img")
+    request = Request(preset, 4, (dataset,), epochs=1)
+    ((subset, models),) = request.plan()
+    architecture = models[0].recipe.architecture
+    bank = bank_of({dataset: load_image_set(dataset, images)}, architecture, CPU)
+    kind = ImageCohort if subset.of_images else Cohort
+    alone = {
+        model.id: found
+        for model in models
+        for found in kind(subset, architecture, bank, device=CPU).train([model])
+    }
+    for model in models[:2]:
+        stage(tmp_path / "zoo", alone[model.id])
+    build(request, tmp_path / "zoo", images=images, device="cpu", workers=2)
+    zoo = Zoo(tmp_path / "zoo")
+    for name, found in alone.items():
+        snapshots = zoo.filter(model_id=name)
+        assert zoo.weights(snapshots).tobytes() == found.rows.tobytes()
+        if found.edge_scores is not None:
+            assert zoo.edge_scores(snapshots).tobytes() == found.edge_scores.tobytes()
