@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
@@ -17,19 +18,19 @@ from nws_dataset.format.subsets import IMPORTED, SUBSETS, ByDataset, Choice, Cyc
 
 TEMPLATE = "dataset.md.j2"
 PLOTS = {
-    "plots/accuracy.png": "For every data set, how many final networks have which test accuracy, and the "
-    "mean test accuracy over epochs",
+    "plots/accuracy.png": "For every data set, how many final networks have which test accuracy (or PSNR), "
+    "and its mean over training",
     "plots/weights.png": "Root mean square of the weights of three layers, after training against before "
     "it, by initialization",
-    "plots/trajectories.png": "Distance of the weights of three layers from their start, over epochs, "
-    "coloured by final test accuracy",
-    "plots/images.png": "Images as networks give them at each snapshot, beside the images themselves",
+    "plots/trajectories.png": "Distance of the weights of three layers from their start, over training, "
+    "coloured by final test accuracy (or PSNR)",
+    "plots/images.png": "Images decoded from networks at each snapshot, beside the originals",
 }  # path in the zoo -> its alternative text; `builder.gallery` draws them
 MANY_ARCHITECTURES = 12  # beyond so many, a card counts them and does not list them
 
 
 def plots_of(manifest: Manifest) -> dict[str, str]:
-    """Those of PLOTS that a zoo has: images only where networks stand for images."""
+    """Those of PLOTS that a zoo has: images only where networks represent images."""
     of_images = any(SUBSETS[name].of_images for name in manifest.subsets if name in SUBSETS)
     return {path: text for path, text in PLOTS.items() if of_images or path != "plots/images.png"}
 
@@ -57,6 +58,8 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         presets=SUBSETS,
         imported=IMPORTED,
         built=[name for name in manifest.subsets if name in SUBSETS],
+        of_images=[name for name in manifest.subsets if name in SUBSETS and SUBSETS[name].of_images],
+        kinds=sorted(pc.unique(index["kind"]).to_pylist()),
         recipes={name: _recipe_table(name) for name in manifest.subsets if name in SUBSETS},
         image_terms={
             name: IMAGE_SETS[name].terms for name in sorted(pc.unique(index["dataset"]).to_pylist())
@@ -103,16 +106,16 @@ def _size_category(count: int) -> str:
 
 
 def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
-    """A subset's counts and accuracies of final networks, in total and by data set; architectures; size."""
+    """A subset's counts and scores of final networks, in total and by data set; architectures; size."""
     snapshots = index.filter(pc.field("subset") == subset)
     final = snapshots.filter(pc.field("is_final"))
     lengths, weights = (pc.min_max(final[column]).as_py() for column in ("num_snapshots", "num_weights"))
     return {
-        **_accuracies(final),
+        **_scores(final),
         "snapshots": len(snapshots),
         "by_split": {split: pc.sum(pc.equal(final["split"], split)).as_py() or 0 for split in SPLITS},
         "by_dataset": {
-            name: _accuracies(final.filter(pc.field("dataset") == name)) for name in _counts(final, "dataset")
+            name: _scores(final.filter(pc.field("dataset") == name)) for name in _counts(final, "dataset")
         },
         "architectures": _counts(final, "architecture"),
         "num_snapshots": _range(lengths),
@@ -121,14 +124,17 @@ def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
     }
 
 
-def _accuracies(final: pa.Table) -> dict[str, Any]:
-    """Accuracies of some final networks."""
-    accuracy = final["test_accuracy"].to_numpy()
+def _scores(final: pa.Table) -> dict[str, Any]:
+    """Counts of some final networks, and their test accuracies or PSNR; None where they have none."""
+    accuracy, psnr = (final[name].drop_null().to_numpy() for name in ("test_accuracy", "psnr"))
     return {
         "models": len(final),
-        "converged": pc.sum(final["converged"]).as_py() or 0,
+        "converged": pc.sum(final["converged"]).as_py(),
         "diverged": pc.sum(final["diverged"]).as_py() or 0,
-        "accuracy": {"mean": float(accuracy.mean()), "best": float(accuracy.max())} if len(final) else None,
+        "accuracy": {"mean": float(accuracy.mean()), "best": float(accuracy.max())}
+        if len(accuracy)
+        else None,
+        "psnr": {"median": float(np.median(psnr)), "best": float(psnr.max())} if len(psnr) else None,
     }
 
 

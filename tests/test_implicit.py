@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 from pathlib import Path
 
@@ -261,6 +262,14 @@ def test_it_is_verified(zoo: Path) -> None:
     assert "exactly" in verifier.reevaluate(8)
     assert "equal in every bit" in verifier.retrain(2)
     assert "8 models" in verifier.plan()
+
+
+def test_its_card_speaks_of_images(zoo: Path) -> None:
+    card = (zoo / "README.md").read_text()
+    assert "Small networks that each represent one image" in card
+    assert re.search(r"Final PSNR: median \d+\.\d dB, best \d+\.\d dB", card)
+    assert "follow their images" in card
+    assert not re.search(r"\bnan\b|classif|did not converge|test accuracy: ", card.split("## Columns")[0])
 
 
 def test_it_is_drawn(zoo: Path) -> None:
