@@ -24,6 +24,7 @@ from builder.trained import Summary
 from builder.training import bank, batches
 from builder.training.cpu.backend import compile_step
 from builder.training.device import resolve_device
+from builder.training.implicit import check_whole
 from builder.training.memory import out_of_memory
 from builder.training.workers import LocalTraining, compile_before, is_script_of_worker, run_on_processes
 from nws_dataset.errors import ZooError
@@ -173,7 +174,11 @@ def _memory_needed() -> Iterator[None]:
 
 
 def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit: int | None) -> None:
-    """Raise a ZooError if a limit leaves too few images for a model; whole image sets are always enough."""
+    """Raise a ZooError if a limit leaves too few images for a model; whole image sets are always enough.
+    Networks that stand for images need whole sets.
+    """
+    for name in {model.recipe.dataset for model in models if model.image is not None}:
+        check_whole(name, len(image_sets[name].train_images), len(image_sets[name].test_images))
     for model in models if limit is not None else ():
         batches.split_images(model, torch.from_numpy(image_sets[model.recipe.dataset].train_labels[:limit]))
 

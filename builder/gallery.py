@@ -67,13 +67,13 @@ def draw(folder: Path) -> list[Path]:
     if not names:
         return []
     zoo, written = Zoo(os.path.join(os.curdir, folder)), []  # always a folder, whatever its name
-    for name in names:
-        with matplotlib.rc_context(STYLE):
-            figure = FIGURES[name](zoo)
-        written.append(Path(folder) / name)
-        with atomic_write(written[-1]) as temporary:
-            metadata = {"Software": None, DIGEST: _digest(zoo.manifest)}  # leave out matplotlib's version
-            figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
+    with matplotlib.rc_context(STYLE):
+        figures = {name: FIGURES[name](zoo) for name in names}  # all, before one is written
+        for name, figure in figures.items():
+            written.append(Path(folder) / name)
+            with atomic_write(written[-1]) as temporary:
+                metadata = {"Software": None, DIGEST: _digest(zoo.manifest)}  # leave out matplotlib's version
+                figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
     return written
 
 
@@ -198,10 +198,13 @@ def _originals(zoo: Zoo) -> Callable[[Mapping[str, Any]], np.ndarray | None]:
             except ZooError:  # drawn on another machine than it was built on
                 sets[name] = None
         images = sets[name]
-        if images is None or snapshot["image"] >= len(images):
+        if images is None:
             return None
-        number = slice(snapshot["image"], snapshot["image"] + 1)
-        pixels: np.ndarray = prepare(images[number], snapshot["image_channels"], snapshot["image_size"])[0]
+        if not 0 <= snapshot["image"] < len(images):
+            expected, number = f"an image of {name}, 0 to {len(images) - 1}", str(snapshot["image"])
+            raise ZooError(snapshot["model_id"], expected=expected, found=number, do="build it again")
+        one = images[snapshot["image"]][None]
+        pixels: np.ndarray = prepare(one, snapshot["image_channels"], snapshot["image_size"])[0]
         return pixels
 
     return original

@@ -118,6 +118,18 @@ def refused(
             "(mnist, cifar10, svhn, stl10, fashion_mnist), found digits; choose",
         ),
         (
+            ["--preset", "siren", "--datasets", "kmnist_10k"],
+            "preset siren draws (mnist, fashion_mnist, cifar10, digits), found kmnist_10k; choose",
+        ),
+        (
+            ["--preset", "kan", "--datasets", "cifar10"],
+            "preset kan draws (mnist, fashion_mnist, kmnist, kmnist_10k, digits), found cifar10; choose",
+        ),
+        (
+            ["--preset", "resnet", "--datasets", "digits"],
+            "--datasets: expected image sets that preset resnet draws (cifar10), found digits; choose",
+        ),
+        (
             ["--datasets", ","],
             "--datasets: expected image sets that preset demo draws (digits), found none; choose",
         ),
@@ -244,6 +256,33 @@ def test_an_idx_file_that_is_not_there(refused: Callable[..., str], images: Path
     path = images / "mnist" / "t10k-labels-idx1-ubyte.gz"
     path.unlink()
     assert f"{path}: expected this file, found none;" in refused(nws_build, *fixed(images))
+
+
+@pytest.mark.parametrize("preset", ["siren", "kan_inr"])
+def test_networks_of_images_need_whole_sets(refused: Callable[..., str], images: Path, preset: str) -> None:
+    line = refused(
+        nws_build,
+        "--preset",
+        preset,
+        "--datasets",
+        "mnist",
+        "--models",
+        2,
+        "--images",
+        images,
+        "--out",
+        "out",
+    )
+    assert LINE.fullmatch(line)
+    assert "mnist: expected 60000 + 10000 images: networks are numbered by them, found 40 + 20;" in line
+
+
+def test_a_part_of_a_set_needs_its_images(refused: Callable[..., str], tmp_path: Path) -> None:
+    images = write_idx(tmp_path / "images" / "kmnist", seed=0).parent
+    line = refused(
+        nws_build, "--preset", "kan", "--datasets", "kmnist_10k", "--images", images, "--out", "out"
+    )
+    assert LINE.fullmatch(line) and "expected 10000" in line and "found 20" in line
 
 
 # The folder
@@ -432,6 +471,40 @@ def test_a_manifest_that_points_outside(refused: Callable[..., str], zoo: Path) 
     change_manifest(zoo, lambda data: data["files"].update({"snapshots/demo/../../../secret": entry}))
     assert "expected a relative path below this folder" in refused(nws_verify, zoo)
     assert "expected a relative path below this folder" in refused(nws_build, *DEMO, "--out", zoo)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "told"),
+    [
+        ({"kind": "transformer"}, 'its fields and "kind", one of cnn, siren, kan, resnet, found'),
+        ({"kind": "siren", "width_hidden": 10**12}, "Architecture.width_hidden: expected 1 to 65536, found"),
+        ({"kind": "resnet", "width_conv": 4096}, "an architecture: expected at most 4294967296 weights"),
+        ({"kind": "siren", "width_hidden": 60_000}, "expected the safetensors header of siren2x60000"),
+        ({"kind": "kan", "width_hidden": 20_000}, "that of "),
+    ],
+)
+def test_an_architecture_that_nothing_is_made_for(
+    refused: Callable[..., str], zoo: Path, architecture: dict[str, object], told: str
+) -> None:
+    """Refused before there is room for its weights, which would be up to 17 GB."""
+    for path in Zoo(zoo).manifest.index_files():
+        index = read_index(zoo / path)
+        column = INDEX_SCHEMA.get_field_index("architecture_json")
+        texts = pa.array([json.dumps(architecture)] * len(index))
+        write_index(zoo / path, index.set_column(column, INDEX_SCHEMA.field(column), texts))
+    reseal(zoo)
+    opened = Zoo(zoo)
+    snapshots = opened.filter(model_id=opened.filter()[0]["model_id"])
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, limit[1]))
+    try:
+        for read in (opened.weights, opened.networks, opened.images, lambda s: opened.network(s[0])):
+            with pytest.raises(ZooError, match=re.escape(told)):
+                read(snapshots)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+    assert told in refused(nws_verify, zoo)
 
 
 def test_a_value_of_another_architecture(refused: Callable[..., str], zoo: Path) -> None:

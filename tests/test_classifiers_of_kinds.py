@@ -4,15 +4,19 @@ and the scores of a kan's edges.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
 
 from builder.build import build
+from builder.checks import Verifier
 from builder.images import load_image_set
 from builder.plan import Model, Request, select
 from builder.store import open_store, shard_of, stage
@@ -28,9 +32,11 @@ from builder.training.train import Cohort, edge_scores_of
 from nws_dataset import Zoo
 from nws_dataset.errors import ZooError
 from nws_dataset.format.manifest import ImageSet, SubsetEntry
-from nws_dataset.format.shards import pack_scores, unpack_scores
+from nws_dataset.format.schema import INDEX_SCHEMA
+from nws_dataset.format.shards import pack_scores, read_index, unpack_scores, write_index
 from nws_dataset.format.subsets import SUBSETS
 from nws_dataset.networks import kan, resnet
+from test_bad_input import reseal
 from test_images import write_parquet_set
 from training_cases import NWS, make_model
 
@@ -184,6 +190,39 @@ def test_a_zoo_of_kans_has_edge_scores(tmp_path: Path, of_kan: tuple[Model, Imag
         assert set(snapshots["label_noise"]) == {trained.model.recipe.label_noise}
     with pytest.raises(ZooError, match="networks of one architecture, found no snapshots"):
         zoo.edge_scores(zoo.filter(model_id="none"))
+    check_other_lengths(zoo.path)
+
+
+def check_other_lengths(folder: Path) -> None:
+    """Refused by the index alone: before a value is read, or room is made for it."""
+
+    def shorter(line: dict[str, Any]) -> None:
+        line["edge_scores_length"] -= 4
+
+    def absurd(line: dict[str, Any]) -> None:
+        many = kan.Architecture(reads="images", image_size=14, width_hidden=20_000, pixel_min=-1)
+        line["architecture_json"] = many.to_json()
+
+    for change, told in (
+        (shorter, "the 6592 edge scores of"),
+        (absurd, "the 404120000 edge"),
+    ):
+        forge_index(folder, change)
+        zoo = Zoo(folder)
+        with pytest.raises(ZooError, match=f"^kan-00000.: expected {told}"):
+            zoo.edge_scores(zoo.filter())
+    with pytest.raises(ZooError, match="the safetensors header of"):
+        Verifier(folder).values()
+
+
+def forge_index(zoo: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the lines of a zoo's index in place; nws.json and the card belong to it."""
+    for path in Zoo(zoo).manifest.index_files():
+        lines = read_index(zoo / path).to_pylist()
+        for line in lines:
+            change(line)
+        write_index(zoo / path, pa.Table.from_pylist(lines, INDEX_SCHEMA))
+    reseal(zoo)
 
 
 def test_edge_scores_of_another_length_are_refused() -> None:
@@ -195,6 +234,8 @@ def test_edge_scores_of_another_length_are_refused() -> None:
         pack_scores(architecture, scores[:-1])
     with pytest.raises(ZooError, match="the 38 edge scores of"):
         unpack_scores(architecture, value[:-4])
+    with pytest.raises(ZooError, match=f"header of {architecture.id}'s edge scores, found other"):
+        unpack_scores(architecture, b"x" + value[1:])
 
 
 def test_the_parts_of_kmnist_are_a_set_of_their_own(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from builder.training.implicit import (
     target_of,
 )
 from builder.training.initial import initial_row
+from builder.verify import main as verify
 from nws_dataset import Zoo, layout_of
 from nws_dataset.errors import ZooError
 from nws_dataset.format.schema import SPLITS
@@ -40,6 +43,7 @@ from nws_dataset.networks import kan, siren
 from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.network import Network, coordinates
 from test_build import content, marked, run, staged, start, wait_until
+from test_classifiers_of_kinds import forge_index
 
 CPU = torch.device("cpu")
 MNIST_ORDER = [17209, 24841, 25478, 65429, 42452, 34052]  # images of the first networks
@@ -300,6 +304,31 @@ def test_another_psnr_is_found(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> No
     snapshot["psnr"] += 0.02
     with pytest.raises(ZooError, match="by the plain network"):
         verifier._check_image(snapshot)
+
+
+@pytest.mark.parametrize("number", [-1, 1797, 10**12])
+def test_an_image_outside_its_set(
+    number: int, zoo: Path, digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In training, in verification, on the plot: one line each, and nothing is drawn."""
+    told = rf"^siren-00000003: expected an image of digits, 0 to 1796, found {number};"
+    (model,) = models_of("siren", 1)
+    with pytest.raises(ZooError, match=told):
+        image_of(replace(model, image=number), digits)
+    folder = Path(shutil.copytree(zoo, tmp_path / "zoo"))
+    forge_index(folder, lambda line: line.update(image=number))
+    shutil.rmtree(folder / "plots")
+    before = content(folder)
+    with pytest.raises(ZooError, match=told):
+        gallery.draw(folder)
+    assert not (folder / "plots").exists()
+    with pytest.raises(SystemExit) as ended:
+        verify.main([str(folder), "--reevaluate", "2"])
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.count("\n") == 1 and ": expected " in line
+    assert content(folder) == before
+    with pytest.raises(ZooError, match="the plan's recipe and split, found another image in"):
+        Verifier(folder).plan()
 
 
 def test_targets_are_in_the_networks_range(digits: Images) -> None:

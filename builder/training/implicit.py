@@ -234,16 +234,30 @@ def _alike(models: list[Model]) -> list[list[Model]]:
 
 
 def image_of(model: Model, images: Images) -> tuple[torch.Tensor, int]:
-    """The image that a model represents, [C, H, W] uint8, and its class."""
+    """The image that a model stands for, [C, H, W] uint8, and its class.
+
+    Raises:
+        ZooError: if the image set is not whole, or has no such image.
+    """
     assert model.image is not None
     number, train = model.image, len(images.train_images)
-    found, facts = train + len(images.test_images), IMAGE_SETS[model.recipe.dataset]
-    if found != facts.train_images + facts.test_images:
-        expected = f"{facts.train_images} + {facts.test_images} images: networks are numbered by them"
-        raise ZooError(model.recipe.dataset, expected=expected, found=str(found), do="fetch the whole set")
+    check_whole(model.recipe.dataset, train, len(images.test_images))
+    count = train + len(images.test_images)
+    if not 0 <= number < count:
+        expected = f"an image of {model.recipe.dataset}, 0 to {count - 1}"
+        raise ZooError(model.id, expected=expected, found=str(number), do="build it again")
     if number < train:
         return images.train_images[number], int(images.train_labels[number])
     return images.test_images[number - train], int(images.test_labels[number - train])
+
+
+def check_whole(dataset: str, train_images: int, test_images: int) -> None:
+    """Raise a ZooError unless an image set has all its images: networks are numbered by them."""
+    facts = IMAGE_SETS[dataset]
+    if (train_images, test_images) != (facts.train_images, facts.test_images):
+        expected = f"{facts.train_images} + {facts.test_images} images: networks are numbered by them"
+        found = f"{train_images} + {test_images}"
+        raise ZooError(dataset, expected=expected, found=found, do="fetch the whole set")
 
 
 def target_of(architecture: BaseArchitecture, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

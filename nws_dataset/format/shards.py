@@ -160,15 +160,28 @@ def unpack_scores(
         ZooError: if the value is not of this architecture or not complete.
     """
     head, view = scores_header(architecture), memoryview(value)
-    length = len(head) + num_scores(architecture) * ROW_DTYPE.itemsize
-    if bytes(view[: len(head)]) != head or view.nbytes != length:
+    check_scores_length(architecture, view.nbytes, where)
+    if bytes(view[: len(head)]) != head:
         raise ZooError(
             where,
-            expected=f"the {num_scores(architecture)} edge scores of {architecture.id}, {length} bytes",
-            found=f"{view.nbytes} bytes that are none",
+            expected=f"the safetensors header of {architecture.id}'s edge scores",
+            found="other bytes",
             do="fetch or build the file again",
         )
     return np.frombuffer(view, ROW_DTYPE, offset=len(head))
+
+
+def check_scores_length(architecture: BaseArchitecture, length: int, where: object) -> None:
+    """Raise a ZooError unless a value of so many bytes can be the edge scores of an architecture."""
+    count = num_scores(architecture)
+    expected = len(scores_header(architecture)) + count * ROW_DTYPE.itemsize
+    if length != expected:
+        raise ZooError(
+            where,
+            expected=f"the {count} edge scores of {architecture.id}, {expected} bytes",
+            found=f"{length} bytes",
+            do="fetch or build the file again",
+        )
 
 
 def check_value(value: bytes | memoryview, sha256: str, where: object) -> None:

@@ -25,7 +25,14 @@ from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import path_type
 from nws_dataset.format.manifest import MANIFEST_NAME, PENDING, Manifest
 from nws_dataset.format.schema import INDEX_SCHEMA
-from nws_dataset.format.shards import ROW_DTYPE, header, num_scores, unpack, unpack_scores
+from nws_dataset.format.shards import (
+    ROW_DTYPE,
+    check_scores_length,
+    header,
+    num_scores,
+    unpack,
+    unpack_scores,
+)
 from nws_dataset.networks import architecture_from_json
 from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.layout import Layout, layout_of
@@ -616,6 +623,8 @@ class Zoo:
         byte_ranges = ByteRanges.of(
             Columns.of_values({name: list(column) for name, column in columns.items()}), range(len(chosen))
         )
+        for identifier, length in zip(identifiers, ranges[1], strict=True):  # before room is made for them
+            check_scores_length(architecture, length, identifier)
         scores = np.empty((len(chosen), num_scores(architecture)), ROW_DTYPE)
 
         def deliver(indices: slice | np.ndarray, values: np.ndarray) -> None:
