@@ -17,15 +17,19 @@ from nws_dataset.console import Command
     "--reevaluate",
     type=click.IntRange(min=0),
     default=0,
-    metavar="K",
-    help="Evaluate K final networks again and compare.",
+    is_flag=False,
+    flag_value=20,
+    metavar="[K]",
+    help="Evaluate K final networks again (20 without K) and compare.",
 )
 @click.option(
     "--retrain",
     type=click.IntRange(min=0),
     default=0,
-    metavar="K",
-    help="Train K models again, each alone, and compare.",
+    is_flag=False,
+    flag_value=1,
+    metavar="[K]",
+    help="Train K models again (1 without K), each alone, and compare.",
 )
 @click.option(
     "--images",

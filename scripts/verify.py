@@ -1,4 +1,4 @@
-"""Verify a zoo: `scripts/verify.py ZOO [--reevaluate K] [--retrain K]`."""
+"""Verify a zoo: `scripts/verify.py ZOO [--reevaluate [K]] [--retrain [K]]`."""
 
 from builder.verify import main
 

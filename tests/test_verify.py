@@ -264,6 +264,20 @@ def test_an_accuracy_that_is_off_by_one_image(
     assert f"demo-000002: expected {column} " in line and "by the builder's evaluation" in line
 
 
+@pytest.mark.parametrize(
+    ("options", "reevaluate", "retrain"),
+    [
+        ([], 0, 0),
+        (["--reevaluate", "--retrain", "3"], 20, 3),
+        (["--retrain"], 0, 1),
+        (["--reevaluate=5"], 5, 0),
+    ],
+)
+def test_how_many_may_be_left_out(options: list[str], reevaluate: int, retrain: int) -> None:
+    given = main.make_context("nws-verify", ["zoo", *options]).params
+    assert (given["reevaluate"], given["retrain"]) == (reevaluate, retrain)
+
+
 def test_a_weight_that_is_no_number(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def change(snapshot: Snapshot, weights: np.ndarray) -> None:
         if (snapshot["model_id"], snapshot["snapshot"]) == ("demo-000001", 2):
