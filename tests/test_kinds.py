@@ -13,24 +13,39 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 
+from builder import build as build_module
+from builder import gallery
+from builder.checks import Verifier, checks
 from builder.images import load_image_set
-from builder.plan import Model, Request, select
-from builder.store import open_store, shard_of, stage
+from builder.plan import Request, select
 from builder.training.bank import bank_of
 from builder.training.initial import initial_row
-from builder.training.train import Cohort
-from nws_dataset import Graph, LayerTuples, Networks, Tokens, Zoo, layout_of, permute, random_permutations
+from nws_dataset import (
+    Graph,
+    LayerTuples,
+    Networks,
+    Tokens,
+    Zoo,
+    layout_of,
+    permutation_spec,
+    permute,
+    random_permutations,
+)
 from nws_dataset.baselines.predictors import GradientBoosting
 from nws_dataset.errors import ZooError
-from nws_dataset.format.manifest import ImageSet, SubsetEntry
-from nws_dataset.format.shards import header, pack, unpack
-from nws_dataset.format.subsets import SUBSETS, Cycle, LogUniform, Subset
+from nws_dataset.experiments import leaderboard
+from nws_dataset.format.shards import header, pack, pack_scores, unpack
+from nws_dataset.format.subsets import PRESETS, SUBSETS, Cycle, LogUniform, Subset
 from nws_dataset.networks import KINDS, architecture_from_json, cnn, columns_of, kan, resnet, siren
 from nws_dataset.networks.base import BaseArchitecture, Draw, PlainNetwork
 from nws_dataset.networks.layout import INPUT, OUTPUT, TensorSpec
 from nws_dataset.networks.network import Network, coordinates
-from nws_dataset.views.statistics import STATISTICS, zoo_features
+from nws_dataset.views.slices import RandomUnits
+from nws_dataset.views.statistics import STATISTICS, statistics, zoo_features
+from test_leaderboard import REGRESSOR
+from test_statistics import plain_statistics
 
 CPU = torch.device("cpu")
 KAN_CLASSIFIER = kan.Architecture(reads="images", image_size=14, depth_hidden=1, pixel_min=-1)
@@ -50,6 +65,9 @@ GOLDEN = {
     "kan": "399a5a02e3d4e191209325bbc52913c4b769d8c01e51a854dc14778c15725733",
     "resnet": "8ea324e284aab91900a42b288cc7252dc19e8be4c8d4559933c676a26e9a4da0",
 }
+GOLDEN_SCORES = (
+    "9baae04fc7abe116ea9680b17dad489534351f658520d62033e955bdaa5d54c2"  # of a kan that classifies, 0, 1, ...
+)
 RESNET_TENSORS = [
     *("conv1.weight", "ln1.weight", "ln1.bias"),
     *("layer1.0.conv1.weight", "layer1.0.ln1.weight", "layer1.0.ln1.bias"),
@@ -121,6 +139,12 @@ def test_golden_bytes(name: str) -> None:
     assert hashlib.sha256(value).hexdigest() == GOLDEN[name]
 
 
+def test_golden_bytes_of_edge_scores() -> None:
+    scores = np.arange(6592, dtype=np.float32)
+    found = hashlib.sha256(pack_scores(KAN_CLASSIFIER, scores)).hexdigest()
+    assert found == GOLDEN_SCORES
+
+
 def test_the_state_dict_is_the_row(architecture: BaseArchitecture) -> None:
     network = Network(architecture, architecture.activations[0])
     layout = layout_of(architecture)
@@ -182,6 +206,52 @@ def test_views_turn_back(architecture: BaseArchitecture) -> None:
             LayerTuples.from_rows(architecture, rows)
     for view in views:
         assert torch.equal(view.from_rows(architecture, rows).rows(), rows), view
+
+
+def test_statistics_are_numpys(architecture: BaseArchitecture) -> None:
+    rows, layout = random_rows(architecture).float().numpy(), layout_of(architecture)
+    features, names = statistics(rows, layout)
+    for row, found in zip(rows, features, strict=True):
+        expected = [s for tensor in layout.views(row).values() for s in plain_statistics(tensor)]
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert names == [f"{spec.name}.{statistic}" for spec in layout.tensors for statistic in STATISTICS]
+
+
+def test_random_units_are_weights_of_the_row(architecture: BaseArchitecture) -> None:
+    """Of each tensor some, each at most once; another order each time."""
+    count = layout_of(architecture).num_weights
+    units = RandomUnits([np.arange(1, count + 1, dtype=np.float32)], [architecture], count // 2, seed=0)
+    one, other = (units.slices(np.array([0]), np.array([0]), int(units.lengths[0]))[0] for _ in range(2))
+    assert len(one) <= count // 2 and len(set(one.tolist())) == len(one) and one.min() >= 1
+    tensors = [
+        np.isin(one, np.arange(spec.offset, spec.stop) + 1).any() for spec in layout_of(architecture).tensors
+    ]
+    assert all(tensors) and not np.array_equal(one, other)
+
+
+def test_a_stage_of_a_resnet_is_one_stream_of_units() -> None:
+    """All that is added has the same order: the stem and the first block, a shortcut and its block."""
+    axes = permutation_spec(resnet.Architecture()).perm_to_axes
+    first, last = ("conv1", "layer3")
+    ends = {"layer1.0.conv1.weight", "layer2.0.conv1.weight", "layer2.0.shortcut.0.weight"}
+    assert {tensor for tensor, axis in axes[first] if axis == 1} == ends
+    assert {tensor for tensor, axis in axes[last] if axis == 0} == {
+        *(f"layer3.0.{name}" for name in ("conv2.weight", "ln2.weight", "ln2.bias")),
+        *(f"layer3.0.shortcut.{name}" for name in ("0.weight", "1.weight", "1.bias")),
+    }
+    assert ("output.weight", 1) in axes[last]
+    architecture = resnet.Architecture()
+    (row,) = random_rows(architecture, 1)
+    for stream in (first, "layer2", last):  # each alone, and half of its tensors is not enough
+        only = {stream: torch.randperm(permutation_spec(architecture).sizes[stream]).numpy()}
+        permuted = permute(architecture, row, only)
+        torch.testing.assert_close(
+            outputs(architecture, permuted), outputs(architecture, row), rtol=0, atol=1e-9
+        )
+        tensor, _ = axes[stream][0]
+        (spec,) = (s for s in layout_of(architecture).tensors if s.name == tensor)
+        permuted[spec.offset : spec.stop] = row[spec.offset : spec.stop]
+        assert (outputs(architecture, permuted) - outputs(architecture, row)).abs().max() > 1e-6
 
 
 def test_a_graph_knows_no_order_of_hidden_units(architecture: BaseArchitecture) -> None:
@@ -288,29 +358,29 @@ TOY = Subset(
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The line in KINDS, and a preset; trained in this process, as another one does not know the line."""
     monkeypatch.setitem(KINDS, "perceptron", Perceptron)
     monkeypatch.setitem(SUBSETS, "toy", TOY)
+    monkeypatch.setitem(PRESETS, "toy", ("toy",))
+    in_this_process = lambda task, todo, workers, occupancy: task.run_cohorts(todo, occupancy)  # noqa: E731
+    monkeypatch.setattr(build_module, "run_on_processes", in_this_process)
     yield
 
 
 @pytest.mark.usefixtures("toy")
-def test_a_fifth_kind_from_training_to_a_prediction(tmp_path: Path) -> None:
-    """One class and one line: it trains, is stored, found again, viewed, and its accuracy is predicted."""
-    models = select(TOY, 0)
+def test_a_fifth_kind_from_training_to_the_leaderboard(tmp_path: Path) -> None:
+    """One class and one line: it is built and drawn, found again, verified, viewed, and its accuracy is
+    predicted, here and by a method on the page of all methods.
+    """
+    folder = tmp_path / "zoo"
+    build_module.build(Request("toy"), folder, device="cpu")
+    assert gallery.draw(folder) and gallery.stale(folder) == []
+    told = [check() for _, check in checks(Verifier(folder), reevaluate=3, retrain=2)]
+    assert any("3 networks: the builder's evaluation exactly" in line for line in told)
+    assert any("2 models trained again alone, equal in every bit" in line for line in told)
     images = load_image_set("digits")
-    bank = bank_of({"digits": images}, models[0].recipe.architecture, CPU)
-    with open_store(tmp_path / "zoo") as folder:
-        source = ImageSet(images.source, images.sha256)
-        folder.declare("toy", SubsetEntry(0, 0, {"backend": "fast"}, {"digits": source}))
-        for trained in Cohort(TOY, models[0].recipe.architecture, bank, device=CPU).train(models):
-            stage(folder.out, trained)
-        shards: dict[str, list[Model]] = {}
-        for model in models:
-            shards.setdefault(shard_of(model), []).append(model)
-        for path, members in shards.items():
-            folder.add_models(path, members)
-        folder.commit()
-    zoo = Zoo(tmp_path / "zoo")
+    zoo = Zoo(folder)
+    bank = bank_of({"digits": images}, zoo.architecture(zoo.filter()[0]), CPU)
     final = zoo.filter(is_final=True)
     assert len(final) == 40 and set(final["kind"]) == {"perceptron"}
     assert final["test_accuracy"].max() > 0.6
@@ -327,6 +397,12 @@ def test_a_fifth_kind_from_training_to_a_prediction(tmp_path: Path) -> None:
     assert features.shape == (40, 4 * len(STATISTICS)) and "hidden.weight.mean" in names
     predictor = GradientBoosting(random_state=0).fit(features, final["test_accuracy"])
     assert np.isfinite(predictor.predict(features)).all()
+    (tmp_path / "method.py").write_text(REGRESSOR)
+    page, method = tmp_path / "page" / "leaderboard.html", f"{tmp_path / 'method.py'}:Quantiles"
+    options = ["--out", str(page), "--seeds", "1"]
+    done = CliRunner().invoke(leaderboard.main, [str(folder), "--method", method, *options])
+    assert done.exit_code == 0, done.output
+    assert "Quantiles" in page.read_text()
 
 
 def test_a_backend_of_any_kind_trains_as_the_plain_loop() -> None:
