@@ -21,7 +21,7 @@ from builder.forecasting.calibration import (
     strata,
 )
 from builder.forecasting.costs import epoch_flops, epoch_images, evaluated_images, forward_flops
-from builder.forecasting.pace import Case, CohortSteps, Contender
+from builder.forecasting.pace import Case, CohortSteps, Contender, ImageSteps
 from builder.plan import Model, select
 from builder.rules import min_epochs
 from builder.training.device import slots_of
@@ -103,6 +103,16 @@ def test_only_what_is_needed_is_measured(measured: list[Sequence[Contender]]) ->
     assert isinstance(training, CohortSteps)
     # not a tenth of the images
     assert training.cohort[0].recipe.augmentation and len(training.orders[0]) == 600 * 9 // 10 // 64
+
+
+def test_networks_of_images_are_measured(measured: list[Sequence[Contender]]) -> None:
+    models = select(SUBSETS["siren"], 0, models=4)
+    found = calibrate(models, None, CPU)
+    assert all(isinstance(steps, ImageSteps) for contenders in measured for steps in contenders)
+    for model in models:
+        flops = 3 * forward_flops(model.recipe.architecture) * model.recipe.batch_size
+        pace = found.paces[model.number]
+        assert {*pace.training.values(), pace.evaluation} == {1 / flops}
 
 
 def lengths_of(step: IdleStep) -> list[int]:

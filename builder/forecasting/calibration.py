@@ -18,14 +18,13 @@ import numpy as np
 import torch
 
 from builder.forecasting.costs import (
-    BACKWARD,
     drawn_images,
     epoch_flops,
     epoch_steps,
     evaluated_images,
     forward_flops,
 )
-from builder.forecasting.pace import Case, CohortSteps, Contender
+from builder.forecasting.pace import Case, CohortSteps, Contender, ImageSteps
 from builder.image_sets import IMAGE_SETS
 from builder.plan import Model
 from builder.progress import compiling
@@ -169,30 +168,6 @@ def combined(calibrations: Sequence[Calibration]) -> Calibration:
     return Calibration(first.device, sum(workers), paces, order, split, nodes=len(calibrations))
 
 
-IMAGE_STEPS = 30  # that are timed of a network that stands for an image
-
-
-def _image_pace(model: Model, device: torch.device, at_once: int, backend: str) -> Pace:
-    """The pace of networks that stand for images, each worker at one of its own."""
-    architecture, rates = model.recipe.architecture, [1e-3] * IMAGE_STEPS
-    pixels = architecture.image_size**2
-    flops = IMAGE_STEPS * pixels * (1 + BACKWARD) * forward_flops(architecture)
-
-    def seconds_of(_: int) -> float:
-        trains = make_image_backend(architecture, device, name=backend)
-        rows = torch.from_numpy(initial_row(model)).to(device)[None]
-        state = rows, torch.zeros_like(rows), torch.zeros_like(rows)
-        target = torch.full((1, pixels, architecture.image_channels), 0.5, device=device)
-        trains.train_images(state, target, rates[:2])
-        start = time.perf_counter()
-        trains.train_images(state, target, rates)
-        return time.perf_counter() - start
-
-    with ThreadPoolExecutor(at_once) as pool:
-        pace = statistics.median(pool.map(seconds_of, range(3 * at_once))) / flops
-    return Pace({False: pace, True: pace}, pace)
-
-
 def strata(models: Sequence[Model], train_images: int | None) -> list[list[Model]]:
     """Sort models by cost per image, then batch size; cut into at most STRATA groups of similar FLOPs."""
     ordered = sorted(
@@ -277,6 +252,16 @@ def _pace(
         [_Evaluation(middle, images, device, backend_of(architecture)) for _ in range(workers)], device
     )
     return Pace(training, seconds / (EVALUATED_IMAGES[device.type] * forward_flops(architecture)))
+
+
+def _image_pace(model: Model, device: torch.device, workers: int, backend: str) -> Pace:
+    """The same of networks that stand for images; a FLOP of their evaluation takes as long as of training."""
+    case, architecture = Case(model.subset, (model,)), model.recipe.architecture
+    bank = {model.recipe.dataset: _random_images(architecture, device, gray=False)}
+    backends = [make_image_backend(architecture, device, name=backend) for _ in range(workers)]
+    seconds = seconds_per_step([ImageSteps(case, bank, device, each) for each in backends], device)
+    pace = seconds / case.step_flops
+    return Pace({False: pace, True: pace}, pace)
 
 
 def _random_images(architecture: BaseArchitecture, device: torch.device, *, gray: bool) -> Images:

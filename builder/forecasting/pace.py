@@ -1,7 +1,8 @@
-"""The project's own training step, as something to time."""
+"""The project's own training steps, as something to time."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from builder.training.backend import Backend, Segment, aligned
 from builder.training.bank import Bank, Images
 from builder.training.batches import epoch_order, split_images
 from builder.training.device import make_backend
+from builder.training.implicit import STEPS, ImageBackend, make_image_backend, target_of
 from builder.training.initial import initial_row
 
 
@@ -82,6 +84,37 @@ class CohortSteps:
         )
 
 
+class ImageSteps:
+    """The project's backend for networks that stand for images, called as a cohort calls it.
+
+    Args:
+        case: gives the models.
+        bank: their image sets.
+        device: where to train.
+        backend: what trains; None: the fast one.
+    """
+
+    def __init__(
+        self, case: Case, bank: Bank, device: torch.device, backend: ImageBackend | None = None
+    ) -> None:
+        self.recipe, self.models, self.taken = case.model.recipe, len(case.models), 0
+        self.backend = backend or make_image_backend(self.recipe.architecture, device)
+        rows = torch.stack([torch.from_numpy(initial_row(model)) for model in case.models]).to(device)
+        self.state = rows, torch.zeros_like(rows), torch.zeros_like(rows)
+        self.targets = targets_of(case.models, bank[self.recipe.dataset])
+
+    def run(self, steps: int) -> None:
+        while steps:
+            count = min(steps, STEPS)
+            self.backend.train_images(self.state, self.targets, [self._rate(step) for step in range(count)])
+            steps, self.taken = steps - count, self.taken + count
+
+    def _rate(self, step: int) -> float:
+        taken, recipe = self.taken + step, self.recipe
+        rate = update.rate_of(recipe, taken % recipe.max_epochs, 1)
+        return update.step_size(recipe.optimizer, rate, taken + 1)
+
+
 @dataclass(frozen=True)
 class Case:
     """A model that all contenders train; in a cohort others of its architecture and batch size train too."""
@@ -109,3 +142,17 @@ def order_of(model: Model, images: Images) -> torch.Tensor:
     order = epoch_order(model, split_images(model, images.train_labels), images.train_labels, epoch=0)
     batch = min(model.recipe.batch_size, len(order))
     return order[: len(order) // batch * batch].view(-1, batch)
+
+
+def targets_of(models: Sequence[Model], images: Images, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """[M, B, C] what networks that stand for images shall give for all pixels.
+
+    Only training images are taken, as many as there are: others may stand in for an image set.
+    """
+    pixels = images.train_images
+    return torch.stack(
+        [
+            target_of(model.recipe.architecture, pixels[(model.image or 0) % len(pixels)], dtype)
+            for model in models
+        ]
+    )
