@@ -136,6 +136,23 @@ def load_image_set(name: str, directory: Path | None = None) -> ImageSet:
     return _checked(folder, name, whence, *splits)
 
 
+def has_image_set(name: str, directory: Path) -> bool:
+    """Whether the folder of `--images` has files of a set, complete or not.
+
+    Args:
+        name: a key of `IMAGE_SETS`.
+        directory: the folder, as for `load_image_set`.
+
+    Returns:
+        True or False.
+
+    Raises:
+        ZooError: if it is not a folder that can be read.
+    """
+    whole = IMAGE_SETS[name].part_of or name
+    return any(_owner(folder) in (whole, None) for folder in _candidates(whole, directory.absolute()))
+
+
 def prepare(images: np.ndarray, channels: int, size: int) -> np.ndarray:
     """Make the images that a network reads: the right number of channels, then the right size.
 
@@ -272,13 +289,7 @@ def _hub_examples(split: Any, source: ImageSetFacts) -> Iterator[Example]:
 
 def _find_folder(name: str, directory: Path) -> Path:
     """The one folder at or below `directory` that has the set's files."""
-    if path_type(directory) != "a folder":
-        raise ZooError(directory, expected="a folder", found=path_type(directory), do="correct --images")
-    try:
-        found_folders = _image_folders(name, directory, inside=False, depth=MAX_DEPTH)
-    except OSError as error:
-        do = "make it readable"
-        raise ZooError(directory, expected="readable folders", found=_one_line(error), do=do) from error
+    found_folders = _candidates(name, directory)
     folders = [folder for folder in found_folders if _owner(folder) in (name, None)]
     if not folders:
         expected = f"images of {name} (idx files, or train-*.parquet and test-*.parquet)"
@@ -290,6 +301,17 @@ def _find_folder(name: str, directory: Path) -> Path:
         do = f"point --images at one of them, e.g. --images {folders[0]}, or keep only one there"
         raise ZooError(directory, expected=f"one folder with images of {name}", found=found, do=do)
     return folders[0]
+
+
+def _candidates(name: str, directory: Path) -> list[Path]:
+    """Folders at or below `directory` that may have the set's files."""
+    if path_type(directory) != "a folder":
+        raise ZooError(directory, expected="a folder", found=path_type(directory), do="correct --images")
+    try:
+        return _image_folders(name, directory, inside=False, depth=MAX_DEPTH)
+    except OSError as error:
+        do = "make it readable"
+        raise ZooError(directory, expected="readable folders", found=_one_line(error), do=do) from error
 
 
 def _image_folders(name: str, folder: Path, *, inside: bool, depth: int) -> list[Path]:
