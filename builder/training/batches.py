@@ -167,10 +167,32 @@ def flip_shift_cutout(model: Model, images: torch.Tensor, index: torch.Tensor, e
     corners = tuple(word.to(device) for word in corners[:2])
     downward, leftward = (((word * (2 * PADDING + 1)) >> 32) - PADDING for word in drawn[:2])
     top, left = ((word * (size - CUTOUT + 1)) >> 32 for word in corners)
+    return moved_and_cut(images, flips & 1 == 1, downward, leftward, top, left)
+
+
+def moved_and_cut(
+    images: torch.Tensor,
+    flips: torch.Tensor,
+    downward: torch.Tensor,
+    leftward: torch.Tensor,
+    top: torch.Tensor,
+    left: torch.Tensor,
+) -> torch.Tensor:
+    """What `flip_shift_cutout` makes of images.
+
+    Args:
+        images: [B, C, H, W] floating point in 0 .. 1.
+        flips: [B] bool, whether each is flipped.
+        downward: [B] int64, rows further down from which its pixels come.
+        leftward: [B] int64, columns further to the right, before it is flipped.
+        top: [B] int64, first row of the square that it loses.
+        left: [B] int64, first column.
+    """
+    size, device = images.shape[-1], images.device
     along = torch.arange(size, device=device)
     row, column = along + downward[:, None], along + leftward[:, None]  # where output looks, [B, size]
     seen = ((row >= 0) & (row < size))[:, :, None] & ((column >= 0) & (column < size))[:, None, :]
-    flipped = torch.where((flips & 1 == 1)[:, None], size - 1 - column, column)
+    flipped = torch.where(flips[:, None], size - 1 - column, column)
     there = row.clamp(0, size - 1)[:, :, None] * size + flipped.clamp(0, size - 1)[:, None, :]
     moved = images.flatten(2).gather(2, there.flatten(1)[:, None].expand(-1, images.shape[1], -1))
     in_rows, in_columns = (
