@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,33 +19,62 @@ from torch.func import functional_call
 from builder.benchmark import contenders, pytorch, training
 from builder.benchmark.contenders import EVALUATED_IMAGES, Evaluation, flops_of
 from builder.benchmark.measurements import EPOCHS, Results, evaluation_flops, training_flops
-from builder.benchmark.pytorch import VMAPPED_MODELS, Careful, Plain, Vmapped
+from builder.benchmark.pytorch import Careful, Plain
 from builder.benchmark.report import tables
+from builder.benchmark.stacked import STACKED_MODELS, Stacked, Vmapped, batched
 from builder.benchmark.timing import AllCoresTimer, InProcessTimer, Measured, measure
-from builder.benchmark.workloads import VARIED, bank_of_case, cases, stand_in, write_images
+from builder.benchmark.workloads import (
+    VARIED,
+    bank_of_case,
+    cases,
+    cases_of_kinds,
+    is_real,
+    stand_in,
+    write_images,
+)
 from builder.forecasting import pace
 from builder.forecasting.costs import forward_flops
-from builder.forecasting.pace import Case, CohortSteps, order_of
+from builder.forecasting.pace import Case, CohortSteps, ImageSteps, order_of
 from builder.plan import Model, select
-from builder.training import batches
+from builder.training import batches, update
 from builder.training.bank import Images
 from builder.training.cpu import kernels
 from builder.training.plain import PlainLoop
 from nws_dataset.errors import ZooError
 from nws_dataset.format.subsets import NWS_MAIN, SUBSETS
-from training_cases import CPU, NWS, SMALL_CNN, IdleStep, images_for, make_model
+from nws_dataset.networks import kan, resnet, siren
+from nws_dataset.networks.base import BaseArchitecture
+from training_cases import CPU, NWS, SMALL_CNN, IdleStep, images_for, make_model, plain_step
 
 ROUNDING = 1e-4  # of a gradient in float32, whose largest numbers are near 1
 FLOP_RATE = 1e12  # of the made-up results
-CONTENDERS = {
-    "one thread": ("plain", "vmap", "ours", "peak"),
-    "all cores": ("careful", "ours", "evaluation", "peak"),
+CONTENDERS = training.CPU_CONTENDERS
+RESNET = resnet.Architecture(image_size=8, width_conv=4)
+# networks that a core's cache holds, in small
+SMALL: dict[str, tuple[BaseArchitecture, dict[str, object]]] = {
+    "siren": (
+        siren.Architecture(image_size=8, width_hidden=5, image_channels=3, frequency_hidden=20.0),
+        {"activation": "sine", "initialization": "siren"},
+    ),
+    "kan_inr": (
+        kan.Architecture(image_size=8, width_hidden=5),
+        {"activation": "silu", "initialization": "kan", "schedule": "cosine", "learning_rate_end": 1e-4},
+    ),
+    "kan": (
+        kan.Architecture(reads="images", image_size=6, width_hidden=5, depth_hidden=1, pixel_min=-1),
+        {"activation": "silu", "initialization": "kan"},
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def chosen() -> list[Case]:
     return cases()
+
+
+@pytest.fixture(scope="module")
+def of_kinds() -> list[Case]:
+    return cases_of_kinds()
 
 
 # What is trained
@@ -72,6 +101,20 @@ def test_cases_cover_sizes_and_recipes(chosen: list[Case]) -> None:
     planned = {model.id: model for name in ("main", "fixed") for model in select(SUBSETS[name], 0)}
     assert all(planned[case.model.id] == case.model for case in chosen[2:])
     assert [case.model.recipe.batch_size for case in chosen[:2]] == [64, 512]
+
+
+def test_other_kinds_of_networks(of_kinds: list[Case]) -> None:
+    told = [(c.workload, c.model.recipe.dataset, c.model.recipe.batch_size) for c in of_kinds]
+    assert told == [
+        ("siren", "mnist", 28 * 28),
+        ("kan_inr", "mnist", 28 * 28),
+        ("kan", "mnist", 128),
+        ("resnet", "cifar10", 512),
+    ]
+    for case in of_kinds:
+        assert [case.model] == select(SUBSETS[case.workload], 0, models=1)
+        for where, names in CONTENDERS[case.model.recipe.architecture.kind].items():
+            assert "ours" in names and all(flops_of(name, case, CPU) > 0 for name in names), where
 
 
 def test_cohorts_train_together(chosen: list[Case]) -> None:
@@ -103,6 +146,16 @@ def test_digits_stand_in(chosen: list[Case], tmp_path: Path) -> None:
         order = order_of(case.model, images)
         assert order.shape[1] == case.model.recipe.batch_size and len(order) * order.shape[1] > 9000
         assert len(order.unique()) == order.numel()
+
+
+def test_digits_stand_in_for_what_a_folder_lacks(chosen: list[Case], tmp_path: Path) -> None:
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "train-images-idx3-ubyte").touch()
+    assert is_real("mnist", tmp_path) and not is_real("svhn", tmp_path) and not is_real("mnist", None)
+    told = training.images_of(tmp_path, [case for case in chosen if case.workload == "fixed"])
+    assert "digits in place of" in told and "mnist" not in told.replace("fashion_mnist", "")
+    with pytest.raises(ZooError, match="a folder"):
+        is_real("mnist", tmp_path / "none")
 
 
 # The peers
@@ -140,6 +193,7 @@ def test_peers_train(contender: type[Plain | Careful | Vmapped], optimizer: str)
             dropout=0.1,
             augmentation=architecture is NWS,
             learning_rate=rate,
+            learning_rate_decay=1.0,
         )
         made = contender(case, bank, CPU)
         before = loss_of(made, bank["digits"])
@@ -157,7 +211,7 @@ def test_peers_take_the_plain_loops_step(architecture) -> None:
     for contender in (plain, careful):
         contender.run(1)
         assert torch.allclose(contender.network.row().double(), loop.row, rtol=0, atol=1e-6)
-    mapped.step(order[:1].expand(VMAPPED_MODELS, -1))
+    mapped.step(order[:1].expand(STACKED_MODELS, -1))
     for name, tensor in loop.layout.views(loop.row).items():
         found = (mapped.weights | mapped.buffers)[name][0]
         assert torch.allclose(found.double(), tensor, rtol=0, atol=1e-6), name
@@ -186,6 +240,88 @@ def test_careful_differs_only_in_how() -> None:
     careful.run(1)
     for ours, theirs in zip(plain.network.parameters(), careful.network.parameters(), strict=True):
         assert torch.allclose(ours.grad, theirs.grad, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("contender", [Vmapped, batched])
+@pytest.mark.parametrize("kind", SMALL)
+def test_stacked_models_train_as_each_alone(contender: Callable[..., Stacked], kind: str) -> None:
+    architecture, fields = SMALL[kind]
+    case, bank = a_case(architecture, image=2, dropout=0.0, **fields)
+    stacked = contender(case, bank, CPU, torch.float64)
+    stacked.run(3)
+    for m in (0, 5):
+        model = dataclasses.replace(case.model, number=m, image=2 + m)
+        alone = Plain(Case("", (model,)), bank, CPU, torch.float64)
+        start = alone.network.row()
+        for index in stacked.order[torch.arange(3) % len(stacked.order), m]:
+            alone.step(index)
+            alone.schedule.step()
+        for name, weight in alone.network.named_parameters():
+            assert torch.allclose(stacked.weights[name][m], weight, rtol=0, atol=1e-9), name
+        assert (alone.network.row() - start).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["siren", "kan_inr"])
+def test_ours_trains_networks_of_images_as_the_plain_step(kind: str) -> None:
+    architecture, fields = SMALL[kind]
+    case, bank = a_case(architecture, image=2, **fields)
+    recipe, ours = case.model.recipe, contenders.CONTENDERS["ours"](case, bank, CPU)
+    assert isinstance(ours, ImageSteps)
+    state = ours.state[0][0].double(), ours.state[1][0].double(), ours.state[2][0].double()
+    target = architecture.scale(bank["digits"].train_images[2] / 255).flatten(1).T.double()
+    for step in range(5):
+        rate = update.rate_of(recipe, step % recipe.max_epochs, 1)
+        plain_step(architecture, state, target, update.step_size("adam", rate, step + 1))
+    ours.run(2)
+    ours.run(3)
+    assert torch.allclose(ours.state[0][0].double(), state[0], rtol=0, atol=2e-5)
+
+
+def test_residual_networks_take_the_plain_loops_step() -> None:
+    fields = {"initialization": "kaiming_normal", "label_smoothing": 0.15}
+    case, bank = a_case(RESNET, optimizer="sgd", **fields)
+    loop = PlainLoop(case.model, bank["digits"])
+    loop.step(*next(loop.epoch(0)))
+    for contender in (Plain(case, bank, CPU), Careful(case, bank, CPU)):
+        contender.run(1)
+        assert torch.allclose(contender.network.row().double(), loop.row, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_adamw_is_the_builders(tuned: bool) -> None:
+    torch.manual_seed(0)
+    fields = {"initialization": "kaiming_normal", "weight_decay": 0.1, "learning_rate": 0.05}
+    recipe = make_model(RESNET, optimizer="adamw", **fields).recipe
+    row, gradient = torch.randn(2, 1, 10, dtype=torch.float64)
+    weight, moments = row[0].clone(), torch.zeros(2, 1, 10, dtype=torch.float64)
+    weight.grad = gradient[0]
+    pytorch.optimizer_of(recipe, [("output.bias", weight)], tuned=tuned).step()
+    rate = torch.tensor([[update.step_size("adamw", 0.05, 1)]], dtype=torch.float64)
+    update.update("adamw", row, gradient, *moments, rate, torch.full_like(row, 0.05 * 0.1))
+    assert torch.allclose(weight, row[0], rtol=0, atol=1e-6)
+
+
+def test_rates_follow_the_schedule() -> None:
+    case, bank = a_case(schedule="triangle", warmup_epochs=1.0, max_epochs=3, optimizer="sgd")
+    plain, rates = Plain(case, bank, CPU), []
+    steps = len(plain.order)
+    for _ in range(3 * steps + 1):
+        rates.append(plain.optimizer.param_groups[1]["lr"])
+        plain.run(1)
+    expected = [update.rate_of(case.model.recipe, step, steps) for step in range(3 * steps)]
+    assert rates == pytest.approx([*expected, expected[0]])
+
+
+def test_flips_shifts_and_cuts_are_like_the_builders() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 12, 12).expand(4000, 3, 12, 12)
+    found = pytorch.flip_shift_cutout(images)
+    expected = batches.flip_shift_cutout(
+        make_model(RESNET, initialization="kaiming_normal"), images, torch.arange(4000), 0
+    )
+    for moment in (torch.mean, torch.std):
+        assert torch.allclose(moment(found, 0), moment(expected, 0), rtol=0, atol=0.05)
+    assert found.mean().item() == pytest.approx(expected.mean().item(), abs=0.01)
 
 
 @pytest.mark.parametrize("gray", [True, False])
@@ -336,13 +472,21 @@ def made_up(chosen: list[Case], rates: dict[str, float]) -> Results:
                 ]
                 for contender in names
             }
-            for where, names in CONTENDERS.items()
+            for where, names in CONTENDERS[case.model.recipe.architecture.kind].items()
         }
         measured.append(Measured(case, found, {}))
     return Results(CPU, measured, {"cores": 2})
 
 
-RATES = {"plain": 0.1, "vmap": 0.2, "careful": 0.4, "ours": 0.5, "evaluation": 0.25, "peak": 0.8}
+RATES = {
+    "plain": 0.1,
+    "vmap": 0.2,
+    "batched": 0.25,
+    "careful": 0.4,
+    "ours": 0.5,
+    "evaluation": 0.25,
+    "peak": 0.8,
+}
 
 
 def test_hours_of_the_whole_zoo(chosen: list[Case]) -> None:
@@ -387,6 +531,24 @@ def test_ratios_stand_beside_their_targets(chosen: list[Case]) -> None:
     lines = {line.name: line for line in results.summary()}
     assert lines["ours / plain, one thread: main, median"].value == pytest.approx(5)
     assert lines["ours / plain, one thread: main, least"].value == pytest.approx(1)
+
+
+def test_other_kinds_have_tables_and_ratios(chosen: list[Case], of_kinds: list[Case]) -> None:
+    results = made_up([*chosen, *of_kinds], RATES)
+    lines = {line.name: line for line in results.summary()}
+    for name, value, target in (
+        ("ours / plain, one thread: siren", 5, 10),
+        ("ours / vmap or batched, one thread: kan", 2, 4),
+        ("ours / careful, all cores: resnet", 1.25, 1),
+        ("ours / peak, all cores: resnet", 0.5, None),
+    ):
+        assert (lines[name].value, lines[name].target) == (pytest.approx(value), target), name
+    assert "ours / peak, all cores: siren" not in lines
+    first, small, second, large, _ = tables(results)
+    assert (len(first.rows), len(second.rows)) == (len(chosen), len(chosen))
+    assert [row[0] for row in small.rows] == ["siren", "kan_inr", "kan"] and "batched" in small.columns
+    assert [row[0] for row in large.rows] == ["resnet"] and "batched" not in first.columns
+    assert "-" not in [cell for table in (small, large) for row in table.rows for cell in row]
 
 
 def test_networks_that_a_peer_trains_faster_are_listed(chosen: list[Case]) -> None:

@@ -52,14 +52,16 @@ State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, first and secon
 
 @functools.cache
 def images_for(
-    architecture: Architecture, train_images: int | None = 60, dataset: str = "digits"
+    architecture: BaseArchitecture, train_images: int | None = 60, dataset: str = "digits"
 ) -> dict[str, Images]:
     """Digits in an architecture's channels and size."""
     return bank_of({dataset: load_image_set("digits")}, architecture, CPU, train_images)
 
 
-def make_model(architecture: Architecture, number: int = 0, **fields: object) -> Model:
-    """A model with the given recipe; the rest are usual values."""
+def make_model(
+    architecture: BaseArchitecture, number: int = 0, image: int | None = None, **fields: object
+) -> Model:
+    """A model with the given recipe, perhaps of an image; the rest are usual values."""
     values = {
         "dataset": "digits",
         "learning_rate": 0.002,
@@ -78,7 +80,7 @@ def make_model(architecture: Architecture, number: int = 0, **fields: object) ->
     }
     if values["initialization"] in INITIALIZATIONS_WITH_STD:
         values.setdefault("init_std", 0.1)
-    return Model("demo", number, seed=0, recipe=Recipe(architecture, **values), block=0)
+    return Model("demo", number, seed=0, recipe=Recipe(architecture, **values), block=0, image=image)
 
 
 def every_combination(architecture: Architecture) -> list[Model]:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import torch
 
-from builder.benchmark.pytorch import Careful, CudaGraphs, Plain, Vmapped
-from builder.forecasting.pace import Case, CohortSteps, Contender
+from builder.benchmark.pytorch import Careful, CudaGraphs, Plain
+from builder.benchmark.stacked import Vmapped, batched
+from builder.forecasting.pace import Case, CohortSteps, Contender, ImageSteps
 from builder.training.bank import Bank
 from builder.training.device import make_backend
 from builder.training.initial import initial_row
@@ -18,6 +19,12 @@ EVALUATED_IMAGES = 1000
 PEAK_ROUNDS = 10_000  # rounds of a tile's multiply-adds in one step of the peak on a CPU
 MATRIX_SIZE = 8192  # of the matrix product in one step of the peak on a GPU
 GRAPH_MODELS = 1, 4, 8  # models at a time that the careful contender tries on a GPU; the best counts
+
+
+def ours(case: Case, bank: Bank, device: torch.device) -> Contender:
+    """This project's training."""
+    of_images = case.model.recipe.architecture.reads == "images"
+    return CohortSteps(case, bank, device) if of_images else ImageSteps(case, bank, device)
 
 
 class Evaluation:
@@ -69,7 +76,8 @@ CONTENDERS: dict[str, Callable[[Case, Bank, torch.device], Contender]] = {
     "plain": Plain,
     "careful": Careful,
     "vmap": Vmapped,
-    "ours": CohortSteps,
+    "batched": batched,
+    "ours": ours,
     "evaluation": Evaluation,
     "peak": Peak,
     **{f"careful x{count}": functools.partial(CudaGraphs, models=count) for count in GRAPH_MODELS},

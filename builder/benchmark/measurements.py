@@ -31,18 +31,34 @@ class Comparison:
     targets: Mapping[str, float] = field(default_factory=dict)
 
 
+SMALL = "siren", "kan_inr", "kan"  # workloads of networks that fit into a core's cache
 COMPARISONS = {
     "cpu": (
         Comparison(
             "one thread",
             ("plain",),
-            {"small_cnn 64": 7, "small_cnn 512": 5.5, "fixed": 2.5, "main, median": 2.2, "main, least": 0.9},
+            {
+                "small_cnn 64": 7,
+                "small_cnn 512": 5.5,
+                "fixed": 2.5,
+                "main, median": 2.2,
+                "main, least": 0.9,
+                **dict.fromkeys(SMALL, 10.0),
+            },
         ),
         Comparison("one thread", ("vmap",)),
+        Comparison("one thread", ("vmap", "batched"), dict.fromkeys(SMALL, 4.0)),
         Comparison(
             "all cores",
             ("careful",),
-            {"small_cnn 64": 6, "small_cnn 512": 3.5, "fixed": 2, "main, median": 1.8, "main, least": 0.85},
+            {
+                "small_cnn 64": 6,
+                "small_cnn 512": 3.5,
+                "fixed": 2,
+                "main, median": 1.8,
+                "main, least": 0.85,
+                "resnet": 1,
+            },
         ),
     ),
     "cuda": (
@@ -111,18 +127,24 @@ class Results:
 
     def peak(self, where: str) -> float:
         """The largest FLOP/s of `contenders.Peak`, in any repetition."""
-        return max(max(m.rates[where]["peak"]) * flops_of("peak", m.case, self.device) for m in self.measured)
+        return max(
+            max(m.rates[where]["peak"]) * flops_of("peak", m.case, self.device)
+            for m in self.measured
+            if m.has(where, "peak")
+        )
 
     def slower(self) -> list[tuple[str, str, Measured]]:
         """The cases in which a peer is faster than ours: setup, peer, case."""
         return [
-            (comparison.where, peer, measured)
-            for comparison in COMPARISONS[self.device.type]
-            for peer in comparison.peers
+            (where, peer, measured)
+            for where, peer in dict.fromkeys(
+                (comparison.where, peer)
+                for comparison in COMPARISONS[self.device.type]
+                for peer in comparison.peers
+            )
             for measured in self.measured
-            if measured.has(comparison.where, peer)
-            and self.flop_rate(measured, comparison.where, peer)
-            > self.flop_rate(measured, comparison.where, "ours")
+            if measured.has(where, peer)
+            and self.flop_rate(measured, where, peer) > self.flop_rate(measured, where, "ours")
         ]
 
     def summary(self) -> list[Line]:
@@ -131,6 +153,8 @@ class Results:
         for where in self.setups:
             lines.append(Line(f"peak, {where}, GFLOP/s", self.peak(where) / 1e9))
             for workload, group in self.workloads().items():
+                if not group[0].has(where, "ours"):
+                    continue
                 fraction = self.pooled_flop_rate(group, where, "ours") / self.peak(where)
                 lines.append(
                     Line(

@@ -1,40 +1,38 @@
-"""The peers: PyTorch as most people write it, as a careful user writes it, and mapped over models.
+"""The peers that train a model at a time: PyTorch as most people write it, and as a careful user writes it.
 
 All train the network of `nws_dataset.networks.network` from the same row on the same batches, with torch's
 own random numbers, optimizers (whose epsilons stand elsewhere than in TensorFlow's forms) and convolutions,
 on a GPU in TF32 as torch does by default.
 
-Axes: M models, B images, C channels, H W pixels, P weights.
+Axes: M stacked models, B images or pixels, C channels, H W pixels.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch.func import functional_call, grad, vmap
+from torch.optim.lr_scheduler import LambdaLR
 
-from builder.forecasting.pace import Case, order_of
+from builder.forecasting.pace import Case, order_of, targets_of
 from builder.plan import Model
 from builder.training import batches, update
-from builder.training.bank import Bank
+from builder.training.bank import Bank, Images
 from builder.training.initial import initial_row
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.networks.layout import layout_of
-from nws_dataset.networks.network import Network
+from nws_dataset.networks.network import Network, coordinates
 
-VMAPPED_MODELS = 16  # models
 GRAPH_WARM_UP = 3  # steps before a CUDA graph is captured, as torch's documentation advises
 
 
-def network_of(model: Model) -> Network:
+def network_of(model: Model, dtype: torch.dtype = torch.float32) -> Network:
     """A model's network at its initial row, for training."""
     recipe = model.recipe
-    network = Network(recipe.architecture, recipe.activation, recipe.dropout)
+    network = Network(recipe.architecture, recipe.activation, recipe.dropout).to(dtype)
     return network.load_row(torch.from_numpy(initial_row(model))).train()
 
 
@@ -44,12 +42,13 @@ def optimizer_of(
     """Torch's optimizer for a recipe.
 
     Args:
-        recipe: gives the optimizer, the learning rate and L2, which becomes weight decay of the kernels.
+        recipe: gives the optimizer, the learning rate and L2, which becomes weight decay of the kernels;
+            AdamW has a weight decay of its own, of all weights.
         weights: by name, all on one device.
         tuned: use torch's fastest implementation, one that works in a CUDA graph.
     """
     layout, named = layout_of(recipe.architecture), list(weights)
-    is_kernel = [layout[name].role == "weight" for name, _ in named]
+    is_kernel = [len(layout[name].units) > 1 for name, _ in named]
     groups: list[dict[str, Any]] = [
         {
             "params": [x for (_, x), kernel in zip(named, is_kernel, strict=True) if kernel],
@@ -58,75 +57,175 @@ def optimizer_of(
         {"params": [x for (_, x), kernel in zip(named, is_kernel, strict=True) if not kernel]},
     ]
     rate, c = recipe.learning_rate, update.COEFFICIENTS[recipe.optimizer]
+    fused = True if tuned else None
     in_graph = tuned and named[0][1].device.type == "cuda"
     if recipe.optimizer == "adam":
-        fused = True if tuned else None
         return torch.optim.Adam(
             groups, rate, betas=update.ADAM_DECAYS, eps=c.outer_epsilon, fused=fused, capturable=in_graph
+        )
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            [x for _, x in named],
+            rate,
+            betas=update.ADAM_DECAYS,
+            eps=c.outer_epsilon,
+            weight_decay=recipe.weight_decay,
+            fused=fused,
+            capturable=in_graph,
         )
     if recipe.optimizer == "rmsprop":  # torch has no fused RMSprop
         foreach = True if tuned else None
         return torch.optim.RMSprop(
             groups, rate, alpha=c.second_decay, eps=c.inner_epsilon, foreach=foreach, capturable=in_graph
         )
-    return torch.optim.SGD(groups, rate, momentum=c.first_decay, fused=True if tuned else None)
+    return torch.optim.SGD(groups, rate, momentum=c.first_decay, fused=fused)
 
 
-class Plain:
-    """One model, as most people write it."""
+def loss_of(recipe: Recipe, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The mean squared error of pixels, or the mean cross-entropy of images with labels."""
+    if recipe.architecture.reads == "coordinates":
+        return F.mse_loss(outputs, targets)
+    return F.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
 
-    models = 1
 
-    def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
-        self.recipe = case.model.recipe
-        self.images = bank[self.recipe.dataset]
-        self.batches = itertools.cycle(order_of(case.model, self.images))
-        self.network = network_of(case.model).to(device)
-        self.optimizer = optimizer_of(self.recipe, self.network.named_parameters())
+# What is seen
+
+
+class Data(Protocol):
+    """What one model sees, or each of several stacked ones."""
+
+    order: torch.Tensor  # [steps, B] int64, of an epoch
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of the network and targets of `loss_of`, for one step's part of `order`.
+
+        Args:
+            index: [B], or [M, B] for stacked models.
+        """
+        ...
+
+
+class Pictures:
+    """Images to classify: made float and augmented when they are needed.
+
+    Args:
+        model: whose images and order of these.
+        images: its image set.
+        dtype: of the network.
+        gray: whether to augment only one channel if all are equal.
+    """
+
+    def __init__(self, model: Model, images: Images, dtype: torch.dtype, *, gray: bool = False) -> None:
+        self.recipe, self.images, self.dtype, self.gray = model.recipe, images, dtype, gray
+        self.order = order_of(model, images)
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Data.batch`."""
+        images = self.images.train_images[index].to(self.dtype) / 255
+        changed = augmented(self.recipe, images.flatten(0, -4), gray=self.gray and self.images.gray)
+        return changed.view(images.shape), self.images.train_labels[index]
+
+
+class Pixels:
+    """All pixels of the images that models stand for, in every step.
+
+    Args:
+        models: of one architecture.
+        images: their image set.
+        dtype: of the networks.
+    """
+
+    def __init__(self, models: Sequence[Model], images: Images, dtype: torch.dtype) -> None:
+        self.order = torch.zeros(1, 1, dtype=torch.int64)
+        self.targets = targets_of(models, images, dtype)  # [M, B, C]
+        self.inputs = coordinates(models[0].recipe.architecture, dtype).to(self.targets.device)
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Data.batch`; inputs are the same for all models, [B, 2]."""
+        return self.inputs, self.targets if index.ndim > 1 else self.targets[0]
+
+
+# The peers
+
+
+class Peer:
+    """A training in torch, whose learning rate follows the recipe's schedule."""
+
+    recipe: Recipe
+    optimizer: torch.optim.Optimizer
+
+    def follow(self, order: torch.Tensor) -> None:
+        """Say how an epoch goes, [steps, ...]; when a training would end, the schedule begins anew."""
+        recipe, per_epoch = self.recipe, len(order)
+
+        def share(step: int) -> float:
+            step %= recipe.max_epochs * per_epoch
+            return update.rate_of(recipe, step, per_epoch) / recipe.learning_rate
+
+        self.order, self.batches = order, itertools.cycle(order)
+        self.schedule = LambdaLR(self.optimizer, share)
 
     def run(self, steps: int) -> None:
         for index in itertools.islice(self.batches, steps):
             self.step(index)
+            self.schedule.step()
 
     def step(self, index: torch.Tensor) -> None:
-        images = self.images.train_images[index].float() / 255
-        if self.recipe.augmentation:
-            images = augment(images)
-        loss = F.cross_entropy(self.network(images), self.images.train_labels[index])
+        """A step on the images of these numbers."""
+        raise NotImplementedError
+
+
+class Plain(Peer):
+    """One model, as most people write it."""
+
+    models = 1
+
+    def __init__(
+        self, case: Case, bank: Bank, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.recipe, images = case.model.recipe, bank[case.model.recipe.dataset]
+        of_pixels = self.recipe.architecture.reads == "coordinates"
+        self.data: Data = (
+            Pixels([case.model], images, dtype) if of_pixels else Pictures(case.model, images, dtype)
+        )
+        self.network = network_of(case.model, dtype).to(device)
+        self.optimizer = optimizer_of(self.recipe, self.network.named_parameters())
+        self.follow(self.data.order)
+
+    def step(self, index: torch.Tensor) -> None:
+        inputs, targets = self.data.batch(index)
+        loss = loss_of(self.recipe, self.network(inputs), targets)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
 
-class Careful:
-    """One model, by someone who knows torch: channels last, images made float once, fused optimizer."""
+class Careful(Peer):
+    """One model that classifies images, by someone who knows torch: channels last, images made float once,
+    fused optimizer.
+    """
 
     models = 1
 
     def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
         self.recipe = case.model.recipe
         images = bank[self.recipe.dataset]
-        self.order = order_of(case.model, images)
-        self.batches = itertools.cycle(self.order)
+        order = order_of(case.model, images)
         self.labels, self.gray = images.train_labels, images.gray
         self.pixels = images.train_images.permute(0, 2, 3, 1).contiguous().float().div_(255)  # [N, H, W, C]
-        self.batch = torch.empty(self.order.shape[1], *self.pixels.shape[1:], device=device)
+        self.batch = torch.empty(order.shape[1], *self.pixels.shape[1:], device=device)
         self.network = network_of(case.model).to(device)
         for parameter in self.network.parameters():
             if parameter.dim() == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.optimizer = optimizer_of(self.recipe, self.network.named_parameters(), tuned=True)
-
-    def run(self, steps: int) -> None:
-        for index in itertools.islice(self.batches, steps):
-            self.step(index)
+        self.follow(order)
 
     def step(self, index: torch.Tensor) -> None:
         self.optimizer.zero_grad()
         images = torch.index_select(self.pixels, 0, index, out=self.batch).permute(0, 3, 1, 2)
-        if self.recipe.augmentation:
-            images = augment(images, gray=self.gray)
-        F.cross_entropy(self.network(images), self.labels[index]).backward()
+        images = augmented(self.recipe, images, gray=self.gray)
+        loss_of(self.recipe, self.network(images), self.labels[index]).backward()
         self.optimizer.step()
 
 
@@ -166,57 +265,27 @@ class CudaGraphs:
                     graph.replay()
 
 
-class Vmapped:
-    """Models of one recipe, stacked: the gradient by torch.func's vmap, and one optimizer on the stack."""
-
-    models = VMAPPED_MODELS
-
-    def __init__(self, case: Case, bank: Bank, device: torch.device) -> None:
-        self.recipe = case.model.recipe
-        self.images = bank[self.recipe.dataset]
-        order = order_of(case.model, self.images)
-        # [M, B] for each step: every model is at another position in the order.
-        self.batches = itertools.cycle(torch.stack([order.roll(m, 0) for m in range(VMAPPED_MODELS)], 1))
-        networks = [
-            network_of(dataclasses.replace(case.model, number=case.model.number + m)).to(device)
-            for m in range(VMAPPED_MODELS)
-        ]
-        self.network = networks[0]
-        self.weights = {name: _stack(networks, name) for name, _ in self.network.named_parameters()}
-        # Batch-norm's running statistics and counter, [M, ...] too: vmap changes only mapped tensors in
-        # place.
-        self.buffers = {name: _stack(networks, name) for name, _ in self.network.named_buffers()}
-        self.optimizer = optimizer_of(self.recipe, self.weights.items(), tuned=True)
-        self.gradient = vmap(grad(self._loss), randomness="different")
-
-    def _loss(
-        self,
-        weights: dict[str, torch.Tensor],
-        buffers: dict[str, torch.Tensor],
-        images: torch.Tensor,
-        labels: torch.Tensor,
-    ) -> torch.Tensor:
-        return F.cross_entropy(functional_call(self.network, (weights, buffers), (images,)), labels)
-
-    def run(self, steps: int) -> None:
-        for index in itertools.islice(self.batches, steps):
-            self.step(index)
-
-    def step(self, index: torch.Tensor) -> None:
-        images = self.images.train_images[index].float() / 255
-        if self.recipe.augmentation:
-            images = augment(images.flatten(0, 1), gray=self.images.gray).view(images.shape)
-        gradients = self.gradient(self.weights, self.buffers, images, self.images.train_labels[index])
-        for name, weight in self.weights.items():
-            weight.grad = gradients[name]
-        self.optimizer.step()
+# Augmentation as usual in torch: that of `builder.training.batches` with torch's random numbers.
 
 
-def _stack(networks: list[Network], name: str) -> torch.Tensor:
-    return torch.stack([network.state_dict()[name] for network in networks])
+def augmented(recipe: Recipe, images: torch.Tensor, *, gray: bool = False) -> torch.Tensor:
+    """Images [B, C, H, W] in 0 .. 1 as a recipe wants them: as they are, or changed at random."""
+    if not recipe.augmentation:
+        return images
+    if recipe.augmentation_policy == "flip_shift_cutout":
+        return flip_shift_cutout(images)
+    return augment(images, gray=gray)
 
 
-# Augmentation as usual in torch: `builder.training.batches.augment` with torch's random numbers.
+def flip_shift_cutout(images: torch.Tensor) -> torch.Tensor:
+    """Flip half the images, shift all, and cut a square out of each."""
+
+    def drawn(low: int, high: int) -> torch.Tensor:
+        return torch.randint(low, high + 1, (len(images),), device=images.device)
+
+    shifts = (drawn(-batches.PADDING, batches.PADDING) for _ in range(2))
+    corner = (drawn(0, images.shape[-1] - batches.CUTOUT) for _ in range(2))
+    return batches.moved_and_cut(images, drawn(0, 1) == 1, *shifts, *corner)
 
 
 def augment(images: torch.Tensor, *, gray: bool = False) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from builder.benchmark.contenders import EVALUATED_IMAGES
 from builder.benchmark.measurements import Line, Results
@@ -10,19 +10,33 @@ from builder.benchmark.timing import Measured
 from builder.forecasting.forecast import format_number
 from builder.plan import Model
 from nws_dataset.console import Table
+from nws_dataset.networks import cnn
 
 MET = {None: "", True: "yes", False: "no"}
 
 
 def tables(results: Results) -> list[Table]:
-    """Tables of rates, one per setup, of the networks that a peer trains faster, if any, and the summary."""
-    return [*(_rates(results, where) for where in results.setups), *_slower(results), _summary(results)]
+    """Tables of rates in each setup, of the networks that a peer trains faster, if any, and the summary."""
+    rates = (table for where in results.setups for table in _rates(results, where))
+    return [*rates, *_slower(results), _summary(results)]
 
 
-def _rates(results: Results, where: str) -> Table:
+def _rates(results: Results, where: str) -> Iterator[Table]:
+    """A table of the convolutional networks, and one of the other kinds, which have other contenders."""
+    timed = [measured for measured in results.measured if measured.has(where, "ours")]
+    yield _rates_of([m for m in timed if _is_cnn(m)], results, where)
+    if others := [m for m in timed if not _is_cnn(m)]:
+        yield _rates_of(others, results, where, ", other kinds of networks")
+
+
+def _is_cnn(measured: Measured) -> bool:
+    return isinstance(measured.case.model.recipe.architecture, cnn.Architecture)
+
+
+def _rates_of(timed: Sequence[Measured], results: Results, where: str, which: str = "") -> Table:
     contenders = [
         contender
-        for contender in dict.fromkeys(contender for m in results.measured for contender in m.rates[where])
+        for contender in dict.fromkeys(contender for m in timed for contender in m.rates[where])
         if contender != "peak"
     ]
     peers = [
@@ -31,7 +45,7 @@ def _rates(results: Results, where: str) -> Table:
         if contender not in ("ours", "evaluation")
     ]
     lines = []
-    for measured in results.measured:
+    for measured in timed:
         cells = [_rate(results, measured, where, contender) for contender in contenders]
         ours = measured.rate(where, "ours")
         cells += [
@@ -41,10 +55,9 @@ def _rates(results: Results, where: str) -> Table:
         model = measured.case.model
         lines.append((measured.case.workload, model.recipe.architecture.id, _recipe(model), *cells))
     columns = ("workload", "network", "recipe", *contenders, *(f"ours / {peer}" for peer in peers), "of peak")
-    title = (
-        f"{where}: steps a second of all models together (GFLOP/s); a step of evaluation is "
-        f"{EVALUATED_IMAGES:,} images"
-    )
+    title = f"{where}{which}: steps a second of all models together (GFLOP/s)"
+    if "evaluation" in contenders:
+        title += f"; a step of evaluation is {EVALUATED_IMAGES:,} images"
     return Table(title, columns, lines)
 
 

@@ -41,11 +41,11 @@ class Measured:
         return max(statistics.median(self.rates[where][name]) for name in self._variants(where, contender))
 
     def has(self, where: str, contender: str) -> bool:
-        """Whether the contender was timed there."""
+        """Whether the contender was timed there; not every case is in every setup."""
         return bool(self._variants(where, contender))
 
     def _variants(self, where: str, contender: str) -> list[str]:
-        return [name for name in self.rates[where] if contender in (name, name.split()[0])]
+        return [name for name in self.rates.get(where, ()) if contender in (name, name.split()[0])]
 
 
 class Timer(Protocol):

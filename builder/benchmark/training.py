@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from llvmlite.binding import get_host_cpu_name
 
 from builder.benchmark.contenders import GRAPH_MODELS
 from builder.benchmark.measurements import Results
-from builder.benchmark.pytorch import VMAPPED_MODELS
 from builder.benchmark.report import tables
+from builder.benchmark.stacked import STACKED_MODELS
 from builder.benchmark.timing import AllCoresTimer, InProcessTimer, Measured, Timer, measure, peak_memory
-from builder.benchmark.workloads import cases, write_images
+from builder.benchmark.workloads import cases, cases_of_kinds, is_real, write_images
 from builder.forecasting.pace import Case
 from builder.training.cpu.vectors import registers
 from builder.training.device import GPU_SLOTS, cores, resolve_device
@@ -34,8 +35,17 @@ GPU_CONTENDERS = (
     "evaluation",
     "peak",
 )
-THREAD_CONTENDERS = "plain", "vmap", "ours", "peak"
-CORES_CONTENDERS = "careful", "ours", "evaluation", "peak"
+_SMALL: dict[str, tuple[str, ...]] = {"one thread": ("plain", "vmap", "batched", "ours", "peak")}
+# kind of networks -> where -> contenders
+CPU_CONTENDERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cnn": {
+        "one thread": ("plain", "vmap", "ours", "peak"),
+        "all cores": ("careful", "ours", "evaluation", "peak"),
+    },
+    "siren": _SMALL,
+    "kan": _SMALL,
+    "resnet": {"all cores": ("careful", "ours", "peak")},
+}
 
 
 @dataclass(frozen=True)
@@ -72,14 +82,15 @@ QUICK_VMAP_FLOPS = 8e9  # of one step of all stacked models
     "--images",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Folder of the real image sets, as for nws-build; without it scikit-learn's digits stand in for "
-    "them.",
+    help="Folder of the real image sets, as for nws-build; scikit-learn's digits stand in for those that "
+    "it lacks.",
 )
 def main(device: str | None, quick: bool, report: Path | None, images: Path | None) -> None:
-    """Measure how fast training is, beside plain, careful and vmapped PyTorch.
+    """Measure how fast training is, beside plain, careful, vmapped and batched PyTorch.
 
-    All contenders train the same networks with the same recipes, interleaved. On a CPU plain and vmapped
-    PyTorch are compared on one thread, careful PyTorch on all cores with a process each.
+    All contenders train the same networks with the same recipes, interleaved. On a CPU plain, vmapped and
+    batched PyTorch are compared on one thread, careful PyTorch on all cores with a process each; there
+    sirens, KANs and residual networks are trained too.
     """
     if report is not None and not report.absolute().parent.is_dir():
         raise ZooError(
@@ -97,7 +108,7 @@ def main(device: str | None, quick: bool, report: Path | None, images: Path | No
 def run(device: torch.device, effort: Effort, directory: Path | None) -> Results:
     """Measure all cases on a device."""
     on_gpu = device.type == "cuda"
-    chosen = cases(GPU_SLOTS if on_gpu else 1)
+    chosen = cases(GPU_SLOTS) if on_gpu else [*cases(), *cases_of_kinds()]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         write_images(chosen, directory, folder)
@@ -115,18 +126,18 @@ def run(device: torch.device, effort: Effort, directory: Path | None) -> Results
 
 def _measure(case: Case, single: InProcessTimer, all_cores: AllCoresTimer | None, effort: Effort) -> Measured:
     small = case.workload != "main" and (
-        all_cores is None or VMAPPED_MODELS * case.step_flops <= QUICK_VMAP_FLOPS
+        all_cores is None or STACKED_MODELS * case.step_flops <= QUICK_VMAP_FLOPS
     )
 
     def timed(contenders: tuple[str, ...]) -> list[str]:
         return [contender for contender in contenders if contender != "vmap" or small or effort.all_vmapped]
 
-    timers: dict[str, tuple[Timer, list[str]]] = {"GPU": (single, timed(GPU_CONTENDERS))}
-    if all_cores is not None:
-        timers = {
-            "one thread": (single, timed(THREAD_CONTENDERS)),
-            "all cores": (all_cores, timed(CORES_CONTENDERS)),
-        }
+    if all_cores is None:
+        timers: dict[str, tuple[Timer, list[str]]] = {"GPU": (single, timed(GPU_CONTENDERS))}
+    else:
+        timer: dict[str, Timer] = {"one thread": single, "all cores": all_cores}
+        offered = CPU_CONTENDERS[case.model.recipe.architecture.kind]
+        timers = {where: (timer[where], timed(contenders)) for where, contenders in offered.items()}
     return measure(case, timers, effort.repetitions)
 
 
@@ -146,7 +157,7 @@ def _about(
         "vectors of ours": f"{32 * registers().lanes} bits",
         "vectors of torch": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "images": "real" if directory else "scikit-learn's digits in place of every image set",
+        "images": images_of(directory, [m.case for m in measured]),
         "repetitions": effort.repetitions,
         "seconds of a timed block": effort.seconds,
         "peak memory of this process, MB": round(peak_memory() / 1e6),
@@ -157,3 +168,10 @@ def _about(
         f"peak GPU memory of {contender}, MB": round(max(m.memory.get(contender, 0) for m in measured) / 1e6)
         for contender in GPU_CONTENDERS
     }
+
+
+def images_of(directory: Path | None, cases: Sequence[Case]) -> str:
+    """Where the images come from, in words."""
+    names = sorted({case.model.recipe.dataset for case in cases})
+    replaced = [name for name in names if not is_real(name, directory)]
+    return f"scikit-learn's digits in place of {', '.join(replaced)}" if replaced else "real"

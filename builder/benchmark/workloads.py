@@ -14,22 +14,24 @@ import torch
 from builder.forecasting.costs import forward_flops
 from builder.forecasting.pace import Case
 from builder.image_sets import IMAGE_SETS
-from builder.images import ImageSet, load_image_set
+from builder.images import ImageSet, has_image_set, load_image_set
 from builder.plan import Model, select
 from builder.training import bank
 from builder.training.bank import Bank
+from builder.training.batches import with_label_noise
 from nws_dataset.format.subsets import SUBSETS
 
 SEED = 0  # of the plan
 SMALL_CNN_BATCHES = 64, 512
 SMALL_CNN_MODELS = 4000  # of the plan, to choose from
 CASES = {"fixed": 4, "main": 12}  # models that represent a subset
+KINDS = "siren", "kan_inr", "kan", "resnet"  # subsets of the other kinds of networks, a model each
 VARIED = "augmentation", "optimizer", "activation", "batch_size"  # all their values occur among them
 DIGITS_REPEATED = 8  # so that an epoch has many steps and the images do not fit into a core's cache
 
 
 def cases(cohort: int = 1) -> list[Case]:
-    """All cases, in the order of the report.
+    """All cases of convolutional networks, in the order of the report.
 
     Args:
         cohort: most models that train together.
@@ -49,6 +51,11 @@ def cases(cohort: int = 1) -> list[Case]:
         plan = select(SUBSETS[name], SEED)
         found += [Case(name, _together(model, plan, cohort)) for model in representative(plan, count)]
     return found
+
+
+def cases_of_kinds() -> list[Case]:
+    """The first model of each of the other kinds of networks."""
+    return [Case(name, tuple(select(SUBSETS[name], SEED, models=1))) for name in KINDS]
 
 
 def _together(first: Model, models: Iterable[Model], count: int) -> tuple[Model, ...]:
@@ -90,7 +97,7 @@ def write_images(cases: Sequence[Case], directory: Path | None, folder: Path) ->
 
     Args:
         cases: what will be trained.
-        directory: the real image sets; None: scikit-learn's digits replace each of them.
+        directory: the real image sets; scikit-learn's digits replace those that it lacks.
         folder: where to write; read by `bank_of_case`.
     """
     inputs: dict[str, set[tuple[int, int]]] = {}
@@ -98,8 +105,14 @@ def write_images(cases: Sequence[Case], directory: Path | None, folder: Path) ->
         key = recipe.architecture.image_channels, recipe.architecture.image_size
         if key not in inputs.setdefault(recipe.dataset, set()):
             inputs[recipe.dataset].add(key)
-            image_set = load_image_set(recipe.dataset, directory) if directory else stand_in(recipe.dataset)
+            name = recipe.dataset
+            image_set = load_image_set(name, directory) if is_real(name, directory) else stand_in(name)
             bank.save(image_set, recipe.architecture, None, folder)
+
+
+def is_real(name: str, directory: Path | None) -> bool:
+    """Whether a folder has an image set; if not, digits stand in for it."""
+    return directory is not None and has_image_set(name, directory)
 
 
 def stand_in(name: str) -> ImageSet:
@@ -119,6 +132,7 @@ def _coloured(images: np.ndarray) -> np.ndarray:
 
 
 def bank_of_case(case: Case, device: torch.device, folder: Path) -> Bank:
-    """The images of a case, as written by `write_images`."""
+    """The images of a case, as written by `write_images`, with the label noise of its model."""
     names = {model.recipe.dataset for model in case.models}
-    return {name: bank.load(name, case.model.recipe.architecture, device, folder) for name in names}
+    loaded = {name: bank.load(name, case.model.recipe.architecture, device, folder) for name in names}
+    return {name: with_label_noise(case.model, images) for name, images in loaded.items()}
