@@ -52,7 +52,7 @@ def of_kan() -> tuple[Model, Images]:
 @pytest.fixture(scope="module")
 def of_resnet() -> tuple[Model, Images]:
     (model,) = select(SUBSETS["resnet"], 0, models=1, epochs=4)
-    model = replace(model, recipe=replace(model.recipe, dataset="digits", batch_size=64))
+    model = replace(model, recipe=replace(model.recipe, dataset="digits", batch_size=96))
     architecture = resnet.Architecture(image_size=8, width_conv=4)
     model = replace(model, recipe=replace(model.recipe, architecture=architecture))
     return model, bank_of({"digits": load_image_set("digits")}, architecture, CPU)["digits"]
