@@ -35,7 +35,7 @@ from nws_dataset.plot_style import CYCLE, GREY, MARKERS, STYLE, TICKS
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
-VERSION = "1"  # changes whenever the same zoo would give different plots
+VERSION = "2"  # changes whenever the same zoo would give different plots
 DIGEST = "nws-digest"  # the PNG's text chunk for the digest
 DPI = 150
 WIDTH = 8.0  # inches; the card shows about 800 pixels

@@ -65,9 +65,10 @@ class Content:
         """Read what a folder contains.
 
         Raises:
-            ZooError: if it is not a zoo, or damaged.
+            ZooError: if it is not a zoo, of an earlier format, or damaged.
         """
         manifest = Manifest.read(folder)
+        manifest.check_current(folder)
         models = {
             name
             for path in manifest.index_files()

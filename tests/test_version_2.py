@@ -218,6 +218,8 @@ def test_it_is_not_published(
     options = ("--upload", "--repo-id", "org/nws", "--out", zoo)
     arguments = ("--preset", "demo", "--models", str(MODELS), "--epochs", "2")
     assert f"{zoo}: {EXPECTED}" in refused(nws_build, *arguments, *options)
+    with pytest.raises(ZooError, match=EXPECTED):
+        Content.of(zoo)
     assert not hub.repos
 
 
