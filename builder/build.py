@@ -29,8 +29,7 @@ from builder.training.memory import out_of_memory
 from builder.training.workers import LocalTraining, compile_before, is_script_of_worker, run_on_processes
 from nws_dataset.errors import ZooError
 from nws_dataset.files import path_type
-from nws_dataset.format.manifest import INDEX_PATH, SubsetEntry
-from nws_dataset.format.manifest import ImageSet as ImageSource
+from nws_dataset.format.manifest import INDEX_PATH, ImageSource, SubsetEntry
 from nws_dataset.format.subsets import Subset
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ from nws_dataset.files import open_file, path_type
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels int64 [N]
 Example = tuple[str, bytes | None, int | None]  # its location (for errors), encoded image, label
 
-SPLITS = {"train": "train", "test": "t10k"}  # split -> prefix of its idx files
+IDX_PREFIXES = {"train": "train", "test": "t10k"}  # split -> prefix of its idx files
 IDX_KINDS = {3: "images", 1: "labels"}  # rank of the array -> what the idx file contains
 # folders of these names may lie between a set's folder and its files
 NEUTRAL_FOLDERS = ("data", "raw")
@@ -124,7 +124,7 @@ def load_image_set(name: str, directory: Path | None = None) -> ImageSet:
         return _checked(source.hub, name, str(source.hub), *_load_hub(whole))
     folder = _find_folder(whole, Path(os.path.abspath(directory)))
     # of a part, all images are test images of the whole set
-    wanted = {split: prefix for split, prefix in SPLITS.items() if split == "test" or whole == name}
+    wanted = {split: prefix for split, prefix in IDX_PREFIXES.items() if split == "test" or whole == name}
     if any(_find_idx(folder, prefix, rank) for prefix in wanted.values() for rank in IDX_KINDS):
         whence = "idx files"
         splits = [_load_idx(folder, prefix, source) for prefix in wanted.values()]
@@ -266,7 +266,7 @@ def _load_hub(name: str) -> tuple[Split, Split]:
     try:
         import datasets
 
-        train, test = datasets.load_dataset(source.hub, source.config, split=list(SPLITS))
+        train, test = datasets.load_dataset(source.hub, source.config, split=list(IDX_PREFIXES))
     except Exception as error:  # the libraries below raise half a dozen kinds of errors
         do = "connect, or give --images DIR, a folder with its files"
         raise ZooError(

@@ -31,7 +31,7 @@ from nws_dataset import __version__
 from nws_dataset.console import Progress
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import MAX_JSON_BYTES, parse_json, path_type, resolve_inside, sha256_file
-from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry
+from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSource, Manifest, SubsetEntry
 from nws_dataset.format.shards import read_index
 from nws_dataset.http import FAILURES, ODD_ANSWERS, Client, with_retries
 from nws_dataset.remote import MEMORY_BYTES, HubFile, Remote, blob_id
@@ -555,5 +555,5 @@ def _unlisted_file(folder: Path, path: str) -> _File:
     return _File(file, file.stat().st_size, sha256_file(file))
 
 
-def _describe(images: ImageSet) -> str:
+def _describe(images: ImageSource) -> str:
     return f"{images.source} {images.sha256[:12]}"

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from builder.benchmark.reading import FIXED, SMALL, Line, alternate, show, write_zoo
+from builder.benchmark.reading import FIXED, SMALL, Finding, alternate, show, write_zoo
 from nws_dataset.baselines.meta_classifier import DeepMetaClassifier
 from nws_dataset.console import Command
 from nws_dataset.evaluation.inputs import SMALL_SETTINGS
@@ -25,7 +25,7 @@ from nws_dataset.views.slices import ArrayRows
 from nws_dataset.views.statistics import QUANTILES, zoo_features
 
 
-def features(folder: Path, quick: bool) -> list[Line]:
+def features(folder: Path, quick: bool) -> list[Finding]:
     """Statistics of all tensors of 20,000 networks of 4,970 weights, beside a loop over both."""
     tenth = 10
     zoo = write_zoo(folder, SMALL, 200 if quick else 2000, num_snapshots=10)
@@ -45,10 +45,10 @@ def features(folder: Path, quick: bool) -> list[Line]:
     seconds["loop"] *= len(snapshots) / len(part)
     network, what = f"{layout.num_weights:,} weights", f"statistics of {len(snapshots):,} networks"
     return [
-        Line(f"{what}, difference from the loop", network, "", difference, 1e-6),
-        *(Line(f"{what}, {name}", network, "s", value) for name, value in seconds.items()),
-        Line(f"{what}, loop / one thread", network, "x", seconds["loop"] / seconds["one thread"]),
-        Line(
+        Finding(f"{what}, difference from the loop", network, "", difference, 1e-6),
+        *(Finding(f"{what}, {name}", network, "s", value) for name, value in seconds.items()),
+        Finding(f"{what}, loop / one thread", network, "x", seconds["loop"] / seconds["one thread"]),
+        Finding(
             f"{what}, loop / all cores",
             network,
             "x",
@@ -70,7 +70,7 @@ def loop(weights_NP: np.ndarray, layout: Layout) -> np.ndarray:
     )
 
 
-def input_of_training(folder: Path, quick: bool) -> list[Line]:
+def input_of_training(folder: Path, quick: bool) -> list[Finding]:
     """How long the smallest meta-classifier (shortest steps) waits for slices, or for whole rows instead."""
     zoo = write_zoo(folder, FIXED, 40 if quick else 200)
     snapshots = zoo.filter()
@@ -92,13 +92,13 @@ def input_of_training(folder: Path, quick: bool) -> list[Line]:
     step = float(np.median([epoch["seconds"] for epoch in epochs])) / (len(snapshots) // batch)
     waited = float(np.median([epoch["waited"] / epoch["seconds"] for epoch in epochs]))
     return [
-        Line(f"meta-classifier on slices of {length:,}, a step of {batch} slices", network, "s", step),
-        Line("of which it waits for slices", network, "of the step", waited, 0.1),
-        Line("whole rows of a batch / slices of it", network, "x", seconds["rows"] / seconds["slices"]),
+        Finding(f"meta-classifier on slices of {length:,}, a step of {batch} slices", network, "s", step),
+        Finding("of which it waits for slices", network, "of the step", waited, 0.1),
+        Finding("whole rows of a batch / slices of it", network, "x", seconds["rows"] / seconds["slices"]),
     ]
 
 
-PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"features": features, "input": input_of_training}
+PARTS: dict[str, Callable[[Path, bool], list[Finding]]] = {"features": features, "input": input_of_training}
 
 
 @click.command(cls=Command)
@@ -122,7 +122,7 @@ def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
 
     The zoo is written to a temporary folder (740 MB, with --quick 150 MB).
     """
-    lines: list[Line] = []
+    lines: list[Finding] = []
     for name in parts or PARTS:
         with tempfile.TemporaryDirectory() as scratch:
             lines += PARTS[name](Path(scratch) / "zoo", quick)

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import torch
 
-from builder.benchmark.reading import SMALL, Line, alternate, show, write_zoo
+from builder.benchmark.reading import SMALL, Finding, alternate, show, write_zoo
 from nws_dataset.console import Command
 from nws_dataset.reading.dataset import SnapshotDataset
 from nws_dataset.views.graph import Graph
@@ -26,7 +26,7 @@ NETWORKS, PROBES = 200, 8
 SNAPSHOTS, BATCH, WORKERS = 4000, 64, 2
 
 
-def together(folder: Path, quick: bool) -> list[Line]:
+def together(folder: Path, quick: bool) -> list[Finding]:
     """Logits of probes, and their gradients: all networks together, and one after the other."""
     zoo = write_zoo(folder, SMALL, NETWORKS // 10, num_snapshots=10)
     snapshots, seed = zoo.filter(), torch.Generator().manual_seed(0)
@@ -68,20 +68,20 @@ def together(folder: Path, quick: bool) -> list[Line]:
     slope = float((ours - theirs).abs().max() / theirs.abs().max())
     what = f"{networks.weights.shape[1]:,} weights"
 
-    def ratio(slow: str, fast: str, target: float | None = None) -> Line:
-        return Line(f"{slow} / {fast}", what, "x", seconds[slow] / seconds[fast], target, at_most=False)
+    def ratio(slow: str, fast: str, target: float | None = None) -> Finding:
+        return Finding(f"{slow} / {fast}", what, "x", seconds[slow] / seconds[fast], target, at_most=False)
 
     return [
-        *(Line(f"{NETWORKS} networks, {name}", what, "s", value) for name, value in seconds.items()),
-        Line("logits, difference from single networks", what, "", difference, 1e-6),
-        Line("gradients of probes, difference from single networks", what, "", slope, 1e-5),
+        *(Finding(f"{NETWORKS} networks, {name}", what, "s", value) for name, value in seconds.items()),
+        Finding("logits, difference from single networks", what, "", difference, 1e-6),
+        Finding("gradients of probes, difference from single networks", what, "", slope, 1e-5),
         ratio("zoo.network of each", "zoo.networks", 5.0),
         ratio("networks that are ready", "zoo.networks that are ready"),
         ratio("gradients of each", "gradients together"),
     ]
 
 
-def loading(folder: Path, quick: bool) -> list[Line]:
+def loading(folder: Path, quick: bool) -> list[Finding]:
     """A shuffled pass of a DataLoader over graphs, including the start of its workers."""
     snapshots = SNAPSHOTS // 10 if quick else SNAPSHOTS
     zoo = write_zoo(folder, SMALL, snapshots // 10, num_snapshots=10)
@@ -96,7 +96,7 @@ def loading(folder: Path, quick: bool) -> list[Line]:
     what, kind = f"{zoo.layout(zoo.filter()[0]).num_weights:,} weights", type(dataset[0]).__name__
     targets = {f"{WORKERS} workers": 2000.0}
     return [
-        Line(
+        Finding(
             f"{snapshots:,} graphs, each a {kind}, {name}",
             what,
             "a second",
@@ -119,7 +119,7 @@ def loader_of(dataset: SnapshotDataset, **options: Any) -> Any:
     return GraphLoader(dataset, **options)
 
 
-PARTS: dict[str, Callable[[Path, bool], list[Line]]] = {"together": together, "loading": loading}
+PARTS: dict[str, Callable[[Path, bool], list[Finding]]] = {"together": together, "loading": loading}
 
 
 @click.command(cls=Command)
@@ -143,7 +143,7 @@ def main(quick: bool, parts: tuple[str, ...], report: Path | None) -> None:
 
     The zoo is written to a temporary folder (80 MB).
     """
-    lines: list[Line] = []
+    lines: list[Finding] = []
     for name in parts or PARTS:
         with tempfile.TemporaryDirectory() as scratch:
             lines += PARTS[name](Path(scratch) / "zoo", quick)

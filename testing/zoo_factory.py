@@ -13,7 +13,7 @@ import pyarrow as pa
 import yaml
 
 from nws_dataset.files import sha256_file
-from nws_dataset.format.manifest import FileEntry, ImageSet, Manifest, SubsetEntry, configs
+from nws_dataset.format.manifest import FileEntry, ImageSource, Manifest, SubsetEntry, configs
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS, model_id
 from nws_dataset.format.shards import pack, read_index, write_index, write_snapshots
@@ -166,7 +166,7 @@ def make_zoo(
 
 def write_manifest(folder: Path, subsets: Sequence[str], models: int, paths: Sequence[str]) -> Manifest:
     """Write nws.json and README.md for existing files."""
-    images = {"mnist": ImageSet("random", hashlib.sha256(b"").hexdigest())}
+    images = {"mnist": ImageSource("random", hashlib.sha256(b"").hexdigest())}
     entries = {
         subset: SubsetEntry(7, models, {"epochs": None, "train_images": None}, images) for subset in subsets
     }

@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from builder.benchmark import contenders, pytorch, training
 from builder.benchmark.contenders import EVALUATED_IMAGES, Evaluation, flops_of
-from builder.benchmark.measurements import EPOCHS, Results, evaluation_flops, training_flops
+from builder.benchmark.measurements import EPOCHS, DeviceResults, evaluation_flops, training_flops
 from builder.benchmark.pytorch import Careful, Plain
 from builder.benchmark.report import tables
 from builder.benchmark.stacked import STACKED_MODELS, Stacked, Vmapped, batched
@@ -459,7 +459,7 @@ def test_a_crew_answers_until_it_ends(chosen: list[Case], tmp_path: Path) -> Non
 # What is made of it
 
 
-def made_up(chosen: list[Case], rates: dict[str, float]) -> Results:
+def made_up(chosen: list[Case], rates: dict[str, float]) -> DeviceResults:
     """Results in which each contender reaches so many times FLOP_RATE on every case; three repetitions, of
     which the second is the median.
     """
@@ -475,7 +475,7 @@ def made_up(chosen: list[Case], rates: dict[str, float]) -> Results:
             for where, names in CONTENDERS[case.model.recipe.architecture.kind].items()
         }
         measured.append(Measured(case, found, {}))
-    return Results(CPU, measured, {"cores": 2})
+    return DeviceResults(CPU, measured, {"cores": 2})
 
 
 RATES = {
@@ -614,7 +614,7 @@ def test_best_of_the_graphs_counts(chosen: list[Case]) -> None:
         )
         for case in chosen
     ]
-    results = Results(gpu, measured, {})
+    results = DeviceResults(gpu, measured, {})
     lines = {line.name: line for line in results.summary()}
     assert lines["ours / careful, GPU: fixed"].value == pytest.approx(8)
     assert lines["ours / careful or vmap, GPU: fixed"].value == pytest.approx(5)

@@ -31,7 +31,7 @@ from builder.training.torch_backend import TorchBackend
 from builder.training.train import Cohort, edge_scores_of
 from nws_dataset import Zoo
 from nws_dataset.errors import ZooError
-from nws_dataset.format.manifest import ImageSet, SubsetEntry
+from nws_dataset.format.manifest import ImageSource, SubsetEntry
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import pack_scores, read_index, unpack_scores, write_index
 from nws_dataset.format.subsets import SUBSETS
@@ -175,7 +175,7 @@ def test_a_zoo_of_kans_has_edge_scores(tmp_path: Path, of_kan: tuple[Model, Imag
     found = list(Cohort(SUBSETS["kan"], architecture, {"digits": images}, device=CPU).train(models))
     source = load_image_set("digits")
     with open_store(tmp_path / "zoo") as folder:
-        sets = {"digits": ImageSet(source.source, source.sha256)}
+        sets = {"digits": ImageSource(source.source, source.sha256)}
         folder.declare("kan", SubsetEntry(0, 0, {"backend": "fast"}, sets))
         for trained in found:
             stage(folder.out, trained)

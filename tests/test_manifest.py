@@ -9,7 +9,7 @@ import pytest
 
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
-from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSet, Manifest, SubsetEntry, configs
+from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSource, Manifest, SubsetEntry, configs
 from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
 
 GOLDEN = """\
@@ -46,7 +46,7 @@ MANIFEST = Manifest(
     generator_version="1.0",
     subsets={
         "fixed": SubsetEntry(
-            7, 50, {"epochs": 2, "train_images": None}, {"mnist": ImageSet("ylecun/mnist", "cd")}
+            7, 50, {"epochs": 2, "train_images": None}, {"mnist": ImageSource("ylecun/mnist", "cd")}
         )
     },
     files={"index/fixed/train.parquet": FileEntry(12, "ab")},

@@ -74,7 +74,7 @@ HOURS_TARGETS = {"cpu": None, "cuda": 24.0}
 
 
 @dataclass(frozen=True)
-class Line:
+class SummaryLine:
     """A number in the summary."""
 
     name: str
@@ -90,7 +90,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Results:
+class DeviceResults:
     """All measurements on a device."""
 
     device: torch.device
@@ -147,17 +147,17 @@ class Results:
             and self.flop_rate(measured, where, peer) > self.flop_rate(measured, where, "ours")
         ]
 
-    def summary(self) -> list[Line]:
+    def summary(self) -> list[SummaryLine]:
         """The numbers with targets, and a few more."""
         lines = [line for comparison in COMPARISONS[self.device.type] for line in self._ratios(comparison)]
         for where in self.setups:
-            lines.append(Line(f"peak, {where}, GFLOP/s", self.peak(where) / 1e9))
+            lines.append(SummaryLine(f"peak, {where}, GFLOP/s", self.peak(where) / 1e9))
             for workload, group in self.workloads().items():
                 if not group[0].has(where, "ours"):
                     continue
                 fraction = self.pooled_flop_rate(group, where, "ours") / self.peak(where)
                 lines.append(
-                    Line(
+                    SummaryLine(
                         f"ours / peak, {where}: {workload}",
                         fraction,
                         PEAK_TARGETS[self.device.type].get(workload),
@@ -165,7 +165,7 @@ class Results:
                 )
         return [*lines, *self._projection()]
 
-    def _ratios(self, comparison: Comparison) -> Iterator[Line]:
+    def _ratios(self, comparison: Comparison) -> Iterator[SummaryLine]:
         where, peers = comparison.where, comparison.peers
 
         def ratio(group: Sequence[Measured]) -> float:
@@ -183,11 +183,11 @@ class Results:
                 values = {"main, median": statistics.median(each), "main, least": min(each)}
             for name, value in values.items():
                 label = name if len(timed) == len(group) else f"{name} ({len(timed)} of {len(group)} cases)"
-                yield Line(
+                yield SummaryLine(
                     f"ours / {' or '.join(peers)}, {where}: {label}", value, comparison.targets.get(name)
                 )
 
-    def _projection(self) -> Iterator[Line]:
+    def _projection(self) -> Iterator[SummaryLine]:
         """Hours for the whole zoo, at the rates of the measured cases of each subset."""
         training = evaluation = 0.0
         groups = self.workloads()
@@ -199,13 +199,13 @@ class Results:
             )
         count = sum(map(len, plans.values()))
         target = HOURS_TARGETS[self.device.type]
-        yield Line(
+        yield SummaryLine(
             f"hours for {count:,} models of {EPOCHS} epochs",
             (training + evaluation) / 3600,
             target,
             at_most=True,
         )
-        yield Line("of them evaluation and export", evaluation / 3600)
+        yield SummaryLine("of them evaluation and export", evaluation / 3600)
 
     def to_json(self) -> dict[str, Any]:
         """Every number."""

@@ -51,7 +51,7 @@ HUB: Family = {**FIXED, "filter_size": 3, "width_fc": 64}  # about 40,000 weight
 
 
 @dataclass(frozen=True)
-class Line:
+class Finding:
     """A measured number and its target."""
 
     what: str
@@ -91,7 +91,7 @@ def main(hub: Any, quick: bool, report: Path | None) -> None:
     weights are holes in sparse files.
     """
     part, repetitions = (10, 5) if quick else (1, 15)
-    lines: list[Line] = []
+    lines: list[Finding] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name, family, models in (("small", SMALL, 500), ("fixed", FIXED, 100)):
             zoo, files = (
@@ -108,7 +108,7 @@ def main(hub: Any, quick: bool, report: Path | None) -> None:
     show("Reading", lines, report)
 
 
-def show(title: str, lines: list[Line], report: Path | None) -> None:
+def show(title: str, lines: list[Finding], report: Path | None) -> None:
     """Print lines as a table; also write them as JSON to `report` if given."""
     if report is not None:
         report.write_text(
@@ -123,7 +123,7 @@ def show(title: str, lines: list[Line], report: Path | None) -> None:
     Table(title, columns, cells).print()
 
 
-def _target(line: Line) -> str:
+def _target(line: Finding) -> str:
     return "" if line.target is None else f"{'<=' if line.at_most else '>='} {line.target:g}"
 
 
@@ -272,7 +272,7 @@ def _at_snapshot(table: pa.Table, snapshot: int, snapshots: int, random: np.rand
 # The index
 
 
-def index_lines(folder: Path, repetitions: int) -> list[Line]:
+def index_lines(folder: Path, repetitions: int) -> list[Finding]:
     """The cost of opening a zoo and choosing snapshots: CPU seconds and memory, each in a new process."""
     measured = [_measured_by(folder, what) for what in ("filter", "all") for _ in range(3)]
     few, every = (
@@ -290,18 +290,18 @@ def index_lines(folder: Path, repetitions: int) -> list[Line]:
     }
     times = alternate(contenders, repetitions)
     return [
-        Line("open a zoo and filter by three columns, processor time", what, "s", few["seconds"], 0.4),
-        Line("the same, memory beyond that of the import", what, "MB", few["megabytes"], 80),
-        Line("read all columns, memory beyond that of the import", what, "MB", every["megabytes"], 200),
-        Line("read all columns, processor time", what, "s", every["seconds"]),
-        Line("filter by values of three columns that were read", what, "ms", 1e3 * times["value"], 30),
-        Line(
+        Finding("open a zoo and filter by three columns, processor time", what, "s", few["seconds"], 0.4),
+        Finding("the same, memory beyond that of the import", what, "MB", few["megabytes"], 80),
+        Finding("read all columns, memory beyond that of the import", what, "MB", every["megabytes"], 200),
+        Finding("read all columns, processor time", what, "s", every["seconds"]),
+        Finding("filter by values of three columns that were read", what, "ms", 1e3 * times["value"], 30),
+        Finding(
             "filter by a function of a column with as many values as snapshots",
             what,
             "ms",
             1e3 * times["function"],
         ),
-        Line("a snapshot and one of its values", what, "us", 1e4 * times["snapshot"], 50),
+        Finding("a snapshot and one of its values", what, "us", 1e4 * times["snapshot"], 50),
     ]
 
 
@@ -337,7 +337,7 @@ def _measured_by(folder: Path, what: str) -> dict[str, float]:
 # From a folder
 
 
-def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]:
+def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Finding]:
     """One snapshot, a pass over all, and a batch of slices."""
     snapshots, random = zoo.filter(), np.random.default_rng(1)
     network = f"{snapshots[0]['num_weights']:,} weights"
@@ -364,10 +364,10 @@ def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]
         {"ours": ours, "memory": lambda: np.copyto(target, source), "files": original}, repetitions
     )
     return [
-        Line(
+        Finding(
             "a random snapshot", network, "ms", 1e3 * one["ours"], 0.025 if source.shape[1] < SLICE else 0.06
         ),
-        Line(
+        Finding(
             "a random snapshot, np.fromfile of the original's file / ours",
             network,
             "x",
@@ -375,7 +375,7 @@ def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]
             1.0,
             at_most=False,
         ),
-        Line(
+        Finding(
             "a pass over all rows, speed / that of a memory copy",
             network,
             "x",
@@ -383,7 +383,7 @@ def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]
             0.7,
             at_most=False,
         ),
-        Line(
+        Finding(
             "a pass over all rows, np.fromfile of the original's files / ours",
             network,
             "x",
@@ -393,7 +393,9 @@ def local_lines(zoo: Zoo, files: Sequence[Path], repetitions: int) -> list[Line]
     ]
 
 
-def slice_lines(zoo: Zoo, files: Sequence[Path], network: str, length: int, repetitions: int) -> list[Line]:
+def slice_lines(
+    zoo: Zoo, files: Sequence[Path], network: str, length: int, repetitions: int
+) -> list[Finding]:
     """A batch of random slices: time, and bytes read."""
     snapshots, random = zoo.filter(), np.random.default_rng(2)
     numbers = random.integers(len(snapshots), size=SLICES)
@@ -414,9 +416,9 @@ def slice_lines(zoo: Zoo, files: Sequence[Path], network: str, length: int, repe
     times = alternate({"ours": lambda: zoo.slices(chosen, starts, length), "files": original}, repetitions)
     what = f"{SLICES} random slices of {length:,}"
     return [
-        Line(f"{what}, bytes read / their bytes", network, "x", read / slices.nbytes, 2.0),
-        Line(what, network, "ms", 1e3 * times["ours"]),
-        Line(
+        Finding(f"{what}, bytes read / their bytes", network, "x", read / slices.nbytes, 2.0),
+        Finding(what, network, "ms", 1e3 * times["ours"]),
+        Finding(
             f"{what}, np.fromfile of the original's files / ours",
             network,
             "x",
@@ -447,7 +449,7 @@ def alternate(contenders: dict[str, Callable[[], object]], repetitions: int) -> 
 # From a Hub
 
 
-def hub_lines(hub: Any, zoo: Zoo, cache: Path) -> list[Line]:
+def hub_lines(hub: Any, zoo: Zoo, cache: Path) -> list[Finding]:
     """The final networks of 50 adjacent and 50 scattered models: requests and bytes, ours and `datasets`'."""
     hub.put(REPOSITORY, zoo.path)
     network = f"{zoo.filter()[0]['num_weights']:,} weights"
@@ -469,16 +471,16 @@ def hub_lines(hub: Any, zoo: Zoo, cache: Path) -> list[Line]:
         stock_seconds, stock_sent = stock(hub, wanted, cache / f"{name}-stock")
         what = f"final networks of 50 {name} models"
         lines += [
-            Line(f"{what}, bytes fetched / weights", network, "x", sent / weights.nbytes, 1.1),
-            Line(f"{what}, range requests", network, "", ranges, 1.0 if name == "neighbouring" else 50.0),
-            Line(f"{what}, index and nws.json", network, "MB", index / 1e6),
-            Line(
+            Finding(f"{what}, bytes fetched / weights", network, "x", sent / weights.nbytes, 1.1),
+            Finding(f"{what}, range requests", network, "", ranges, 1.0 if name == "neighbouring" else 50.0),
+            Finding(f"{what}, index and nws.json", network, "MB", index / 1e6),
+            Finding(
                 f"{what}, bytes that datasets fetches with filters= / ours",
                 network,
                 "x",
                 stock_sent / (sent + index),
             ),
-            Line(f"{what}, time of datasets with filters= / ours", network, "x", stock_seconds / seconds),
+            Finding(f"{what}, time of datasets with filters= / ours", network, "x", stock_seconds / seconds),
         ]
     return lines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from builder.benchmark.contenders import EVALUATED_IMAGES
-from builder.benchmark.measurements import Line, Results
+from builder.benchmark.measurements import DeviceResults, SummaryLine
 from builder.benchmark.timing import Measured
 from builder.forecasting.forecast import format_number
 from builder.plan import Model
@@ -15,13 +15,13 @@ from nws_dataset.networks import cnn
 MET = {None: "", True: "yes", False: "no"}
 
 
-def tables(results: Results) -> list[Table]:
+def tables(results: DeviceResults) -> list[Table]:
     """Tables of rates in each setup, of the networks that a peer trains faster, if any, and the summary."""
     rates = (table for where in results.setups for table in _rates(results, where))
     return [*rates, *_slower(results), _summary(results)]
 
 
-def _rates(results: Results, where: str) -> Iterator[Table]:
+def _rates(results: DeviceResults, where: str) -> Iterator[Table]:
     """A table of the convolutional networks, and one of the other kinds, which have other contenders."""
     timed = [measured for measured in results.measured if measured.has(where, "ours")]
     yield _rates_of([m for m in timed if _is_cnn(m)], results, where)
@@ -33,7 +33,7 @@ def _is_cnn(measured: Measured) -> bool:
     return isinstance(measured.case.model.recipe.architecture, cnn.Architecture)
 
 
-def _rates_of(timed: Sequence[Measured], results: Results, where: str, which: str = "") -> Table:
+def _rates_of(timed: Sequence[Measured], results: DeviceResults, where: str, which: str = "") -> Table:
     contenders = [
         contender
         for contender in dict.fromkeys(contender for m in timed for contender in m.rates[where])
@@ -61,7 +61,7 @@ def _rates_of(timed: Sequence[Measured], results: Results, where: str, which: st
     return Table(title, columns, lines)
 
 
-def _rate(results: Results, measured: Measured, where: str, contender: str) -> str:
+def _rate(results: DeviceResults, measured: Measured, where: str, contender: str) -> str:
     if contender not in measured.rates[where]:
         return "-"
     return (
@@ -75,7 +75,7 @@ def _recipe(model: Model) -> str:
     return f"{recipe.batch_size} {recipe.optimizer} {recipe.activation}" + " augmented" * recipe.augmentation
 
 
-def _slower(results: Results) -> Iterator[Table]:
+def _slower(results: DeviceResults) -> Iterator[Table]:
     """A table of such networks; none if there are none.
 
     If the peer is near the peak, there is nothing to gain; if ours is far from it, it waits for memory.
@@ -95,12 +95,12 @@ def _slower(results: Results) -> Iterator[Table]:
         )
 
 
-def _summary(results: Results) -> Table:
+def _summary(results: DeviceResults) -> Table:
     lines = [
         (line.name, format_number(line.value), _target(line), MET[line.met]) for line in results.summary()
     ]
     return Table("Summary", ("", "measured", "target", "met"), lines)
 
 
-def _target(line: Line) -> str:
+def _target(line: SummaryLine) -> str:
     return "" if line.target is None else f"{'<' if line.at_most else '>='} {line.target:g}"

@@ -16,7 +16,7 @@ import torch
 from llvmlite.binding import get_host_cpu_name
 
 from builder.benchmark.contenders import GRAPH_MODELS
-from builder.benchmark.measurements import Results
+from builder.benchmark.measurements import DeviceResults
 from builder.benchmark.report import tables
 from builder.benchmark.stacked import STACKED_MODELS
 from builder.benchmark.timing import AllCoresTimer, InProcessTimer, Measured, Timer, measure, peak_memory
@@ -105,7 +105,7 @@ def main(device: str | None, quick: bool, report: Path | None, images: Path | No
         click.echo(f"{name}: {value}")
 
 
-def run(device: torch.device, effort: Effort, directory: Path | None) -> Results:
+def run(device: torch.device, effort: Effort, directory: Path | None) -> DeviceResults:
     """Measure all cases on a device."""
     on_gpu = device.type == "cuda"
     chosen = cases(GPU_SLOTS) if on_gpu else [*cases(), *cases_of_kinds()]
@@ -121,7 +121,7 @@ def run(device: torch.device, effort: Effort, directory: Path | None) -> Results
         for case in chosen:
             measured.append(_measure(case, single, all_cores, effort))
             advance(f"{case.workload}: {case.model.recipe.architecture.id}")
-        return Results(device, measured, _about(device, effort, directory, measured, all_cores))
+        return DeviceResults(device, measured, _about(device, effort, directory, measured, all_cores))
 
 
 def _measure(case: Case, single: InProcessTimer, all_cores: AllCoresTimer | None, effort: Effort) -> Measured:

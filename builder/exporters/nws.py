@@ -48,7 +48,7 @@ class NwsExporter(Exporter):
 
     title = "the neural weight space's layout"
     names = re.compile(
-        rf"nws_({PART})_({'|'.join(layout.SPLITS)})\.csv|({PART})/\d{{6,}}/({FILES}|{layout.WEIGHTS}/\d{{3}}\.bin)"
+        rf"nws_({PART})_({'|'.join(layout.LISTED_SPLITS)})\.csv|({PART})/\d{{6,}}/({FILES}|{layout.WEIGHTS}/\d{{3}}\.bin)"
     )
 
     def note_misfits(self, snapshots: Snapshots, misfits: Misfits) -> None:

@@ -38,7 +38,7 @@ SPLIT_NAMES = dict(zip(SPLITS, ("train", "val", "test"), strict=True))  # ours -
 
 
 @dataclass(frozen=True)
-class Net:
+class NamedNet:
     """The parts from which a layout makes the name of a network's file."""
 
     dataset: str
@@ -85,7 +85,7 @@ class SirenExporter(Exporter):
             return "no image or label"
         return ""
 
-    def _nets(self) -> Iterator[Net]:
+    def _nets(self) -> Iterator[NamedNet]:
         columns = [self.snapshots[name].tolist() for name in ("dataset", "split", "image", "label")]
         images = defaultdict(set)
         for dataset, _, image, _ in zip(*columns, strict=True):
@@ -95,10 +95,10 @@ class SirenExporter(Exporter):
         for dataset, split, image, label in zip(*columns, strict=True):
             copy = copies[dataset, image]
             copies[dataset, image] += 1
-            yield Net(dataset, SPLIT_NAMES[split], image, ranks[dataset][image], label, copy)
+            yield NamedNet(dataset, SPLIT_NAMES[split], image, ranks[dataset][image], label, copy)
 
     @abc.abstractmethod
-    def path(self, net: Net) -> str:
+    def path(self, net: NamedNet) -> str:
         """A network's file."""
 
     @abc.abstractmethod
@@ -109,7 +109,7 @@ class SirenExporter(Exporter):
     def name(self, layer: int, last: bool) -> str:
         """The prefix of the names of a layer's tensors."""
 
-    def splits(self, nets: list[Net]) -> dict[str, Any]:
+    def splits(self, nets: list[NamedNet]) -> dict[str, Any]:
         """The paths and labels of each split of an image set."""
         folder = self.splits_path(nets[0].dataset).rpartition("/")[0]
         found: dict[str, Any] = {name: {"path": [], "label": []} for name in SPLIT_NAMES.values()}
@@ -124,7 +124,7 @@ class SirenExporter(Exporter):
         return [*map(self.splits_path, datasets), *map(self.path, self.nets)]
 
     def write(self, folder: ExportFolder, progress: Progress) -> list[str]:
-        by_dataset: dict[str, list[Net]] = defaultdict(list)
+        by_dataset: dict[str, list[NamedNet]] = defaultdict(list)
         for net in self.nets:
             by_dataset[net.dataset].append(net)
         for dataset, nets in sorted(by_dataset.items()):
@@ -173,7 +173,7 @@ class DwsExporter(SirenExporter):
         rf"|({'|'.join(IMAGE_SETS_OF_INRS)})_png_(training|testing)_\d+_\d+/checkpoints/model_final\.pth"
     )
 
-    def path(self, net: Net) -> str:
+    def path(self, net: NamedNet) -> str:
         train_images = IMAGE_SETS[net.dataset].train_images
         is_test = net.image >= train_images
         number = net.image - train_images * is_test
@@ -206,7 +206,7 @@ class NfnExporter(SirenExporter):
         r"/(splits\.json|randinit_smaller(_aug\d+)?_\ds/net\d+\.pth)"
     )
 
-    def path(self, net: Net) -> str:
+    def path(self, net: NamedNet) -> str:
         copy = f"_aug{net.copy - 1}" if net.copy else ""
         return f"{self._folder(net.dataset)}/randinit_smaller{copy}_{net.label}s/net{net.rank}.pth"
 
@@ -219,7 +219,7 @@ class NfnExporter(SirenExporter):
     def name(self, layer: int, last: bool) -> str:
         return f"net.{layer}" if last else f"net.{layer}.linear"
 
-    def splits(self, nets: list[Net]) -> dict[str, Any]:
+    def splits(self, nets: list[NamedNet]) -> dict[str, Any]:
         sizes = Counter(net.split for net in nets if not net.copy)
         points = [sizes["train"], sizes["train"] + sizes["val"]]
         return {"split_points": points, **super().splits(nets)}

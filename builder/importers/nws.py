@@ -53,7 +53,7 @@ SEED_RANGE = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False)
-class Net(ReleasedModel):
+class NwsNet(ReleasedModel):
     """A net of the release."""
 
     folder: Path
@@ -132,12 +132,13 @@ def read(root: Path) -> Release:
     """
     left_out, notes = LeftOut(), list[str]()
     folders = _Folders(root)
-    nets: list[Net] = []
+    nets: list[NwsNet] = []
     for part in layout.PARTS:
-        if any(layout.split_file(root, part, split).exists() for split in layout.SPLITS):
+        if any(layout.split_file(root, part, split).exists() for split in layout.LISTED_SPLITS):
             nets += _read_part(root, part, folders, left_out, notes)
     if not nets and not left_out.names:
-        names = " or ".join(layout.split_file(root, part, layout.SPLITS[0]).name for part in layout.PARTS)
+        first = layout.LISTED_SPLITS[0]
+        names = " or ".join(layout.split_file(root, part, first).name for part in layout.PARTS)
         raise ZooError(
             root,
             expected=f"split files, such as {names}",
@@ -219,11 +220,11 @@ class _Folders:
 
 def _read_part(
     root: Path, part: str, folders: _Folders, left_out: LeftOut, notes: list[str]
-) -> Iterator[Net]:
+) -> Iterator[NwsNet]:
     """List a part's nets, numbered; add what is left out, and notes for the user."""
     (family,) = SUBSETS[part].families
     blocks = BlockNumbers(SUBSETS[part].num_snapshots)
-    files = ((split, layout.split_file(root, part, split)) for split in layout.SPLITS)
+    files = ((split, layout.split_file(root, part, split)) for split in layout.LISTED_SPLITS)
     tables = [
         [(split, f"{file} line {line}", row) for line, row in enumerate(read_table(file, COLUMNS, notes), 2)]
         for split, file in files
@@ -239,7 +240,7 @@ def _read_part(
         except ZooError:
             left_out.add("nets whose folder is missing or ambiguous", row[layout.PATH])
             continue
-        yield Net(
+        yield NwsNet(
             subset=layout.PARTS[part],
             recipe=recipe,
             block=block,

@@ -84,7 +84,7 @@ class DataSet:
 
 
 @dataclass(frozen=True, eq=False)
-class Net(ReleasedModel):
+class SmallCnnNet(ReleasedModel):
     """A network of the release."""
 
     data: DataSet
@@ -145,7 +145,7 @@ def read(source: Path) -> Release:
     for folder in folders:
         if folder not in whole:
             left_out.add("image sets with a missing file", f"{folder.path} (no {folder.missing[0]})")
-    nets: list[Net] = []
+    nets: list[SmallCnnNet] = []
     seen: dict[str, Path] = {}
     first: ZooError | None = None  # what is wrong with an image set
     for folder in whole:
@@ -192,7 +192,7 @@ class _Folder:
         needed = [self.metrics, self.weights, *[self.layout] * (self.weights.name == layout.WEIGHTS)]
         self.missing = [file.name for file in needed if path_type(file) == "nothing"]
 
-    def read(self, left_out: LeftOut, notes: list[str]) -> tuple[list[Net], str]:
+    def read(self, left_out: LeftOut, notes: list[str]) -> tuple[list[SmallCnnNet], str]:
         """Read the networks and the image set's name; add what is left out, and messages."""
         table, table_is_cut = _read_metrics(self.metrics, self.weights)
         weights, there = _open_weights(self.weights, len(table), table_is_cut)
@@ -346,7 +346,7 @@ def _own_columns(where: str, config: Mapping[str, str | None]) -> dict[str, Any]
 
 def _number(
     data: DataSet, models: _Models, recipes: Sequence[Recipe], told: Sequence[dict[str, Any]]
-) -> Iterator[Net]:
+) -> Iterator[SmallCnnNet]:
     """Give networks numbers, splits and shards; each image set has its own shards, so that none waits."""
     datasets = FAMILY["dataset"].values
     blocks = BlockNumbers(PLAN.num_snapshots, streams=len(datasets))
@@ -356,7 +356,7 @@ def _number(
         split = split_of(model_id(SUBSET, own.get("number", model_number)), SEED)
         fields = {"number": model_number, "split": split, **own}
         block = blocks.next(fields["split"], recipe.architecture, position)
-        yield Net(
+        yield SmallCnnNet(
             subset=SUBSET,
             recipe=recipe,
             block=block,

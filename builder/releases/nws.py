@@ -26,7 +26,7 @@ from nws_dataset.networks.cnn import Architecture
 from nws_dataset.networks.layout import layout_of
 
 PARTS = subsets_of("nws")  # "main" and "fixed", the release's names and our subsets' -> imported subset
-SPLITS = ("train", "test")
+LISTED_SPLITS = ("train", "test")  # each has a file that lists its nets
 OUTPUTS = (20, NUM_CLASSES)  # of the release's nets, and of ours
 DTYPE = np.dtype("<f8")
 # order of a layer's tensors

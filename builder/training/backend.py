@@ -23,6 +23,8 @@ from nws_dataset.format.recipe import LEGAL_VALUES
 # rows start at multiples of this, so that a kernel sees the same alignment in every slot
 ALIGNMENT = 16
 
+State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, first and second moments, [M, P] each
+
 # activations as numbers, for kernels
 ACTIVATION_NUMBERS = {name: number for number, name in enumerate(LEGAL_VALUES["activation"])}
 
@@ -74,13 +76,11 @@ class Backend(Protocol):
     A model's numbers do not depend on the models beside it, except for rounding in plain torch on a GPU.
     """
 
-    def train(
-        self, state: tuple[torch.Tensor, torch.Tensor, torch.Tensor], segments: Mapping[int, Segment]
-    ) -> torch.Tensor:
+    def train(self, state: State, segments: Mapping[int, Segment]) -> torch.Tensor:
         """Take the steps of some slots, in place.
 
         Args:
-            state: rows, first and second moments of all slots, [M, P] each; the same tensors at every call.
+            state: of all slots; the same tensors at every call.
             segments: slot -> its steps; all with the same batch and number of steps.
 
         Returns:

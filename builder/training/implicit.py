@@ -23,6 +23,7 @@ from builder.progress import Occupancy
 from builder.rules import chosen_exports
 from builder.trained import Trained
 from builder.training import update
+from builder.training.backend import State
 from builder.training.bank import Bank, Images
 from builder.training.device import one_thread
 from builder.training.initial import initial_row
@@ -34,7 +35,6 @@ from nws_dataset.networks.layout import layout_of
 from nws_dataset.networks.network import Network, coordinates
 
 STEPS = 100  # between two checks of a model for divergence and progress
-State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class ImageBackend(Protocol):

@@ -22,7 +22,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_map
 
 from builder.training import batches, update
-from builder.training.backend import Segment
+from builder.training.backend import Segment, State
 from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.layout import layout_of
 from nws_dataset.networks.network import Network
@@ -33,8 +33,6 @@ STACKED = 16
 PREPARED_IMAGES = 1024
 EVALUATION_IMAGES = 1000  # per forward pass
 PART_IMAGES = 64  # of a batch, that go together through a network that `_gradient_in_parts` trains
-
-State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class TorchBackend:

@@ -35,7 +35,7 @@ class Question:
     position: float | None = None  # in their rows; None: all that are averaged over
 
 
-class Model(Protocol):
+class MethodModel(Protocol):
     """What is fitted; networks are given by their indices among the final snapshots."""
 
     def fit(self, training: Labelled, validation: Labelled) -> Any:
@@ -51,7 +51,7 @@ class Method:
 
     name: str
     input: str  # what it reads of a network
-    make: Callable[[Task, int], Model]  # task, seed -> a model that is not fitted yet
+    make: Callable[[Task, int], MethodModel]  # task, seed -> a model that is not fitted yet
     layer: str | None = None  # the only one read
 
 
@@ -77,7 +77,7 @@ class Answers:
     """What the models of a trial predicted."""
 
     predicted: dict[Question, np.ndarray]  # [M] of the task's models; only tested ones are set
-    model: Model  # the last one fitted
+    model: MethodModel  # the last one fitted
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class ImageSource:
     """The images that models were trained on."""
 
     source: str  # where they came from, e.g. a repository and revision
@@ -63,7 +63,8 @@ class SubsetEntry:
     num_models: int  # models present, 0 .. num_models - 1
     # differences from the preset, e.g. epochs; values may be null
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    image_sets: Mapping[str, ImageSet] = dataclasses.field(default_factory=dict)  # by the recipe's `dataset`
+    # by the recipe's `dataset`
+    image_sets: Mapping[str, ImageSource] = dataclasses.field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -134,7 +135,7 @@ class Manifest:
         files = {path: FileEntry(**entry) for path, entry in data["files"].items()}
         subsets = {}
         for name, entry in data["subsets"].items():
-            image_sets = {image_set: ImageSet(**source) for image_set, source in entry["image_sets"].items()}
+            image_sets = {dataset: ImageSource(**source) for dataset, source in entry["image_sets"].items()}
             subsets[name] = SubsetEntry(**{**entry, "image_sets": image_sets})
         manifest = cls(**{**data, "files": files, "subsets": subsets})
         manifest._check()

@@ -36,7 +36,7 @@ from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.layout import TensorSpec, layout_of
 
 ROW_DTYPE = np.dtype("<f4")  # as safetensors' F32
-ALIGNMENT = 8  # safetensors: the data start at a multiple of 8 bytes
+DATA_ALIGNMENT = 8  # safetensors: the data start at a multiple of 8 bytes
 GROUP_SNAPSHOTS = 1000  # a row group has at most so many snapshots ...
 GROUP_BYTES = 16 << 20  # ... and bytes of weights (or one value): small enough for the Hub's viewer
 LENGTH_BYTES = 4  # Parquet's PLAIN encoding puts the length before each value
@@ -53,7 +53,7 @@ def _header(architecture: BaseArchitecture, tensors: Sequence[TensorSpec]) -> by
         offsets = [spec.offset * ROW_DTYPE.itemsize, spec.stop * ROW_DTYPE.itemsize]
         entries[spec.name] = {"dtype": "F32", "shape": list(spec.shape), "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-len(text) % DATA_ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
 
 

@@ -99,11 +99,11 @@ class CpuBackend:
             self._works[groups] = _allocate(tables_of(self.architecture, groups), self.dtype)
         return self._works[groups]
 
-    def _net(self, row: np.ndarray, activation: str, segment: Segment | None = None) -> kernels.Net:
+    def _net(self, row: np.ndarray, activation: str, segment: Segment | None = None) -> kernels.CnnArrays:
         """A model in training, or in evaluation if there is no segment."""
         recipe, model = (segment.model.recipe, segment.model) if segment else (None, None)
         dropout = recipe.dropout if recipe else 0.0
-        return kernels.Net(
+        return kernels.CnnArrays(
             row=row,
             gradient=np.zeros_like(row),
             size=len(row),

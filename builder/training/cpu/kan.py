@@ -58,7 +58,7 @@ LAYER = np.dtype(
             "width",  # inner units, padded
             "taps",  # features of all inputs
             "row",  # start of its weights in the packed row, [A, F + 1, V]: w_b, w_s, then c
-            # starts of buffers in `Net.x`
+            # starts of buffers in `KanArrays.x`
             "weights",  # effective: [A, F, V]
             "slopes",  # the loss's gradient by these
             "turned",  # the effective weights of a hidden layer, transposed: [F, V, A padded]
@@ -72,7 +72,7 @@ LAYER = np.dtype(
 )
 
 
-class Net(NamedTuple):
+class KanArrays(NamedTuple):
     """One model; all arrays are flat."""
 
     # the packed row: each layer's weights, padded so that vectors hold inner units
@@ -450,7 +450,7 @@ class KanBackend:
         self.positions, self.packed, layers, products, size = _arranged(architecture)
         F, order = architecture.num_splines + 1, architecture.spline_order
         per_step = architecture.grid / (architecture.grid_max - architecture.grid_min)
-        self._net = Net(
+        self._net = KanArrays(
             *(self._zeros(0),) * 4,
             layers=layers,
             x=self._zeros(size),
@@ -566,8 +566,8 @@ class KanBackend:
             evaluate(self._model([row]), levels, starts, found.view(-1).numpy())
         return outputs
 
-    def _model(self, model: list[torch.Tensor]) -> Net:
-        """A model as `Net`: row, or row and moments, packed."""
+    def _model(self, model: list[torch.Tensor]) -> KanArrays:
+        """A model as `KanArrays`: row, or row and moments, packed."""
         own = [self._zeros(self.packed) for _ in range(4)]
         for packed, x in zip((own[0], *own[2:]), model, strict=False):
             packed[self.positions] = x.numpy()
@@ -593,7 +593,7 @@ def _arranged(architecture: Architecture) -> tuple[np.ndarray, int, np.ndarray, 
 
     Returns:
         The index [P] of each weight of a row in the packed row, the packed row's length, the layers' records,
-        `Net.products`, and the total size of the buffers in `Net.x`.
+        `KanArrays.products`, and the total size of the buffers in `KanArrays.x`.
     """
     F, names, widths = architecture.num_splines + 1, architecture.layers, architecture.widths
     layers = np.zeros(len(names), LAYER)

@@ -82,7 +82,7 @@ class Work(NamedTuple):
     groups: int  # processed together
 
 
-class Net(NamedTuple):
+class CnnArrays(NamedTuple):
     """One model in training or evaluation."""
 
     row: np.ndarray  # [P]
@@ -126,7 +126,7 @@ def with_pointers(work: Any, net: Any, pictures: Any) -> Any:
         raw(work.statistics),
         work.groups,
     )
-    net = Net(
+    net = CnnArrays(
         *(raw(net.row), raw(net.gradient), net.size, net.activation, net.pixel_min, net.training),
         *(net.dropping, net.dropout_threshold, net.dropout_factor, raw(net.key), net.number, net.epoch),
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from builder.training.backend import aligned
 from builder.training.batches import DROPOUT_LAYER_BLOCKS
 from builder.training.cpu.vectors import LANES
 from nws_dataset.networks.cnn import Architecture
@@ -29,7 +30,6 @@ TILE_COST = 1.5  # overhead of a tile, in pixels
 FEW_PIXELS = 6  # maps with fewer pixels than this fill a tile from several groups
 # pixels whose weight gradient is summed in registers at a time, as many as have their inputs in the cache
 BLOCK_PIXELS = 1024
-ALIGNMENT = 16  # numbers
 NONE = -1
 
 NO_NORM, NORM_BEFORE, NORM_AFTER = 0, 1, 2  # where batch-norm is, relative to the activation
@@ -219,7 +219,7 @@ class _Maker:
 
     def _allocate(self, count: int) -> int:
         start = self.workspace
-        self.workspace += -(-count // ALIGNMENT) * ALIGNMENT
+        self.workspace += aligned(count)
         return start
 
     def _allocate_masks(self, per_group: int) -> int:

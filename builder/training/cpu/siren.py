@@ -46,7 +46,7 @@ from nws_dataset.networks.siren import COORDINATES, Architecture
 BLOCK = 64  # pixels that pass through the network together
 
 
-class Net(NamedTuple):
+class SirenArrays(NamedTuple):
     """One model; all arrays are flat."""
 
     x: np.ndarray  # all buffers; the first are the packed row and its gradient
@@ -357,7 +357,7 @@ class SirenBackend:
         x, first, second, scratch = (
             torch.zeros(n, dtype=dtype).numpy() for n in (size, packed, packed, LANES * LANES)
         )
-        self._net = Net(
+        self._net = SirenArrays(
             *(x, x[:packed], x[packed : 2 * packed], first, second, scratch),
             *(depth, width, outputs, pixels, whole_vectors(pixels)),
             **starts,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from builder import philox
 from builder.training import batches, update
-from builder.training.backend import ACTIVATION_NUMBERS, Segment
+from builder.training.backend import ACTIVATION_NUMBERS, Segment, State
 from builder.training.gpu import augment, update_kernels
 from builder.training.gpu.layers import Layers
 from builder.training.gpu.pieces import Slots
@@ -28,7 +28,6 @@ from nws_dataset.networks.layout import layout_of
 
 EVALUATION_IMAGES = 8192  # images of all networks in one forward pass, roughly
 
-State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 _capturing = threading.Lock()  # only one capture at a time in a process
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from builder.plan import Model
 from builder.training import batches, update
-from builder.training.backend import Segment, aligned
+from builder.training.backend import Segment, State, aligned
 from builder.training.bank import Images
-from builder.training.gpu.backend import GpuBackend, Run, State
+from builder.training.gpu.backend import GpuBackend, Run
 from builder.training.plain import PlainLoop
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.networks.base import NUM_CLASSES
