@@ -174,7 +174,7 @@ def _memory_needed() -> Iterator[None]:
 
 def _check_images(models: list[Model], image_sets: Mapping[str, ImageSet], limit: int | None) -> None:
     """Raise a ZooError if a limit leaves too few images for a model; whole image sets are always enough.
-    Networks that stand for images need whole sets.
+    Networks that represent images need whole sets.
     """
     for name in {model.recipe.dataset for model in models if model.image is not None}:
         check_whole(name, len(image_sets[name].train_images), len(image_sets[name].test_images))

@@ -473,7 +473,7 @@ class Verifier:
         )
 
     def _image_backend(self, snapshot: Mapping[str, Any]) -> ImageBackend:
-        """The same of networks that stand for images."""
+        """The same of networks that represent images."""
         options, architecture = self._options(snapshot["subset"]), self.zoo.architecture(snapshot)
         return make_image_backend(architecture, self._device(snapshot), name=options["backend"])
 

@@ -160,7 +160,7 @@ def _fidelity(zoo: Zoo) -> Figure:
 
 
 def _images(zoo: Zoo) -> Figure:
-    """Images as networks give them, from snapshot to snapshot, and what they stand for."""
+    """Images as networks give them, from snapshot to snapshot, and what they represent."""
     of_images = zoo.index.filter(pc.is_valid(zoo.index["image"]))
     final = Snapshots(of_images).filter(is_final=True)
     chosen = _by_model(zoo, _evenly_spaced(sorted(final["model_id"]), SHOWN_IMAGES))

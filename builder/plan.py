@@ -56,7 +56,7 @@ class Model:
     recipe: Recipe
     block: int  # its shard among those of its subset, split and architecture
     digits: int = DIGITS  # of its number in its name
-    image: int | None = None  # that it stands for (`builder.image_order`)
+    image: int | None = None  # that it represents (`builder.image_order`)
     image_split: str | None = None  # of that image
 
     @property
@@ -97,7 +97,7 @@ def plan(subset: Subset, seed: int, copies: int = 1) -> Iterator[Model]:
     Args:
         subset: what to draw from.
         seed: the build's seed; any integer.
-        copies: networks that stand for each image, where they stand for images.
+        copies: networks that represent each image, where they represent images.
     """
     counts: Counter[tuple[str, str]] = Counter()
     recipes: dict[str, Recipe] = {}
@@ -235,7 +235,7 @@ class Request:
     seed: int = 0
     tf32: bool = False  # allow a GPU to round the factors of products to 10 bits
     backend: str = "fast"  # what trains: one of BACKENDS
-    copies: int | None = None  # networks of each image, where they stand for images; None: one
+    copies: int | None = None  # networks of each image, where they represent images; None: one
     convention: str | None = None  # one of CONVENTIONS of the preset; None: the first
 
     def __post_init__(self) -> None:

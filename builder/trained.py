@@ -38,7 +38,7 @@ class Summary:
 
     model_id: str
     epochs: int
-    score: float | None  # test accuracy, or PSNR in dB of a network that stands for an image
+    score: float | None  # test accuracy, or PSNR in dB of a network that represents an image
     diverged: bool
     seconds: float  # since its cohort began
 

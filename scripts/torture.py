@@ -532,7 +532,9 @@ def four_builders(campaign: Campaign, case: Path, expected: Files) -> str:
     )
 
 
-def readers_beside_a_build(campaign: Campaign, case: Path, seconds_a_file: float) -> tuple[str, Counter[str]]:
+def readers_beside_a_build(
+    campaign: Campaign, case: Path, seconds_per_file: float
+) -> tuple[str, Counter[str]]:
     """Read a growing zoo with our code and `datasets`; return what was wrong, and counts of what was read."""
     case.mkdir()
     out = Path(shutil.copytree(campaign.old, case / "out"))
@@ -542,7 +544,7 @@ def readers_beside_a_build(campaign: Campaign, case: Path, seconds_a_file: float
 
         def slow(*args: Any, **kwargs: Any) -> None:
             replace(*args, **kwargs)
-            time.sleep(seconds_a_file)
+            time.sleep(seconds_per_file)
 
         os.replace = slow
         os._exit(_run(campaign.scenarios["grow"], case, None, case / "told"))

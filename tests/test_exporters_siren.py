@@ -1,4 +1,4 @@
-"""Networks that stand for images as the folders of DWSNets and NFN: the loaders below are written anew from
+"""Networks that represent images as the folders of DWSNets and NFN: the loaders below are written anew from
 theirs (DWSNets' and neural-graphs' `INRDataset`, NFN's `SirenDataset`), and find each network in every bit.
 """
 

@@ -1,4 +1,4 @@
-"""Networks that stand for images: which image each has, how they are trained, and what they give."""
+"""Networks that represent images: which image each has, how they are trained, and what they give."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Models and images for the tests of training: real digits, small networks, every value of the recipe.
 
-Also the state of networks that stand for an image, and the plain step that theirs are compared with.
+Also the state of networks that represent an image, and the plain step that theirs are compared with.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def every_combination(architecture: Architecture) -> list[Model]:
     ]
 
 
-# Networks that stand for an image
+# Networks that represent an image
 
 
 def state_of(architecture: BaseArchitecture, models: int, dtype: torch.dtype = torch.float64) -> State:

@@ -127,7 +127,7 @@ class Pictures:
 
 
 class Pixels:
-    """All pixels of the images that models stand for, in every step.
+    """All pixels of the images that models represent, in every step.
 
     Args:
         models: of one architecture.

@@ -255,7 +255,7 @@ def _pace(
 
 
 def _image_pace(model: Model, device: torch.device, workers: int, backend: str) -> Pace:
-    """The same of networks that stand for images; a FLOP of their evaluation takes as long as of training."""
+    """The same of networks that represent images; a FLOP of their evaluation takes as long as of training."""
     case, architecture = Case(model.subset, (model,)), model.recipe.architecture
     bank = {model.recipe.dataset: _random_images(architecture, device, gray=False)}
     backends = [make_image_backend(architecture, device, name=backend) for _ in range(workers)]

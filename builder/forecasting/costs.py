@@ -35,7 +35,7 @@ def drawn_images(model: Model, train_images: int | None) -> float:
     """Training images that a model has, its validation images among them; `train_images` is that of
     `--train-images`.
     """
-    if model.image is not None:  # then a training image is a pixel of the one that it stands for
+    if model.image is not None:  # then a training image is a pixel of the one that it represents
         return float(model.recipe.architecture.image_size**2)
     available = IMAGE_SETS[model.recipe.dataset].train_images
     return min(available, train_images or available) * model.recipe.train_fraction

@@ -85,7 +85,7 @@ class CohortSteps:
 
 
 class ImageSteps:
-    """The project's backend for networks that stand for images, called as a cohort calls it.
+    """The project's backend for networks that represent images, called as a cohort calls it.
 
     Args:
         case: gives the models.
@@ -145,7 +145,7 @@ def order_of(model: Model, images: Images) -> torch.Tensor:
 
 
 def targets_of(models: Sequence[Model], images: Images, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """[M, B, C] what networks that stand for images shall give for all pixels.
+    """[M, B, C] what networks that represent images shall give for all pixels.
 
     Only training images are taken, as many as there are: others may stand in for an image set.
     """

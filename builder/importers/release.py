@@ -123,13 +123,13 @@ class BlockNumbers:
 # Shared by both readers
 
 
-def checked_recipe(where: object, family: Family, told: Mapping[str, Any]) -> Recipe:
+def checked_recipe(where: object, family: Family, given: Mapping[str, Any]) -> Recipe:
     """Make the recipe of a model; fields that the release lacks are the same in the whole family.
 
     Args:
         where: file and line to name in an error.
         family: the distributions from which the release was drawn; other values are errors.
-        told: field of Recipe or Architecture -> the release's value.
+        given: field of Recipe or Architecture -> the release's value.
 
     Raises:
         ZooError: for a value that no model of the family has.
@@ -137,7 +137,7 @@ def checked_recipe(where: object, family: Family, told: Mapping[str, Any]) -> Re
     return recipe_of(
         {
             **family,
-            **{name: _legal(where, name, family.get(name, value), value) for name, value in told.items()},
+            **{name: _legal(where, name, family.get(name, value), value) for name, value in given.items()},
         }
     )
 

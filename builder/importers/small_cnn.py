@@ -197,11 +197,11 @@ class _Folder:
         table, table_is_cut = _read_metrics(self.metrics, self.weights)
         weights, there = _open_weights(self.weights, len(table), table_is_cut)
         models = _Models(self.metrics, table, there)
-        told = {
+        given = {
             name: table[name].take(np.array([rows[0] for rows in models.complete.values()], np.int64))
             for name in (*layout.TEXTS, *layout.NUMBERS, layout.EPOCHS, RANDOM_SEED, *OWN_TEXTS)
         }
-        configs = pa.table(told).to_pylist()
+        configs = pa.table(given).to_pylist()
         lines = [f"{self.metrics} line {rows[0] + 2}" for rows in models.complete.values()]
         recipes = [_recipe_of(where, config) for where, config in zip(lines, configs, strict=True)]
         names = sorted({recipe.dataset for recipe in recipes})
@@ -345,12 +345,12 @@ def _own_columns(where: str, config: Mapping[str, str | None]) -> dict[str, Any]
 
 
 def _number(
-    data: DataSet, models: _Models, recipes: Sequence[Recipe], told: Sequence[dict[str, Any]]
+    data: DataSet, models: _Models, recipes: Sequence[Recipe], given: Sequence[dict[str, Any]]
 ) -> Iterator[SmallCnnNet]:
     """Give networks numbers, splits and shards; each image set has its own shards, so that none waits."""
     datasets = FAMILY["dataset"].values
     blocks = BlockNumbers(PLAN.num_snapshots, streams=len(datasets))
-    for (index, rows), recipe, own in zip(models.complete.items(), recipes, told, strict=True):
+    for (index, rows), recipe, own in zip(models.complete.items(), recipes, given, strict=True):
         position = datasets.index(recipe.dataset)
         model_number = index * len(datasets) + position
         split = split_of(model_id(SUBSET, own.get("number", model_number)), SEED)
@@ -504,8 +504,8 @@ def _with_models(table: pa.Table) -> pa.Table:
         names = (
             layout.CHECKPOINT_NAME.fullmatch(text or "") for text in table[layout.CHECKPOINT].to_pylist()
         )
-        told = [match and match[group] for match in names]
-        column = pa.array(told, pa.string())
+        given = [match and match[group] for match in names]
+        column = pa.array(given, pa.string())
         column = column if name == layout.MODEL else column.cast(pa.float64())
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return table
@@ -521,20 +521,20 @@ def _most_lines(weights: Path) -> int:
         return most  # `_open_weights` reports what is wrong with it
 
 
-def _seed(where: str, told: str | None) -> int:
+def _seed(where: str, given: str | None) -> int:
     """The seed of a model's training."""
-    return own_number(where, RANDOM_SEED, told or "", -(2**63), 2**63 - 1)
+    return own_number(where, RANDOM_SEED, given or "", -(2**63), 2**63 - 1)
 
 
 def _recipe_of(where: str, config: Mapping[str, Any]) -> Recipe:
     """The recipe in a line of the metrics."""
-    told: dict[str, Any] = {name: config[column] for column, name in layout.TEXTS.items()}
-    told["dataset"] = layout.DATASETS.get(told["dataset"], told["dataset"])
-    told["initialization"] = layout.INITIALIZATIONS.get(told["initialization"], told["initialization"])
+    given: dict[str, Any] = {name: config[column] for column, name in layout.TEXTS.items()}
+    given["dataset"] = layout.DATASETS.get(given["dataset"], given["dataset"])
+    given["initialization"] = layout.INITIALIZATIONS.get(given["initialization"], given["initialization"])
     for column, name in layout.NUMBERS.items():
-        if name != "init_std" or told["initialization"] in INITIALIZATIONS_WITH_STD:
-            told[name] = number(where, column, str(config[column]))
-    recipe = checked_recipe(where, FAMILY, told)
+        if name != "init_std" or given["initialization"] in INITIALIZATIONS_WITH_STD:
+            given[name] = number(where, column, str(config[column]))
+    recipe = checked_recipe(where, FAMILY, given)
     if config[layout.EPOCHS]:
         max_epochs = own_number(where, layout.EPOCHS, config[layout.EPOCHS], 1, MAX_EPOCHS)
         return replace(recipe, max_epochs=max_epochs)

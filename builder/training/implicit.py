@@ -234,7 +234,7 @@ def _alike(models: list[Model]) -> list[list[Model]]:
 
 
 def image_of(model: Model, images: Images) -> tuple[torch.Tensor, int]:
-    """The image that a model stands for, [C, H, W] uint8, and its class.
+    """The image that a model represents, [C, H, W] uint8, and its class.
 
     Raises:
         ZooError: if the image set is not whole, or has no such image.

@@ -48,24 +48,24 @@ FIELDS = {field.name: KINDS[str(field.type).removesuffix(" | None")] for field i
 REQUIRED = [f.name for f in dataclasses.fields(Record) if f.default is dataclasses.MISSING]
 
 
-def record_of(where: object, told: Any, i: int) -> Record:
+def record_of(where: object, given: Any, i: int) -> Record:
     """A record of a file; unknown fields are ignored.
 
     Raises:
         ZooError: that names `where` and the record's number, if it is none.
     """
-    missing = [name for name in REQUIRED if not isinstance(told, Mapping) or name not in told]
-    missing += [] if missing else [name for name in REQUIRED if told[name] is None and name != "value"]
-    axis = None if missing else AXES.get(str(told["experiment"]))
-    missing += [axis] if axis and told.get(axis) is None else []
+    missing = [name for name in REQUIRED if not isinstance(given, Mapping) or name not in given]
+    missing += [] if missing else [name for name in REQUIRED if given[name] is None and name != "value"]
+    axis = None if missing else AXES.get(str(given["experiment"]))
+    missing += [axis] if axis and given.get(axis) is None else []
     if missing:
         expected, found = f"records with {', '.join(REQUIRED)}", f"record {i} without {', '.join(missing)}"
         raise ZooError(where, expected=expected, found=found, do=DO)
     for name, (legal, words) in FIELDS.items():
-        if told.get(name) is not None and not legal(told[name]):
-            found = f"{reprlib.repr(told[name])} in record {i}"
+        if given.get(name) is not None and not legal(given[name]):
+            found = f"{reprlib.repr(given[name])} in record {i}"
             raise ZooError(where, expected=f"for {name} {words}", found=found, do=DO)
-    return Record(**{name: told.get(name) for name in FIELDS})
+    return Record(**{name: given.get(name) for name in FIELDS})
 
 
 def _is_deep(value: Any) -> bool:
@@ -89,16 +89,16 @@ class Results:
     def read(cls, path: Path) -> Results:
         """Read a file; a ZooError names what is missing or illegal."""
         contents = read_json(path, f"a JSON file with {EXPECTED}")
-        told = contents if isinstance(contents, dict) else {}
+        given = contents if isinstance(contents, dict) else {}
         kinds = {"zoo": dict, "command": str, "results": list}
-        wrong = [repr(name) for name, kind in kinds.items() if not isinstance(told.get(name), kind)]
+        wrong = [repr(name) for name, kind in kinds.items() if not isinstance(given.get(name), kind)]
         if wrong:
             raise ZooError(path, expected=EXPECTED, found=f"no legal {', '.join(wrong)}", do=DO)
-        records = [record_of(path, record, i) for i, record in enumerate(told["results"])]
-        if _is_deep(told.get("settings")):
+        records = [record_of(path, record, i) for i, record in enumerate(given["results"])]
+        if _is_deep(given.get("settings")):
             expected = f"settings nested at most {MAX_DEPTH} deep"
             raise ZooError(path, expected=expected, found="deeper ones", do=DO)
-        return cls(path, told, [record for record in records if record.value is not None])
+        return cls(path, given, [record for record in records if record.value is not None])
 
 
 def write_results(path: Path, contents: dict[str, Any]) -> None:

@@ -149,7 +149,7 @@ class Metric:
 
 METRICS = {
     "accuracy": Metric(
-        "accuracy, %", "The share of held-out networks of which the property was told right.", 100, 1
+        "accuracy, %", "The share of held-out networks whose property was predicted right.", 100, 1
     ),
     "r2": Metric(
         "R²",

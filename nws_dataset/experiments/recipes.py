@@ -168,18 +168,18 @@ def layer_borders(inputs: Inputs) -> dict[str, float]:
     return {layer: offset / layout.num_weights for layer, offset in first.items()}
 
 
-def notes_of(told: dict[str, Any], settings: Settings, seeds: int) -> list[str]:
+def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[str]:
     """How the numbers were obtained, for the Markdown file and the terminal."""
-    skipped = [f"{name} (skipped): {reason}." for name, reason in told["skipped"].items()]
-    if not told["results"]:
+    skipped = [f"{name} (skipped): {reason}." for name, reason in outcome["skipped"].items()]
+    if not outcome["results"]:
         return ["Nothing could be tested: build more models.", *skipped]
     kind = "the paper's network" + (f", {settings.width:g} as wide" if settings.width != 1 else "")
     if settings.linear_below is not None:
         kind += f", on asinh(weight / {settings.linear_below:g})"
     more = f", or as many more as make {settings.least_steps:,} steps" if settings.least_steps else ""
     return [
-        f"Held out: {told['held_out']}. Mean over {seeds} seeds, ± their standard deviation; "
-        f"{told['seconds']:.0f} s.",
+        f"Held out: {outcome['held_out']}. Mean over {seeds} seeds, ± their standard deviation; "
+        f"{outcome['seconds']:.0f} s.",
         f"All methods are trained on {SNAPSHOTS[settings.snapshots]} of the other models and tested on "
         "final ones. A tenth of the training models, or the zoo's validation split, chooses the epoch of "
         "the network, the C of the SVM and the rounds of boosting.",
@@ -275,12 +275,12 @@ def main(
     kept = Kept(folder / "meta_classifier.part", [inputs.digest, dataclasses.asdict(settings)])
     processes = jobs or (joblib.cpu_count() if device == "cpu" else 1)
     with commands.keeping(kept):
-        told = evaluate(inputs, **chosen, seeds=seeds, jobs=processes, kept=kept, ray=ray)
+        outcome = evaluate(inputs, **chosen, seeds=seeds, jobs=processes, kept=kept, ray=ray)
         contents = {
             "experiment": "meta_classifier",
             "zoo": facts_of(opened, commands.name_of(zoo)),
             "command": commands.command_line(),
             "settings": dataclasses.asdict(settings),
-            **told,
+            **outcome,
         }
-        report_properties(folder, contents, notes_of(told, settings, seeds))
+        report_properties(folder, contents, notes_of(outcome, settings, seeds))

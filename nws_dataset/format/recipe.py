@@ -78,7 +78,7 @@ class Recipe:
     weight_decay: float = 0.0  # of adamw
     label_noise: float = 0.0  # probability that a training image's label is drawn anew
     label_smoothing: float = 0.0  # part of a label's probability that all classes share
-    convention: str | None = None  # of networks that stand for an image: "dws" or "nfn"
+    convention: str | None = None  # of networks that represent an image: "dws" or "nfn"
 
     def __post_init__(self) -> None:
         check_legal(self, {name: LEGAL_VALUES[name] for name in RECIPE_VALUES})

@@ -196,7 +196,7 @@ COLUMNS: dict[str, str] = {
     "weight_decay": "decoupled weight decay of adamw",
     "label_noise": "probability that a training image's label was drawn anew",
     "label_smoothing": "part of a label's probability that all classes shared in training",
-    "convention": "of networks that stand for an image: dws or nfn; else null",
+    "convention": "of networks that represent an image: dws or nfn; else null",
     "kind": "kind of network: cnn, siren, kan or resnet",
     "filter_size": "height and width of the convolution kernels",
     "depth_conv": "number of convolutions",
@@ -229,21 +229,21 @@ COLUMNS: dict[str, str] = {
     "architecture_json": "fields of the architecture as JSON",
     "num_weights": "numbers in the network's row, batch-norm's running statistics included",
     "edge_threshold": "score from which an edge is kept; null where edges have no scores",
-    "image": "number of the image that the network stands for: training images first, then test images; null "
+    "image": "number of the image that the network represents: training images first, then test images; null "
     "for classifiers",
     "label": "class of that image, from 0; null for classifiers",
     "psnr": "peak signal-to-noise ratio of the network's image, in dB; null for classifiers",
-    "train_accuracy": "accuracy on the training images, 0 to 1; null for networks that stand for an image",
+    "train_accuracy": "accuracy on the training images, 0 to 1; null for networks that represent an image",
     "validation_accuracy": "accuracy on the validation images, 0 to 1; null without a validation part",
-    "test_accuracy": "accuracy on the test images, 0 to 1; null for networks that stand for an image",
-    "train_loss": "mean cross-entropy on the training images, in nats; of networks that stand for an image "
+    "test_accuracy": "accuracy on the test images, 0 to 1; null for networks that represent an image",
+    "train_loss": "mean cross-entropy on the training images, in nats; of networks that represent an image "
     "the mean squared error; null if an imported zoo does not tell it",
     "validation_loss": "mean cross-entropy on the validation images, in nats; null without a validation part",
     "test_loss": "mean cross-entropy on the test images, in nats; null if an imported zoo does not tell it",
     "class_test_accuracy": "accuracy on the test images of each of the 10 classes, 0 to 1; null if an "
     "imported zoo does not tell it",
     "converged": "whether the final test accuracy is at least 5 points above the majority class's rate; null "
-    "for networks that stand for an image",
+    "for networks that represent an image",
     "diverged": "whether a loss or weight was not finite; the weights are then those of the last finite "
     "epoch's start",
     "file": "snapshots file that holds the weights, relative to the repository",

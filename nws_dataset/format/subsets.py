@@ -66,7 +66,7 @@ class Subset:
     digits: int = 6  # of a model's number in its model_id
     # image sets of the draw that are built only when they are asked for
     on_request: tuple[str, ...] = ()
-    # whether each network stands for an image: then an image set's networks follow the order of its images,
+    # whether each network represents an image: then an image set's networks follow the order of its images,
     # once for each copy
     of_images: bool = False
     # image set -> score from which an edge is kept
@@ -155,7 +155,7 @@ DEMO_NWS: Family = {
     DEMO_SHAPE: DEMO_SHAPES,
 }
 DEMO_SMALL_CNN: Family = {**SMALL_CNN, **DEMO}
-# Networks that stand for an image each.
+# Networks that each represent an image.
 IMAGE_SETS_OF_INRS = ("mnist", "fashion_mnist", "cifar10", "digits")
 OF_AN_IMAGE: Family = {
     "dataset": Cycle(IMAGE_SETS_OF_INRS),

@@ -541,7 +541,7 @@ class Zoo:
         return Network(self.architecture(snapshot), activation, dropout).load_row(weights).eval()
 
     def images(self, snapshots: AnySnapshots) -> np.ndarray:
-        """The images that networks of one architecture stand for, as they give them.
+        """The images that networks of one architecture represent, as they give them.
 
         Args:
             snapshots: as `arrays`, of networks that read coordinates: sirens, and kans of the subset
@@ -561,7 +561,7 @@ class Zoo:
             ...     zoo.images(classifiers)
             ... except ZooError as error:
             ...     print(error)
-            snapshots: expected networks that stand for images, found a cnn; filter by subset
+            snapshots: expected networks that represent images, found a cnn; filter by subset
         """
         import torch
 
@@ -572,7 +572,7 @@ class Zoo:
         if architecture.reads != "coordinates":
             raise ZooError(
                 "snapshots",
-                expected="networks that stand for images",
+                expected="networks that represent images",
                 found=f"a {architecture.kind}",
                 do="filter by subset",
             )

@@ -134,8 +134,8 @@ class Tokens:
         size, units_of_layers = self.tokens.shape[-1], []
         for layer, tensors in enumerate(_together(self.architecture, self.batch_norm)):
             units = tensors[0].shape[0]
-            tokens_a_unit = -(-sum(tensor.size for tensor in tensors) // (units * size))
-            unit = np.repeat(np.arange(units), tokens_a_unit)
+            tokens_per_unit = -(-sum(tensor.size for tensor in tensors) // (units * size))
+            unit = np.repeat(np.arange(units), tokens_per_unit)
             units_of_layers.append(np.stack([np.full_like(unit, layer), unit], axis=1))
         position = np.concatenate(units_of_layers)
         return like(self.tokens, np.insert(position, 0, np.arange(len(position)), axis=1))
