@@ -1,1 +1,1 @@
-"""The engine of all experiments: tasks, methods, trials, their scores and files of results."""
+"""The engine of all experiments: tasks, methods, trials, scores and result files."""

@@ -1,4 +1,4 @@
-"""Which models are trained on and which are held out; snapshots of one model are never on both sides."""
+"""Splits into training and held-out models; all snapshots of a model are on the same side."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from nws_dataset.errors import ZooError
 
-MIN_MODELS = 4  # fewer allow no conclusion
-SMALL_ZOO = 1000  # models; a tenth of fewer is too small a test set, so all are held out in turn
+MIN_MODELS = 4  # too few below this to conclude anything
+SMALL_ZOO = 1000  # models; below this, a tenth is too small a test set: cross-validate instead
 NUM_FOLDS = 5  # fewer if a class, or the zoo, has fewer models
 VALIDATION_FRACTION = 0.1  # of the training models, unless the zoo's own splits are used
 NOBODY = np.empty(0, np.intp)
@@ -18,20 +18,20 @@ NOBODY = np.empty(0, np.intp)
 
 @dataclass(frozen=True)
 class Fold:
-    """Indices of models, disjoint."""
+    """Indices of models for training, validation and test."""
 
     training: np.ndarray
-    validation: np.ndarray  # empty: the estimator cuts off a part of training
+    validation: np.ndarray  # if empty, the estimator sets aside a part of training
     test: np.ndarray
 
 
 def is_small(num_models: int) -> bool:
-    """Whether models are held out in turn instead of by the zoo's own splits."""
+    """Whether cross-validation replaces the zoo's own splits."""
     return num_models < SMALL_ZOO
 
 
 def check_models(zoo: object, splits: np.ndarray) -> None:
-    """Raise a ZooError that names the zoo if its models are too few, or leave nothing to train or test on."""
+    """Raise a ZooError if a zoo has too few models, or none to train or test on."""
     if len(splits) < MIN_MODELS:
         expected, found = f"{MIN_MODELS} models or more", str(len(splits))
         raise ZooError(zoo, expected=expected, found=found, do="build more models")
@@ -42,7 +42,7 @@ def check_models(zoo: object, splits: np.ndarray) -> None:
 
 
 def describe(num_folds: Collection[int]) -> str:
-    """How experiments with these numbers of folds hold out models, in words."""
+    """Describe how models are held out, given the experiments' numbers of folds."""
     if not num_folds:
         return "no model"
     if set(num_folds) == {1}:
@@ -59,9 +59,9 @@ def folds_of(
     labels: np.ndarray | None = None,
     num_folds: int = NUM_FOLDS,
 ) -> list[Fold]:
-    """Folds that hold out each model once, if the zoo is small; else the one fold of its splits [M].
+    """Cross-validation folds for a small zoo, else one fold from its splits [M].
 
-    Folds are stratified by the labels [M]; there are no more than the rarest class has models.
+    Folds are stratified by the labels [M]; there are at most as many as the rarest class has models.
     """
     if not small:
         return [Fold(*(np.flatnonzero(splits == split) for split in ("train", "validation", "test")))]
@@ -78,9 +78,9 @@ def folds_of(
 
 
 def with_validation(fold: Fold, seed: int, labels: np.ndarray | None = None) -> Fold:
-    """A fold with a validation part: its own, or a tenth of its training models, stratified by labels [M].
+    """Add a validation part to a fold without one: a tenth of its training models, stratified by labels [M].
 
-    If every class has a single model, all training models validate too.
+    If every class has a single training model, the validation part is the training part.
     """
     if len(fold.validation):
         return fold
@@ -89,7 +89,7 @@ def with_validation(fold: Fold, seed: int, labels: np.ndarray | None = None) -> 
     cut = []
     for label in np.unique(classes):
         members = random.permutation(fold.training[classes == label])
-        # a class keeps its only model
+        # the only model of a class stays in training
         cut.append(members[: max(len(members) > 1, round(VALIDATION_FRACTION * len(members)))])
     validation = np.sort(np.concatenate(cut))
     if not len(validation):
@@ -98,7 +98,7 @@ def with_validation(fold: Fold, seed: int, labels: np.ndarray | None = None) -> 
 
 
 def balanced(labels: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
-    """Indices of equally many models of each class in each stratum; the others are dropped at random."""
+    """Indices of equally many models of each class in each stratum, chosen at random."""
     random = np.random.default_rng(seed)
     kept: list[np.ndarray] = []
     for stratum in np.unique(strata):

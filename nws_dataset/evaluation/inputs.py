@@ -1,4 +1,4 @@
-"""What methods read of a network: its weights, slices and parts of them, and features of many kinds.
+"""Inputs of the methods: weights, slices and parts of them, and features.
 
 Axes: N snapshots, M final networks, S slices of a row, F features.
 """
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 SLICE, UNITS, SLICE_STATISTICS, ROW = "slice", "random units", "statistics of the slice", "row"
 LAYERS, WHOLE, NORMS, WEIGHTS, RECIPE = "layers", "whole", "norms", "weights", "hyperparameters"
 WITH_RECIPE, FIRST_LAST = f"{LAYERS} + {RECIPE}", "first + last"
-THEN = "accuracy then"  # at the snapshot of an early prediction, which must beat it
-LAYER = "layer "  # before a layer's name
-# the convolutions with their batch-norm, and the layers behind them
+THEN = "accuracy then"  # at the snapshot of an early prediction: its baseline
+LAYER = "layer "  # prefix of a layer's name
+# the convolutions with their batch-norm, and the layers after them
 CONVOLUTIONS, DENSE = PARTS = ("convolutional part", "dense part")
 WORDS = {
     SLICE: "slices",
@@ -44,13 +44,13 @@ WORDS = {
     NORMS: "norms of all layers",
     RECIPE: "hyper-parameters",
     WITH_RECIPE: "statistics and hyper-parameters",
-}  # for people
+}  # names in tables and plots
 SNAPSHOTS = {"final": "final snapshots", "late": "the later half of the snapshots", "all": "all snapshots"}
 MAX_BYTES = 2 << 30  # of all weights in memory as float64
 
 
 def words_of(name: str) -> str:
-    """An input's name for people.
+    """An input's name in tables and plots.
 
     Example:
         >>> words_of("norms"), words_of("layer conv1"), words_of("my own features")
@@ -70,7 +70,7 @@ def layer_of(feature: str) -> str:
 
 
 def digest_of(facts: Any) -> str:
-    """SHA-256 of anything that JSON can hold."""
+    """SHA-256 of a JSON-serializable value."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -80,8 +80,8 @@ class Settings:
 
     slice_length: int = 5000
     epochs: int = 50
-    least_steps: int = 0  # if `epochs` have fewer steps, there are more epochs, up to the paper's 50
-    snapshots: str = "final"  # one of SNAPSHOTS: those that all methods are trained on
+    least_steps: int = 0  # if `epochs` make fewer steps, train for more epochs, up to the paper's 50
+    snapshots: str = "final"  # a key of SNAPSHOTS: what all methods are trained on
     slices_per_row: int = 1
     slices_per_prediction: int = 8
     width: float = 1.0
@@ -97,17 +97,17 @@ class Settings:
         return np.linspace(0, 1, self.slices_per_prediction)
 
     def of_estimator(self) -> dict[str, Any]:
-        """Those that are parameters of `DeepMetaClassifier`."""
+        """The settings that are parameters of `DeepMetaClassifier`."""
         own = ("least_steps", "snapshots")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in own}
 
     def epochs_of(self, num_rows: int) -> int:
-        """Epochs of a training on this many rows."""
+        """Number of epochs for training on this many rows."""
         wanted = math.ceil(self.least_steps * self.batch_size / (num_rows * self.slices_per_row))
         return max(self.epochs, min(wanted, Settings.epochs))
 
 
-# A slim network that sees many snapshots of few models, for two CPU cores and a small zoo.
+# For a small zoo and two CPU cores: a narrow network, trained on many snapshots of few models.
 SMALL_SETTINGS = Settings(
     epochs=2, least_steps=800, snapshots="late", slices_per_prediction=4, width=1 / 8, dropout=0.1,
     batch_size=32, learning_rate=2e-3, linear_below=0.05,
@@ -116,18 +116,18 @@ SMALL_SETTINGS = Settings(
 
 @dataclass(frozen=True)
 class Inputs:
-    """A zoo and what methods read of it.
+    """A zoo and the inputs that methods read from it.
 
-    Everything is read when it is first needed, once a process; pickles leave it out.
+    Data is read on first use, once per process, and is not pickled.
     """
 
     zoo: Zoo = field(compare=False)
-    digest: str  # of its files; inputs with equal digests and settings are the same
+    digest: str  # of the zoo's files; inputs with equal digests and settings are equal
     settings: Settings
 
     @classmethod
     def of(cls, zoo: Zoo, settings: Settings = SMALL_SETTINGS) -> Inputs:
-        """Of a zoo; raises a ZooError if it has too few models."""
+        """The inputs from a zoo; raises a ZooError if it has too few models."""
         inputs = cls(zoo, digest_of({path: e.sha256 for path, e in zoo.manifest.files.items()}), settings)
         check_models(zoo.name, inputs.final["split"])
         return inputs
@@ -142,7 +142,7 @@ class Inputs:
 
     @functools.cached_property
     def final(self) -> Snapshots:
-        """[M] the final ones."""
+        """[M] the final snapshots."""
         return self.zoo.filter(is_final=True)
 
     @functools.cached_property
@@ -151,10 +151,10 @@ class Inputs:
 
     @functools.cached_property
     def memory(self) -> dict[Any, Any]:
-        """What one trial computed for others in this process."""
+        """Cache that the trials in this process share."""
         return {}
 
-    # By the indices of snapshots
+    # Indexed by snapshot
 
     @functools.cached_property
     def views(self) -> list[np.ndarray]:
@@ -167,7 +167,7 @@ class Inputs:
         return ArrayRows(self.views)
 
     def units(self, seed: int) -> Source:
-        """Random units of the rows, as many as make a slice."""
+        """Random units of the rows, as many as fill a slice."""
         architectures = self._of_architectures(self.zoo.architecture)
         return RandomUnits(self.views, architectures, self.settings.slice_length, seed)
 
@@ -182,13 +182,13 @@ class Inputs:
         return ArrayRows([view[:stop] if name == CONVOLUTIONS else view[stop:] for view, stop in pairs])
 
     def _of_architectures(self, fact: Callable[[Any], Any]) -> list[Any]:
-        """[N] a fact that all snapshots of an architecture share, looked up once for each."""
+        """[N] the value of `fact` for each snapshot, computed once per architecture."""
         names, first = np.unique(self.snapshots["architecture"].astype(str), return_index=True)
         facts = dict(zip(names.tolist(), (fact(self.snapshots[i]) for i in first.tolist()), strict=True))
         return [facts[name] for name in self.snapshots["architecture"]]
 
     def slice_statistics(self, indices: np.ndarray, positions: Sequence[float] | None = None) -> np.ndarray:
-        """[N, S, 7] STATISTICS of slices of some snapshots at positions."""
+        """[N, S, 7] STATISTICS of slices of some snapshots at positions from 0 to 1."""
         along = self.settings.positions if positions is None else np.asarray(positions, float)
         length, key = self.settings.slice_length, (SLICE_STATISTICS, along.tobytes())
         if key not in self.memory:
@@ -197,7 +197,7 @@ class Inputs:
         unknown = indices[np.isnan(known[indices, 0, 0])]
         starts_NS = even_starts(self.rows.lengths[unknown], length, along)
         for i, starts in zip(unknown.tolist(), starts_NS.tolist(), strict=True):
-            row = self.views[i]  # one shorter than a slice is not filled with zeros here
+            row = self.views[i]  # shorter than a slice: not padded with zeros here
             known[i] = whole_vector_statistics(np.stack([row[start : start + length] for start in starts]))[0]
         return known[indices]
 
@@ -209,7 +209,7 @@ class Inputs:
     def layer_statistics(
         self, layer: str | None, indices: np.ndarray, positions: Sequence[float] | None = None
     ) -> np.ndarray:
-        """[N, 1, F] statistics of the tensors of a layer; None: of all layers."""
+        """[N, 1, F] statistics of the tensors of a layer, or of all layers if None."""
         features, names = self.layers
         columns = [i for i, name in enumerate(names) if layer is None or layer_of(name) == layer]
         return features[indices][:, None, columns]
@@ -219,11 +219,11 @@ class Inputs:
         """The layers of the statistics, from input to output."""
         return list(dict.fromkeys(map(layer_of, self.layers[1])))
 
-    # By the indices of models among the final snapshots
+    # Indexed by model, among the final snapshots
 
     @functools.cached_property
     def alike(self) -> bool:
-        """Whether all networks have one architecture."""
+        """Whether all networks have the same architecture."""
         return len(set(self.final["architecture"])) == 1
 
     @functools.cached_property
@@ -233,7 +233,7 @@ class Inputs:
 
     @functools.cached_property
     def skipped(self) -> list[str]:
-        """Sentences about features that are left out."""
+        """Notes on features that are left out, as sentences."""
         num_bytes = 8 * int(self.final["num_weights"].sum())
         if not self.alike:
             return ["All weights are no input: the zoo has several architectures."]
@@ -243,10 +243,10 @@ class Inputs:
 
     @functools.cached_property
     def features(self) -> dict[str, Features]:
-        """Name of the input -> [M, F] features of the final networks, and their names.
+        """Name of the input -> [M, F] features of the final networks, and the features' names.
 
         Raises:
-            ZooError: for a weight that is not finite.
+            ZooError: if a weight is not finite.
         """
         all_weights = [] if self.skipped else [WEIGHTS]
         read = zoo_features(self.zoo, self.final, [LAYERS, WHOLE, NORMS, RECIPE, *all_weights])
@@ -261,7 +261,7 @@ class Inputs:
         return features
 
     def _then(self, snapshot: int, models: np.ndarray) -> Snapshots:
-        """An earlier snapshot of some models."""
+        """The earlier snapshot with this number of some models."""
         return self.zoo.filter(snapshot=snapshot, model_id=self.final["model_id"][models].tolist())
 
     def epoch(self, snapshot: int, models: np.ndarray) -> int:
@@ -269,7 +269,7 @@ class Inputs:
         return int(self._then(snapshot, models)[0]["epoch"])
 
     def X_then(self, name: str, snapshot: int, models: np.ndarray) -> np.ndarray:
-        """[M, F] LAYERS or THEN of some models at an earlier snapshot; NaN for all others."""
+        """[M, F] LAYERS or THEN of some models at an earlier snapshot; NaN for other models."""
         key = name, snapshot, models.tobytes()
         if key not in self.memory:
             snapshots = self._then(snapshot, models)
@@ -282,7 +282,7 @@ class Inputs:
 
 @functools.lru_cache(maxsize=1)
 def _shared(inputs: Inputs) -> Inputs:
-    """The first of equal inputs."""
+    """The first of equal inputs, so that a process reads them once."""
     return inputs
 
 

@@ -1,4 +1,4 @@
-"""The methods' models: the deep meta-classifier, learners on statistics, and predictors of accuracies.
+"""Models of the methods: the deep meta-classifier, learners on statistics, and accuracy predictors.
 
 Axes: N snapshots, M final networks, S slices of a row, F features, C classes or 1.
 """
@@ -25,7 +25,7 @@ from nws_dataset.views.slices import SomeRows, Source
 
 DEEP, SVM, BOOSTING = "deep meta-classifier", "linear SVM", "boosting"
 LEARNERS: dict[str, type[LinearSVM | Boosting]] = {SVM: LinearSVM, BOOSTING: Boosting}
-# Predictor of accuracies -> its settings; validation models choose one, without them it is the first
+# Accuracy predictor -> its settings; one is chosen on validation models, the first if there are none
 PREDICTORS: dict[str, list[Any]] = {
     "linear": [LogitLinear(), LogitLinear(l2=1e-3), LogitLinear(l2=1e-7, max_iter=2000)],
     BOOSTING: [
@@ -35,25 +35,25 @@ PREDICTORS: dict[str, list[Any]] = {
     ],
     "dense net": [DenseNet(), DenseNet(num_units=512, dropout=0.2), DenseNet(num_layers=5, dropout=0.0)],
 }
-WIDE = 1000  # features; settings are not tried out on more
+WIDE = 1000  # features; with more, settings are not compared
 WIDE_BOOSTING = {"feature_fraction": 0.05, "learning_rate": 0.1}
 META, META_EPOCHS = "meta-regressor", 30
-Positions = Sequence[float] | None  # in rows, from 0 to 1; None: all that are averaged over
+Positions = Sequence[float] | None  # in rows, from 0 to 1; None: the average over several
 
 
 class Reader(Protocol):
-    """Reads a property off snapshots, given by their indices."""
+    """Predicts a property of snapshots, given by their indices."""
 
     def fit(self, training: Labelled, validation: Labelled) -> Any:
-        """Learn from training snapshots; choose settings by those for validation."""
+        """Learn from training snapshots; choose settings on validation snapshots."""
 
     def predict(self, indices: np.ndarray, positions: Positions = None) -> np.ndarray:
-        """Values [N] of snapshots, read at positions of their rows."""
+        """Predict the values [N] of snapshots from positions of their rows."""
 
 
 @dataclass(frozen=True)
 class SnapshotModel:
-    """A reader as a model of networks: it learns from some snapshots of each, and reads one."""
+    """Applies a reader to networks: it learns from some snapshots of each, and predicts from one."""
 
     inputs: Inputs
     reader: Reader
@@ -68,7 +68,7 @@ class SnapshotModel:
         return self.reader.predict(indices, None if question.position is None else [question.position])
 
     def _snapshots(self, networks: Labelled) -> Labelled:
-        """The snapshots that are trained on."""
+        """The snapshots of some networks that the reader is trained on."""
         series = self.inputs.series
         truth = dict(zip(networks.indices.tolist(), networks.y, strict=True))
         indices = series.indices(networks.indices, self.inputs.settings.snapshots)
@@ -78,7 +78,7 @@ class SnapshotModel:
 
 @dataclass(frozen=True)
 class DeepReader:
-    """The deep meta-classifier, or the regressor for a number."""
+    """The deep meta-classifier, or the regressor if the target is a number."""
 
     source: Source
     estimator: Any
@@ -119,9 +119,7 @@ class StatisticsReader:
 
 
 def property_methods(inputs: Inputs, by_layer: bool) -> list[Method]:
-    """The deep meta-classifier on slices and on random units, SVM and boosting on statistics; with
-    `by_layer`, also on each part and each layer alone.
-    """
+    """All methods that predict properties; with `by_layer`, also from single parts and layers."""
     deep = functools.partial(_deep, inputs, inputs.settings)
     methods = [Method(DEEP, kinds.SLICE, deep(lambda seed: inputs.rows))]
     methods.append(Method(DEEP, kinds.UNITS, deep(inputs.units)))
@@ -147,7 +145,7 @@ def row_method(inputs: Inputs, length: int) -> Method:
 
 
 def _deep(inputs: Inputs, settings: Settings, source: Callable[[int], Source]) -> Callable[[Task, int], Any]:
-    """Makes the deep meta-classifier, or the regressor; a seed's `source` is what it reads."""
+    """Factory of the deep meta-classifier or regressor, which reads `source(seed)`."""
 
     def make(task: Task, seed: int) -> SnapshotModel:
         kind = DeepMetaRegressor if task.is_number else DeepMetaClassifier
@@ -158,7 +156,7 @@ def _deep(inputs: Inputs, settings: Settings, source: Callable[[int], Source]) -
 
 
 def _learned(inputs: Inputs, name: str, features: Any) -> Callable[[Task, int], Any]:
-    """Makes one of LEARNERS on features."""
+    """Factory of one of LEARNERS on features."""
     return lambda task, seed: SnapshotModel(
         inputs, StatisticsReader(features, LEARNERS[name](not task.is_number, seed))
     )
@@ -166,7 +164,7 @@ def _learned(inputs: Inputs, name: str, features: Any) -> Callable[[Task, int], 
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """A regressor on features of networks; it stops by the validation part, or by one that it cuts off."""
+    """A regressor on features; early stopping uses the validation part, or a part of training if empty."""
 
     X: np.ndarray  # [M, F] of all final networks
     estimator: Any
@@ -184,9 +182,9 @@ class FeatureModel:
 
 @dataclass(frozen=True)
 class TunedPredictor:
-    """Makes one of PREDICTORS, or META, in the setting that does best on the validation models of a task."""
+    """Factory of one of PREDICTORS, or META, with its best setting on a task's validation models."""
 
-    inputs: Inputs  # they remember the setting
+    inputs: Inputs  # their memory keeps the setting
     name: str
     task: Task
     features: str
@@ -210,17 +208,17 @@ class TunedPredictor:
 def predictor(
     inputs: Inputs, name: str, task: Task, features: str = kinds.LAYERS, snapshot: int | None = None
 ) -> Method:
-    """A predictor on features of networks, in the setting that suits a task."""
+    """A method that predicts from features, with the best setting for a task."""
     return Method(name, features, TunedPredictor(inputs, name, task, features, snapshot))
 
 
 def best_setting(name: str, X: np.ndarray, task: Task) -> Any:
     """The setting of a predictor on X [M, F] with the smallest squared error on a task's validation models.
 
-    In cross-validation, where there are none, it is the first.
+    In cross-validation, without validation models, it is the first.
     """
     settings, fold = PREDICTORS[name], task.folds[0]
-    if X.shape[1] > WIDE:  # to save time: one setting, and few trees that look at few of the features
+    if X.shape[1] > WIDE:  # to save time: one setting, and fewer trees on few of the features
         wide = WIDE_BOOSTING if isinstance(settings[0], GradientBoosting) else {}
         return clone(settings[0]).set_params(**wide)
     if len(settings) == 1 or not len(fold.validation):
@@ -235,7 +233,7 @@ def best_setting(name: str, X: np.ndarray, task: Task) -> Any:
 
 
 def meta_regressor(num_weights: int) -> DeepMetaRegressor:
-    """The deep meta-classifier as a regressor on whole rows or long slices, in a width that suits a CPU."""
+    """The deep meta-classifier as a regressor on whole rows or long slices, narrow enough for a CPU."""
     length = min(SMALL_SETTINGS.slice_length, num_weights)
     settings = dataclasses.replace(SMALL_SETTINGS, slice_length=length, epochs=META_EPOCHS)
     return DeepMetaRegressor(**settings.of_estimator(), loss="squared_error")

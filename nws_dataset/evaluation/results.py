@@ -1,4 +1,4 @@
-"""Files of results, by the evaluation commands or anyone else; those with illegal values are refused."""
+"""Result files of the evaluation commands or of others; files with illegal values are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo
 
 LIMIT = 1e100  # of numbers, so that their squares are finite
-MAX_DEPTH = 20  # of settings
+MAX_DEPTH = 20  # of nested settings
 EXPECTED = "results of an evaluation"
 DO = "give files of nws-evaluate-predictors, nws-evaluate-meta-classifier or nws-leaderboard"
 # experiment -> horizontal axis of its curves
@@ -26,7 +26,7 @@ AXES = {"when": "snapshot", "early": "snapshot", SIZED: "num_train"}
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a finite number that can be computed with."""
+    """Whether a JSON value is a finite number, small enough to be squared."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -LIMIT <= value <= LIMIT
 
 
@@ -43,16 +43,16 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "Seed": (lambda value: isinstance(value, str) or is_number(value), "a number or a text"),
     "Any": (lambda value: True, "anything"),
-}  # annotation of a record's field -> what its value must be, unless it is missing or null
+}  # annotation of a record's field -> check of a value that is not null, and what it expects
 FIELDS = {field.name: KINDS[str(field.type).removesuffix(" | None")] for field in dataclasses.fields(Record)}
 REQUIRED = [f.name for f in dataclasses.fields(Record) if f.default is dataclasses.MISSING]
 
 
 def record_of(where: object, given: Any, i: int) -> Record:
-    """A record of a file; unknown fields are ignored.
+    """Parse record number `i` of a file; unknown fields are ignored.
 
     Raises:
-        ZooError: that names `where` and the record's number, if it is none.
+        ZooError: if it is not a legal record; names `where` and its number.
     """
     missing = [name for name in REQUIRED if not isinstance(given, Mapping) or name not in given]
     missing += [] if missing else [name for name in REQUIRED if given[name] is None and name != "value"]
@@ -79,15 +79,15 @@ def _is_deep(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Results:
-    """One file of an evaluation command."""
+    """The contents of a result file."""
 
     path: Path
     contents: dict[str, Any]
-    records: list[Record]  # those that have a value
+    records: list[Record]  # only those with a value
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Read a file; a ZooError names what is missing or illegal."""
+        """Read a file; raises a ZooError if something is missing or illegal."""
         contents = read_json(path, f"a JSON file with {EXPECTED}")
         given = contents if isinstance(contents, dict) else {}
         kinds = {"zoo": dict, "command": str, "results": list}
@@ -102,7 +102,7 @@ class Results:
 
 
 def write_results(path: Path, contents: dict[str, Any]) -> None:
-    """Write a file of results, whole or not at all; its "results" are records."""
+    """Write a result file atomically; the "results" of its contents are records."""
     records = [record.to_json() for record in contents["results"]]
     with atomic_write(path) as temporary:
         text = json.dumps({**contents, "results": records}, indent=1) + "\n"
@@ -110,7 +110,7 @@ def write_results(path: Path, contents: dict[str, Any]) -> None:
 
 
 def facts_of(zoo: Zoo, name: str) -> dict[str, Any]:
-    """What results say about a zoo: its name, and each subset's seed, options and number of models."""
+    """A zoo in result files: its name, and each subset's seed, options and number of models."""
     subsets = {
         subset: {"seed": entry.seed, "options": entry.options, "num_models": entry.num_models}
         for subset, entry in zoo.manifest.subsets.items()

@@ -1,6 +1,6 @@
-"""The engine of all experiments: trials of methods on tasks, in parallel, each kept when it is done.
+"""Run trials of methods on tasks, in parallel, and save each outcome when it is done.
 
-An experiment is a list of trials; `Trial.run` has the only loop that fits over folds.
+An experiment is a list of trials; `Trial.run` has the only loop over folds.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from nws_dataset.files import atomic_write, read_json
 
 @dataclass(frozen=True)
 class Question:
-    """What a fitted model is asked to read of networks."""
+    """What a fitted model predicts from."""
 
-    snapshot: int | None = None  # None: their features
-    position: float | None = None  # in their rows; None: all that are averaged over
+    snapshot: int | None = None  # None: the networks' features
+    position: float | None = None  # in the row, from 0 to 1; None: the average over several
 
 
 class MethodModel(Protocol):
-    """What is fitted; networks are given by their indices among the final snapshots."""
+    """A model to fit; networks are given by their indices among the final snapshots."""
 
     def fit(self, training: Labelled, validation: Labelled) -> Any:
-        """Learn from networks for training; choose settings by those for validation, which may be none."""
+        """Learn from training networks; choose settings on validation networks, if there are any."""
 
     def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
-        """The target of each network."""
+        """Predict the target of each network."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to read a target off networks."""
+    """A way to predict a target from networks."""
 
     name: str
-    input: str  # what it reads of a network
-    make: Callable[[Task, int], MethodModel]  # task, seed -> a model that is not fitted yet
-    layer: str | None = None  # the only one read
+    input: str  # what it reads from a network
+    make: Callable[[Task, int], MethodModel]  # task, seed -> an unfitted model
+    layer: str | None = None  # if it reads only one
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial found."""
+    """The result of a trial."""
 
     records: list[Record]
     predictions: Predictions | None = None
@@ -74,7 +74,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the models of a trial predicted."""
+    """The predictions of a trial's models."""
 
     predicted: dict[Question, np.ndarray]  # [M] of the task's models; only tested ones are set
     model: MethodModel  # the last one fitted
@@ -82,7 +82,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Trial:
-    """A method on a task with a seed: fitted in each fold, and asked about the models held out."""
+    """A method on a task with a seed, fitted in each fold and tested on the held-out models."""
 
     task: Task
     method: Method
@@ -96,7 +96,7 @@ class Trial:
         return f"{self.task.words}, {self.method.name} on {self.method.input}"
 
     def run(self, advance: Callable[[str], None]) -> Outcome:
-        """Fit, ask and score; `advance` is called after every fold. Folds with equal training share a fit."""
+        """Fit, predict and score; calls `advance` after each fold. Folds with equal training share a fit."""
         task, predicted = self.task, {question: np.empty_like(self.task.truth) for question in self.questions}
         alike = itertools.groupby(task.folds, lambda fold: fold.training.tobytes())
         for i, (_, folds) in enumerate(alike):
@@ -113,7 +113,7 @@ class Trial:
 
     @property
     def facts(self) -> list[Any]:
-        """All that its outcome depends on, apart from the zoo and the settings."""
+        """Everything the outcome depends on, except the zoo and the settings."""
         task, questions = self.task, [dataclasses.astuple(question) for question in self.questions]
         folds = [
             [part.tolist() for part in (fold.training, fold.validation, fold.test)] for fold in task.folds
@@ -124,22 +124,22 @@ class Trial:
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder of outcomes, from which an interrupted run goes on."""
+    """A folder of saved outcomes, from which an interrupted run resumes."""
 
-    folder: Path  # made when it is needed
+    folder: Path  # created when needed
     facts: Any  # what all outcomes depend on, as JSON: the zoo and the settings
 
     def _file(self, trial: Trial) -> Path:
         return self.folder / f"{digest_of([__version__, self.facts, *trial.facts])}.json"
 
     def write(self, trial: Trial, outcome: Outcome) -> None:
-        """Keep an outcome, whole or not at all, with its digest."""
+        """Save an outcome atomically, with its digest."""
         text = json.dumps(outcome.to_json())
         with atomic_write(self._file(trial)) as temporary:
             temporary.write_text(json.dumps({"sha256": digest_of(text), "outcome": text}), encoding="utf-8")
 
     def read(self, trial: Trial) -> Outcome | None:
-        """An outcome; None if it is missing or damaged, so that it is computed again."""
+        """Load an outcome; None if it is missing or damaged and must be computed again."""
         with contextlib.suppress(ZooError, TypeError, KeyError):
             kept = read_json(self._file(trial), "an outcome")
             if kept["sha256"] == digest_of(kept["outcome"]):
@@ -155,14 +155,14 @@ def run(
     kept: Kept | None = None,
     ray: str | None = None,
 ) -> list[Outcome]:
-    """The outcomes of all trials, in their order.
+    """Run all trials, and return their outcomes in the same order.
 
     Args:
-        trials: neither their order nor the number of processes changes an outcome.
-        progress: called with a number of folds; gives a context manager whose value is called with words
-            after each.
-        jobs: processes that share the trials, and the cores.
-        kept: where outcomes are kept; those already there are not computed again.
+        trials: to run; neither their order nor the number of processes changes an outcome.
+        progress: called with the number of folds; returns a context manager whose value is called with a
+            description after each.
+        jobs: number of processes that share the trials and the cores.
+        kept: where outcomes are saved; those already there are not computed again.
         ray: address of a Ray cluster whose cores share the trials, instead of local processes.
     """
     outcomes: dict[int, Outcome] = {}
@@ -182,7 +182,7 @@ def run(
 def _done(
     numbered: Sequence[tuple[int, Trial]], jobs: int, ray: str | None, advance: Callable[[str], None]
 ) -> Iterator[tuple[int, Outcome]]:
-    """The outcomes of numbered trials, as they come."""
+    """Yield the outcomes of numbered trials as they finish."""
     jobs = min(jobs, len(numbered))
     if not numbered or (ray is None and jobs == 1):
         yield from ((i, trial.run(advance)) for i, trial in numbered)
@@ -198,12 +198,12 @@ def _done(
 
 
 def _run(i: int, trial: Trial) -> tuple[int, Outcome]:
-    """A trial in a process of its own."""
+    """Run a trial in a worker process."""
     return i, trial.run(lambda words: None)
 
 
 def _advance(trial: Trial, advance: Callable[[str], None]) -> None:
-    """Note that a whole trial is done."""
+    """Report all folds of a finished trial."""
     for _ in trial.task.folds:
         advance(trial.words)
 
@@ -235,11 +235,11 @@ def _backend(address: str | None, jobs: int) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl-C, which reaches all of a terminal; this one ends the others.
+    """Make processes started in this block ignore Ctrl-C; the main process stops them.
 
     Blocking the signal is not enough: loky's resource tracker unblocks it.
     """
-    in_main = threading.current_thread() is threading.main_thread()  # others get no Ctrl-C
+    in_main = threading.current_thread() is threading.main_thread()  # other threads get no Ctrl-C
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     try:
         yield

@@ -1,4 +1,4 @@
-"""How well predictions fit the truth: metrics, their 95 % intervals, and records of them.
+"""Metrics of predictions, their 95 % intervals, and records of scores.
 
 Axes: M held-out models.
 """
@@ -17,26 +17,26 @@ from nws_dataset.errors import ZooError
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES = 300
-MIN_FOR_BOOTSTRAP = 10  # models; resamples of fewer say little
-MIN_SCORED = 3  # models that a score of predicted accuracies needs
+MIN_FOR_BOOTSTRAP = 10  # models; resampling fewer means little
+MIN_SCORED = 3  # models needed to score predicted accuracies
 ALL, CONVERGED = "all", "converged"
 NETS = {ALL: "All networks", CONVERGED: "Converged networks"}
-SIZED = "learning_curve"  # the experiment whose records differ in num_train too
+SIZED = "learning_curve"  # the experiment whose records also differ in num_train
 Interval = tuple[float, float]
-Seed = int | float | str  # others may name theirs as they like
+Seed = int | float | str  # result files of others may use any name
 
 
 @dataclass(frozen=True)
 class Record:
-    """One score of one method, as in a file of results; fields without a default are always there."""
+    """One score of one method, as in a result file; fields without a default are required."""
 
     experiment: str
     target: str  # what is predicted: a column of the index
     method: str
-    input: str  # what the method reads of a network
+    input: str  # what the method reads from a network
     nets: str  # which held-out models are scored: ALL, or the CONVERGED among them
     metric: str
-    value: float | None  # None: there is none
+    value: float | None  # None: no score
     task: str | None = None  # the target in words
     seed: Seed | None = None
     dataset: str | None = None  # of the networks
@@ -45,13 +45,13 @@ class Record:
     tested_on: str | None = None
     num_train: int | None = None  # models
     num_test: int | None = None
-    snapshot: int | None = None  # the one read, unless it is the final one
+    snapshot: int | None = None  # the one read; None: the final one
     epoch: int | None = None
     position: float | None = None  # of the slice read: 0 at the row's beginning, 1 at its end
-    layer: str | None = None  # the only one read
+    layer: str | None = None  # if only one is read
     interval_95: Interval | None = None
-    chance: float | None = None  # the score of a guess that reads nothing
-    from_architecture: float | None = None  # the score of a guess that knows only the architecture
+    chance: float | None = None  # the score of a constant guess
+    from_architecture: float | None = None  # the score of a guess from the architecture alone
     paper: float | None = None  # the score in Unterthiner et al. 2020
     num_features: int | None = None
     setting: str | None = None  # of the method
@@ -65,7 +65,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a method predicted for each held-out network."""
+    """A method's predictions for the held-out networks."""
 
     dataset: str
     input: str
@@ -89,7 +89,7 @@ def wilson_interval(correct: int, total: int) -> Interval:
 def bootstrap_interval(
     statistic: Callable[[np.ndarray, np.ndarray], float], truth: np.ndarray, predicted: np.ndarray, seed: int
 ) -> Interval | None:
-    """95 % interval of a statistic, by resampling the models; None if there are too few."""
+    """95 % bootstrap interval of a statistic over the models; None if there are too few."""
     if len(truth) < MIN_FOR_BOOTSTRAP:
         return None
     random = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ def mae(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def r2(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """The explained part of the variance; NaN if the truth is constant."""
+    """The explained fraction of the variance; NaN if the truth is constant."""
     total = np.sum((truth - truth.mean()) ** 2)
     return float(1 - np.sum((truth - predicted) ** 2) / total) if total > 0 else float("nan")
 
@@ -136,30 +136,30 @@ class Metric:
 
     words: str
     explanation: str
-    scale: float = 1.0  # values are shown times this
+    scale: float = 1.0  # values are multiplied by this when shown
     decimals: int = 3
     lower_is_better: bool = False
     is_share: bool = True  # from 0 to 1, so that a bar can show it
 
     def text(self, value: float) -> str:
-        """A value for people; zero has no minus."""
+        """Format a value; zero has no minus sign."""
         shown = round(value * self.scale, self.decimals) + 0.0
         return f"{shown:.{self.decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 METRICS = {
     "accuracy": Metric(
-        "accuracy, %", "The share of held-out networks whose property was predicted right.", 100, 1
+        "accuracy, %", "The share of held-out networks whose property was predicted correctly.", 100, 1
     ),
     "r2": Metric(
         "R²",
         "The part of the variance of the true values that is explained: 1 is perfect, 0 is no better than "
-        "always saying the mean; worse than that is negative.",
+        "always predicting the mean, and negative is worse.",
     ),
     "kendall_tau": Metric(
         "τ",
-        "Kendall's rank correlation of true and predicted values: 1 if all pairs of networks are in their "
-        "right order, 0 for a random one.",
+        "Kendall's rank correlation of true and predicted values: 1 if all pairs of networks are in the "
+        "right order, 0 for a random order.",
     ),
     "mse": Metric(
         "MSE \N{MULTIPLICATION SIGN} 10³",
@@ -169,8 +169,7 @@ METRICS = {
     "mae": Metric("mean error", "The mean absolute error, in the number's own unit.", 1, 3, True, False),
     "true_rank_of_best": Metric(
         "rank of best",
-        "The true rank, from 1, of the held-out network that was predicted best: whoever picks by the "
-        "prediction gets this one.",
+        "The true rank, from 1, of the held-out network with the highest predicted accuracy.",
         *(1, 1, True, False),
     ),
 }
@@ -179,8 +178,8 @@ WITH_INTERVAL = ("r2", "kendall_tau")
 
 
 def metric_of(name: str) -> Metric:
-    """How a metric is shown; an unknown one by its own name."""
-    return METRICS.get(name) or Metric(name, "A measure that this page has no words for.", is_share=False)
+    """How a metric is shown; an unknown one keeps its name."""
+    return METRICS.get(name) or Metric(name, "A measure that this page does not explain.", is_share=False)
 
 
 def property_scores(
@@ -192,7 +191,7 @@ def property_scores(
     is_number: bool,
     seed: int,
 ) -> dict[str, Any]:
-    """Fields of a record on predicted classes or numbers [M].
+    """The score fields of a record on predicted classes or numbers [M].
 
     Chance is the share of the most frequent class, or the error of a constant guess.
     """
@@ -219,15 +218,15 @@ def records_of_accuracies(
     *,
     intervals: bool = False,
 ) -> list[Record]:
-    """A score for each metric, of all models and of the converged ones.
+    """Score predicted accuracies by each metric, on all models and on the converged ones.
 
-    A score that does not exist (constant truth, or fewer than three models) is left out.
+    Undefined scores (constant truth, or fewer than three models) are left out.
 
     Args:
         labels: fields that all records share; "seed" also seeds the intervals.
-        truth: [M].
-        predicted: [M].
-        converged: [M] whether each model did.
+        truth: [M] test accuracies, from 0 to 1.
+        predicted: [M] predicted accuracies.
+        converged: [M] whether each model converged.
         intervals: add 95 % intervals of R2 and tau.
     """
     records = []
@@ -268,12 +267,12 @@ class Score:
 
     @property
     def nets(self) -> str:
-        """Which networks, in words."""
+        """The networks scored, in words."""
         return NETS.get(self.first.nets, self.first.nets)
 
     @property
     def words(self) -> str:
-        """What is predicted, in words."""
+        """The target in words."""
         return (self.first.task or self.first.target).replace("_", " ")
 
     def values(self, field: str = "value") -> list[Any]:
@@ -319,7 +318,7 @@ class Score:
 
 
 def scores_of(records: Iterable[Record]) -> list[Score]:
-    """The records of several seeds put together, in their order.
+    """Group records that differ only by their seed, in their order.
 
     Raises:
         ZooError: if two records contradict each other.
@@ -338,13 +337,13 @@ def scores_of(records: Iterable[Record]) -> list[Score]:
 
 
 def select(scores: Iterable[Score], **conditions: Any) -> list[Score]:
-    """The scores whose records have these values."""
+    """Select the scores whose records have these values."""
     wanted = conditions.items()
     return [s for s in scores if all(getattr(s.first, name) == value for name, value in wanted)]
 
 
 def groups(scores: Iterable[Score], *names: str) -> dict[tuple[Any, ...], list[Score]]:
-    """The scores by their values of some fields, both in their order."""
+    """Group scores by their values of some fields; groups and scores keep their order."""
     found: dict[tuple[Any, ...], list[Score]] = {}
     for score in scores:
         found.setdefault(tuple(getattr(score.first, name) for name in names), []).append(score)

@@ -1,4 +1,4 @@
-"""What is read off the weights: a target, and the models that train and test a method for it."""
+"""Prediction tasks: a target, and the models to train and test a method on."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CLASSES = (
 )
 NUMBERS = ("learning_rate",)  # properties predicted as numbers
 PROPERTIES = (*CLASSES, *NUMBERS)
-# Values with fewer models are left out, as balancing would drop most other models: a tenth of the zoo, but
-# within these bounds.
+# A value with fewer models than a tenth of the zoo, clipped to these bounds, is left out: balancing would
+# drop most other models.
 RARE, RAREST = 10, 2
 TEST_ACCURACY = "test_accuracy"
 ALL_DATASETS = "all data sets"
-MIN_OF_DATASET = 50  # models; if no data set has as many, all data sets are one task
-MIN_OF_VALUE, MAX_VALUES = 50, 6  # models of a recipe's value; the most frequent values
-CURVE_POINTS = 8  # snapshots at which held-out models are tested: when
+MIN_OF_DATASET = 50  # models; if no data set has that many, all data sets are one task
+MIN_OF_VALUE, MAX_VALUES = 50, 6  # models of a value; values, the most frequent ones
+CURVE_POINTS = 8  # snapshots tested in the experiment "when"
 
 
 class Labelled(NamedTuple):
-    """Networks or snapshots, by their indices, and the truth about each."""
+    """Indices of networks or snapshots, and the true value of each."""
 
     indices: np.ndarray
     y: np.ndarray
@@ -40,12 +40,12 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """A target, and the models that train and test a method for it."""
+    """A target, and the models to train and test a method on."""
 
     target: str  # column of the index
-    words: str  # its name in tables: the property and its values, or the networks whose accuracy it is
+    words: str  # name in tables: the property and its values, or the networks whose accuracy is predicted
     models: np.ndarray  # [M] indices among the final snapshots
-    truth: np.ndarray  # [M] of the target
+    truth: np.ndarray  # [M] true values of the target
     folds: list[Fold]  # indices in models
     classes: tuple[Any, ...] = ()  # empty for a number
 
@@ -55,16 +55,16 @@ class Task:
 
     @property
     def cross_validated(self) -> bool:
-        """Whether models are held out in turn instead of by the zoo's own splits."""
+        """Whether cross-validation replaces the zoo's own splits."""
         return len(self.folds) > 1
 
     def part(self, chosen: np.ndarray) -> Labelled:
-        """Some of the models, by their indices in models."""
+        """Select models by their indices in `models`."""
         return Labelled(self.models[chosen], self.truth[chosen])
 
     @property
     def tested(self) -> np.ndarray:
-        """Indices in models of all that are tested."""
+        """Indices in `models` of all tested models."""
         return np.sort(np.concatenate([fold.test for fold in self.folds]))
 
 
@@ -72,17 +72,17 @@ class Task:
 
 
 def accuracy_task(final: Snapshots, name: str, models: np.ndarray, seed: int) -> Task:
-    """The test accuracy of some of the final networks, which tables call by a name."""
+    """The task for the test accuracy of some final networks; tables show them as `name`."""
     folds = folds_of(np.asarray(final["split"])[models], seed, small=is_small(len(models)))
     return Task(TEST_ACCURACY, name, models, np.asarray(final[TEST_ACCURACY], np.float64)[models], folds)
 
 
 def dataset_tasks(final: Snapshots, seed: int) -> tuple[list[Task], list[str]]:
-    """The accuracy of the networks of each data set, and sentences about those left out."""
+    """An accuracy task for each data set, and notes on data sets that are left out."""
     datasets = np.asarray(final["dataset"])
     names, counts = np.unique(datasets, return_counts=True)
     if len(names) > 1 and counts.max() < MIN_OF_DATASET:
-        words = "The data sets have too few networks each to be looked at one by one."
+        words = "The data sets have too few networks each for tasks of their own."
         return [accuracy_task(final, ALL_DATASETS, np.arange(len(final)), seed)], [words]
     few = names[counts < MIN_OF_DATASET].tolist() if len(names) > 1 else []
     tasks = [
@@ -94,7 +94,7 @@ def dataset_tasks(final: Snapshots, seed: int) -> tuple[list[Task], list[str]]:
 
 
 def tasks_by(final: Snapshots, column: str, seed: int) -> list[Task]:
-    """The accuracy of the networks of each common value of a column, the most frequent value first."""
+    """An accuracy task for each common value of a column, the most frequent first."""
     values = np.asarray(final[column])
     names, counts = np.unique(values, return_counts=True)
     by_count = sorted(zip(-counts, names, strict=True))
@@ -113,7 +113,7 @@ def tasks_of(
     models: np.ndarray | None = None,
     num_folds: int = NUM_FOLDS,
 ) -> tuple[list[Task], dict[str, str]]:
-    """The properties of which two values or more are not rare, and why the others are skipped.
+    """Tasks for the properties with two or more frequent values, and why the others are skipped.
 
     Args:
         final: final snapshots of a zoo.
@@ -145,7 +145,7 @@ def tasks_of(
 def _classes(
     final: Snapshots, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int
 ) -> Task | int:
-    """The task of a property with equally many models of each class; or their number, if below two."""
+    """The task for a property, balanced over its classes; or the number of frequent values, if too few."""
     values, splits = np.asarray(final[name])[models], np.asarray(final["split"])[models]
     known = [value for value in values.tolist() if value is not None and value == value]
     names, counts = np.unique(known, return_counts=True)
@@ -155,7 +155,7 @@ def _classes(
     if len(common) < 2:
         return len(frequent)
     chosen = np.flatnonzero(np.isin(values, common))
-    truth = np.array(values[chosen].tolist())  # strings of one length, not objects
+    truth = np.array(values[chosen].tolist())  # fixed-length strings, not objects
     kept = balanced(truth, np.zeros(len(chosen)) if small else splits[chosen], seed)
     chosen, truth = chosen[kept], truth[kept]
     folds = folds_of(splits[chosen], seed, small=small, labels=truth, num_folds=num_folds)
@@ -167,7 +167,7 @@ def _classes(
 def _number(
     final: Snapshots, name: str, models: np.ndarray, seed: int, small: bool, num_folds: int
 ) -> Task | int:
-    """The task of a number; or how many values there are, at most 1, if it is constant or missing."""
+    """The task for a number; or its number of values, 0 or 1, if it is constant or missing."""
     truth, splits = np.asarray(final[name], dtype=np.float64)[models], np.asarray(final["split"])[models]
     distinct = len(np.unique(truth))
     if distinct < 2 or not np.isfinite(truth).all():
@@ -179,7 +179,7 @@ def _number(
 
 
 def is_logarithmic(name: str, subsets: Collection[str]) -> bool:
-    """Whether one of the subsets at least drew a recipe's number uniformly in its logarithm.
+    """Whether any of the subsets draws a number of the recipe log-uniformly.
 
     Example:
         >>> is_logarithmic("learning_rate", ["fixed"]), is_logarithmic("learning_rate", ["small_cnn"])
@@ -190,7 +190,7 @@ def is_logarithmic(name: str, subsets: Collection[str]) -> bool:
 
 
 def _min_models(num_models: int) -> int:
-    """Models that a value must have to be a class."""
+    """The number of models that a value needs to be a class."""
     return min(RARE, max(RAREST, num_models // 10))
 
 
@@ -198,10 +198,10 @@ def _min_models(num_models: int) -> int:
 
 
 def guesses_from_architecture(architectures: np.ndarray, truth: np.ndarray, folds: list[Fold]) -> np.ndarray:
-    """The best guess [M] that knows a model's architecture [M] and none of its weights.
+    """The best guesses [M] from the models' architectures [M] alone, without their weights.
 
-    It is the most frequent class, or the median number, among the fold's training models of the same
-    architecture, or among all of them if there are none.
+    A guess is the most frequent class, or the median number, of the fold's training models of the same
+    architecture, or of all its training models if there are none.
     """
     guessed = np.empty_like(truth)
     for fold in folds:
@@ -219,9 +219,9 @@ def guesses_from_architecture(architectures: np.ndarray, truth: np.ndarray, fold
 
 @dataclass(frozen=True)
 class SnapshotSeries:
-    """The snapshots of a zoo [N], each with its model, as an index among the final snapshots."""
+    """The snapshots of a zoo, and the model of each."""
 
-    model: np.ndarray  # [N]
+    model: np.ndarray  # [N] indices among the final snapshots
     snapshot: np.ndarray  # [N] 1..last
     last: np.ndarray  # [N] num_snapshots of its model
 
@@ -232,13 +232,13 @@ class SnapshotSeries:
         return cls(models, snapshots["snapshot"], snapshots["num_snapshots"])
 
     def indices(self, models: np.ndarray, which: str) -> np.ndarray:
-        """The final snapshots of models, the later half ("late"), or all."""
+        """Indices of the models' snapshots: the final ones, the later half ("late"), or all."""
         late = 2 * self.snapshot > self.last
         wanted = {"final": self.snapshot == self.last, "late": late, "all": self.snapshot > 0}[which]
         return np.flatnonzero(np.isin(self.model, models) & wanted)
 
     def at(self, models: np.ndarray, number: int) -> np.ndarray:
-        """The snapshot of each model at a number of the longest training, or as far into a shorter one."""
+        """Index of each model's snapshot with a number in the longest series, scaled to a shorter one."""
         last = self.last.astype(np.intp)
         wanted = 1 + np.rint((number - 1) * (last - 1) / max(1, last.max() - 1))
         indices = np.flatnonzero(self.snapshot == wanted)
