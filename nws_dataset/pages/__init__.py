@@ -1,1 +1,1 @@
-"""What the experiments' results look like: tables, plots and one HTML page."""
+"""Presentation of the experiments' results: tables, plots and one HTML page."""

@@ -1,6 +1,6 @@
-"""Line charts: what they show, and where a page draws the lines, bands and ticks of its inline SVG.
+"""Line charts: their data, and the coordinates of lines, bands and ticks in a page's inline SVG.
 
-Points of a drawing are SVG units from the top left corner.
+Coordinates are SVG units from the top left corner.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Point = tuple[float, float, float]  # x, y, standard deviation of y
 
 
 def round_up(value: float) -> float:
-    """The smallest number with one digit that is not below a positive value.
+    """Round a positive value up to one significant digit.
 
     Example:
         >>> round_up(0.438), round_up(12.0)
@@ -43,7 +43,7 @@ class Panel:
     title: str
     lines: Sequence[Line]
     x_label: str
-    low: float  # ends of the vertical axis; what lies beyond is drawn on them
+    low: float  # ends of the vertical axis; values beyond are drawn on them
     high: float
     levels: Mapping[str, float] = field(default_factory=dict)  # dashed lines across, by name
     logarithmic: bool = False  # the horizontal axis
@@ -53,7 +53,7 @@ class Panel:
         return sorted({point[0] for line in self.lines for point in line.points})
 
     def x(self, value: float) -> float:
-        """Where a value is along the horizontal axis."""
+        """The horizontal coordinate of a value."""
         first, last, value = (
             math.log(v) if self.logarithmic else v for v in (self._xs[0], self._xs[-1], value)
         )
@@ -61,7 +61,7 @@ class Panel:
         return round(LEFT + part * (RIGHT - LEFT), 1)
 
     def y(self, value: float) -> float:
-        """Where a value is along the vertical axis."""
+        """The vertical coordinate of a value."""
         part = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(BOTTOM - part * (BOTTOM - TOP), 1)
 
@@ -70,14 +70,14 @@ class Panel:
         return " ".join(f"{self.x(x)},{self.y(y)}" for x, y, _ in line.points)
 
     def band(self, line: Line) -> str:
-        """The corners of the band of one standard deviation about a line."""
+        """The corners of the band of one standard deviation around a line."""
         upper = [f"{self.x(x)},{self.y(y + spread)}" for x, y, spread in line.points]
         lower = [f"{self.x(x)},{self.y(y - spread)}" for x, y, spread in line.points]
         return " ".join(upper + lower[::-1])
 
     @property
     def x_ticks(self) -> list[tuple[float, str]]:
-        """Points and words of MAX_TICKS values at most, with the first and the last."""
+        """Coordinates and labels of at most MAX_TICKS values, including the first and the last."""
         xs = self._xs
         count = min(MAX_TICKS, len(xs))
         chosen = sorted({round(i * (len(xs) - 1) / max(1, count - 1)) for i in range(count)})
@@ -85,13 +85,13 @@ class Panel:
 
     @property
     def y_ticks(self) -> list[tuple[float, str]]:
-        """Points and words of bottom, middle and top."""
+        """Coordinates and labels of the bottom, middle and top."""
         values = (self.low, (self.low + self.high) / 2, self.high)
         return [(self.y(value), f"{value:.2g}") for value in values]
 
     @property
     def words(self) -> str:
-        """What the chart shows, for a screen reader."""
+        """Description of the chart for screen readers."""
         ends = [(line.name, line.points[0][1], line.points[-1][1]) for line in self.lines]
         words = "; ".join(f"{name} from {first:.2f} to {last:.2f}" for name, first, last in ends)
         return f"{self.title}, over {self.x_label}: {words}"
@@ -106,6 +106,6 @@ class Figure:
 
     @property
     def styles(self) -> dict[str, int]:
-        """Line -> number of its colour and dash, the same in all panels."""
+        """Name of a line -> index of its colour and dash, the same in all panels."""
         names = dict.fromkeys(line.name for panel in self.panels for line in panel.lines)
         return {name: i % NUM_STYLES for i, name in enumerate(names)}

@@ -31,7 +31,7 @@ def _template() -> jinja2.Template:
 
 
 def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
-    """The HTML of all results of a zoo; experiments that the page does not know are named at its end.
+    """Render all results of a zoo as HTML; unknown experiments are listed at the end.
 
     Raises:
         ZooError: if two files contradict each other.
@@ -54,7 +54,7 @@ def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
 
 
 def facts_of_page(zoo: Zoo, called: str) -> dict[str, Any]:
-    """What the head of the page says about a zoo."""
+    """The facts about a zoo in the head of the page."""
     final = zoo.filter(is_final=True)
     splits = final["split"].tolist()
     return {

@@ -1,6 +1,6 @@
-"""The results of Unterthiner et al. 2020 (arXiv 2002.11448), beside ours.
+"""The results of Unterthiner et al. 2020 (arXiv 2002.11448), and where ours differ.
 
-R2 of test accuracy predicted from networks of the Small CNN Zoo; from the file best_configs.json of
+R2 of predicted test accuracy on the Small CNN Zoo, from best_configs.json of
 google-research/dnn_predict_accuracy.
 """
 
@@ -15,17 +15,17 @@ from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import FIRST_LAST, words_of
 from nws_dataset.evaluation.scores import ALL, SIZED, Score, groups, select
 
-SUBSET = "small_cnn"  # whose recipe these networks have
-NUM_TRAIN = 15_000  # networks of each data set that the paper's predictors learned from
+SUBSET = "small_cnn"  # the subset with the recipe of these networks
+NUM_TRAIN = 15_000  # training networks of each data set
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "svhn")
 METHODS = ("linear", "boosting", "dense net")
 CAUTION = (
-    f"The paper's R2 is of {NUM_TRAIN:,} networks of each data set, which all start from the same random "
-    "seed: weights of two networks can be compared one by one. Here every network has a seed of its own, and "
-    "all weights say less, above all to the linear predictor."
+    f"The paper's predictors learned from {NUM_TRAIN:,} networks of each data set, which all start from the "
+    "same random seed: weights of two networks can be compared one by one. Here every network has its own "
+    "seed, so all weights are less informative, above all for the linear predictor."
 )
 LAST = "layer output"
-DEPARTURE = 0.005  # of R2; the paper's order of two inputs or methods counts if they differ by more
+DEPARTURE = 0.005  # of R2; smaller differences in the paper are ignored
 MIN_FOR_TREND = 3  # sizes
 # Input -> for each data set, an R2 for each method.
 R2: dict[str, tuple[tuple[float, float, float], ...]] = {
@@ -41,14 +41,14 @@ R2: dict[str, tuple[tuple[float, float, float], ...]] = {
 
 
 def r2(subset: str, dataset: str, input_name: str, method: str) -> float | None:
-    """The paper's R2, if it has one."""
+    """The paper's R2; None if it has none."""
     if subset != SUBSET or dataset not in DATASETS or input_name not in R2 or method not in METHODS:
         return None
     return R2[input_name][DATASETS.index(dataset)][METHODS.index(method)]
 
 
 def departures(scores: Sequence[Score]) -> list[Table]:
-    """A table of the pairs, of inputs or of methods, in another order here than in the paper."""
+    """A table of the pairs of inputs or methods whose order differs from the paper's."""
     of_r2 = select(scores, metric="r2", nets=ALL)
     rows = []
     for (dataset,), part in groups(select(of_r2, experiment="accuracy"), "dataset").items():
@@ -83,7 +83,7 @@ def trend(sizes: np.ndarray, gaps: np.ndarray, spread: float) -> str:
 
     Args:
         sizes: [S] numbers of networks, ascending.
-        gaps: [S] the lead of what should be behind; the last one is positive.
+        gaps: [S] leads in R2 of the one that is behind in the paper; the last is positive.
         spread: standard deviation of the last gap over seeds.
 
     Example:

@@ -1,4 +1,4 @@
-"""The experiments' figures as pictures: charts of the page, bars, points and matrices."""
+"""Plots of the experiments: line charts, scores with intervals, scatter plots and matrices."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from nws_dataset.pages import charts, paper
 from nws_dataset.pages.sections import method_of
 from nws_dataset.plot_style import BLACK, BLUE, CYCLE, GREY, MARKERS, RED, STYLE
 
-LEGEND_INCHES = 2.9  # of an entry
+LEGEND_INCHES = 2.9  # width of an entry
 COLUMNS = 3  # of panels
 LIGHT = "#E6E6E6"
 GIVEN = {
     "chance": ("chance", "|", GREY),
     "from_architecture": ("from the architecture alone", "|", BLACK),
     "paper": (f"the paper, {paper.NUM_TRAIN:,} networks", "o", "white"),
-}  # field of a record -> words, marker and face of what stands beside a score
+}  # field of a record -> label, marker and face colour of a reference beside a score
 
 
 @matplotlib.rc_context(STYLE)
 def lines(
     figure: charts.Figure, title: str, label: str, borders: Mapping[str, float] | None = None
 ) -> Figure:
-    """Line charts of the page; `borders` say where each layer begins on the horizontal axis."""
+    """Draw line charts of the page; `borders` gives the start of each layer on the horizontal axis."""
     names, low = list(figure.styles), min(panel.low for panel in figure.panels)
     high = 1.04 * max(panel.high for panel in figure.panels)
     picture, grid = _grid(len(figure.panels), title, label)
@@ -62,10 +62,10 @@ def lines(
 def dots(
     scores: Sequence[Score], title: str, label: str, *, panel: str, line: str, low: float = 0.0
 ) -> Figure:
-    """Scores of one metric with their 95 % intervals, beside GIVEN.
+    """Draw scores of one metric with their 95 % intervals, beside the references in GIVEN.
 
-    Each value of the field `panel` has a panel, each value of the field `line` a line in it. Scores below
-    `low` are drawn on it.
+    Each value of the field `panel` gets a panel, and each value of the field `line` a row in it. Scores
+    below `low` are drawn at `low`.
     """
     panels, heads = distinct(scores, panel), distinct(scores, line)
     methods = list(dict.fromkeys(_method(score, line) for score in scores))
@@ -118,9 +118,10 @@ class Cloud:
 def clouds(
     parts: Sequence[Cloud], title: str, labels: tuple[str, str], limits: tuple[float, float] | None = None
 ) -> Figure:
-    """Predictions over the truth, a panel for each method.
+    """Draw predictions over true values, with a panel for each method.
 
-    Both axes have the same limits, by default those of the truth; what lies beyond is drawn on them.
+    Both axes have the same limits, by default the range of the true values; predictions beyond are drawn on
+    the edge.
     """
     if limits is None:
         ends = [end for part in parts for end in (part.true.min(), part.true.max())]
@@ -144,7 +145,7 @@ def clouds(
 
 @matplotlib.rc_context(STYLE)
 def matrices(tables: Sequence[Table], title: str, decimals: int, high: float | None = None) -> Figure:
-    """Tables of one shape as heat maps; the darkest cells are at `high`, or at the maximum of their table."""
+    """Draw tables of one shape as heat maps; the darkest colour is `high`, or the maximum of each table."""
     rows, columns = [row[0] for row in tables[0].rows], tables[0].columns[1:]
     width = max(2.4, 1.2 + 0.5 * len(columns))
     size = 2.0 + width * len(tables), 1.6 + 0.4 * len(rows)
@@ -168,7 +169,7 @@ def matrices(tables: Sequence[Table], title: str, decimals: int, high: float | N
 def _figure(
     size: tuple[float, float], title: str, rows: int, columns: int, sharex: bool = True
 ) -> tuple[Figure, Any]:
-    """A figure of this size in inches, and its panels, row by row, which share their vertical axis."""
+    """A figure of a size in inches, and its panels, row by row, with a shared vertical axis."""
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=11)
     return figure, figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).ravel()
@@ -187,17 +188,17 @@ def _grid(count: int, title: str, label: str, square: bool = False) -> tuple[Fig
 
 
 def _finish(figure: Figure, grid: Any, label: str) -> None:
-    """Ticks below each column of panels, one label and one legend for all."""
+    """Add ticks below each column of panels, and one label and legend for all."""
     for axes in grid[-min(COLUMNS, len(grid)) :]:
         axes.tick_params(labelbottom=True)
     handles, labels = grid[0].get_legend_handles_labels()
-    # the label is its title, as a legend of several rows would cover one below the panels
+    # the legend's title is the label: a legend of several rows would cover a label below the panels
     style: Any = {"title_fontsize": 9.5, "frameon": False, "loc": "outside lower center", "ncols": COLUMNS}
     figure.legend(handles, labels, title=label, **style)
 
 
 def _mark(axes: Axes, borders: Mapping[str, float]) -> None:
-    """Lines where layers begin, and their names where there is room."""
+    """Mark where layers begin, with their names where there is room."""
     starts = [*borders.values(), 1.0]
     for layer, start, end in zip(borders, starts, starts[1:], strict=False):
         axes.axvline(start, color=GREY, linewidth=0.8, zorder=0)

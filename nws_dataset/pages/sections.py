@@ -1,4 +1,4 @@
-"""What is shown of each experiment, on the page and in reports: tables and charts of scores."""
+"""Sections of the page and of reports: tables and charts of each experiment's scores."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ GUESSES = (
     Given("chance", "No weights read", "chance"),
     Given("from_architecture", "No weights read", "architecture"),
 )
-RANKS = ("kendall_tau", "r2")  # the metrics that are shown first
+RANKS = ("kendall_tau", "r2")  # the metrics shown first
 FLOOR_STEP = 0.25  # the bottom of an axis is a multiple of it
 
 
 @dataclass(frozen=True)
 class Section:
-    """A question, and what answers it."""
+    """A question, and the tables and figures that answer it."""
 
     id: str
     title: str
     lead: str
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
-    more: list[Table] = field(default_factory=list)  # behind a click
+    more: list[Table] = field(default_factory=list)  # collapsed until clicked
 
 
 # Columns of a table: group and name
@@ -50,7 +50,7 @@ def _tested_on(score: Score) -> tuple[str, str]:
 
 
 def by_measure(scores: Iterable[Score]) -> list[Score]:
-    """All networks before converged ones, then metrics in the order of METRICS: the order of columns."""
+    """Sort scores as columns: all networks before converged ones, then metrics in the order of METRICS."""
 
     def rank(score: Score) -> list[int]:
         pairs = (score.first.nets, list(NETS)), (score.first.metric, list(METRICS))
@@ -69,14 +69,14 @@ def accuracy_section(scores: list[Score]) -> Section:
         title = f"Networks trained on {dataset}, by R²" if dataset else "By R²"
         tables.append(table_of(title, by_measure(part), heads, _measure, given=[PAPER], ranked=True))
     lead = (
-        "The test accuracy of networks that no method has seen, predicted from their final weights, or from "
-        "what is named as input."
+        "The test accuracy of held-out networks, predicted from their final weights or from the input named "
+        "in the table."
     )
     return Section("accuracy", "How accurate is this network?", lead, tables)
 
 
 def _property_tables(scores: list[Score], title: str) -> tuple[list[Table], list[Table]]:
-    """Properties by methods, a table for each metric: of all networks, and of converged ones."""
+    """Properties by methods, a table for each metric: for all networks, and for converged ones."""
     tables: tuple[list[Table], list[Table]] = ([], [])
     for (nets, _), part in groups(by_measure(scores), "nets", "metric").items():
         full = title.format(nets=part[0].nets, metric=part[0].metric.words)
@@ -87,13 +87,12 @@ def _property_tables(scores: list[Score], title: str) -> tuple[list[Table], list
 
 
 def what_section(scores: list[Score]) -> Section:
-    """Properties by methods; converged networks behind a click."""
+    """Properties by methods; converged networks are collapsed."""
     tables, more = _property_tables(scores, "{nets}: {metric}")
     lead = (
-        "Properties of the training, told from the final weights of held-out networks. Chance is the share "
-        "of the most frequent value, or the error of the median number. Beside it stands the best guess of "
-        "one who knows a network's architecture and none of its weights. Only what is beyond both was read "
-        "off the weights."
+        "Properties of the training, predicted from the final weights of held-out networks. Chance is the "
+        "share of the most frequent value, or the error of the median number. Beside it is the best guess "
+        "from a network's architecture alone. Only a better score than both shows that the weights were read."
     )
     return Section("what", "What do the weights tell of their training?", lead, tables, more=more)
 
@@ -102,8 +101,8 @@ def when_section(scores: list[Score]) -> Section:
     """Curves over snapshots."""
     caption = "All held-out networks; dashed: chance. Bands: one standard deviation over seeds."
     lead = (
-        "The same methods, trained as above, read the held-out networks at earlier snapshots; the first is "
-        "the initialization."
+        "The same methods, trained as above, predict from earlier snapshots of the held-out networks; the "
+        "first is the initialization."
     )
     figures, more = [Figure(caption, property_panels(scores, "snapshot"))], _pivots(scores, "snapshot")
     return Section("when", "When do the weights tell it?", lead, figures=figures, more=more)
@@ -116,8 +115,8 @@ def where_section(scores: list[Score]) -> Section:
     caption = "Slices along the row of weights, from input (0) to output (1)."
     figures = [Figure(caption, property_panels(along, "position"))] if along else []
     lead = (
-        "From one slice of the weights at a time, from the convolutional or the dense part, and from the "
-        "statistics of single layers."
+        "Predictions from one slice of the weights at a time, from the convolutional or the dense part, and "
+        "from the statistics of single layers."
     )
     tables, more = _property_tables(parts, "By part and layer, {nets}: {metric}")
     more += _pivots(along, "position")
@@ -156,8 +155,8 @@ def _lines(scores: Iterable[Score], axis: str, *names: str) -> list[Line]:
 
 
 def transfer_section(scores: list[Score]) -> Section:
-    """Matrices of rank correlation and R2, and all other measures behind a click."""
-    lead = "A predictor learns from networks of one kind and is asked about another, without training again."
+    """Matrices of rank correlation and R2; all other measures are collapsed."""
+    lead = "A predictor learns from networks of one kind and is tested on another kind, without retraining."
     shown = transfer_matrices(scores, RANKS)
     others = [s for s in scores if s.first.nets != ALL or s.first.metric not in RANKS]
     more = _crossings("Other measures across {}", others)
@@ -165,7 +164,7 @@ def transfer_section(scores: list[Score]) -> Section:
 
 
 def transfer_matrices(scores: list[Score], metrics: Sequence[str]) -> list[Table]:
-    """Trained on by tested on, for all networks: a table for each column crossed, method and metric."""
+    """Training by test networks, for all networks: a table for each column crossed, method and metric."""
     heads, tables = {"trained on": "trained_on"}, []
     for (across, method), part in groups(select(scores, nets=ALL), "across", "method").items():
         for metric in metrics:
@@ -176,19 +175,19 @@ def transfer_matrices(scores: list[Score], metrics: Sequence[str]) -> list[Table
 
 
 def _kinds(across: str | None) -> str:
-    """The values of a column, in words: data sets, architectures."""
+    """The plural of a column's name, such as "data sets"."""
     return f"{(across or 'kind').replace('dataset', 'data set')}s"
 
 
 def held_out_section(scores: list[Score]) -> Section:
-    """Values of the recipe that were never trained on, one at a time."""
-    lead = "All values but one train; networks of that one are tested."
+    """Tests on values of the recipe that were never trained on, one at a time."""
+    lead = "Predictors learn from networks of all values but one, and are tested on networks of that one."
     tables = _crossings("One of the {} held out at a time", scores)
     return Section("held_out", "And to what was never trained on?", lead, tables)
 
 
 def _crossings(title: str, scores: list[Score]) -> list[Table]:
-    """All measures, a row for each pair of training and test; a table for each column crossed."""
+    """All measures: a table for each column crossed, with a row for each pair of training and test."""
     heads = {name.replace("_", " "): name for name in ("trained_on", "tested_on", "method", "input")}
     return [
         table_of(title.format(_kinds(across)), by_measure(part), heads, _measure)
@@ -205,8 +204,8 @@ def early_section(scores: list[Score]) -> Section:
             panels += _score_panels(title, select(part, metric=metric), "snapshot", "input")
     lead = (
         "The final accuracy, predicted from the weights of an earlier snapshot, beside a prediction from the "
-        "accuracy at that snapshot: what weights know beyond what the network already shows. Values below "
-        "the axis are drawn on it."
+        "accuracy at that snapshot: the difference is what the weights add. Values below the axis are drawn "
+        "on it."
     )
     heads = {"networks": "trained_on", **{name: name for name in ("snapshot", "epoch", "method", "input")}}
     table = table_of("All numbers", by_measure(scores), heads, _measure)
@@ -215,7 +214,7 @@ def early_section(scores: list[Score]) -> Section:
 
 
 def curve_section(scores: list[Score]) -> Section:
-    """R2 over the number of training networks; the curves end in the scores of the whole training part."""
+    """R2 over the number of training networks; curves end at the scores with all training networks."""
     sizes, panels = select(scores, experiment=SIZED), []
     for (dataset, name), sized in groups(sizes, "dataset", "input").items():
         methods = distinct(sized, "method")
@@ -233,7 +232,7 @@ def curve_section(scores: list[Score]) -> Section:
 def _score_panels(
     title: str, scores: list[Score], axis: str, name: str, logarithmic: bool = False
 ) -> list[Panel]:
-    """A panel of R2 or tau up to one, from a round number below the lowest but not below zero, if any."""
+    """A panel of R2 or tau, if there are scores, from a round number of at least zero up to one."""
     if not scores:
         return []
     lines = _lines(scores, axis, name)

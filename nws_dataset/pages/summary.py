@@ -1,4 +1,4 @@
-"""What an experiment leaves: all numbers as JSON, tables as Markdown and on the terminal, plots."""
+"""Reports of an experiment: numbers as JSON, tables as Markdown and on the terminal, and plots."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _write(
     """Write `<experiment>.json`, `<experiment>.md` and `<experiment>_<plot>.png`; print tables and paths.
 
     Args:
-        folder: made if it is missing.
+        folder: created if it is missing.
         contents: of the JSON file, without the names of the plots.
         title: of the Markdown file.
         notes: how the numbers were obtained.
         sections: with the tables.
-        draw: gives name -> picture; called when the numbers are safe on disk.
+        draw: returns name -> figure; called when the numbers are on disk.
     """
     name = contents["experiment"]
     data, text = folder / f"{name}.json", folder / f"{name}.md"
@@ -74,7 +74,7 @@ def _write(
 
 
 def report_properties(folder: Path, contents: dict[str, Any], notes: Sequence[str]) -> None:
-    """Write what the weights tell of their training."""
+    """Report how well properties of the training are predicted from weights."""
     name, scores = contents["zoo"]["name"], scores_of(contents["results"])
     title = f"What the weights tell of their training: {name}"
 
@@ -103,7 +103,7 @@ def report_properties(folder: Path, contents: dict[str, Any], notes: Sequence[st
 
 
 def _words(record: Record) -> str:
-    """Who predicts numbers, and how well."""
+    """A method that predicts numbers, and its error."""
     scores = f"mean error {record.value:.3g}, chance {record.chance:.3g}"
     return f"{record.method}, {words_of(record.input)}\n{scores}"
 
@@ -115,7 +115,7 @@ def report_accuracies(
     predictions: Sequence[Predictions],
     converged: Mapping[str, bool],
 ) -> None:
-    """Write how well accuracies are predicted; `converged` says of each model whether it did."""
+    """Report how well accuracies are predicted; `converged` maps a model's ID to whether it converged."""
     records = contents["results"]
     scores = scores_of(record for record in records if record.feature is None)
     sections = sections_of(scores)
@@ -152,7 +152,7 @@ def report_accuracies(
 
 
 def _cloud(one: Predictions, converged: Mapping[str, bool]) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-    """The title of a method's cloud, what is true, what is predicted, and which networks converged."""
+    """The title of a method's scatter plot, true and predicted accuracies, and which networks converged."""
     true, predicted = np.array(one.true), np.array(one.predicted)
     tau, r2 = (METRICS[name].text(OF_ACCURACIES[name](true, predicted)) for name in RANKS)
     title = f"{words_of(one.input)}\n{one.method}: R² {r2}, τ {tau}"
@@ -160,7 +160,7 @@ def _cloud(one: Predictions, converged: Mapping[str, bool]) -> tuple[str, np.nda
 
 
 def _gains(records: Sequence[Record]) -> list[Table]:
-    """What boosting gains from each statistic of the tensors it gains most from, a table a data set."""
+    """Boosting's gain from each statistic of the tensors with most gain: a table for each data set."""
     part = [(*(r.feature or "").rpartition(".")[::2], r) for r in records if r.experiment == "importance"]
     gained = dict.fromkeys((tensor for tensor, _, _ in part), 0.0)
     for tensor, _, record in part:

@@ -1,4 +1,4 @@
-"""Tables of scores: a cell for each, the best ones marked."""
+"""Tables of scores, with the best ones marked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Given(NamedTuple):
 
 
 def words(score: Score, name: str) -> str:
-    """A field for people."""
+    """A field of a score as text."""
     value = score.words if name == "property" else getattr(score.first, name)
     return "" if value is None else words_of(value) if name == "input" else str(value)
 
@@ -37,20 +37,20 @@ def table_of(
     ranked: bool = False,
     shaded: bool = False,
 ) -> Table:
-    """A table of scores.
+    """Arrange scores in a table.
 
     Args:
         title: of the table.
-        scores: each has a cell of its own.
-        heads: name -> field; together they are the head of a row.
-        column_of: a score -> group and name of its column.
-        given: columns before the others; those that no score has are left out.
+        scores: each fills one cell.
+        heads: name -> field; together they label a row.
+        column_of: score -> group and name of its column.
+        given: columns before the others; a column without values is left out.
         best_of_row: mark the best cell of each row, not of each column.
-        ranked: sort the rows by their first column.
+        ranked: sort the rows by their first score, best first.
         shaded: colour the cells.
 
     Raises:
-        ZooError: if two scores share a cell: the records differ in what the table does not show.
+        ZooError: if two scores share a cell, as the table does not show how their records differ.
     """
     at = {(tuple(words(score, name) for name in heads.values()), column_of(score)): score for score in scores}
     if len(at) < len(scores):
