@@ -1,1 +1,1 @@
-"""The experiments and their commands; a method of one's own; all methods on one page."""
+"""The experiments and their commands, an evaluation of users' methods, and all methods on one page."""

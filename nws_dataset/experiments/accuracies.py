@@ -1,5 +1,4 @@
-"""How well predictors read a network's test accuracy off its weights: all inputs and methods, learning
-curves, transfer, early prediction.
+"""Predict test accuracy from weights: all inputs and methods, learning curves, transfer, early prediction.
 
 python scripts/evaluate_predictors.py ZOO
 """
@@ -33,13 +32,13 @@ from nws_dataset.pages.summary import report_accuracies
 ACROSS = ("dataset", "architecture")  # columns with a matrix of transfer between their values
 HELD_OUT = ("dataset", "architecture", "optimizer")  # columns whose values are held out one at a time
 MAX_SNAPSHOTS = 10  # of early prediction
-MIN_CURVE = 100  # networks at the first point of a learning curve; each next one has twice as many
+MIN_CURVE = 100  # networks at the first point of a learning curve; the number doubles at each further point
 SEED_HELP = "The first seed."
 META_HELP = "Also fit the deep meta-classifier as a regressor (slow without a GPU)."
 
 
 def trials_of(inputs: Inputs, seeds: range, meta: bool = False) -> tuple[list[Trial], list[str]]:
-    """All experiments in order, and sentences about what is left out.
+    """The trials of all experiments in order, and notes on what is left out.
 
     Args:
         inputs: of the zoo.
@@ -69,16 +68,16 @@ def trials_by_seed(
     parts: Mapping[str, np.ndarray] | None = None,
     **labels: Any,
 ) -> Iterator[Trial]:
-    """A method that predicts accuracies, once for each seed.
+    """Yield a trial for each seed of a method that predicts accuracies.
 
     Args:
         inputs: of the zoo.
-        experiment: which it belongs to.
-        method: the method.
-        tasks: the networks, a task for each seed.
+        experiment: its name.
+        method: to try.
+        tasks: a task for each seed.
         seeds: of the method.
-        parts: name of what is tested on -> its indices in the task's models; None: all that is tested.
-        labels: more fields of the records, `trained_on` and `tested_on` among them.
+        parts: name of a test set -> its indices in the task's models; None: all tested models.
+        labels: further fields of the records, such as `trained_on` and `tested_on`.
     """
     names = {"experiment": experiment, "target": TEST_ACCURACY, "method": method.name, "input": method.input}
     for task, seed in zip(tasks, seeds, strict=True):
@@ -91,8 +90,9 @@ def trials_by_seed(
 def _score(
     inputs: Inputs, parts: Mapping[str, np.ndarray], first: bool, trial: Trial, answers: Answers
 ) -> Outcome:
-    """Scores on each part, with intervals for the first seed; of an input and a method on all networks also
-    the setting, and the predictions for the first seed.
+    """Score each part, with intervals for the first seed.
+
+    The main experiment also records the setting, and the predictions of the first seed.
     """
     task, model, predicted = trial.task, answers.model, answers.predicted[Question()]
     converged = np.asarray(inputs.final["converged"], bool)[task.models]
@@ -112,7 +112,7 @@ def _score(
 
 
 def between(task: Task, splits: tuple[str, str] = ("train", "test")) -> dict[str, str]:
-    """Names of what is trained on and tested on; splits are the zoo's own, for a large task."""
+    """Names of the training and test networks; `splits` is used unless the task is cross-validated."""
     trained, tested = ("other folds", "each fold in turn") if task.cross_validated else splits
     return {"trained_on": f"{task.words}, {trained}", "tested_on": f"{task.words}, {tested}"}
 
@@ -128,9 +128,9 @@ def accuracy_trials(inputs: Inputs, seeds: range, meta: bool = False) -> Iterato
 
 
 def curve_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
-    """Fewer networks to learn from, for the paper's inputs; in small zoos for the statistics of all layers.
+    """Train on fewer networks, with the paper's inputs; in small zoos with statistics of all layers.
 
-    With one seed, the networks of a smaller number are among those of a larger one.
+    For one seed, a smaller training set is a part of each larger one.
     """
     for tasks in _tasks(inputs, seeds):
         largest = len(tasks[0].folds[0].training)
@@ -153,7 +153,7 @@ def _fewer(task: Task, size: int, seed: int) -> Task:
 
 
 def transfer_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
-    """Train on networks of one value, test on those of another; all methods, statistics of all layers.
+    """Train on networks of one value, test on another value; all methods, statistics of all layers.
 
     On the diagonal of the matrix, networks of the same value are held out.
     """
@@ -172,14 +172,14 @@ def transfer_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
 
 
 def _with_folds(inputs: Inputs, name: str, folds: list[Fold]) -> Task:
-    """The accuracy of all networks, with folds of its own."""
+    """An accuracy task of all networks with these folds."""
     return replace(accuracy_task(inputs.final, name, np.arange(len(inputs.final)), 0), folds=folds)
 
 
 def _sides(task: Task) -> Fold:
-    """Indices among the final snapshots of what another task's predictor learns from and is tested on.
+    """Training, validation and test networks of a task, as indices among the final snapshots.
 
-    If the task is cross-validated, both are all of its models.
+    If the task is cross-validated, training and test are all of its models.
     """
     if task.cross_validated:
         return Fold(task.models, NOBODY, task.models)
@@ -188,14 +188,12 @@ def _sides(task: Task) -> Fold:
 
 
 def held_out_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
-    """Train on all but one value of a field of the recipe, test on networks of that value; boosting,
-    statistics of all layers.
-    """
+    """Hold out one value of a recipe's field at a time for testing; boosting, statistics of all layers."""
     final, everyone = inputs.final, np.arange(len(inputs.final))
     splits = np.asarray(final["split"])
     for column in HELD_OUT:
         tasks = tasks_by(final, column, seeds[0])
-        for task in tasks if len(tasks) > 2 else ():  # two make up the matrix of transfer
+        for task in tasks if len(tasks) > 2 else ():  # the transfer matrix covers two values
             others, name = np.setdiff1d(everyone, task.models), f"all but {task.words}"
             training, validation = (others[splits[others] == split] for split in ("train", "validation"))
             if is_small(len(final)):
@@ -221,12 +219,12 @@ def early_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
 
 
 def _num_snapshots(inputs: Inputs, task: Task) -> np.ndarray:
-    """The different numbers of snapshots of a task's networks."""
+    """The distinct numbers of snapshots of a task's networks."""
     return np.unique(inputs.final["num_snapshots"][task.models])
 
 
 def importance_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
-    """Which statistics boosting gains from: their part of the reduction of its loss."""
+    """Each statistic's share of the loss reduction in boosting."""
     for tasks in _tasks(inputs, seeds[:1]):
         method, fold = predictor(inputs, BOOSTING, tasks[0]), tasks[0].folds[0]
         task = replace(tasks[0], folds=[Fold(fold.training, fold.validation, NOBODY)])
@@ -246,27 +244,27 @@ def _importance(inputs: Inputs, trial: Trial, answers: Answers) -> Outcome:
 
 
 def _tasks(inputs: Inputs, seeds: range) -> list[tuple[Task, ...]]:
-    """The networks of each data set, as a task for each seed."""
+    """The accuracy tasks of each data set, one for each seed."""
     return list(zip(*(dataset_tasks(inputs.final, seed)[0] for seed in seeds), strict=True))
 
 
 def _labels(inputs: Inputs, task: Task, method: Method) -> dict[str, Any]:
-    """What trials on a data set's networks have in common."""
+    """Fields of the records that trials on a data set share."""
     subsets = set(inputs.final["subset"][task.models])
     of_paper = paper.r2(subsets.pop() if len(subsets) == 1 else "", task.words, method.input, method.name)
     return {**between(task), "dataset": task.words, "paper": of_paper}
 
 
 def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float, papers: bool) -> list[str]:
-    """How the numbers were obtained, for the Markdown file and the terminal."""
+    """Notes on how the numbers were obtained, for the Markdown file and the terminal."""
     held_out = describe([len(task.folds) for task in tasks])
     return [
         f"Held out: {held_out}. Mean and standard deviation over {len(seeds)} seeds; {seconds:.0f} s in all.",
-        "Settings are chosen on validation models (in cross-validation the first one is taken), training "
-        "stops by them or by a part of the training models. `converged` scores the same predictions on the "
+        "Settings are chosen on validation models (in cross-validation the first one is used), and early "
+        "stopping uses them or a part of the training models. `converged` scores the same predictions on the "
         "models whose accuracy is at least 5 points above the majority class's rate. Rank of best: the true "
-        "rank of the test model predicted best. Learning curves have fewer models to learn from; those for "
-        "validation and test stay the same.",
+        "rank of the test model predicted best. Learning curves have fewer training models; validation and "
+        "test models stay the same.",
         *skipped,
         *([paper.CAUTION] if papers else []),
     ]

@@ -1,10 +1,9 @@
-"""A method of one's own beside ours: one class with `fit(rows, y)` and `predict(rows)`, tried on the standard
-tasks of a zoo.
+"""Evaluate a user's class with `fit(rows, y)` and `predict(rows)` on the standard tasks of a zoo.
 
 A class that inherits scikit-learn's `ClassifierMixin` predicts the properties of the recipe that are classes;
-any other predicts the test accuracy and the properties that are numbers. `rows` are weights of final
-networks: an array [N, P] for one architecture, or a list of [P_i] arrays. A method is given our training and
-validation models together; to choose settings, it cuts a validation part off its rows.
+any other class predicts the test accuracy and the properties that are numbers. `rows` are weights of final
+networks: an array [N, P] for one architecture, or a list of [P_i] arrays. They are our training and
+validation models together; to choose settings, a method sets a part of them aside.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ MAX_PREDICTION = float(np.finfo(np.float32).max)  # the squares of larger ones a
 
 @contextlib.contextmanager
 def _running(path: Path, own: dict[str, ModuleType], expected: str) -> Iterator[None]:
-    """Run a method's code: its imports find the modules beside its file, and no module of another method's.
+    """Run a method's code, whose imports find the modules in its folder but none of another method.
 
     Args:
         path: of the method's file.
-        own: its modules; those it imports from its folder are added.
-        expected: what should succeed, for a ZooError, which names the line of the method's file.
+        own: the method's modules; new ones that it imports from its folder are added.
+        expected: what should succeed, for the ZooError, which names the failing line of the file.
     """
     folder = os.path.realpath(path.parent)
     before = set(sys.modules)
@@ -61,17 +60,17 @@ def _running(path: Path, own: dict[str, ModuleType], expected: str) -> Iterator[
     sys.path.insert(0, folder)
     try:
         yield
-    except (Exception, SystemExit) as error:  # someone's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if os.path.dirname(os.path.realpath(frame.filename)) == folder]
         at = f" in line {theirs[-1].lineno} of {os.path.basename(theirs[-1].filename)}" if theirs else ""
-        do = "mend it, and run it alone to see more"
+        do = "fix it, and run it alone to see more"
         raise ZooError(path, expected=expected, found=reason(error) + at, do=do) from error
     finally:
         with contextlib.suppress(ValueError):  # the method's code may have removed it
             sys.path.remove(folder)
         for name in set(sys.modules) - before:
-            # not all that lies below the folder is the method's: an environment may
+            # not every module below the folder is the method's: there may be an environment
             top = name.partition(".")[0]
             homes = (os.path.join(folder, f"{top}.py"), os.path.join(folder, top, ""))
             file = getattr(sys.modules[name], "__file__", None)
@@ -82,18 +81,18 @@ def _running(path: Path, own: dict[str, ModuleType], expected: str) -> Iterator[
 
 @dataclass(frozen=True)
 class Candidate:
-    """Someone's class."""
+    """A user's class."""
 
     path: Path
-    make: Any  # the class; a parameter random_state is given the seed
-    modules: dict[str, ModuleType]  # its own, and those it imported from beside its file
+    make: Any  # the class; its parameter random_state, if any, gets the seed
+    modules: dict[str, ModuleType]  # its own, and those it imported from its folder
 
     @classmethod
     def load(cls, text: str) -> Candidate:
-        """Import a class "FILE.py:Class" as Python would if it ran the file.
+        """Import a class given as "FILE.py:Class", as Python does when it runs the file.
 
         Raises:
-            ZooError: if that fails, or the class has no fit or no predict.
+            ZooError: if that fails, or the class lacks fit or predict.
         """
         file, _, name = text.rpartition(":")
         path = Path(file).absolute()
@@ -121,7 +120,7 @@ class Candidate:
         return cls(path, made, modules)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as what loads it again, as its modules are not importable."""
+        """Pickle as a call of `load`, as the class's module is not importable."""
         return Candidate.load, (f"{self.path}:{self.name}",)
 
     @property
@@ -134,7 +133,7 @@ class Candidate:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of its file and those it imports from beside it; if it changes, the method is tried again."""
+        """Digest of its file and those it imports from its folder; if it changes, the method is run again."""
         files = {os.path.realpath(module.__file__) for module in self.modules.values() if module.__file__}
         beside = sorted(files - {os.path.realpath(self.path)})
         digests = [sha256_file(file) for file in (str(self.path), *beside)]
@@ -143,9 +142,9 @@ class Candidate:
 
 @dataclass
 class CandidateModel:
-    """A new object of someone's class as a model of the engine; it learns from the validation models too.
+    """A new object of a user's class as a `MethodModel`; it learns from the validation models too.
 
-    Both methods raise a ZooError if its code raises.
+    Both methods raise a ZooError if the class raises an exception.
     """
 
     candidate: Candidate
@@ -162,7 +161,7 @@ class CandidateModel:
         return self
 
     def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
-        """Classes among those that it learned, or finite numbers; a ZooError if it predicts others."""
+        """Predict known classes or finite numbers; raises a ZooError if the class predicts anything else."""
         candidate, rows = self.candidate, _chosen(self.weights, networks)
         with _running(candidate.path, candidate.modules, f"{candidate.name} to predict {len(rows)} rows"):
             found = np.asarray(self.estimator.predict(rows))
@@ -171,7 +170,7 @@ class CandidateModel:
             legal = False
         elif numbers:
             legal = found.dtype.kind in "fiu" and (np.abs(found.astype(float)) <= MAX_PREDICTION).all()
-        else:  # a class of another type or length would be cut to a known one
+        else:  # a cast could turn another type or a longer string into a known class
             classes, kinds = set(self.known.tolist()), (str, int, float, np.generic)
             legal = all(isinstance(one, kinds) and one in classes for one in found.tolist())
         if not legal:
@@ -184,16 +183,16 @@ class CandidateModel:
 
 
 def _chosen(weights: Weights, networks: np.ndarray) -> Weights:
-    """Copies of the weights of some networks, as a method may change what it is given."""
+    """Copy the weights of some networks, as a method may change its input."""
     if isinstance(weights, np.ndarray):
         return weights[networks]
     return [weights[i].copy() for i in networks.tolist()]
 
 
 def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
-    """A method on the standard tasks of a zoo, with our balanced classes and splits.
+    """The trials of a method on the standard tasks of a zoo, with our balanced classes and splits.
 
-    Seeds are repetitions, each with its own balancing, folds and random_state.
+    Each of the `seeds` repetitions has its own balancing, folds and random_state.
     """
     final = inputs.final
     method = Method(
@@ -225,9 +224,9 @@ def results_file(
     jobs: int | None = None,
     ray: str | None = None,
 ) -> Path:
-    """folder / "method_<Class>.json", made unless it is there and neither method nor zoo have changed.
+    """The path of "method_<Class>.json" in a folder, written anew if the method or the zoo has changed.
 
-    Seeds are repetitions; with `again`, it is made in any case; jobs and ray are those of `run`.
+    `seeds` is the number of repetitions; `again` always writes it anew; `jobs` and `ray` are those of `run`.
     """
     path = folder / f"method_{candidate.name}.json"
     method = f"{candidate.path.name}:{candidate.name}"
@@ -236,7 +235,7 @@ def results_file(
         "command": shlex.join(["leaderboard.py", called, "--method", method, "--seeds", str(seeds)]),
         "settings": {"seeds": list(range(seeds)), "sha256": candidate.sha256},
     }
-    with contextlib.suppress(ZooError):  # what is damaged is made again
+    with contextlib.suppress(ZooError):  # a damaged file is written anew
         if not again and Results.read(path).contents.items() >= same.items():
             return path
     found = path_type(path)

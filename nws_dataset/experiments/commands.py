@@ -1,4 +1,4 @@
-"""What the evaluation commands share: options, where results go, and what Ctrl-C does."""
+"""Shared code of the evaluation commands: options, folders of results, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nws_dataset.files import path_type
 if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo
 
-# libraries take seeds of 31 bits; folds and repetitions count up from the first
+# libraries take 31-bit seeds; folds and repetitions count up from the first
 MAX_SEEDS, MAX_SEED = 1000, 10**9
 Decorator = Callable[[Any], Any]
 
@@ -34,12 +34,12 @@ out_option = click.option(
 
 
 def seeds_option(words: str) -> Decorator:
-    """--seeds."""
+    """The option --seeds, with its help."""
     return option("--seeds", default=3, type=click.IntRange(1, MAX_SEEDS), help=words)
 
 
 def jobs_options(default: str) -> Decorator:
-    """--jobs, with its default in words, and --ray."""
+    """The options --jobs, with its default in words, and --ray."""
     jobs = click.option("--jobs", type=click.IntRange(1), help=f"Number of processes.  [default: {default}]")
     ray = click.option(
         "--ray",
@@ -51,8 +51,8 @@ def jobs_options(default: str) -> Decorator:
 
 
 def open_zoo(zoo: str, ray: str | None) -> Zoo:
-    """A zoo, by its full path if processes in other folders will read it."""
-    # Idle OpenMP threads that spin make training up to eight times slower where other programs use the cores.
+    """Open a zoo, by its absolute path if Ray processes in other folders will read it."""
+    # Idle OpenMP threads that spin slow down training up to eight times if other programs use the cores.
     # Libraries read this when they are loaded: set it before torch and lightgbm are imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from nws_dataset.reading.zoo import Zoo
@@ -61,7 +61,7 @@ def open_zoo(zoo: str, ray: str | None) -> Zoo:
 
 
 def begin(zoo: str, out: Path | None, ray: str | None) -> tuple[Zoo, Path]:
-    """A zoo, and the folder for its results; raises a ZooError if one of them cannot be used."""
+    """Open a zoo and check the folder for its results; raises a ZooError if either cannot be used."""
     opened, folder = open_zoo(zoo, ray), results_folder(zoo, out)
     check_folder(folder)
     return opened, folder
@@ -85,12 +85,12 @@ def keeping(kept: Kept) -> Iterator[None]:
 
 
 def name_of(zoo: str) -> str:
-    """A zoo's name in reports, without the path of a folder on this machine."""
+    """A zoo's name in reports, without a local path."""
     return one_line(Path(zoo).resolve().name) if Path(zoo).is_dir() else zoo
 
 
 def command_line() -> str:
-    """The running click command as it was given, without paths of this machine."""
+    """The running click command as it was given, without local paths."""
     context = click.get_current_context()
     words = [Path(context.info_name or "").name]
     for parameter in context.command.params:
@@ -107,7 +107,7 @@ def command_line() -> str:
 
 
 def results_folder(zoo: str, out: Path | None) -> Path:
-    """Where results go: `out`, or a folder beside the zoo and named after it."""
+    """The folder for results: `out`, or one beside the zoo and named after it."""
     if out is not None:
         return out
     path = Path(zoo)
@@ -115,7 +115,7 @@ def results_folder(zoo: str, out: Path | None) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise a ZooError if results cannot be written to a folder, which need not exist; writes nothing."""
+    """Raise a ZooError if results cannot be written to a folder, which may not exist yet; writes nothing."""
     nearest = folder
     while path_type(nearest) == "nothing" and nearest != nearest.parent:
         nearest = nearest.parent

@@ -1,5 +1,4 @@
-"""All methods of a zoo on one HTML page that opens without a server, from the files that the evaluation
-commands wrote.
+"""Compare all methods of a zoo on one HTML page, from the files that the evaluation commands wrote.
 
 python scripts/leaderboard.py ZOO
 """
@@ -34,10 +33,10 @@ def check_zoo(facts: dict[str, Any], results: Results) -> None:
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    """Files of results, and those in folders; `Results.read` refuses what is no file.
+    """List files of results, given directly or in folders; `Results.read` refuses anything but files.
 
     Raises:
-        ZooError: for a folder that cannot be listed.
+        ZooError: if a folder cannot be listed.
     """
     found = []
     for path in paths:
@@ -116,6 +115,6 @@ def main(
         check_zoo(facts, part)
     html = page_of(facts, read)
     with atomic_write(page) as temporary:
-        # results may hold half a character
+        # results may contain lone surrogates
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     click.echo(f"Written: {one_line(page)}")

@@ -1,9 +1,8 @@
-"""What the weights tell of their training (optimizer, learning rate, ...), when, and where: the experiments
-of Eilertsen et al. 2020.
+"""Predict properties of the training from weights: the experiments of Eilertsen et al. 2020.
 
-Every property is read off the weights of held-out models by the deep meta-classifier, on slices and on random
-units, and by a linear SVM and boosting, on statistics. Beside them are chance, and the best guess from the
-architecture alone: if architectures differ in what they were trained with, only a better score than this
+The deep meta-classifier predicts each property (optimizer, learning rate, ...) of held-out models from slices
+and random units of weights, a linear SVM and boosting from statistics. Compare with chance and with the best
+guess from the architecture alone: if recipes differ between architectures, only a better score than this
 guess means that the weights were read.
 
 python scripts/evaluate_meta_classifier.py ZOO
@@ -37,7 +36,7 @@ from nws_dataset.pages.summary import report_properties
 from nws_dataset.views.slices import check_device
 
 EXPERIMENTS = ("what", "when", "where", "layers")
-NUM_POSITIONS = 16  # of the slices of rows: where
+NUM_POSITIONS = 16  # of slices along a row, in the experiment "where"
 MIN_ALIKE = 20  # models of one architecture, for whole rows
 FOLDS_HELP = "Folds of the cross-validation that replaces the splits of a small zoo."
 SNAPSHOTS_HELP = "Snapshots to train on (overrides --settings)."
@@ -53,7 +52,7 @@ def trials_of(
     num_folds: int = NUM_FOLDS,
     rows: bool = False,
 ) -> tuple[list[Trial], dict[str, str]]:
-    """Every method on every property with every seed, and why properties are skipped.
+    """The trials of every method on every property with every seed, and why properties are skipped.
 
     Args:
         inputs: of the zoo, with the settings of the meta-classifier.
@@ -84,7 +83,7 @@ def trials_of(
 def property_trial(
     inputs: Inputs, method: Method, task: Task, seed: int, experiments: Sequence[str] = ("what",)
 ) -> Trial:
-    """A method that reads a property, in all experiments that apply to it."""
+    """The trial of a method on a property, in all experiments that apply to the method."""
     numbers = inputs.series.curve
     last, asked = Question(numbers[-1]), list[tuple[str, Question]]()
     if method.layer is not None:
@@ -147,7 +146,7 @@ def evaluate(
     """Fit and test all methods on all properties, with the parameters of `trials_of` and `run`.
 
     Returns:
-        "results", the records; "skipped", why properties were; "held_out", "layers", "seconds".
+        "results", the records; "skipped", the reason for each property; "held_out", "layers", "seconds".
     """
     started = time.monotonic()
     trials, skipped = trials_of(inputs, properties, experiments, seeds=seeds, num_folds=num_folds, rows=rows)
@@ -162,14 +161,14 @@ def evaluate(
 
 
 def layer_borders(inputs: Inputs) -> dict[str, float]:
-    """Layer -> where it begins in the row, from 0 to 1, in a zoo of one architecture."""
+    """Layer -> its start in the row, from 0 to 1, in a zoo of one architecture."""
     layout = inputs.zoo.layout(inputs.final[0])
     first = {layer: min(s.offset for s in layout.tensors if s.layer == layer) for layer in layout.layers}
     return {layer: offset / layout.num_weights for layer, offset in first.items()}
 
 
 def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[str]:
-    """How the numbers were obtained, for the Markdown file and the terminal."""
+    """Notes on how the numbers were obtained, for the Markdown file and the terminal."""
     skipped = [f"{name} (skipped): {reason}." for name, reason in outcome["skipped"].items()]
     if not outcome["results"]:
         return ["Nothing could be tested: build more models.", *skipped]
@@ -181,29 +180,28 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
         f"Held out: {outcome['held_out']}. Mean over {seeds} seeds, ± their standard deviation; "
         f"{outcome['seconds']:.0f} s.",
         f"All methods are trained on {SNAPSHOTS[settings.snapshots]} of the other models and tested on "
-        "final ones. A tenth of the training models, or the zoo's validation split, chooses the epoch of "
-        "the network, the C of the SVM and the rounds of boosting.",
+        "final ones. The epoch of the network, the C of the SVM and the rounds of boosting are chosen on a "
+        "tenth of the training models, or on the zoo's validation split.",
         f"Deep meta-classifier: {kind}, {settings.epochs} epochs{more}, slices of {settings.slice_length:,} "
-        f"weights; a model's prediction averages over {settings.slices_per_prediction} slices, and so do "
-        "those from the statistics of the same slices. A row that is shorter is one slice, filled with "
-        "zeros. Random units: in place of a slice, of each tensor the weights of a few hidden units, those "
-        "chosen at random each time; their order does not change what a network computes, and so nothing "
-        "can be learned by heart.",
-        "Models were dropped until each value has equally many: chance is one over the number of values, "
-        "and among converged models the share of the most frequent value. Learning rates: mean absolute "
-        "error, lower is better, of log10 where the recipe draws it so; chance is the training models' "
-        "median.",
+        f"weights; a model's prediction averages over {settings.slices_per_prediction} slices, also for "
+        "statistics of slices. A shorter row is one slice, padded with zeros. Random units: instead of a "
+        "slice, the weights of a few hidden units from each tensor, chosen at random each time; the order of "
+        "units does not change what a network computes, so nothing can be memorized.",
+        "Models were dropped until all values have equally many: chance is 1 / number of values, and among "
+        "converged models the share of the most frequent value. Learning rates: mean absolute error, lower "
+        "is better, of log10 where the recipe draws log-uniformly; chance is the error of the training "
+        "models' median.",
         "From the architecture: the most frequent value among the training models of the same architecture. "
-        "Where this is well above chance, architectures differ in their values, and only accuracy beyond it "
-        "was read off what training left in the weights.",
-        "The paper's figures give no numbers to stand beside these; its network and settings are --settings "
-        "paper.",
+        "Where this is well above chance, values differ between architectures, and only accuracy beyond it "
+        "was read from the weights.",
+        "The paper's figures give no numbers to compare with; --settings paper uses its network and "
+        "settings.",
         *skipped,
     ]
 
 
 def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
-    """A click callback for comma-separated names; with no legal ones, all are."""
+    """A click callback that splits comma-separated names; if `legal` is empty, any name is allowed."""
 
     def split(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
         names = value.split(",") if value else None
