@@ -1,1 +1,1 @@
-"""Templates of the dataset card and its kin: text for Jinja, no logic; read through `importlib.resources`."""
+"""Templates of the dataset card and its kin: text for Jinja, no logic."""

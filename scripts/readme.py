@@ -28,7 +28,7 @@ FOLDERS = {
     "cards": None,
     "loading_script": 'A card of `hf://...` files, so that `load_dataset("nws")` works in a folder without '
     "code",
-    "scripts": "Thin programs",
+    "scripts": "Programs: benchmarks, checks of a GPU, torture, the README's parts",
     "testing": None,
     "tests": "A file a module; what crosses modules has a file of its own",
     "docs": "Pictures",

@@ -45,7 +45,7 @@ def import_zoo(release: str, source: Path, out: Path, models: int | None = None)
         >>> print(import_zoo("small_cnn", Path("smallcnnzoo"), Path("imported")))
         small_cnn_2020: 2 models, 2 of them imported now
     """
-    from builder.importers import nws, small_cnn  # these import this module
+    from builder.importers import nws, small_cnn
 
     readers: dict[str, Callable[[Path], Release]] = {"nws": nws.read, "small_cnn": small_cnn.read}
     assert tuple(readers) == RELEASES

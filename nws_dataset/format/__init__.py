@@ -1,1 +1,1 @@
-"""The format of a zoo: recipes, subsets, layouts, columns, shards, nws.json, and the plain network."""
+"""The format of a zoo: recipes, subsets, columns, shards and nws.json."""

@@ -6,11 +6,11 @@ import functools
 from pathlib import Path
 
 from builder import philox
-from builder.training import cpu, sources, update
+from builder.training import backend, cpu, sources, update
+from nws_dataset import networks
 from nws_dataset.files import atomic_write
-from nws_dataset.networks import cnn
 
-SOURCES = (cpu, update, philox, cnn)  # of the compiled steps
+SOURCES = (cpu, backend, update, philox, networks)  # of the compiled steps
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from triton.errors import TritonError
 
 from builder import philox
 from builder.plan import Model
-from builder.training import batches, initial, plain, sources, streams, update
+from builder.training import backend, batches, initial, plain, sources, streams, torch_backend, update
 from builder.training.backend import Segment
 from builder.training.gpu import augment, dense, epilogues, layers, pieces, products, tiny, update_kernels
 from builder.training.gpu import backend as gpu_step
@@ -43,9 +43,9 @@ from builder.training.gpu.warmup import Work
 from builder.training.initial import initial_row
 from builder.training.memory import out_of_memory
 from builder.training.streams import run_side_by_side
+from nws_dataset import networks
 from nws_dataset.errors import ZooError, reason
 from nws_dataset.files import atomic_write
-from nws_dataset.networks import cnn, network
 from nws_dataset.networks.cnn import Architecture, convolutional
 
 EXTRA_STREAMS = 40  # created before cohorts capture; torch has 32, which it then reuses
@@ -65,7 +65,7 @@ SOURCES = (
         tiny,
         sys.modules[__name__],
     ),
-    *(batches, streams, initial, cnn, network, philox, plain, update),
+    *(backend, batches, streams, initial, networks, philox, plain, torch_backend, update),
 )
 
 _locks: dict[str, threading.Lock] = {}  # what this process is checking
