@@ -1,8 +1,9 @@
 """What a device does for a cohort: training steps and evaluations of models that share an architecture.
 
-There are three kinds of `Backend`: `builder.training.cpu.backend.CpuBackend` keeps a model's step in a core's
-cache; `builder.training.gpu.backend.GpuBackend` takes the steps of all models of a cohort together;
-`builder.training.torch_backend.TorchBackend` is plain torch, for all other devices.
+`builder.training.cpu.backend.CpuBackend` and `cpu.kan.KanBackend` keep a model's step in a core's cache;
+`gpu.backend.GpuBackend` takes the steps of all models of a cohort together; `torch_backend.TorchBackend` is
+plain torch, for other devices and kinds of networks. `implicit` has the same for networks that represent an
+image.
 
 Axes: M slots, K rows, B images, C channels, H W pixels, P weights.
 """
