@@ -197,7 +197,10 @@ class ImageCohort:
             if epoch == recipe.max_epochs or not (epoch % STEPS == 0 or epoch in epochs):
                 continue
             stop = min(e for e in (*epochs, recipe.max_epochs, epoch - epoch % STEPS + STEPS) if e > epoch)
-            rates = [update.rate_of(recipe, step, 1) for step in range(epoch, stop)]
+            rates = [
+                update.step_size(recipe.optimizer, update.rate_of(recipe, step, 1), step + 1)
+                for step in range(epoch, stop)
+            ]
             losses = self.backend.train_images(state, targets, rates)
             finite &= (torch.isfinite(losses) & torch.isfinite(rows).all(1).to(losses.device)).cpu()
             self.occupancy.add(len(models) * len(rates), self.slots * len(rates))

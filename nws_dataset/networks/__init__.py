@@ -37,7 +37,7 @@ def columns_of_architectures() -> dict[str, Any]:
 
 def columns_of(architecture: BaseArchitecture) -> dict[str, Any]:
     """An architecture as columns of the index: its kind, its fields, and null for other kinds' fields."""
-    none = dict.fromkeys(columns_of_architectures())
+    none = {field.name: None for kind in KINDS.values() for field in dataclasses.fields(kind)}
     return {"kind": architecture.kind, **none, **dataclasses.asdict(architecture)}
 
 
