@@ -172,6 +172,23 @@ def test_a_step_is_that_of_the_plain_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("subset", SUBSETS_OF_IMAGES)
+def test_a_training_is_that_of_the_plain_network(subset: str, digits: Images) -> None:
+    """By Adam with its bias correction, and the learning rates of the recipe's schedule."""
+    (model,) = select(SUBSETS[subset], 0, models=1, datasets=("digits",), epochs=11)
+    recipe, architecture = model.recipe, model.recipe.architecture
+    bank = {"digits": digits}
+    cohort = ImageCohort(SUBSETS[subset], architecture, bank, device=CPU, dtype=torch.float64)
+    (found,) = cohort.train([model])
+    row = torch.from_numpy(initial_row(model)).double()
+    state = row, torch.zeros_like(row), torch.zeros_like(row)
+    target = target_of(architecture, image_of(model, digits)[0], torch.float64)
+    for step in range(11):
+        correction = (1 - 0.999 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))
+        plain_step(architecture, state, target, update.rate_of(recipe, step, 1) * correction)
+    torch.testing.assert_close(torch.from_numpy(found.rows[-1]).double(), row, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("subset", SUBSETS_OF_IMAGES)
 def test_rows_are_bit_identical_alone_and_together(subset: str, digits: Images) -> None:
     """Alone, in a batch of 64, in another one, by two threads."""
     models = models_of(subset, 64)
