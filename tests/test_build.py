@@ -630,4 +630,4 @@ def test_devices(
 def test_help_says_that_tf32_cuts_and_does_not_round() -> None:
     (option,) = (parameter for parameter in main.params if parameter.name == "tf32")
     assert isinstance(option, click.Option) and option.help is not None
-    assert "unrounded" in option.help
+    assert "truncated" in option.help
