@@ -11,6 +11,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -69,12 +70,16 @@ def trained() -> list[str]:
 
 def main(forced: list[int], text: str) -> None:
     """In a process of its own: train with other tiles, and keep the LLVM text of the compiled step."""
-    vectors.registers = lambda: Registers(*forced)
-    found = trained()
+    print_digests(forced, trained)
     from builder.training.cpu import kernels
 
     Path(text).write_text("\n".join(kernels.train.inspect_llvm().values()))
-    print(TOLD + json.dumps(found))
+
+
+def print_digests(forced: list[int], digests: Callable[[], list[str]]) -> None:
+    """In a process of its own: train with other tiles."""
+    vectors.registers = lambda: Registers(*forced)
+    print(TOLD + json.dumps(digests()))
 
 
 def digests_elsewhere(module: str, name: str, folder: Path, *arguments: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,11 @@ import torch.nn.functional as F
 
 from builder.training import update
 from builder.training.backend import Segment
-from builder.training.cpu import vectors
 from builder.training.cpu.vectors import Registers
 from builder.training.plain import PlainLoop
 from nws_dataset.networks.kan import Architecture
 from nws_dataset.networks.network import Network, coordinates
-from test_cpu_registers import ELSEWHERE, NAMED, TOLD, digests_elsewhere
+from test_cpu_registers import ELSEWHERE, NAMED, digests_elsewhere, print_digests
 from training_cases import images_for, make_model, plain_step, state_of, targets_of
 
 INRS = (  # blocks of pixels that are full or not, widths of whole vectors or not, one layer
@@ -181,13 +179,11 @@ def digests_here() -> list[str]:
 
 def main(forced: list[int]) -> None:
     """In a process of its own: train with other tiles."""
-    vectors.registers = lambda: Registers(*forced)
-    found = digests()
+    print_digests(forced, digests)
     from builder.training.cpu import products
 
     chosen = products.WIDE, products.MIDDLE, products.NARROW
     assert products.columns_of(Registers(*forced)) == chosen
-    print(TOLD + json.dumps(found))
 
 
 @pytest.mark.parametrize("name", NAMED)

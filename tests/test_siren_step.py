@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from builder.training import update
-from builder.training.cpu import vectors
-from builder.training.cpu.vectors import Registers
 from builder.training.initial import initial_row
 from nws_dataset.networks.network import Network, coordinates
 from nws_dataset.networks.siren import Architecture
-from test_cpu_registers import ELSEWHERE, TOLD, digests_elsewhere
+from test_cpu_registers import ELSEWHERE, digests_elsewhere, print_digests
 from training_cases import State, make_model, plain_step, state_of, targets_of
 
 ARCHITECTURES = (  # blocks of pixels that are full or not, widths of whole vectors or not, one to four layers
@@ -137,8 +134,7 @@ def digests_here() -> list[str]:
 
 def main(forced: list[int]) -> None:
     """In a process of its own: train with other tiles."""
-    vectors.registers = lambda: Registers(*forced)
-    print(TOLD + json.dumps(digests()))
+    print_digests(forced, digests)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ import torch
 from builder.training import update
 from builder.training.backend import Segment
 from builder.training.cpu.compiled import drop_stale_kernels
-from builder.training.cpu.kernels import lanes_of, rule
+from builder.training.cpu.kernels import change_weights, lanes_of
 from builder.training.cpu.products import product, whole_vectors
 from builder.training.cpu.vectors import (
     LANES,
@@ -151,13 +151,6 @@ def unfold(net: Any) -> None:
                     slope = fma(load(row, c), g, slope)
                     store(gradient, c, scale * g)
                 store(gradient, at + L.width + v, slope)
-
-
-@jit
-def change_weights(net: Any, rate: Any, coefficients: Any) -> None:
-    row, gradient, first, second = net.row, net.gradient, net.first, net.second
-    for i in range(len(row)):
-        row[i], first[i], second[i] = rule(row[i], gradient[i], first[i], second[i], rate, coefficients)
 
 
 # Features
@@ -363,7 +356,7 @@ def train(
         if not math.isfinite(losses):
             break
         unfold(net)
-        change_weights(net, rates[s], coefficients)
+        change_weights(net.row, net.gradient, net.first, net.second, len(net.row), rates[s], coefficients)
     return losses
 
 

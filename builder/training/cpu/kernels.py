@@ -943,9 +943,11 @@ def gradients(work: Any, net: Any, pictures: Any, first: int, batch: int) -> flo
 
 
 @jit
-def change_weights(net: Any, first: Any, second: Any, rate: Any, coefficients: Any) -> None:
-    row, gradient = net.row, net.gradient
-    for i in range(net.size):
+def change_weights(
+    row: Any, gradient: Any, first: Any, second: Any, size: int, rate: Any, coefficients: Any
+) -> None:
+    """Take an optimizer's step: `rule` for each of `size` weights, in place."""
+    for i in range(size):
         row[i], first[i], second[i] = rule(row[i], gradient[i], first[i], second[i], rate, coefficients)
 
 
@@ -985,7 +987,7 @@ def train(
                 L = work.layers[i]
                 for k in range(L.weight, L.weight + L.units * L.taps):
                     net.gradient[k] += decay * net.row[k]
-        change_weights(net, first, second, rates[s], coefficients)
+        change_weights(net.row, net.gradient, first, second, net.size, rates[s], coefficients)
     return losses
 
 

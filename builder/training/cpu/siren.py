@@ -23,7 +23,7 @@ import torch
 
 from builder.training import update
 from builder.training.cpu.compiled import drop_stale_kernels
-from builder.training.cpu.kernels import lanes_of, rule
+from builder.training.cpu.kernels import change_weights, lanes_of
 from builder.training.cpu.products import product, whole_vectors
 from builder.training.cpu.vectors import (
     LANES,
@@ -276,13 +276,6 @@ def backward(net: Any, begin: int, count: int) -> None:
 
 
 @jit
-def change_weights(net: Any, rate: Any, coefficients: Any) -> None:
-    row, gradient, first, second = net.row, net.gradient, net.first, net.second
-    for i in range(len(row)):
-        row[i], first[i], second[i] = rule(row[i], gradient[i], first[i], second[i], rate, coefficients)
-
-
-@jit
 def train(net: Any, rates: Any, coefficients: Any) -> float:
     """Take steps with one model, until its loss is not finite.
 
@@ -309,7 +302,7 @@ def train(net: Any, rates: Any, coefficients: Any) -> float:
         if not math.isfinite(losses):
             break
         multiply(net, len(net.row), len(net.row))  # the gradient, in place
-        change_weights(net, rates[s], coefficients)
+        change_weights(net.row, net.gradient, net.first, net.second, len(net.row), rates[s], coefficients)
     return losses
 
 

@@ -736,6 +736,21 @@ class Tile(NamedTuple):
     taken: Any
 
 
+def _make_zeros(size: int, lanes: int) -> Any:
+    """A tile of `size` vectors of zeros."""
+
+    @intrinsic
+    def zeros(typing: Any, like: Any) -> Any:
+        """Zeros in the type of an array."""
+        zero, tile = (
+            _constant(_vector(like.dtype, lanes), 0.0),
+            types.UniTuple(Vector(like.dtype, lanes), size),
+        )
+        return tile(like), lambda context, b, signature, values: cgutils.pack_array(b, [zero] * size)
+
+    return zeros
+
+
 def make_tile(count: int, lanes: int) -> Tile:
     """Make the operations for `count` pixels or taps, `lanes` images of each."""
     size = count * CHANNELS
@@ -755,14 +770,6 @@ def make_tile(count: int, lanes: int) -> Tile:
             return cgutils.pack_array(b, [b.add(start_, offset) for offset in found])
 
         return offsets_type(table, first, start), emit
-
-    @intrinsic
-    def zeros(typing: Any, like: Any) -> Any:
-        """A tile of zeros in the type of an array."""
-        zero = _constant(_vector(like.dtype, lanes), 0.0)
-        return tile_of(like.dtype)(like), lambda context, b, signature, values: cgutils.pack_array(
-            b, [zero] * size
-        )
 
     @intrinsic
     def filled(typing: Any, array: Any, positions: Any) -> Any:
@@ -862,7 +869,7 @@ def make_tile(count: int, lanes: int) -> Tile:
 
         return tile_of(x.dtype)(x, start, stride), emit
 
-    return Tile(offsets, zeros, filled, multiply, outer, put, spill, taken)
+    return Tile(offsets, _make_zeros(size, lanes), filled, multiply, outer, put, spill, taken)
 
 
 class Outer(NamedTuple):
@@ -878,9 +885,6 @@ class Outer(NamedTuple):
 def make_outer(rows: int, count: int, lanes: int) -> Outer:
     """The operations for `rows` scalars times `count` vectors of `lanes` numbers that stand side by side."""
     size, starts_type = rows * count, types.UniTuple(types.int64, rows)
-
-    def tile_of(dtype: Any) -> Any:
-        return types.UniTuple(Vector(dtype, lanes), size)
 
     @intrinsic
     def starts(typing: Any, first: Any, row: Any, stop: Any, stride: Any) -> Any:
@@ -898,14 +902,6 @@ def make_outer(rows: int, count: int, lanes: int) -> Outer:
             return cgutils.pack_array(b, found)
 
         return starts_type(first, row, stop, stride), emit
-
-    @intrinsic
-    def zeros(typing: Any, like: Any) -> Any:
-        """Zeros in the type of an array."""
-        zero = _constant(_vector(like.dtype, lanes), 0.0)
-        return tile_of(like.dtype)(like), lambda context, b, signature, values: cgutils.pack_array(
-            b, [zero] * size
-        )
 
     @intrinsic
     def multiply(typing: Any, tile: Any, x: Any, positions: Any, shift: Any, at: Any) -> Any:
@@ -944,7 +940,7 @@ def make_outer(rows: int, count: int, lanes: int) -> Outer:
 
         return operation
 
-    return Outer(starts, zeros, multiply, finish(adding=False), finish(adding=True))
+    return Outer(starts, _make_zeros(size, lanes), multiply, finish(adding=False), finish(adding=True))
 
 
 def make_totals(count: int) -> Any:
