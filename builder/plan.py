@@ -32,7 +32,6 @@ from nws_dataset.format.subsets import (
     Uniform,
 )
 from nws_dataset.networks.base import BaseArchitecture
-from nws_dataset.networks.layout import layout_of
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +53,7 @@ class Model:
     number: int
     seed: int  # the build's seed
     recipe: Recipe
-    block: int  # its shard among those of its subset, split and architecture
+    block: int  # which of the shards of its subset, split and architecture
     digits: int = DIGITS  # of its number in its name
     image: int | None = None  # that it represents (`builder.image_order`)
     image_split: str | None = None  # of that image
@@ -86,13 +85,11 @@ def split_of(identifier: str, seed: int) -> str:
 
 def models_per_shard(architecture: BaseArchitecture, num_snapshots: int) -> int:
     """Models of an architecture whose snapshots fill one shard."""
-    value = len(shards.header(architecture)) + 4 * layout_of(architecture).num_weights
-    return max(1, SHARD_BYTES // (num_snapshots * value))
+    return max(1, SHARD_BYTES // (num_snapshots * shards.value_bytes(architecture)))
 
 
 def plan(subset: Subset, seed: int, copies: int = 1) -> Iterator[Model]:
-    """All models of a subset in number order, without end of their own making: the first n do not depend on
-    how many are taken.
+    """Yield all models of a subset in the order of their numbers; the first n are always the same.
 
     Args:
         subset: what to draw from.

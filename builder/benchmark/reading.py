@@ -203,7 +203,7 @@ def write_large_index(folder: Path, models: int) -> Path:
     ]
     table, sizes = (
         pa.Table.from_pylist(snapshots, METADATA_SCHEMA),
-        {model.id: _value_bytes(model) for model in plan},
+        {model.id: shards.value_bytes(model.recipe.architecture) for model in plan},
     )
     by_split: dict[str, list[pa.Table]] = {}
     files = {}
@@ -242,11 +242,6 @@ def write_large_index(folder: Path, models: int) -> Path:
         files[path] = FileEntry((folder / path).stat().st_size, sha256_file(folder / path))
     Manifest("benchmark", {subset.name: SubsetEntry(0, models)}, files).write(folder)
     return folder
-
-
-def _value_bytes(model: Model) -> int:
-    architecture = model.recipe.architecture
-    return len(shards.header(architecture)) + 4 * layout_of(architecture).num_weights
 
 
 def _at_snapshot(table: pa.Table, snapshot: int, snapshots: int, random: np.random.Generator) -> pa.Table:

@@ -89,15 +89,11 @@ def disk_bytes(subset: Subset, models: Sequence[Model]) -> int:
     for (_, architecture, _, epochs), count in Counter(
         (m.split, m.recipe.architecture, m.block, m.recipe.max_epochs) for m in models
     ).items():
-        value = _value_bytes(shards.header(architecture), layout_of(architecture).num_weights)
+        value = shards.value_bytes(architecture)
         group = min(shards.GROUP_SNAPSHOTS, max(1, shards.GROUP_BYTES // value))
         if subset.edge_thresholds:
-            value += _value_bytes(shards.scores_header(architecture), shards.num_scores(architecture))
+            value += shards.scores_bytes(architecture)
         size += num_snapshots(subset, epochs) * (
             count * (value + METADATA_BYTES) + math.ceil(count / group) * ROW_GROUP_BYTES
         )
     return size
-
-
-def _value_bytes(header: bytes, numbers: int) -> int:
-    return len(header) + shards.ROW_DTYPE.itemsize * numbers

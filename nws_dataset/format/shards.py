@@ -75,6 +75,16 @@ def scores_header(architecture: BaseArchitecture) -> bytes:
     return _header(architecture, architecture.edge_scores())
 
 
+def value_bytes(architecture: BaseArchitecture) -> int:
+    """The length of a network's safetensors value."""
+    return len(header(architecture)) + layout_of(architecture).num_weights * ROW_DTYPE.itemsize
+
+
+def scores_bytes(architecture: BaseArchitecture) -> int:
+    """The length of the safetensors value of a network's edge scores."""
+    return len(scores_header(architecture)) + num_scores(architecture) * ROW_DTYPE.itemsize
+
+
 def pack(architecture: BaseArchitecture, row: np.ndarray) -> bytes:
     """The safetensors bytes of a network.
 
@@ -109,8 +119,7 @@ def unpack(
     Raises:
         ZooError: if the value is not of this architecture or not complete.
     """
-    head, view = header(architecture), memoryview(value)
-    length = len(head) + layout_of(architecture).num_weights * ROW_DTYPE.itemsize
+    head, view, length = header(architecture), memoryview(value), value_bytes(architecture)
     found_head = bytes(view[: len(head)])
     if found_head != head:
         name = re.search(rb'"architecture":"([^"]*)"', found_head)
@@ -173,8 +182,7 @@ def unpack_scores(
 
 def check_scores_length(architecture: BaseArchitecture, length: int, where: object) -> None:
     """Raise a ZooError unless a value of so many bytes can be the edge scores of an architecture."""
-    count = num_scores(architecture)
-    expected = len(scores_header(architecture)) + count * ROW_DTYPE.itemsize
+    count, expected = num_scores(architecture), scores_bytes(architecture)
     if length != expected:
         raise ZooError(
             where,

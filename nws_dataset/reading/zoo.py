@@ -32,6 +32,7 @@ from nws_dataset.format.shards import (
     num_scores,
     unpack,
     unpack_scores,
+    value_bytes,
 )
 from nws_dataset.networks import architecture_from_json
 from nws_dataset.networks.base import BaseArchitecture
@@ -778,8 +779,8 @@ class _ValueFormat(NamedTuple):
 @functools.lru_cache(1 << 16)  # few architectures for millions of snapshots
 def _value_format(text: str) -> _ValueFormat:
     architecture = architecture_from_json(text)
-    head, num_weights = header(architecture), layout_of(architecture).num_weights
-    return _ValueFormat(architecture, head, num_weights, len(head) + num_weights * ROW_DTYPE.itemsize)
+    num_weights = layout_of(architecture).num_weights
+    return _ValueFormat(architecture, header(architecture), num_weights, value_bytes(architecture))
 
 
 def _fields(snapshot: AnySnapshot, *names: str) -> list[Any]:
