@@ -25,9 +25,9 @@ from builder.training.implicit import (
     ImageBackend,
     ImageCohort,
     evaluate_image_rows,
+    fit_of,
     image_of,
     make_image_backend,
-    psnr_of,
     target_of,
 )
 from builder.training.train import Cohort, edge_scores_of, evaluate_rows, evaluate_snapshots
@@ -316,14 +316,9 @@ class Verifier:
         target = target_of(architecture, pixels.cpu(), torch.float64)
         with torch.no_grad():
             values = network(coordinates(architecture, torch.float64))
-        low, high = architecture.pixel_range
-        found = psnr_of(float(((values - target) ** 2).mean()), high - low)
-        recorded = snapshot["psnr"]
-        perfect = PERFECT if found is None else found
-        if (
-            abs((PERFECT if recorded is None else recorded) - perfect) > PSNR_TOLERANCE
-            and min(PERFECT if recorded is None else recorded, perfect) < ROUNDED
-        ):
+        found, recorded = fit_of(architecture, values, target)["psnr"], snapshot["psnr"]
+        ours, theirs = (PERFECT if psnr is None else psnr for psnr in (found, recorded))
+        if abs(ours - theirs) > PSNR_TOLERANCE and min(ours, theirs) < ROUNDED:
             raise ZooError(
                 snapshot["model_id"],
                 expected=f"psnr {recorded}",

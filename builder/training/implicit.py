@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -147,7 +146,6 @@ class ImageCohort:
         bank: image sets by name, on the device.
         slots: how many models train together.
         dtype: float32; float64 for tests.
-        spool: unused, since the rows are small.
         on_epoch: called after each epoch of a model.
         backend: trains the models; None for the fastest.
         occupancy: records how many slots are in use.
@@ -162,7 +160,6 @@ class ImageCohort:
         device: torch.device,
         slots: int = 1,
         dtype: torch.dtype = torch.float32,
-        spool: Path | None = None,
         on_epoch: Callable[[], None] = lambda: None,
         backend: ImageBackend | None = None,
         occupancy: Occupancy | None = None,
@@ -190,16 +187,16 @@ class ImageCohort:
         epochs = chosen_exports(self.subset, recipe.max_epochs, recipe.max_epochs + 1)
         finite = torch.ones(len(models), dtype=torch.bool)
         kept: list[torch.Tensor] = []  # [M, P] at each of the epochs
-        for epoch in range(recipe.max_epochs + 1):
-            if epoch in epochs:
+        ends = sorted({*epochs, *range(0, recipe.max_epochs, STEPS), recipe.max_epochs})
+        for start, stop in itertools.pairwise([*ends, recipe.max_epochs]):
+            if start in epochs:
                 known = kept[-1] if kept else rows
                 kept.append(torch.where(finite[:, None].to(rows.device), rows, known).clone())
-            if epoch == recipe.max_epochs or not (epoch % STEPS == 0 or epoch in epochs):
-                continue
-            stop = min(e for e in (*epochs, recipe.max_epochs, epoch - epoch % STEPS + STEPS) if e > epoch)
+            if start == stop:
+                break
             rates = [
                 update.step_size(recipe.optimizer, update.rate_of(recipe, step, 1), step + 1)
-                for step in range(epoch, stop)
+                for step in range(start, stop)
             ]
             losses = self.backend.train_images(state, targets, rates)
             finite &= (torch.isfinite(losses) & torch.isfinite(rows).all(1).to(losses.device)).cpu()
@@ -279,12 +276,13 @@ def evaluate_image_rows(
     """
     target = target_of(architecture, pixels, torch.float64).cpu()
     found = backend.evaluate_images(rows).double().cpu()
-    low, high = architecture.pixel_range
-    columns = []
-    for values in found:
-        mse = float(((values - target) ** 2).mean())
-        columns.append({"train_loss": mse, "psnr": psnr_of(mse, high - low)})
-    return columns
+    return [fit_of(architecture, values, target) for values in found]
+
+
+def fit_of(architecture: BaseArchitecture, values: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+    """How well a network's values [B, C] give its image, as columns of the index."""
+    mse, (low, high) = float(((values - target) ** 2).mean()), architecture.pixel_range
+    return {"train_loss": mse, "psnr": psnr_of(mse, high - low)}
 
 
 def psnr_of(mse: float, span: float) -> float | None:

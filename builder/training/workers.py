@@ -64,7 +64,7 @@ class Training:
         return None
 
     def load(self, dataset: str, architecture: BaseArchitecture, device: torch.device) -> Images:
-        """An image set for an architecture's input, on the device."""
+        """Load an image set for an architecture's input, on the device."""
         raise NotImplementedError
 
     def deliver(self, trained: Trained, seconds: float) -> Any:
@@ -117,14 +117,13 @@ class Training:
             for name in {model.recipe.dataset for model in models}
         }
         cohort: Cohort | ImageCohort
-        given: Any = {"device": device, "slots": slots, "spool": self.spool, "on_epoch": on_epoch}
-        given["occupancy"] = occupancy
+        given: Any = {"device": device, "slots": slots, "on_epoch": on_epoch, "occupancy": occupancy}
         if self.subset.of_images:
             image_backend = make_image_backend(architecture, device, name=self.backend)
             cohort = ImageCohort(self.subset, architecture, images, backend=image_backend, **given)
         else:
             backend = make_backend(architecture, device, name=self.backend, tf32=self.tf32)
-            cohort = Cohort(self.subset, architecture, images, backend=backend, **given)
+            cohort = Cohort(self.subset, architecture, images, backend=backend, spool=self.spool, **given)
         try:
             for trained in cohort.train(models):
                 in_vain -= trained.epochs
@@ -133,7 +132,7 @@ class Training:
             self.count_epochs(-in_vain)
 
     def _loaded(self, dataset: str, architecture: BaseArchitecture, device: torch.device) -> Images:
-        """An image set, once for all cohorts with such an input: on a GPU they share the copy there."""
+        """Load an image set once for all cohorts with the same input; on a GPU they share the copy there."""
         key = dataset, architecture.image_channels, architecture.image_size
         with _loading:
             if key not in self.loaded:
