@@ -43,6 +43,8 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         tables: the index (INDEX_SCHEMA), in any number of parts.
     """
     index = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
+    built = [name for name in manifest.subsets if name in SUBSETS]
+    of_images = [name for name in built if SUBSETS[name].of_images]
     loader = jinja2.PackageLoader("cards", "")
     environment = jinja2.Environment(
         loader=loader,
@@ -57,8 +59,9 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         summaries={name: _summary(index, name) for name in manifest.subsets},
         presets=SUBSETS,
         imported=IMPORTED,
-        built=[name for name in manifest.subsets if name in SUBSETS],
-        of_images=[name for name in manifest.subsets if name in SUBSETS and SUBSETS[name].of_images],
+        built=built,
+        of_images=of_images,
+        classifiers=[name for name in built if name not in of_images],
         kinds=sorted(pc.unique(index["kind"]).to_pylist()),
         recipes={name: _recipe_table(name) for name in manifest.subsets if name in SUBSETS},
         image_terms={
