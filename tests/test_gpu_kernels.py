@@ -34,6 +34,11 @@ from training_cases import CPU, NWS, images_for, make_model
 
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
 F64 = torch.float64
+CONVOLUTIONAL = [
+    name
+    for name, subset in SUBSETS.items()
+    if all(family.get("kind", Architecture.kind) == Architecture.kind for family in subset.families)
+]
 SMALL_TILES = Tiles(pixels=64, inner=16, channels=8)  # several tiles along every axis
 
 
@@ -140,7 +145,7 @@ def test_products_equal_torchs(name: str, way: str) -> None:
     close_to(moments[here, :, 0, 1], (part - part.mean(2, keepdim=True)).square().sum(2)[here])
 
 
-@pytest.mark.parametrize("subset", ["main", "fixed", "small_cnn", "demo"])
+@pytest.mark.parametrize("subset", CONVOLUTIONAL)
 def test_tiles_of_a_weight_gradient_are_no_larger_than_its_layer(
     subset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
