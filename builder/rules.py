@@ -10,9 +10,9 @@ import numpy as np
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.subsets import Subset
 
-TRAIN_EVALUATION_IMAGES = 5000  # training accuracy is that of the model's first so many training images
-SCORED_IMAGES = 1000  # an edge's score is over the model's first so many training images
-CONVERGED_MARGIN = 0.05  # final test accuracy above the majority class's rate
+TRAIN_EVALUATION_IMAGES = 5000  # training accuracy is measured on the model's first N training images
+SCORED_IMAGES = 1000  # an edge's score is measured on the model's first N training images
+CONVERGED_MARGIN = 0.05  # how far final test accuracy must be above the majority class's rate
 # The stopping rule of Eilertsen et al.
 MIN_EPOCHS = 20
 WORSE_IN_A_ROW = 5

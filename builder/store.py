@@ -145,9 +145,9 @@ class Store:
         exists = (out / MANIFEST_NAME).exists()
         self.manifest = Manifest.read(out) if exists else Manifest(GENERATOR_VERSION, {}, {})
         self.manifest.check_current(out)
-        self.entries: dict[str, FileEntry] = {}  # of the shards
-        self.indexes: dict[str, pa.Table] = {}  # the index files that are as nws.json says
-        # the index of each
+        self.entries: dict[str, FileEntry] = {}  # size and digest of each shard
+        self.indexes: dict[str, pa.Table] = {}  # the index files that match nws.json
+        # path of a shard -> its lines of the index
         self.tables = {
             path: table for subset in self.manifest.subsets for path, table in self._present(subset)
         }
@@ -294,8 +294,9 @@ class Store:
         values: Iterable[bytes],
         edge_scores: Iterable[bytes | None] | None = None,
     ) -> None:
-        """Write a shard whole, snapshots in METADATA_SCHEMA and ORDER with a value each; `commit` makes it
-        part of the zoo.
+        """Write a whole shard; `commit` makes it part of the zoo.
+
+        Snapshots are in METADATA_SCHEMA and ORDER, with one value each.
         """
         self.tables[path] = shards.write_snapshots(
             self.next / path, snapshots, values, relative=path, edge_scores=edge_scores
@@ -393,8 +394,10 @@ def _entry(file: Path) -> FileEntry:
 
 
 def _values(files: list[Path], snapshots: pa.Table, prefix: str = "") -> Iterator[bytes | None]:
-    """The values of snapshots (INDEX_SCHEMA and `source`, the number of a file), each checked against its
-    sha256; None of those that have none. `prefix` is that of the columns that say where they are.
+    """Read the values of snapshots and check each against its sha256; None for snapshots without one.
+
+    Snapshots are in INDEX_SCHEMA plus `source`, the number of a file; the columns with offset, length and
+    sha256 begin with `prefix`.
     """
     maps: dict[int, mmap.mmap] = {}
     names = ("source", *(prefix + name for name in ("offset", "length", "sha256")))

@@ -28,7 +28,7 @@ class Trained:
     rows: np.ndarray  # [S, P]
     # for each of S snapshots: the columns that differ between snapshots, and converged, diverged
     snapshots: list[dict[str, Any]]
-    epochs: int  # begun: of a diverged model the last one counts, though its row is not kept
+    epochs: int  # begun; a diverged model's last epoch counts, though its row is not kept
     edge_scores: np.ndarray | None = None  # [S, E] of the architectures that have them
 
 

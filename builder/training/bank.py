@@ -86,7 +86,7 @@ def prepared(
 
 
 def save(images: ImageSet, architecture: BaseArchitecture, train_images: int | None, folder: Path) -> None:
-    """Write an image set's arrays where worker processes can map them, once for each input."""
+    """Write an image set's arrays where worker processes can map them, once per input."""
     target = _folder(folder, images.name, architecture)
     if not target.exists():
         target.mkdir(parents=True)
@@ -96,7 +96,7 @@ def save(images: ImageSet, architecture: BaseArchitecture, train_images: int | N
 
 
 def load(dataset: str, architecture: BaseArchitecture, device: torch.device, folder: Path) -> Images:
-    """The images that `save` wrote; on the CPU all processes share one copy of the pixels."""
+    """Load the images that `save` wrote; on the CPU all processes share one copy of the pixels."""
     source = _folder(folder, dataset, architecture)
     # Mode "c" maps copy-on-write: torch wants writable memory, though nothing here writes.
     arrays = {key: np.load(source / f"{key}.npy", mmap_mode="c") for key in ARRAYS}
