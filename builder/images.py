@@ -98,15 +98,17 @@ def load_image_set(name: str, directory: Path | None = None) -> ImageSet:
     Args:
         name: a key of `IMAGE_SETS`.
         directory: the folder of `--images`. It contains the set's files, or a sub-folder named after the set
-            (directly, or in `data`). Files are idx (`.gz` or not) or Parquet in the Hub's schema. None: from
-            the Hub. `digits` always comes from scikit-learn.
+            (directly, or in `data`). Of several folders with images of the set, the only one that has them
+            all is taken. Files are idx (`.gz` or not) or Parquet in the Hub's schema. None: from the Hub.
+            `digits` always comes from scikit-learn.
 
     Returns:
         The image set.
 
     Raises:
-        ZooError: an unknown name, no (or more than one) folder with images of the set, a damaged or missing
-            file, labels outside 0..9, a class without training images, or a Hub that cannot be reached.
+        ZooError: an unknown name, no folder with images of the set, several of which none or more than one
+            has them all, a damaged or missing file, labels outside 0..9, a class without training images, or
+            a Hub that cannot be reached.
 
     Example:
         >>> load_image_set("digits").train_images.shape
@@ -122,9 +124,9 @@ def load_image_set(name: str, directory: Path | None = None) -> ImageSet:
     whole = source.part_of or name
     if directory is None:
         return _checked(source.hub, name, str(source.hub), *_load_hub(whole))
-    folder = _find_folder(whole, Path(os.path.abspath(directory)))
     # of a part, all images are test images of the whole set
     wanted = {split: prefix for split, prefix in IDX_PREFIXES.items() if split == "test" or whole == name}
+    folder = _find_folder(whole, Path(os.path.abspath(directory)), wanted)
     if any(_find_idx(folder, prefix, rank) for prefix in wanted.values() for rank in IDX_KINDS):
         whence = "idx files"
         splits = [_load_idx(folder, prefix, source) for prefix in wanted.values()]
@@ -287,8 +289,8 @@ def _hub_examples(split: Any, source: ImageSetFacts) -> Iterator[Example]:
     )
 
 
-def _find_folder(name: str, directory: Path) -> Path:
-    """The one folder at or below `directory` that has the set's files."""
+def _find_folder(name: str, directory: Path, splits: Iterable[str]) -> Path:
+    """The one folder at or below `directory` that has the set's files; of several, the one whole one."""
     found_folders = _candidates(name, directory)
     folders = [folder for folder in found_folders if _owner(folder) in (name, None)]
     if not folders:
@@ -296,11 +298,31 @@ def _find_folder(name: str, directory: Path) -> Path:
         found = f"those of {_owner(found_folders[0])}" if found_folders else "none"
         do = f"put them into its sub-folder {IMAGE_SETS[name].folders[0]}, or correct --images"
         raise ZooError(directory, expected=expected, found=found, do=do)
-    if len(folders) > 1:
+    if len(folders) == 1:
+        return folders[0]
+    whole = [folder for folder in folders if all(_is_whole(folder, split, name) for split in splits)]
+    if len(whole) != 1:
         found = " and ".join(str(folder.relative_to(directory)) for folder in folders)
         do = f"point --images at one of them, e.g. --images {folders[0]}, or keep only one there"
-        raise ZooError(directory, expected=f"one folder with images of {name}", found=found, do=do)
-    return folders[0]
+        expected = f"one folder with {'' if whole else 'all '}images of {name}"
+        raise ZooError(directory, expected=expected, found=found, do=do)
+    return whole[0]
+
+
+def _is_whole(folder: Path, split: str, name: str) -> bool:
+    """Whether a folder has as many images of a split as the set; none is decoded. False if damaged."""
+    source = IMAGE_SETS[name]
+    count, idx = 0, _find_idx(folder, IDX_PREFIXES[split], 3)
+    try:
+        if idx is not None:
+            count = len(_read_idx(idx, 3))
+        else:
+            for path in folder.glob(f"{split}-*.parquet"):
+                with _parquet(path, source) as (_, cost):
+                    count += cost.rows
+    except ZooError:
+        return False
+    return count == (source.train_images if split == "train" else source.test_images)
 
 
 def _candidates(name: str, directory: Path) -> list[Path]:

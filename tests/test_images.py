@@ -2,6 +2,7 @@
 input.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -310,7 +311,29 @@ def test_several_folders(tmp_path):
         write_parquet_set(tmp_path / "cifar10" / folder, column="img")
     chosen = tmp_path / "cifar10" / "jpeg-transcoded"
     refused("cifar10", tmp_path, "cifar10/jpeg-transcoded and cifar10/lossless-subset", f"--images {chosen}")
+    refused("cifar10", tmp_path, "expected one folder with all images of cifar10")
     assert_read_back(load_image_set("cifar10", chosen), channels=3)
+
+
+def test_of_several_folders_the_whole_one_is_taken(tmp_path, monkeypatch):
+    counts = {f"{split}_images": len(labels) for split, labels in LABELS.items()}
+    for name in ("cifar10", "mnist"):
+        monkeypatch.setitem(IMAGE_SETS, name, dataclasses.replace(IMAGE_SETS[name], **counts))
+    colour, gray = tmp_path / "cifar10", tmp_path / "mnist"
+    write_parquet_set(colour / "whole", column="img")
+    write_parquet_set(colour / "half", column="img", shards=2)
+    for path in (colour / "half").glob("*-00001-*"):
+        path.unlink()
+    damaged = write_parquet_set(colour / "damaged", column="img") / PARQUET
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    write_idx_set(gray / "whole", gz="")
+    write_idx(write_idx_set(gray / "part") / "t10k-images-idx3-ubyte.gz", pixels()["test"][:9, 0])
+    found = load_image_set("cifar10", tmp_path)
+    assert_read_back(found, channels=3)
+    assert found.source == "Parquet cifar10/whole"
+    assert_read_back(load_image_set("mnist", tmp_path), channels=1)
+    write_parquet_set(colour / "again", column="img")
+    refused("cifar10", tmp_path, "one folder with images", "cifar10/again", "cifar10/whole", "--images")
 
 
 def test_a_set_that_the_hub_does_not_have():
