@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -56,7 +56,7 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
     return environment.get_template(TEMPLATE).render(
         front_matter=yaml.safe_dump(_front_matter(manifest, index), sort_keys=False),
         manifest=manifest,
-        summaries={name: _summary(index, name) for name in manifest.subsets},
+        summaries={name: _summary(index, name, entry.copies) for name, entry in manifest.subsets.items()},
         presets=SUBSETS,
         imported=IMPORTED,
         built=built,
@@ -64,9 +64,7 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         classifiers=[name for name in built if name not in of_images],
         kinds=sorted(pc.unique(index["kind"]).to_pylist()),
         recipes={name: _recipe_table(name) for name in manifest.subsets if name in SUBSETS},
-        image_terms={
-            name: IMAGE_SETS[name].terms for name in sorted(pc.unique(index["dataset"]).to_pylist())
-        },
+        image_terms=_image_terms(manifest, index),
         plots=plots_of(manifest) if len(index) else {},
         many_architectures=MANY_ARCHITECTURES,
         splits=SPLITS,
@@ -108,8 +106,18 @@ def _size_category(count: int) -> str:
     return next(name for limit, name in steps if count < limit)
 
 
-def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
-    """A subset's counts and scores of final networks, in total and by data set; architectures; size."""
+def _image_terms(manifest: Manifest, index: pa.Table) -> dict[str, str]:
+    """Name of each data set -> its authors' terms of use."""
+    found = index.group_by(["dataset"]).aggregate([("subset", "distinct")]).sort_by("dataset").to_pylist()
+    names = {one["dataset"]: manifest.dataset_name(one["dataset"], one["subset_distinct"]) for one in found}
+    return {name: IMAGE_SETS[dataset].terms for dataset, name in names.items()}
+
+
+def _summary(index: pa.Table, subset: str, copies: Mapping[str, str]) -> dict[str, Any]:
+    """A subset's counts and scores of final networks, in total and by data set; architectures; size.
+
+    Data sets in `copies` have the names there.
+    """
     snapshots = index.filter(pc.field("subset") == subset)
     final = snapshots.filter(pc.field("is_final"))
     lengths, weights = (pc.min_max(final[column]).as_py() for column in ("num_snapshots", "num_weights"))
@@ -118,7 +126,8 @@ def _summary(index: pa.Table, subset: str) -> dict[str, Any]:
         "snapshots": len(snapshots),
         "by_split": {split: pc.sum(pc.equal(final["split"], split)).as_py() or 0 for split in SPLITS},
         "by_dataset": {
-            name: _scores(final.filter(pc.field("dataset") == name)) for name in _counts(final, "dataset")
+            copies.get(name, name): _scores(final.filter(pc.field("dataset") == name))
+            for name in _counts(final, "dataset")
         },
         "architectures": _counts(final, "architecture"),
         "num_snapshots": _range(lengths),

@@ -40,7 +40,9 @@ DIGEST = "nws-digest"  # the PNG's text chunk for the digest
 DPI = 150
 WIDTH = 8.0  # inches; the card shows about 800 pixels
 BINS = [number / 40 for number in range(41)]  # edges of accuracy
-ACCURACY_COLUMNS = ["model_id", "snapshot", "is_final", "epoch", "dataset", "test_accuracy", "converged"]
+ACCURACY_COLUMNS = [
+    *("model_id", "subset", "snapshot", "is_final", "epoch", "dataset", "test_accuracy", "converged"),
+]
 CURVE_POINTS = 200  # epochs at which a mean is taken, at most
 SHOWN_IMAGES = 8  # networks of the plot of images
 SAMPLED_SNAPSHOTS = 400  # rows of weights that a plot reads, at most (or one model)
@@ -89,8 +91,12 @@ def stale(folder: Path) -> list[str]:
 
 
 def _digest(manifest: Manifest) -> str:
-    """The digest of what the plots depend on: the index files, which contain the sha256 of all weights."""
-    sources = [VERSION, *(f"{path} {manifest.files[path].sha256}" for path in manifest.index_files())]
+    """The digest of what the plots depend on: names of data sets that are not the index's, and the index
+    files, which contain the sha256 of all weights.
+    """
+    copies = (f"{name} {entry.copies}" for name, entry in sorted(manifest.subsets.items()) if entry.copies)
+    index = (f"{path} {manifest.files[path].sha256}" for path in manifest.index_files())
+    sources = [VERSION, *copies, *index]
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()
 
 
@@ -120,13 +126,15 @@ def _accuracy(zoo: Zoo) -> Figure:
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.15))[0]
     panels = left.subplots(len(names), 1, sharex=True, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=True):
-        _distribution(axes, snapshots.filter(dataset=name, is_final=True), name, _colour("dataset", name))
+        own, colour = snapshots.filter(dataset=name, is_final=True), _colour("dataset", name)
+        _distribution(axes, own, _dataset_name(zoo, own, name), colour)
     panels[-1].set_xlabel("test accuracy of the final network")
     left.supylabel("networks", fontsize=STYLE["font.size"])
     left.suptitle("Final networks (grey: not converged)", fontsize=STYLE["axes.titlesize"])
     axes = right.subplots()
     for name in names:
-        _curve(axes, snapshots.filter(dataset=name), name, _colour("dataset", name))
+        own, colour = snapshots.filter(dataset=name), _colour("dataset", name)
+        _curve(axes, own, _dataset_name(zoo, own, name), colour)
     axes.set(xlabel="epochs of training", ylabel="mean test accuracy", ylim=(0, 1.02), xlim=(0, None))
     axes.set_yticks(TICKS, _percent(TICKS))
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -145,13 +153,14 @@ def _fidelity(zoo: Zoo) -> Figure:
     left, right = figure.subplots(1, 2)
     for name in names:
         own, colour = snapshots.filter(dataset=name), _colour("dataset", name)
+        called = _dataset_name(zoo, own, name)
         final = own.filter(is_final=True)["psnr"].astype(np.float64)
         median = np.nanmedian(final) if len(final) else np.nan
-        label = f"{name}: median {median:.1f} dB"
+        label = f"{called}: median {median:.1f} dB"
         left.hist(final[np.isfinite(final)], 40, color=colour, alpha=0.7, label=label)
         epochs = np.unique(own["epoch"])
         means = [np.nanmean(own.filter(epoch=int(e))["psnr"].astype(np.float64)) for e in epochs]
-        right.plot(epochs + 1, means, color=colour, marker="o", label=name)
+        right.plot(epochs + 1, means, color=colour, marker="o", label=called)
     left.set(xlabel="PSNR of the final network, dB", ylabel="networks")
     left.legend(frameon=False, fontsize="small")
     right.set(xlabel="steps of training + 1", ylabel="mean PSNR, dB", xscale="log")
@@ -396,6 +405,11 @@ def _present(table: pa.Table, column: str) -> list[str]:
     """The values of a property that occur, in the order of LEGAL_VALUES."""
     found = set(pc.unique(table[column]).to_pylist())
     return [value for value in LEGAL_VALUES[column] if value in found]
+
+
+def _dataset_name(zoo: Zoo, snapshots: Snapshots, dataset: str) -> str:
+    """The name of these snapshots' data set."""
+    return zoo.manifest.dataset_name(dataset, set(snapshots["subset"]))
 
 
 def _colour(column: str, value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import pyarrow as pa
 import yaml
 
 from nws_dataset.files import sha256_file
-from nws_dataset.format.manifest import FileEntry, ImageSource, Manifest, SubsetEntry, configs
+from nws_dataset.format.manifest import COPIES, FileEntry, ImageSource, Manifest, SubsetEntry, configs
 from nws_dataset.format.recipe import Recipe
 from nws_dataset.format.schema import INDEX_SCHEMA, METADATA_SCHEMA, SPLITS, model_id
 from nws_dataset.format.shards import pack, read_index, write_index, write_snapshots
@@ -162,6 +163,17 @@ def make_zoo(
             write_index(folder / paths[-1], pa.concat_tables(tables))
     write_manifest(folder, subsets, models, paths)
     return folder
+
+
+def use_copy(folder: Path) -> str:
+    """Let nws.json say that CIFAR-10's images came from a copy; return the name of results on it."""
+    manifest = Manifest.read(folder)
+    images = {"cifar10": ImageSource("Parquet somewhere", COPIES[0].sha256)}
+    subsets = {
+        name: dataclasses.replace(entry, image_sets=images) for name, entry in manifest.subsets.items()
+    }
+    dataclasses.replace(manifest, subsets=subsets).write(folder)
+    return COPIES[0].name
 
 
 def write_manifest(folder: Path, subsets: Sequence[str], models: int, paths: Sequence[str]) -> Manifest:

@@ -27,7 +27,7 @@ from nws_dataset.format.schema import COLUMNS, INDEX_SCHEMA, SNAPSHOTS_SCHEMA, S
 from nws_dataset.format.subsets import IMPORTED, PRESETS, SUBSETS
 from nws_dataset.reading.zoo import Zoo
 from testing.loopback_hub import LoopbackHub
-from testing.zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo, use_copy
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,22 @@ def test_all_subsets_in_one_card(tmp_path: Path) -> None:
     zoo = Zoo(make_zoo(tmp_path / "nws", subsets=PRESETS["nws"]))
     data = DatasetCard(render(zoo.manifest, [zoo.index])).data.to_dict()
     assert [config["config_name"] for config in data["configs"]] == ["index", *sorted(PRESETS["nws"])]
+
+
+def test_results_on_a_copy_of_an_image_set(tmp_path: Path) -> None:
+    zoo = make_zoo(tmp_path / "nws")
+    opened = Zoo(zoo)
+    plain = render(opened.manifest, [opened.index])
+    name = use_copy(zoo)
+    opened = Zoo(zoo)
+    text = render(opened.manifest, [opened.index])
+    for start in ("| {} | 3 | ", "| {} | no explicit licence |"):  # results, terms
+        assert start.format("cifar10") in plain and start.format(name) in text
+        assert start.format("cifar10") not in text and "| svhn | 3 | " in text
+    assert "images of `cifar10` are a copy with other pixels than the original" in text
+    assert f'results on them are called "{name}"' in text
+    assert "JPEG" not in plain and "a copy with other pixels" not in plain
+    assert set(opened.filter()["dataset"]) == {"mnist", "cifar10", "svhn"}
 
 
 def as_subset(zoo: Zoo, name: str) -> pa.Table:

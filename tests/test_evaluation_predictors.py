@@ -31,7 +31,7 @@ from nws_dataset.format.shards import write_index
 from nws_dataset.networks.layout import layout_of
 from nws_dataset.pages import paper, summary
 from nws_dataset.reading.zoo import Zoo
-from testing.zoo_factory import PLAIN, make_shard, make_zoo, write_manifest
+from testing.zoo_factory import PLAIN, make_shard, make_zoo, use_copy, write_manifest
 
 PNG = b"\x89PNG"
 CONTRACT = {
@@ -252,6 +252,24 @@ def test_scores_by_hand():
 def test_what_a_learning_curve_says(gaps, spread, words):
     assert words in paper.trend(np.array([200, 400, 800]), np.array(gaps), spread)
     assert "too few networks" in paper.trend(np.array([200]), np.array([0.1]), 0.0)
+
+
+def test_a_copy_of_an_image_set_names_the_results(tmp_path):
+    folder = make_zoo(tmp_path / "nws", subsets=("small_cnn",), models=24, snapshots=2)
+    name = use_copy(folder)
+    run(folder, "--seeds", 1)
+    results, text = check(tmp_path / "nws-results", folder)
+    found = results["results"]
+    called = {"mnist", name, "svhn"}
+    assert {one["dataset"] for one in results["predictions"]} == called
+    for experiment, field in (("accuracy", "dataset"), ("transfer", "trained_on"), ("held_out", "tested_on")):
+        told = {r[field] for r in found if r["experiment"] == experiment}
+        assert told & {*called, "cifar10"} == called, experiment
+    assert "cifar10" not in text + json.dumps(found)
+    assert "predictors_scatter_CIFAR-10_JPEG_q75.png" in results["plots"]
+    # the paper's numbers are those of the original
+    papers = {r["dataset"] for r in found if r["experiment"] == "accuracy" and "paper" in r}
+    assert papers == {"mnist", "svhn"}
 
 
 def test_the_papers_table():

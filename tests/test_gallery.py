@@ -20,7 +20,7 @@ from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.networks import KINDS
 from nws_dataset.reading.index import Columns
 from nws_dataset.reading.zoo import Zoo
-from testing.zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo, use_copy
 
 # of a zoo of classifiers
 PLOTS = [path for path in card.PLOTS if path != "plots/images.png"]
@@ -118,6 +118,20 @@ def test_a_change_of_the_index_makes_all_stale(zoo: Path, monkeypatch: pytest.Mo
     manifest.write(zoo)
     monkeypatch.setattr(gallery, "VERSION", "another")
     assert gallery.stale(zoo) == list(PLOTS)
+
+
+def test_a_copy_of_an_image_set_has_its_name(zoo: Path) -> None:
+    name = use_copy(zoo)
+    assert gallery.stale(zoo) == list(PLOTS)
+    opened = Zoo(zoo)
+    left, right = gallery.FIGURES["plots/accuracy.png"](opened).subfigs
+    called = ["mnist", name, "svhn"]
+    assert [axes.get_title("left").split(":")[0] for axes in left.axes] == called
+    assert [line.get_label() for line in right.axes[0].lines] == called
+    replaced(opened, "test_accuracy", [None])
+    replaced(opened, "psnr", [30.0])
+    _, curves = gallery.FIGURES["plots/accuracy.png"](opened).axes
+    assert [line.get_label() for line in curves.lines] == called
 
 
 def test_a_zoo_without_models_has_no_plots(tmp_path: Path) -> None:

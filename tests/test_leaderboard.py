@@ -19,7 +19,7 @@ from nws_dataset.pages.charts import LEFT, RIGHT, Figure, Line, Panel
 from nws_dataset.pages.sections import SECTIONS, accuracy_section
 from nws_dataset.pages.tables import Given, table_of
 from nws_dataset.reading.zoo import Zoo
-from testing.zoo_factory import make_zoo
+from testing.zoo_factory import make_zoo, use_copy
 
 VOID = {"meta", "line", "polyline", "polygon", "circle"}  # elements without an end
 REGRESSOR = '''"""Nine quantiles of a network's weights, read by a forest."""
@@ -349,6 +349,17 @@ def test_a_method_from_a_file(zoo, tmp_path):
     write(method, REGRESSOR + "\n")
     run(*arguments)
     assert json.loads(path.read_text())["results"] == found
+
+
+def test_a_copy_of_an_image_set_names_the_results(tmp_path):
+    zoo = make_zoo(tmp_path / "nws", models=20, snapshots=2)
+    name = use_copy(zoo)
+    method = write(tmp_path / "my_method.py", REGRESSOR)
+    run(zoo, "--method", f"{method}:Quantiles", "--seeds", 1, "--out", tmp_path / "page.html")
+    assert f"<dd>{name}, mnist, svhn</dd>" in (tmp_path / "page.html").read_text()
+    results = json.loads((tmp_path / "method_Quantiles.json").read_text())["results"]
+    (of_numbers,) = {r["trained_on"] for r in results if r["target"] == "learning_rate"}
+    assert of_numbers.endswith(f"{name}, mnist, svhn") and "cifar10" not in json.dumps(results)
 
 
 def test_a_classifier_is_asked_for_classes(zoo, tmp_path):

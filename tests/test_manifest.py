@@ -9,7 +9,15 @@ import pytest
 
 from nws_dataset.errors import ZooError
 from nws_dataset.files import sha256_file
-from nws_dataset.format.manifest import MANIFEST_NAME, FileEntry, ImageSource, Manifest, SubsetEntry, configs
+from nws_dataset.format.manifest import (
+    COPIES,
+    MANIFEST_NAME,
+    FileEntry,
+    ImageSource,
+    Manifest,
+    SubsetEntry,
+    configs,
+)
 from nws_dataset.format.schema import INDEX_SCHEMA, SNAPSHOTS_SCHEMA
 
 GOLDEN = """\
@@ -57,6 +65,25 @@ def test_golden_text(tmp_path: Path) -> None:
     MANIFEST.write(tmp_path)
     assert (tmp_path / MANIFEST_NAME).read_text() == GOLDEN
     assert Manifest.read(tmp_path) == MANIFEST
+
+
+def test_a_copy_of_an_image_set_names_the_results() -> None:
+    (copy,) = COPIES
+    sources = {
+        "decoded as here": ImageSource("Parquet cifar10", copy.sha256),
+        "decoded otherwise": ImageSource("Parquet cifar10/jpeg-transcoded", "ab"),
+        "original": ImageSource("uoft-cs/cifar10", "cd"),
+    }
+    subsets = {name: SubsetEntry(0, 1, image_sets={"cifar10": images}) for name, images in sources.items()}
+    subsets["another"] = SubsetEntry(0, 1, image_sets={"mnist": sources["decoded otherwise"]})
+    manifest = Manifest("1", subsets, {})
+    for name in ("decoded as here", "decoded otherwise"):
+        assert manifest.dataset_name("cifar10", [name]) == "CIFAR-10 (JPEG q75)"
+        assert manifest.dataset_name("mnist", [name]) == "mnist"
+    for name in ("original", "another", "not listed"):
+        assert manifest.dataset_name("cifar10", [name]) == "cifar10" and not subsets["another"].copies
+    both = manifest.dataset_name("cifar10", ["original", *subsets])
+    assert both == "CIFAR-10 (JPEG q75) and cifar10"
 
 
 def test_missing(tmp_path: Path) -> None:

@@ -146,6 +146,16 @@ class Inputs:
         return self.zoo.filter(is_final=True)
 
     @functools.cached_property
+    def datasets(self) -> np.ndarray:
+        """[M] the data set of each final network, by the name that results on it have."""
+        pairs = zip(self.final["dataset"], self.final["subset"], strict=True)
+        return np.array([self.zoo.manifest.dataset_name(name, [subset]) for name, subset in pairs])
+
+    def values(self, column: str) -> np.ndarray:
+        """[M] the values of a column of the final networks; data sets as in `datasets`."""
+        return self.datasets if column == "dataset" else np.asarray(self.final[column])
+
+    @functools.cached_property
     def series(self) -> SnapshotSeries:
         return SnapshotSeries.of(self.snapshots, self.final)
 

@@ -77,12 +77,11 @@ def accuracy_task(final: Snapshots, name: str, models: np.ndarray, seed: int) ->
     return Task(TEST_ACCURACY, name, models, np.asarray(final[TEST_ACCURACY], np.float64)[models], folds)
 
 
-def dataset_tasks(final: Snapshots, seed: int) -> tuple[list[Task], list[str]]:
-    """An accuracy task for each data set, and notes on data sets that are left out."""
-    datasets = np.asarray(final["dataset"])
+def dataset_tasks(final: Snapshots, datasets: np.ndarray, seed: int) -> tuple[list[Task], list[str]]:
+    """An accuracy task for each of the data sets [M], and notes on data sets that are left out."""
     names, counts = np.unique(datasets, return_counts=True)
     if len(names) > 1 and counts.max() < MIN_OF_DATASET:
-        words = "The data sets have too few networks each for tasks of their own."
+        words = f"The data sets have too few networks each for tasks of their own: {', '.join(names)}."
         return [accuracy_task(final, ALL_DATASETS, np.arange(len(final)), seed)], [words]
     few = names[counts < MIN_OF_DATASET].tolist() if len(names) > 1 else []
     tasks = [
@@ -93,9 +92,8 @@ def dataset_tasks(final: Snapshots, seed: int) -> tuple[list[Task], list[str]]:
     return tasks, [f"Too few networks of {', '.join(few)} (fewer than {MIN_OF_DATASET})."] if few else []
 
 
-def tasks_by(final: Snapshots, column: str, seed: int) -> list[Task]:
-    """An accuracy task for each common value of a column, the most frequent first."""
-    values = np.asarray(final[column])
+def tasks_by(final: Snapshots, values: np.ndarray, seed: int) -> list[Task]:
+    """An accuracy task for each common value of a column [M], the most frequent first."""
     names, counts = np.unique(values, return_counts=True)
     by_count = sorted(zip(-counts, names, strict=True))
     common = [name for less, name in by_count if -less >= MIN_OF_VALUE][:MAX_VALUES]

@@ -53,7 +53,7 @@ def trials_of(inputs: Inputs, seeds: range, meta: bool = False) -> tuple[list[Tr
         *early_trials(inputs, seeds),
         *importance_trials(inputs, seeds),
     ]
-    tasks, few = dataset_tasks(inputs.final, seeds[0])
+    tasks, few = dataset_tasks(inputs.final, inputs.datasets, seeds[0])
     mixed = [task.words for task in tasks if len(_num_snapshots(inputs, task)) > 1]
     why = "its networks have different numbers of snapshots"
     return trials, [*inputs.skipped, *few, *(f"No early prediction on {name}: {why}." for name in mixed)]
@@ -158,7 +158,8 @@ def transfer_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
     On the diagonal of the matrix, networks of the same value are held out.
     """
     for column in ACROSS:
-        values = list(zip(*(tasks_by(inputs.final, column, seed) for seed in seeds), strict=True))
+        known = inputs.values(column)
+        values = list(zip(*(tasks_by(inputs.final, known, seed) for seed in seeds), strict=True))
         for name, tasks in itertools.product(PREDICTORS, values if len(values) > 1 else ()):
             source, own = tasks[0], _sides(tasks[0])
             parts = {other.words: _sides(other).test for other, *_ in values if other is not source}
@@ -192,7 +193,7 @@ def held_out_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
     final, everyone = inputs.final, np.arange(len(inputs.final))
     splits = np.asarray(final["split"])
     for column in HELD_OUT:
-        tasks = tasks_by(final, column, seeds[0])
+        tasks = tasks_by(final, inputs.values(column), seeds[0])
         for task in tasks if len(tasks) > 2 else ():  # the transfer matrix covers two values
             others, name = np.setdiff1d(everyone, task.models), f"all but {task.words}"
             training, validation = (others[splits[others] == split] for split in ("train", "validation"))
@@ -245,7 +246,8 @@ def _importance(inputs: Inputs, trial: Trial, answers: Answers) -> Outcome:
 
 def _tasks(inputs: Inputs, seeds: range) -> list[tuple[Task, ...]]:
     """The accuracy tasks of each data set, one for each seed."""
-    return list(zip(*(dataset_tasks(inputs.final, seed)[0] for seed in seeds), strict=True))
+    final, datasets = inputs.final, inputs.datasets
+    return list(zip(*(dataset_tasks(final, datasets, seed)[0] for seed in seeds), strict=True))
 
 
 def _labels(inputs: Inputs, task: Task, method: Method) -> dict[str, Any]:

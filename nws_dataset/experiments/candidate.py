@@ -194,12 +194,13 @@ def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
 
     Each of the `seeds` repetitions has its own balancing, folds and random_state.
     """
-    final = inputs.final
+    final, datasets = inputs.final, inputs.datasets
     method = Method(
         candidate.name, WEIGHTS, lambda task, seed: CandidateModel(candidate, inputs.weights, seed)
     )
     trials: list[Trial] = []
-    by_seed = [] if candidate.is_classifier else [dataset_tasks(final, seed)[0] for seed in range(seeds)]
+    predicted = range(0 if candidate.is_classifier else seeds)
+    by_seed = [dataset_tasks(final, datasets, seed)[0] for seed in predicted]
     for of_dataset in zip(*by_seed, strict=True):
         first = of_dataset[0]
         labels: dict[str, Any] = between(first, ("train and validation", "test"))

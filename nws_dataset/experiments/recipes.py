@@ -111,7 +111,7 @@ def _score(inputs: Inputs, asked: Sequence[tuple[str, Question]], trial: Trial, 
         for kinds in (architectures, np.zeros(len(task.models)))
     )
     held_out = "cross-validation over models" if task.cross_validated else "the zoo's splits"
-    where = f"{held_out}, {', '.join(sorted(set(final['dataset'][task.models])))}"
+    where = f"{held_out}, {', '.join(sorted(set(inputs.datasets[task.models])))}"
     trained_on = f"{SNAPSHOTS[inputs.settings.snapshots]}, {where}"
     num_train = round(np.mean([len(fold.training) for fold in task.folds]))
     records = []

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,31 @@ class ImageSource:
 
 
 @dataclass(frozen=True)
+class ImageCopy:
+    """A copy of an image set whose pixels are not the original's, so results on it have its name."""
+
+    dataset: str
+    name: str
+    folder: str  # the end of its source, as another decoder of JPEG may give other pixels
+    sha256: str  # as in ImageSource
+
+    def is_source(self, dataset: str, images: ImageSource) -> bool:
+        """Whether images of a data set came from this copy."""
+        told = images.sha256 == self.sha256 or images.source.endswith(self.folder)
+        return dataset == self.dataset and told
+
+
+COPIES = (
+    ImageCopy(
+        "cifar10",
+        "CIFAR-10 (JPEG q75)",
+        "/jpeg-transcoded",
+        "4d575a3f46ef747e2f11c6c6a197119ff7979c376bf7733a85ab95c376ac5b76",
+    ),
+)
+
+
+@dataclass(frozen=True)
 class SubsetEntry:
     """A subset in the folder."""
 
@@ -70,6 +95,12 @@ class SubsetEntry:
     def settings(self) -> dict[str, Any]:
         """The seed and options of a build, including options that its version did not record."""
         return {"seed": self.seed, **EARLIER_OPTIONS, **self.options}
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """Data set -> the name of the copy that its images came from, of those in COPIES."""
+        sets = self.image_sets.items()
+        return {name: copy.name for name, images in sets for copy in COPIES if copy.is_source(name, images)}
 
 
 @dataclass(frozen=True)
@@ -172,6 +203,12 @@ class Manifest:
                 or set("{}") & set(rest)
             ):
                 raise ValueError(f"the path template {template[:MAX_TEMPLATE]!r}")
+
+    def dataset_name(self, dataset: str, subsets: Iterable[str]) -> str:
+        """The name of results on a data set in some subsets: the data set's own, or its copy's."""
+        entries = (self.subsets.get(subset) for subset in subsets)
+        names = [entry.copies.get(dataset, dataset) if entry else dataset for entry in entries]
+        return " and ".join(sorted(set(names)))
 
     def check_current(self, where: object) -> None:
         """Raise a ZooError unless the zoo is of today's format, so that something can be added to it."""

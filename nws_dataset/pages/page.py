@@ -56,12 +56,12 @@ def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
 def facts_of_page(zoo: Zoo, called: str) -> dict[str, Any]:
     """The facts about a zoo in the head of the page."""
     final = zoo.filter(is_final=True)
-    splits = final["split"].tolist()
+    splits, of_data = final["split"].tolist(), zip(final["dataset"], final["subset"], strict=True)
     return {
         **facts_of(zoo, called),
         "num_models": len(final),
         "num_snapshots": len(zoo.filter()),
-        "datasets": sorted(set(final["dataset"])),
+        "datasets": sorted({zoo.manifest.dataset_name(name, [subset]) for name, subset in of_data}),
         "architectures": len(set(final["architecture"])),
         "splits": {split: splits.count(split) for split in dict.fromkeys(splits)},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,8 @@ def report_accuracies(
             clouds = [plots.Cloud(*_cloud(one, converged)) for one in shown]
             title = f"Accuracy read off features, held-out {dataset} networks"
             sides, limits = ("true test accuracy", "predicted"), (-0.03, 1.03)
-            figures[f"scatter_{dataset.replace(' ', '_')}"] = plots.clouds(clouds, title, sides, limits)
+            file_name = re.sub(r"[^\w-]+", "_", dataset).strip("_")
+            figures[f"scatter_{file_name}"] = plots.clouds(clouds, title, sides, limits)
         return figures
 
     title = f"Test accuracy of networks, predicted: {contents['zoo']['name']}"
