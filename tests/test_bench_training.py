@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -123,6 +124,14 @@ def test_cohorts_train_together(chosen: list[Case]) -> None:
         assert len({model.cohort for model in together.models}) == 1
         assert len({model.number for model in together.models}) == len(together.models) <= 64
         assert len(together.models) == 64 or together.workload == "main"
+
+
+def test_the_readme_has_a_row_for_each_workload(chosen: list[Case], of_kinds: list[Case]) -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (table,) = re.findall(r"^\| networks \| beside plain.*\n\|[-:|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    rows = [re.findall(r"^\| `(\w+)`(?:, batch (\d+))?", row) for row in table.splitlines()]
+    told = [" ".join(filter(None, name)) for (name,) in rows]
+    assert told == list(dict.fromkeys(case.workload for case in (*chosen, *of_kinds)))
 
 
 def test_flops(chosen: list[Case]) -> None:
