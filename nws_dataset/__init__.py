@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nws_dataset.baselines.meta_classifier import DeepMetaClassifier as DeepMetaClassifier
     from nws_dataset.baselines.meta_classifier import DeepMetaRegressor as DeepMetaRegressor
+    from nws_dataset.baselines.metanetworks.graph import GraphNetwork as GraphNetwork
     from nws_dataset.baselines.predictors import DenseNet as DenseNet
     from nws_dataset.baselines.predictors import GradientBoosting as GradientBoosting
     from nws_dataset.baselines.predictors import LogitLinear as LogitLinear
@@ -70,6 +71,7 @@ _EXPORTS = {
     "views.slices": ("RandomUnits",),
     "views.statistics": ("zoo_features",),
     "baselines.predictors": ("DenseNet", "GradientBoosting", "LogitLinear"),
+    "baselines.metanetworks.graph": ("GraphNetwork",),
     "baselines.meta_classifier": ("DeepMetaClassifier", "DeepMetaRegressor"),
     "errors": ("ZooError",),
 }  # module -> its public names

@@ -56,6 +56,8 @@ class BaseArchitecture(abc.ABC):
     kind: ClassVar[str]  # its name, unique
     activations: ClassVar[tuple[str, ...]]  # legal values of the recipe's `activation`
     initializations: ClassVar[tuple[str, ...]]  # legal values of the recipe's `initialization`
+    # whether hidden units compute odd functions: then the sign of all weights of a unit may be changed
+    odd_units: ClassVar[bool] = False
     # field -> its legal values, if it is a choice; or (low, high), if it is a number
     legal_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}

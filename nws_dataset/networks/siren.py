@@ -37,6 +37,7 @@ class Architecture(BaseArchitecture):
 
     kind: ClassVar[str] = "siren"
     activations: ClassVar[tuple[str, ...]] = ("sine",)
+    odd_units: ClassVar[bool] = True
     # "siren": Sitzmann et al.'s, biases as in PyTorch; "siren_uniform": one rule for all layers, biases 0
     initializations: ClassVar[tuple[str, ...]] = ("siren", "siren_uniform")
     legal_values: ClassVar[Mapping[str, tuple[str | int, ...]]] = {

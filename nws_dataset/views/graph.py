@@ -19,7 +19,7 @@ import numpy as np
 from nws_dataset.errors import ZooError
 from nws_dataset.format.recipe import LEGAL_VALUES
 from nws_dataset.networks.base import BaseArchitecture
-from nws_dataset.networks.layout import OUTPUT, TensorSpec, layout_of
+from nws_dataset.networks.layout import INPUT, OUTPUT, TensorSpec, layout_of
 from nws_dataset.views.gather import check_axes, flatten, like, take, with_zero
 from nws_dataset.views.indices import (
     VECTOR_ROLES,
@@ -311,6 +311,66 @@ class Graph:
                 x.reshape(-1, *x.shape[-2:]), edge_attr.reshape(-1, edges, width), strict=True
             )
         ]
+
+
+@dataclass(frozen=True)
+class NodeLayer:
+    """The nodes of one layer."""
+
+    name: str  # of its units
+    indices: np.ndarray  # [V, F]: places in the row of each node's biases and norms; F may be 0
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its nodes are inputs or outputs, which keep their order."""
+        return self.name in (INPUT, OUTPUT)
+
+
+@dataclass(frozen=True)
+class EdgeLayer:
+    """All edges from the nodes of one layer to those of another."""
+
+    source: int  # number of the layer of nodes
+    target: int
+    indices: np.ndarray  # [T, S, F]: places in the row of the weights from each source to each target
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The graph of an architecture layer by layer, for methods that compute with whole layers.
+
+    Nodes and edges have the order of `Graph`; features are not padded.
+    """
+
+    nodes: tuple[NodeLayer, ...]
+    edges: tuple[EdgeLayer, ...]
+
+    @classmethod
+    @functools.lru_cache(CACHED)
+    def of(cls, architecture: BaseArchitecture) -> Layers:
+        """The layers of an architecture.
+
+        Example:
+            >>> from nws_dataset.networks import kan
+            >>> layers = Layers.of(kan.Architecture(depth_hidden=1))
+            >>> [(layer.name, layer.indices.shape) for layer in layers.nodes]
+            [('input', (2, 0)), ('layer1', (32, 0)), ('output', (1, 0))]
+            >>> [edges.indices.shape for edges in layers.edges]
+            [(32, 2, 10), (1, 32, 10)]
+        """
+        layout, indices = layout_of(architecture), tensor_indices(architecture)
+        names = list(layout.unit_counts)
+        nodes = []
+        for name, size in layout.unit_counts.items():
+            vectors = [indices[spec.name] for spec in layout.tensors if spec.units == (name,)]
+            nodes.append(NodeLayer(name, np.reshape(vectors, (len(vectors), size)).T.astype(np.int64)))
+        edges = []
+        for tensors in _edge_tensors(architecture):
+            target, source = (names.index(str(units)) for units in tensors[0].units[:2])
+            shape = *tensors[0].unit_shape[:2], -1
+            parts = [indices[spec.name].reshape(shape) for spec in tensors]
+            edges.append(EdgeLayer(source, target, np.concatenate(parts, axis=2)))
+        return cls(tuple(nodes), tuple(edges))
 
 
 def _check_activations(names: Sequence[str], legal: Sequence[str], do: str) -> None:
