@@ -66,10 +66,21 @@ def make_planned_zoo(
                 for s in snapshots
                 for model, _, weights in members
             )
+            scores = [_edge_scores(model) for _ in snapshots for model, _, _ in members]
             table = [row[s] for s in snapshots for row in rows]
-            store.put(path, pa.Table.from_pylist(table, METADATA_SCHEMA), values)
+            store.put(path, pa.Table.from_pylist(table, METADATA_SCHEMA), values, scores)
         store.commit()
     return folder
+
+
+def _edge_scores(model: Model) -> bytes | None:
+    """Random scores of a model's edges, if its kind has any: about a third are kept."""
+    architecture, thresholds = model.recipe.architecture, SUBSETS[model.subset].edge_thresholds
+    if not thresholds:
+        return None
+    random, threshold = np.random.default_rng([model.seed, model.number]), thresholds[model.recipe.dataset]
+    scores = random.exponential(threshold, shards.num_scores(architecture)).astype(np.float32)
+    return shards.pack_scores(architecture, scores)
 
 
 def _trained(model: Model, place: int, last: int | None) -> tuple[list[dict[str, Any]], np.ndarray]:

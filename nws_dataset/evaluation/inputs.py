@@ -19,16 +19,20 @@ import numpy as np
 from nws_dataset.evaluation.folds import check_models
 from nws_dataset.evaluation.tasks import TEST_ACCURACY, SnapshotSeries
 from nws_dataset.networks.layout import NORM_SUFFIX
+from nws_dataset.views.graph import Graph
 from nws_dataset.views.slices import ArrayRows, RandomUnits, Source, even_starts
 from nws_dataset.views.statistics import STATISTICS, Features, whole_vector_statistics, zoo_features
 
 if TYPE_CHECKING:
+    from nws_dataset.networks.base import BaseArchitecture
     from nws_dataset.reading.snapshots import Snapshots
     from nws_dataset.reading.zoo import Zoo
 
 SLICE, UNITS, SLICE_STATISTICS, ROW = "slice", "random units", "statistics of the slice", "row"
 LAYERS, WHOLE, NORMS, WEIGHTS, RECIPE = "layers", "whole", "norms", "weights", "hyperparameters"
 WITH_RECIPE, FIRST_LAST = f"{LAYERS} + {RECIPE}", "first + last"
+GRAPH, WEIGHT_SET, EDGE_SET, EDGE = "graph", "set of weights", "set of edges", "edge"
+GRAPH_STATISTICS = f"{GRAPH} + {LAYERS}"
 THEN = "accuracy then"  # at the snapshot of an early prediction: its baseline
 LAYER = "layer "  # prefix of a layer's name
 # the convolutions with their batch-norm, and the layers after them
@@ -44,6 +48,11 @@ WORDS = {
     NORMS: "norms of all layers",
     RECIPE: "hyper-parameters",
     WITH_RECIPE: "statistics and hyper-parameters",
+    GRAPH: "the graph",
+    GRAPH_STATISTICS: "the graph and statistics",
+    WEIGHT_SET: "the set of weights",
+    EDGE_SET: "the set of edges",
+    EDGE: "one edge at a time",
 }  # names in tables and plots
 SNAPSHOTS = {"final": "final snapshots", "late": "the later half of the snapshots", "all": "all snapshots"}
 MAX_BYTES = 2 << 30  # of all weights in memory as float64
@@ -236,10 +245,21 @@ class Inputs:
         """Whether all networks have the same architecture."""
         return len(set(self.final["architecture"])) == 1
 
+    @property
+    def architecture(self) -> BaseArchitecture:
+        """That of all networks, if they are alike."""
+        return self.zoo.architecture(self.final[0])
+
     @functools.cached_property
     def weights(self) -> np.ndarray | list[np.ndarray]:
         """The final rows: an array for one architecture, a list for several."""
         return self.zoo.weights(self.final) if self.alike else self.zoo.arrays(self.final)
+
+    @functools.cached_property
+    def graphs(self) -> list[Graph]:
+        """The graph of each final network."""
+        architectures = map(self.zoo.architecture, self.final)
+        return [Graph.from_rows(*pair) for pair in zip(architectures, self.weights, strict=True)]
 
     @functools.cached_property
     def skipped(self) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from nws_dataset.evaluation import inputs as kinds
 from nws_dataset.evaluation.inputs import SMALL_SETTINGS, Inputs, Settings
 from nws_dataset.evaluation.run import Method, Question
 from nws_dataset.evaluation.tasks import Labelled, Task
+from nws_dataset.views.graph import Layers
 from nws_dataset.views.slices import SomeRows, Source
 
 DEEP, SVM, BOOSTING = "deep meta-classifier", "linear SVM", "boosting"
@@ -35,6 +37,7 @@ PREDICTORS: dict[str, list[Any]] = {
     ],
     "dense net": [DenseNet(), DenseNet(num_units=512, dropout=0.2), DenseNet(num_layers=5, dropout=0.0)],
 }
+MAX_EDGES = 100_000  # that boosting learns from
 WIDE = 1000  # features; with more, settings are not compared
 WIDE_BOOSTING = {"feature_fraction": 0.05, "learning_rate": 0.1}
 META, META_EPOCHS = "meta-regressor", 30
@@ -178,6 +181,52 @@ class FeatureModel:
 
     def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
         return self.estimator.predict(self.X[networks])
+
+
+@dataclass
+class EdgeModel:
+    """Boosting on the weights and the layer of one edge at a time: what is kept, without the network."""
+
+    inputs: Inputs
+    seed: int
+
+    def fit(self, training: Labelled, validation: Labelled) -> EdgeModel:
+        random = np.random.default_rng(self.seed)
+        held_out = validation if len(validation.indices) else training
+        parts = [self._some(part, random) for part in (training, held_out)]
+        self.learner = Boosting(classification=True, seed=self.seed)
+        self.learner.fit(*parts[0], *parts[1])
+        return self
+
+    def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
+        return np.stack([self.learner.scores(self._edges(network))[:, 1] for network in networks.tolist()])
+
+    def _some(self, networks: Labelled, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """At most MAX_EDGES edges of some networks, at random."""
+        count, each = len(networks.indices), networks.y.shape[1]
+        some = np.sort(random.choice(count * each, min(MAX_EDGES, count * each), replace=False))
+        X, y = [], []
+        for i, edges in itertools.groupby(some.tolist(), lambda edge: edge // each):
+            chosen = [edge % each for edge in edges]
+            X.append(self._edges(int(networks.indices[i]))[chosen])
+            y.append(networks.y[i, chosen])
+        return np.concatenate(X), np.concatenate(y).astype(np.int64)
+
+    def _edges(self, network: int) -> np.ndarray:
+        """[E, F + 1]: the weights of each edge, and the number of its layer."""
+        row = np.asarray(self.inputs.weights)[network]
+        layers = [row[edges.indices].reshape(-1, edges.indices.shape[2]) for edges in self._layers.edges]
+        numbers = np.repeat(np.arange(len(layers)), [len(part) for part in layers])
+        return np.column_stack([np.concatenate(layers), numbers])
+
+    @functools.cached_property
+    def _layers(self) -> Layers:
+        return Layers.of(self.inputs.architecture)
+
+
+def edge_boosting(inputs: Inputs) -> Method:
+    """Boosting that decides on one edge at a time."""
+    return Method(BOOSTING, kinds.EDGE, lambda task, seed: EdgeModel(inputs, seed))
 
 
 @dataclass(frozen=True)

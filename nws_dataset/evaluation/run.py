@@ -11,6 +11,7 @@ import itertools
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,10 @@ class Outcome:
 class Answers:
     """The predictions of a trial's models."""
 
-    predicted: dict[Question, np.ndarray]  # [M] of the task's models; only tested ones are set
+    # [M] of the task's models, or [M, E] of their edges; only tested ones are set
+    predicted: dict[Question, np.ndarray]
     model: MethodModel  # the last one fitted
+    seconds: float  # of fitting and predicting
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,10 @@ class Trial:
 
     def run(self, advance: Callable[[str], None]) -> Outcome:
         """Fit, predict and score; calls `advance` after each fold. Folds with equal training share a fit."""
-        task, predicted = self.task, {question: np.empty_like(self.task.truth) for question in self.questions}
+        task, started = self.task, time.monotonic()
+        # of edges a probability each
+        dtype = np.float32 if task.of_edges else task.truth.dtype
+        predicted = {question: np.empty(task.truth.shape, dtype) for question in self.questions}
         alike = itertools.groupby(task.folds, lambda fold: fold.training.tobytes())
         for i, (_, folds) in enumerate(alike):
             model = None
@@ -109,7 +115,7 @@ class Trial:
                     answers[fold.test] = model.predict(task.models[fold.test], question)
                 advance(self.words)
         assert model is not None, "a task has folds"
-        return self.score(self, Answers(predicted, model))
+        return self.score(self, Answers(predicted, model, time.monotonic() - started))
 
     @property
     def facts(self) -> list[Any]:

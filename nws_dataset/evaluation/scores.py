@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
+from sklearn.metrics import roc_auc_score
 
 from nws_dataset.errors import ZooError
 
@@ -52,6 +53,9 @@ class Record:
     interval_95: Interval | None = None
     chance: float | None = None  # the score of a constant guess
     from_architecture: float | None = None  # the score of a guess from the architecture alone
+    ceiling: float | None = None  # the score of a perfect ranking without ties
+    kept: float | None = None  # the share of edges that are kept, of all networks scored
+    seconds: float | None = field(default=None, compare=False)  # of fitting and predicting
     paper: float | None = None  # the score in Unterthiner et al. 2020
     num_features: int | None = None
     setting: str | None = None  # of the method
@@ -120,6 +124,13 @@ def kendall_tau(truth: np.ndarray, predicted: np.ndarray) -> float:
     return float(kendalltau(truth, predicted).statistic)
 
 
+def tau_ceiling(truth: np.ndarray) -> float:
+    """Kendall's tau-b of a perfect ranking without ties, which is below 1 if true values are equal."""
+    counts = np.unique(truth, return_counts=True)[1]
+    pairs = len(truth) * (len(truth) - 1)
+    return math.sqrt(1 - int((counts * (counts - 1)).sum()) / pairs)
+
+
 def mse(truth: np.ndarray, predicted: np.ndarray) -> float:
     """The mean squared error."""
     return float(np.mean((truth - predicted) ** 2))
@@ -150,6 +161,19 @@ class Metric:
 METRICS = {
     "accuracy": Metric(
         "accuracy, %", "The share of held-out networks whose property was predicted correctly.", 100, 1
+    ),
+    "edge_accuracy": Metric(
+        "edges right, %", "The share of the edges of held-out networks that were told right.", 100, 2
+    ),
+    "balanced_accuracy": Metric(
+        "balanced, %",
+        "The mean of the shares of kept and of pruned edges that were told right: 50 for any constant guess.",
+        *(100, 2),
+    ),
+    "roc_auc": Metric(
+        "AUC",
+        "The probability that a kept edge gets a higher score than a pruned one: 0.5 is chance.",
+        *(1, 4),
     ),
     "r2": Metric(
         "R²",
@@ -236,10 +260,45 @@ def records_of_accuracies(
             if not np.isfinite(value):
                 continue
             own: dict[str, Any] = {"nets": nets, "num_test": int(part.sum()), "metric": name, "value": value}
+            if name == "kendall_tau":
+                own["ceiling"] = tau_ceiling(truth[part])
             if intervals and name in WITH_INTERVAL:
                 own["interval_95"] = bootstrap_interval(score, truth[part], predicted[part], labels["seed"])
             records.append(Record(**labels, **own))
     return records
+
+
+def records_of_edges(
+    labels: Mapping[str, Any], truth: np.ndarray, predicted: np.ndarray, *, intervals: bool = False
+) -> list[Record]:
+    """Score predictions of which edges are kept.
+
+    Args:
+        labels: fields that all records share; "seed" also seeds the interval.
+        truth: [M, E] bool, whether each edge is kept.
+        predicted: [M, E] the probability that it is.
+        intervals: add a 95 % interval of the accuracy over networks.
+    """
+    right, kept = (predicted > 0.5) == truth, float(truth.mean())
+    of_networks = right.mean(axis=1)
+    values = {
+        "edge_accuracy": (float(of_networks.mean()), max(kept, 1 - kept)),
+        "balanced_accuracy": (float(right[truth].mean() + right[~truth].mean()) / 2, 0.5),
+        "roc_auc": (float(roc_auc_score(truth.ravel(), predicted.ravel())), 0.5),
+    }
+    records = []
+    for name, (value, chance) in values.items():
+        own: dict[str, Any] = {"nets": ALL, "num_test": len(truth), "metric": name, "value": value}
+        own |= {"chance": chance, "kept": kept}
+        if intervals and name == "edge_accuracy":
+            mean = _mean_of_truth
+            own["interval_95"] = bootstrap_interval(mean, of_networks, of_networks, labels["seed"])
+        records.append(Record(**labels, **own))
+    return records
+
+
+def _mean_of_truth(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return float(truth.mean())
 
 
 # Means over seeds

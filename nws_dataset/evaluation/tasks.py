@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,12 +19,14 @@ CLASSES = (
     *("dataset", "batch_size", "augmentation", "optimizer", "activation", "initialization", "filter_size"),
     *("depth_conv", "depth_fc", "width_conv", "width_fc"),
 )
-NUMBERS = ("learning_rate",)  # properties predicted as numbers
+# properties predicted as numbers
+NUMBERS = ("learning_rate", "weight_decay", "label_smoothing", "label_noise", "max_epochs")
 PROPERTIES = (*CLASSES, *NUMBERS)
 # A value with fewer models than a tenth of the zoo, clipped to these bounds, is left out: balancing would
 # drop most other models.
 RARE, RAREST = 10, 2
 TEST_ACCURACY = "test_accuracy"
+LABEL, EDGES = "label", "edges"  # the class of a network's image; which edges are kept
 ALL_DATASETS = "all data sets"
 MIN_OF_DATASET = 50  # models; if no data set has that many, all data sets are one task
 MIN_OF_VALUE, MAX_VALUES = 50, 6  # models of a value; values, the most frequent ones
@@ -45,13 +47,18 @@ class Task:
     target: str  # column of the index
     words: str  # name in tables: the property and its values, or the networks whose accuracy is predicted
     models: np.ndarray  # [M] indices among the final snapshots
-    truth: np.ndarray  # [M] true values of the target
+    truth: np.ndarray  # [M] true values of the target; [M, E] bool for edges
     folds: list[Fold]  # indices in models
     classes: tuple[Any, ...] = ()  # empty for a number
 
     @property
     def is_number(self) -> bool:
-        return not self.classes
+        return not self.classes and not self.of_edges
+
+    @property
+    def of_edges(self) -> bool:
+        """Whether each edge has a true value."""
+        return self.truth.ndim == 2
 
     @property
     def cross_validated(self) -> bool:
@@ -90,6 +97,39 @@ def dataset_tasks(final: Snapshots, datasets: np.ndarray, seed: int) -> tuple[li
         if name not in few
     ]
     return tasks, [f"Too few networks of {', '.join(few)} (fewer than {MIN_OF_DATASET})."] if few else []
+
+
+def label_tasks(final: Snapshots, datasets: np.ndarray, seed: int) -> list[Task]:
+    """A task for each of the data sets [M]: the class of the image of it that a network represents.
+
+    Classes are not balanced, as in the published benchmarks.
+    """
+    labels = np.asarray(final[LABEL], np.float64)  # NaN of networks that classify
+    splits, tasks = np.asarray(final["split"]), []
+    for dataset in np.unique(datasets).tolist():
+        names, counts = np.unique(labels[(datasets == dataset) & ~np.isnan(labels)], return_counts=True)
+        classes = names[counts >= RAREST]
+        if len(classes) < 2:
+            continue
+        models = np.flatnonzero((datasets == dataset) & np.isin(labels, classes))
+        truth = labels[models].astype(np.int64)
+        folds = folds_of(splits[models], seed, small=is_small(len(models)), labels=truth)
+        folds = [with_validation(fold, seed, truth) for fold in folds]
+        known = tuple(classes.astype(int).tolist())
+        tasks.append(Task(LABEL, f"class of the image ({dataset})", models, truth, folds, known))
+    return tasks
+
+
+def edge_task(task: Task, final: Snapshots, scores: np.ndarray) -> Task:
+    """The task for which edges are kept, of the networks of another task.
+
+    Args:
+        task: of networks with the same edges.
+        final: the final snapshots.
+        scores: [M, E] of the task's networks, from `Zoo.edge_scores`.
+    """
+    thresholds = np.asarray(final["edge_threshold"], np.float64)[task.models]
+    return replace(task, target=EDGES, truth=scores >= thresholds[:, None], classes=())
 
 
 def tasks_by(final: Snapshots, values: np.ndarray, seed: int) -> list[Task]:
@@ -190,6 +230,17 @@ def is_logarithmic(name: str, subsets: Collection[str]) -> bool:
 def _min_models(num_models: int) -> int:
     """The number of models that a value needs to be a class."""
     return min(RARE, max(RAREST, num_models // 10))
+
+
+# Fewer networks to learn from
+
+
+def with_fewer(task: Task, size: int, seed: int) -> Task:
+    """A task with `size` training models in each fold; for one seed, fewer are a part of more."""
+    random = np.random.default_rng(seed)
+    parts = [random.permutation(fold.training)[:size] for fold in task.folds]
+    folds = [replace(fold, training=part) for fold, part in zip(task.folds, parts, strict=True)]
+    return replace(task, folds=folds)
 
 
 # Guesses that read no weights

@@ -18,13 +18,21 @@ import numpy as np
 
 from nws_dataset import console
 from nws_dataset.console import Command
+from nws_dataset.errors import ZooError
 from nws_dataset.evaluation.folds import NOBODY, Fold, describe, is_small
 from nws_dataset.evaluation.inputs import LAYERS, THEN, WEIGHTS, Inputs
 from nws_dataset.evaluation.models import BOOSTING, META, PREDICTORS, FeatureModel, predictor
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
 from nws_dataset.evaluation.scores import ALL, SIZED, Predictions, Record, records_of_accuracies
-from nws_dataset.evaluation.tasks import TEST_ACCURACY, Task, accuracy_task, dataset_tasks, tasks_by
+from nws_dataset.evaluation.tasks import (
+    TEST_ACCURACY,
+    Task,
+    accuracy_task,
+    dataset_tasks,
+    tasks_by,
+    with_fewer,
+)
 from nws_dataset.experiments import commands
 from nws_dataset.pages import paper
 from nws_dataset.pages.summary import report_accuracies
@@ -45,6 +53,9 @@ def trials_of(inputs: Inputs, seeds: range, meta: bool = False) -> tuple[list[Tr
         seeds: repetitions, each with its own folds.
         meta: also try the deep meta-classifier as a regressor.
     """
+    if not tasks_by_dataset(inputs, seeds):
+        do = "choose networks that classify, or ask for what they have: nws-evaluate"
+        raise ZooError(inputs.zoo.name, expected="networks with a test accuracy", found="none", do=do)
     trials = [
         *accuracy_trials(inputs, seeds, meta),
         *curve_trials(inputs, seeds),
@@ -121,7 +132,7 @@ def accuracy_trials(inputs: Inputs, seeds: range, meta: bool = False) -> Iterato
     """Every input with every method, on the networks of each data set."""
     pairs = [(name, method) for name in inputs.features for method in PREDICTORS]
     pairs += [(WEIGHTS, META)] * (meta and WEIGHTS in inputs.features)
-    for tasks, (name, kind) in itertools.product(_tasks(inputs, seeds), pairs):
+    for tasks, (name, kind) in itertools.product(tasks_by_dataset(inputs, seeds), pairs):
         method = predictor(inputs, kind, tasks[0], name)
         labels = _labels(inputs, tasks[0], method)
         yield from trials_by_seed(inputs, "accuracy", method, tasks, seeds, **labels)
@@ -132,24 +143,16 @@ def curve_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
 
     For one seed, a smaller training set is a part of each larger one.
     """
-    for tasks in _tasks(inputs, seeds):
+    for tasks in tasks_by_dataset(inputs, seeds):
         largest = len(tasks[0].folds[0].training)
         sizes = [MIN_CURVE << i for i in range(20) if MIN_CURVE << i < largest]
         names = [name for name in inputs.features if name in paper.R2]
         names = [LAYERS] if tasks[0].cross_validated else names
         for name, kind, size in itertools.product(names, PREDICTORS, sizes):
             method = predictor(inputs, kind, tasks[0], name)
-            fewer = [_fewer(task, size, seed) for task, seed in zip(tasks, seeds, strict=True)]
+            fewer = [with_fewer(task, size, seed) for task, seed in zip(tasks, seeds, strict=True)]
             labels = {**_labels(inputs, tasks[0], method), "num_train": size}
             yield from trials_by_seed(inputs, SIZED, method, fewer, seeds, **labels)
-
-
-def _fewer(task: Task, size: int, seed: int) -> Task:
-    """A task with `size` training models in each fold."""
-    random = np.random.default_rng(seed)
-    parts = [random.permutation(fold.training)[:size] for fold in task.folds]
-    folds = [replace(fold, training=part) for fold, part in zip(task.folds, parts, strict=True)]
-    return replace(task, folds=folds)
 
 
 def transfer_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
@@ -207,7 +210,7 @@ def held_out_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
 
 def early_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
     """Predict the final accuracy from the weights of a snapshot, and from the accuracy at that snapshot."""
-    for tasks in _tasks(inputs, seeds):
+    for tasks in tasks_by_dataset(inputs, seeds):
         first, numbers = tasks[0], _num_snapshots(inputs, tasks[0])
         if len(numbers) > 1:
             continue
@@ -226,7 +229,7 @@ def _num_snapshots(inputs: Inputs, task: Task) -> np.ndarray:
 
 def importance_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
     """Each statistic's share of the loss reduction in boosting."""
-    for tasks in _tasks(inputs, seeds[:1]):
+    for tasks in tasks_by_dataset(inputs, seeds[:1]):
         method, fold = predictor(inputs, BOOSTING, tasks[0]), tasks[0].folds[0]
         task = replace(tasks[0], folds=[Fold(fold.training, fold.validation, NOBODY)])
         labels = _labels(inputs, tasks[0], method)
@@ -244,9 +247,11 @@ def _importance(inputs: Inputs, trial: Trial, answers: Answers) -> Outcome:
     return Outcome([Record(**about, feature=name, value=share) for name, share in pairs])
 
 
-def _tasks(inputs: Inputs, seeds: range) -> list[tuple[Task, ...]]:
-    """The accuracy tasks of each data set, one for each seed."""
+def tasks_by_dataset(inputs: Inputs, seeds: range) -> list[tuple[Task, ...]]:
+    """The accuracy tasks of each data set, one for each seed; none if networks classify nothing."""
     final, datasets = inputs.final, inputs.datasets
+    if np.isnan(np.asarray(final[TEST_ACCURACY], np.float64)).any():
+        return []
     return list(zip(*(dataset_tasks(final, datasets, seed)[0] for seed in seeds), strict=True))
 
 
@@ -295,7 +300,7 @@ def main(
         trials, skipped = trials_of(inputs, numbers, meta)
         outcomes = run(trials, console.progress, jobs=jobs or 1, kept=kept, ray=ray)
         records = [record for outcome in outcomes for record in outcome.records]
-        tasks = [task for task, *_ in _tasks(inputs, numbers)]
+        tasks = [task for task, *_ in tasks_by_dataset(inputs, numbers)]
         contents = {
             "experiment": "predictors",
             "zoo": facts_of(opened, commands.name_of(zoo)),

@@ -6,7 +6,7 @@ import functools
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,20 @@ def jobs_options(default: str) -> Decorator:
         "the same path.",
     )
     return lambda command: jobs(ray(command))
+
+
+def listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
+    """A click callback that splits comma-separated names; if `legal` is empty, any name is allowed."""
+
+    def split(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+        names = value.split(",") if value else None
+        for name in (names or ()) if legal else ():
+            if name not in legal:
+                option, expected = parameter.opts[0], f"some of {','.join(legal)}"
+                raise ZooError(option, expected=expected, found=repr(name), do="choose among them")
+        return names
+
+    return split
 
 
 def open_zoo(zoo: str, ray: str | None) -> Zoo:

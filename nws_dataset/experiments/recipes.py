@@ -23,14 +23,13 @@ import numpy as np
 
 from nws_dataset import console
 from nws_dataset.console import Command
-from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import models
 from nws_dataset.evaluation.folds import NUM_FOLDS, describe, is_small
 from nws_dataset.evaluation.inputs import SLICE, SLICE_STATISTICS, SMALL_SETTINGS, SNAPSHOTS, Inputs, Settings
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
-from nws_dataset.evaluation.scores import ALL, CONVERGED, Record, property_scores
-from nws_dataset.evaluation.tasks import PROPERTIES, Task, guesses_from_architecture, tasks_of
+from nws_dataset.evaluation.scores import ALL, CONVERGED, SIZED, Record, property_scores
+from nws_dataset.evaluation.tasks import LABEL, PROPERTIES, Task, guesses_from_architecture, tasks_of
 from nws_dataset.experiments import commands
 from nws_dataset.pages.summary import report_properties
 from nws_dataset.views.slices import check_device
@@ -89,7 +88,7 @@ def property_trial(
     if method.layer is not None:
         asked += [("where", last)] if "layers" in experiments else []
     else:
-        asked += [("what", last)] if "what" in experiments else []
+        asked += [(name, last) for name in ("what", LABEL, SIZED) if name in experiments]
         asked += [("when", Question(number)) for number in numbers if "when" in experiments]
         has_positions = inputs.final["num_weights"].max() > inputs.settings.slice_length
         if "where" in experiments and method.input in (SLICE, SLICE_STATISTICS) and has_positions:
@@ -120,7 +119,7 @@ def _score(inputs: Inputs, asked: Sequence[tuple[str, Question]], trial: Trial, 
         about: dict[str, Any] = {**trial.labels, "experiment": experiment, "trained_on": trained_on}
         about["tested_on"] = f"{'one snapshot' if experiment == 'when' else 'final snapshots'}, {where}"
         about |= {"num_train": num_train, "position": question.position}
-        about["snapshot"] = None if experiment == "what" else question.snapshot
+        about["snapshot"] = None if experiment in ("what", LABEL, SIZED) else question.snapshot
         for nets, part in ((ALL, tested), (CONVERGED, tested[converged[tested]])):
             if not len(part):
                 continue
@@ -200,32 +199,18 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
     ]
 
 
-def _listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
-    """A click callback that splits comma-separated names; if `legal` is empty, any name is allowed."""
-
-    def split(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
-        names = value.split(",") if value else None
-        for name in (names or ()) if legal else ():
-            if name not in legal:
-                option, expected = f"--{parameter.name}", f"some of {','.join(legal)}"
-                raise ZooError(option, expected=expected, found=repr(name), do="choose among them")
-        return names
-
-    return split
-
-
 @click.command(cls=Command)
 @click.argument("zoo")
 @commands.out_option
 @commands.option(
     "--experiments",
     default="what,when",
-    callback=_listed(EXPERIMENTS),
+    callback=commands.listed(EXPERIMENTS),
     help=f"Experiments to run: any of {','.join(EXPERIMENTS)}.",
 )
 @commands.option(
     "--properties",
-    callback=_listed(()),
+    callback=commands.listed(()),
     help=f"Properties to predict.  [default: {','.join(PROPERTIES)}, where they vary]",
 )
 @commands.seeds_option("Number of seeds.")

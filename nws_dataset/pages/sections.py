@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import words_of
 from nws_dataset.evaluation.scores import ALL, METRICS, NETS, SIZED, Score, distinct, groups, select
+from nws_dataset.evaluation.tasks import LABEL
 from nws_dataset.pages.charts import Figure, Line, Panel, round_up
 from nws_dataset.pages.tables import Given, table_of, words
 
@@ -16,6 +17,8 @@ GUESSES = (
     Given("chance", "No weights read", "chance"),
     Given("from_architecture", "No weights read", "architecture"),
 )
+CEILING = Given("ceiling", "No ties", "highest τ")
+SECONDS = Given("seconds", "", "seconds", "{:,.0f}".format)
 RANKS = ("kendall_tau", "r2")  # the metrics shown first
 FLOOR_STEP = 0.25  # the bottom of an axis is a multiple of it
 
@@ -67,7 +70,8 @@ def accuracy_section(scores: list[Score]) -> Section:
     heads, tables = {"input": "input", "method": "method"}, []
     for (dataset,), part in groups(scores, "dataset").items():
         title = f"Networks trained on {dataset}, by R²" if dataset else "By R²"
-        tables.append(table_of(title, by_measure(part), heads, _measure, given=[PAPER], ranked=True))
+        given = [PAPER, CEILING, SECONDS]
+        tables.append(table_of(title, by_measure(part), heads, _measure, given=given, ranked=True))
     lead = (
         "The test accuracy of held-out networks, predicted from their final weights or from the input named "
         "in the table."
@@ -213,20 +217,71 @@ def early_section(scores: list[Score]) -> Section:
     return Section("early", "How early can one tell?", lead, figures=figures, more=[table])
 
 
+def label_section(scores: list[Score]) -> Section:
+    """Methods by measure, for the class of the image that a network represents."""
+    heads, tables = {"input": "input", "method": "method"}, []
+    for (target,), part in groups(scores, "task").items():
+        given = [Given("chance", "No weights read", "chance"), SECONDS]
+        title = f"{(target or LABEL)[:1].upper()}{(target or LABEL)[1:]}"
+        tables.append(table_of(title, by_measure(part), heads, _measure, given=given, ranked=True))
+    lead = (
+        "Each network represents one image. Its class is predicted from the final weights of held-out "
+        "networks, which represent test images. Seconds are those of fitting and predicting."
+    )
+    return Section(LABEL, "What does a network show?", lead, tables)
+
+
+def edges_section(scores: list[Score]) -> Section:
+    """Methods by measure, for each data set; beside them what a constant guess reaches."""
+    heads, tables = {"input": "input", "method": "method"}, []
+    given = [
+        Given("chance", "No weights read", "majority"),
+        Given("kept", "", "kept", "{:.1%}".format),
+        SECONDS,
+    ]
+    for (dataset,), part in groups(scores, "dataset").items():
+        title = f"Networks trained on {dataset}"
+        tables.append(table_of(title, by_measure(part), heads, _measure, given=given, ranked=True))
+    lead = (
+        "Which edges of held-out networks are kept, and which pruned, predicted from the weights: an edge is "
+        "kept where its mean activation over training images is at least a threshold. The majority rate is "
+        "the share of edges that a constant guess tells right."
+    )
+    return Section("edges", "Which edges are kept?", lead, tables)
+
+
 def curve_section(scores: list[Score]) -> Section:
-    """R2 over the number of training networks; curves end at the scores with all training networks."""
-    sizes, panels = select(scores, experiment=SIZED), []
-    for (dataset, name), sized in groups(sizes, "dataset", "input").items():
+    """Scores over the number of training networks; curves end at those with all training networks."""
+    sizes = select(scores, experiment=SIZED)
+    panels = _panels_of_classes(scores, sizes)
+    for (dataset, name), sized in groups(select(sizes, metric="r2"), "dataset", "input").items():
         methods = distinct(sized, "method")
         part = select(scores, dataset=dataset, input=name, metric="r2", nets=ALL)
         part = [score for score in part if score.first.method in methods and score.first.num_train]
         title = f"{dataset or ''}: {words_of(name)}"
         panels += _score_panels(title, part, "num_train", "method", logarithmic=True)
-    heads = {"networks": "dataset", "input": "input", "method": "method", "trained on": "num_train"}
+    heads = {"task": "property", "networks": "dataset", "input": "input", "method": "method"}
+    heads["trained on"] = "num_train"
     table = table_of("All numbers", by_measure(sizes), heads, _measure)
-    lead = "R² over the number of networks to learn from. Values below the axis are drawn on it."
+    lead = (
+        "Scores over the number of networks to learn from: R² of accuracies, or the share of classes told "
+        "right. Values below the axis are drawn on it."
+    )
     figures = [Figure("All held-out networks.", panels)]
     return Section(SIZED, "How many networks does it take?", lead, figures=figures, more=[table])
+
+
+def _panels_of_classes(scores: list[Score], sizes: list[Score]) -> list[Panel]:
+    """A panel for each target that is a class, with a line for each method."""
+    panels = []
+    for (target,), sized in groups(select(sizes, metric="accuracy", nets=ALL), "target").items():
+        shown = {method_of(score) for score in sized}
+        part = select(scores, target=target, metric="accuracy", nets=ALL)
+        lines = _lines([score for score in part if method_of(score) in shown], "num_train", "method", "input")
+        chance = part[0].mean("chance") or 0.0
+        label, levels = "networks to learn from", {"chance": chance}
+        panels.append(Panel(part[0].words, lines, label, 0.0, 1.0, levels, logarithmic=True))
+    return panels
 
 
 def _score_panels(
@@ -245,6 +300,8 @@ def _score_panels(
 SECTIONS: dict[str, Callable[[list[Score]], Section]] = {
     "accuracy": accuracy_section,
     "what": what_section,
+    LABEL: label_section,
+    "edges": edges_section,
     "when": when_section,
     "where": where_section,
     "transfer": transfer_section,
@@ -259,5 +316,5 @@ def sections_of(scores: Iterable[Score]) -> list[Section]:
     known = list(scores)
     parts = {name: select(known, experiment=name) for name in SECTIONS}
     if parts[SIZED]:
-        parts[SIZED] += parts["accuracy"]
+        parts[SIZED] += parts["accuracy"] + parts["what"] + parts[LABEL]
     return [SECTIONS[name](part) for name, part in parts.items() if part]

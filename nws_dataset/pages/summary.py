@@ -26,6 +26,7 @@ from nws_dataset.evaluation.scores import (
     scores_of,
     select,
 )
+from nws_dataset.evaluation.tasks import LABEL
 from nws_dataset.files import atomic_write
 from nws_dataset.pages import paper, plots
 from nws_dataset.pages.charts import Figure as Chart
@@ -151,6 +152,29 @@ def report_accuracies(
     title = f"Test accuracy of networks, predicted: {contents['zoo']['name']}"
     contents = {**contents, "predictions": [vars(one) for one in predictions]}
     _write(folder, contents, title, notes, [*sections, *departed], draw)
+
+
+def report_evaluation(folder: Path, contents: dict[str, Any], notes: Sequence[str]) -> None:
+    """Report what was asked of a zoo, by every method."""
+    name, scores = contents["zoo"]["name"], scores_of(contents["results"])
+    sections = sections_of(scores)
+
+    def draw() -> dict[str, Figure]:
+        figures: dict[str, Figure] = {}
+        shown = {LABEL: "accuracy", "what": "accuracy", "accuracy": "r2", "edges": "edge_accuracy"}
+        for experiment, metric in shown.items():
+            if part := select(scores, nets=ALL, experiment=experiment, metric=metric):
+                label, line = (
+                    f"{METRICS[metric].words} on held-out networks",
+                    "target" if experiment == "what" else "input",
+                )
+                figures[experiment] = plots.dots(part, name, label, panel="dataset", line=line)
+        charts = {section.id: figure for section in sections for figure in section.figures if figure.panels}
+        if SIZED in charts:
+            figures[SIZED] = plots.lines(charts[SIZED], "Fewer networks to learn from", "")
+        return figures
+
+    _write(folder, contents, f"What the weights tell: {name}", notes, sections, draw)
 
 
 def _cloud(one: Predictions, converged: Mapping[str, bool]) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:

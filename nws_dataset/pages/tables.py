@@ -18,6 +18,7 @@ class Given(NamedTuple):
     field: str
     group: str
     name: str
+    text: Callable[[float], str] | None = None  # None: that of the scores' metric
 
 
 def words(score: Score, name: str) -> str:
@@ -97,5 +98,6 @@ def _given_cell(scores: Sequence[Score], column: Given) -> Cell:
     for score in scores:
         mean = score.mean(column.field)
         if mean is not None:
-            return Cell(score.metric.text(mean), mean, f"{column.group}: {column.name}".strip(": "))
+            text = column.text or score.metric.text
+            return Cell(text(mean), mean, f"{column.group}: {column.name}".strip(": "))
     return Cell()

@@ -1,0 +1,280 @@
+"""Everything that can be asked of a zoo's networks, by every method: properties, accuracies, edges.
+
+What is asked follows from the zoo: the class of the image that a network represents, its test accuracy, which
+of its edges are kept, and each property of the recipe that varies.
+
+python scripts/evaluate.py ZOO
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import joblib
+
+from nws_dataset import console
+from nws_dataset.baselines.metanetworks.base import CLASS, NUMBER
+from nws_dataset.baselines.metanetworks.base import EDGES as OF_EDGES
+from nws_dataset.console import Command
+from nws_dataset.errors import ZooError
+from nws_dataset.evaluation.folds import describe
+from nws_dataset.evaluation.inputs import (
+    GRAPH,
+    GRAPH_STATISTICS,
+    LAYERS,
+    ROW,
+    SMALL_SETTINGS,
+    Inputs,
+    Settings,
+    digest_of,
+)
+from nws_dataset.evaluation.metanetworks import GRAPH_NETWORK, HYBRID, metanetworks
+from nws_dataset.evaluation.models import BOOSTING, edge_boosting, predictor, property_methods
+from nws_dataset.evaluation.results import facts_of
+from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
+from nws_dataset.evaluation.scores import SIZED, records_of_edges
+from nws_dataset.evaluation.tasks import (
+    EDGES,
+    LABEL,
+    TEST_ACCURACY,
+    Task,
+    edge_task,
+    label_tasks,
+    tasks_of,
+    with_fewer,
+)
+from nws_dataset.experiments import commands
+from nws_dataset.experiments.accuracies import between, tasks_by_dataset, trials_by_seed
+from nws_dataset.experiments.recipes import property_trial
+from nws_dataset.pages.summary import report_evaluation
+
+PROPERTIES = "properties"
+ASKED = (LABEL, TEST_ACCURACY, EDGES, PROPERTIES)
+FIRST_POINT = 500  # networks at the first point of a learning curve; the number doubles at each further point
+FULL = 0.9  # of the training part: a curve's next-to-last point has fewer networks
+# with several seeds, and with a learning curve of the first, if they read whole networks
+REPEATED = (GRAPH_NETWORK, HYBRID, "MLP", "MLP + permutations", BOOSTING)
+WHOLE_NETWORK = (GRAPH, GRAPH_STATISTICS, ROW, LAYERS)
+LEAST_STEPS = 3000  # of the deep meta-classifier
+TASKS_HELP = f"What to ask, any of {','.join(ASKED)}.  [default: what the zoo holds]"
+METHODS_HELP = "Methods to try, by name, separated by commas.  [default: all]"
+
+
+def settings_for(inputs: Inputs) -> Settings:
+    """The meta-classifier's settings: final snapshots, slices no longer than rows."""
+    longest = int(inputs.final["num_weights"].max())
+    length = min(SMALL_SETTINGS.slice_length, longest)
+    return dataclasses.replace(
+        SMALL_SETTINGS, snapshots="final", slice_length=length, least_steps=LEAST_STEPS
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is asked of a zoo."""
+
+    inputs: Inputs
+    seeds: range
+    asked: Sequence[str]
+    methods: Sequence[str] | None = None  # by name; None: all
+    curves: bool = True
+
+    def trials(self) -> tuple[list[Trial], list[str]]:
+        """All trials, and notes on what is left out."""
+        parts = {
+            LABEL: self._of_label,
+            TEST_ACCURACY: self._of_accuracies,
+            EDGES: self._of_edges,
+            PROPERTIES: self._of_properties,
+        }
+        trials = list(itertools.chain.from_iterable(parts[name]() for name in self.asked))
+        trials = [
+            _timed(trial)
+            for trial in trials
+            if (self.methods is None or trial.method.name in self.methods)
+            and (trial.method.name in REPEATED or trial.seed == self.seeds[0])
+        ]
+        # the longest first: at the end they would run alone
+        trials.sort(key=lambda trial: -len(trial.task.folds[0].training))
+        return trials, self.inputs.skipped
+
+    def _of_label(self) -> Iterator[Trial]:
+        for seed in self.seeds:
+            for task in label_tasks(self.inputs.final, self.inputs.datasets, seed):
+                yield from self._of_classes(task, seed, LABEL)
+                points = self._points(self._methods(task), task) if seed == self.seeds[0] else ()
+                for method, size in points:
+                    yield property_trial(self.inputs, method, with_fewer(task, size, seed), seed, (SIZED,))
+
+    def _of_properties(self) -> Iterator[Trial]:
+        for seed in self.seeds:
+            for task in tasks_of(self.inputs.final, None, seed)[0]:
+                if task.target != LABEL:
+                    yield from self._of_classes(task, seed, "what")
+
+    def _of_classes(self, task: Task, seed: int, experiment: str) -> Iterator[Trial]:
+        for method in self._methods(task):
+            yield property_trial(self.inputs, method, task, seed, (experiment,))
+
+    def _methods(self, task: Task) -> list[Method]:
+        """The methods for a class, or a number of the recipe."""
+        target = NUMBER if task.is_number else CLASS
+        return [*property_methods(self.inputs, by_layer=False), *metanetworks(self.inputs, target)]
+
+    def _points(self, methods: Sequence[Method], task: Task) -> Iterator[tuple[Method, int]]:
+        """Methods and sizes of a learning curve, but for the whole training part."""
+        whole = min(len(fold.training) for fold in task.folds)
+        sizes = [size for i in range(20) if (size := FIRST_POINT << i) < FULL * whole]
+        shown = [method for method in methods if method.name in REPEATED and method.input in WHOLE_NETWORK]
+        yield from itertools.product(shown if self.curves else (), sizes)
+
+    def _of_accuracies(self) -> Iterator[Trial]:
+        for tasks in tasks_by_dataset(self.inputs, self.seeds):
+            methods = [predictor(self.inputs, BOOSTING, tasks[0]), *metanetworks(self.inputs, NUMBER)]
+            labels: dict[str, Any] = {**between(tasks[0]), "dataset": tasks[0].words}
+            for method in methods:
+                yield from trials_by_seed(self.inputs, "accuracy", method, tasks, self.seeds, **labels)
+            for method, size in self._points(methods, tasks[0]):
+                fewer, first = [with_fewer(tasks[0], size, self.seeds[0])], self.seeds[:1]
+                about = labels | {"num_train": size}
+                yield from trials_by_seed(self.inputs, SIZED, method, fewer, first, **about)
+
+    def _of_edges(self) -> Iterator[Trial]:
+        if self.inputs.skipped or not self.inputs.architecture.edge_scores():
+            return
+        final = self.inputs.final
+        for tasks in tasks_by_dataset(self.inputs, self.seeds):
+            scores = self.inputs.zoo.edge_scores(final[tasks[0].models])
+            methods = [edge_boosting(self.inputs), *metanetworks(self.inputs, OF_EDGES)]
+            for method, (task, seed) in itertools.product(methods, zip(tasks, self.seeds, strict=True)):
+                about: dict[str, Any] = {"experiment": EDGES, "target": EDGES, "task": "edges that are kept"}
+                about |= {"method": method.name, "input": method.input, "dataset": task.words}
+                about |= {**between(task), "num_train": len(task.folds[0].training), "seed": seed}
+                score = functools.partial(_score_edges, seed == self.seeds[0])
+                yield Trial(edge_task(task, final, scores), method, seed, score, about)
+
+
+def _score_edges(first: bool, trial: Trial, answers: Answers) -> Outcome:
+    """Scores of the edges of all held-out networks, with an interval for the first seed."""
+    tested = trial.task.tested
+    arrays = trial.task.truth[tested], answers.predicted[Question()][tested]
+    return Outcome(records_of_edges(trial.labels, *arrays, intervals=first))
+
+
+def _timed(trial: Trial) -> Trial:
+    """The trial, whose records also say how long it took."""
+    return dataclasses.replace(trial, score=functools.partial(_with_seconds, trial.score))
+
+
+def _with_seconds(score: Callable[[Trial, Answers], Outcome], trial: Trial, answers: Answers) -> Outcome:
+    outcome = score(trial, answers)
+    seconds = round(answers.seconds, 2)
+    records = [dataclasses.replace(record, seconds=seconds) for record in outcome.records]
+    return dataclasses.replace(outcome, records=records)
+
+
+def tested_networks(inputs: Inputs, trials: Sequence[Trial]) -> dict[str, str]:
+    """A task in words -> the SHA-256 of its test networks' IDs, in which two results can be compared."""
+    ids = inputs.final["model_id"]
+    return {
+        trial.task.words: digest_of(sorted(ids[trial.task.models[trial.task.tested]].tolist()))
+        for trial in reversed(trials)
+    }
+
+
+def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[str]:
+    """Notes on how the numbers were obtained, for the Markdown file and the terminal."""
+    return [
+        f"Held out: {outcome['held_out']}. {'; '.join(REPEATED)}: mean over {seeds} seeds, ± their standard "
+        "deviation, and learning curves of the first seed; the others one seed. "
+        f"{outcome['seconds']:.0f} s in all.",
+        "All methods learn from final snapshots. Networks on rows, sets and graphs are trained with AdamW "
+        "for 20 epochs (of fewer than 8,000 networks more, up to 60), on inputs standardised by the "
+        "training networks: a weight by itself for what reads rows, else together with those that a "
+        "permutation of units exchanges. The epoch is chosen on validation networks. Of sines, units get "
+        "random signs in training, as these do not change a network.",
+        f"Deep meta-classifier: the paper's network, {settings.width:g} as wide, slices of "
+        f"{settings.slice_length:,} weights.",
+        *outcome["skipped"],
+    ]
+
+
+def evaluate(
+    plan: Plan, *, progress: Callable[[int], Any] = console.progress, **options: Any
+) -> dict[str, Any]:
+    """Fit and test all methods on all tasks; `options` are those of `run`.
+
+    Returns:
+        "results", the records; "tested", digests of the test networks; "held_out", "skipped", "seconds".
+
+    Raises:
+        ZooError: if there is nothing to ask.
+    """
+    started = time.monotonic()
+    trials, skipped = plan.trials()
+    if not trials:
+        found, do = "none", "choose other tasks or methods, or build a zoo that has some"
+        raise ZooError(
+            plan.inputs.zoo.name, expected=f"tasks among {', '.join(plan.asked)}", found=found, do=do
+        )
+    outcomes = run(trials, progress, **options)
+    return {
+        "held_out": describe([len(trial.task.folds) for trial in trials]),
+        "results": [record for outcome in outcomes for record in outcome.records],
+        "tested": tested_networks(plan.inputs, trials),
+        "skipped": skipped,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+@click.command(cls=Command)
+@click.argument("zoo")
+@commands.out_option
+@commands.option("--tasks", "asked", callback=commands.listed(ASKED), help=TASKS_HELP)
+@commands.option("--methods", callback=commands.listed(()), help=METHODS_HELP)
+@commands.seeds_option("Number of seeds; methods that are not compared in detail get one.")
+@click.option("--curves/--no-curves", default=True, help="Also learn from fewer networks.")
+@commands.jobs_options("one per core")
+def main(
+    zoo: str,
+    out: Path | None,
+    asked: list[str] | None,
+    methods: list[str] | None,
+    seeds: int,
+    curves: bool,
+    jobs: int | None,
+    ray: str | None,
+) -> None:
+    """Ask all that can be asked of the networks of ZOO, a folder that nws-build wrote, by every method.
+
+    \b
+    Tasks, where the zoo has them:
+      label          the class of the image that a network represents
+      test_accuracy  a network's test accuracy, for each data set
+      edges          which edges of a KAN are kept
+      properties     each property of the recipe that varies
+
+    Prints tables, and writes JSON, Markdown and plots. An interrupted run resumes where it stopped.
+    """
+    opened, folder = commands.begin(zoo, out, ray)
+    inputs = Inputs.of(opened)
+    inputs = dataclasses.replace(inputs, settings=settings_for(inputs))
+    kept = Kept(folder / "evaluation.part", [inputs.digest, dataclasses.asdict(inputs.settings)])
+    plan = Plan(inputs, range(seeds), asked or ASKED, methods, curves)
+    with commands.keeping(kept):
+        outcome = evaluate(plan, jobs=jobs or joblib.cpu_count(), kept=kept, ray=ray)
+        contents = {
+            "experiment": "evaluation",
+            "zoo": facts_of(opened, commands.name_of(zoo)),
+            "command": commands.command_line(),
+            "settings": dataclasses.asdict(inputs.settings),
+            **outcome,
+        }
+        report_evaluation(folder, contents, notes_of(outcome, inputs.settings, seeds))
