@@ -153,6 +153,17 @@ RECORDS = [
         chance=0.4,
         pairs=[[0, 1]],
     ),
+    told("label", 0.8875, target="label", task="class of the image (mnist)", seconds=12.5),
+    told("label", 0.3125, target="label", task="class of the image (mnist)", method="MLP"),
+    *(
+        told("learning_curve", value, target="label", task="class of the image (mnist)", num_train=size)
+        for size, value in ((500, 0.4375), (1000, 0.5625))
+    ),
+    *(
+        told("edges", value, target="edges", dataset="mnist", metric=metric, kept=0.25, chance=chance)
+        for metric, value, chance in (("edge_accuracy", 0.9321, 0.75), ("roc_auc", 0.9754, 0.5))
+    ),
+    record(0.8123, dataset="svhn", metric="kendall_tau", ceiling=0.9031),
     *(told("when", value, snapshot=snapshot) for snapshot, value in ((1, 0.26), (10, 0.51), (20, 0.812))),
     *(told("where", value, snapshot=20, position=position) for position, value in ((0.0, 0.41), (1.0, 0.62))),
     told("where", 0.7321, snapshot=20, layer="convolutional part"),
@@ -241,6 +252,7 @@ def test_every_result_is_on_the_page_once(zoo, tmp_path):
     ) in text
     assert "evaluate_predictors.py nws" in text and "demo: 20 networks, seed 7" in text
     assert {"statistics of all layers", "boosting", "optimizer"} <= set(page.heads)
+    assert {"majority", "kept", "seconds", "highest τ"} <= set(page.heads)
 
 
 def test_the_order_of_the_ranking():
@@ -373,9 +385,27 @@ def test_a_classifier_is_asked_for_classes(zoo, tmp_path):
     assert "activation (2 values)" in page_at(tmp_path / "page.html").heads
 
 
+README = (Path(__file__).parent.parent / "README.md").read_text()
+(GRAPH_METHOD,) = re.findall(r"^```python\n(.\"\"my_graph_method.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_a_class_may_read_graphs(zoo, tmp_path):
+    """The README's method, in at most 15 lines of a class."""
+    code = GRAPH_METHOD[GRAPH_METHOD.index("class ") :].splitlines()
+    assert len([line for line in code if line.strip()]) <= 15
+    method = write(tmp_path / "my_graph_method.py", GRAPH_METHOD)
+    run(zoo, "--method", f"{method}:EdgeSizes", "--seeds", 1, "--out", tmp_path / "page.html")
+    found = json.loads((tmp_path / "method_EdgeSizes.json").read_text())["results"]
+    assert {"activation", "dataset"} <= {r["target"] for r in found}
+    # the two architectures have activations of their own, which the sizes of edges give away
+    (told,) = (r for r in found if r["target"] == "activation" and r["nets"] == "all")
+    assert told["value"] > 0.8
+
+
 @pytest.mark.parametrize(
     ("code", "name", "found"),
     [
+        ("class A:\n    reads = 1\n    fit = predict = lambda self, *given: 0", "A", "found 1"),
         ("class A: pass", "A", "A without fit and predict"),
         ("class A:\n    def fit(self, rows, y): pass", "A", "A without predict"),
         ("class A: pass", "B", "expected a class 'B', found none of that name"),

@@ -2,13 +2,15 @@
 
 A class that inherits scikit-learn's `ClassifierMixin` predicts the properties of the recipe that are classes;
 any other class predicts the test accuracy and the properties that are numbers. `rows` are weights of final
-networks: an array [N, P] for one architecture, or a list of [P_i] arrays. They are our training and
-validation models together; to choose settings, a method sets a part of them aside.
+networks: an array [N, P] for one architecture, or a list of [P_i] arrays. A class with `reads = "graph"` gets
+a list of N `nws_dataset.Graph` views instead. They are our training and validation models together; to choose
+settings, a method sets a part of them aside.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import importlib.util
@@ -29,19 +31,21 @@ from sklearn.base import ClassifierMixin
 
 from nws_dataset import console
 from nws_dataset.errors import ZooError, reason
-from nws_dataset.evaluation.inputs import WEIGHTS, Inputs, Settings
+from nws_dataset.evaluation.inputs import GRAPH, WEIGHTS, Inputs, Settings
 from nws_dataset.evaluation.results import Results, facts_of, write_results
 from nws_dataset.evaluation.run import Kept, Method, Question, Trial, run
-from nws_dataset.evaluation.tasks import Labelled, dataset_tasks, tasks_of
+from nws_dataset.evaluation.tasks import LABEL, Labelled, Task, label_tasks, tasks_of
 from nws_dataset.experiments import commands
-from nws_dataset.experiments.accuracies import between, trials_by_seed
+from nws_dataset.experiments.accuracies import between, tasks_by_dataset, trials_by_seed
 from nws_dataset.experiments.recipes import property_trial
 from nws_dataset.files import path_type, sha256_file
+from nws_dataset.views.graph import Graph
 
 if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo
 
-Weights = np.ndarray | list[np.ndarray]
+Given = np.ndarray | list[np.ndarray] | list[Graph]  # rows or graphs
+ROWS = "rows"  # what a class reads, if its attribute `reads` does not say GRAPH
 MAX_PREDICTION = float(np.finfo(np.float32).max)  # the squares of larger ones are infinite
 
 
@@ -117,6 +121,10 @@ class Candidate:
         if missing:
             found, do = f"{name} without {' and '.join(missing)}", "write fit(rows, y) and predict(rows)"
             raise ZooError(path, expected="a class with fit and predict", found=found, do=do)
+        reads = getattr(made, "reads", ROWS)
+        if reads not in (ROWS, GRAPH):
+            expected, do = f'reads = "{ROWS}" or "{GRAPH}"', "choose one of them, or leave it out"
+            raise ZooError(path, expected=expected, found=reprlib.repr(reads), do=do)
         return cls(path, made, modules)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -130,6 +138,11 @@ class Candidate:
     @property
     def is_classifier(self) -> bool:
         return issubclass(self.make, ClassifierMixin)
+
+    @property
+    def reads_graphs(self) -> bool:
+        """Whether it takes graphs instead of rows."""
+        return bool(getattr(self.make, "reads", ROWS) == GRAPH)
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -148,12 +161,12 @@ class CandidateModel:
     """
 
     candidate: Candidate
-    weights: Weights  # of all final networks
+    given: Given  # of all final networks
     seed: int
 
     def fit(self, training: Labelled, validation: Labelled) -> CandidateModel:
         candidate, self.known = self.candidate, np.concatenate([training.y, validation.y])
-        rows = _chosen(self.weights, np.concatenate([training.indices, validation.indices]))
+        rows = _chosen(self.given, np.concatenate([training.indices, validation.indices]))
         with _running(candidate.path, candidate.modules, f"{candidate.name} to fit {len(rows)} rows"):
             seeded = "random_state" in inspect.signature(candidate.make).parameters
             self.estimator = candidate.make(random_state=self.seed) if seeded else candidate.make()
@@ -162,7 +175,7 @@ class CandidateModel:
 
     def predict(self, networks: np.ndarray, question: Question) -> np.ndarray:
         """Predict known classes or finite numbers; raises a ZooError if the class predicts anything else."""
-        candidate, rows = self.candidate, _chosen(self.weights, networks)
+        candidate, rows = self.candidate, _chosen(self.given, networks)
         with _running(candidate.path, candidate.modules, f"{candidate.name} to predict {len(rows)} rows"):
             found = np.asarray(self.estimator.predict(rows))
         numbers = self.known.dtype.kind == "f"
@@ -182,11 +195,11 @@ class CandidateModel:
         return found.astype(self.known.dtype)
 
 
-def _chosen(weights: Weights, networks: np.ndarray) -> Weights:
-    """Copy the weights of some networks, as a method may change its input."""
-    if isinstance(weights, np.ndarray):
-        return weights[networks]
-    return [weights[i].copy() for i in networks.tolist()]
+def _chosen(given: Given, networks: np.ndarray) -> Given:
+    """Copy what is given of some networks, as a method may change its input."""
+    if isinstance(given, np.ndarray):
+        return given[networks]
+    return [copy.deepcopy(given[i]) for i in networks.tolist()]
 
 
 def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
@@ -194,20 +207,23 @@ def trials_of(inputs: Inputs, candidate: Candidate, seeds: int) -> list[Trial]:
 
     Each of the `seeds` repetitions has its own balancing, folds and random_state.
     """
-    final, datasets = inputs.final, inputs.datasets
-    method = Method(
-        candidate.name, WEIGHTS, lambda task, seed: CandidateModel(candidate, inputs.weights, seed)
-    )
+    final = inputs.final
+
+    def make(task: Task, seed: int) -> CandidateModel:
+        given = inputs.graphs if candidate.reads_graphs else inputs.weights
+        return CandidateModel(candidate, given, seed)
+
+    method = Method(candidate.name, WEIGHTS, make)
     trials: list[Trial] = []
-    predicted = range(0 if candidate.is_classifier else seeds)
-    by_seed = [dataset_tasks(final, datasets, seed)[0] for seed in predicted]
-    for of_dataset in zip(*by_seed, strict=True):
+    for of_dataset in () if candidate.is_classifier else tasks_by_dataset(inputs, range(seeds)):
         first = of_dataset[0]
         labels: dict[str, Any] = between(first, ("train and validation", "test"))
         num_train = len(first.folds[0].training) + len(first.folds[0].validation)
         labels |= {"dataset": first.words, "num_train": num_train}
         trials += trials_by_seed(inputs, "accuracy", method, of_dataset, range(seeds), **labels)
     for seed in range(seeds):
+        shown = label_tasks(final, inputs.datasets, seed) if candidate.is_classifier else []
+        trials += [property_trial(inputs, method, task, seed, (LABEL,)) for task in shown]
         tasks, _ = tasks_of(final, None, seed)
         chosen = [task for task in tasks if task.is_number != candidate.is_classifier]
         trials += [property_trial(inputs, method, task, seed) for task in chosen]

@@ -84,10 +84,10 @@ def main(
 ) -> None:
     """Compare all methods of ZOO on one HTML page that needs no server.
 
-    Reads the results of nws-evaluate-predictors and nws-evaluate-meta-classifier. A METHOD is one class,
-    evaluated on the zoo's standard tasks: if it inherits scikit-learn's ClassifierMixin, on properties that
-    are classes; otherwise on the test accuracy and on properties that are numbers. Its results are stored
-    next to the page, and reused until its file changes.
+    Reads the results of nws-evaluate, nws-evaluate-predictors and nws-evaluate-meta-classifier. A METHOD is
+    one class, evaluated on the zoo's standard tasks: if it inherits scikit-learn's ClassifierMixin, on
+    properties that are classes; otherwise on the test accuracy and on properties that are numbers. Its
+    results are stored next to the page, and reused until its file changes.
     """
     opened, called = commands.open_zoo(zoo, ray), commands.name_of(zoo)
     folder = commands.results_folder(zoo, None)
