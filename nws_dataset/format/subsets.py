@@ -102,6 +102,8 @@ NWS_FIXED: Family = {
     "width_conv": 8,
     "width_fc": 128,
 }
+# the same recipe in seconds: what consecutive weights tell is learned from thousands of networks
+FIXED_QUICK: Family = {**NWS_FIXED, "dataset": "digits", "max_epochs": 6, "early_stopping": False}
 SMALL_CNN: Family = {
     "dataset": Cycle(("mnist", "fashion_mnist", "cifar10", "svhn")),
     "learning_rate": LogUniform(5e-4, 5e-2),
@@ -248,6 +250,13 @@ SUBSETS: dict[str, Subset] = {
         Subset("main", 13_000, (NWS_MAIN,), description="random architectures (Eilertsen et al. 2020)"),
         Subset("fixed", 3_000, (NWS_FIXED,), description="one architecture (Eilertsen et al. 2020)"),
         Subset(
+            "fixed_quick",
+            3_000,
+            (FIXED_QUICK,),
+            num_snapshots=6,
+            description="the recipe of fixed on scikit-learn's digits, for six epochs",
+        ),
+        Subset(
             "small_cnn",
             120_000,
             (SMALL_CNN,),
@@ -303,6 +312,7 @@ SUBSETS: dict[str, Subset] = {
 PRESETS: dict[str, tuple[str, ...]] = {
     "demo": ("demo",),
     "fixed": ("fixed",),
+    "fixed_quick": ("fixed_quick",),
     "main": ("main",),
     "nws": ("main", "fixed"),
     "small_cnn": ("small_cnn",),
