@@ -17,6 +17,7 @@ import nws_dataset
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "nws-build": "builder.cli",
+    "nws-evaluate": "nws_dataset.experiments.evaluate",
     "nws-evaluate-meta-classifier": "nws_dataset.experiments.recipes",
     "nws-evaluate-predictors": "nws_dataset.experiments.accuracies",
     "nws-leaderboard": "nws_dataset.experiments.leaderboard",
