@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# libraries read it when they are imported; workers of pytest already share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from testing.loopback_hub import TOKEN, LoopbackHub
@@ -26,10 +31,29 @@ for variable in [name for name in os.environ if name.startswith(("HF_", "HUGGING
     del os.environ[variable]
 os.environ.update(HUB.environment())
 
-# Numba's cache suffers when several processes fill it at once
+CACHES = Path(__file__).parent / ".pytest_cache"
+
+# Their tests take longest: they come first, so that at the end no worker waits for another.
+LONGEST = (
+    *("test_cluster.py", "test_wheel.py", "test_cpu_registers.py", "test_build.py", "test_torture.py"),
+    *("test_gpu_startup.py", "test_fuzz.py", "test_gpu_kernels.py", "test_kan_step.py", "test_siren_step.py"),
+    *("test_gpu_backend.py", "test_importers.py", "test_run.py", "test_gpu_compile.py", "test_forecast.py"),
+)
+
+
+def when_compiled(folder: Path) -> float:
+    """When a cache of Numba was begun for the sources that it is of; 0 if there is none."""
+    return max((path.stat().st_mtime for path in folder.glob("*/sources.sha256")), default=0.0)
+
+
+# Numba's cache suffers when several processes fill it at once: each worker has one, and begins with what
+# scripts/test had compiled
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 if worker is not None:
-    os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parent / ".pytest_cache" / f"numba-{worker}")
+    shared, own = CACHES / "numba", CACHES / f"numba-{worker}"
+    if when_compiled(shared) > when_compiled(own):
+        shutil.copytree(shared, own, dirs_exist_ok=True)
+    os.environ["NUMBA_CACHE_DIR"] = str(own)
 
 # Triton looks when it decorates a kernel, whichever test module imports it first
 if not torch.cuda.is_available():
@@ -43,7 +67,8 @@ PAUSE_SECONDS = 0.01  # at most, where huggingface_hub waits before it tries aga
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked gpu_compile run only where `-m` names them."""
+    """Tests marked gpu_compile run only where `-m` names them; the longest files come first."""
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.name) in LONGEST else len(LONGEST))
     if "gpu_compile" not in config.option.markexpr:
         left_out = [item for item in items if item.get_closest_marker("gpu_compile")]
         config.hook.pytest_deselected(items=left_out)

@@ -150,9 +150,9 @@ class CpuBackend:
         )
 
 
-def compile_step(kind: str = Architecture.kind) -> None:
+def compile_step(kind: str = Architecture.kind, dtype: torch.dtype = torch.float32) -> None:
     """Have Numba compile the step of a kind of networks, or load it from its cache, so that several processes
-    need not do it at once.
+    need not do it at once; in float64 only that of the first kind.
     """
     if kind != Architecture.kind:
         _compile_other(kind)
@@ -171,7 +171,8 @@ def compile_step(kind: str = Architecture.kind) -> None:
         Model("demo", 0, seed=0, recipe=recipe, block=0),
         Images(pixels, labels, pixels, labels, gray=True),
     )
-    backend, rows = CpuBackend(architecture), torch.zeros(3, 1, layout_of(architecture).num_weights)
+    backend = CpuBackend(architecture, dtype)
+    rows = torch.zeros(3, 1, layout_of(architecture).num_weights, dtype=dtype)
     backend.train((rows[0], rows[1], rows[2]), {0: Segment(model, images, torch.arange(LANES), LANES, 0, 0)})
     backend.evaluate(rows[0], recipe.activation, pixels, labels)
 
