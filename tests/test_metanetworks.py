@@ -1,5 +1,7 @@
 """Networks on whole rows: their symmetries, published sizes, what they learn, and bad input."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -23,15 +25,16 @@ KAN = kan.Architecture(width_hidden=6, image_size=8)
 CLASSIFIER = kan.Architecture(reads="images", image_size=3, depth_hidden=1, width_hidden=5)
 RESNET = resnet.Architecture(width_conv=4, image_size=8)
 KINDS = pytest.mark.parametrize("architecture", [CNN, SIREN, KAN, CLASSIFIER, RESNET], ids=lambda a: a.id)
+SMALL = {"width": 16, "heads": 4, "rounds": 2}  # graph networks
 METHODS = {
     "mlp": MLP,
-    "permuted": lambda *a, **k: MLP(*a, **k, permute=True),
+    "permuted": functools.partial(MLP, permute=True),
     "convolutions": RowConvolutions,
     "weights": DeepSets,
-    "edges": lambda *a, **k: DeepSets(*a, **k, over="edges"),
-    "transformer": SetTransformer,
-    "graph": GraphNetwork,
-    "hybrid": lambda *a, **k: GraphNetwork(*a, **k, statistics=True),
+    "edges": functools.partial(DeepSets, over="edges"),
+    "transformer": functools.partial(SetTransformer, width=16, points=4, blocks=1),
+    "graph": functools.partial(GraphNetwork, **SMALL),
+    "hybrid": functools.partial(GraphNetwork, **SMALL, statistics=True),
 }
 SLIM = {"epochs": 2, "batch_size": 8, "random_state": 0}
 
