@@ -13,7 +13,7 @@ from matplotlib.figure import Figure  # drawn with Agg when saved; pyplot's glob
 
 from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import words_of
-from nws_dataset.evaluation.scores import Score, distinct
+from nws_dataset.evaluation.scores import Score, distinct, groups
 from nws_dataset.pages import charts, paper
 from nws_dataset.pages.sections import method_of
 from nws_dataset.plot_style import BLACK, BLUE, CYCLE, GREY, MARKERS, RED, STYLE
@@ -35,7 +35,8 @@ def lines(
     """Draw line charts of the page; `borders` gives the start of each layer on the horizontal axis."""
     names, low = list(figure.styles), min(panel.low for panel in figure.panels)
     high = 1.04 * max(panel.high for panel in figure.panels)
-    picture, grid = _grid(len(figure.panels), title, label)
+    entries = len(names) + len(figure.panels[0].levels)
+    picture, grid = _grid(len(figure.panels), title, label, entries=entries)
     for axes, panel in zip(grid, figure.panels, strict=True):
         for line in panel.lines:
             i = names.index(line.name)
@@ -96,6 +97,35 @@ def dots(
     columns = max(1, int(size[0] / LEGEND_INCHES))
     options: Any = {"frameon": False, "loc": "outside lower center", "ncols": columns}
     figure.legend(list(handles.values()), list(handles), **options)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def ranking(scores: Sequence[Score], title: str) -> Figure:
+    """Draw scores of one metric with their 95 % intervals, the best on top; a panel for each data set.
+
+    A dashed line is the score without reading weights, if there is one.
+    """
+    parts = list(groups(scores, "dataset").values())
+    height = 1.2 + 0.28 * max(map(len, parts))
+    figure = Figure(figsize=(7.5, height * len(parts)), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for axes, part in zip(figure.subplots(len(parts), squeeze=False).ravel(), parts, strict=True):
+        metric = part[0].metric
+        ranked = sorted(part, key=lambda score: score.value * (-1 if metric.lower_is_better else 1))
+        for y, score in enumerate(ranked):
+            value = score.value * metric.scale
+            ends = np.mean(score.values("interval_95") or [(score.value,) * 2], axis=0) * metric.scale
+            # the interval is that of the first seed, the dot the mean of all
+            error = np.maximum(0, [[value - ends[0]], [ends[1] - value]])
+            axes.errorbar([value], [y], xerr=error, fmt="o", color=BLUE, markersize=5, capsize=2)
+        chance = part[0].mean("chance")
+        if chance is not None:
+            axes.axvline(chance * metric.scale, color=GREY, linestyle="--", linewidth=1, zorder=0)
+        axes.set_yticks(range(len(ranked)), [", ".join(method_of(score)) for score in ranked])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color=LIGHT)
+        axes.set(title=part[0].first.dataset or "", xlabel=f"{metric.words}, held-out networks")
     return figure
 
 
@@ -175,11 +205,11 @@ def _figure(
     return figure, figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).ravel()
 
 
-def _grid(count: int, title: str, label: str, square: bool = False) -> tuple[Figure, Any]:
-    """A figure, and its panels with shared axes, row by row."""
+def _grid(count: int, title: str, label: str, square: bool = False, entries: int = 2) -> tuple[Figure, Any]:
+    """A figure with room for a legend of some entries, and its panels with shared axes, row by row."""
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
-    size = 1.0 + 3.0 * columns, 1.4 + (2.9 if square else 2.2) * rows
+    size = 1.0 + 3.0 * columns, 1.1 + 0.2 * -(-entries // columns) + (2.9 if square else 2.2) * rows
     figure, grid = _figure(size, title, rows, columns)
     for axes in grid[count:]:
         axes.set_visible(False)
@@ -193,7 +223,8 @@ def _finish(figure: Figure, grid: Any, label: str) -> None:
         axes.tick_params(labelbottom=True)
     handles, labels = grid[0].get_legend_handles_labels()
     # the legend's title is the label: a legend of several rows would cover a label below the panels
-    style: Any = {"title_fontsize": 9.5, "frameon": False, "loc": "outside lower center", "ncols": COLUMNS}
+    columns = min(COLUMNS, len(grid))
+    style: Any = {"title_fontsize": 9.5, "frameon": False, "loc": "outside lower center", "ncols": columns}
     figure.legend(handles, labels, title=label, **style)
 
 

@@ -161,14 +161,13 @@ def report_evaluation(folder: Path, contents: dict[str, Any], notes: Sequence[st
 
     def draw() -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
-        shown = {LABEL: "accuracy", "what": "accuracy", "accuracy": "r2", "edges": "edge_accuracy"}
-        for experiment, metric in shown.items():
+        titles = {section.id: section.title for section in sections}
+        for experiment, metric in ((LABEL, "accuracy"), ("accuracy", "r2"), ("edges", "edge_accuracy")):
             if part := select(scores, nets=ALL, experiment=experiment, metric=metric):
-                label, line = (
-                    f"{METRICS[metric].words} on held-out networks",
-                    "target" if experiment == "what" else "input",
-                )
-                figures[experiment] = plots.dots(part, name, label, panel="dataset", line=line)
+                figures[experiment] = plots.ranking(part, titles[experiment])
+        if part := select(scores, nets=ALL, experiment="what", metric="accuracy"):
+            label = f"{METRICS['accuracy'].words} on held-out networks"
+            figures["what"] = plots.dots(part, titles["what"], label, panel="metric", line="target")
         charts = {section.id: figure for section in sections for figure in section.figures if figure.panels}
         if SIZED in charts:
             figures[SIZED] = plots.lines(charts[SIZED], "Fewer networks to learn from", "")
