@@ -82,6 +82,7 @@ def test_a_zoo_of_images_is_asked_for_their_class(sirens, tmp_path):
     }  # fmt: skip
     text = (tmp_path / "evaluation.md").read_text()
     assert "graph network" in text and "± " in text
+    assert "Published, on other networks" in text and "NG-GNN, no probes" in text and "WS-KAN" not in text
     page = tmp_path / "page.html"
     done = CliRunner().invoke(leaderboard.main, [str(sirens), "--results", str(tmp_path), "--out", str(page)])
     assert done.exit_code == 0, done.output

@@ -274,6 +274,7 @@ def main(
             "experiment": "evaluation",
             "zoo": facts_of(opened, commands.name_of(zoo)),
             "command": commands.command_line(),
+            "kinds": sorted(set(inputs.final["kind"])),
             "settings": dataclasses.asdict(inputs.settings),
             **outcome,
         }

@@ -43,7 +43,7 @@ def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
     lines = ("width", "height", "left", "right", "top", "bottom")
     return _template().render(
         facts=facts,
-        sections=sections_of(scores),
+        sections=sections_of(scores, facts["kinds"]),
         measures=[metric for name, metric in METRICS.items() if name in used],
         results=results,
         splits=sorted(splits - {("", "")}),
@@ -62,6 +62,7 @@ def facts_of_page(zoo: Zoo, called: str) -> dict[str, Any]:
         "num_models": len(final),
         "num_snapshots": len(zoo.filter()),
         "datasets": sorted({zoo.manifest.dataset_name(name, [subset]) for name, subset in of_data}),
+        "kinds": sorted(set(final["kind"])),
         "architectures": len(set(final["architecture"])),
         "splits": {split: splits.count(split) for split in dict.fromkeys(splits)},
     }

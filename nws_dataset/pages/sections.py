@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import words_of
 from nws_dataset.evaluation.scores import ALL, METRICS, NETS, SIZED, Score, distinct, groups, select
 from nws_dataset.evaluation.tasks import LABEL
 from nws_dataset.pages.charts import Figure, Line, Panel, round_up
+from nws_dataset.pages.published import published_tables
 from nws_dataset.pages.tables import Given, table_of, words
 
 PAPER = Given("paper", "Paper", METRICS["r2"].words)
@@ -311,10 +312,11 @@ SECTIONS: dict[str, Callable[[list[Score]], Section]] = {
 }  # experiment -> its part of the page, in the page's order
 
 
-def sections_of(scores: Iterable[Score]) -> list[Section]:
-    """The sections of all experiments that have scores."""
+def sections_of(scores: Iterable[Score], kinds: Collection[str] = ()) -> list[Section]:
+    """The sections of all experiments that have scores, with what is published on networks of these kinds."""
     known = list(scores)
     parts = {name: select(known, experiment=name) for name in SECTIONS}
     if parts[SIZED]:
         parts[SIZED] += parts["accuracy"] + parts["what"] + parts[LABEL]
-    return [SECTIONS[name](part) for name, part in parts.items() if part]
+    sections = [SECTIONS[name](part) for name, part in parts.items() if part]
+    return [replace(one, more=[*one.more, *published_tables(one.id, kinds)]) for one in sections]

@@ -157,7 +157,7 @@ def report_accuracies(
 def report_evaluation(folder: Path, contents: dict[str, Any], notes: Sequence[str]) -> None:
     """Report what was asked of a zoo, by every method."""
     name, scores = contents["zoo"]["name"], scores_of(contents["results"])
-    sections = sections_of(scores)
+    sections = sections_of(scores, contents["kinds"])
 
     def draw() -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
