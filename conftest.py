@@ -86,6 +86,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def workers_that_start_at_once() -> Iterator[None]:
+    """What `build` starts in a test's own process is forked from one that has imported all it needs; what a
+    command starts imports it for itself, as a user's does.
+    """
+    from builder.training import workers
+    from testing.forked import FORKED
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "CONTEXT", FORKED)
+        yield
+
+
 class _Impatient:
     """The module `time`, with short pauses."""
 

@@ -43,27 +43,12 @@ from nws_dataset.files import sha256_file
 from nws_dataset.format.shards import read_index
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
+from testing.forked import Death, living, start_build
 
 ROOT = Path(__file__).parent.parent
-MODELS = 30
+MODELS, FEW = 24, 8
 DEADLINE = 300.0  # seconds within which a loaded machine must get anywhere
 MARK = "NWS_TEST_MARK"  # environment variable that finds a build's processes again
-
-# A builder that kills itself before or after the first file whose name matches gets its name.
-KILLER = """
-import os, re, signal, sys
-pattern, after = sys.argv[1], sys.argv[2] == "after"
-replace = os.replace
-def dying(source, target):
-    matches = re.search(pattern, str(target))
-    if after or not matches:
-        replace(source, target)
-    if matches:
-        os.kill(os.getpid(), signal.SIGKILL)
-os.replace = dying
-from builder.cli import main
-main(sys.argv[3:])
-"""
 
 
 def arguments(out: Path, models: int = MODELS) -> list[str]:
@@ -151,12 +136,13 @@ def kill_when(out: Path, condition: Callable[[], bool], what: str) -> None:
     wait_until(lambda: not marked(mark), "no process is left")
 
 
-def kill_at(out: Path, pattern: str, moment: str) -> None:
-    """Run a build that dies before or after it gives a file its name."""
-    process, mark = start("-c", KILLER, pattern, moment, *arguments(out))
-    _, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == -signal.SIGKILL, f"no {pattern} was written: {err}"
-    wait_until(lambda: not marked(mark), "no process is left")
+def kill(command: list[str], out: Path, dies: Death) -> None:
+    """Run a build that kills itself at a moment (see `start_build`); its workers must end of themselves."""
+    told = out.with_name("told")
+    process = start_build(command, told, dies)
+    process.join(DEADLINE)
+    assert process.exitcode == -signal.SIGKILL, f"{dies} never came: {told.read_text()}"
+    wait_until(lambda: not living(), "no process is left")
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -182,6 +168,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All models, built at one go."""
     out = tmp_path_factory.mktemp("undisturbed") / "nws"
     run_build(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first models, before the zoo grows; not to be changed."""
+    out = tmp_path_factory.mktemp("few") / "nws"
+    build(Request("demo", FEW, epochs=2), out, device="cpu")
     return out
 
 
@@ -212,26 +206,25 @@ def test_an_undisturbed_build(undisturbed: Path) -> None:
 @pytest.mark.slow
 def test_killed_at_ten_moments(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "nws"
-    kill_at(out, "nws.json$", "before")
+    kill(arguments(out), out, ("nws.json$", "before"))
     kill_when(out, lambda: any(out.glob(".staging/images/demo/*/*.npy")), "images are there for the workers")
     kill_when(out, lambda: staged(out) >= 3, "3 models are staged")
-    kill_when(out, lambda: staged(out) >= 8, "8 models are staged")
-    kill_when(out, lambda: staged(out) >= 15, "15 models are staged")
-    kill_at(out, "/snapshots/", "after")
-    kill_at(out, "/snapshots/.*-dense", "before")
-    kill_at(out, "/index/demo/validation", "before")
-    kill_at(out, "nws.json$", "before")
-    kill_at(out, "nws.json$", "after")
+    moments: tuple[Death, ...] = (
+        *(5, 6),  # models that have finished meanwhile; others are staged that it has not learned of
+        *(("/snapshots/", "after"), ("/snapshots/.*-dense", "before"), ("/index/demo/validation", "before")),
+        *(("nws.json$", "before"), ("nws.json$", "after")),
+    )
+    for moment in moments:
+        kill(arguments(out), out, moment)
     run_build(out)
     assert values(out) == values(undisturbed)
     assert content(out) == content(undisturbed)
 
 
 @pytest.mark.slow
-def test_grown(undisturbed: Path, tmp_path: Path) -> None:
-    out = tmp_path / "nws"
-    build(Request("demo", 12, epochs=2), out, device="cpu")
-    assert len(values(out)) == 12 * 3
+def test_grown(undisturbed: Path, few: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(few, tmp_path / "nws"))
+    assert len(values(out)) == FEW * 3
     build(Request("demo", MODELS, epochs=2), out, device="cpu")
     assert values(out) == values(undisturbed)
     assert content(out) == content(undisturbed)
@@ -239,24 +232,23 @@ def test_grown(undisturbed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["next/{file}", "commit$", "nws/{file}", "nws/nws.json"])
-def test_killed_while_it_grew(undisturbed: Path, tmp_path: Path, name: str) -> None:
+def test_killed_while_it_grew(undisturbed: Path, few: Path, tmp_path: Path, name: str) -> None:
     """Whenever it is killed, readers see the old state or the new one; the next build goes on from there."""
-    out = tmp_path / "nws"
-    build(Request("demo", 12, epochs=2), out, device="cpu")
+    out = Path(shutil.copytree(few, tmp_path / "nws"))
     grown = next(
         snapshot
         for snapshot in Zoo(out).filter()
         if "k3s2g1v-avg-convdrop" in snapshot["file"] and snapshot["split"] == "train"
     )
-    kill_at(out, name.format(file=grown["file"]), "after")
+    kill(arguments(out), out, (name.format(file=grown["file"]), "after"))
     zoo = Zoo(out, check=True)
     assert len(zoo.arrays(zoo.filter())) == len(zoo.filter()) and len(set(zoo.filter()["model_id"])) in (
-        12,
+        FEW,
         MODELS,
     )
     again = [opened.row(opened.filter(sha256=grown["sha256"])[0]) for opened in (zoo, Zoo(undisturbed))]
     assert np.array_equal(*again)
-    run_build(out)
+    build(Request("demo", MODELS, epochs=2), out, device="cpu")
     assert values(out) == values(undisturbed)
     assert content(out) == content(undisturbed)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,8 +41,9 @@ from nws_dataset.format.subsets import SUBSETS
 from nws_dataset.networks import kan, siren
 from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.network import Network, coordinates
-from test_build import content, marked, run, staged, start, wait_until
+from test_build import content, kill, run
 from test_classifiers_of_kinds import forge_index
+from testing.forked import Death
 
 CPU = torch.device("cpu")
 MNIST_ORDER = [17209, 24841, 25478, 65429, 42452, 34052]  # images of the first networks
@@ -257,8 +257,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(folder: Path, models: int) -> list[str]:
-    options = ["--preset", "siren", "--datasets", "digits", "--epochs", "150"]
+def command(folder: Path, models: int, epochs: int = 150) -> list[str]:
+    options = ["--preset", "siren", "--datasets", "digits", "--epochs", str(epochs), "--device", "cpu"]
     return ["-m", "builder.cli", *options, "--models", str(models), "--out", str(folder)]
 
 
@@ -299,19 +299,21 @@ def test_it_is_drawn(zoo: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_grown_it_has_the_bytes_of_one_that_was_built_at_once(zoo: Path, tmp_path: Path) -> None:
-    """Killed when a model waits for its shard; builder/LOG.md has a run of ten kills."""
-    grown = tmp_path / "grown"
-    process, mark = start(*command(grown, 3))
-    wait_until(lambda: staged(grown) > 0 or process.poll() is not None, "a model is staged")
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    process.communicate()
-    wait_until(lambda: not marked(mark), "no process is left")
-    for models in (3, 8):
-        request = Request("siren", models, ("digits",), epochs=150)
-        builder.build.build(request, grown, device="cpu", workers=1)
-    assert content(grown) == content(zoo)
+def test_killed_ten_times_and_grown_it_has_the_bytes_of_one_that_was_built_at_once(tmp_path: Path) -> None:
+    """From 50 models to 120; killed while models train, wait for their shard, and become files."""
+    whole, grown = tmp_path / "whole" / "nws", tmp_path / "grown" / "nws"
+    grown.parent.mkdir()
+    while_it_begins: tuple[Death, ...] = (5, 10, 15, ("/snapshots/", "after"), ("nws.json$", "after"))
+    while_it_grows: tuple[Death, ...] = (
+        *(10, 20),
+        *(("next/snapshots/.*train", "after"), ("commit$", "after"), ("nws/nws.json$", "after")),
+    )
+    for models, moments in ((50, while_it_begins), (120, while_it_grows)):
+        for moment in moments:
+            kill(command(grown, models, epochs=20)[2:], grown, moment)
+        builder.build.build(Request("siren", models, ("digits",), epochs=20), grown, device="cpu")
+    builder.build.build(Request("siren", 120, ("digits",), epochs=20), whole, device="cpu")
+    assert content(grown) == content(whole)
 
 
 def test_another_psnr_is_found(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

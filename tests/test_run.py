@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nws_dataset.baselines.predictors import GradientBoosting, LogitLinear
 from nws_dataset.console import progress
+from nws_dataset.evaluation import models, scores, tasks
 from nws_dataset.evaluation.folds import Fold
 from nws_dataset.evaluation.inputs import Inputs
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
 from nws_dataset.evaluation.scores import Predictions, Record
 from nws_dataset.evaluation.tasks import Labelled, Task
+from nws_dataset.experiments import accuracies
 from nws_dataset.experiments.accuracies import trials_of
 from nws_dataset.reading.zoo import Zoo
+from testing.forked import FORKED
 from testing.zoo_factory import make_zoo
-
-ROOT = Path(__file__).parent.parent
-# The command on a zoo of random weights, with predictors that learn little: what is tested is the way.
-PREDICTORS = """
-from nws_dataset.baselines.predictors import GradientBoosting, LogitLinear
-from nws_dataset.evaluation import models, scores, tasks
-from nws_dataset.experiments import accuracies
-models.PREDICTORS.clear()
-models.PREDICTORS.update(linear=[LogitLinear(max_iter=5)], boosting=[GradientBoosting(num_trees=3)])
-accuracies.PREDICTORS, scores.RESAMPLES = models.PREDICTORS, 2
-tasks.MIN_OF_DATASET = tasks.MIN_OF_VALUE = 8
-accuracies.main()
-"""
 
 
 @dataclasses.dataclass
@@ -104,12 +92,28 @@ def test_processes_share_a_zoo(tmp_path: Path) -> None:
     assert run(trials, progress, jobs=2) == run(trials, progress)
 
 
-def command(zoo: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
-    code = [sys.executable, "-c", PREDICTORS, str(zoo), "--seeds", "2", "--out", str(out), *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        code, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def learn(zoo: Path, out: Path) -> None:
+    """The command on a zoo of random weights, with predictors that learn little: the way is tested."""
+    predictors = {
+        "linear": [LogitLinear(max_iter=5)],
+        "boosting": [GradientBoosting(num_trees=3, num_threads=1)],
+    }
+    for module in (models, accuracies):
+        vars(module)["PREDICTORS"] = predictors
+    scores.RESAMPLES = 2
+    tasks.MIN_OF_DATASET = tasks.MIN_OF_VALUE = 8
+    accuracies.main([str(zoo), "--seeds", "1", "--out", str(out), "--jobs", "1"], standalone_mode=False)
+
+
+def command(zoo: Path, out: Path) -> BaseProcess:
+    process = FORKED.Process(target=learn, args=(zoo, out))
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess) -> int | None:
+    process.join()
+    return process.exitcode
 
 
 def found(out: Path) -> dict[str, Any]:
@@ -121,21 +125,17 @@ def found(out: Path) -> dict[str, Any]:
 def test_killed_runs_go_on(tmp_path: Path) -> None:
     """Killed five times at random moments, the command ends with what an undisturbed run finds."""
     zoo = make_zoo(tmp_path / "nws", models=24, snapshots=2)
-    assert command(zoo, tmp_path / "whole", "--jobs", "1").wait() == 0
+    assert ended(command(zoo, tmp_path / "whole")) == 0
     part, counts, random_ = tmp_path / "killed" / "predictors.part", [], random.Random(0)
     for _ in range(5):
-        process = command(zoo, tmp_path / "killed", "--jobs", "1")
+        process = command(zoo, tmp_path / "killed")
         before, deadline = len(list(part.glob("*.json"))), time.monotonic() + 60
-        while (
-            len(list(part.glob("*.json"))) == before
-            and process.poll() is None
-            and time.monotonic() < deadline
-        ):
+        while len(list(part.glob("*.json"))) == before and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(random_.random() / 4)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         counts.append(len(list(part.glob("*.json"))))
     assert counts == sorted(counts) and 0 < counts[0] < counts[-1]  # each run began where the last one ended
-    assert command(zoo, tmp_path / "killed", "--jobs", "1").wait() == 0
+    assert ended(command(zoo, tmp_path / "killed")) == 0
     assert found(tmp_path / "killed") == found(tmp_path / "whole") and not part.exists()
