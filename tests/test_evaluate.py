@@ -102,7 +102,8 @@ def test_kans_are_asked_for_accuracy_edges_and_recipe(kans, tmp_path):
     options = "--methods", "boosting,deep sets", "--seeds", "1", "--no-curves"
     result = run(kans, *options, "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
-    _, records = records_of(tmp_path)
+    contents, records = records_of(tmp_path)
+    assert contents["command"].endswith("--seeds 1 --no-curves --jobs 1")
     targets = {record.target for record in records}
     assert targets >= {TEST_ACCURACY, EDGES, "learning_rate", "label_noise"}
     assert scores.SIZED not in {record.experiment for record in records}

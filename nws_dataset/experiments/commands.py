@@ -114,7 +114,8 @@ def command_line() -> str:
         if not isinstance(parameter, click.Option):
             words.append(name_of(str(value)))
             continue
-        words.append(parameter.opts[0])
+        off = parameter.is_flag and value is False and parameter.secondary_opts
+        words.append(parameter.secondary_opts[0] if off else parameter.opts[0])
         if not parameter.is_flag:
             words.append(one_line(",".join(map(str, value)) if isinstance(value, (list, tuple)) else value))
     return shlex.join(words)

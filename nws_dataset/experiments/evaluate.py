@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,10 +190,13 @@ def tested_networks(inputs: Inputs, trials: Sequence[Trial]) -> dict[str, str]:
 
 def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[str]:
     """Notes on how the numbers were obtained, for the Markdown file and the terminal."""
+    repeated = (
+        f"{'; '.join(REPEATED)}: mean over {seeds} seeds, ± their standard deviation, and learning curves of "
+        "the first seed; the others one seed."
+    )
     return [
-        f"Held out: {outcome['held_out']}. {'; '.join(REPEATED)}: mean over {seeds} seeds, ± their standard "
-        "deviation, and learning curves of the first seed; the others one seed. "
-        f"{outcome['seconds']:.0f} s in all.",
+        f"Held out: {outcome['held_out']}. {repeated if seeds > 1 else 'One seed.'} "
+        f"{outcome['seconds']:,.0f} s of fitting and predicting.",
         "All methods learn from final snapshots. Networks on rows, sets and graphs are trained with AdamW "
         "for 20 epochs (of fewer than 8,000 networks more, up to 60), on inputs standardised by the "
         "training networks: a weight by itself for what reads rows, else together with those that a "
@@ -217,7 +219,6 @@ def evaluate(
     Raises:
         ZooError: if there is nothing to ask.
     """
-    started = time.monotonic()
     trials, skipped = plan.trials()
     if not trials:
         found, do = "none", "choose other tasks or methods, or build a zoo that has some"
@@ -230,7 +231,8 @@ def evaluate(
         "results": [record for outcome in outcomes for record in outcome.records],
         "tested": tested_networks(plan.inputs, trials),
         "skipped": skipped,
-        "seconds": round(time.monotonic() - started, 1),
+        # of all trials, also those that an interrupted run had done
+        "seconds": round(sum(outcome.records[0].seconds or 0 for outcome in outcomes if outcome.records), 1),
     }
 
 
