@@ -32,6 +32,7 @@ from nws_dataset.files import sha256_file
 from nws_dataset.format.manifest import FileEntry, Manifest
 from nws_dataset.format.schema import INDEX_SCHEMA
 from nws_dataset.format.shards import header, read_index, write_index
+from nws_dataset.format.subsets import PRESETS
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from test_build import write_idx
@@ -102,8 +103,7 @@ def refused(
     [
         (
             ["--preset", "big"],
-            "--preset: expected one of demo, fixed, main, nws, small_cnn, siren, kan_inr, kan, resnet, found "
-            "big; choose",
+            f"--preset: expected one of {', '.join(PRESETS)}, found big; choose",
         ),
         (
             ["--datasets", "imagenet"],

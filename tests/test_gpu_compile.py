@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 import gpu_recording
 from builder.images import load_image_set
 from builder.plan import select
-from builder.training import bank
+from builder.training import bank, workers
 from builder.training.device import cores
 from builder.training.gpu import startup, warmup
 from builder.training.gpu.warmup import Variant
@@ -46,6 +46,12 @@ STACK = {
     "conv_epilogue_forward_kernel": 8,
 }
 QUICK = [subset for subset in VARIANTS if subset != "main"]  # are recorded within seconds
+
+
+@pytest.fixture(autouse=True)
+def processes_without_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that tests fork from were started with TRITON_INTERPRET."""
+    monkeypatch.setattr(workers, "CONTEXT", CONTEXT)
 
 
 @pytest.fixture(scope="module")
