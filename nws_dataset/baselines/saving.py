@@ -120,10 +120,7 @@ class SaveMixin:
         Raises:
             ValueZooError: if a parameter is not legal; it is a ValueError too.
         """
-        for name, legal in self._allowed.items():
-            value = getattr(self, name)
-            if not legal.allows(value):
-                raise ValueZooError(name, expected=str(legal), found=repr(value), do="choose another value")
+        check_allowed(self, self._allowed)
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted estimator into a folder.
@@ -426,7 +423,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# Checks of both `fit`s.
+# Checks of `fit`s.
+
+
+def check_allowed(estimator: Any, allowed: Mapping[str, Allowed]) -> None:
+    """Raise a ValueZooError if a parameter is not what is allowed."""
+    for name, legal in allowed.items():
+        value = getattr(estimator, name)
+        if not legal.allows(value):
+            raise ValueZooError(name, expected=str(legal), found=repr(value), do="choose another value")
 
 
 def check_numeric(name: str, y: Any) -> None:

@@ -157,8 +157,9 @@ class Inputs:
     @functools.cached_property
     def datasets(self) -> np.ndarray:
         """[M] the data set of each final network, by the name that results on it have."""
-        pairs = zip(self.final["dataset"], self.final["subset"], strict=True)
-        return np.array([self.zoo.manifest.dataset_name(name, [subset]) for name, subset in pairs])
+        pairs = list(zip(self.final["dataset"], self.final["subset"], strict=True))
+        names = {pair: self.zoo.manifest.dataset_name(pair[0], [pair[1]]) for pair in {*pairs}}
+        return np.array([names[pair] for pair in pairs])
 
     def values(self, column: str) -> np.ndarray:
         """[M] the values of a column of the final networks; data sets as in `datasets`."""

@@ -19,10 +19,11 @@ from nws_dataset.evaluation.run import Method, Question
 from nws_dataset.evaluation.tasks import Labelled, Task
 
 GRAPH_NETWORK, HYBRID = "graph network", "hybrid"
+PLAIN_MLP, PERMUTED_MLP = "MLP", "MLP + permutations"
 # name and input -> class and parameters
 METANETWORKS: dict[tuple[str, str], tuple[type[Metanetwork], dict[str, Any]]] = {
-    ("MLP", ROW): (MLP, {"flip": False}),
-    ("MLP + permutations", ROW): (MLP, {"permute": True}),
+    (PLAIN_MLP, ROW): (MLP, {"flip": False}),
+    (PERMUTED_MLP, ROW): (MLP, {"permute": True}),
     ("convolutions", ROW): (RowConvolutions, {"flip": False}),
     ("deep sets", WEIGHT_SET): (DeepSets, {"flip": False}),
     ("deep sets", EDGE_SET): (DeepSets, {"over": "edges"}),
@@ -78,9 +79,5 @@ def metanetworks(inputs: Inputs, target: str) -> list[Method]:
         if inputs.skipped or target not in kind.targets or (whole and target == EDGES):
             continue
         make = functools.partial(kind, **parameters)
-        methods.append(Method(name, words, functools.partial(_model, inputs, make)))
+        methods.append(Method(name, words, functools.partial(RowModel, inputs, make)))
     return methods
-
-
-def _model(inputs: Inputs, make: Callable[..., Metanetwork], task: Task, seed: int) -> RowModel:
-    return RowModel(inputs, make, task, seed)

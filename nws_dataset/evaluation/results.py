@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LIMIT = 1e100  # of numbers, so that their squares are finite
 MAX_DEPTH = 20  # of nested settings
 EXPECTED = "results of an evaluation"
-DO = "give files of nws-evaluate, its two siblings or nws-leaderboard"
+DO = "give files that nws-evaluate, the commands for one question or nws-leaderboard wrote"
 # experiment -> horizontal axis of its curves
 AXES = {"when": "snapshot", "early": "snapshot", SIZED: "num_train"}
 

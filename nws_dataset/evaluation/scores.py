@@ -291,14 +291,11 @@ def records_of_edges(
         own: dict[str, Any] = {"nets": ALL, "num_test": len(truth), "metric": name, "value": value}
         own |= {"chance": chance, "kept": kept}
         if intervals and name == "edge_accuracy":
-            mean = _mean_of_truth
-            own["interval_95"] = bootstrap_interval(mean, of_networks, of_networks, labels["seed"])
+            own["interval_95"] = bootstrap_interval(
+                lambda values, _: float(values.mean()), of_networks, of_networks, labels["seed"]
+            )
         records.append(Record(**labels, **own))
     return records
-
-
-def _mean_of_truth(truth: np.ndarray, predicted: np.ndarray) -> float:
-    return float(truth.mean())
 
 
 # Means over seeds

@@ -34,7 +34,13 @@ from nws_dataset.evaluation.inputs import (
     Settings,
     digest_of,
 )
-from nws_dataset.evaluation.metanetworks import GRAPH_NETWORK, HYBRID, metanetworks
+from nws_dataset.evaluation.metanetworks import (
+    GRAPH_NETWORK,
+    HYBRID,
+    PERMUTED_MLP,
+    PLAIN_MLP,
+    metanetworks,
+)
 from nws_dataset.evaluation.models import BOOSTING, edge_boosting, predictor, property_methods
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
@@ -59,7 +65,7 @@ ASKED = (LABEL, TEST_ACCURACY, EDGES, PROPERTIES)
 FIRST_POINT = 500  # networks at the first point of a learning curve; the number doubles at each further point
 FULL = 0.9  # of the training part: a curve's next-to-last point has fewer networks
 # with several seeds, and with a learning curve of the first, if they read whole networks
-REPEATED = (GRAPH_NETWORK, HYBRID, "MLP", "MLP + permutations", BOOSTING)
+REPEATED = (GRAPH_NETWORK, HYBRID, PLAIN_MLP, PERMUTED_MLP, BOOSTING)
 WHOLE_NETWORK = (GRAPH, GRAPH_STATISTICS, ROW, LAYERS)
 LEAST_STEPS = 3000  # of the deep meta-classifier
 TASKS_HELP = f"What to ask, any of {','.join(ASKED)}.  [default: what the zoo holds]"
@@ -115,8 +121,7 @@ class Plan:
     def _of_properties(self) -> Iterator[Trial]:
         for seed in self.seeds:
             for task in tasks_of(self.inputs.final, None, seed)[0]:
-                if task.target != LABEL:
-                    yield from self._of_classes(task, seed, "what")
+                yield from self._of_classes(task, seed, "what")
 
     def _of_classes(self, task: Task, seed: int, experiment: str) -> Iterator[Trial]:
         for method in self._methods(task):
@@ -151,13 +156,14 @@ class Plan:
         final = self.inputs.final
         for tasks in tasks_by_dataset(self.inputs, self.seeds):
             scores = self.inputs.zoo.edge_scores(final[tasks[0].models])
+            of_edges = [edge_task(task, final, scores) for task in tasks]
             methods = [edge_boosting(self.inputs), *metanetworks(self.inputs, OF_EDGES)]
-            for method, (task, seed) in itertools.product(methods, zip(tasks, self.seeds, strict=True)):
+            for method, (task, seed) in itertools.product(methods, zip(of_edges, self.seeds, strict=True)):
                 about: dict[str, Any] = {"experiment": EDGES, "target": EDGES, "task": "edges that are kept"}
                 about |= {"method": method.name, "input": method.input, "dataset": task.words}
                 about |= {**between(task), "num_train": len(task.folds[0].training), "seed": seed}
                 score = functools.partial(_score_edges, seed == self.seeds[0])
-                yield Trial(edge_task(task, final, scores), method, seed, score, about)
+                yield Trial(task, method, seed, score, about)
 
 
 def _score_edges(first: bool, trial: Trial, answers: Answers) -> Outcome:

@@ -56,7 +56,7 @@ def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
 def facts_of_page(zoo: Zoo, called: str) -> dict[str, Any]:
     """The facts about a zoo in the head of the page."""
     final = zoo.filter(is_final=True)
-    splits, of_data = final["split"].tolist(), zip(final["dataset"], final["subset"], strict=True)
+    splits, of_data = final["split"].tolist(), {*zip(final["dataset"], final["subset"], strict=True)}
     return {
         **facts_of(zoo, called),
         "num_models": len(final),

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 from nws_dataset.console import Cell, Table
 from nws_dataset.evaluation.scores import metric_of
+from nws_dataset.evaluation.tasks import EDGES, LABEL
 
-ACCURACY, LABEL, EDGES = "accuracy", "label", "edges"  # sections of the page
+ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True)
 class Protocol:
     """Networks that methods were tried on, and what each reached."""
 
-    section: str
+    section: str  # of the page
     kind: str  # of the networks
     words: str
     metric: str

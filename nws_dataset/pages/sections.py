@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import words_of
 from nws_dataset.evaluation.scores import ALL, METRICS, NETS, SIZED, Score, distinct, groups, select
-from nws_dataset.evaluation.tasks import LABEL
+from nws_dataset.evaluation.tasks import EDGES, LABEL
 from nws_dataset.pages.charts import Figure, Line, Panel, round_up
 from nws_dataset.pages.published import published_tables
 from nws_dataset.pages.tables import Given, table_of, words
@@ -20,6 +20,7 @@ GUESSES = (
 )
 CEILING = Given("ceiling", "No ties", "highest τ")
 SECONDS = Given("seconds", "", "seconds", "{:,.0f}".format)
+LEARNED_FROM = "networks to learn from"  # the axis of learning curves
 RANKS = ("kendall_tau", "r2")  # the metrics shown first
 FLOOR_STEP = 0.25  # the bottom of an axis is a multiple of it
 
@@ -68,16 +69,21 @@ def by_measure(scores: Iterable[Score]) -> list[Score]:
 
 def accuracy_section(scores: list[Score]) -> Section:
     """The ranking of methods and their inputs, for each data set."""
-    heads, tables = {"input": "input", "method": "method"}, []
+    tables = []
     for (dataset,), part in groups(scores, "dataset").items():
         title = f"Networks trained on {dataset}, by R²" if dataset else "By R²"
-        given = [PAPER, CEILING, SECONDS]
-        tables.append(table_of(title, by_measure(part), heads, _measure, given=given, ranked=True))
+        tables.append(_ranking(title, part, [PAPER, CEILING, SECONDS]))
     lead = (
         "The test accuracy of held-out networks, predicted from their final weights or from the input named "
         "in the table."
     )
     return Section("accuracy", "How accurate is this network?", lead, tables)
+
+
+def _ranking(title: str, scores: list[Score], given: Sequence[Given]) -> Table:
+    """Methods and their inputs by measure, the best first."""
+    heads = {"input": "input", "method": "method"}
+    return table_of(title, by_measure(scores), heads, _measure, given=given, ranked=True)
 
 
 def _property_tables(scores: list[Score], title: str) -> tuple[list[Table], list[Table]]:
@@ -220,11 +226,10 @@ def early_section(scores: list[Score]) -> Section:
 
 def label_section(scores: list[Score]) -> Section:
     """Methods by measure, for the class of the image that a network represents."""
-    heads, tables = {"input": "input", "method": "method"}, []
+    tables = []
     for (target,), part in groups(scores, "task").items():
-        given = [Given("chance", "No weights read", "chance"), SECONDS]
         title = f"{(target or LABEL)[:1].upper()}{(target or LABEL)[1:]}"
-        tables.append(table_of(title, by_measure(part), heads, _measure, given=given, ranked=True))
+        tables.append(_ranking(title, part, [GUESSES[0], SECONDS]))
     lead = (
         "Each network represents one image. Its class is predicted from the final weights of held-out "
         "networks, which represent test images. Seconds are those of fitting and predicting."
@@ -234,21 +239,21 @@ def label_section(scores: list[Score]) -> Section:
 
 def edges_section(scores: list[Score]) -> Section:
     """Methods by measure, for each data set; beside them what a constant guess reaches."""
-    heads, tables = {"input": "input", "method": "method"}, []
     given = [
         Given("chance", "No weights read", "majority"),
         Given("kept", "", "kept", "{:.1%}".format),
         SECONDS,
     ]
-    for (dataset,), part in groups(scores, "dataset").items():
-        title = f"Networks trained on {dataset}"
-        tables.append(table_of(title, by_measure(part), heads, _measure, given=given, ranked=True))
+    tables = [
+        _ranking(f"Networks trained on {dataset}", part, given)
+        for (dataset,), part in groups(scores, "dataset").items()
+    ]
     lead = (
         "Which edges of held-out networks are kept, and which pruned, predicted from the weights: an edge is "
         "kept where its mean activation over training images is at least a threshold. The majority rate is "
         "the share of edges that a constant guess tells right."
     )
-    return Section("edges", "Which edges are kept?", lead, tables)
+    return Section(EDGES, "Which edges are kept?", lead, tables)
 
 
 def curve_section(scores: list[Score]) -> Section:
@@ -278,10 +283,11 @@ def _panels_of_classes(scores: list[Score], sizes: list[Score]) -> list[Panel]:
     for (target,), sized in groups(select(sizes, metric="accuracy", nets=ALL), "target").items():
         shown = {method_of(score) for score in sized}
         part = select(scores, target=target, metric="accuracy", nets=ALL)
-        lines = _lines([score for score in part if method_of(score) in shown], "num_train", "method", "input")
-        chance = part[0].mean("chance") or 0.0
-        label, levels = "networks to learn from", {"chance": chance}
-        panels.append(Panel(part[0].words, lines, label, 0.0, 1.0, levels, logarithmic=True))
+        part = [score for score in part if method_of(score) in shown]
+        panels += [
+            replace(panel, x_label=LEARNED_FROM, logarithmic=True)
+            for panel in property_panels(part, "num_train")
+        ]
     return panels
 
 
@@ -294,7 +300,7 @@ def _score_panels(
     lines = _lines(scores, axis, name)
     lowest = min(y for line in lines for _, y, _ in line.points)
     low = min(max(0.0, lowest // FLOOR_STEP * FLOOR_STEP), 1 - FLOOR_STEP)
-    label = "networks to learn from" if axis == "num_train" else axis
+    label = LEARNED_FROM if axis == "num_train" else axis
     return [Panel(title, lines, label, low, 1.0, logarithmic=logarithmic)]
 
 
@@ -302,7 +308,7 @@ SECTIONS: dict[str, Callable[[list[Score]], Section]] = {
     "accuracy": accuracy_section,
     "what": what_section,
     LABEL: label_section,
-    "edges": edges_section,
+    EDGES: edges_section,
     "when": when_section,
     "where": where_section,
     "transfer": transfer_section,

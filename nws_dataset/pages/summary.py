@@ -26,7 +26,7 @@ from nws_dataset.evaluation.scores import (
     scores_of,
     select,
 )
-from nws_dataset.evaluation.tasks import LABEL
+from nws_dataset.evaluation.tasks import EDGES, LABEL
 from nws_dataset.files import atomic_write
 from nws_dataset.pages import paper, plots
 from nws_dataset.pages.charts import Figure as Chart
@@ -162,7 +162,7 @@ def report_evaluation(folder: Path, contents: dict[str, Any], notes: Sequence[st
     def draw() -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
         titles = {section.id: section.title for section in sections}
-        for experiment, metric in ((LABEL, "accuracy"), ("accuracy", "r2"), ("edges", "edge_accuracy")):
+        for experiment, metric in ((LABEL, "accuracy"), ("accuracy", "r2"), (EDGES, "edge_accuracy")):
             if part := select(scores, nets=ALL, experiment=experiment, metric=metric):
                 figures[experiment] = plots.ranking(part, titles[experiment])
         if part := select(scores, nets=ALL, experiment="what", metric="accuracy"):

@@ -404,12 +404,10 @@ def _dense(architecture: BaseArchitecture) -> np.ndarray:
 
 def _edges(architecture: BaseArchitecture) -> np.ndarray:
     """[2, E]: source and target, in the weights' order: unit by unit, input by input."""
-    counts = layout_of(architecture).unit_counts
-    first = dict(zip(counts, _first_nodes(architecture).tolist(), strict=False))
-    edges = []
-    for weight, *_ in _edge_tensors(architecture):
-        target, source = (first[str(units)] for units in weight.units[:2])
-        units, inputs = weight.unit_shape[:2]
+    first, edges = _first_nodes(architecture), []
+    for layer in Layers.of(architecture).edges:
+        units, inputs = layer.indices.shape[:2]
+        target, source = first[layer.target], first[layer.source]
         edges.append(np.mgrid[target : target + units, source : source + inputs].reshape(2, -1))
     return np.concatenate(edges, axis=1)[[1, 0]]
 
@@ -450,19 +448,11 @@ def _scalegmn_fields(architecture: BaseArchitecture) -> dict[str, np.ndarray]:
 @functools.lru_cache(CACHED)
 def _node_indices(architecture: BaseArchitecture) -> np.ndarray:
     """[V, len(VECTOR_ROLES)], or more where the norms of several layers stand on the same nodes."""
-    layout, indices = layout_of(architecture), tensor_indices(architecture)
-    vectors = {
-        units: [indices[spec.name] for spec in layout.tensors if spec.units == (units,)]
-        for units in layout.unit_counts
-    }
-    width = max(len(VECTOR_ROLES), *map(len, vectors.values()))
-    parts = []
-    for units, size in layout.unit_counts.items():
-        part = np.full((size, width), layout.num_weights)
-        for role, vector in enumerate(vectors[units]):
-            part[:, role] = vector
-        parts.append(part)
-    return np.concatenate(parts)
+    nodes, zero = Layers.of(architecture).nodes, layout_of(architecture).num_weights
+    width = max(len(VECTOR_ROLES), *(layer.indices.shape[1] for layer in nodes))
+    missing = [((0, 0), (0, width - layer.indices.shape[1])) for layer in nodes]
+    pairs = zip(nodes, missing, strict=True)
+    return np.concatenate([np.pad(layer.indices, pad, constant_values=zero) for layer, pad in pairs])
 
 
 @functools.lru_cache(CACHED)
@@ -470,22 +460,14 @@ def _edge_indices(architecture: BaseArchitecture, kernel_size: int | None) -> np
     """[E, K * K]; an edge's kernel stands in the middle of its square. Of a layer with several tensors, an
     edge's numbers in all of them, one behind the other.
     """
-    layers = _edge_tensors(architecture)
-    if any(len(tensors) > 1 for tensors in layers):
+    if any(len(tensors) > 1 for tensors in _edge_tensors(architecture)):
         if kernel_size is not None:
             do = "leave it out"
             raise ZooError(
                 "kernel_size", expected="none: edges are no kernels", found=repr(kernel_size), do=do
             )
-        indices = tensor_indices(architecture)
-        return np.concatenate(
-            [
-                np.concatenate(
-                    [indices[spec.name].reshape(math.prod(spec.shape[:2]), -1) for spec in tensors], axis=1
-                )
-                for tensors in layers
-            ]
-        )
+        layers = Layers.of(architecture).edges
+        return np.concatenate([layer.indices.reshape(-1, layer.indices.shape[2]) for layer in layers])
     smallest = smallest_side(architecture)
     side = smallest if kernel_size is None else kernel_size
     if not isinstance(side, int | np.integer) or side < smallest or side % 2 == 0:

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from nws_dataset.baselines.metanetworks.symmetries import symmetries_of
 from nws_dataset.baselines.predictors import Standardizer
-from nws_dataset.baselines.saving import MAX_INTEGER, Allowed, check_both
+from nws_dataset.baselines.saving import MAX_INTEGER, Allowed, check_allowed, check_both
 from nws_dataset.errors import ValueZooError, ZooError
 from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.layout import layout_of
@@ -129,12 +129,13 @@ class Metanetwork(BaseEstimator):
         features = self._features(rows)
         if features is not None:
             self.standardizer_ = Standardizer.fit(features)
-        held_out = None if X_validation is None else (self._rows(X_validation), self._encode(y_validation))
+        inputs = [rows, *self._scaled(features)]
+        held_out = None if X_validation is None else (self._inputs(X_validation), self._encode(y_validation))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(random.randint(MAX_INTEGER)))
             num_outputs = len(self.classes_) if self.target == CLASS else 1
             self.module_ = self._make_module(num_outputs, 0 if features is None else features.shape[1])
-            self._train(rows, targets, held_out)
+            self._train(inputs, targets, held_out)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -177,15 +178,7 @@ class Metanetwork(BaseEstimator):
     # Inputs and targets
 
     def _check_parameters(self) -> None:
-        for name, legal in self._allowed.items():
-            value = getattr(self, name)
-            if not legal.allows(value):
-                raise ValueZooError(name, expected=str(legal), found=repr(value), do="choose another value")
-        if self.target not in self.targets:
-            expected = " or ".join(self.targets)
-            raise ValueZooError(
-                "target", expected=expected, found=repr(self.target), do="choose another value"
-            )
+        check_allowed(self, {**self._allowed, "target": Allowed(choices=self.targets)})
         if self.target == EDGES and not self.architecture.edge_scores():
             found = self.architecture.id
             do = "choose networks of the kind kan that classify"
@@ -196,6 +189,14 @@ class Metanetwork(BaseEstimator):
         rows = check_array(X, dtype=(np.float32, np.float64))
         check_axes("X", rows, layout_of(self.architecture).num_weights)
         return rows
+
+    def _inputs(self, X: Any) -> list[np.ndarray]:
+        """The module's inputs: rows [N, P], and standardised features [N, F] if it reads some."""
+        rows = self._rows(X)
+        return [rows, *self._scaled(self._features(rows))]
+
+    def _scaled(self, features: np.ndarray | None) -> list[np.ndarray]:
+        return [] if features is None else [self.standardizer_(features).astype(np.float32)]
 
     def _learn(self, y: Any) -> np.ndarray:
         """Learn the classes, or the scale of numbers; returns the module's targets."""
@@ -246,12 +247,15 @@ class Metanetwork(BaseEstimator):
     # Training
 
     def _train(
-        self, rows: np.ndarray, targets: np.ndarray, held_out: tuple[np.ndarray, np.ndarray] | None
+        self,
+        inputs: list[np.ndarray],
+        targets: np.ndarray,
+        held_out: tuple[list[np.ndarray], np.ndarray] | None,
     ) -> None:
         """Train for all epochs; keep the weights of the best one on the validation rows."""
         self.history_: list[dict[str, Any]] = []
         self.best_epoch_, best, state = self.epochs, float("inf"), None
-        for epoch, loss in enumerate(self._epochs(rows, targets), 1):
+        for epoch, loss in enumerate(self._epochs(inputs, targets), 1):
             of_validation = None if held_out is None else self._validation(*held_out)
             self.history_.append({"epoch": epoch, "loss": loss, "validation_loss": of_validation})
             if of_validation is not None and of_validation < best:
@@ -267,11 +271,11 @@ class Metanetwork(BaseEstimator):
                 "fit", expected="a module of finite weights", found="one that diverged", do=do
             )
 
-    def _epochs(self, rows: np.ndarray, targets: np.ndarray) -> Iterator[float]:
+    def _epochs(self, inputs: list[np.ndarray], targets: np.ndarray) -> Iterator[float]:
         """Train epoch by epoch; yields each one's mean loss."""
         import torch
 
-        symmetries, features = symmetries_of(self.architecture), self._more(rows)
+        symmetries, (rows, *features) = symmetries_of(self.architecture), inputs
         parameters = list(self.module_.parameters())
         optimizer = torch.optim.AdamW(
             parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True
@@ -286,10 +290,10 @@ class Metanetwork(BaseEstimator):
             order, total = torch.randperm(len(rows)).numpy(), 0.0
             for i in range(steps):
                 chosen = order[i * size : (i + 1) * size]
-                batch = torch.from_numpy(rows[chosen])
+                batch, *more = (torch.from_numpy(part[chosen]) for part in (rows, *features))
                 batch = symmetries.permuted(batch) if self.permute else batch
                 batch = symmetries.flipped(batch) if self._flips else batch
-                outputs = self.module_(self._standardised(batch), *(part[chosen] for part in features))
+                outputs = self.module_(self._standardised(batch), *more)
                 loss = self._loss(outputs, torch.from_numpy(targets[chosen]))
                 optimizer.zero_grad()
                 loss.backward()
@@ -310,34 +314,28 @@ class Metanetwork(BaseEstimator):
             return functional.binary_cross_entropy_with_logits(outputs, targets)
         return functional.mse_loss(outputs, targets)
 
-    def _validation(self, rows: np.ndarray, targets: np.ndarray) -> float:
+    def _validation(self, inputs: list[np.ndarray], targets: np.ndarray) -> float:
         import torch
 
-        outputs = torch.from_numpy(self._outputs(rows))
+        outputs = torch.from_numpy(self._of_inputs(inputs))
         return float(self._loss(outputs, torch.from_numpy(targets), smoothed=False))
 
     def _outputs(self, X: Any) -> np.ndarray:
         """[N, C] or [N, E]: the module's outputs."""
+        check_is_fitted(self, "module_")
+        return self._of_inputs(self._inputs(X))
+
+    def _of_inputs(self, inputs: list[np.ndarray]) -> np.ndarray:
+        """As `_outputs`."""
         import torch
 
-        check_is_fitted(self, "module_")
-        rows = self._rows(X)
-        features = self._more(rows)
         self.module_.eval()
         parts = []
         with torch.inference_mode():
-            for i in range(0, len(rows), PREDICTED_ROWS):
-                part = slice(i, i + PREDICTED_ROWS)
-                batch = self._standardised(torch.from_numpy(rows[part]))
-                parts.append(self.module_(batch, *(given[part] for given in features)))
+            for i in range(0, len(inputs[0]), PREDICTED_ROWS):
+                rows, *more = (torch.from_numpy(part[i : i + PREDICTED_ROWS]) for part in inputs)
+                parts.append(self.module_(self._standardised(rows), *more))
         return torch.cat(parts).numpy()
-
-    def _more(self, rows: np.ndarray) -> list[Any]:
-        """The module's further inputs: none, or the standardised features [N, F]."""
-        import torch
-
-        features = self._features(rows)
-        return [] if features is None else [torch.from_numpy(self.standardizer_(features)).float()]
 
 
 def check_heads(width: int, heads: int) -> None:
