@@ -7,6 +7,7 @@ outputs.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -113,11 +114,11 @@ class EachEdge(nn.Module):
     def __init__(self, architecture: BaseArchitecture, width: int) -> None:
         super().__init__()
         self.layers = Layers.of(architecture)
-        self.features = [
+        features = [
             self.layers.nodes[edges.target].indices.shape[1] + edges.indices.shape[2]
             for edges in self.layers.edges
         ]
-        self.embed = nn.ModuleList([nn.Linear(count, width) for count in self.features])
+        self.embed = nn.ModuleList([nn.Linear(count, width) for count in features])
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         parts = []
@@ -181,6 +182,18 @@ class SetAttention(nn.Module):
         return self.readout(self.pool(self.query.expand(count, -1, -1), states)[:, 0])
 
 
+class EdgeLinear(nn.Module):
+    """A linear layer on the states of edges [B, H, T, S]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-1, 1) / math.sqrt(inputs))
+
+    def forward(self, edges: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.expand(len(edges), -1, -1)
+        return torch.bmm(weight, edges.flatten(2)).unflatten(2, edges.shape[2:])
+
+
 class Messages(nn.Module):
     """A round of messages along the edges between two layers of nodes, in both directions.
 
@@ -203,19 +216,19 @@ class Messages(nn.Module):
             sources: [B, S, D].
             targets: [B, T, D].
         """
-        return (
-            torch.cat([self._sum(edges, self.forth(sources)), edges.mean(3).transpose(1, 2)], 2),
-            torch.cat([self._sum(edges.mT, self.back(targets)), edges.mean(2).transpose(1, 2)], 2),
-        )
+        forth = edges @ self._split(self.forth(sources))
+        back = self._split(self.back(targets)).mT @ edges
+        return forth.transpose(1, 2).flatten(2), back.permute(0, 3, 1, 2).flatten(2)
 
-    def _sum(self, edges: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """[B, H, T, S] and [B, S, D] -> [B, T, D]."""
-        split = states.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, S, D / H]
-        return (edges @ split).transpose(1, 2).flatten(2) / math.sqrt(edges.shape[3])
+    def _split(self, states: torch.Tensor) -> torch.Tensor:
+        """[B, S, D] -> [B, H, S, D / H + 1]: what edges sum up, and 1 / S for their mean."""
+        split = (states / math.sqrt(states.shape[1])).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        ones = split.new_full((), 1 / states.shape[1]).expand(*split.shape[:3], 1)
+        return torch.cat([split, ones], 3)
 
 
-class Round(nn.Module):
-    """Messages along all edges, then new states of the nodes and of the edges."""
+class NewNodes(nn.Module):
+    """New states of nodes [B, V, D], each layer's, from messages along all edges [B, H, T, S]."""
 
     def __init__(self, layers: Layers, width: int, heads: int) -> None:
         super().__init__()
@@ -231,14 +244,8 @@ class Round(nn.Module):
                 for _ in layers.nodes
             ]
         )
-        self.own = nn.ModuleList([nn.Conv2d(heads, heads, 1) for _ in layers.edges])
-        self.to_target = nn.ModuleList([nn.Linear(width, heads) for _ in layers.edges])
-        self.to_source = nn.ModuleList([nn.Linear(width, heads) for _ in layers.edges])
 
-    def forward(
-        self, nodes: list[torch.Tensor], edges: list[torch.Tensor]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """New states of nodes [B, V, D] and edges [B, H, T, S], each layer's."""
+    def forward(self, nodes: list[torch.Tensor], edges: list[torch.Tensor]) -> list[torch.Tensor]:
         normed = [norm(states) for norm, states in zip(self.norms, nodes, strict=True)]
         zero = [states.new_zeros(()) for states in nodes]
         into, out_of = list(zero), list(zero)
@@ -251,13 +258,26 @@ class Round(nn.Module):
             shape = *nodes[i].shape[:2], received
             both = [part[i].expand(shape) for part in (into, out_of)]
             new.append(nodes[i] + update(torch.cat([normed[i], *both], 2)))
-        return new, [
-            states
-            + functional.silu(
-                own(states)
-                + to_target(new[pair.target]).mT[:, :, :, None]
-                + to_source(new[pair.source]).mT[:, :, None]
-            )
+        return new
+
+
+class NewEdges(nn.Module):
+    """New states of edges [B, H, T, S], each layer's, from theirs and those of their nodes [B, V, D]."""
+
+    def __init__(self, layers: Layers, width: int, heads: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.own = nn.ModuleList([EdgeLinear(heads, heads) for _ in layers.edges])
+        self.to_target = nn.ModuleList([nn.Linear(width, heads) for _ in layers.edges])
+        self.to_source = nn.ModuleList([nn.Linear(width, heads) for _ in layers.edges])
+
+    def forward(self, nodes: list[torch.Tensor], edges: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [
+            functional.silu(
+                (own(states) + to_target(nodes[pair.target]).mT[:, :, :, None]).add_(
+                    to_source(nodes[pair.source]).mT[:, :, None]
+                )
+            ).add_(states)
             for pair, states, own, to_target, to_source in zip(
                 self.layers.edges, edges, self.own, self.to_target, self.to_source, strict=True
             )
@@ -294,15 +314,17 @@ class GraphModule(nn.Module):
         self.embed_nodes = nn.ModuleList(
             [nn.Linear(count, width) if count else nn.Identity() for count in features]
         )
-        self.embed_edges = nn.ModuleList(
-            [nn.Conv2d(edges.indices.shape[2], heads, 1) for edges in layers.edges]
-        )
+        self.embed_edges = nn.ModuleList([nn.Linear(edges.indices.shape[2], heads) for edges in layers.edges])
         # inputs and outputs keep their order: each has a state of its own
         counts = [len(layer.indices) if layer.is_fixed else 1 for layer in layers.nodes]
         self.places = nn.ParameterList(
             [nn.Parameter(torch.randn(count, width) * INITIAL) for count in counts]
         )
-        self.rounds = nn.ModuleList([Round(layers, width, heads) for _ in range(rounds)])
+        self.per_edge = num_outputs is None
+        self.node_rounds = nn.ModuleList([NewNodes(layers, width, heads) for _ in range(rounds)])
+        # without answers for edges nothing reads those of the last round
+        edge_rounds = rounds if self.per_edge else rounds - 1
+        self.edge_rounds = nn.ModuleList([NewEdges(layers, width, heads) for _ in range(edge_rounds)])
         if num_outputs is None:
             self.edge_readouts = nn.ModuleList([EdgeReadout(width, heads) for _ in layers.edges])
             return
@@ -317,9 +339,10 @@ class GraphModule(nn.Module):
     def forward(self, rows: torch.Tensor, statistics: torch.Tensor | None = None) -> torch.Tensor:
         """[B, C], or [B, E] logits of edges."""
         nodes, edges = self._embedded(rows)
-        for round_ in self.rounds:
-            nodes, edges = round_(nodes, edges)
-        if hasattr(self, "edge_readouts"):
+        for new_nodes, new_edges in itertools.zip_longest(self.node_rounds, self.edge_rounds):
+            nodes = new_nodes(nodes, edges)
+            edges = edges if new_edges is None else new_edges(nodes, edges)
+        if self.per_edge:
             pairs = zip(self.layers.edges, edges, self.edge_readouts, strict=True)
             logits = [read(states, nodes[pair.source], nodes[pair.target]) for pair, states, read in pairs]
             return torch.cat(logits, 1)
@@ -335,7 +358,7 @@ class GraphModule(nn.Module):
             states = place.expand(len(rows), len(layer.indices), -1)
             nodes.append(states + embed(take(rows, layer.indices)) if layer.indices.size else states)
         edges = [
-            embed(take(rows, layer.indices).movedim(3, 1))
+            embed(take(rows, layer.indices)).movedim(3, 1).contiguous()
             for layer, embed in zip(self.layers.edges, self.embed_edges, strict=True)
         ]
         return nodes, edges
@@ -346,11 +369,11 @@ class EdgeReadout(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.own = nn.Conv2d(heads, PER_EDGE, 1)
+        self.own = EdgeLinear(heads, PER_EDGE)
         self.source, self.target = nn.Linear(width, PER_EDGE), nn.Linear(width, PER_EDGE)
-        self.last = nn.Conv2d(PER_EDGE, 1, 1)
+        self.last, self.bias = EdgeLinear(PER_EDGE, 1), nn.Parameter(torch.zeros(()))
 
     def forward(self, edges: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """[B, T * S], from states [B, H, T, S], [B, S, D] and [B, T, D]."""
         of_nodes = self.target(targets).mT[:, :, :, None] + self.source(sources).mT[:, :, None]
-        return self.last(functional.silu(self.own(edges) + of_nodes)).flatten(1)
+        return self.last(functional.silu(self.own(edges) + of_nodes)).flatten(1) + self.bias
