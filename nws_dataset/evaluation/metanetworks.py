@@ -25,13 +25,13 @@ METANETWORKS: dict[tuple[str, str], tuple[type[Metanetwork], dict[str, Any]]] = 
     (PLAIN_MLP, ROW): (MLP, {"flip": False}),
     (PERMUTED_MLP, ROW): (MLP, {"permute": True}),
     ("convolutions", ROW): (RowConvolutions, {"flip": False}),
-    ("deep sets", WEIGHT_SET): (DeepSets, {"flip": False}),
+    ("deep sets", WEIGHT_SET): (DeepSets, {"width": 32, "flip": False}),
     ("deep sets", EDGE_SET): (DeepSets, {"over": "edges"}),
     ("set transformer", EDGE_SET): (SetTransformer, {}),
     (GRAPH_NETWORK, GRAPH): (GraphNetwork, {}),
     (HYBRID, GRAPH_STATISTICS): (GraphNetwork, {"statistics": True}),
 }
-STEPS, FEWEST, MOST = 5000, 20, 60  # of training: steps, and epochs for many and for few networks
+STEPS, FEWEST, MOST = 5000, 20, 40  # of training: steps, and epochs for many and for few networks
 
 
 def epochs_of(num_rows: int, batch_size: int) -> int:
@@ -39,7 +39,7 @@ def epochs_of(num_rows: int, batch_size: int) -> int:
 
     Example:
         >>> epochs_of(8000, 32), epochs_of(100, 32)
-        (20, 60)
+        (20, 40)
     """
     return max(FEWEST, min(math.ceil(STEPS * batch_size / num_rows), MOST))
 

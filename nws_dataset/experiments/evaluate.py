@@ -35,8 +35,10 @@ from nws_dataset.evaluation.inputs import (
     digest_of,
 )
 from nws_dataset.evaluation.metanetworks import (
+    FEWEST,
     GRAPH_NETWORK,
     HYBRID,
+    MOST,
     PERMUTED_MLP,
     PLAIN_MLP,
     metanetworks,
@@ -204,7 +206,7 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
         f"Held out: {outcome['held_out']}. {repeated if seeds > 1 else 'One seed.'} "
         f"{outcome['seconds']:,.0f} s of fitting and predicting.",
         "All methods learn from final snapshots. Networks on rows, sets and graphs are trained with AdamW "
-        "for 20 epochs (of fewer than 8,000 networks more, up to 60), on inputs standardised by the "
+        f"for {FEWEST} epochs (on few networks for more, up to {MOST}), on inputs standardised by the "
         "training networks: a weight by itself for what reads rows, else together with those that a "
         "permutation of units exchanges. The epoch is chosen on validation networks. Of sines, units get "
         "random signs in training, as these do not change a network.",

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.views.gather import take
@@ -22,6 +23,7 @@ from nws_dataset.views.graph import Layers
 INITIAL = 0.5  # deviation of learned embeddings
 READOUT = 256  # units of the readout
 MAX_READ = 16  # inputs or outputs whose states are read one by one; of more the mean and maximum
+PART = 1 << 15  # weights of a batch whose states are computed at once
 PER_EDGE = 32  # units of the readout of an edge
 
 
@@ -97,15 +99,29 @@ class MeanOfElements(nn.Module):
         return self.readout(torch.cat([states, mean[:, None].expand_as(states)], 2))[:, :, 0]
 
 
-class EachWeight(nn.Module):
-    """Rows [B, P] as sets of numbers [B, P, D]."""
+class MeanOfWeights(nn.Module):
+    """A deep set of the weights of a row [B, P]: a dense layer on each, their mean, dense layers on it.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: D, of the layers.
+        num_outputs: C.
+    """
+
+    def __init__(self, width: int, num_outputs: int) -> None:
         super().__init__()
-        self.embed = nn.Linear(1, width)
+        self.weight = dense(1, width)
+        self.readout = nn.Sequential(dense(width, width), dense(width, width), nn.Linear(width, num_outputs))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.embed(rows[:, :, None])
+        size = max(1, PART // len(rows))
+        # part by part, and in the backward pass once more: states of all weights of long rows fill gigabytes
+        sums = [
+            checkpoint(self._sum, part, use_reentrant=False) for part in rows[:, :, None].split(size, dim=1)
+        ]
+        return self.readout(torch.stack(sums).sum(0) / rows.shape[1])
+
+    def _sum(self, part: torch.Tensor) -> torch.Tensor:
+        return self.weight(part).sum(1)
 
 
 class EachEdge(nn.Module):
@@ -131,17 +147,24 @@ class EachEdge(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries [B, Q, D] to elements [B, K, D], then a dense layer."""
+    """Multi-head attention of queries [B, Q, D] to elements [B, K, D], then a dense layer.
+
+    It has no projection of the heads' outputs, which `nn.MultiheadAttention` has.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(2)])
-        self.dense = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.dense = nn.Sequential(nn.Linear(width, width), nn.ReLU())
 
     def forward(self, queries: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
-        found, _ = self.attention(queries, elements, elements, need_weights=False)
-        found = self.norms[0](queries + found)
+        asked = self.query(queries)
+        parts = (asked, self.key(elements), self.value(elements))
+        split = [part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts]
+        found = functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        found = self.norms[0](asked + found)
         return self.norms[1](found + self.dense(found))
 
 

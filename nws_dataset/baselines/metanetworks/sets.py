@@ -37,9 +37,11 @@ class DeepSets(Metanetwork):
 
     def _make_module(self, num_outputs: int, num_features: int = 0) -> Any:
         """See `Metanetwork._make_module`."""
-        from nws_dataset.baselines.metanetworks.modules import EachEdge, EachWeight, MeanOfElements
+        from nws_dataset.baselines.metanetworks.modules import EachEdge, MeanOfElements, MeanOfWeights
 
-        each = EachWeight(self.width) if self.over == "weights" else EachEdge(self.architecture, self.width)
+        if self.over == "weights":
+            return MeanOfWeights(self.width, num_outputs)
+        each = EachEdge(self.architecture, self.width)
         return MeanOfElements(each, self.width, self._or_edges(num_outputs))
 
     def _check_parameters(self) -> None:
@@ -65,7 +67,7 @@ class SetTransformer(Metanetwork):
     The other parameters and attributes are those of `Metanetwork`.
     """
 
-    width: int = 64
+    width: int = 32
     heads: int = 4
     points: int = 16
     blocks: int = 2
