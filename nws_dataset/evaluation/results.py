@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nws_dataset.errors import ZooError
-from nws_dataset.evaluation.scores import SIZED, Record
+from nws_dataset.evaluation.scores import MAX_EXAMPLES, SIZED, Record
 from nws_dataset.files import atomic_write, read_json
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -LIMIT <= value <= LIMIT
 
 
+def _are_plain(values: list[Any]) -> bool:
+    return all(isinstance(value, str) or is_number(value) for value in values)
+
+
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str": (lambda value: isinstance(value, str), "a text"),
     "float": (is_number, "a finite number"),
@@ -42,6 +46,14 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "two finite numbers",
     ),
     "Seed": (lambda value: isinstance(value, str) or is_number(value), "a number or a text"),
+    "Examples": (
+        lambda value: (
+            isinstance(value, list)
+            and len(value) <= MAX_EXAMPLES
+            and all(isinstance(one, list) and len(one) == 3 and _are_plain(one) for one in value)
+        ),
+        f"at most {MAX_EXAMPLES} networks, each with its ID and what is true and predicted",
+    ),
     "Any": (lambda value: True, "anything"),
 }  # annotation of a record's field -> check of a value that is not null, and what it expects
 FIELDS = {field.name: KINDS[str(field.type).removesuffix(" | None")] for field in dataclasses.fields(Record)}

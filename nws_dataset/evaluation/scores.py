@@ -19,12 +19,14 @@ from nws_dataset.errors import ZooError
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES = 300
 MIN_FOR_BOOTSTRAP = 10  # models; resampling fewer means little
+MAX_EXAMPLES = 24  # networks
 MIN_SCORED = 3  # models needed to score predicted accuracies
 ALL, CONVERGED = "all", "converged"
 NETS = {ALL: "All networks", CONVERGED: "Converged networks"}
 SIZED = "learning_curve"  # the experiment whose records also differ in num_train
 Interval = tuple[float, float]
 Seed = int | float | str  # result files of others may use any name
+Examples = list[Any]  # [model ID, true, predicted] of each network
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Record:
     num_features: int | None = None
     setting: str | None = None  # of the method
     feature: str | None = None  # whose importance the value is
+    # some held-out networks: classes told wrong, or the kept edges of a network, as in `hex_of_edges`
+    examples: Examples | None = None
     pairs: Any = None  # true and predicted numbers of all held-out models
 
     def to_json(self) -> dict[str, Any]:
@@ -296,6 +300,16 @@ def records_of_edges(
             )
         records.append(Record(**labels, **own))
     return records
+
+
+def hex_of_edges(kept: np.ndarray) -> str:
+    """Which edges [E] are kept, as hexadecimal digits.
+
+    Example:
+        >>> hex_of_edges(np.array([True, False, False, False, True, True]))
+        '8c'
+    """
+    return np.packbits(kept).tobytes().hex()
 
 
 # Means over seeds

@@ -46,7 +46,7 @@ from nws_dataset.evaluation.metanetworks import (
 from nws_dataset.evaluation.models import BOOSTING, edge_boosting, predictor, property_methods
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
-from nws_dataset.evaluation.scores import SIZED, records_of_edges
+from nws_dataset.evaluation.scores import SIZED, hex_of_edges, records_of_edges
 from nws_dataset.evaluation.tasks import (
     EDGES,
     LABEL,
@@ -164,15 +164,20 @@ class Plan:
                 about: dict[str, Any] = {"experiment": EDGES, "target": EDGES, "task": "edges that are kept"}
                 about |= {"method": method.name, "input": method.input, "dataset": task.words}
                 about |= {**between(task), "num_train": len(task.folds[0].training), "seed": seed}
-                score = functools.partial(_score_edges, seed == self.seeds[0])
+                score = functools.partial(_score_edges, self.inputs, seed == self.seeds[0])
                 yield Trial(task, method, seed, score, about)
 
 
-def _score_edges(first: bool, trial: Trial, answers: Answers) -> Outcome:
-    """Scores of the edges of all held-out networks, with an interval for the first seed."""
-    tested = trial.task.tested
-    arrays = trial.task.truth[tested], answers.predicted[Question()][tested]
-    return Outcome(records_of_edges(trial.labels, *arrays, intervals=first))
+def _score_edges(inputs: Inputs, first: bool, trial: Trial, answers: Answers) -> Outcome:
+    """Scores of the edges of all held-out networks; of the first seed an interval and one network."""
+    task, tested = trial.task, trial.task.tested
+    truth, predicted = task.truth[tested], answers.predicted[Question()][tested]
+    records = records_of_edges(trial.labels, truth, predicted, intervals=first)
+    if first:
+        shown = str(inputs.final["model_id"][task.models[tested[0]]])
+        edges = [hex_of_edges(truth[0]), hex_of_edges(predicted[0] > 0.5)]
+        records[0] = dataclasses.replace(records[0], examples=[[shown, *edges]])
+    return Outcome(records)
 
 
 def _timed(trial: Trial) -> Trial:

@@ -28,7 +28,7 @@ from nws_dataset.evaluation.folds import NUM_FOLDS, describe, is_small
 from nws_dataset.evaluation.inputs import SLICE, SLICE_STATISTICS, SMALL_SETTINGS, SNAPSHOTS, Inputs, Settings
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
-from nws_dataset.evaluation.scores import ALL, CONVERGED, SIZED, Record, property_scores
+from nws_dataset.evaluation.scores import ALL, CONVERGED, MAX_EXAMPLES, SIZED, Record, property_scores
 from nws_dataset.evaluation.tasks import LABEL, PROPERTIES, Task, guesses_from_architecture, tasks_of
 from nws_dataset.experiments import commands
 from nws_dataset.pages.summary import report_properties
@@ -127,6 +127,11 @@ def _score(inputs: Inputs, asked: Sequence[tuple[str, Question]], trial: Trial, 
             scores = property_scores(*arrays, is_number=task.is_number, seed=trial.seed)
             if task.is_number and experiment == "what" and nets == ALL:
                 scores["pairs"] = np.column_stack([truth, predicted])[part].round(6).tolist()
+            if experiment == LABEL and nets == ALL:
+                wrong = part[truth[part] != predicted[part]][:MAX_EXAMPLES]
+                ids = final["model_id"][task.models[wrong]].tolist()
+                told = truth[wrong].tolist(), predicted[wrong].tolist()
+                scores["examples"] = list(map(list, zip(ids, *told, strict=True)))
             records.append(Record(**about, **scores, nets=nets, num_test=len(part)))
     return Outcome(records)
 
