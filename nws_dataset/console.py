@@ -294,7 +294,10 @@ def _size(number: float) -> str:
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Yield a function that counts one more of `total` steps as done and shows its name."""
-    with Progress("", total) as shown:
+def progress(total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
+    """Yield a function that counts one more of `total` steps as done and shows its name.
+
+    Those that were `done` before do not count for speed and time left.
+    """
+    with Progress("", total, done=done) as shown:
         yield lambda what: shown.advance(note=what)

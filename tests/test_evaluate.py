@@ -12,6 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from nws_dataset import Zoo
 from nws_dataset.baselines import learners
+from nws_dataset.errors import ZooError
 from nws_dataset.evaluation import inputs as kinds
 from nws_dataset.evaluation import metanetworks, models, scores
 from nws_dataset.evaluation.inputs import Inputs
@@ -78,7 +79,7 @@ def test_a_zoo_of_images_is_asked_for_their_class(sirens, tmp_path):
     assert {size for _, _, size in curve} == {10} and {name for name, _, _ in curve} == {*evaluate.REPEATED}
     assert len(contents["tested"]) == 1
     assert {path.name for path in tmp_path.glob("*.png")} == {
-        "evaluation_label.png", "evaluation_learning_curve.png",
+        "evaluation_label.png", "evaluation_learning_curve.png", "evaluation_told_wrong.png",
     }  # fmt: skip
     text = (tmp_path / "evaluation.md").read_text()
     assert "graph network" in text and "± " in text
@@ -86,7 +87,56 @@ def test_a_zoo_of_images_is_asked_for_their_class(sirens, tmp_path):
     page = tmp_path / "page.html"
     done = CliRunner().invoke(leaderboard.main, [str(sirens), "--results", str(tmp_path), "--out", str(page)])
     assert done.exit_code == 0, done.output
-    assert "What does a network show?" in page.read_text() and "class of the image" in page.read_text()
+    html = page.read_text()
+    assert "What does a network show?" in html and "class of the image" in html
+    assert html.count("data:image/png;base64,") == 1 and "that it told wrong" in html
+
+
+def test_examples_are_networks_told_wrong(sirens, tmp_path):
+    assert run(sirens, "--seeds", "1", "--methods", models.SVM, "--out", str(tmp_path)).exit_code == 0
+    _, records = records_of(tmp_path)
+    zoo = Zoo(sirens)
+    for record in records:
+        labels = [zoo.filter(model_id=name, is_final=True)["label"][0] for name, _, _ in record.examples]
+        assert labels == [true for _, true, _ in record.examples]
+        assert all(true != told for _, true, told in record.examples)
+        wrong = round((1 - record.value) * record.num_test)
+        assert len(record.examples) == min(wrong, scores.MAX_EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("target", "example", "found"),
+    [
+        (LABEL, ["siren-unknown", 1, 2], "siren-unknown"),
+        (LABEL, [3, 1, 2], "3"),
+        (EDGES, None, "networks that represent images, found a kan"),
+    ],
+)
+def test_examples_that_are_not_of_the_zoo_are_one_line(sirens, kans, tmp_path, target, example, found):
+    """Results are the files of strangers."""
+    zoo = kans if target == EDGES else sirens
+    assert (
+        run(zoo, "--seeds", "1", "--methods", "convolutions", "--no-curves", "--out", str(tmp_path)).exit_code
+        == 0
+    )
+    path = tmp_path / "evaluation.json"
+    contents = json.loads(path.read_text())
+    for record in contents["results"]:
+        if "examples" in record:
+            ids = [one for one, *_ in record["examples"]]
+            record["examples"] = [example or [ids[0], 1, 2]]
+            record |= {"experiment": LABEL, "metric": "accuracy"}
+    path.write_text(json.dumps(contents))
+    page = str(tmp_path / "page.html")
+    result = CliRunner().invoke(leaderboard.main, [str(zoo), "--results", str(path), "--out", page])
+    assert result.exit_code == 2 and found in result.output and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("digits", ["", "zz", "8c8c", "8"])
+def test_digits_of_other_edges_are_refused(digits):
+    assert scores.edges_of_hex("8c", 6).tolist() == [True, False, False, False, True, True]
+    with pytest.raises(ZooError, match="expected digits of 6 edges"):
+        scores.edges_of_hex(digits, 6)
 
 
 def test_classes_of_images_are_not_balanced(sirens):
@@ -117,6 +167,7 @@ def test_kans_are_asked_for_accuracy_edges_and_recipe(kans, tmp_path):
     taus = [record for record in records if record.metric == "kendall_tau"]
     assert taus and all(record.ceiling is not None for record in taus)
     assert (tmp_path / "evaluation_edges.png").exists()
+    assert (tmp_path / "evaluation_of_one_network.png").exists()
 
 
 def test_methods_for_edges_are_those_that_tell_them_apart(kans):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
 import time
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,21 @@ def test_what_is_kept_is_what_was_found(tmp_path: Path) -> None:
     assert kept.read(make_trial(1)) is None and Kept(tmp_path, ["zoo", {"width": 2}]).read(trial) is None
     other = dataclasses.replace(trial, labels={"experiment": "another"})
     assert kept.read(other) is None
+
+
+def test_what_is_kept_does_not_count_for_the_time_left(tmp_path: Path) -> None:
+    kept, trials, calls = Kept(tmp_path, []), [make_trial(seed) for seed in range(3)], []
+
+    @contextlib.contextmanager
+    def counted(total: int, done: int) -> Iterator[Any]:
+        advanced = list[str]()
+        yield advanced.append
+        calls.append((total, done, len(advanced)))
+
+    run(trials[:2], counted, kept=kept)
+    run(trials, counted, kept=kept)
+    folds = len(trials[0].task.folds)
+    assert calls == [(2 * folds, 0, 2 * folds), (3 * folds, 2 * folds, folds)]
 
 
 def test_processes_share_a_zoo(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ class Kept:
 
 def run(
     trials: Sequence[Trial],
-    progress: Callable[[int], Any],
+    progress: Callable[[int, int], Any],
     *,
     jobs: int = 1,
     kept: Kept | None = None,
@@ -165,19 +165,17 @@ def run(
 
     Args:
         trials: to run; neither their order nor the number of processes changes an outcome.
-        progress: called with the number of folds; returns a context manager whose value is called with a
-            description after each.
+        progress: called with the number of folds, and how many of them are kept; returns a context manager
+            whose value is called with a description after each of the others.
         jobs: number of processes that share the trials and the cores.
         kept: where outcomes are saved; those already there are not computed again.
         ray: address of a Ray cluster whose cores share the trials, instead of local processes.
     """
-    outcomes: dict[int, Outcome] = {}
-    with progress(sum(len(trial.task.folds) for trial in trials)) as advance:
-        for i, trial in enumerate(trials):
-            if kept and (outcome := kept.read(trial)):
-                outcomes[i] = outcome
-                _advance(trial, advance)
-        missing = [(i, trial) for i, trial in enumerate(trials) if i not in outcomes]
+    found = [kept.read(trial) if kept else None for trial in trials]
+    outcomes = {i: outcome for i, outcome in enumerate(found) if outcome is not None}
+    missing = [(i, trial) for i, trial in enumerate(trials) if i not in outcomes]
+    folds = [len(trial.task.folds) for trial in trials]
+    with progress(sum(folds), sum(folds[i] for i in outcomes)) as advance:
         for i, outcome in _done(missing, jobs, ray, advance):
             outcomes[i] = outcome
             if kept:

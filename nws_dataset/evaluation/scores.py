@@ -312,6 +312,26 @@ def hex_of_edges(kept: np.ndarray) -> str:
     return np.packbits(kept).tobytes().hex()
 
 
+def edges_of_hex(digits: str, num_edges: int) -> np.ndarray:
+    """[E] bool from `hex_of_edges`.
+
+    Raises:
+        ZooError: if they are not the digits of this many edges.
+
+    Example:
+        >>> edges_of_hex("8c", 6).tolist()
+        [True, False, False, False, True, True]
+    """
+    try:
+        packed = np.frombuffer(bytes.fromhex(digits), np.uint8)
+    except ValueError:
+        packed = np.empty(0, np.uint8)
+    if len(packed) != -(-num_edges // 8):
+        expected, do = f"digits of {num_edges} edges", "evaluate this zoo again"
+        raise ZooError("results", expected=expected, found=f"{len(digits)} digits", do=do)
+    return np.unpackbits(packed, count=num_edges).astype(bool)
+
+
 # Means over seeds
 
 # Records that agree in these differ only by their seed.

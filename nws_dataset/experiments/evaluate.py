@@ -222,7 +222,7 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
 
 
 def evaluate(
-    plan: Plan, *, progress: Callable[[int], Any] = console.progress, **options: Any
+    plan: Plan, *, progress: Callable[[int, int], Any] = console.progress, **options: Any
 ) -> dict[str, Any]:
     """Fit and test all methods on all tasks; `options` are those of `run`.
 
@@ -293,4 +293,4 @@ def main(
             "settings": dataclasses.asdict(inputs.settings),
             **outcome,
         }
-        report_evaluation(folder, contents, notes_of(outcome, inputs.settings, seeds))
+        report_evaluation(folder, contents, notes_of(outcome, inputs.settings, seeds), opened)

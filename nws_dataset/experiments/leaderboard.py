@@ -113,7 +113,7 @@ def main(
     facts = facts_of_page(opened, called)
     for part in read:
         check_zoo(facts, part)
-    html = page_of(facts, read)
+    html = page_of(facts, read, opened)
     with atomic_write(page) as temporary:
         # results may contain lone surrogates
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")

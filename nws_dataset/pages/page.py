@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nws_dataset.evaluation.results import Results, facts_of
 from nws_dataset.evaluation.scores import METRICS, scores_of
 from nws_dataset.pages import charts
+from nws_dataset.pages.pictures import pictures_of
 from nws_dataset.pages.sections import SECTIONS, sections_of
 
 if TYPE_CHECKING:
@@ -30,11 +31,16 @@ def _template() -> jinja2.Template:
     ).from_string(text)
 
 
-def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
+def page_of(facts: dict[str, Any], results: Sequence[Results], zoo: Zoo | None = None) -> str:
     """Render all results of a zoo as HTML; unknown experiments are listed at the end.
 
+    Args:
+        facts: from `facts_of_page`.
+        results: at least one file.
+        zoo: the zoo, for pictures of its networks; None: there are none.
+
     Raises:
-        ZooError: if two files contradict each other.
+        ZooError: if two files contradict each other, or name a network that the zoo does not have.
     """
     records = [record for part in results for record in part.records]
     scores = scores_of(record for record in records if record.experiment in SECTIONS)
@@ -44,6 +50,7 @@ def page_of(facts: dict[str, Any], results: Sequence[Results]) -> str:
     return _template().render(
         facts=facts,
         sections=sections_of(scores, facts["kinds"]),
+        pictures=[] if zoo is None else pictures_of(zoo, scores),
         measures=[metric for name, metric in METRICS.items() if name in used],
         results=results,
         splits=sorted(splits - {("", "")}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -30,7 +30,11 @@ from nws_dataset.evaluation.tasks import EDGES, LABEL
 from nws_dataset.files import atomic_write
 from nws_dataset.pages import paper, plots
 from nws_dataset.pages.charts import Figure as Chart
+from nws_dataset.pages.pictures import pictures_of
 from nws_dataset.pages.sections import RANKS, Section, property_panels, sections_of, transfer_matrices
+
+if TYPE_CHECKING:
+    from nws_dataset.reading.zoo import Zoo
 
 MAX_TENSORS = 16  # of the matrix of gains
 SHOWN = (LAYERS, WHOLE, RECIPE)  # inputs of the scatter plots
@@ -154,7 +158,7 @@ def report_accuracies(
     _write(folder, contents, title, notes, [*sections, *departed], draw)
 
 
-def report_evaluation(folder: Path, contents: dict[str, Any], notes: Sequence[str]) -> None:
+def report_evaluation(folder: Path, contents: dict[str, Any], notes: Sequence[str], zoo: Zoo) -> None:
     """Report what was asked of a zoo, by every method."""
     name, scores = contents["zoo"]["name"], scores_of(contents["results"])
     sections = sections_of(scores, contents["kinds"])
@@ -171,7 +175,7 @@ def report_evaluation(folder: Path, contents: dict[str, Any], notes: Sequence[st
         charts = {section.id: figure for section in sections for figure in section.figures if figure.panels}
         if SIZED in charts:
             figures[SIZED] = plots.lines(charts[SIZED], "Fewer networks to learn from", "")
-        return figures
+        return figures | {picture.name: picture.figure for picture in pictures_of(zoo, scores)}
 
     _write(folder, contents, f"What the weights tell: {name}", notes, sections, draw)
 

@@ -13,7 +13,7 @@ from nws_dataset.networks.layout import layout_of
 
 CHANNELS = (2, 4, 8, 16, 32, 64)  # of the first convolutions, each followed by a pool
 LAST_POOLS = (False, True, False, True)  # whether a pool follows each of the last convolutions
-CHANNELS_OF_EDGES = (32, 64, 64, 64)
+CHANNELS_OF_EDGES = (16, 32, 32, 32)
 KERNEL = 5
 
 
