@@ -116,7 +116,9 @@ def test_examples_that_are_not_of_the_zoo_are_one_line(sirens, kans, tmp_path, t
     """Results are the files of strangers."""
     zoo = kans if target == EDGES else sirens
     assert (
-        run(zoo, "--seeds", "1", "--methods", "convolutions", "--no-curves", "--out", str(tmp_path)).exit_code
+        run(
+            zoo, "--seeds", "1", "--methods", "convolutions", "--sizes", "none", "--out", str(tmp_path)
+        ).exit_code
         == 0
     )
     path = tmp_path / "evaluation.json"
@@ -149,11 +151,11 @@ def test_classes_of_images_are_not_balanced(sirens):
 
 
 def test_kans_are_asked_for_accuracy_edges_and_recipe(kans, tmp_path):
-    options = "--methods", "boosting,deep sets", "--seeds", "1", "--no-curves"
+    options = "--methods", "boosting,deep sets", "--seeds", "1", "--sizes", "none"
     result = run(kans, *options, "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     contents, records = records_of(tmp_path)
-    assert contents["command"].endswith("--seeds 1 --no-curves --jobs 1")
+    assert contents["command"].endswith("--seeds 1 --sizes none --jobs 1")
     targets = {record.target for record in records}
     assert targets >= {TEST_ACCURACY, EDGES, "learning_rate", "label_noise"}
     assert scores.SIZED not in {record.experiment for record in records}
@@ -187,6 +189,35 @@ def test_tasks_and_methods_can_be_chosen(kans, tmp_path):
     assert {record.method for record in records} == {"deep sets"}
 
 
+def test_properties_by_name_and_their_learning_curves(kans, tmp_path):
+    """From the later snapshots, as in the paper; curves of what reads slices are there if sizes are given."""
+    methods = ",".join((models.DEEP, models.SVM, "MLP", "deep sets"))
+    options = "--methods", methods, "--seeds", "1", "--snapshots", "late", "--out", str(tmp_path)
+    result = run(kans, "--tasks", "label_noise,learning_rate", "--sizes", "3,5", *options)
+    assert result.exit_code == 0, result.output
+    _, records = records_of(tmp_path)
+    assert {record.target for record in records} == {"label_noise", "learning_rate"}
+    curve = [record for record in records if record.experiment == scores.SIZED and record.nets == scores.ALL]
+    assert {(r.method, r.input, r.num_train) for r in curve if r.target == "learning_rate"} == {
+        (method, name, size)
+        for method, name in (
+            (models.DEEP, kinds.SLICE),
+            (models.DEEP, kinds.UNITS),
+            (models.SVM, kinds.SLICE_STATISTICS),
+            ("MLP", kinds.ROW),
+        )
+        for size in (3, 5)
+    }
+    assert all("later half" in (record.trained_on or "") for record in records)
+    assert "the later half of the snapshots, the others from final ones" in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize("sizes", ["0", "1", "ten", "3;5", "3,,5", "-3", "3.5"])
+def test_wrong_sizes_are_one_line(kans, sizes):
+    result = run(kans, "--sizes", sizes)
+    assert result.exit_code == 2 and "expected numbers of at least 2, separated by commas" in result.output
+
+
 @pytest.mark.parametrize(
     ("options", "found"),
     [
@@ -202,7 +233,7 @@ def test_nothing_to_ask_is_one_line(kans, tmp_path, options, found):
 
 
 def test_an_interrupted_run_goes_on(sirens, tmp_path, monkeypatch):
-    options = ("--methods", "boosting,deep sets", "--no-curves", "--seeds", "1")
+    options = ("--methods", "boosting,deep sets", "--sizes", "none", "--seeds", "1")
     run(sirens, *options, "--out", str(tmp_path / "whole"))
     plain, calls = metanetworks.RowModel.fit, []
 

@@ -29,7 +29,11 @@ from nws_dataset.evaluation.inputs import (
     GRAPH_STATISTICS,
     LAYERS,
     ROW,
+    SLICE,
+    SLICE_STATISTICS,
     SMALL_SETTINGS,
+    SNAPSHOTS,
+    UNITS,
     Inputs,
     Settings,
     digest_of,
@@ -50,6 +54,7 @@ from nws_dataset.evaluation.scores import SIZED, hex_of_edges, records_of_edges
 from nws_dataset.evaluation.tasks import (
     EDGES,
     LABEL,
+    PROPERTIES,
     TEST_ACCURACY,
     Task,
     edge_task,
@@ -62,24 +67,30 @@ from nws_dataset.experiments.accuracies import between, tasks_by_dataset, trials
 from nws_dataset.experiments.recipes import property_trial
 from nws_dataset.pages.summary import report_evaluation
 
-PROPERTIES = "properties"
-ASKED = (LABEL, TEST_ACCURACY, EDGES, PROPERTIES)
+ALL_PROPERTIES = "properties"
+ASKED = (LABEL, TEST_ACCURACY, EDGES, ALL_PROPERTIES)
 FIRST_POINT = 500  # networks at the first point of a learning curve; the number doubles at each further point
 FULL = 0.9  # of the training part: a curve's next-to-last point has fewer networks
-# with several seeds, and with a learning curve of the first, if they read whole networks
+# with several seeds, and with a learning curve of the first, where they read whole networks
 REPEATED = (GRAPH_NETWORK, HYBRID, PLAIN_MLP, PERMUTED_MLP, BOOSTING)
 WHOLE_NETWORK = (GRAPH, GRAPH_STATISTICS, ROW, LAYERS)
+OF_SLICES = (SLICE, UNITS, SLICE_STATISTICS)  # with learning curves for properties
 LEAST_STEPS = 3000  # of the deep meta-classifier
-TASKS_HELP = f"What to ask, any of {','.join(ASKED)}.  [default: what the zoo holds]"
+TASKS_HELP = f"What to ask, any of {','.join(ASKED)}, or properties by name.  [default: what the zoo holds]"
+SNAPSHOTS_HELP = "Snapshots that methods on slices and statistics learn from."
+SIZES_HELP = (
+    "Numbers of networks to learn from in learning curves, separated by commas, or none.  [default: for "
+    f"classes of images and accuracies {FIRST_POINT}, doubled as often as the zoo allows]"
+)
 METHODS_HELP = "Methods to try, by name, separated by commas.  [default: all]"
 
 
-def settings_for(inputs: Inputs) -> Settings:
-    """The meta-classifier's settings: final snapshots, slices no longer than rows."""
+def settings_for(inputs: Inputs, snapshots: str) -> Settings:
+    """The meta-classifier's settings: slices are no longer than rows."""
     longest = int(inputs.final["num_weights"].max())
     length = min(SMALL_SETTINGS.slice_length, longest)
     return dataclasses.replace(
-        SMALL_SETTINGS, snapshots="final", slice_length=length, least_steps=LEAST_STEPS
+        SMALL_SETTINGS, snapshots=snapshots, slice_length=length, least_steps=LEAST_STEPS
     )
 
 
@@ -89,19 +100,22 @@ class Plan:
 
     inputs: Inputs
     seeds: range
-    asked: Sequence[str]
+    asked: Sequence[str]  # of ASKED, or properties
     methods: Sequence[str] | None = None  # by name; None: all
-    curves: bool = True
+    sizes: Sequence[int] | None = None  # of learning curves; None: chosen by the zoo
 
     def trials(self) -> tuple[list[Trial], list[str]]:
         """All trials, and notes on what is left out."""
-        parts = {
+        parts: dict[str, Callable[[], Iterator[Trial]]] = {
             LABEL: self._of_label,
             TEST_ACCURACY: self._of_accuracies,
             EDGES: self._of_edges,
-            PROPERTIES: self._of_properties,
+            ALL_PROPERTIES: functools.partial(self._of_properties, None),
         }
-        trials = list(itertools.chain.from_iterable(parts[name]() for name in self.asked))
+        named = [name for name in self.asked if name not in parts]
+        groups = [parts[name]() for name in self.asked if name in parts]
+        groups += [self._of_properties(named)] if named else []
+        trials = list(itertools.chain(*groups))
         trials = [
             _timed(trial)
             for trial in trials
@@ -115,31 +129,30 @@ class Plan:
     def _of_label(self) -> Iterator[Trial]:
         for seed in self.seeds:
             for task in label_tasks(self.inputs.final, self.inputs.datasets, seed):
-                yield from self._of_classes(task, seed, LABEL)
-                points = self._points(self._methods(task), task) if seed == self.seeds[0] else ()
-                for method, size in points:
-                    yield property_trial(self.inputs, method, with_fewer(task, size, seed), seed, (SIZED,))
+                yield from self._of_values(task, seed, LABEL)
 
-    def _of_properties(self) -> Iterator[Trial]:
+    def _of_properties(self, names: Sequence[str] | None) -> Iterator[Trial]:
         for seed in self.seeds:
-            for task in tasks_of(self.inputs.final, None, seed)[0]:
-                yield from self._of_classes(task, seed, "what")
+            for task in tasks_of(self.inputs.final, names, seed)[0]:
+                yield from self._of_values(task, seed, "what")
 
-    def _of_classes(self, task: Task, seed: int, experiment: str) -> Iterator[Trial]:
-        for method in self._methods(task):
-            yield property_trial(self.inputs, method, task, seed, (experiment,))
-
-    def _methods(self, task: Task) -> list[Method]:
-        """The methods for a class, or a number of the recipe."""
+    def _of_values(self, task: Task, seed: int, experiment: str) -> Iterator[Trial]:
+        """All methods, for a class or a number of the recipe."""
         target = NUMBER if task.is_number else CLASS
-        return [*property_methods(self.inputs, by_layer=False), *metanetworks(self.inputs, target)]
+        for method in [*property_methods(self.inputs, by_layer=False), *metanetworks(self.inputs, target)]:
+            yield property_trial(self.inputs, method, task, seed, (experiment,))
+            for size in self._sizes(method, task, seed):
+                yield property_trial(self.inputs, method, with_fewer(task, size, seed), seed, (SIZED,))
 
-    def _points(self, methods: Sequence[Method], task: Task) -> Iterator[tuple[Method, int]]:
-        """Methods and sizes of a learning curve, but for the whole training part."""
+    def _sizes(self, method: Method, task: Task, seed: int) -> list[int]:
+        """The sizes of a method's learning curve, but for the whole training part."""
+        of_property = task.target in PROPERTIES
+        shown = method.name in REPEATED and method.input in WHOLE_NETWORK
+        if seed != self.seeds[0] or not (shown or (of_property and method.input in OF_SLICES)):
+            return []
+        usual = [] if of_property else [FIRST_POINT << i for i in range(20)]
         whole = min(len(fold.training) for fold in task.folds)
-        sizes = [size for i in range(20) if (size := FIRST_POINT << i) < FULL * whole]
-        shown = [method for method in methods if method.name in REPEATED and method.input in WHOLE_NETWORK]
-        yield from itertools.product(shown if self.curves else (), sizes)
+        return [size for size in (usual if self.sizes is None else self.sizes) if size < FULL * whole]
 
     def _of_accuracies(self) -> Iterator[Trial]:
         for tasks in tasks_by_dataset(self.inputs, self.seeds):
@@ -147,10 +160,10 @@ class Plan:
             labels: dict[str, Any] = {**between(tasks[0]), "dataset": tasks[0].words}
             for method in methods:
                 yield from trials_by_seed(self.inputs, "accuracy", method, tasks, self.seeds, **labels)
-            for method, size in self._points(methods, tasks[0]):
-                fewer, first = [with_fewer(tasks[0], size, self.seeds[0])], self.seeds[:1]
-                about = labels | {"num_train": size}
-                yield from trials_by_seed(self.inputs, SIZED, method, fewer, first, **about)
+                for size in self._sizes(method, tasks[0], self.seeds[0]):
+                    fewer, first = [with_fewer(tasks[0], size, self.seeds[0])], self.seeds[:1]
+                    about = labels | {"num_train": size}
+                    yield from trials_by_seed(self.inputs, SIZED, method, fewer, first, **about)
 
     def _of_edges(self) -> Iterator[Trial]:
         if self.inputs.skipped or not self.inputs.architecture.edge_scores():
@@ -210,7 +223,8 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
     return [
         f"Held out: {outcome['held_out']}. {repeated if seeds > 1 else 'One seed.'} "
         f"{outcome['seconds']:,.0f} s of fitting and predicting.",
-        "All methods learn from final snapshots. Networks on rows, sets and graphs are trained with AdamW "
+        f"Methods on slices and statistics learn from {SNAPSHOTS[settings.snapshots]}, the others from final "
+        "ones. Networks on rows, sets and graphs are trained with AdamW "
         f"for {FEWEST} epochs (on few networks for more, up to {MOST}), on inputs standardised by the "
         "training networks: a weight by itself for what reads rows, else together with those that a "
         "permutation of units exchanges. The epoch is chosen on validation networks. Of sines, units get "
@@ -249,13 +263,23 @@ def evaluate(
     }
 
 
+def _numbers(value: str | None) -> list[int] | None:
+    """Numbers of networks from text; an empty list for "none"."""
+    words = [] if value == "none" else (value or "").split(",")
+    if not all(word.isdecimal() and int(word) > 1 for word in words if value):
+        expected, do = "numbers of at least 2, separated by commas, or none", "choose such numbers"
+        raise ZooError("--sizes", expected=expected, found=repr(value), do=do)
+    return [int(word) for word in words] if value else None
+
+
 @click.command(cls=Command)
 @click.argument("zoo")
 @commands.out_option
-@commands.option("--tasks", "asked", callback=commands.listed(ASKED), help=TASKS_HELP)
+@commands.option("--tasks", "asked", callback=commands.listed((*ASKED, *PROPERTIES)), help=TASKS_HELP)
 @commands.option("--methods", callback=commands.listed(()), help=METHODS_HELP)
 @commands.seeds_option("Number of seeds; methods that are not compared in detail get one.")
-@click.option("--curves/--no-curves", default=True, help="Also learn from fewer networks.")
+@commands.option("--snapshots", default="final", type=click.Choice(list(SNAPSHOTS)), help=SNAPSHOTS_HELP)
+@commands.option("--sizes", help=SIZES_HELP)
 @commands.jobs_options("one per core")
 def main(
     zoo: str,
@@ -263,7 +287,8 @@ def main(
     asked: list[str] | None,
     methods: list[str] | None,
     seeds: int,
-    curves: bool,
+    snapshots: str,
+    sizes: str | None,
     jobs: int | None,
     ray: str | None,
 ) -> None:
@@ -278,11 +303,12 @@ def main(
 
     Prints tables, and writes JSON, Markdown and plots. An interrupted run resumes where it stopped.
     """
+    numbers = _numbers(sizes)
     opened, folder = commands.begin(zoo, out, ray)
     inputs = Inputs.of(opened)
-    inputs = dataclasses.replace(inputs, settings=settings_for(inputs))
+    inputs = dataclasses.replace(inputs, settings=settings_for(inputs, snapshots))
     kept = Kept(folder / "evaluation.part", [inputs.digest, dataclasses.asdict(inputs.settings)])
-    plan = Plan(inputs, range(seeds), asked or ASKED, methods, curves)
+    plan = Plan(inputs, range(seeds), asked or ASKED, methods, numbers)
     with commands.keeping(kept):
         outcome = evaluate(plan, jobs=jobs or joblib.cpu_count(), kept=kept, ray=ray)
         contents = {
