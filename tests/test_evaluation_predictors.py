@@ -13,7 +13,7 @@ from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLi
 from nws_dataset.console import progress
 from nws_dataset.evaluation import folds, models, scores, tasks
 from nws_dataset.evaluation.folds import Fold
-from nws_dataset.evaluation.inputs import FIRST_LAST, LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, Inputs
+from nws_dataset.evaluation.inputs import FIRST_LAST, LAYER, LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, Inputs
 from nws_dataset.evaluation.models import META, PREDICTORS, best_setting
 from nws_dataset.evaluation.run import run as run_trials
 from nws_dataset.evaluation.scores import (
@@ -123,7 +123,7 @@ def test_command_on_a_small_zoo(zoo):
     assert sum(shares) == pytest.approx(1) or sum(shares) == 0
     # each network is held out once
     assert all(len(told["predicted"]) == 8 for told in results["predictions"])
-    assert "All weights are no input" in text and "cross-validation" in text
+    assert "All weights and single layers are no inputs" in text and "cross-validation" in text
 
 
 def test_the_same_seeds_give_the_same_numbers(zoo):
@@ -197,6 +197,7 @@ def test_meta_regressor_reads_all_weights(uniform, monkeypatch):
 def test_inputs(zoo, uniform):
     mixed = Inputs.of(Zoo(zoo))
     assert WEIGHTS not in mixed.features and "several architectures" in mixed.skipped[0]
+    assert not any(name.startswith(LAYER) for name in mixed.features)
     alike = Inputs.of(Zoo(uniform))
     inputs = alike.features
     assert not alike.skipped and inputs[WEIGHTS][0].shape == (48, layout_of(PLAIN).num_weights)

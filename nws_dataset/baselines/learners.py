@@ -10,8 +10,8 @@ import numpy as np
 from nws_dataset.baselines.boosting import boost
 from nws_dataset.baselines.predictors import Standardizer
 
-SVM_STRENGTHS = (0.01, 0.1, 1.0)  # C; the best on the validation rows is kept
-SVM_SOLVER = {"dual": False, "tol": 1e-2, "max_iter": 10_000}
+SVM_STRENGTHS = (0.001, 0.01, 0.1)  # C; the best on the validation rows is kept
+SVM_SOLVER = {"dual": False, "tol": 2e-2, "max_iter": 10_000}
 TREES, PATIENCE = 300, 20  # of boosting: rounds at most, and without a gain on the validation rows
 BOOSTED = {"learning_rate": 0.1, "num_leaves": 15, "feature_fraction": 0.5}
 

@@ -566,7 +566,9 @@ class DenseNet(Predictor):
         """Train an epoch at a time; yields the mean squared error on the validation samples."""
         import torch
 
-        optimizer = torch.optim.AdamW(self.network_.parameters(), self.learning_rate, weight_decay=self.l2)
+        optimizer = torch.optim.AdamW(
+            self.network_.parameters(), self.learning_rate, weight_decay=self.l2, fused=True
+        )
         for _ in range(self.max_epochs):
             self.network_.train()
             for batch in torch.randperm(len(X)).split(int(self.batch_size)):

@@ -267,7 +267,7 @@ class Inputs:
         """Notes on features that are left out, as sentences."""
         num_bytes = 8 * int(self.final["num_weights"].sum())
         if not self.alike:
-            return ["All weights are no input: the zoo has several architectures."]
+            return ["All weights and single layers are no inputs: the zoo has several architectures."]
         if num_bytes > MAX_BYTES:
             return [f"All weights are no input: they are {num_bytes >> 30} GiB in memory."]
         return []
@@ -283,7 +283,8 @@ class Inputs:
         read = zoo_features(self.zoo, self.final, [LAYERS, WHOLE, NORMS, RECIPE, *all_weights])
         layers = list(dict.fromkeys(map(layer_of, read[LAYERS][1])))
         features = {name: read[name] for name in (*all_weights, LAYERS)}
-        features |= {LAYER + name: _of_layers(read[LAYERS], [name]) for name in layers}
+        if self.alike:
+            features |= {LAYER + name: _of_layers(read[LAYERS], [name]) for name in layers}
         if len(layers) > 2:
             features[FIRST_LAST] = _of_layers(read[LAYERS], (layers[0], layers[-1]))
         features |= {name: read[name] for name in (WHOLE, NORMS, RECIPE)}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import joblib
 import numpy as np
 
 from nws_dataset import console
@@ -39,7 +40,7 @@ from nws_dataset.pages.summary import report_accuracies
 
 ACROSS = ("dataset", "architecture")  # columns with a matrix of transfer between their values
 HELD_OUT = ("dataset", "architecture", "optimizer")  # columns whose values are held out one at a time
-MAX_SNAPSHOTS = 10  # of early prediction
+MAX_SNAPSHOTS, FEW_SNAPSHOTS = 10, 5  # of early prediction; in cross-validation
 MIN_CURVE = 100  # networks at the first point of a learning curve; the number doubles at each further point
 SEED_HELP = "The first seed."
 META_HELP = "Also fit the deep meta-classifier as a regressor (slow without a GPU)."
@@ -214,7 +215,8 @@ def early_trials(inputs: Inputs, seeds: range) -> Iterator[Trial]:
         first, numbers = tasks[0], _num_snapshots(inputs, tasks[0])
         if len(numbers) > 1:
             continue
-        snapshots = np.linspace(1, numbers[0], min(MAX_SNAPSHOTS, numbers[0])).round().astype(int)
+        most = FEW_SNAPSHOTS if first.cross_validated else MAX_SNAPSHOTS
+        snapshots = np.linspace(1, numbers[0], min(most, numbers[0])).round().astype(int)
         for snapshot, name in itertools.product(np.unique(snapshots).tolist(), (LAYERS, THEN)):
             method = predictor(inputs, BOOSTING, first, name, snapshot)
             about = {"snapshot": snapshot, "epoch": inputs.epoch(snapshot, first.models)}
@@ -283,7 +285,7 @@ def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float
 @commands.option("--seed", "first", default=0, type=click.IntRange(0, commands.MAX_SEED), help=SEED_HELP)
 @commands.seeds_option("Number of seeds, for predictors and folds; scores show the spread.")
 @click.option("--meta-regressor", "meta", is_flag=True, help=META_HELP)
-@commands.jobs_options("1")
+@commands.jobs_options("one per core")
 def main(
     zoo: str, out: Path | None, first: int, seeds: int, meta: bool, jobs: int | None, ray: str | None
 ) -> None:
@@ -298,7 +300,7 @@ def main(
     kept = Kept(folder / "predictors.part", [inputs.digest, first])
     with commands.keeping(kept):
         trials, skipped = trials_of(inputs, numbers, meta)
-        outcomes = run(trials, console.progress, jobs=jobs or 1, kept=kept, ray=ray)
+        outcomes = run(trials, console.progress, jobs=jobs or joblib.cpu_count(), kept=kept, ray=ray)
         records = [record for outcome in outcomes for record in outcome.records]
         tasks = [task for task, *_ in tasks_by_dataset(inputs, numbers)]
         contents = {

@@ -22,6 +22,7 @@ import joblib
 import numpy as np
 
 from nws_dataset import console
+from nws_dataset.baselines.meta_classifier import MAX_LENGTH
 from nws_dataset.console import Command
 from nws_dataset.evaluation import models
 from nws_dataset.evaluation.folds import NUM_FOLDS, describe, is_small
@@ -38,6 +39,7 @@ EXPERIMENTS = ("what", "when", "where", "layers")
 NUM_POSITIONS = 16  # of slices along a row, in the experiment "where"
 MIN_ALIKE = 20  # models of one architecture, for whole rows
 FOLDS_HELP = "Folds of the cross-validation that replaces the splits of a small zoo."
+LENGTH_HELP = "Weights of a slice (overrides --settings)."
 SNAPSHOTS_HELP = "Snapshots to train on (overrides --settings)."
 SETTINGS_HELP = "Size and training of the networks.  [default: small for fewer than 1,000 models, else paper]"
 
@@ -225,6 +227,7 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
 )
 @commands.option("--settings", "name", type=click.Choice(["paper", "small"]), help=SETTINGS_HELP)
 @commands.option("--epochs", type=click.IntRange(1), help="Train exactly N epochs (overrides --settings).")
+@commands.option("--slice-length", type=click.IntRange(1, MAX_LENGTH), help=LENGTH_HELP)
 @commands.option("--snapshots", type=click.Choice(list(SNAPSHOTS)), help=SNAPSHOTS_HELP)
 @commands.option("--device", default="cpu", help="Device that PyTorch trains on.")
 @commands.jobs_options("one per core; one on a GPU")
@@ -237,6 +240,7 @@ def main(
     jobs: int | None,
     ray: str | None,
     epochs: int | None,
+    slice_length: int | None,
     snapshots: str | None,
     **chosen: Any,
 ) -> None:
@@ -258,6 +262,7 @@ def main(
     settings = SMALL_SETTINGS if name == "small" or (name is None and small) else Settings()
     settings = dataclasses.replace(settings, device=device, snapshots=snapshots or settings.snapshots)
     settings = dataclasses.replace(settings, epochs=epochs, least_steps=0) if epochs else settings
+    settings = dataclasses.replace(settings, slice_length=slice_length or settings.slice_length)
     check_device(f"--device {device}", device, "leave the option out, or name one that is there")
     inputs = Inputs.of(opened, settings)
     kept = Kept(folder / "meta_classifier.part", [inputs.digest, dataclasses.asdict(settings)])
