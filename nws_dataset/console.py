@@ -186,6 +186,8 @@ class Progress:
         total: how much there is to do.
         done: how much of it was already done.
         unit: what is counted; "B" for bytes, shown as sizes.
+        counted: gives the text for how much is done, if what is counted is not shown.
+        speed: how much is expected in a second, until something is done.
         transient: whether the bar disappears from a terminal at the end.
         console: where it is shown; None for stderr.
 
@@ -198,10 +200,12 @@ class Progress:
     def __init__(
         self,
         title: str,
-        total: int,
+        total: float,
         *,
-        done: int = 0,
+        done: float = 0,
         unit: str = "",
+        counted: Callable[[], str] | None = None,
+        speed: float = 0.0,
         transient: bool = False,
         console: Console | None = None,
     ) -> None:
@@ -210,6 +214,7 @@ class Progress:
         from rich.progress import Progress as Bars
 
         self.title, self.total, self.done, self.before, self.unit = title, total, done, done, unit
+        self.counted, self.speed = counted, speed
         self.console = console or Console(stderr=True)
         self.start = self._shown = time.monotonic()
         self._on_terminal = self.console.is_terminal
@@ -224,7 +229,8 @@ class Progress:
             transient=transient,
             disable=not (self._on_terminal and total),
         )
-        self._bar = self._bars.add_task(title, total=total, completed=done, state=self._counted())
+        self._bar = self._bars.add_task(title, total=total, state=self.state())
+        self._bars.update(self._bar, completed=done)
 
     def __enter__(self) -> Progress:
         self._bars.start()
@@ -235,7 +241,7 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def advance(self, count: int = 1, note: str = "", *, begun: float = 0.0) -> None:
+    def advance(self, count: float = 1, note: str = "", *, begun: float = 0.0) -> None:
         """Count more as done.
 
         Args:
@@ -247,7 +253,7 @@ class Progress:
         now = time.monotonic()
         elapsed = now - self.start
         completed = min(self.done + begun, self.total)
-        if self._on_terminal and (now - self._shown >= BAR_SECONDS or self.done == self.total):
+        if self._on_terminal and (now - self._shown >= BAR_SECONDS or completed > 0.999999 * self.total):
             self._shown = now
             self._bars.update(self._bar, completed=completed, state=self._state(completed, elapsed, note))
         elif not self._on_terminal and now - self._shown >= max(LINE_SECONDS, elapsed / 20):
@@ -265,14 +271,21 @@ class Progress:
         """Print a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def state(self) -> str:
+        """What is done before anything more is, and the time left if a speed is expected."""
+        return self._state(self.done, 0.0, "") if self.speed else self._counted()
+
     def _counted(self) -> str:
+        if self.counted is not None:
+            return self.counted()
         if self.unit == "B":
             return f"{_size(self.done)} of {_size(self.total)}"
         return f"{self.done}/{self.total} {self.unit}".rstrip()
 
     def _state(self, completed: float, elapsed: float, note: str) -> str:
-        rate = (completed - self.before) / max(elapsed, 1e-9)
-        parts = [self._counted(), f"{_size(rate)} a second" if self.unit == "B" else _speed(rate)]
+        rate = (completed - self.before) / max(elapsed, 1e-9) or self.speed
+        speed = f"{_size(rate)} a second" if self.unit == "B" else _speed(rate)
+        parts = [self._counted(), *([speed] if self.counted is None else [])]
         if rate > 0:
             left = int((self.total - completed) / rate)
             parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
@@ -294,10 +307,29 @@ def _size(number: float) -> str:
 
 
 @contextmanager
-def progress(total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
-    """Yield a function that counts one more of `total` steps as done and shows its name.
+def progress(
+    expected: Sequence[float], done: int = 0, at_once: int = 1
+) -> Iterator[Callable[[str, float], None]]:
+    """Show how many steps are done and how long the others take.
 
-    Those that were `done` before do not count for speed and time left.
+    Args:
+        expected: seconds of each step, about: the time left follows from them and the speed so far.
+        done: steps that were done before.
+        at_once: steps that run at a time.
+
+    Yields:
+        A function that counts one more step as done, given its name and its expected seconds.
     """
-    with Progress("", total, done=done) as shown:
-        yield lambda what: shown.advance(note=what)
+    counts = itertools.count(done)
+    number = next(counts)
+
+    def advance(what: str, seconds: float) -> None:
+        nonlocal number
+        number = next(counts)
+        shown.advance(seconds, note=what)
+
+    total = done + len(expected)
+    with Progress("", sum(expected), counted=lambda: f"{number}/{total}", speed=at_once) as shown:
+        if sum(expected) > LINE_SECONDS * at_once and not shown.console.is_terminal:
+            shown.print(shown.state())
+        yield advance

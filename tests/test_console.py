@@ -68,7 +68,18 @@ def test_nothing_to_do_shows_no_bar() -> None:
 
 
 def test_steps_with_words(capsys: pytest.CaptureFixture[str], now: list[float]) -> None:
-    with progress(20) as advance:
+    with progress([1.0] * 20) as advance:
         now[0] = 15.0
-        advance("[main] fold 0")
-    assert capsys.readouterr().err == "1/20, 4.0 a minute, 0:04:45 left, [main] fold 0\n"
+        advance("[main] fold 0", 1.0)
+    assert capsys.readouterr().err == "0/20, 0:00:20 left\n1/20, 0:04:45 left, [main] fold 0\n"
+
+
+def test_the_time_left_is_that_of_what_is_left(capsys: pytest.CaptureFixture[str], now: list[float]) -> None:
+    """Two at a time; the first takes as long as expected; then the machine is half as fast."""
+    with progress([100.0, 300.0, 50.0], done=4, at_once=2) as advance:
+        now[0] = 50.0
+        advance("a", 100.0)
+        now[0] = 350.0
+        advance("b", 300.0)
+    lines = ["4/7, 0:03:45 left", "5/7, 0:02:55 left, a", "6/7, 0:00:43 left, b"]
+    assert capsys.readouterr().err.splitlines() == lines

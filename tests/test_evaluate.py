@@ -141,6 +141,25 @@ def test_digits_of_other_edges_are_refused(digits):
         scores.edges_of_hex(digits, 6)
 
 
+def test_expected_seconds_are_those_of_a_step_times_steps(sirens, monkeypatch):
+    inputs = Inputs.of(Zoo(sirens))
+    inputs = dataclasses.replace(inputs, settings=evaluate.settings_for(inputs, "final"))
+    (task,) = label_tasks(inputs.final, inputs.datasets, 0)
+    methods = [*models.property_methods(inputs, by_layer=False), *metanetworks.metanetworks(inputs, "class")]
+    measured = {method.name for method in methods if method.seconds}
+    assert measured == OF_ROWS | {models.DEEP}
+    assert {method.seconds(task) for method in methods if method.seconds} == {1.0}  # few steps
+    for module in (models, metanetworks):
+        monkeypatch.setattr(module, "FEW_STEPS", 0)
+    once = [method.seconds(task) for method in methods if method.name in OF_ROWS]
+    for name in ("FEWEST", "MOST"):
+        monkeypatch.setattr(metanetworks, name, 3)
+    thrice = [method.seconds(task) for method in methods if method.name in OF_ROWS]
+    assert min(once) > 0 and thrice == pytest.approx([3 * seconds for seconds in once])
+    deep = methods[0].seconds(task)
+    assert deep > 0 and deep == methods[0].seconds(task)
+
+
 def test_classes_of_images_are_not_balanced(sirens):
     inputs = Inputs.of(Zoo(sirens))
     (task,) = label_tasks(inputs.final, inputs.datasets, 0)

@@ -90,15 +90,16 @@ def test_what_is_kept_does_not_count_for_the_time_left(tmp_path: Path) -> None:
     kept, trials, calls = Kept(tmp_path, []), [make_trial(seed) for seed in range(3)], []
 
     @contextlib.contextmanager
-    def counted(total: int, done: int) -> Iterator[Any]:
-        advanced = list[str]()
-        yield advanced.append
-        calls.append((total, done, len(advanced)))
+    def counted(expected: list[float], done: int, at_once: int) -> Iterator[Any]:
+        advanced = list[float]()
+        yield lambda words, seconds: advanced.append(seconds)
+        assert advanced == expected and at_once == 1
+        calls.append((len(expected), done))
 
     run(trials[:2], counted, kept=kept)
     run(trials, counted, kept=kept)
     folds = len(trials[0].task.folds)
-    assert calls == [(2 * folds, 0, 2 * folds), (3 * folds, 2 * folds, folds)]
+    assert calls == [(2 * folds, 0), (folds, 2 * folds)]
 
 
 def test_processes_share_a_zoo(tmp_path: Path) -> None:

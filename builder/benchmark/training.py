@@ -24,7 +24,7 @@ from builder.benchmark.workloads import cases, cases_of_kinds, is_real, write_im
 from builder.forecasting.pace import Case
 from builder.training.cpu.vectors import registers
 from builder.training.device import GPU_SLOTS, cores, resolve_device
-from nws_dataset.console import Command, progress
+from nws_dataset.console import Command, Progress
 from nws_dataset.errors import ZooError
 
 GPU_CONTENDERS = (
@@ -116,11 +116,11 @@ def run(device: torch.device, effort: Effort, directory: Path | None) -> DeviceR
             torch.set_num_threads(1)
         single = InProcessTimer(folder, device, effort.seconds)
         all_cores = None if on_gpu else stack.enter_context(AllCoresTimer(folder, effort.seconds, cores()))
-        advance = stack.enter_context(progress(len(chosen)))
+        progress = stack.enter_context(Progress("", len(chosen)))
         measured = []
         for case in chosen:
             measured.append(_measure(case, single, all_cores, effort))
-            advance(f"{case.workload}: {case.model.recipe.architecture.id}")
+            progress.advance(note=f"{case.workload}: {case.model.recipe.architecture.id}")
         return DeviceResults(device, measured, _about(device, effort, directory, measured, all_cores))
 
 

@@ -15,8 +15,10 @@ from nws_dataset.baselines.metanetworks.graph import GraphNetwork
 from nws_dataset.baselines.metanetworks.rows import MLP, RowConvolutions
 from nws_dataset.baselines.metanetworks.sets import DeepSets, SetTransformer
 from nws_dataset.evaluation.inputs import EDGE_SET, GRAPH, GRAPH_STATISTICS, ROW, WEIGHT_SET, Inputs
+from nws_dataset.evaluation.models import FEW_STEPS, seconds_of_fit
 from nws_dataset.evaluation.run import Method, Question
 from nws_dataset.evaluation.tasks import Labelled, Task
+from nws_dataset.networks.layout import layout_of
 
 GRAPH_NETWORK, HYBRID = "graph network", "hybrid"
 PLAIN_MLP, PERMUTED_MLP = "MLP", "MLP + permutations"
@@ -54,7 +56,7 @@ class RowModel:
     seed: int
 
     def fit(self, training: Labelled, validation: Labelled) -> RowModel:
-        target = EDGES if self.task.of_edges else NUMBER if self.task.is_number else CLASS
+        target = _target(self.task)
         network = self.make(self.inputs.architecture, target=target, random_state=self.seed)
         network.epochs = epochs_of(len(training.indices), network.batch_size)
         held_out = (self._rows(validation.indices), validation.y) if len(validation.indices) else (None, None)
@@ -79,5 +81,28 @@ def metanetworks(inputs: Inputs, target: str) -> list[Method]:
         if inputs.skipped or target not in kind.targets or (whole and target == EDGES):
             continue
         make = functools.partial(kind, **parameters)
-        methods.append(Method(name, words, functools.partial(RowModel, inputs, make)))
+        seconds = functools.partial(_seconds, inputs, make, (name, words))
+        methods.append(Method(name, words, functools.partial(RowModel, inputs, make), seconds=seconds))
     return methods
+
+
+def _target(task: Task) -> str:
+    """What a metanetwork predicts."""
+    return EDGES if task.of_edges else NUMBER if task.is_number else CLASS
+
+
+def _seconds(inputs: Inputs, make: Callable[..., Metanetwork], key: tuple[str, str], task: Task) -> float:
+    """Expected seconds of training, from those of one step; 1 if there are few."""
+    network = make(inputs.architecture, target=_target(task), epochs=1, random_state=0)
+    rows = len(task.folds[0].training)
+    size = min(network.batch_size, rows)
+    steps = epochs_of(rows, network.batch_size) * (rows // size)
+    if steps < FEW_STEPS:
+        return 1.0
+    known = *key, network.target
+    if known not in inputs.memory:
+        random = np.random.default_rng(0)
+        X = random.normal(size=(size, layout_of(inputs.architecture).num_weights)).astype(np.float32)
+        y = random.random((size, task.truth.shape[1])) < 0.5 if task.of_edges else np.arange(size) % 2
+        inputs.memory[known] = seconds_of_fit(network, X, y)
+    return steps * inputs.memory[known]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,11 +38,27 @@ PREDICTORS: dict[str, list[Any]] = {
     ],
     "dense net": [DenseNet(), DenseNet(num_units=512, dropout=0.2), DenseNet(num_layers=5, dropout=0.0)],
 }
+FEW_STEPS = 100  # of training: their time is not worth measuring
 MAX_EDGES = 100_000  # that boosting learns from
 WIDE = 1000  # features; with more, settings are not compared
 WIDE_BOOSTING = {"feature_fraction": 0.05, "learning_rate": 0.1}
 META, META_EPOCHS = "meta-regressor", 30
 Positions = Sequence[float] | None  # in rows, from 0 to 1; None: the average over several
+
+
+def seconds_of_fit(estimator: Any, X: np.ndarray, y: np.ndarray) -> float:
+    """How long a fit to a few rows takes on one core; the first one is not measured."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(2):
+            started = time.perf_counter()
+            estimator.fit(X, y)
+        return time.perf_counter() - started
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Reader(Protocol):
@@ -124,8 +141,9 @@ class StatisticsReader:
 def property_methods(inputs: Inputs, by_layer: bool) -> list[Method]:
     """All methods that predict properties; with `by_layer`, also from single parts and layers."""
     deep = functools.partial(_deep, inputs, inputs.settings)
-    methods = [Method(DEEP, kinds.SLICE, deep(lambda seed: inputs.rows))]
-    methods.append(Method(DEEP, kinds.UNITS, deep(inputs.units)))
+    seconds = functools.partial(_deep_seconds, inputs)
+    methods = [Method(DEEP, kinds.SLICE, deep(lambda seed: inputs.rows), seconds=seconds)]
+    methods.append(Method(DEEP, kinds.UNITS, deep(inputs.units), seconds=seconds))
     of_all = functools.partial(inputs.layer_statistics, None)
     for name in LEARNERS:
         methods.append(Method(name, kinds.SLICE_STATISTICS, _learned(inputs, name, inputs.slice_statistics)))
@@ -133,7 +151,7 @@ def property_methods(inputs: Inputs, by_layer: bool) -> list[Method]:
     if by_layer:
         for part in kinds.PARTS:
             source = functools.partial(inputs.part, part)
-            methods.append(Method(DEEP, part, deep(source), part))
+            methods.append(Method(DEEP, part, deep(source), part, seconds))
         for layer in inputs.layer_names:
             features = functools.partial(inputs.layer_statistics, layer)
             own = {name: _learned(inputs, name, features) for name in LEARNERS}
@@ -156,6 +174,24 @@ def _deep(inputs: Inputs, settings: Settings, source: Callable[[int], Source]) -
         return SnapshotModel(inputs, DeepReader(source(seed), estimator, settings))
 
     return make
+
+
+def _deep_seconds(inputs: Inputs, task: Task) -> float:
+    """Expected seconds of fitting the deep meta-classifier, from those of one step; 1 if there are few."""
+    settings = inputs.settings
+    training = task.models[task.folds[0].training]
+    rows = len(inputs.series.indices(training, settings.snapshots))
+    steps = settings.epochs_of(rows) * max(1, rows * settings.slices_per_row // settings.batch_size)
+    if steps < FEW_STEPS or settings.device != "cpu":
+        return 1.0
+    if DEEP not in inputs.memory:
+        random, size = np.random.default_rng(0), settings.batch_size
+        X = random.normal(size=(size, settings.slice_length)).astype(np.float32)
+        estimator = DeepMetaClassifier(**settings.of_estimator(), random_state=0, validation_fraction=0.0)
+        inputs.memory[DEEP] = seconds_of_fit(
+            estimator.set_params(epochs=1, slices_per_row=1), X, np.arange(size) % 2
+        )
+    return steps * inputs.memory[DEEP]
 
 
 def _learned(inputs: Inputs, name: str, features: Any) -> Callable[[Task, int], Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import signal
@@ -54,6 +55,8 @@ class Method:
     input: str  # what it reads from a network
     make: Callable[[Task, int], MethodModel]  # task, seed -> an unfitted model
     layer: str | None = None  # if it reads only one
+    # expected seconds of fitting it to a task, on one core; None: a second, or not worth measuring
+    seconds: Callable[[Task], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class Trial:
     @property
     def words(self) -> str:
         return f"{self.task.words}, {self.method.name} on {self.method.input}"
+
+    @functools.cached_property
+    def seconds(self) -> float:
+        """Expected seconds of each fold on one core."""
+        return 1.0 if self.method.seconds is None else self.method.seconds(self.task)
 
     def run(self, advance: Callable[[str], None]) -> Outcome:
         """Fit, predict and score; calls `advance` after each fold. Folds with equal training share a fit."""
@@ -155,7 +163,7 @@ class Kept:
 
 def run(
     trials: Sequence[Trial],
-    progress: Callable[[int, int], Any],
+    progress: Callable[[Sequence[float], int, int], Any],
     *,
     jobs: int = 1,
     kept: Kept | None = None,
@@ -165,8 +173,9 @@ def run(
 
     Args:
         trials: to run; neither their order nor the number of processes changes an outcome.
-        progress: called with the number of folds, and how many of them are kept; returns a context manager
-            whose value is called with a description after each of the others.
+        progress: called with the expected seconds of each fold, the number of those that are kept, and the
+            number of processes; returns a context manager whose value is called with a description and the
+            expected seconds after each fold.
         jobs: number of processes that share the trials and the cores.
         kept: where outcomes are saved; those already there are not computed again.
         ray: address of a Ray cluster whose cores share the trials, instead of local processes.
@@ -174,8 +183,8 @@ def run(
     found = [kept.read(trial) if kept else None for trial in trials]
     outcomes = {i: outcome for i, outcome in enumerate(found) if outcome is not None}
     missing = [(i, trial) for i, trial in enumerate(trials) if i not in outcomes]
-    folds = [len(trial.task.folds) for trial in trials]
-    with progress(sum(folds), sum(folds[i] for i in outcomes)) as advance:
+    expected = [trial.seconds for _, trial in missing for _ in trial.task.folds]
+    with progress(expected, sum(len(trials[i].task.folds) for i in outcomes), jobs) as advance:
         for i, outcome in _done(missing, jobs, ray, advance):
             outcomes[i] = outcome
             if kept:
@@ -184,12 +193,13 @@ def run(
 
 
 def _done(
-    numbered: Sequence[tuple[int, Trial]], jobs: int, ray: str | None, advance: Callable[[str], None]
+    numbered: Sequence[tuple[int, Trial]], jobs: int, ray: str | None, advance: Callable[[str, float], None]
 ) -> Iterator[tuple[int, Outcome]]:
     """Yield the outcomes of numbered trials as they finish."""
     jobs = min(jobs, len(numbered))
     if not numbered or (ray is None and jobs == 1):
-        yield from ((i, trial.run(advance)) for i, trial in numbered)
+        for i, trial in numbered:
+            yield i, trial.run(functools.partial(_advance, trial, advance))
         return
     trials = dict(numbered)
     with _backend(ray, jobs) as options:
@@ -198,7 +208,8 @@ def _done(
             found = joblib.Parallel(return_as="generator_unordered", **options)(calls)
         for i, outcome in found:
             yield i, outcome
-            _advance(trials[i], advance)
+            for _ in trials[i].task.folds:
+                _advance(trials[i], advance, trials[i].words)
 
 
 def _run(i: int, trial: Trial) -> tuple[int, Outcome]:
@@ -206,10 +217,9 @@ def _run(i: int, trial: Trial) -> tuple[int, Outcome]:
     return i, trial.run(lambda words: None)
 
 
-def _advance(trial: Trial, advance: Callable[[str], None]) -> None:
-    """Report all folds of a finished trial."""
-    for _ in trial.task.folds:
-        advance(trial.words)
+def _advance(trial: Trial, advance: Callable[[str, float], None], words: str) -> None:
+    """Report a finished fold of a trial."""
+    advance(words, trial.seconds)
 
 
 @contextlib.contextmanager

@@ -236,7 +236,7 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
 
 
 def evaluate(
-    plan: Plan, *, progress: Callable[[int, int], Any] = console.progress, **options: Any
+    plan: Plan, *, progress: Callable[[Sequence[float], int, int], Any] = console.progress, **options: Any
 ) -> dict[str, Any]:
     """Fit and test all methods on all tasks; `options` are those of `run`.
 

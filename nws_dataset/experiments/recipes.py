@@ -146,7 +146,7 @@ def evaluate(
     seeds: int = 3,
     num_folds: int = NUM_FOLDS,
     rows: bool = False,
-    progress: Callable[[int, int], Any] = console.progress,
+    progress: Callable[[Sequence[float], int, int], Any] = console.progress,
     **options: Any,
 ) -> dict[str, Any]:
     """Fit and test all methods on all properties, with the parameters of `trials_of` and `run`.
