@@ -23,30 +23,42 @@ from safetensors import numpy as safetensors
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
+from nws_dataset.baselines.metanetworks.graph import GraphNetwork
+from nws_dataset.baselines.metanetworks.rows import MLP
+from nws_dataset.baselines.metanetworks.sets import DeepSets, SetTransformer
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
 from nws_dataset.baselines.saving import ARRAYS, FACTS, SaveMixin
 from nws_dataset.baselines.trees import Trees
 from nws_dataset.errors import ZooError
+from nws_dataset.networks import siren
 from nws_dataset.views.slices import ArrayRows
 
 RANDOM = np.random.default_rng(0)
-X = RANDOM.standard_normal((60, 6)).astype(np.float32)
+X = RANDOM.standard_normal((60, 7)).astype(np.float32)  # rows of SMALLEST too
 Y = 1 / (1 + np.exp(-X[:, 0]))
 SLIM: dict[str, Any] = {"slice_length": 6, "epochs": 1, "width": 1 / 32, "random_state": 0, "batch_size": 16}
+SMALLEST = siren.Architecture(width_hidden=1)
+FEW: dict[str, Any] = {"width": 4, "epochs": 2, "batch_size": 8, "random_state": 0}
 KINDS: dict[str, Any] = {
     "linear": LogitLinear(random_state=0),
     "boosting": GradientBoosting(num_trees=4, num_threads=1, random_state=0),
     "dense": DenseNet(num_layers=1, num_units=4, max_epochs=2, random_state=0),
     "classifier": DeepMetaClassifier(**SLIM),
     "regressor": DeepMetaRegressor(**SLIM),
+    "graph": GraphNetwork(SMALLEST, target="number", heads=2, statistics=True, **FEW),
+    "graph of classes": GraphNetwork(SMALLEST, heads=2, rounds=1, **FEW),
+    "sets": DeepSets(SMALLEST, target="number", **FEW),
+    "transformer": SetTransformer(SMALLEST, target="number", heads=2, points=2, **FEW),
+    "rows": MLP(SMALLEST, target="number", **FEW),
 }
+CLASSIFIERS = ("classifier", "graph of classes")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     for name, estimator in KINDS.items():
-        estimator.fit(X, np.where(Y > 0.5, "adam", "sgd") if name == "classifier" else Y).save(folder / name)
+        estimator.fit(X, np.where(Y > 0.5, "adam", "sgd") if name in CLASSIFIERS else Y).save(folder / name)
     return folder
 
 
@@ -141,7 +153,7 @@ DAMAGE: dict[str, Any] = {
     "child outside": changed("left", 0, 10_000),
     "leaf outside": changed("right", 0, -10_000),
     "least leaf": changed("right", 0, -(2**31)),
-    "feature outside": changed("feature", 1, 6),
+    "feature outside": changed("feature", 1, X.shape[1]),
     "feature negative": changed("feature", 0, -1),
     "two leaves": changed("num_leaves", 0, 2),
     "no leaves": changed("num_leaves", 0, 0),

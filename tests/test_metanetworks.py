@@ -1,6 +1,7 @@
 """Networks on whole rows: their symmetries, published sizes, what they learn, and bad input."""
 
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -228,3 +229,32 @@ def test_bad_rows_are_refused():
         MLP(SIREN).fit(rows_of(SIREN, 8), [0, 1])
     with pytest.raises(ValueZooError, match="over: expected edges"):
         DeepSets(CLASSIFIER, target="edges").fit(rows_of(CLASSIFIER, 4), np.zeros((4, 95), bool))
+
+
+@pytest.mark.parametrize("name", [name for name, make in METHODS.items() if name != "weights"])
+@pytest.mark.parametrize("target", ["class", "number", "edges"])
+def test_what_was_saved_predicts_the_same(tmp_path, name, target):
+    """Its architecture too, which is not a number or a text."""
+    rows = rows_of(CLASSIFIER, 8)
+    method = METHODS[name](CLASSIFIER, target=target, **SLIM)
+    if target not in method.targets:
+        pytest.skip("has no answers for edges")
+    kept = np.random.default_rng(0).random((8, 95)) < 0.5
+    y = {"class": np.array(list("abab" * 2)), "number": np.arange(8.0), "edges": kept}[target]
+    method.fit(rows, y)
+    loaded = type(method).load(method.save(tmp_path))
+    assert loaded.architecture == CLASSIFIER and loaded.get_params() == method.get_params()
+    assert np.array_equal(loaded.predict(rows), method.predict(rows))
+    assert np.array_equal(loaded._outputs(rows), method._outputs(rows))
+    assert loaded.history_ == method.history_ and loaded.best_epoch_ == method.best_epoch_
+
+
+def test_the_architecture_is_read_with_care(tmp_path):
+    network = MLP(SIREN, width=4, epochs=1).fit(rows_of(SIREN, 8), [0, 1] * 4)
+    facts = network.save(tmp_path) / "estimator.json"
+    told = json.loads(facts.read_text())
+    for wrong in ("{}", '{"kind":"siren","width_hidden":9}', '{"kind":"unknown"}', "[", None, 3):
+        told["parameters"]["architecture"] = wrong
+        facts.write_text(json.dumps(told))
+        with pytest.raises(ZooError):
+            MLP.load(tmp_path)

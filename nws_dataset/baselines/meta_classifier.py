@@ -28,12 +28,14 @@ from nws_dataset.baselines.saving import (
     MAX_NUMBER,
     Allowed,
     SaveMixin,
-    array,
     check_both,
     check_numeric,
     check_size,
+    classes,
+    history,
     integer,
-    numbers,
+    mean_and_scale,
+    module_of,
     strings,
 )
 from nws_dataset.errors import ValueZooError, ZooError, reason
@@ -67,7 +69,7 @@ MAX_WEIGHT = 1e4
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
 PREDICTED_SLICES, PREDICTED_WEIGHTS = 256, 1 << 22  # slices and their weights at a time, at most
 MAX_RATIO = 1e37  # of a weight to linear_below: more has an infinite asinh in float32
-MAX_LENGTH, MAX_WIDTH, MAX_CLASSES, MAX_SLICES = 1 << 24, 1000.0, 10**6, 10**4
+MAX_LENGTH, MAX_WIDTH, MAX_SLICES = 1 << 24, 1000.0, 10**4
 NETWORK = "network_"  # the attribute; its tensors are saved as network_.<name>
 LOSSES = ("absolute_error", "squared_error")  # of a regressor
 Positions = Sequence[float] | np.ndarray
@@ -514,23 +516,15 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         }
 
     def _restore(self, learned: dict[str, Any]) -> None:
-        import torch
 
         check_device("device", self.device, f'set "device" to "cpu" in {FACTS}')
         known = self._restore_targets(learned)
-        with torch.device("meta"):  # shapes alone
-            expected = build_network(
-                self.slice_length, self._num_outputs(), self.width, self.dropout
-            ).state_dict()
-        state = {}
-        for name, tensor in expected.items():
-            dtype = np.float32 if tensor.is_floating_point() else np.int64
-            state[name] = torch.from_numpy(array(learned, f"{NETWORK}.{name}", tuple(tensor.shape), dtype))
-        known |= {f"{NETWORK}.{name}" for name in expected}
-        history = learned.get("history_")
-        if not isinstance(history, list) or not all(isinstance(epoch, dict) for epoch in history):
-            raise ValueError("history_: expected what each epoch told")
-        self.history_, self.best_epoch_ = history, integer(learned, "best_epoch_", 0, 1 << 31)
+        make = functools.partial(
+            build_network, self.slice_length, self._num_outputs(), self.width, self.dropout
+        )
+        network = module_of(learned, NETWORK, make)
+        known |= {f"{NETWORK}.{name}" for name in network.state_dict()}
+        self.history_, self.best_epoch_ = history(learned), integer(learned, "best_epoch_", 0, 1 << 31)
         known |= {"history_", "best_epoch_"}
         if "n_features_in_" in learned:
             self.n_features_in_ = integer(learned, "n_features_in_", 1, MAX_WEIGHTS)
@@ -539,9 +533,7 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
         unknown = sorted(learned.keys() - known - {"n_features_in_", "feature_names_in_"})
         if unknown:
             raise ValueError(f"expected what a {type(self).__name__} learns, found {unknown[0]!r}")
-        self.network_ = build_network(self.slice_length, self._num_outputs(), self.width, self.dropout)
-        self.network_.load_state_dict(state)
-        self.network_.to(self.device).eval()
+        self.network_ = network.to(self.device).eval()
 
     def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
         """Check and set the classes or the scale; returns the names."""
@@ -669,12 +661,7 @@ class DeepMetaClassifier(ClassifierMixin, DeepMetaEstimator):
         return lambda labels: np.searchsorted(self.classes_, labels)
 
     def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
-        classes = learned.get("classes_")
-        if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not 2 <= len(classes) <= MAX_CLASSES:
-            raise ValueError("classes_: expected two or more")
-        if len(set(classes.tolist())) != len(classes):
-            raise ValueError("classes_: expected different ones")
-        self.classes_ = classes
+        self.classes_ = classes(learned)
         return {"classes_"}
 
     def _num_outputs(self) -> int:
@@ -761,9 +748,7 @@ class DeepMetaRegressor(RegressorMixin, DeepMetaEstimator):
         )
 
     def _restore_targets(self, learned: dict[str, Any]) -> set[str]:
-        self.mean_, self.scale_ = numbers(
-            {"targets": [learned.get("mean_"), learned.get("scale_")]}, "targets", 2
-        )
+        self.mean_, self.scale_ = mean_and_scale(learned)
         return {"mean_", "scale_"}
 
     def _num_outputs(self) -> int:

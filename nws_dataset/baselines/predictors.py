@@ -38,6 +38,7 @@ from nws_dataset.errors import ValueZooError
 
 MAX_FEATURES, MAX_LAYERS = 10**7, 1000
 MAX_TREES, MAX_DEPTH, MAX_THREADS = 10**6, 64, 1024
+STANDARDIZER = "standardizer_"  # the attribute; its arrays are saved as standardizer_.<name>
 MAX_FEATURE_VALUE = 1e150  # larger values are clipped, so that differences and ratios stay finite
 MIN_SAMPLES_TO_SPLIT = 20  # with fewer training samples none are held out for early stopping
 
@@ -78,6 +79,19 @@ class Standardizer:
         X = X.clip(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE)
         Z = np.arcsinh((np.where(np.isnan(X), self.median, X) - self.median) / self.spread)
         return (Z.clip(self.low, self.high) - self.mean) / self.scale
+
+    def to_learned(self) -> dict[str, np.ndarray]:
+        """Its arrays by the names that they are saved by."""
+        return {f"{STANDARDIZER}.{name}": value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of_learned(cls, learned: Mapping[str, Any], num_features: int) -> Standardizer:
+        """What `to_learned` returned; raises a ValueError if an array is missing or of another form."""
+        names = [field.name for field in fields(cls)]
+        found = cls(*(array(learned, f"{STANDARDIZER}.{name}", (num_features,)) for name in names))
+        if not (found.spread * found.scale).all():
+            raise ValueError(f"{STANDARDIZER}: expected a spread and a scale that are not 0")
+        return found
 
 
 class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
@@ -207,12 +221,8 @@ class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
 
     def _learned(self) -> dict[str, Any]:
         learned = super()._learned()
-        standardizer = learned.pop("standardizer_", None)
-        return learned | (
-            {f"standardizer_.{name}": value for name, value in asdict(standardizer).items()}
-            if standardizer
-            else {}
-        )
+        standardizer = learned.pop(STANDARDIZER, None)
+        return learned | (standardizer.to_learned() if standardizer else {})
 
     def _restore(self, learned: dict[str, Any]) -> None:
         num_features = integer(learned, "n_features_in_", 1, MAX_FEATURES)
@@ -222,20 +232,13 @@ class Predictor(SaveMixin, RegressorMixin, BaseEstimator):
         if not low <= high:
             raise ValueError(f"target_range_: expected a range, found {low} to {high}")
         if self._standardized:
-            parts = [
-                array(learned, f"standardizer_.{field.name}", (num_features,))
-                for field in fields(Standardizer)
-            ]
-            standardizer = Standardizer(*parts)
-            if not (standardizer.spread * standardizer.scale).all():
-                raise ValueError("standardizer_: expected a spread and a scale that are not 0")
-            self.standardizer_ = standardizer
+            self.standardizer_ = Standardizer.of_learned(learned, num_features)
         own = self._restore_own(learned, num_features)
         known = {
             "n_features_in_",
             "feature_names_in_",
             "target_range_",
-            *(f"standardizer_.{field.name}" for field in fields(Standardizer)),
+            *(f"{STANDARDIZER}.{field.name}" for field in fields(Standardizer)),
         }
         unknown = sorted(learned.keys() - known - own)
         if unknown:

@@ -30,7 +30,7 @@ import inspect
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -46,6 +46,7 @@ MAX_INTEGER = (1 << 31) - 1  # of whole numbers passed to native code
 MAX_NUMBER = 1e30  # of other numbers, so that products with ordinary ones fit into float32
 FORMAT = 2
 FACTS, ARRAYS, CARD = "estimator.json", "arrays.safetensors", "README.md"
+MAX_CLASSES = 10**6
 LIBRARY = "nws-dataset"
 MAX_ARRAYS_BYTES = 1 << 32  # of a saved estimator
 PATIENCE_SECONDS = 120.0  # without a byte from the Hub during a push
@@ -150,13 +151,12 @@ class SaveMixin:
                     do="fit it again, e.g. with a smaller learning rate",
                 )
         rest = {name: value for name, value in learned.items() if name not in arrays}
-        parameters = {name: value for name, value in self.get_params(deep=False).items() if _is_plain(value)}  # type: ignore[attr-defined]
         content = safetensors.save(arrays)
         files = {ARRAYS: hashlib.sha256(content).hexdigest()}
         facts = {
             "format": FORMAT,
             "class": type(self).__name__,
-            "parameters": parameters,
+            "parameters": self._plain_parameters(),
             "learned": rest,
             "files": files,
         }
@@ -190,7 +190,7 @@ class SaveMixin:
                 found = f"a {facts['class']} in format {facts['format']}"
                 do = "load it with its own class; if the format is an earlier one, fit and save it again"
                 raise ZooError(folder, expected=f"a {cls.__name__} in format {FORMAT}", found=found, do=do)
-            estimator = cls(**_parameters(cls, facts["parameters"]))
+            estimator = cls._from_plain(facts["parameters"])
             estimator.check_parameters()
             learned = {name: _from_json(value) for name, value in facts["learned"].items()}
             content = read_file(folder / ARRAYS, f"the arrays of a saved {cls.__name__}", MAX_ARRAYS_BYTES)
@@ -285,7 +285,6 @@ class SaveMixin:
         from huggingface_hub import ModelCard, ModelCardData
 
         name = type(self).__name__
-        parameters = self.get_params(deep=False).items()  # type: ignore[attr-defined]
         data = ModelCardData(library_name=LIBRARY, tags=["weight-space-learning", "model-zoo"])
         parts = [
             f"# {name}",
@@ -295,9 +294,19 @@ class SaveMixin:
             f"```python\nfrom nws_dataset import {name}\n\nestimator = "
             f"{name}.from_pretrained({repo_id!r})\n```",
             "| parameter | value |\n| --- | --- |\n"
-            + "\n".join(f"| {key} | {value} |" for key, value in parameters if _is_plain(value)),
+            + "\n".join(f"| {key} | {value} |" for key, value in self._plain_parameters().items()),
         ]
         return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"))
+
+    def _plain_parameters(self) -> dict[str, Any]:
+        """The parameters that fit into JSON."""
+        parameters = self.get_params(deep=False)  # type: ignore[attr-defined]
+        return {name: value for name, value in parameters.items() if _is_plain(value)}
+
+    @classmethod
+    def _from_plain(cls: type[Self], recorded: dict[str, Any]) -> Self:
+        """An estimator with the parameters that `_plain_parameters` returned."""
+        return cls(**_parameters(cls, recorded))
 
     def _learned(self) -> dict[str, Any]:
         """The learned attributes, by name."""
@@ -405,6 +414,51 @@ def integer(learned: Mapping[str, Any], name: str, low: int, high: int) -> int:
     if type(found) is not int or not low <= found <= high:
         raise ValueError(f"{name}: expected {low} to {high}, found {found!r}")
     return found
+
+
+def classes(learned: Mapping[str, Any]) -> np.ndarray:
+    """An array of two or more different labels, "classes_"."""
+    found = learned.get("classes_")
+    if not isinstance(found, np.ndarray) or found.ndim != 1 or not 2 <= len(found) <= MAX_CLASSES:
+        raise ValueError("classes_: expected two or more")
+    if len(set(found.tolist())) != len(found):
+        raise ValueError("classes_: expected different ones")
+    return found
+
+
+def mean_and_scale(learned: Mapping[str, Any]) -> tuple[float, float]:
+    """Two finite numbers, "mean_" and "scale_"."""
+    mean, scale = numbers({"targets": [learned.get("mean_"), learned.get("scale_")]}, "targets", 2)
+    return mean, scale
+
+
+def history(learned: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each epoch told, "history_"."""
+    found = learned.get("history_")
+    if not isinstance(found, list) or not all(isinstance(epoch, dict) for epoch in found):
+        raise ValueError("history_: expected what each epoch told")
+    return found
+
+
+def module_of(learned: Mapping[str, Any], name: str, make: Callable[[], Any]) -> Any:
+    """A torch module whose tensors are arrays "<name>.<tensor>".
+
+    Args:
+        learned: what was saved.
+        name: of the attribute.
+        make: makes the module; called on the device "meta" first, to check shapes before memory is used.
+    """
+    import torch
+
+    with torch.device("meta"):
+        expected = make().state_dict()
+    state = {}
+    for key, tensor in expected.items():
+        dtype = np.float32 if tensor.is_floating_point() else np.int64
+        state[key] = torch.from_numpy(array(learned, f"{name}.{key}", tuple(tensor.shape), dtype))
+    module = make()
+    module.load_state_dict(state)
+    return module
 
 
 def strings(learned: Mapping[str, Any], name: str, count: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Axes: N rows, B rows of a batch, P weights of a row, C outputs (classes, or 1), 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,24 +16,42 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from nws_dataset.baselines.metanetworks.symmetries import symmetries_of
-from nws_dataset.baselines.predictors import Standardizer
-from nws_dataset.baselines.saving import MAX_INTEGER, Allowed, check_allowed, check_both
+from nws_dataset.baselines.predictors import STANDARDIZER, Standardizer
+from nws_dataset.baselines.saving import (
+    MAX_INTEGER,
+    Allowed,
+    SaveMixin,
+    array,
+    check_allowed,
+    check_both,
+    classes,
+    history,
+    integer,
+    mean_and_scale,
+    module_of,
+    numbers,
+)
 from nws_dataset.errors import ValueZooError, ZooError
+from nws_dataset.networks import architecture_from_json
 from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.layout import layout_of
 from nws_dataset.views.gather import check_axes
 
+MODULE = "module_"  # the attribute; its tensors are saved as module_.<name>
 CLASS, NUMBER, EDGES = TARGETS = ("class", "number", "edges")
 MIN_DEVIATION = 1e-12  # of a weight; one that varies less is only centred
 MAX_DEVIATIONS = 10.0  # of standardised weights; those of diverged networks are clipped there
 PREDICTED_ROWS = 128  # at a time
 WARM_UP = 0.1  # of the steps, in which the learning rate rises
+MAX_LAYERS = 1000  # rounds of messages, or blocks
 MAX_GRADIENT = 1.0  # its norm
 
 
 @dataclass(eq=False)
-class Metanetwork(BaseEstimator):
+class Metanetwork(SaveMixin, BaseEstimator):
     """Base class of networks that learn from rows of one architecture. Needs torch.
+
+    `save`, `load`, `push_to_hub` and `from_pretrained` as of the other estimators.
 
     Args:
         architecture: of the rows.
@@ -118,7 +137,7 @@ class Metanetwork(BaseEstimator):
         """
         import torch
 
-        self._check_parameters()
+        self.check_parameters()
         check_both(X_validation, y_validation)
         random, rows = check_random_state(self.random_state), self._rows(X)
         targets = self._learn(y)
@@ -133,8 +152,7 @@ class Metanetwork(BaseEstimator):
         held_out = None if X_validation is None else (self._inputs(X_validation), self._encode(y_validation))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(random.randint(MAX_INTEGER)))
-            num_outputs = len(self.classes_) if self.target == CLASS else 1
-            self.module_ = self._make_module(num_outputs, 0 if features is None else features.shape[1])
+            self.module_ = self._module(0 if features is None else features.shape[1])
             self._train(inputs, targets, held_out)
         return self
 
@@ -175,9 +193,57 @@ class Metanetwork(BaseEstimator):
         outputs = torch.from_numpy(self._outputs(X))
         return (outputs.sigmoid() if self.target == EDGES else outputs.softmax(1)).numpy()
 
+    def _module(self, num_features: int) -> Any:
+        return self._make_module(len(self.classes_) if self.target == CLASS else 1, num_features)
+
+    # Saving
+
+    def _plain_parameters(self) -> dict[str, Any]:
+        return super()._plain_parameters() | {"architecture": self.architecture.to_json()}
+
+    @classmethod
+    def _from_plain(cls, recorded: dict[str, Any]) -> Any:
+        others = {name: value for name, value in recorded.items() if name != "architecture"}
+        made = super()._from_plain({**others, "architecture": None})
+        return made.set_params(architecture=architecture_from_json(recorded["architecture"]))
+
+    def _learned(self) -> dict[str, Any]:
+        learned = super()._learned()
+        standardizer, state = learned.pop(STANDARDIZER, None), learned.pop(MODULE).state_dict()
+        tensors = {f"{MODULE}.{name}": tensor.numpy() for name, tensor in state.items()}
+        return learned | tensors | (standardizer.to_learned() if standardizer else {})
+
+    def _restore(self, learned: dict[str, Any]) -> None:
+        num_weights = layout_of(self.architecture).num_weights
+        self.center_, self.deviation_ = (
+            array(learned, name, (num_weights,)) for name in ("center_", "deviation_")
+        )
+        if not (self.deviation_ > 0).all():
+            raise ValueError("deviation_: expected positive numbers")
+        if self.target == CLASS:
+            self.classes_ = classes(learned)
+        elif self.target == NUMBER:
+            self.mean_, self.scale_ = mean_and_scale(learned)
+            low, high = numbers(learned, "range_", 2)
+            self.range_ = low, high
+        features = self._features(np.zeros((1, num_weights), np.float32))
+        if features is not None:
+            self.standardizer_ = Standardizer.of_learned(learned, features.shape[1])
+        make = functools.partial(self._module, 0 if features is None else features.shape[1])
+        self.module_ = module_of(learned, MODULE, make)
+        self.history_, self.best_epoch_ = history(learned), integer(learned, "best_epoch_", 1, MAX_INTEGER)
+        unknown = sorted(learned.keys() - self._learned().keys())
+        if unknown:
+            raise ValueError(f"expected what a {type(self).__name__} learns, found {unknown[0]!r}")
+
     # Inputs and targets
 
-    def _check_parameters(self) -> None:
+    def check_parameters(self) -> None:
+        """Check that every parameter is legal.
+
+        Raises:
+            ZooError: if a parameter is not legal; often a ValueError too.
+        """
         check_allowed(self, {**self._allowed, "target": Allowed(choices=self.targets)})
         if self.target == EDGES and not self.architecture.edge_scores():
             found = self.architecture.id
@@ -253,7 +319,7 @@ class Metanetwork(BaseEstimator):
         held_out: tuple[list[np.ndarray], np.ndarray] | None,
     ) -> None:
         """Train for all epochs; keep the weights of the best one on the validation rows."""
-        self.history_: list[dict[str, Any]] = []
+        self.history_ = list[dict[str, Any]]()
         self.best_epoch_, best, state = self.epochs, float("inf"), None
         for epoch, loss in enumerate(self._epochs(inputs, targets), 1):
             of_validation = None if held_out is None else self._validation(*held_out)

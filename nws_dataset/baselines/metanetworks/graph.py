@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nws_dataset.baselines.metanetworks.base import EDGES, TARGETS, Metanetwork, check_heads
+from nws_dataset.baselines.metanetworks.base import EDGES, MAX_LAYERS, TARGETS, Metanetwork, check_heads
 from nws_dataset.baselines.saving import MAX_INTEGER, Allowed
 from nws_dataset.networks.layout import layout_of
 from nws_dataset.views.statistics import statistics
@@ -51,7 +51,8 @@ class GraphNetwork(Metanetwork):
 
     _allowed: ClassVar[Mapping[str, Allowed]] = {
         **Metanetwork._allowed,
-        **dict.fromkeys(("width", "heads", "rounds"), Allowed(1, MAX_INTEGER, integer=True)),
+        **dict.fromkeys(("width", "heads"), Allowed(1, MAX_INTEGER, integer=True)),
+        "rounds": Allowed(1, MAX_LAYERS, integer=True),
         "dropout": Allowed(0, 1, open_high=True),
     }
     targets: ClassVar[tuple[str, ...]] = TARGETS
@@ -74,6 +75,6 @@ class GraphNetwork(Metanetwork):
         reads = self.statistics and self.target != EDGES
         return statistics(rows, layout_of(self.architecture))[0] if reads else None
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def check_parameters(self) -> None:
+        super().check_parameters()
         check_heads(self.width, self.heads)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nws_dataset.baselines.metanetworks.base import EDGES, TARGETS, Metanetwork, check_heads
+from nws_dataset.baselines.metanetworks.base import EDGES, MAX_LAYERS, TARGETS, Metanetwork, check_heads
 from nws_dataset.baselines.saving import MAX_INTEGER, Allowed
 from nws_dataset.errors import ValueZooError
 
@@ -44,8 +44,8 @@ class DeepSets(Metanetwork):
         each = EachEdge(self.architecture, self.width)
         return MeanOfElements(each, self.width, self._or_edges(num_outputs))
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def check_parameters(self) -> None:
+        super().check_parameters()
         if self.target == EDGES and self.over != "edges":
             do = "choose another value"
             raise ValueZooError("over", expected="edges, the target", found=repr(self.over), do=do)
@@ -75,7 +75,8 @@ class SetTransformer(Metanetwork):
     targets: ClassVar[tuple[str, ...]] = TARGETS
     _allowed: ClassVar[Mapping[str, Allowed]] = {
         **Metanetwork._allowed,
-        **dict.fromkeys(("width", "heads", "points", "blocks"), Allowed(1, MAX_INTEGER, integer=True)),
+        **dict.fromkeys(("width", "heads", "points"), Allowed(1, MAX_INTEGER, integer=True)),
+        "blocks": Allowed(1, MAX_LAYERS, integer=True),
     }
 
     def _make_module(self, num_outputs: int, num_features: int = 0) -> Any:
@@ -91,6 +92,6 @@ class SetTransformer(Metanetwork):
             num_outputs=self._or_edges(num_outputs),
         )
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def check_parameters(self) -> None:
+        super().check_parameters()
         check_heads(self.width, self.heads)
