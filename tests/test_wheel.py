@@ -106,6 +106,8 @@ def test_builds_a_zoo_and_learns_from_it(environment: Path, empty: Path) -> None
         "2",
         "--epochs",
         "1",
+        "--slice-length",
+        "500",
         "--jobs",
         "1",
         "--out",
