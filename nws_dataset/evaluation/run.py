@@ -83,7 +83,7 @@ class Answers:
     # [M] of the task's models, or [M, E] of their edges; only tested ones are set
     predicted: dict[Question, np.ndarray]
     model: MethodModel  # the last one fitted
-    seconds: float  # of fitting and predicting
+    seconds: float  # of fitting and predicting, of the processor
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Trial:
 
     def run(self, advance: Callable[[str], None]) -> Outcome:
         """Fit, predict and score; calls `advance` after each fold. Folds with equal training share a fit."""
-        task, started = self.task, time.monotonic()
+        task, started = self.task, time.process_time()
         # of edges a probability each
         dtype = np.float32 if task.of_edges else task.truth.dtype
         predicted = {question: np.empty(task.truth.shape, dtype) for question in self.questions}
@@ -123,7 +123,7 @@ class Trial:
                     answers[fold.test] = model.predict(task.models[fold.test], question)
                 advance(self.words)
         assert model is not None, "a task has folds"
-        return self.score(self, Answers(predicted, model, time.monotonic() - started))
+        return self.score(self, Answers(predicted, model, time.process_time() - started))
 
     @property
     def facts(self) -> list[Any]:

@@ -57,7 +57,7 @@ class Record:
     from_architecture: float | None = None  # the score of a guess from the architecture alone
     ceiling: float | None = None  # the score of a perfect ranking without ties
     kept: float | None = None  # the share of edges that are kept, of all networks scored
-    seconds: float | None = field(default=None, compare=False)  # of fitting and predicting
+    seconds: float | None = field(default=None, compare=False)  # of the processor, fitting and predicting
     paper: float | None = None  # the score in Unterthiner et al. 2020
     num_features: int | None = None
     setting: str | None = None  # of the method

@@ -222,7 +222,7 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
     )
     return [
         f"Held out: {outcome['held_out']}. {repeated if seeds > 1 else 'One seed.'} "
-        f"{outcome['seconds']:,.0f} s of fitting and predicting.",
+        f"{outcome['seconds']:,.0f} CPU seconds of fitting and predicting.",
         f"Methods on slices and statistics learn from {SNAPSHOTS[settings.snapshots]}, the others from final "
         "ones. Networks on rows, sets and graphs are trained with AdamW "
         f"for {FEWEST} epochs (on few networks for more, up to {MOST}), on inputs standardised by the "

@@ -94,7 +94,7 @@ def _told_wrong(zoo: Zoo, scores: Sequence[Score]) -> Iterator[Picture]:
     for i, score in enumerate(_best(scores, "accuracy", "task", experiment=LABEL)):
         images, examples = zoo.images(_networks(zoo, score)), score.first.examples or []
         rows = -(-len(images) // COLUMNS)
-        figure = Figure(figsize=(COLUMNS, 0.5 + 1.25 * rows), layout="constrained")
+        figure = Figure(figsize=(COLUMNS, 0.1 + 1.2 * rows), layout="constrained")
         grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
         for axes in grid:
             axes.set_axis_off()

@@ -19,7 +19,7 @@ GUESSES = (
     Given("from_architecture", "No weights read", "architecture"),
 )
 CEILING = Given("ceiling", "No ties", "highest τ")
-SECONDS = Given("seconds", "", "seconds", "{:,.0f}".format)
+SECONDS = Given("seconds", "", "CPU seconds", "{:,.0f}".format)
 LEARNED_FROM = "networks to learn from"  # the axis of learning curves
 RANKS = ("kendall_tau", "r2")  # the metrics shown first
 FLOOR_STEP = 0.25  # the bottom of an axis is a multiple of it
@@ -232,7 +232,7 @@ def label_section(scores: list[Score]) -> Section:
         tables.append(_ranking(title, part, [GUESSES[0], SECONDS]))
     lead = (
         "Each network represents one image. Its class is predicted from the final weights of held-out "
-        "networks, which represent test images. Seconds are those of fitting and predicting."
+        "networks, which represent test images. CPU seconds are those of fitting and predicting."
     )
     return Section(LABEL, "What does a network show?", lead, tables)
 
