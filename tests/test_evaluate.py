@@ -89,7 +89,7 @@ def test_a_zoo_of_images_is_asked_for_their_class(sirens, tmp_path):
     assert done.exit_code == 0, done.output
     html = page.read_text()
     assert "What does a network show?" in html and "class of the image" in html
-    assert html.count("data:image/png;base64,") == 1 and "that it told wrong" in html
+    assert html.count("data:image/png;base64,") == 1 and "told wrong" in html
 
 
 def test_examples_are_networks_told_wrong(sirens, tmp_path):

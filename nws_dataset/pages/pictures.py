@@ -101,7 +101,7 @@ def _told_wrong(zoo: Zoo, scores: Sequence[Score]) -> Iterator[Picture]:
         for axes, pixels, (_, true, told) in zip(grid, images, examples, strict=False):
             axes.imshow(pixels.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
             axes.set_title(f"{true}, told {told}", fontsize=8)
-        caption = f"{_sentence(score)} Some of the networks that it told wrong, by the images they give."
+        caption = f"Images of some held-out networks that {_method(score)} told wrong."
         yield Picture(LABEL, f"told_wrong{_number(i)}", caption, figure)
 
 
@@ -121,7 +121,7 @@ def _edges(zoo: Zoo, scores: Sequence[Score]) -> Iterator[Picture]:
             axes.set_title(title, loc="left", fontsize=9)
         patches = [Patch(color=colour, label=words) for words, colour in EDGE_STATES]
         figure.legend(handles=patches, frameon=False, loc="outside lower center", ncols=len(patches))
-        caption = f"{_sentence(score)} The edges of one held-out network, {network['model_id']}."
+        caption = f"The edges of a held-out network, {network['model_id']}, as {_method(score)} told them."
         yield Picture(EDGES, f"of_one_network{_number(i)}", caption, figure)
 
 
@@ -159,8 +159,8 @@ def _maps(states: np.ndarray, architecture: BaseArchitecture) -> np.ma.MaskedArr
     )
 
 
-def _sentence(score: Score) -> str:
-    return f"{words(score, 'method')} on {words(score, 'input')}: {score.metric.text(score.value)}."
+def _method(score: Score) -> str:
+    return f"the best method ({words(score, 'method')}, {words(score, 'input')})"
 
 
 def _number(i: int) -> str:
