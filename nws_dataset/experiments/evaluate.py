@@ -123,7 +123,7 @@ class Plan:
             and (trial.method.name in REPEATED or trial.seed == self.seeds[0])
         ]
         # the longest first: at the end they would run alone
-        trials.sort(key=lambda trial: -len(trial.task.folds[0].training))
+        trials.sort(key=lambda trial: -trial.seconds * len(trial.task.folds))
         return trials, self.inputs.skipped
 
     def _of_label(self) -> Iterator[Trial]:
