@@ -20,6 +20,7 @@ from nws_dataset.plot_style import BLACK, BLUE, CYCLE, GREY, MARKERS, RED, STYLE
 
 LEGEND_INCHES = 2.9  # width of an entry
 COLUMNS = 3  # of panels
+MOST_TICKS = 5  # with a label, on an axis of numbers of networks
 LIGHT = "#E6E6E6"
 GIVEN = {
     "chance": ("chance", "|", GREY),
@@ -53,7 +54,8 @@ def lines(
         if panel.logarithmic:
             axes.set_xscale("log")
             ticks = sorted({point[0] for line in panel.lines for point in line.points})
-            axes.set_xticks(ticks[::2], [f"{tick:,.0f}" for tick in ticks[::2]])
+            shown = ticks if len(ticks) <= MOST_TICKS else ticks[::2]
+            axes.set_xticks(shown, [f"{tick:,.0f}" for tick in shown])
             axes.minorticks_off()
     _finish(picture, grid, figure.panels[0].x_label)
     return picture
