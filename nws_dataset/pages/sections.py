@@ -268,7 +268,8 @@ def curve_section(scores: list[Score]) -> Section:
         panels += _score_panels(title, part, "num_train", "method", logarithmic=True)
     heads = {"task": "property", "networks": "dataset", "input": "input", "method": "method"}
     heads["trained on"] = "num_train"
-    table = table_of("All numbers", by_measure(sizes), heads, _measure)
+    ordered = sorted(sizes, key=lambda score: (score.first.input, score.first.method, score.first.num_train))
+    table = table_of("All numbers", by_measure(ordered), heads, _measure)
     lead = (
         "Scores over the number of networks to learn from: R² of accuracies, or the share of classes told "
         "right. Values below the axis are drawn on it."
