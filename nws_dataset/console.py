@@ -320,16 +320,14 @@ def progress(
     Yields:
         A function that counts one more step as done, given its name and its expected seconds.
     """
-    counts = itertools.count(done)
-    number = next(counts)
+    total = done + len(expected)
 
     def advance(what: str, seconds: float) -> None:
-        nonlocal number
-        number = next(counts)
+        nonlocal done
+        done += 1
         shown.advance(seconds, note=what)
 
-    total = done + len(expected)
-    with Progress("", sum(expected), counted=lambda: f"{number}/{total}", speed=at_once) as shown:
+    with Progress("", sum(expected), counted=lambda: f"{done}/{total}", speed=at_once) as shown:
         if sum(expected) > LINE_SECONDS * at_once and not shown.console.is_terminal:
             shown.print(shown.state())
         yield advance
