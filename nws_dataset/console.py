@@ -321,13 +321,14 @@ def progress(
         A function that counts one more step as done, given its name and its expected seconds.
     """
     total = done + len(expected)
+    known = max(expected, default=0.0) > LINE_SECONDS  # else there is little to say, or nothing was measured
 
     def advance(what: str, seconds: float) -> None:
         nonlocal done
         done += 1
         shown.advance(seconds, note=what)
 
-    with Progress("", sum(expected), counted=lambda: f"{done}/{total}", speed=at_once) as shown:
-        if sum(expected) > LINE_SECONDS * at_once and not shown.console.is_terminal:
+    with Progress("", sum(expected), counted=lambda: f"{done}/{total}", speed=at_once * known) as shown:
+        if known and not shown.console.is_terminal:
             shown.print(shown.state())
         yield advance

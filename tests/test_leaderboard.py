@@ -252,7 +252,7 @@ def test_every_result_is_on_the_page_once(zoo, tmp_path):
     ) in text
     assert "evaluate_predictors.py nws" in text and "demo: 20 networks, seed 7" in text
     assert {"statistics of all layers", "boosting", "optimizer"} <= set(page.heads)
-    assert {"majority", "kept", "seconds", "highest τ"} <= set(page.heads)
+    assert {"majority", "kept", "CPU seconds", "highest τ"} <= set(page.heads)
 
 
 def test_the_order_of_the_ranking():
