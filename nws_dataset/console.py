@@ -6,6 +6,7 @@ A user's mistake ends a command with one line on stderr and exit code 2, Ctrl-C 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -253,7 +254,7 @@ class Progress:
         now = time.monotonic()
         elapsed = now - self.start
         completed = min(self.done + begun, self.total)
-        if self._on_terminal and (now - self._shown >= BAR_SECONDS or completed > 0.999999 * self.total):
+        if self._on_terminal and (now - self._shown >= BAR_SECONDS or math.isclose(self.done, self.total)):
             self._shown = now
             self._bars.update(self._bar, completed=completed, state=self._state(completed, elapsed, note))
         elif not self._on_terminal and now - self._shown >= max(LINE_SECONDS, elapsed / 20):

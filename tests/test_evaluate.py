@@ -115,12 +115,8 @@ def test_examples_are_networks_told_wrong(sirens, tmp_path):
 def test_examples_that_are_not_of_the_zoo_are_one_line(sirens, kans, tmp_path, target, example, found):
     """Results are the files of strangers."""
     zoo = kans if target == EDGES else sirens
-    assert (
-        run(
-            zoo, "--seeds", "1", "--methods", "convolutions", "--sizes", "none", "--out", str(tmp_path)
-        ).exit_code
-        == 0
-    )
+    options = "--seeds", "1", "--methods", "convolutions", "--sizes", "none", "--out", str(tmp_path)
+    assert run(zoo, *options).exit_code == 0
     path = tmp_path / "evaluation.json"
     contents = json.loads(path.read_text())
     for record in contents["results"]:
@@ -149,8 +145,7 @@ def test_expected_seconds_are_those_of_a_step_times_steps(sirens, monkeypatch):
     measured = {method.name for method in methods if method.seconds}
     assert measured == OF_ROWS | {models.DEEP}
     assert {method.seconds(task) for method in methods if method.seconds} == {1.0}  # few steps
-    for module in (models, metanetworks):
-        monkeypatch.setattr(module, "FEW_STEPS", 0)
+    monkeypatch.setattr(models, "FEW_STEPS", 0)
     once = [method.seconds(task) for method in methods if method.name in OF_ROWS]
     for name in ("FEWEST", "MOST"):
         monkeypatch.setattr(metanetworks, name, 3)

@@ -37,6 +37,7 @@ from nws_dataset.baselines.saving import (
     mean_and_scale,
     module_of,
     strings,
+    tensors_of,
 )
 from nws_dataset.errors import ValueZooError, ZooError, reason
 from nws_dataset.networks.layout import MAX_WEIGHTS
@@ -510,13 +511,9 @@ class DeepMetaEstimator(SaveMixin, BaseEstimator):
 
     def _learned(self) -> dict[str, Any]:
         learned = super()._learned()
-        network = learned.pop(NETWORK)
-        return learned | {
-            f"{NETWORK}.{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()
-        }
+        return learned | tensors_of(learned.pop(NETWORK), NETWORK)
 
     def _restore(self, learned: dict[str, Any]) -> None:
-
         check_device("device", self.device, f'set "device" to "cpu" in {FACTS}')
         known = self._restore_targets(learned)
         make = functools.partial(

@@ -32,6 +32,7 @@ from nws_dataset.baselines.saving import (
     integer,
     numbers,
     strings,
+    tensors_of,
 )
 from nws_dataset.baselines.trees import Trees
 from nws_dataset.errors import ValueZooError
@@ -590,8 +591,7 @@ class DenseNet(Predictor):
 
     def _learned(self) -> dict[str, Any]:
         learned = super()._learned()
-        state = learned.pop("network_").state_dict()
-        return learned | {f"network_.{name}": tensor.numpy() for name, tensor in state.items()}
+        return learned | tensors_of(learned.pop("network_"), "network_")
 
     def _restore_own(self, learned: dict[str, Any], num_features: int) -> set[str]:
         import torch

@@ -10,8 +10,7 @@ Otherwise (a torch module, trees) override two methods:
 
     def _learned(self) -> dict[str, Any]:  # name -> array, number, string, list, dict
         learned = super()._learned()
-        state = learned.pop("network_").state_dict()
-        return learned | {f"network_.{name}": tensor.cpu().numpy() for name, tensor in state.items()}
+        return learned | tensors_of(learned.pop("network_"), "network_")
 
     def _restore(self, learned: dict[str, Any]) -> None:  # the same dict again; sets the attributes
         ...
@@ -440,8 +439,13 @@ def history(learned: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def tensors_of(module: Any, name: str) -> dict[str, np.ndarray]:
+    """A torch module's tensors by the names that they are saved by, "<name>.<tensor>"."""
+    return {f"{name}.{key}": tensor.cpu().numpy() for key, tensor in module.state_dict().items()}
+
+
 def module_of(learned: Mapping[str, Any], name: str, make: Callable[[], Any]) -> Any:
-    """A torch module whose tensors are arrays "<name>.<tensor>".
+    """The torch module whose tensors `tensors_of` returned.
 
     Args:
         learned: what was saved.

@@ -15,7 +15,7 @@ from nws_dataset.baselines.metanetworks.graph import GraphNetwork
 from nws_dataset.baselines.metanetworks.rows import MLP, RowConvolutions
 from nws_dataset.baselines.metanetworks.sets import DeepSets, SetTransformer
 from nws_dataset.evaluation.inputs import EDGE_SET, GRAPH, GRAPH_STATISTICS, ROW, WEIGHT_SET, Inputs
-from nws_dataset.evaluation.models import FEW_STEPS, seconds_of_fit
+from nws_dataset.evaluation.models import expected_seconds
 from nws_dataset.evaluation.run import Method, Question
 from nws_dataset.evaluation.tasks import Labelled, Task
 from nws_dataset.networks.layout import layout_of
@@ -92,17 +92,11 @@ def _target(task: Task) -> str:
 
 
 def _seconds(inputs: Inputs, make: Callable[..., Metanetwork], key: tuple[str, str], task: Task) -> float:
-    """Expected seconds of training, from those of one step; 1 if there are few."""
+    """See `expected_seconds`."""
     network = make(inputs.architecture, target=_target(task), epochs=1, random_state=0)
     rows = len(task.folds[0].training)
     size = min(network.batch_size, rows)
     steps = epochs_of(rows, network.batch_size) * (rows // size)
-    if steps < FEW_STEPS:
-        return 1.0
-    known = *key, network.target
-    if known not in inputs.memory:
-        random = np.random.default_rng(0)
-        X = random.normal(size=(size, layout_of(inputs.architecture).num_weights)).astype(np.float32)
-        y = random.random((size, task.truth.shape[1])) < 0.5 if task.of_edges else np.arange(size) % 2
-        inputs.memory[known] = seconds_of_fit(network, X, y)
-    return steps * inputs.memory[known]
+    shape = size, layout_of(inputs.architecture).num_weights
+    kept = task.truth[:size] if task.of_edges else None
+    return expected_seconds(inputs, (*key, network.target), steps, network, shape, kept)

@@ -46,19 +46,35 @@ META, META_EPOCHS = "meta-regressor", 30
 Positions = Sequence[float] | None  # in rows, from 0 to 1; None: the average over several
 
 
-def seconds_of_fit(estimator: Any, X: np.ndarray, y: np.ndarray) -> float:
-    """How long a fit to a few rows takes on one core; the first one is not measured."""
+def expected_seconds(
+    inputs: Inputs, key: Any, steps: int, estimator: Any, shape: tuple[int, int], y: Any = None
+) -> float:
+    """Expected seconds of training on one core, from those of one step; 1 if there are few.
+
+    Args:
+        inputs: their memory keeps the seconds of a step.
+        key: under which.
+        steps: of the training.
+        estimator: makes one step when it is fitted to rows of this shape.
+        shape: of random rows.
+        y: their targets; None: two classes.
+    """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for _ in range(2):
-            started = time.perf_counter()
-            estimator.fit(X, y)
-        return time.perf_counter() - started
-    finally:
-        torch.set_num_threads(threads)
+    if steps < FEW_STEPS:
+        return 1.0
+    if key not in inputs.memory:
+        X = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for _ in range(2):  # the first is not measured
+                started = time.perf_counter()
+                estimator.fit(X, np.arange(len(X)) % 2 if y is None else y)
+                inputs.memory[key] = time.perf_counter() - started
+        finally:
+            torch.set_num_threads(threads)
+    return steps * inputs.memory[key]
 
 
 class Reader(Protocol):
@@ -177,21 +193,16 @@ def _deep(inputs: Inputs, settings: Settings, source: Callable[[int], Source]) -
 
 
 def _deep_seconds(inputs: Inputs, task: Task) -> float:
-    """Expected seconds of fitting the deep meta-classifier, from those of one step; 1 if there are few."""
+    """See `expected_seconds`; 1 on a GPU."""
     settings = inputs.settings
     training = task.models[task.folds[0].training]
     rows = len(inputs.series.indices(training, settings.snapshots))
     steps = settings.epochs_of(rows) * max(1, rows * settings.slices_per_row // settings.batch_size)
-    if steps < FEW_STEPS or settings.device != "cpu":
+    if settings.device != "cpu":
         return 1.0
-    if DEEP not in inputs.memory:
-        random, size = np.random.default_rng(0), settings.batch_size
-        X = random.normal(size=(size, settings.slice_length)).astype(np.float32)
-        estimator = DeepMetaClassifier(**settings.of_estimator(), random_state=0, validation_fraction=0.0)
-        inputs.memory[DEEP] = seconds_of_fit(
-            estimator.set_params(epochs=1, slices_per_row=1), X, np.arange(size) % 2
-        )
-    return steps * inputs.memory[DEEP]
+    estimator = DeepMetaClassifier(**settings.of_estimator(), random_state=0, validation_fraction=0.0)
+    estimator.set_params(epochs=1, slices_per_row=1)
+    return expected_seconds(inputs, DEEP, steps, estimator, (settings.batch_size, settings.slice_length))
 
 
 def _learned(inputs: Inputs, name: str, features: Any) -> Callable[[Task, int], Any]:

@@ -106,7 +106,7 @@ class Trial:
         """Expected seconds of each fold on one core."""
         return 1.0 if self.method.seconds is None else self.method.seconds(self.task)
 
-    def run(self, advance: Callable[[str], None]) -> Outcome:
+    def run(self, advance: Callable[[str, float], None]) -> Outcome:
         """Fit, predict and score; calls `advance` after each fold. Folds with equal training share a fit."""
         task, started = self.task, time.process_time()
         # of edges a probability each
@@ -121,7 +121,7 @@ class Trial:
                     model.fit(task.part(fold.training), task.part(fold.validation))
                 for question, answers in predicted.items():
                     answers[fold.test] = model.predict(task.models[fold.test], question)
-                advance(self.words)
+                advance(self.words, self.seconds)
         assert model is not None, "a task has folds"
         return self.score(self, Answers(predicted, model, time.process_time() - started))
 
@@ -183,6 +183,8 @@ def run(
     found = [kept.read(trial) if kept else None for trial in trials]
     outcomes = {i: outcome for i, outcome in enumerate(found) if outcome is not None}
     missing = [(i, trial) for i, trial in enumerate(trials) if i not in outcomes]
+    # the longest first: at the end they would run alone
+    missing.sort(key=lambda numbered: -numbered[1].seconds * len(numbered[1].task.folds))
     expected = [trial.seconds for _, trial in missing for _ in trial.task.folds]
     with progress(expected, sum(len(trials[i].task.folds) for i in outcomes), jobs) as advance:
         for i, outcome in _done(missing, jobs, ray, advance):
@@ -198,8 +200,7 @@ def _done(
     """Yield the outcomes of numbered trials as they finish."""
     jobs = min(jobs, len(numbered))
     if not numbered or (ray is None and jobs == 1):
-        for i, trial in numbered:
-            yield i, trial.run(functools.partial(_advance, trial, advance))
+        yield from ((i, trial.run(advance)) for i, trial in numbered)
         return
     trials = dict(numbered)
     with _backend(ray, jobs) as options:
@@ -209,17 +210,12 @@ def _done(
         for i, outcome in found:
             yield i, outcome
             for _ in trials[i].task.folds:
-                _advance(trials[i], advance, trials[i].words)
+                advance(trials[i].words, trials[i].seconds)
 
 
 def _run(i: int, trial: Trial) -> tuple[int, Outcome]:
     """Run a trial in a worker process."""
-    return i, trial.run(lambda words: None)
-
-
-def _advance(trial: Trial, advance: Callable[[str, float], None], words: str) -> None:
-    """Report a finished fold of a trial."""
-    advance(words, trial.seconds)
+    return i, trial.run(lambda words, seconds: None)
 
 
 @contextlib.contextmanager

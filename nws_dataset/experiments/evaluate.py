@@ -122,8 +122,6 @@ class Plan:
             if (self.methods is None or trial.method.name in self.methods)
             and (trial.method.name in REPEATED or trial.seed == self.seeds[0])
         ]
-        # the longest first: at the end they would run alone
-        trials.sort(key=lambda trial: -trial.seconds * len(trial.task.folds))
         return trials, self.inputs.skipped
 
     def _of_label(self) -> Iterator[Trial]:
@@ -265,11 +263,13 @@ def evaluate(
 
 def _numbers(value: str | None) -> list[int] | None:
     """Numbers of networks from text; an empty list for "none"."""
-    words = [] if value == "none" else (value or "").split(",")
-    if not all(word.isdecimal() and int(word) > 1 for word in words if value):
+    if not value:
+        return None
+    words = [] if value == "none" else value.split(",")
+    if not all(word.isdecimal() and int(word) > 1 for word in words):
         expected, do = "numbers of at least 2, separated by commas, or none", "choose such numbers"
         raise ZooError("--sizes", expected=expected, found=repr(value), do=do)
-    return [int(word) for word in words] if value else None
+    return [int(word) for word in words]
 
 
 @click.command(cls=Command)

@@ -119,7 +119,7 @@ def _edges(zoo: Zoo, scores: Sequence[Score]) -> Iterator[Picture]:
             axes.imshow(part, cmap=colours, vmin=-0.5, vmax=len(EDGE_STATES) - 0.5, interpolation="nearest")
             axes.set_axis_off()
             axes.set_title(title, loc="left", fontsize=9)
-        patches = [Patch(color=colour, label=words) for words, colour in EDGE_STATES]
+        patches = [Patch(color=colour, label=state) for state, colour in EDGE_STATES]
         figure.legend(handles=patches, frameon=False, loc="outside lower center", ncols=len(patches))
         caption = f"The edges of a held-out network, {network['model_id']}, as {_method(score)} told them."
         yield Picture(EDGES, f"of_one_network{_number(i)}", caption, figure)
@@ -139,8 +139,8 @@ def _states(architecture: BaseArchitecture, examples: Sequence[Any]) -> list[tup
         units = layers.nodes[edges.target].name
         inputs = layers.nodes[edges.source].name
         pixels = architecture.reads == "images" and edges.source == 0
-        words = "a map of pixels for each unit" if pixels else f"{inputs} across, {units} down"
-        title = f"{units}: {words}, {np.mean(part >= 2):.0%} kept"
+        shown = "a map of pixels for each unit" if pixels else f"{inputs} across, {units} down"
+        title = f"{units}: {shown}, {np.mean(part >= 2):.0%} kept"
         parts.append((title, _maps(part, architecture) if pixels else part))
     return parts
 
@@ -148,11 +148,8 @@ def _states(architecture: BaseArchitecture, examples: Sequence[Any]) -> list[tup
 def _maps(states: np.ndarray, architecture: BaseArchitecture) -> np.ma.MaskedArray:
     """[units, pixels] as maps side by side, with gaps between them."""
     size, channels = architecture.image_size, architecture.image_channels
-    maps = (
-        states.reshape(len(states), channels, size, size).transpose(0, 2, 1, 3).reshape(len(states), size, -1)
-    )
+    maps = states.reshape(-1, channels, size, size).swapaxes(1, 2).reshape(len(states), size, -1)
     maps = np.pad(maps, ((0, -len(maps) % MAPS), (0, 1), (0, 1)), constant_values=NONE)
-    maps[len(states) :] = NONE
     rows, high, wide = len(maps) // MAPS, *maps.shape[1:]
     return np.ma.masked_equal(
         maps.reshape(rows, MAPS, high, wide).swapaxes(1, 2).reshape(rows * high, MAPS * wide), NONE

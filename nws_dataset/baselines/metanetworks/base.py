@@ -30,6 +30,7 @@ from nws_dataset.baselines.saving import (
     mean_and_scale,
     module_of,
     numbers,
+    tensors_of,
 )
 from nws_dataset.errors import ValueZooError, ZooError
 from nws_dataset.networks import architecture_from_json
@@ -43,7 +44,6 @@ MIN_DEVIATION = 1e-12  # of a weight; one that varies less is only centred
 MAX_DEVIATIONS = 10.0  # of standardised weights; those of diverged networks are clipped there
 PREDICTED_ROWS = 128  # at a time
 WARM_UP = 0.1  # of the steps, in which the learning rate rises
-MAX_LAYERS = 1000  # rounds of messages, or blocks
 MAX_GRADIENT = 1.0  # its norm
 
 
@@ -209,8 +209,7 @@ class Metanetwork(SaveMixin, BaseEstimator):
 
     def _learned(self) -> dict[str, Any]:
         learned = super()._learned()
-        standardizer, state = learned.pop(STANDARDIZER, None), learned.pop(MODULE).state_dict()
-        tensors = {f"{MODULE}.{name}": tensor.numpy() for name, tensor in state.items()}
+        standardizer, tensors = learned.pop(STANDARDIZER, None), tensors_of(learned.pop(MODULE), MODULE)
         return learned | tensors | (standardizer.to_learned() if standardizer else {})
 
     def _restore(self, learned: dict[str, Any]) -> None:

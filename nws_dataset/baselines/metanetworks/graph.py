@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nws_dataset.baselines.metanetworks.base import EDGES, MAX_LAYERS, TARGETS, Metanetwork, check_heads
+from nws_dataset.baselines.metanetworks.base import EDGES, TARGETS, Metanetwork, check_heads
+from nws_dataset.baselines.predictors import MAX_LAYERS
 from nws_dataset.baselines.saving import MAX_INTEGER, Allowed
 from nws_dataset.networks.layout import layout_of
 from nws_dataset.views.statistics import statistics

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nws_dataset.baselines.metanetworks.base import EDGES, MAX_LAYERS, TARGETS, Metanetwork, check_heads
+from nws_dataset.baselines.metanetworks.base import EDGES, TARGETS, Metanetwork, check_heads
+from nws_dataset.baselines.predictors import MAX_LAYERS
 from nws_dataset.baselines.saving import MAX_INTEGER, Allowed
 from nws_dataset.errors import ValueZooError
 
