@@ -205,7 +205,7 @@ def test_tasks_and_methods_can_be_chosen(kans, tmp_path):
 
 def test_properties_by_name_and_their_learning_curves(kans, tmp_path):
     """From the later snapshots, as in the paper; curves of what reads slices are there if sizes are given."""
-    methods = ",".join((models.DEEP, models.SVM, "MLP", "deep sets"))
+    methods = ",".join((models.DEEP, models.SVM, models.BOOSTING, "deep sets"))
     options = "--methods", methods, "--seeds", "1", "--snapshots", "late", "--out", str(tmp_path)
     result = run(kans, "--tasks", "label_noise,learning_rate", "--sizes", "3,5", *options)
     assert result.exit_code == 0, result.output
@@ -218,7 +218,8 @@ def test_properties_by_name_and_their_learning_curves(kans, tmp_path):
             (models.DEEP, kinds.SLICE),
             (models.DEEP, kinds.UNITS),
             (models.SVM, kinds.SLICE_STATISTICS),
-            ("MLP", kinds.ROW),
+            (models.BOOSTING, kinds.SLICE_STATISTICS),
+            (models.BOOSTING, kinds.LAYERS),
         )
         for size in (3, 5)
     }

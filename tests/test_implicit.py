@@ -300,19 +300,19 @@ def test_it_is_drawn(zoo: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_ten_times_and_grown_it_has_the_bytes_of_one_that_was_built_at_once(tmp_path: Path) -> None:
-    """From 50 models to 120; killed while models train, wait for their shard, and become files."""
+    """From 20 models to 48; killed while models train, wait for their shard, and become files."""
     whole, grown = tmp_path / "whole" / "nws", tmp_path / "grown" / "nws"
     grown.parent.mkdir()
-    while_it_begins: tuple[Death, ...] = (5, 10, 15, ("/snapshots/", "after"), ("nws.json$", "after"))
+    while_it_begins: tuple[Death, ...] = (2, 3, 4, ("/snapshots/", "after"), ("nws.json$", "after"))
     while_it_grows: tuple[Death, ...] = (
-        *(10, 20),
+        *(4, 6),
         *(("next/snapshots/.*train", "after"), ("commit$", "after"), ("nws/nws.json$", "after")),
     )
-    for models, moments in ((50, while_it_begins), (120, while_it_grows)):
+    for models, moments in ((20, while_it_begins), (48, while_it_grows)):
         for moment in moments:
             kill(command(grown, models, epochs=20)[2:], grown, moment)
         builder.build.build(Request("siren", models, ("digits",), epochs=20), grown, device="cpu")
-    builder.build.build(Request("siren", 120, ("digits",), epochs=20), whole, device="cpu")
+    builder.build.build(Request("siren", 48, ("digits",), epochs=20), whole, device="cpu")
     assert content(grown) == content(whole)
 
 
