@@ -531,7 +531,7 @@ def test_paths_that_are_no_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     """Nobody is asked on the network, and the line names a folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(zoo_module, "Repository", None)
+    monkeypatch.setattr("nws_dataset.reading.hub.Repository", None)
     Path("loop").symlink_to("loop")
     Path("file").write_text("")
     with pytest.raises(
@@ -549,7 +549,7 @@ def test_a_name_that_could_be_either(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(name: str, **options: Any) -> None:
         raise ZooError(name, expected="a repository", found="none", do="look again")
 
-    monkeypatch.setattr(zoo_module, "Repository", refuse)
+    monkeypatch.setattr("nws_dataset.reading.hub.Repository", refuse)
     with pytest.raises(
         ZooError,
         match=r"^a/b: expected a repository, found none, and no folder a/b; look "

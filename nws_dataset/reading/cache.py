@@ -19,6 +19,7 @@ from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.files import temporary_name
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+CACHE_BYTES = 20 * 10**9  # kept by default
 KEPT_SHARE = 0.9  # dropping values stops at this share of the limit
 ABANDONED_SECONDS = 86400.0  # an older temporary file has no living writer
 

@@ -22,7 +22,7 @@ from nws_dataset.format.manifest import MANIFEST_NAME, Manifest
 from nws_dataset.format.shards import check_value
 from nws_dataset.http import cancelled
 from nws_dataset.reading.byte_ranges import ByteRange, ByteRanges, Deliver
-from nws_dataset.reading.cache import Cache
+from nws_dataset.reading.cache import CACHE_BYTES, Cache
 from nws_dataset.reading.index import Columns, open_index
 from nws_dataset.reading.zoo_files import ReadPart
 from nws_dataset.remote import MEMORY_BYTES, CommitCache, Remote, check_revision
@@ -30,7 +30,6 @@ from nws_dataset.remote import MEMORY_BYTES, CommitCache, Remote, check_revision
 PARALLEL = 8  # requests at a time
 MAX_GAP = 0.05  # values share a request if the gap is at most this share of the next value
 RANGE_BYTES = 32 << 20  # at most in one request, unless a single value is larger
-CACHE_BYTES = 20 * 10**9  # kept on disk by default
 SHOWN_BYTES = 32 << 20  # larger fetches show a progress bar
 
 Wanted = tuple[int, ByteRange]  # (index among those requested, byte range)

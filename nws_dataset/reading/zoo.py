@@ -38,8 +38,8 @@ from nws_dataset.networks import architecture_from_json
 from nws_dataset.networks.base import BaseArchitecture
 from nws_dataset.networks.layout import Layout, layout_of
 from nws_dataset.reading.byte_ranges import BYTE_RANGE_COLUMNS, ByteRange, ByteRanges
+from nws_dataset.reading.cache import CACHE_BYTES
 from nws_dataset.reading.folder import Folder
-from nws_dataset.reading.hub import CACHE_BYTES, Repository
 from nws_dataset.reading.index import Columns, part_of
 from nws_dataset.reading.snapshots import (
     PYTHON_TYPES,
@@ -118,6 +118,8 @@ class Zoo:
             )
         self.files: ZooFiles
         if on_hub:
+            from nws_dataset.reading.hub import Repository  # a folder needs no client of the Hub
+
             try:
                 self.files = Repository(
                     path, revision=revision, token=token, cache_dir=cache_dir, cache_bytes=cache_bytes
