@@ -165,12 +165,15 @@ class Publisher:
         return f"{visibility}data set {self.repo_id} on the Hub, branch {self.branch}{tagged}"
 
     @property
+    def revision(self) -> str | None:
+        """The name of the published state: the tag, or the branch; None: the main branch."""
+        return self.tag or (self.branch if self.branch != constants.DEFAULT_REVISION else None)
+
+    @property
     def url(self) -> str:
         """The published repository's web address."""
-        revision = self.tag or self.branch
-        return f"{self.api.endpoint}/datasets/{self.repo_id}" + f"/tree/{revision}" * (
-            revision != constants.DEFAULT_REVISION
-        )
+        page = f"{self.api.endpoint}/datasets/{self.repo_id}"
+        return f"{page}/tree/{self.revision}" if self.revision else page
 
     # Before the build
 
@@ -191,12 +194,11 @@ class Publisher:
                 "HF_HUB_OFFLINE",
                 expected="a Hub that may be asked",
                 found="offline mode",
-                do="unset it, or leave out --upload",
+                do="unset it, or push later (nws publish)",
             )
         if get_token() is None:
-            raise ZooError(
-                "--upload", expected="a login", found="no token", do="log in (hf auth login), or set HF_TOKEN"
-            )
+            do = "log in (hf auth login), or set HF_TOKEN"
+            raise ZooError(self.repo_id, expected="a login that may write", found="no token", do=do)
         with self._hub_errors():
             self.api.whoami()
             self._make_repository()

@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from nws_dataset.console import Command
+from nws_dataset.options import images_option
 
 
-@click.command(
-    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.command(cls=Command)
 @click.argument("zoo", type=click.Path(path_type=Path))
 @click.option(
     "--reevaluate",
@@ -31,12 +30,7 @@ from nws_dataset.console import Command
     metavar="[K]",
     help="Train K models again (1 without K), each alone, and compare.",
 )
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder with image files.  [default: where the build found them]",
-)
+@images_option("where the build found them")
 def main(zoo: Path, reevaluate: int, retrain: int, images: Path | None) -> None:
     """Verify a zoo: read all of it again and compare it with its records."""
     from builder.checks import Verifier, checks  # import torch only when there is something to do

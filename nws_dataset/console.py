@@ -27,6 +27,8 @@ Item = TypeVar("Item")
 # least time between lines of progress without a terminal; later a twentieth of the elapsed time
 LINE_SECONDS = 10.0
 BAR_SECONDS, BAR_WIDTH = 0.1, 24  # between updates of a bar; in columns
+UNITS = ("kB", "MB", "GB", "TB", "PB")  # of bytes
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}  # of every command
 
 
 class UserError(click.ClickException):
@@ -47,10 +49,17 @@ class Interrupted(click.ClickException):
 class Command(click.Command):
     """A click command that prints a mistake as one line, without a traceback.
 
+    It has `-h`, and prints no colour where NO_COLOR is set (https://no-color.org), as rich does.
+
     Usage: `@click.command(cls=Command)`.
     """
 
+    def __init__(self, name: str | None, **options: Any) -> None:
+        super().__init__(name, **{"context_settings": SETTINGS, **options})
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
         _check_folder()
         for arg in args:
             _check_text(arg)
@@ -280,12 +289,12 @@ class Progress:
         if self.counted is not None:
             return self.counted()
         if self.unit == "B":
-            return f"{_size(self.done)} of {_size(self.total)}"
+            return f"{size(self.done)} of {size(self.total)}"
         return f"{self.done}/{self.total} {self.unit}".rstrip()
 
     def _state(self, completed: float, elapsed: float, note: str) -> str:
         rate = (completed - self.before) / max(elapsed, 1e-9) or self.speed
-        speed = f"{_size(rate)} a second" if self.unit == "B" else _speed(rate)
+        speed = f"{size(rate)} a second" if self.unit == "B" else _speed(rate)
         parts = [self._counted(), *([speed] if self.counted is None else [])]
         if rate > 0:
             left = int((self.total - completed) / rate)
@@ -300,11 +309,17 @@ def _speed(rate: float) -> str:
     return f"{60 * rate:,.1f} a minute" if rate >= 1 / 60 else f"{3600 * rate:.1f} an hour"
 
 
-def _size(number: float) -> str:
-    """A number of bytes as text."""
-    from rich.filesize import decimal
+def size(number: float) -> str:
+    """A number of bytes as text.
 
-    return decimal(int(number))
+    Example:
+        >>> size(1), size(999), size(1234), size(5e9)
+        ('1 byte', '999 bytes', '1.2 kB', '5.0 GB')
+    """
+    if number < 1000:
+        return f"{int(number)} byte{'s' * (int(number) != 1)}"
+    power = min(int(math.log10(number)) // 3, len(UNITS))
+    return f"{number / 1000**power:,.1f} {UNITS[power - 1]}"
 
 
 @contextmanager

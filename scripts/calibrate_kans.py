@@ -52,7 +52,7 @@ def trained(model: Model, folder: Path | None) -> tuple[float, float, np.ndarray
     return model.recipe.label_noise, result.snapshots[-1]["test_accuracy"], result.edge_scores[-1]
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.option(
     "--images", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of image files."
 )

@@ -65,7 +65,7 @@ def accuracies(model: Model, folder: Path, train_images: int) -> list[float]:
     return [accuracy for accuracy, _, _ in evaluate_rows(backend, rows, model, images, None)]
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

@@ -488,9 +488,7 @@ def table(report: Report) -> list[str]:
     return lines
 
 
-@click.command(
-    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.command(cls=Command)
 @click.option("--quick", is_flag=True, help="Fewer repetitions and candidates, shorter trainings.")
 @click.option("--parts", default=",".join(PARTS), show_default=True, metavar="A,B", help="What to run.")
 @click.option(

@@ -654,9 +654,7 @@ def run_campaign(
     return outcomes
 
 
-@click.command(
-    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.command(cls=Command)
 @click.option(
     "--cases", default=1000, show_default=True, type=click.IntRange(1), help="Number of kills and faults."
 )

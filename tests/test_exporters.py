@@ -450,11 +450,11 @@ def test_two_subsets_of_the_same_models(small_zoo: Zoo, small_export: Path, tmp_
     zoo = Path(shutil.copytree(small_zoo.path, tmp_path / "zoo"))
     import_zoo("small_cnn", small_export, zoo)
     with pytest.raises(
-        ZooError, match=r"expected models of one subset, found small_cnn, small_cnn_2020; add --subset"
+        ZooError, match=r"expected models of one subset, found small_cnn, small_cnn_2020; add --subsets"
     ):
         export_zoo("small_cnn", zoo, tmp_path / "out")
     export_zoo("small_cnn", zoo, tmp_path / "out", subsets=["small_cnn_2020"])
-    with pytest.raises(ZooError, match=r"--subset: expected subsets of .*, found none_such"):
+    with pytest.raises(ZooError, match=r"--subsets: expected subsets of .*, found none_such"):
         export_zoo("small_cnn", zoo, tmp_path / "out", subsets=["none_such"])
 
 

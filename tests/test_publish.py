@@ -544,7 +544,11 @@ def test_a_tag_of_a_folder_that_changed(hub: LoopbackHub, zoo: Path) -> None:
 @pytest.mark.parametrize(
     ("token", "told"),
     [
-        (None, "Error: --upload: expected a login, found no token; log in (hf auth login), or set HF_TOKEN"),
+        (
+            None,
+            "Error: org/nws: expected a login that may write, found no token; log in (hf auth login), or set "
+            "HF_TOKEN",
+        ),
         (
             "hf_notAToken",
             "Error: org/nws: expected a repository that you may write to, found 401: Invalid user token. ",

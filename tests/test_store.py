@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from builder import build as build_module
-from builder import cli, gallery, store
+from builder import cli, commands, gallery, store
 from builder.build import build
 from builder.importers.importing import import_zoo
 from builder.plan import Request
@@ -190,7 +190,7 @@ def test_the_lock_is_held_until_all_is_done(tmp_path: Path, monkeypatch: pytest.
     out, seen = make_zoo(tmp_path / "out"), []
 
     class Witness:
-        url = "-"
+        repo_id, revision, url = "org/nws", None, "-"
 
         def push(self, folder: Path) -> None:
             seen.append(("push", locked(folder)))
@@ -199,7 +199,7 @@ def test_the_lock_is_held_until_all_is_done(tmp_path: Path, monkeypatch: pytest.
         build_module, "build", lambda request, out, **options: seen.append(("build", locked(out)))
     )
     monkeypatch.setattr(gallery, "draw", lambda out: seen.append(("draw", locked(out))))
-    monkeypatch.setattr(cli, "_publisher", lambda *args, **options: Witness())
+    monkeypatch.setattr(commands, "_publisher", lambda *args, **options: Witness())
     cli.main.main(["--out", str(out), "--models", "1"], standalone_mode=False)
     assert seen == [("build", True), ("draw", True), ("push", True)]
     assert not (out / STAGING).exists()

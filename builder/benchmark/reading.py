@@ -71,9 +71,7 @@ class Finding:
         )
 
 
-@click.command(
-    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.command(cls=Command)
 @click.option("--quick", is_flag=True, help="Smaller zoos and fewer repetitions.")
 @click.option(
     "--json",

@@ -62,9 +62,7 @@ FULL, QUICK = Effort(7, 0.3, True), Effort(3, 0.1, False)
 QUICK_VMAP_FLOPS = 8e9  # of one step of all stacked models
 
 
-@click.command(
-    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.command(cls=Command)
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),

@@ -196,7 +196,7 @@ def no_final_step(options: Options, layout: str) -> None:
 def only_one_of(zoo: Zoo, subsets: Sequence[str]) -> None:
     """Raise a ZooError for several subsets, as their models would have the same numbers."""
     if len(subsets) > 1:
-        do = f"add --subset {subsets[0]}, or another of them"
+        do = f"add --subsets {subsets[0]}, or another of them"
         raise ZooError(zoo.name, expected="models of one subset", found=", ".join(subsets), do=do)
 
 
@@ -230,6 +230,6 @@ def refuse(zoo: Zoo, layout: str, misfits: Misfits, others: int) -> None:
     do = (
         f"add --partial to export the other {others} models"
         if others
-        else "export another zoo, or another --subset"
+        else "export another zoo, or another --subsets"
     )
     raise ZooError(zoo.name, expected=f"models that {layout} can hold", found=found, do=do)

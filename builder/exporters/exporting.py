@@ -65,7 +65,7 @@ def export_zoo(
     unknown = [name for name in subsets if name not in opened.subsets]
     if unknown:
         expected = f"subsets of {opened.name}: {', '.join(opened.subsets)}"
-        raise ZooError("--subset", expected=expected, found=", ".join(unknown), do="choose among them")
+        raise ZooError("--subsets", expected=expected, found=", ".join(unknown), do="choose among them")
     snapshots = opened.filter(subset=list(subsets)) if subsets else opened.filter()
     if not len(snapshots):
         raise ZooError(opened.name, expected="models", found="none", do="build some first")

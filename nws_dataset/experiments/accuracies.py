@@ -282,7 +282,9 @@ def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float
 @click.command(cls=Command)
 @click.argument("zoo")
 @commands.out_option
-@commands.option("--seed", "first", default=0, type=click.IntRange(0, commands.MAX_SEED), help=SEED_HELP)
+@commands.option(
+    *("--seed", "first"), default=0, type=click.IntRange(0, commands.MAX_SEED), metavar="N", help=SEED_HELP
+)
 @commands.seeds_option("Number of seeds, for predictors and folds; scores show the spread.")
 @click.option("--meta-regressor", "meta", is_flag=True, help=META_HELP)
 @commands.jobs_options("one per core")

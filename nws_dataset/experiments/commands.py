@@ -6,62 +6,56 @@ import functools
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from nws_dataset import options
 from nws_dataset.console import Interrupted
 from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.evaluation.run import Kept
 from nws_dataset.files import path_type
+from nws_dataset.options import Decorator, ray_option, together
 
 if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo
 
 # libraries take 31-bit seeds; folds and repetitions count up from the first
 MAX_SEEDS, MAX_SEED = 1000, 10**9
-Decorator = Callable[[Any], Any]
 
 option = functools.partial(click.option, show_default=True)
-out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write results to.  [default: ZOO-results, next to the zoo]",
-)
+out_option = options.out_option("Folder to write results to.", "ZOO-results, next to the zoo")
 
 
 def seeds_option(words: str) -> Decorator:
     """The option --seeds, with its help."""
-    return option("--seeds", default=3, type=click.IntRange(1, MAX_SEEDS), help=words)
+    return option("--seeds", default=3, type=click.IntRange(1, MAX_SEEDS), metavar="N", help=words)
 
 
 def jobs_options(default: str) -> Decorator:
     """The options --jobs, with its default in words, and --ray."""
-    jobs = click.option("--jobs", type=click.IntRange(1), help=f"Number of processes.  [default: {default}]")
-    ray = click.option(
-        "--ray",
-        metavar="ADDRESS",
-        help="Run on all cores of a Ray cluster: auto, local or HOST:PORT. Every node must have the zoo at "
-        "the same path.",
+    words = f"Number of processes.  [default: {default}]"
+    return together(
+        click.option("--jobs", type=click.IntRange(1), metavar="N", help=words),
+        ray_option("Run on all cores of a Ray cluster; every node must have the zoo at the same path."),
     )
-    return lambda command: jobs(ray(command))
 
 
-def listed(legal: Sequence[str]) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
-    """A click callback that splits comma-separated names; if `legal` is empty, any name is allowed."""
+def list_option(*names: str, legal: Sequence[str] = (), **settings: Any) -> Decorator:
+    """An option that takes names separated by commas; if `legal` is empty, any name is allowed."""
 
     def split(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
         names = value.split(",") if value else None
         for name in (names or ()) if legal else ():
             if name not in legal:
-                option, expected = parameter.opts[0], f"some of {','.join(legal)}"
-                raise ZooError(option, expected=expected, found=repr(name), do="choose among them")
+                flag, expected = parameter.opts[0], f"some of {','.join(legal)}"
+                raise ZooError(flag, expected=expected, found=repr(name), do="choose among them")
         return names
 
-    return split
+    return option(*names, metavar="A,B", callback=split, **settings)
 
 
 def open_zoo(zoo: str, ray: str | None) -> Zoo:
@@ -106,7 +100,8 @@ def name_of(zoo: str) -> str:
 def command_line() -> str:
     """The running click command as it was given, without local paths."""
     context = click.get_current_context()
-    words = [Path(context.info_name or "").name]
+    parent = [context.parent] if context.parent else []
+    words = [Path(one.info_name or "").name for one in (*parent, context)]
     for parameter in context.command.params:
         name, value = parameter.name or "", context.params.get(parameter.name or "")
         if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE or name == "out":

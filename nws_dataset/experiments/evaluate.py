@@ -275,11 +275,11 @@ def _numbers(value: str | None) -> list[int] | None:
 @click.command(cls=Command)
 @click.argument("zoo")
 @commands.out_option
-@commands.option("--tasks", "asked", callback=commands.listed((*ASKED, *PROPERTIES)), help=TASKS_HELP)
-@commands.option("--methods", callback=commands.listed(()), help=METHODS_HELP)
+@commands.list_option("--tasks", "asked", legal=(*ASKED, *PROPERTIES), help=TASKS_HELP)
+@commands.list_option("--methods", help=METHODS_HELP)
 @commands.seeds_option("Number of seeds; methods that are not compared in detail get one.")
 @commands.option("--snapshots", default="final", type=click.Choice(list(SNAPSHOTS)), help=SNAPSHOTS_HELP)
-@commands.option("--sizes", help=SIZES_HELP)
+@commands.option("--sizes", metavar="N,N|none", help=SIZES_HELP)
 @commands.jobs_options("one per core")
 def main(
     zoo: str,
@@ -292,7 +292,9 @@ def main(
     jobs: int | None,
     ray: str | None,
 ) -> None:
-    """Ask all that can be asked of the networks of ZOO, a folder that nws-build wrote, by every method.
+    """Ask all that can be asked of the networks of ZOO, by every method.
+
+    ZOO is a folder, or ORG/NAME on the Hub.
 
     \b
     Tasks, where the zoo has them:

@@ -209,25 +209,28 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
 @click.command(cls=Command)
 @click.argument("zoo")
 @commands.out_option
-@commands.option(
+@commands.list_option(
     "--experiments",
     default="what,when",
-    callback=commands.listed(EXPERIMENTS),
+    legal=EXPERIMENTS,
     help=f"Experiments to run: any of {','.join(EXPERIMENTS)}.",
 )
-@commands.option(
+@commands.list_option(
     "--properties",
-    callback=commands.listed(()),
     help=f"Properties to predict.  [default: {','.join(PROPERTIES)}, where they vary]",
 )
 @commands.seeds_option("Number of seeds.")
-@commands.option("--folds", "num_folds", default=NUM_FOLDS, type=click.IntRange(2), help=FOLDS_HELP)
+@commands.option(
+    "--folds", "num_folds", default=NUM_FOLDS, type=click.IntRange(2), metavar="N", help=FOLDS_HELP
+)
 @click.option(
     "--rows", is_flag=True, help="Also read whole rows, for models of the most frequent architecture."
 )
 @commands.option("--settings", "name", type=click.Choice(["paper", "small"]), help=SETTINGS_HELP)
-@commands.option("--epochs", type=click.IntRange(1), help="Train exactly N epochs (overrides --settings).")
-@commands.option("--slice-length", type=click.IntRange(1, MAX_LENGTH), help=LENGTH_HELP)
+@commands.option(
+    "--epochs", type=click.IntRange(1), metavar="N", help="Train exactly N epochs (overrides --settings)."
+)
+@commands.option("--slice-length", type=click.IntRange(1, MAX_LENGTH), metavar="N", help=LENGTH_HELP)
 @commands.option("--snapshots", type=click.Choice(list(SNAPSHOTS)), help=SNAPSHOTS_HELP)
 @commands.option("--device", default="cpu", help="Device that PyTorch trains on.")
 @commands.jobs_options("one per core; one on a GPU")
