@@ -6,23 +6,23 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import nws_dataset
+from nws_dataset import cli
 
 ROOT = Path(__file__).parent.parent
+# installed command -> "module:attribute"
+SCRIPTS = dict(re.findall(r'^(nws\S*) = "(\S+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+# in reading order, those of `nws` too
 COMMANDS = {
-    "nws-build": "builder.cli",
-    "nws-evaluate": "nws_dataset.experiments.evaluate",
-    "nws-evaluate-meta-classifier": "nws_dataset.experiments.recipes",
-    "nws-evaluate-predictors": "nws_dataset.experiments.accuracies",
-    "nws-leaderboard": "nws_dataset.experiments.leaderboard",
-    "nws-verify": "builder.verify",
-}  # installed command -> the module whose `main` it calls
+    "nws": SCRIPTS["nws"],
+    **{f"nws {name}": entry.target for name, entry in cli.COMMANDS.items()},
+    **SCRIPTS,
+}
 FOLDERS = {
     "nws_dataset": None,  # None: the package's docstring
     "builder": None,
@@ -40,8 +40,12 @@ UNLISTED = ("__init__.py", "py.typed")
 
 
 def help_of(command: str) -> str:
-    """The `--help` text of one of COMMANDS, 100 columns wide."""
-    main = importlib.import_module(COMMANDS[command]).main
+    """The `--help` text of one of COMMANDS, 100 columns wide; of two names for one, the first has it."""
+    target = COMMANDS[command]
+    first = next(name for name, other in COMMANDS.items() if other == target)
+    if first != command:
+        return f"The same as `{first}`.\n"
+    main = cli.Entry(target, "", "").load()
     with main.make_context(
         command, [], resilient_parsing=True, terminal_width=100, max_content_width=100
     ) as context:

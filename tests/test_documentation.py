@@ -43,7 +43,7 @@ def test_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_every_command_is_documented() -> None:
     installed = {entry.name: entry.value for entry in metadata.distribution("nws-dataset").entry_points}
-    assert installed == {command: f"{module}:main" for command, module in readme.COMMANDS.items()}
+    assert installed == readme.SCRIPTS
     assert all(f"### {command}\n" in README for command in readme.COMMANDS)
     for command in re.findall(r"^\./(\S+)", README, re.MULTILINE):
         assert (ROOT / command).stat().st_mode & 0o100, f"{command} cannot be run"

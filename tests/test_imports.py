@@ -29,6 +29,10 @@ NEVER = {
         "nws_dataset.views",
         ["nws_dataset.reading", "nws_dataset.baselines", *EVALUATION],
     ),
+    "what a zoo holds is said without learning from it": (
+        "nws_dataset.info",
+        ["nws_dataset.baselines", *EVALUATION],
+    ),
     "reading a zoo needs no baseline": ("nws_dataset.reading", ["nws_dataset.baselines", *EVALUATION]),
     "estimators know no zoo": ("nws_dataset.baselines", ["nws_dataset.reading", *EVALUATION]),
     "the engine knows no experiment and no page": (
@@ -156,8 +160,9 @@ RESEARCH = ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")
 @pytest.mark.parametrize(
     ("module", "blocked"),
     [
+        ("nws_dataset.cli", ("rich", "torch", "numpy", "pyarrow", "huggingface_hub", *RESEARCH)),
         ("nws_dataset.console", ("rich", "torch", *RESEARCH)),
-        ("nws_dataset.reading.zoo", ("rich", "torch", *RESEARCH)),
+        ("nws_dataset.reading.zoo", ("huggingface_hub", "rich", "torch", *RESEARCH)),
         ("nws_dataset.reading.load", ("rich", "torch", *RESEARCH)),
         ("nws_dataset.views.graph", ("torch", *RESEARCH)),
         ("nws_dataset.views.layer_tuples", ("torch", *RESEARCH)),
@@ -168,6 +173,7 @@ RESEARCH = ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")
         ("builder.checks", RESEARCH),
         ("builder.verify", ("torch", *RESEARCH)),
         ("builder.cli", ("torch", *RESEARCH)),
+        ("builder.commands", ("rich", "torch", *RESEARCH)),
         ("builder.plan", ("torch", *RESEARCH)),
         ("builder.rules", ("torch", *RESEARCH)),
         ("builder.forecasting.forecast", ("torch", *RESEARCH)),

@@ -330,7 +330,7 @@ def test_contradictions_and_nothing_at_all(zoo, tmp_path):
     write(tmp_path / "results" / "a.json", results_of(zoo, [record(0.5)]))
     write(tmp_path / "results" / "b.json", results_of(zoo, [record(0.6)]))
     run(zoo, "--results", tmp_path / "results", mistake="found 0.5 and 0.6 for accuracy")
-    run(zoo, mistake="run nws-evaluate-predictors")
+    run(zoo, mistake="run nws evaluate")
     run(zoo, "--results", tmp_path / "missing", mistake="missing: expected a JSON file")
 
 

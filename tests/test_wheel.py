@@ -78,9 +78,7 @@ def test_contents(wheel: Path) -> None:
         if path.is_file()
     }
     assert names == {name for name in expected if "__pycache__" not in name}
-    assert dict(parser["console_scripts"]) == {
-        command: f"{module}:main" for command, module in readme.COMMANDS.items()
-    }
+    assert dict(parser["console_scripts"]) == readme.SCRIPTS
 
 
 def test_the_wheel_is_what_is_imported(environment: Path, empty: Path) -> None:
@@ -94,7 +92,8 @@ def test_the_wheel_is_what_is_imported(environment: Path, empty: Path) -> None:
 
 def test_builds_a_zoo_and_learns_from_it(environment: Path, empty: Path) -> None:
     run(environment, empty, "nws-build", "--preset", "demo", "--models", "8", "--epochs", "2", "--out", "nws")
-    run(environment, empty, "nws-verify", "nws")
+    run(environment, empty, "nws", "verify", "nws")
+    assert "8 models, 24 snapshots" in run(environment, empty, "nws", "info", "nws")
     run(
         environment,
         empty,

@@ -57,6 +57,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
     multiple=True,
     help="Folder with results, or one results file.  [default: ZOO-results]",
 )
@@ -71,6 +72,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
     help=f"File to write the page to.  [default: ZOO-results/{PAGE}]",
 )
 @commands.jobs_options("1")
@@ -84,7 +86,7 @@ def main(
 ) -> None:
     """Compare all methods of ZOO on one HTML page that needs no server.
 
-    Reads the results of nws-evaluate, nws-evaluate-predictors and nws-evaluate-meta-classifier. A METHOD is
+    Reads the results of `nws evaluate`, nws-evaluate-predictors and nws-evaluate-meta-classifier. A METHOD is
     one class, evaluated on the zoo's standard tasks: if it inherits scikit-learn's ClassifierMixin, on
     properties that are classes; otherwise on the test accuracy and on properties that are numbers. Its
     results are stored next to the page, and reused until its file changes.
@@ -108,7 +110,7 @@ def main(
         paths += [results_file(opened, called, one, page.parent, ray=ray, **options) for one in candidates]
     read = [Results.read(Path(path)) for path in dict.fromkeys(map(os.path.realpath, paths))]
     if not read:
-        do = f"run nws-evaluate-predictors {zoo} first, or give --results or --method"
+        do = f"run nws evaluate {zoo} first, or give --results or --method"
         raise ZooError(folder, expected="results of an evaluation", found="none", do=do)
     facts = facts_of_page(opened, called)
     for part in read:
