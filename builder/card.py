@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,16 @@ from nws_dataset.format.schema import COLUMNS, INDEX_SCHEMA, SPLITS
 from nws_dataset.format.subsets import IMPORTED, SUBSETS, ByDataset, Choice, Cycle, LogUniform, Uniform
 
 TEMPLATE = "dataset.md.j2"
+COLOURED_BY = (
+    "optimizer",
+    "activation",
+    "initialization",
+    "dataset",
+)  # the overview: by the first that varies
+OVERVIEW = "plots/overview.png"  # on top
 PLOTS = {
+    OVERVIEW: "What the networks of this zoo are, at a glance: their accuracy over training and at its end, "
+    "images decoded from them, or the edges that they keep",
     "plots/accuracy.png": "For every data set, how many final networks have which test accuracy (or PSNR), "
     "and its mean over training",
     "plots/weights.png": "Root mean square of the weights of three layers, after training against before "
@@ -26,6 +36,8 @@ PLOTS = {
     "coloured by final test accuracy (or PSNR)",
     "plots/images.png": "Images decoded from networks at each snapshot, beside the originals",
 }  # path in the zoo -> its alternative text; `builder.gallery` draws them
+# a question to the index compares networks by the first of these columns that varies
+GROUPED_BY = (*COLOURED_BY, "label", "max_epochs", "architecture")
 MANY_ARCHITECTURES = 12  # beyond so many, a card counts them and does not list them
 
 
@@ -66,6 +78,12 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         recipes={name: _recipe_table(name) for name in manifest.subsets if name in SUBSETS},
         image_terms=_image_terms(manifest, index),
         plots=plots_of(manifest) if len(index) else {},
+        overview=OVERVIEW,
+        models=pc.sum(index["is_final"]).as_py() or 0,
+        snapshots=len(index),
+        size=_size(sum(entry.size for entry in manifest.files.values())),
+        score=score_of(index),
+        by=varying(index, GROUPED_BY) or "subset",
         many_architectures=MANY_ARCHITECTURES,
         splits=SPLITS,
         columns=COLUMNS,
@@ -91,6 +109,22 @@ def _front_matter(manifest: Manifest, index: pa.Table) -> dict[str, Any]:
         "size_categories": [_size_category(len(index))],
         **configs(manifest, index),
     }
+
+
+def score_of(index: pa.Table) -> str:
+    """The column that says how good most networks are: the test accuracy of classifiers, else PSNR."""
+    return "psnr" if index["test_accuracy"].null_count == len(index) else "test_accuracy"
+
+
+def varying(index: pa.Table, columns: Sequence[str]) -> str | None:
+    """The first of some columns that has more than one value; None if none has."""
+    return next((name for name in columns if pc.count_distinct(index[name]).as_py() > 1), None)
+
+
+def _size(number: int) -> str:
+    """A number of bytes as text, e.g. "379 MB"."""
+    limits = ((1e6, 1e3, "kB"), (1e9, 1e6, "MB"), (1e12, 1e9, "GB"), (math.inf, 1e12, "TB"))
+    return next(f"{number / unit:.3g} {name}" for limit, unit, name in limits if number < limit)
 
 
 def _size_category(count: int) -> str:

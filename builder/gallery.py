@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -21,10 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure  # draws with Agg; pyplot's global state is not touched
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
-from builder.card import PLOTS, plots_of
+from builder.card import COLOURED_BY, PLOTS, plots_of, varying
 from builder.images import PILLOW_ERRORS, load_image_set, prepare
 from builder.store import remembered_images
 from nws_dataset.errors import ZooError
@@ -35,7 +36,8 @@ from nws_dataset.plot_style import CYCLE, GREY, MARKERS, STYLE, TICKS
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
-VERSION = "2"  # changes whenever the same zoo would give different plots
+Item = TypeVar("Item")
+VERSION = "3"  # changes whenever the same zoo would give different plots
 DIGEST = "nws-digest"  # the PNG's text chunk for the digest
 DPI = 150
 WIDTH = 8.0  # inches; the card shows about 800 pixels
@@ -45,6 +47,11 @@ ACCURACY_COLUMNS = [
 ]
 CURVE_POINTS = 200  # epochs at which a mean is taken, at most
 SHOWN_IMAGES = 8  # networks of the plot of images
+OVERVIEW_HEIGHT = 3.1  # inches
+CURVES = 400  # networks whose training the overview shows, at most
+MOSAIC_ROWS, MOSAIC_COLUMNS = 5, 15  # snapshots and networks of the overview's images, at most
+EDGE_MAPS = (2, 4)  # lines and columns of networks whose edges the overview shows
+EDGE_NETWORKS = 200  # networks whose edges are counted, at most
 SAMPLED_SNAPSHOTS = 400  # rows of weights that a plot reads, at most (or one model)
 LAYERS = ("first convolution", "last convolution", "output layer")  # that every network has
 COLOURS = (*CYCLE, "#7B4B2A")  # as many as the property with the most values has
@@ -111,6 +118,116 @@ def _drawn_from(path: Path) -> str | None:
     except PILLOW_ERRORS:
         return None
     return digest
+
+
+# Overview
+
+
+def _overview(zoo: Zoo) -> Figure:
+    """What most networks of the zoo are, in one picture: curves of training, images, or edges."""
+    final = zoo.index.filter(pc.field("is_final"))
+    counts = {
+        _mosaic: len(final) - final["image"].null_count,
+        _edges: len(final) - final["edge_scores_offset"].null_count,
+    }
+    most = max(counts, key=counts.__getitem__)
+    return most(zoo) if counts[most] > len(final) / 2 else _curves(zoo)
+
+
+def _curves(zoo: Zoo) -> Figure:
+    """The accuracy of every network over training, beside where all of them end."""
+    classifiers = Snapshots(zoo.index.filter(pc.is_valid(zoo.index["test_accuracy"])))
+    final = classifiers.filter(is_final=True)
+    column = varying(final.table, COLOURED_BY) or "dataset"
+    names = _present(final.table, column)
+    figure = Figure(figsize=(WIDTH, OVERVIEW_HEIGHT), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2.4, 1))
+    models = _by_model(zoo, _evenly_spaced(sorted(final["model_id"]), CURVES))
+    for snapshots in models.values():
+        look: Any = {"color": _colour(column, snapshots[0][column]), "linewidth": 0.8, "alpha": 0.45}
+        left.plot(snapshots["epoch"], snapshots["test_accuracy"], **look)
+    parts = [final.filter(**{column: name})["test_accuracy"] for name in names]
+    colours = [_colour(column, name) for name in names]
+    right.hist(parts, BINS, stacked=True, orientation="horizontal", color=colours, label=names)
+    left.set(
+        xlabel="epochs of training",
+        ylabel="test accuracy",
+        xlim=(0, max(final["epoch"]) or 1),
+        ylim=(0, 1.02),
+    )
+    left.set_xlim(0, max(final["epoch"]) or 1)
+    left.set_yticks(TICKS, _percent(TICKS))
+    left.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    left.grid(color="#E6E6E6")
+    left.set_title(f"{_some(models, final)} while they train", loc="left")
+    right.set(xlabel="networks")
+    right.set_title("At the end", loc="left")
+    right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    legend: Any = {"title": column, "frameon": False, "loc": "outside right center"}
+    figure.legend(*right.get_legend_handles_labels(), **legend)
+    return figure
+
+
+def _some(shown: Sized, final: Snapshots) -> str:
+    """How many networks are shown, and of how many."""
+    return f"{len(shown):,} networks" + (f" of {len(final):,}" if len(shown) < len(final) else "")
+
+
+def _mosaic(zoo: Zoo) -> Figure:
+    """Images decoded from networks: a network in each column, a snapshot in each line."""
+    of_images = Snapshots(zoo.index.filter(pc.is_valid(zoo.index["image"])))
+    final = of_images.filter(is_final=True)
+    models = _by_model(zoo, _evenly_spaced(sorted(final["model_id"]), MOSAIC_COLUMNS))
+    numbers = np.linspace(0, max(map(len, models.values())) - 1, MOSAIC_ROWS).round().astype(int)
+    tile, lines = 0.9 * WIDTH / MOSAIC_COLUMNS, len(np.unique(numbers))
+    figure = Figure(figsize=(WIDTH, 0.35 + tile * lines), layout="constrained")
+    axes, epochs = figure.subplots(), dict[int, int]()
+    for column, snapshots in enumerate(models.values()):
+        chosen = [snapshots[int(number)] for number in np.unique(numbers) if number < len(snapshots)]
+        for line, (snapshot, pixels) in enumerate(zip(chosen, zoo.images(chosen), strict=True)):
+            epochs.setdefault(line, snapshot["epoch"])
+            extent = (column + 0.03, column + 0.97, line + 0.97, line + 0.03)
+            axes.imshow(pixels.transpose(1, 2, 0).squeeze(), "gray", vmin=0, vmax=255, extent=extent)
+    axes.set(xlim=(0, len(models)), ylim=(len(epochs), 0), xticks=[])
+    axes.set_yticks([line + 0.5 for line in epochs], [f"step {epoch:,}" for epoch in epochs.values()])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{_some(models, final)}, decoded while they train: a network in each column", loc="left")
+    return figure
+
+
+def _edges(zoo: Zoo) -> Figure:
+    """Which pixels networks keep edges from, and how many edges they keep."""
+    scored = Snapshots(zoo.index.filter(pc.is_valid(zoo.index["edge_scores_offset"])))
+    final = scored.filter(is_final=True)
+    final = final.filter(architecture=Counter(final["architecture"]).most_common(1)[0][0])
+    by_noise = final.table.sort_by([("label_noise", "ascending"), ("model_id", "ascending")])
+    shown = _evenly_spaced(by_noise["model_id"].to_pylist(), EDGE_NETWORKS)
+    networks = Snapshots(by_noise.filter(pc.is_in(by_noise["model_id"], pa.array(shown))))
+    kept_ME = zoo.edge_scores(networks) >= networks["edge_threshold"].astype(np.float32)[:, None]
+    architecture = zoo.architecture(networks[0])
+    first = architecture.edge_scores()[0]  # [units, pixels of all channels]
+    size = architecture.image_size
+    maps = kept_ME[:, : first.stop].reshape(len(networks), -1, size, size).mean(1)  # of units and channels
+    figure = Figure(figsize=(WIDTH, OVERVIEW_HEIGHT), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.5, 1))[0]
+    grid: np.ndarray = left.subplots(*EDGE_MAPS, squeeze=False).ravel()
+    for axes, i in zip(grid, _evenly_spaced(range(len(networks)), len(grid)), strict=False):
+        axes.imshow(maps[i], "magma", vmin=0, vmax=maps.max())
+        axes.set_title(f"{100 * networks[i]['test_accuracy']:.0f} %", fontsize=STYLE["font.size"])
+    for axes in grid:
+        axes.set_axis_off()
+    left.suptitle("Edges kept from each pixel (black: none), and accuracy", fontsize=STYLE["axes.titlesize"])
+    scatter: Axes = right.subplots()
+    noise, accuracy = networks["label_noise"], networks["test_accuracy"]
+    points = scatter.scatter(noise, kept_ME.mean(1), 14, accuracy, cmap="viridis", linewidths=0)
+    scatter.set(xlabel="labels replaced in training", ylabel="edges kept")
+    for axis in (scatter.xaxis, scatter.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, 0, " %"))
+    scatter.grid(color="#E6E6E6")
+    right.colorbar(points, label="test accuracy", format=PercentFormatter(1, 0, " %"))
+    right.suptitle(_some(shown, final), fontsize=STYLE["axes.titlesize"])
+    return figure
 
 
 # Accuracy
@@ -422,7 +539,7 @@ def _index(column: str, value: str) -> int:
     return LEGAL_VALUES[column].index(value) % len(COLOURS)
 
 
-def _evenly_spaced(items: list[str], count: int) -> list[str]:
+def _evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
     """`count` evenly spaced items, or all if there are fewer."""
     indices = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[i] for i in indices]
@@ -439,5 +556,5 @@ def _percent(ticks: Sequence[float]) -> list[str]:
 
 
 FIGURES: dict[str, Callable[[Zoo], Figure]] = dict(
-    zip(PLOTS, (_accuracy, _weights, _trajectories, _images), strict=True)
+    zip(PLOTS, (_overview, _accuracy, _weights, _trajectories, _images), strict=True)
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -18,11 +19,12 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData, metadata_load
 
 from builder.build import build
-from builder.card import MANY_ARCHITECTURES, PLOTS, _size_category, render
+from builder.card import GROUPED_BY, MANY_ARCHITECTURES, OVERVIEW, PLOTS, _size, _size_category, render
 from builder.image_sets import IMAGE_SETS
 from builder.plan import Request
 from nws_dataset.files import sha256_file
 from nws_dataset.format.manifest import INDEX_CONFIG, FileEntry, Manifest, SubsetEntry
+from nws_dataset.format.recipe import LEGAL_VALUES
 from nws_dataset.format.schema import COLUMNS, INDEX_SCHEMA, SNAPSHOTS_SCHEMA, SPLITS
 from nws_dataset.format.subsets import IMPORTED, PRESETS, SUBSETS
 from nws_dataset.reading.zoo import Zoo
@@ -228,29 +230,82 @@ def test_plots_are_shown_when_there_are_models(zoo: Zoo) -> None:
 
 
 def test_its_examples_run(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the Hub; polars and DuckDB, whose `hf://` takes no other server, on the local copy."""
     zoo = Zoo(make_zoo(tmp_path / "zoo"))
     card = render(zoo.manifest, [zoo.index])
     (zoo.path / "README.md").write_text(card)
     hub.put("org/nws", zoo.path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    on_hub, local = "hf://datasets/ORG/NAME/index", f"{zoo.path}/index"
     code = "".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+    (query,) = re.findall(r"```sql\n(.*?)```", card, re.DOTALL)
+    assert card.count(on_hub) == 3 and query.count(on_hub) == 1
+    code = code.replace(f'scan_parquet("{on_hub}', f'scan_parquet("{local}').replace("ORG/NAME", "org/nws")
     names: dict[str, Any] = {}
-    exec(
-        code.replace("ORG/NAME", "org/nws").replace(
-            "https://huggingface.co", hub.environment()["HF_ENDPOINT"]
-        ),
-        names,
-    )
+    exec(code.replace("https://huggingface.co", hub.environment()["HF_ENDPOINT"]), names)
+    final = zoo.filter(is_final=True)
     assert names["index"].num_rows == len(zoo.filter(split="train"))
     first = next(iter(names["stream"]))
     (snapshot,) = zoo.filter(model_id=first["model_id"], snapshot=first["snapshot"])
     assert first["weights"] == bytes(zoo.value(snapshot))
-    assert (
-        names["weights"]
-        == zoo.weights(zoo.filter(is_final=True, architecture=names["snapshots"][0]["architecture"]))
-    ).all()
+    alike = final.filter(architecture=names["snapshots"][0]["architecture"])
+    assert (names["weights"] == zoo.weights(alike)).all()
     assert (names["tensors"]["output.bias"] == zoo.state_dict(names["snapshot"])["output.bias"].numpy()).all()
     assert names["dataset"][0]["weights"].size == names["dataset"][0]["num_weights"]
+
+    means = {
+        name: final.filter(activation=name)["test_accuracy"].mean() for name in sorted({*final["activation"]})
+    }
+    answer = duckdb.sql(query.replace(on_hub, local)).fetchall()
+    assert answer == [
+        (name, round(mean, 3), 5) for name, mean in sorted(means.items(), key=lambda pair: -pair[1])
+    ]
+    curve = [(e, zoo.filter(epoch=e)["test_accuracy"].mean()) for e in (1, 2, 3)]
+    assert names["curve"].rows() == [(epoch, pytest.approx(mean)) for epoch, mean in curve]
+    assert names["best"]["test_accuracy"].tolist() == sorted(final["test_accuracy"], reverse=True)[:5]
+
+
+def test_its_first_screen(zoo: Zoo) -> None:
+    """What it is, a picture, how to load it, its size and licence: in this order, above all else."""
+    body = (zoo.path / "README.md").read_text().split("---\n", 2)[2]
+    size = _size(sum(entry.size for entry in zoo.manifest.files.values()))
+    order = ["4 small image classifiers", f"]({OVERVIEW})", 'load_dataset("ORG/NAME"', "**4 networks**"]
+    order += [f"**{len(zoo.index)} snapshots**", f"**{size}**", "**Apache-2.0**", "## "]
+    places = [body.index(text) for text in order]
+    assert places == sorted(places)
+
+
+def test_its_links_lead_to_its_sections(zoo: Zoo) -> None:
+    text = (zoo.path / "README.md").read_text()
+    sections = {title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    assert len(links := re.findall(r"\]\(#(.+?)\)", text)) > 5 and sections >= {*links}
+
+
+def test_questions_suit_the_zoo(zoo: Zoo) -> None:
+    """They compare what differs, by a score that the networks have."""
+    index = zoo.index
+    for name in GROUPED_BY[:3]:
+        index = with_column(index, name, [LEGAL_VALUES[name][0]])
+    index = with_column(index, "test_accuracy", [None])
+    index = with_column(with_column(index, "psnr", [20.0]), "label", [0, 1])
+    text = render(zoo.manifest, [index])
+    assert "SELECT label, round(avg(psnr), 3)" in text and '"label", "psnr"]]' in text
+    for name in GROUPED_BY:
+        index = with_column(index, name, [index[name][0].as_py()])
+    assert "SELECT subset, round(avg(psnr), 3)" in render(zoo.manifest, [index])
+
+
+def with_column(index: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    """The index with other values of a column, in turn."""
+    told = pa.array([values[i % len(values)] for i in range(len(index))], INDEX_SCHEMA.field(name).type)
+    return index.set_column(INDEX_SCHEMA.get_field_index(name), INDEX_SCHEMA.field(name), told)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(999, "0.999 kB"), (379_341_600, "379 MB"), (12.34e9, "12.3 GB"), (2e12, "2 TB")]
+)
+def test_sizes(number: float, text: str) -> None:
+    assert _size(int(number)) == text
 
 
 @pytest.mark.parametrize(
@@ -271,4 +326,5 @@ def test_a_zoo_without_models_has_a_card() -> None:
     manifest = Manifest(
         "1", {"demo": SubsetEntry(0, 0, {"epochs": None, "train_images": None}, {})}, {"x": FileEntry(0, "")}
     )
-    assert "0 models, 0 snapshots" in render(manifest, [])
+    text = render(manifest, [])
+    assert "0 models, 0 snapshots" in text and "## Ask the index" not in text

@@ -15,7 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from builder import gallery
 from builder.build import build
+from builder.card import OVERVIEW
 from builder.checks import Verifier
 from builder.images import load_image_set
 from builder.plan import Model, Request, select
@@ -188,9 +190,21 @@ def test_a_zoo_of_kans_has_edge_scores(tmp_path: Path, of_kan: tuple[Model, Imag
         assert np.array_equal(zoo.edge_scores(snapshots), trained.edge_scores)
         assert set(snapshots["edge_threshold"]) == {SUBSETS["kan"].edge_thresholds["digits"]}
         assert set(snapshots["label_noise"]) == {trained.model.recipe.label_noise}
+    check_overview(zoo)
     with pytest.raises(ZooError, match="networks of one architecture, found no snapshots"):
         zoo.edge_scores(zoo.filter(model_id="none"))
     check_other_lengths(zoo.path)
+
+
+def check_overview(zoo: Zoo) -> None:
+    """It shows which edges the networks keep, in the order of their label noise."""
+    final = sorted(zoo.filter(is_final=True), key=lambda snapshot: snapshot["label_noise"])
+    kept = zoo.edge_scores(final) >= final[0]["edge_threshold"]
+    *maps, scatter, _ = gallery.FIGURES[OVERVIEW](zoo).axes
+    first = kept[:, : 32 * 14 * 14].reshape(3, 32, 14, 14).mean(1)
+    assert np.array_equal([axes.images[0].get_array() for axes in maps if axes.images], first)
+    expected = [(snapshot["label_noise"], share) for snapshot, share in zip(final, kept.mean(1), strict=True)]
+    assert scatter.collections[0].get_offsets() == pytest.approx(np.array(expected))
 
 
 def check_other_lengths(folder: Path) -> None:

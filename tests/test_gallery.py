@@ -215,6 +215,27 @@ def test_what_the_accuracies_show(zoo: Path) -> None:
             )
 
 
+def test_what_the_overview_shows(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network over training, coloured by what differs, and where they end."""
+    opened = Zoo(zoo)
+    figure = gallery.FIGURES[card.OVERVIEW](opened)
+    left, right = figure.axes
+    names = ["relu", "tanh"]  # all have one optimizer
+    assert figure.legends[0].get_title().get_text() == "activation"
+    assert [text.get_text() for text in figure.legends[0].texts] == names
+    models = sorted(set(opened.index["model_id"].to_pylist()))
+    for line, model in zip(left.lines, models, strict=True):
+        snapshots = opened.filter(model_id=model)
+        assert np.array_equal(
+            line.get_xydata(), np.stack([snapshots["epoch"], snapshots["test_accuracy"]], 1)
+        )
+        assert line.get_color() == gallery._colour("activation", snapshots[0]["activation"])
+    assert sum(bar.get_width() for bar in right.patches) == len(models)
+    monkeypatch.setattr(gallery, "CURVES", 4)
+    left, _ = gallery.FIGURES[card.OVERVIEW](opened).axes
+    assert len(left.lines) == 4 and left.get_title("left").startswith("4 networks of 10 ")
+
+
 def test_what_the_weights_show(zoo: Path) -> None:
     opened = Zoo(zoo)
     axes = gallery.FIGURES["plots/weights.png"](opened).axes[2]

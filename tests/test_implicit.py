@@ -14,6 +14,7 @@ import torch
 
 import builder.build
 from builder import gallery
+from builder.card import OVERVIEW
 from builder.checks import Verifier
 from builder.image_order import image_order, split_sizes
 from builder.image_sets import IMAGE_SETS
@@ -287,7 +288,7 @@ def test_it_is_verified(zoo: Path) -> None:
 
 def test_its_card_speaks_of_images(zoo: Path) -> None:
     card = (zoo / "README.md").read_text()
-    assert "Small networks that each represent one image" in card
+    assert "8 small networks that each represent one image" in card
     assert re.search(r"Final PSNR: median \d+\.\d dB, best \d+\.\d dB", card)
     assert "follow their images" in card
     assert not re.search(r"\bnan\b|classif|did not converge|test accuracy: ", card.split("## Columns")[0])
@@ -296,6 +297,18 @@ def test_its_card_speaks_of_images(zoo: Path) -> None:
 def test_it_is_drawn(zoo: Path) -> None:
     assert {path.name for path in (zoo / "plots").iterdir()} >= {"images.png", "accuracy.png"}
     assert gallery.stale(zoo) == []
+
+
+def test_its_overview_shows_what_networks_represent(zoo: Path) -> None:
+    opened = Zoo(zoo)
+    (axes,) = gallery.FIGURES[OVERVIEW](opened).axes
+    images = np.concatenate([opened.images(opened.filter(model_id=name)) for name in sorted_models(opened)])
+    assert np.array_equal([shown.get_array() for shown in axes.images], images[:, 0])
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"step {n}" for n in (0, 10, 100, 150)]
+
+
+def sorted_models(zoo: Zoo) -> list[str]:
+    return sorted(set(zoo.filter()["model_id"]))
 
 
 @pytest.mark.slow
