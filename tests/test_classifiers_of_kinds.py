@@ -204,7 +204,7 @@ def check_overview(zoo: Zoo) -> None:
     first = kept[:, : 32 * 14 * 14].reshape(3, 32, 14, 14).mean(1)
     assert np.array_equal([axes.images[0].get_array() for axes in maps if axes.images], first)
     expected = [(snapshot["label_noise"], share) for snapshot, share in zip(final, kept.mean(1), strict=True)]
-    assert scatter.collections[0].get_offsets() == pytest.approx(np.array(expected))
+    assert np.asarray(scatter.collections[0].get_offsets()) == pytest.approx(np.array(expected))
 
 
 def check_other_lengths(folder: Path) -> None:
