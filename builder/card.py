@@ -18,12 +18,8 @@ from nws_dataset.format.schema import COLUMNS, INDEX_SCHEMA, SPLITS
 from nws_dataset.format.subsets import IMPORTED, SUBSETS, ByDataset, Choice, Cycle, LogUniform, Uniform
 
 TEMPLATE = "dataset.md.j2"
-COLOURED_BY = (
-    "optimizer",
-    "activation",
-    "initialization",
-    "dataset",
-)  # the overview: by the first that varies
+# the first of these columns that varies colours the overview
+COLOURED_BY = ("optimizer", "activation", "initialization", "dataset")
 OVERVIEW = "plots/overview.png"  # on top
 PLOTS = {
     OVERVIEW: "What the networks of this zoo are, at a glance: their accuracy over training and at its end, "

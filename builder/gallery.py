@@ -124,7 +124,7 @@ def _drawn_from(path: Path) -> str | None:
 
 
 def _overview(zoo: Zoo) -> Figure:
-    """What most networks of the zoo are, in one picture: curves of training, images, or edges."""
+    """The zoo in one picture, by what most of its networks are: images, edges, or curves of training."""
     final = zoo.index.filter(pc.field("is_final"))
     counts = {
         _mosaic: len(final) - final["image"].null_count,
@@ -149,12 +149,7 @@ def _curves(zoo: Zoo) -> Figure:
     parts = [final.filter(**{column: name})["test_accuracy"] for name in names]
     colours = [_colour(column, name) for name in names]
     right.hist(parts, BINS, stacked=True, orientation="horizontal", color=colours, label=names)
-    left.set(
-        xlabel="epochs of training",
-        ylabel="test accuracy",
-        xlim=(0, max(final["epoch"]) or 1),
-        ylim=(0, 1.02),
-    )
+    left.set(xlabel="epochs of training", ylabel="test accuracy", ylim=(0, 1.02))
     left.set_xlim(0, max(final["epoch"]) or 1)
     left.set_yticks(TICKS, _percent(TICKS))
     left.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
