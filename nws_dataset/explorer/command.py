@@ -1,0 +1,75 @@
+"""Look into a zoo: write it as one HTML file that a browser opens without a server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from nws_dataset.console import Command
+from nws_dataset.errors import ZooError, one_line
+from nws_dataset.files import atomic_write, path_type
+
+NEEDS = ("jinja2", "rich", "vl_convert")  # modules of the extra `explore`
+
+
+def page_path(zoo: str, out: Path | None) -> Path:
+    """The file to write: `out`, or one beside the zoo and named after it.
+
+    Raises:
+        ZooError: if no file can be written there.
+    """
+    path = Path(zoo)
+    beside = path.resolve().parent if path.is_dir() else Path()
+    page = out or beside / f"{path.resolve().name}-explorer.html"
+    found, folder = path_type(page), path_type(page.parent)
+    if found not in ("nothing", "a file"):
+        do = "choose another file (--out)"
+        raise ZooError(page, expected="a file, or none", found=found, do=do)
+    if folder not in ("nothing", "a folder") or (folder == "a folder" and not os.access(page.parent, os.W_OK)):
+        found = folder if folder != "a folder" else "one that may not be written to"
+        raise ZooError(page.parent, expected="a folder", found=found, do="choose another file (--out)")
+    return page
+
+
+def check_extra() -> None:
+    """Raise a ZooError unless what the page is made with is installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        do = "pip install 'nws-dataset[explore]'"
+        raise ZooError("explore", expected="its libraries", found=f"no {', '.join(missing)}", do=do)
+
+
+@click.command(cls=Command)
+@click.argument("zoo")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write the page to.  [default: ZOO-explorer.html, next to the zoo]",
+)
+@click.option(
+    "--weights/--no-weights",
+    default=True,
+    show_default=True,
+    help="Whether to read weights, for principal components, histograms, images and edges. Of a zoo on the "
+    "Hub they are fetched, up to a gigabyte.",
+)
+def main(zoo: str, out: Path | None, weights: bool) -> None:
+    """Write ZOO as one HTML page to look into.
+
+    Every model is a point: choose the axes and the colour, filter by the recipe, and see the training curves,
+    weights and recipes of the models that you choose. The page needs no server and loads nothing.
+    """
+    check_extra()
+    page = page_path(zoo, out)
+    from nws_dataset.explorer.page import page_of_zoo
+    from nws_dataset.reading.zoo import Zoo
+
+    called = one_line(Path(zoo).resolve().name) if Path(zoo).is_dir() else one_line(zoo)
+    html, _ = page_of_zoo(Zoo(zoo), called, read_weights=weights)
+    with atomic_write(page) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    click.echo(f"Written: {one_line(page)} ({len(html) / 1e6:.1f} MB)")
