@@ -3,10 +3,14 @@
 
 const TOP = 0xfffe, MISSING = 0xffff; // as in packing.py
 const CURVES = 100; // that are drawn at once
-const WALL = 60; // images side by side
+const BANDS = 4; // of colours that lie on each other
+const WALL = 48; // images side by side
 const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
 const GREY = { light: "#9a9a9a", dark: "#777b80" };
 const STEPS = 24; // colours of a range of numbers
+const LISTED = 24; // categories; more are searched
+const OPEN = 3; // filters that are open at first
+const LAYERS = 24; // of points: colours lie on each other in turns, so that none hides the others
 
 const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
@@ -26,7 +30,7 @@ function shown(value) {
   if (!Number.isFinite(value)) return "n/a";
   if (Number.isInteger(value) && Math.abs(value) < 1e7) return number.format(value);
   const size = Math.abs(value);
-  return size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+  return size !== 0 && (size < 1e-4 || size >= 1e5) ? String(Number(value.toPrecision(3)).toExponential()) : String(Number(value.toPrecision(4)));
 }
 
 /** A function that runs after a pause, once for many calls. */
@@ -76,31 +80,31 @@ const timeAt = (time, model, place) => time.values[time.values.length === S ? pl
 
 // What can be on an axis: how it is called, its number for each model, and its categories, if it has some.
 const axes = new Map();
-const add = (group, name, label, about, rest) => axes.set(name, { group, name, label, about, ...rest });
-for (const { name, about, values, codes } of metrics)
-  add("Results", name, name, about, { log: codes.scale === "log", moves: true, of: (m, s) => values[m * S + placeOf(m, s)] });
-for (const time of times) add("Results", time.name, time.name, time.about, { moves: true, of: (m, s) => timeAt(time, m, placeOf(m, s)) });
+const add = (group, name, label, rest) => axes.set(name, { group, name, label, ...rest });
+for (const { name, values, codes } of metrics)
+  add("Results", name, name, { log: codes.scale === "log", moves: true, of: (m, s) => values[m * S + placeOf(m, s)] });
+for (const time of times) add("Results", time.name, time.name, { moves: true, of: (m, s) => timeAt(time, m, placeOf(m, s)) });
 const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 if (zoo.statistics) {
   const values = unpack(zoo.statistics.coordinates);
   for (const i of [0, 1])
-    add("Principal components", `statistics ${i + 1}`, `statistics, component ${i + 1} (${percent(zoo.statistics.shares[i])})`, "of the final weights", { square: true, of: (m) => values[i * M + m] });
+    add("Principal components", `statistics ${i + 1}`, `statistics, PC ${i + 1}`, { share: () => zoo.statistics.shares[i], of: (m) => values[i * M + m] });
 }
 const fits = zoo.weights.architectures;
 if (fits.length) {
   const values = unpack(zoo.weights.coordinates);
   const own = fieldOf.get("architecture");
   for (const i of [0, 1])
-    add("Principal components", `weights ${i + 1}`, `weights, component ${i + 1}`, "of the final weights of one architecture", {
-      square: true,
-      ofWeights: i,
+    add("Principal components", `weights ${i + 1}`, `weights, PC ${i + 1}`, {
+      share: () => fits[state.fit].shares[i],
+      ofWeights: true,
       of: (m) => (!own || own.values[own.codes[m]] === fits[state.fit].architecture ? values[i * M + m] : NaN),
     });
 }
 for (const field of fields) {
-  const { name, about, values, codes, numbers, log } = field;
-  if (codes && values.length <= 24) add("Recipe", name, name, about, { values, of: (m) => codes[m] });
-  else if (numbers) add("Recipe", name, name, about, { log, of: (m) => numbers[m] });
+  const { name, values, codes, numbers, log } = field;
+  if (codes && values.length <= LISTED) add("Recipe", name, name, { values, of: (m) => codes[m] });
+  else if (numbers) add("Recipe", name, name, { log, of: (m) => numbers[m] });
 }
 
 // --- what the reader has set
@@ -212,7 +216,7 @@ function config() {
     view: { stroke: null },
     axis: {
       gridColor: rule, domainColor: rule, tickColor: rule, labelColor: quiet, titleColor: text, labelFontSize: 11.5, titleFontSize: 12.5, titleFontWeight: 500,
-      labelLimit: 120, titlePadding: 8, labelOverlap: "greedy", tickCount: 6,
+      labelLimit: 120, titlePadding: 8, labelOverlap: "greedy", labelSeparation: 8, tickCount: 6,
     },
     header: { labelColor: text, labelFontSize: 12, labelFontWeight: 500, title: null, labelLimit: 220 },
     legend: { labelColor: quiet, titleColor: text },
@@ -258,14 +262,13 @@ function extent(axis) {
 }
 
 function channel(axis, name, width) {
-  const label = axis.ofWeights === undefined ? axis.label : `${axis.label} (${percent(fits[state.fit].shares[axis.ofWeights])})`;
+  const label = axis.share ? `${axis.label} (${percent(axis.share())})` : axis.label;
   if (axis.values) {
     const words = axis.values.map(shown);
     const tight = name === "x" && words.join("").length * 7 + 14 * words.length > width;
     return { field: name, type: "nominal", title: label, sort: null, scale: { domain: words, padding: 0.5 }, axis: { labelAngle: tight ? -40 : 0, grid: true, labelOverlap: false, labelLimit: tight ? 90 : 120 } };
   }
-  const format = axis.log ? "~g" : undefined;
-  return { field: name, type: "quantitative", title: label, scale: { type: axis.log ? "log" : "linear", domain: extent(axis), nice: false, zero: false }, axis: { ...(format ? { format } : {}) } };
+  return { field: name, type: "quantitative", title: label, scale: { type: axis.log ? "log" : "linear", domain: extent(axis), nice: false }, axis: axis.log ? { format: "~g" } : {} };
 }
 
 /** Draw the axes of the plot anew, then the points. */
@@ -336,7 +339,12 @@ function draw() {
   };
   const some = state.chosen.size > 0;
   context.globalAlpha = some ? 0.22 : drawn > 6000 ? 0.55 : 0.72;
-  buckets.forEach((models, k) => { context.fillStyle = ink.colours[k]; dots(models, radius); });
+  const layers = drawn > 1500 ? LAYERS : 1;
+  for (let layer = 0; layer < layers; layer++)
+    buckets.forEach((models, k) => {
+      context.fillStyle = ink.colours[k];
+      dots(layers === 1 ? models : models.filter((m) => m % layers === layer), radius);
+    });
   context.globalAlpha = 1;
   const chosen = ink.colours.map(() => []);
   for (const m of state.chosen) if (drawable(m)) chosen[ink.of(m)].push(m);
@@ -518,7 +526,7 @@ function filterOf(field, open) {
   const box = element("details", "", { class: "filter", "data-field": field.name }, element("summary", field.name, {}, stateWords), element("p", field.about, { class: "about" }), body);
   box.open = open;
   const say = (words, active) => { stateWords.textContent = words; box.toggleAttribute("data-active", active); };
-  const made = field.codes ? (field.values.length <= 24 ? chips : search) : range;
+  const made = field.codes ? (field.values.length <= LISTED ? chips : search) : range;
   return { box, reset: made(field, body, say) };
 }
 
@@ -641,15 +649,15 @@ async function showCurves() {
         if (Number.isFinite(v)) values.push({ m, t: timeAt(time, m, s), v, c: ink.colours[ink.of(m)], w: m === state.active ? 3 : 1.5 });
       }
   else values = quartiles(metric, time);
-  const words = all.length ? (all.length > CURVES ? `${CURVES} of ${number.format(all.length)} chosen models` : `${all.length} chosen model${all.length > 1 ? "s" : ""}`) : "median and middle half of the models shown";
+  const words = all.length ? (all.length > CURVES ? `${CURVES} of ${number.format(all.length)} chosen models` : `${all.length} chosen model${all.length > 1 ? "s" : ""}`) : "median and quartiles of the models shown";
   $("curves-words").textContent = values.length ? words : "no model is shown";
   const log = metric.codes.scale === "log";
-  const x = { field: "t", type: "quantitative", title: time.name, scale: { nice: false, zero: true } };
-  const y = { field: "v", type: "quantitative", title: metric.name, scale: { type: log ? "log" : "linear", zero: false }, axis: log ? { format: "~g" } : {} };
+  const x = { field: "t", type: "quantitative", title: time.name, scale: { nice: false }, axis: { tickMinStep: 1 } };
+  const y = { field: "v", type: "quantitative", title: metric.name, scale: log ? { type: "log" } : { zero: false }, axis: log ? { format: "~g" } : {} };
   const colour = { field: "c", type: "nominal", scale: null };
   const width = $("curves").clientWidth;
   const layer = [{ mark: { type: "line", strokeJoin: "round", point: S <= 30 && values.length <= 400 ? { size: 22, filled: true } : false }, encoding: { x, y, color: colour, detail: { field: "m" }, strokeWidth: all.length ? { field: "w", type: "quantitative", scale: null } : { value: 2 } } }];
-  if (!all.length) layer.unshift({ mark: { type: "area", opacity: 0.13 }, encoding: { x, y: { ...y, field: "a" }, y2: { field: "b" }, color: colour, detail: { field: "m" } } });
+  if (!all.length && new Set(values.map(({ m }) => m)).size <= BANDS) layer.unshift({ mark: { type: "area", opacity: 0.13 }, encoding: { x, y: { ...y, field: "a" }, y2: { field: "b" }, color: colour, detail: { field: "m" } } });
   await chart($("curves"), { width, height: 230, autosize: { type: "fit", contains: "padding" }, padding: { left: 2, right: 8, top: 6, bottom: 2 }, data: { values }, layer });
 }
 const showCurvesLater = later(180, showCurves);
@@ -780,6 +788,7 @@ function picture({ part, n }, k) {
 function showImages() {
   if (!samples.images.size) return;
   const m = sampled("images"), psnr = metrics.find(({ name }) => name === "psnr");
+  $("images-model").textContent = m < 0 ? "" : zoo.ids[m];
   if (m < 0) $("stages").replaceChildren(notSampled("images"));
   else {
     const found = samples.images.get(m), K = found.part.shape[1];
@@ -806,6 +815,7 @@ const showImagesLater = later(120, showImages);
 function showEdges() {
   if (!samples.edges.size) return;
   const m = sampled("edges");
+  $("edges-words").textContent = m < 0 ? "" : zoo.ids[m];
   if (m < 0) return $("edges").replaceChildren(notSampled("edges"));
   const { part, n } = samples.edges.get(m), stride = part.shape[1], [on, off] = [zoo.colours[theme][0], style("--box")];
   let bit = 0;
@@ -827,8 +837,14 @@ function showEdges() {
         pen.fillRect(c * scale, r * scale, scale - 1, scale - 1);
       }
     const share = `${layer}: ${number.format(total)} of ${number.format(kept.length)} edges kept (${percent(total / kept.length)})`;
-    const words = isImage ? `by pixel; the brighter, the more of ${outputs} units listen` : `${outputs} units (rows) of ${inputs} inputs`;
-    return element("figure", "", {}, canvas, element("figcaption", "", {}, share, element("br"), words));
+    const words = isImage ? `for each pixel, how many of its ${outputs} edges` : `${outputs} units (rows) of ${inputs} inputs`;
+    const caption = element("figcaption", "", {}, share, element("br"), words);
+    if (isImage) {
+      const bar = element("span", "", { class: "ramp" });
+      bar.style.background = `linear-gradient(90deg, ${Array.from({ length: STEPS }, (_, k) => ramp(k / (STEPS - 1))).join(",")})`;
+      caption.append(element("span", "", { class: "scale" }, "1", bar, String(outputs)));
+    }
+    return element("figure", "", {}, canvas, caption);
   }));
 }
 
@@ -855,7 +871,7 @@ function fill(select, options, value, set) {
 
 function moved() {
   const moves = [state.x, state.y, state.colour].some((name) => axes.get(name)?.moves);
-  const weights = [state.x, state.y].some((name) => axes.get(name)?.ofWeights !== undefined);
+  const weights = [state.x, state.y].some((name) => axes.get(name)?.ofWeights);
   $("of-snapshot").hidden = !moves || S < 2;
   $("of-architecture").hidden = !weights || fits.length < 2;
   $("snapshot-words").textContent = `Snapshot ${state.snapshot + 1} of ${S}${state.snapshot === S - 1 ? " (last)" : ""}`;
@@ -882,7 +898,7 @@ $("snapshot").value = S - 1;
 $("snapshot").addEventListener("input", () => { state.snapshot = +$("snapshot").value; moved(); showTip(-1); place(); });
 $("zoom").addEventListener("click", () => { state.zoomed = !state.zoomed; $("zoom").ariaPressed = String(state.zoomed); drawAxes(); });
 
-const filters = fields.map((field, i) => filterOf(field, i < 5));
+const filters = fields.map((field, i) => filterOf(field, i < OPEN && (field.values ?? []).join("").length < 120));
 $("fields").append(...filters.map(({ box }) => box));
 if (!filters.length) $("fields").append(element("p", "All models have the same recipe.", { class: "empty" }));
 $("reset").addEventListener("click", () => {
@@ -897,6 +913,7 @@ $("facts").textContent = [...counts.map(([many, noun]) => `${number.format(many)
 $("same").append(...zoo.same.map(({ name, value, about }) => element("tr", "", {}, element("th", name, { scope: "row", title: about }), element("td", shown(value)))));
 $("notes").append(...zoo.notes.map((note) => element("li", note)));
 for (const kind of Object.keys(samples)) $(`${kind}-card`).hidden = samples[kind].size === 0;
+if (!samples.images.size && !samples.edges.size) $("models-card").after($("histograms-card")); // there is room
 
 async function redrawAll() {
   await drawAxes();
