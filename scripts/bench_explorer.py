@@ -117,7 +117,7 @@ def measure_filter(page: Path, chromium: str) -> list[float]:
 
 @click.command(cls=Command)
 @click.option("--models", default=16_000, show_default=True, help="Models of the zoo.")
-@click.option("--zoo", type=click.Path(path_type=Path), help="Keep the zoo in this folder, or use the one there.")
+@click.option("--zoo", type=click.Path(path_type=Path), help="Keep the zoo there, or use the one that is.")
 @click.option("--chromium", help="A Chromium that filters are measured in.")
 def main(models: int, zoo: Path | None, chromium: str | None) -> None:
     """Measure the page of a zoo of many small networks; 3 GB on the disk for 16,000."""

@@ -34,6 +34,7 @@ NEVER = {
         ["nws_dataset.baselines", *EVALUATION],
     ),
     "reading a zoo needs no baseline": ("nws_dataset.reading", ["nws_dataset.baselines", *EVALUATION]),
+    "looking into a zoo needs no method": ("nws_dataset.explorer", ["nws_dataset.baselines", *EVALUATION]),
     "estimators know no zoo": ("nws_dataset.baselines", ["nws_dataset.reading", *EVALUATION]),
     "the engine knows no experiment and no page": (
         "nws_dataset.evaluation",
@@ -168,6 +169,8 @@ RESEARCH = ("datasets", "sklearn", "lightgbm", "matplotlib", "pandas")
         ("nws_dataset.views.layer_tuples", ("torch", *RESEARCH)),
         ("nws_dataset.views.tokens", ("torch", *RESEARCH)),
         ("nws_dataset.views.statistics", ("torch", *RESEARCH)),
+        ("nws_dataset.explorer.page", ("torch", *RESEARCH)),
+        ("nws_dataset.explorer.command", ("rich", "torch", *RESEARCH)),
         ("nws_dataset.networks.network", RESEARCH),
         ("builder.training.train", RESEARCH),
         ("builder.checks", RESEARCH),

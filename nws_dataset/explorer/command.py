@@ -11,7 +11,7 @@ from nws_dataset.console import Command
 from nws_dataset.errors import ZooError, one_line
 from nws_dataset.files import atomic_write, path_type
 
-NEEDS = ("jinja2", "rich", "vl_convert")  # modules of the extra `explore`
+NEEDS = ("jinja2", "matplotlib", "rich", "vl_convert")  # modules of the extra `explore`
 
 
 def page_path(zoo: str, out: Path | None) -> Path:
@@ -23,13 +23,13 @@ def page_path(zoo: str, out: Path | None) -> Path:
     path = Path(zoo)
     beside = path.resolve().parent if path.is_dir() else Path()
     page = out or beside / f"{path.resolve().name}-explorer.html"
-    found, folder = path_type(page), path_type(page.parent)
+    found, folder, do = path_type(page), path_type(page.parent), "choose another file (--out)"
     if found not in ("nothing", "a file"):
-        do = "choose another file (--out)"
         raise ZooError(page, expected="a file, or none", found=found, do=do)
-    if folder not in ("nothing", "a folder") or (folder == "a folder" and not os.access(page.parent, os.W_OK)):
-        found = folder if folder != "a folder" else "one that may not be written to"
-        raise ZooError(page.parent, expected="a folder", found=found, do="choose another file (--out)")
+    if folder == "a folder" and not os.access(page.parent, os.W_OK):
+        folder = "one that may not be written to"
+    if folder not in ("nothing", "a folder"):
+        raise ZooError(page.parent, expected="a folder", found=folder, do=do)
     return page
 
 
@@ -57,7 +57,13 @@ def check_extra() -> None:
     help="Whether to read weights, for principal components, histograms, images and edges. Of a zoo on the "
     "Hub they are fetched, up to a gigabyte.",
 )
-def main(zoo: str, out: Path | None, weights: bool) -> None:
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Also write a still picture of the page's first plot.",
+)
+def main(zoo: str, out: Path | None, weights: bool, picture: Path | None) -> None:
     """Write ZOO as one HTML page to look into.
 
     Every model is a point: choose the axes and the colour, filter by the recipe, and see the training curves,
@@ -69,7 +75,12 @@ def main(zoo: str, out: Path | None, weights: bool) -> None:
     from nws_dataset.reading.zoo import Zoo
 
     called = one_line(Path(zoo).resolve().name) if Path(zoo).is_dir() else one_line(zoo)
-    html, _ = page_of_zoo(Zoo(zoo), called, read_weights=weights)
+    html, contents = page_of_zoo(Zoo(zoo), called, read_weights=weights)
     with atomic_write(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
     click.echo(f"Written: {one_line(page)} ({len(html) / 1e6:.1f} MB)")
+    if picture is not None:
+        from nws_dataset.explorer.picture import write_picture
+
+        write_picture(contents, picture)
+        click.echo(f"Written: {one_line(picture)}")

@@ -43,7 +43,8 @@ METRICS = (
 )
 TIMES = ("epoch", "step")
 COLOURED_BY = (  # the first that varies
-    *("label", "kept_edges", "label_noise", "dataset", "optimizer", "activation", "initialization", "architecture"),
+    *("label", "kept_edges", "label_noise", "dataset"),
+    *("optimizer", "activation", "initialization", "architecture"),
 )
 NOUNS = {True: "yes", False: "no", None: "n/a"}
 
@@ -90,8 +91,9 @@ class Shown:
         if num_models > MAX_MODELS:
             lines, models = every[models >= 0], models[models >= 0]
         lengths, numbers = final["num_snapshots"], lines["snapshot"]
-        legal = len(number) == len(final) and (lengths >= 1).all() and (models >= 0).all()
-        if not legal or lengths.max() > len(every) or not ((1 <= numbers) & (numbers <= lengths[models])).all():
+        legal = len(number) == len(final) and lengths.min() >= 1 and lengths.max() <= len(every)
+        legal = legal and (models >= 0).all() and ((numbers >= 1) & (numbers <= lengths[models])).all()
+        if not legal:
             expected = "snapshots 1 to num_snapshots of each model, the last one final"
             do = "check the zoo with nws-verify, and build or fetch it again"
             raise ZooError(zoo.name, expected=expected, found="others", do=do)
@@ -129,13 +131,14 @@ def index_of(zoo: Zoo, shown: Shown) -> dict[str, Any]:
         `ids` [M]; `fields`, columns of each model that vary; `same`, those that do not; `metrics` and
         `times`, numbers at each snapshot [M, S], or [1, S] where all models have the same.
     """
-    fields, same = [], []
+    fields: list[dict[str, Any]] = []
+    same = []
     for name in FIELDS:
         values = _called(zoo, shown.final) if name == "dataset" else shown.final[name]
         field = _field(name, values)
-        if field is not None and ("codes" not in field or len(field["values"]) > 1):
+        if "numbers" in field or len(field["values"]) > 1:
             fields.append(field)
-        elif field is not None and field["values"] != [NOUNS[None]]:
+        elif field["values"] != [NOUNS[None]]:
             same.append({"name": name, "about": COLUMNS[name], "value": field["values"][0]})
     metrics = []
     for name in METRICS:
@@ -146,10 +149,8 @@ def index_of(zoo: Zoo, shown: Shown) -> dict[str, Any]:
     times = []
     for name in TIMES:
         values = shown.over_training(name)
-        alike = (values == values[:1]).all()
-        times.append(
-            {"name": name, "about": COLUMNS[name], "values": pack((values[:1] if alike else values).astype("f4"))}
-        )
+        values = values[:1] if (values == values[:1]).all() else values
+        times.append({"name": name, "about": COLUMNS[name], "values": pack(values.astype(np.float32))})
     return {
         "ids": shown.final["model_id"].tolist(),
         "last": pack_codes(shown.last),
@@ -173,25 +174,36 @@ def _float32(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.float32(np.nan))
 
 
-def _field(name: str, values: np.ndarray) -> dict[str, Any] | None:
-    """A column of each model [M]: a range of numbers, or categories, the known ones in order, then none."""
-    listed = values.tolist()
-    distinct = set(listed)
-    known = sorted(value for value in distinct if value is not None and value == value)
+def _field(name: str, values: np.ndarray) -> dict[str, Any]:
+    """A column of each model [M]: a range of numbers, or categories."""
     is_text = INDEX_SCHEMA.field(name).type in (pa.string(), pa.bool_())
-    if len(known) > MAX_CATEGORIES and not is_text:
-        numbers = np.array([np.nan if value is None else value for value in listed], np.float64)
-        log = name in LOGARITHMIC and not (numbers <= 0).any()
-        return number_field(name, COLUMNS[name], numbers, log=log)
+    if not is_text:
+        numbers = values.astype(np.float64)
+        if len(np.unique(numbers[~np.isnan(numbers)])) > MAX_CATEGORIES:
+            log = name in LOGARITHMIC and not (numbers <= 0).any()
+            return number_field(name, COLUMNS[name], numbers, log=log)
+    return category_field(name, COLUMNS[name], values, ordered=not is_text and name != "label")
+
+
+def category_field(name: str, about: str, values: np.ndarray, *, ordered: bool = False) -> dict[str, Any]:
+    """A field that is filtered by its values: the known ones in order, then none.
+
+    Args:
+        name: its name.
+        about: what it is.
+        values: of each model [M]; None or NaN where there is none.
+        ordered: whether values are more or less than others.
+    """
+    listed = values.tolist()
+    known = sorted(value for value in set(listed) if value is not None and value == value)
     codes = {value: code for code, value in enumerate(known)}
-    missing = len(known)
-    found = np.array([codes.get(value, missing) for value in listed])
+    found = np.array([codes.get(value, len(known)) for value in listed])
     words = [NOUNS[value] if isinstance(value, bool) else value for value in known]
     words = [int(value) if isinstance(value, float) and value.is_integer() else value for value in words]
-    if (found == missing).any():
+    if (found == len(known)).any():
         words.append(NOUNS[None])
-    ordered = not is_text and len(known) > 2 and name != "label"
-    return {"name": name, "about": COLUMNS[name], "values": words, "ordered": ordered, "codes": pack_codes(found)}
+    ordered = ordered and len(known) > 2
+    return {"name": name, "about": about, "values": words, "ordered": ordered, "codes": pack_codes(found)}
 
 
 def _called(zoo: Zoo, final: Snapshots) -> np.ndarray:

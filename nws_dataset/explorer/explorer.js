@@ -216,7 +216,7 @@ function config() {
     view: { stroke: null },
     axis: {
       gridColor: rule, domainColor: rule, tickColor: rule, labelColor: quiet, titleColor: text, labelFontSize: 11.5, titleFontSize: 12.5, titleFontWeight: 500,
-      labelLimit: 120, titlePadding: 8, labelOverlap: "greedy", labelSeparation: 8, tickCount: 6,
+      labelLimit: 120, labelPadding: 5, titlePadding: 8, labelOverlap: "greedy", labelSeparation: 8, tickCount: 6,
     },
     header: { labelColor: text, labelFontSize: 12, labelFontWeight: 500, title: null, labelLimit: 220 },
     legend: { labelColor: quiet, titleColor: text },
@@ -280,7 +280,7 @@ async function drawAxes() {
     data: { values: [] }, mark: "point", encoding: { x: channel(x, "x", width), y: channel(y, "y", width) },
   });
   if (mine !== drawing) return;
-  const [left, top] = view.origin();
+  const [left, top] = [view.origin()[0] + view.padding().left, view.origin()[1] + view.padding().top];
   const pixel = (axis, name) => {
     const scale = view.scale(name);
     if (!axis.values) return axis.log ? (m) => { const value = axis.of(m, state.snapshot); return value > 0 ? scale(value) : NaN; } : (m) => scale(axis.of(m, state.snapshot));
@@ -292,7 +292,7 @@ async function drawAxes() {
   place();
 }
 
-const MARGIN = 5; // pixels around the axes, for points at their ends
+const MARGIN = 4; // pixels around the axes, for points at their ends
 
 /** Find where the models are, then draw them. */
 function place() {
@@ -387,7 +387,7 @@ function choose(models, { more = false, toggle = false } = {}) {
   const before = state.chosen;
   state.chosen = more || toggle ? new Set(before) : new Set();
   for (const m of models) if (toggle && before.has(m)) state.chosen.delete(m); else state.chosen.add(m);
-  const first = models.find((m) => state.chosen.has(m));
+  const added = models.filter((m) => state.chosen.has(m)), first = added.find((m) => samples.histograms.has(m)) ?? added[0];
   if (first !== undefined) state.active = first;
   if (!state.chosen.has(state.active)) state.active = state.chosen.values().next().value ?? -1;
   if (state.active >= 0) state.cursor = state.active;

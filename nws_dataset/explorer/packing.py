@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 Packed = dict[str, Any]
-
-TYPES = {"Uint8Array": np.dtype("<u1"), "Uint16Array": np.dtype("<u2"), "Float32Array": np.dtype("<f4")}
+TYPES: dict[str, np.dtype[Any]] = {
+    "Uint8Array": np.dtype("<u1"),
+    "Uint16Array": np.dtype("<u2"),
+    "Float32Array": np.dtype("<f4"),
+}
 MISSING = 0xFFFF  # the code of a number that is not known
 TOP = MISSING - 1  # the code of the largest number
 DEFLATE_LEVEL = 6

@@ -7,9 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import resources, util
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nws_dataset.console import Progress
 from nws_dataset.explorer import weights as of_weights
-from nws_dataset.explorer.contents import Shown, index_of, start_of
+from nws_dataset.explorer.contents import Shown, category_field, index_of, start_of
+from nws_dataset.explorer.notes import notes_of
 from nws_dataset.explorer.packing import to_text
 from nws_dataset.plot_style import CYCLE, ORANGE, PURPLE
 
@@ -22,9 +25,19 @@ TEMPLATE, SCRIPT = "explorer.html.j2", "explorer.js"  # beside this file
 CHARTS = "window.vegaEmbed = vegaEmbed"  # what the page needs of the charts' library
 COLOURS = {
     "light": (*CYCLE, "#7B4B2A", "#882255", "#7F7F1A"),
-    "dark": ("#4C9BE8", "#E8722A", "#22B58A", PURPLE, ORANGE, "#8FD3FF", "#E6E6E6", "#B98A63", "#C9A6FF", "#B9B94A"),
+    "dark": (
+        "#4C9BE8",
+        "#E8722A",
+        "#22B58A",
+        PURPLE,
+        ORANGE,
+        "#8FD3FF",
+        "#E6E6E6",
+        "#B98A63",
+        "#C9A6FF",
+        "#B9B94A",
+    ),
 }  # of categories on the page, told apart by the colour-blind
-TORCH = "Images are left out: decoding them needs torch (pip install torch)."
 
 
 def charts_library() -> str:
@@ -69,7 +82,7 @@ def contents_of(zoo: Zoo, called: str, *, read_weights: bool = True) -> dict[str
     }
     if read_weights:
         contents |= _of_weights(zoo, shown, contents)
-    contents["notes"] = _notes(shown, contents, read_weights)
+    contents["notes"] = notes_of(shown, contents, read_weights=read_weights)
     contents["start"] = start_of(contents)
     return contents
 
@@ -82,8 +95,8 @@ def _dataset_names(zoo: Zoo, shown: Shown) -> set[str]:
 def _of_weights(zoo: Zoo, shown: Shown, contents: dict[str, Any]) -> dict[str, Any]:
     """The part of the contents that is read from weights."""
     read, sampled = of_weights.read_models(zoo, shown), of_weights.sampled_models(shown)
-    images = bool((shown.final["psnr"] == shown.final["psnr"]).any()) and util.find_spec("torch") is not None
-    edges = bool((shown.final["edge_threshold"] == shown.final["edge_threshold"]).any())
+    images = bool(np.isfinite(shown.final["psnr"]).any()) and util.find_spec("torch") is not None
+    edges = bool(np.isfinite(shown.final["edge_threshold"]).any())
     total = len(read) + len(sampled) * (1 + images) + len(shown) * edges
     with Progress("reading weights", total, unit="networks") as progress:
         found: dict[str, Any] = of_weights.components_of(zoo, shown, read, progress.advance)
@@ -93,57 +106,11 @@ def _of_weights(zoo: Zoo, shown: Shown, contents: dict[str, Any]) -> dict[str, A
         if edges:
             fields, found["edges"] = of_weights.edges_of(zoo, shown, sampled, progress.advance)
             found["fields"] = [*contents["fields"], *fields]
+    if len(sampled) < len(shown):
+        inside = np.isin(np.arange(len(shown)), sampled)
+        field = category_field("in_detail", "whether the page shows the model's weights in detail", inside)
+        found["fields"] = [*found.get("fields", contents["fields"]), field]
     return found
-
-
-def _notes(shown: Shown, contents: dict[str, Any], read_weights: bool) -> list[str]:
-    """What a reader of the page must know: what it leaves out, and what its numbers are computed from."""
-    notes = []
-    if shown.num_models > len(shown):
-        notes.append(
-            f"A random sample of {len(shown):,} of the zoo's {shown.num_models:,} models is shown; all counts on "
-            "this page are of the sample."
-        )
-    kept = shown.at.shape[1]
-    if shown.most_snapshots > kept:
-        notes.append(f"Of up to {shown.most_snapshots} snapshots of a model, {kept} are shown, evenly spaced.")
-    notes.append(
-        "Numbers are rounded for this page: results to 1/65,535 of their range, recipes to seven digits. "
-        "The zoo's index has them in full."
-    )
-    if not read_weights:
-        return [*notes, "No weights were read: there are no principal components and no histograms."]
-    statistics = contents["statistics"]
-    if statistics is not None:
-        notes.append(
-            f"PCA of statistics: {statistics['features']} statistics of the final weights of "
-            f"{statistics['models']:,} models, of the whole row and of the tensors that all architectures have, "
-            f"each standardized and cut at {of_weights.CLIP:g} standard deviations."
-        )
-    fits = contents["weights"]["architectures"]
-    words = f"of each architecture with at least {of_weights.LEAST_MODELS} models"
-    if fits:
-        most = max(fit["fitted"] for fit in fits)
-        notes.append(
-            f"PCA of weights: {words}; the axes are computed from at most {most:,} final snapshots, and all "
-            "models that were read are projected on them. Hidden units have no order, so weights of independent "
-            "initializations rarely form clusters."
-        )
-    else:
-        notes.append(f"PCA of weights is computed {words}; here is none.")
-    histograms = sum(found["models"]["shape"][0] for found in contents["histograms"])
-    notes.append(
-        f"Histograms of weights: of a random sample of {histograms:,} models, at up to "
-        f"{of_weights.SAMPLED_SNAPSHOTS} snapshots each."
-    )
-    if contents["images"]:
-        images = sum(found["models"]["shape"][0] for found in contents["images"])
-        notes.append(f"Images are decoded for {images:,} models of this sample.")
-    elif any(metric["name"] == "psnr" for metric in contents["metrics"]) and not util.find_spec("torch"):
-        notes.append(TORCH)
-    if contents["edges"]:
-        notes.append("Edges, kept and pruned, are shown for the models of this sample.")
-    return notes
 
 
 @functools.cache
@@ -164,15 +131,17 @@ def page_of(contents: dict[str, Any], charts: str | None = None) -> str:
 
     Args:
         contents: from `contents_of`.
-        charts: from `charts_library`; None makes it.
+        charts: from `charts_library`; None: it is made.
     """
     import markupsafe
 
+    charts = charts or charts_library()
+    assert "</script" not in charts.lower(), "the library would end its element"
     return _template().render(
         name=contents["name"],
         data=to_text(contents),
         script=markupsafe.Markup(_resource(SCRIPT)),
-        charts=markupsafe.Markup(charts or charts_library()),
+        charts=markupsafe.Markup(charts),
     )
 
 
