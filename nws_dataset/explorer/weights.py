@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nws_dataset.explorer.contents import SEED, Shown, number_field
-from nws_dataset.explorer.packing import pack, pack_codes
+from nws_dataset.explorer.packing import pack, pack_codes, quantize
 from nws_dataset.networks.layout import layout_of
 from nws_dataset.views.statistics import zoo_features
 
@@ -25,8 +25,8 @@ PART_BYTES = 16 << 20  # of weights that are read at a time
 SAMPLED_MODELS = 200  # whose histograms, images and edges are shown, at most
 SAMPLED_SNAPSHOTS = 5  # of each of them
 BINS = 40
-HISTOGRAM_VALUES = 600_000  # of one architecture
-PIXELS = 800_000  # of one architecture's images
+HISTOGRAM_VALUES = 400_000  # on a page
+PIXELS = 600_000  # of images on a page
 SUBSPACE, ITERATIONS = 20, 30  # of the search for principal axes
 CLIP = 5.0  # standard deviations
 NOT_DRAWN = ("bias", "norm_weight", "norm_bias", "norm_mean", "norm_variance")  # roles of few numbers
@@ -150,14 +150,14 @@ def components_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) 
         coordinates = np.full((len(shown), 2), np.nan)
         coordinates[np.concatenate([part for part, _, _ in features])] = (values - mean) @ axes
         statistics = {
-            "coordinates": pack(coordinates.T.astype(np.float32)),
+            "coordinates": quantize(coordinates.T),
             "shares": shares.tolist(),
             "features": values.shape[1],
             "models": len(models),
         }
     return {
         "statistics": statistics,
-        "weights": {"coordinates": pack(weights_M2.T.astype(np.float32)), "architectures": fits},
+        "weights": {"coordinates": quantize(weights_M2.T), "architectures": fits},
     }
 
 
@@ -197,7 +197,8 @@ def histograms_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) 
         specs = [spec for spec in layout.tensors if spec.role not in NOT_DRAWN and spec.size > 1]
         places = snapshots_of(shown, group)
         num_snapshots = places.shape[1]
-        group = group[: max(1, HISTOGRAM_VALUES // max(1, len(specs) * num_snapshots * BINS))]
+        room = HISTOGRAM_VALUES * len(group) // len(models)
+        group = group[: max(1, room // max(1, len(specs) * num_snapshots * BINS))]
         ranges = np.zeros((len(group), len(specs), 2), np.float32)
         counts = np.zeros((len(group), len(specs), num_snapshots, BINS), np.uint8)
         done = 0
@@ -252,7 +253,7 @@ def images_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) -> l
         architecture = zoo.architecture(shown.final[int(group[0])])
         places = snapshots_of(shown, group)
         numbers = architecture.image_channels * architecture.image_size**2 * places.shape[1]
-        group = group[: PIXELS // numbers]
+        group = group[: PIXELS * len(group) // len(models) // numbers]
         if architecture.reads != "coordinates" or not len(group):
             continue
         pixels = []
