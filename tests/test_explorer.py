@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -145,6 +146,19 @@ def test_images_and_edges(zoos: dict[str, Zoo], found: dict[str, dict[str, Any]]
         np.testing.assert_allclose(shares[models], kept.mean(1), rtol=1e-6)
         assert sum(outputs * inputs for _, outputs, inputs in part["layers"]) == kept.shape[1]
     assert found["siren"]["images"] and found["kan"]["edges"]
+
+
+def test_details_have_their_room(zoos: dict[str, Zoo], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "PIXELS", 5 * 3 * 32 * 32 * 9)
+    monkeypatch.setattr(weights, "HISTOGRAM_VALUES", 3 * 5 * weights.BINS * 7)
+    held = page.contents_of(zoos["siren"], "siren")
+    shapes = [part["pixels"]["shape"] for part in held["images"]]
+    assert 1 < sum(shape[0] for shape in shapes) < 12 and sum(map(math.prod, shapes)) <= weights.PIXELS
+    assert [part["snapshots"]["shape"] for part in held["images"]] == [shape[:2] for shape in shapes]
+    shapes = [part["counts"]["shape"] for part in held["histograms"]]
+    assert (
+        1 < sum(shape[0] for shape in shapes) <= 7 and sum(map(math.prod, shapes)) <= weights.HISTOGRAM_VALUES
+    )
 
 
 def test_samples_are_told(zoos: dict[str, Zoo], monkeypatch: pytest.MonkeyPatch) -> None:

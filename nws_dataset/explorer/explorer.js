@@ -10,6 +10,7 @@ const GREY = { light: "#9a9a9a", dark: "#777b80" };
 const STEPS = 24; // colours of a range of numbers
 const LISTED = 24; // categories; more are searched
 const OPEN = 3; // filters that are open at first
+const MANY = 6000; // points that are squares, which are drawn twice as fast as circles
 const LAYERS = 24; // of points: colours lie on each other in turns, so that none hides the others
 
 const $ = (id) => document.getElementById(id);
@@ -328,29 +329,33 @@ function draw() {
     drawn++;
     if (!state.chosen.has(m)) buckets[ink.of(m)].push(m);
   }
-  const radius = drawn > 6000 ? 1.7 : drawn > 1500 ? 2.3 : drawn > 300 ? 3 : 4;
+  const radius = drawn > MANY ? 1.5 : drawn > 1500 ? 2.3 : drawn > 300 ? 3 : 4;
   const dots = (models, size) => {
     context.beginPath();
-    for (const m of models) {
-      context.moveTo(xs[m] + size, ys[m]);
-      context.arc(xs[m], ys[m], size, 0, 7);
-    }
+    if (drawn > MANY) for (const m of models) context.rect(xs[m] - size, ys[m] - size, 2 * size, 2 * size);
+    else
+      for (const m of models) {
+        context.moveTo(xs[m] + size, ys[m]);
+        context.arc(xs[m], ys[m], size, 0, 7);
+      }
     context.fill();
   };
+  const coloured = (groups, size) => {
+    const layers = groups.reduce((sum, models) => sum + models.length, 0) > 300 ? LAYERS : 1;
+    const parts = groups.map((models) => Array.from({ length: layers }, () => []));
+    groups.forEach((models, k) => models.forEach((m) => parts[k][m % layers].push(m)));
+    for (let layer = 0; layer < layers; layer++)
+      parts.forEach((own, k) => { context.fillStyle = ink.colours[k]; dots(own[layer], size); });
+  };
   const some = state.chosen.size > 0;
-  context.globalAlpha = some ? 0.22 : drawn > 6000 ? 0.55 : 0.72;
-  const layers = drawn > 1500 ? LAYERS : 1;
-  for (let layer = 0; layer < layers; layer++)
-    buckets.forEach((models, k) => {
-      context.fillStyle = ink.colours[k];
-      dots(layers === 1 ? models : models.filter((m) => m % layers === layer), radius);
-    });
+  context.globalAlpha = some ? 0.22 : drawn > MANY ? 0.55 : 0.72;
+  coloured(buckets, radius);
   context.globalAlpha = 1;
   const chosen = ink.colours.map(() => []);
   for (const m of state.chosen) if (drawable(m)) chosen[ink.of(m)].push(m);
   context.fillStyle = style("--text");
   if (state.chosen.size <= 2000) dots(chosen.flat(), radius + 2);
-  chosen.forEach((models, k) => { context.fillStyle = ink.colours[k]; dots(models, radius + 0.8); });
+  coloured(chosen, radius + 0.8);
   for (const m of new Set([state.active, document.activeElement === points ? state.cursor : -1])) {
     if (m < 0 || !drawable(m)) continue;
     context.strokeStyle = style("--text");

@@ -199,6 +199,7 @@ def histograms_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) 
         num_snapshots = places.shape[1]
         room = HISTOGRAM_VALUES * len(group) // len(models)
         group = group[: max(1, room // max(1, len(specs) * num_snapshots * BINS))]
+        places = places[: len(group)]
         ranges = np.zeros((len(group), len(specs), 2), np.float32)
         counts = np.zeros((len(group), len(specs), num_snapshots, BINS), np.uint8)
         done = 0
@@ -214,7 +215,7 @@ def histograms_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) 
         found.append(
             {
                 "models": pack_codes(group),
-                "snapshots": pack_codes(places[: len(group)]),
+                "snapshots": pack_codes(places),
                 "tensors": [spec.name for spec in specs],
                 "ranges": pack(ranges),
                 "counts": pack(counts),
@@ -256,6 +257,7 @@ def images_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) -> l
         group = group[: PIXELS * len(group) // len(models) // numbers]
         if architecture.reads != "coordinates" or not len(group):
             continue
+        places = places[: len(group)]
         pixels = []
         for start in range(0, len(group), 8):
             part = group[start : start + 8]
@@ -266,7 +268,7 @@ def images_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) -> l
         found.append(
             {
                 "models": pack_codes(group),
-                "snapshots": pack_codes(places[: len(group)]),
+                "snapshots": pack_codes(places),
                 "pixels": pack(np.concatenate(pixels)),
             }
         )
