@@ -273,8 +273,12 @@ def chromium() -> Iterator[Any]:
 class Tab:
     """A page in a browser, what it asked for and what went wrong."""
 
-    def __init__(self, browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    def __init__(
+        self, browser: Any, file: Path, width: int = 1280, scheme: str = "light", **how: Any
+    ) -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, **how
+        )
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         self.requests: list[str] = []
@@ -329,9 +333,7 @@ def test_filters_in_a_browser(
     assert (brightness(tab) < 60) == (scheme == "light")
     if width == 420:
         tab.page.click("#filters > summary")
-    tab.page.click("[data-field=dataset] summary") if not tab.page.is_visible(
-        "[data-field=dataset] input"
-    ) else None
+    tab.page.evaluate("document.querySelector('[data-field=dataset]').open = true")
     tab.page.check("[data-field=dataset] label:has-text('svhn') input")
     assert tab.drawn() == len(final.filter(dataset="svhn"))
     tab.page.evaluate("document.querySelector('[data-field=learning_rate]').open = true")
@@ -385,6 +387,18 @@ def test_choosing_in_a_browser(chromium: Any, zoos: dict[str, Zoo], pages: dict[
     assert "24 chosen" in tab.page.inner_text("#count")
     tab.page.click("#next")
     assert tab.page.inner_text("#which") == "2 of 24"
+    tab.close()
+
+
+def test_touch_in_a_browser(chromium: Any, pages: dict[str, Path]) -> None:
+    tab = Tab(chromium, pages["cnn"], 420, has_touch=True, is_mobile=True)
+    for axis in ("x", "y"):
+        tab.page.select_option(f"#{axis}", "test_accuracy")
+    tab.page.wait_for_timeout(300)
+    box = tab.page.locator("#points").bounding_box()
+    for share in (0.02, 0.98):  # on a diagonal, the lowest and the highest
+        tab.page.touchscreen.tap(box["x"] + share * box["width"], box["y"] + (1 - share) * box["height"])
+    assert "2 chosen" in tab.page.inner_text("#count")
     tab.close()
 
 

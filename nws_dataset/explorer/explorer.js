@@ -267,7 +267,7 @@ function channel(axis, name, width) {
   if (axis.values) {
     const words = axis.values.map(shown);
     const tight = name === "x" && words.join("").length * 7 + 14 * words.length > width;
-    return { field: name, type: "nominal", title: label, sort: null, scale: { domain: words, padding: 0.5 }, axis: { labelAngle: tight ? -40 : 0, grid: true, labelOverlap: false, labelLimit: tight ? 90 : 120 } };
+    return { field: name, type: "nominal", title: label, sort: null, scale: { domain: words, padding: 0.5 }, axis: { labelAngle: tight ? -40 : 0, grid: true, labelOverlap: false, labelLimit: tight ? 130 : 120 } };
   }
   return { field: name, type: "quantitative", title: label, scale: { type: axis.log ? "log" : "linear", domain: extent(axis), nice: false }, axis: axis.log ? { format: "~g" } : {} };
 }
@@ -444,10 +444,10 @@ points.addEventListener("pointerup", (event) => {
     const inside = [];
     for (let m = 0; m < M; m++)
       if (drawable(m) && (xs[m] - x0) * (xs[m] - x) <= 0 && (ys[m] - y0) * (ys[m] - y) <= 0) inside.push(m);
-    choose(inside, { more: event.shiftKey });
+    choose(inside, { more: event.shiftKey || touch });
   } else if (!moved) {
     const found = nearest(x, y, touch ? 24 : 14);
-    choose(found < 0 ? [] : [found], { toggle: event.shiftKey });
+    if (found >= 0 || !touch) choose(found < 0 ? [] : [found], { toggle: event.shiftKey || touch });
   }
 });
 points.addEventListener("pointercancel", () => { drag = null; draw(); });
@@ -644,7 +644,8 @@ function quartiles(metric, time) {
 async function showCurves() {
   const metric = metrics.find(({ name }) => name === state.metric), time = times.find(({ name }) => name === state.time);
   if (!metric) return;
-  const all = [...state.chosen], some = all.slice(0, CURVES);
+  const all = [...state.chosen], every = Math.max(1, all.length / CURVES);
+  const some = Array.from({ length: Math.min(CURVES, all.length) }, (_, i) => all[Math.floor(i * every)]);
   if (state.active >= 0 && !some.includes(state.active)) some[CURVES - 1] = state.active;
   let values = [];
   if (all.length)
