@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from nws_dataset.errors import ZooError
 from nws_dataset.explorer import command, contents, page, weights
-from nws_dataset.explorer.packing import TOP, from_text, quantize, unpack
+from nws_dataset.explorer.packing import TOP, from_text, quantize, to_text, unpack
 from nws_dataset.explorer.picture import write_picture
 from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
@@ -111,6 +111,45 @@ def test_principal_components(zoos: dict[str, Zoo], monkeypatch: pytest.MonkeyPa
     assert 0 < common.shape[1] < len(names)  # the architectures differ
     assert components["statistics"]["features"] == common.shape[1] + 7  # and those of the whole row
     assert components["statistics"]["models"] == len(shown)
+
+
+def test_diverged_networks_do_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "LEAST_MODELS", 3)
+    plain = zoo_factory.make_metadata
+    lost = {0: 1e30}  # model -> its weights
+
+    def with_diverged(recipe: Any, *, number: int, **names: Any) -> dict[str, Any]:
+        made = plain(recipe, number=number, **names)
+        return {**made, "diverged": number in lost, "train_loss": 1e300 if number in lost else 1.0}
+
+    monkeypatch.setattr(zoo_factory, "make_metadata", with_diverged)
+    zoo = Zoo(make_zoo(tmp_path / "nws"))
+    rows = zoo.weights
+
+    def large(snapshots: Any) -> np.ndarray:
+        found = rows(snapshots)
+        return np.where(snapshots["diverged"][:, None], np.float32(lost[0]), 1) * found
+
+    monkeypatch.setattr(zoo, "weights", large)
+    held = page.contents_of(zoo, "nws")
+    projected = unpack(held["weights"]["coordinates"])
+    own = zoo.filter(is_final=True)["diverged"]
+    assert own.sum() == 1 and np.isfinite(projected).all()
+    assert len(np.unique(projected[:, ~own])) > 10 and np.abs(projected).max() < 100
+    assert all(0 < share < 1 for fit in held["weights"]["architectures"] for share in fit["shares"])
+    assert all(fit["fitted"] in (4, 5) for fit in held["weights"]["architectures"])
+    assert unpack(named(held["metrics"], "train_loss")["codes"]).max() < 1e39
+    from_text(to_text(held))
+
+
+def test_one_model_is_enough(chromium: Any, charts: str, tmp_path: Path) -> None:
+    held = page.contents_of(Zoo(make_zoo(tmp_path / "nws", models=1, snapshots=1)), "nws")
+    assert held["statistics"] is None and not held["weights"]["architectures"]
+    file = tmp_path / "page.html"
+    file.write_text(page.page_of(held, charts), encoding="utf-8")
+    tab = Tab(chromium, file)
+    assert tab.drawn() == 1
+    tab.close()
 
 
 def test_histograms(zoos: dict[str, Zoo], found: dict[str, dict[str, Any]]) -> None:

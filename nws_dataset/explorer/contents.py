@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_MODELS = 16_000
 MAX_CURVE_VALUES = 1_000_000  # of all models' results over training: 2 MB
+MAX_WHOLE = 2**53  # up to which JavaScript has every whole number
 MAX_CATEGORIES = 12  # a column of numbers with more distinct values is a range
 SEED = 0  # of every sample
 FIELDS = tuple(
@@ -134,7 +135,7 @@ def index_of(zoo: Zoo, shown: Shown) -> dict[str, Any]:
     fields: list[dict[str, Any]] = []
     same = []
     for name in FIELDS:
-        values = _called(zoo, shown.final) if name == "dataset" else shown.final[name]
+        values = dataset_names(zoo, shown.final) if name == "dataset" else shown.final[name]
         field = _field(name, values)
         if "numbers" in field or len(field["values"]) > 1:
             fields.append(field)
@@ -179,6 +180,8 @@ def _field(name: str, values: np.ndarray) -> dict[str, Any]:
     is_text = INDEX_SCHEMA.field(name).type in (pa.string(), pa.bool_())
     if not is_text:
         numbers = values.astype(np.float64)
+        numbers[~np.isfinite(numbers)] = np.nan
+        values = numbers if values.dtype.kind == "f" else values
         if len(np.unique(numbers[~np.isnan(numbers)])) > MAX_CATEGORIES:
             log = name in LOGARITHMIC and not (numbers <= 0).any()
             return number_field(name, COLUMNS[name], numbers, log=log)
@@ -198,15 +201,23 @@ def category_field(name: str, about: str, values: np.ndarray, *, ordered: bool =
     known = sorted(value for value in set(listed) if value is not None and value == value)
     codes = {value: code for code, value in enumerate(known)}
     found = np.array([codes.get(value, len(known)) for value in listed])
-    words = [NOUNS[value] if isinstance(value, bool) else value for value in known]
-    words = [int(value) if isinstance(value, float) and value.is_integer() else value for value in words]
+    words = [_word(value) for value in known]
     if (found == len(known)).any():
         words.append(NOUNS[None])
     ordered = ordered and len(known) > 2
     return {"name": name, "about": about, "values": words, "ordered": ordered, "codes": pack_codes(found)}
 
 
-def _called(zoo: Zoo, final: Snapshots) -> np.ndarray:
+def _word(value: Any) -> str | int | float:
+    """A category as the page gets it."""
+    if isinstance(value, bool):
+        return NOUNS[value]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and abs(value) > MAX_WHOLE else value
+
+
+def dataset_names(zoo: Zoo, final: Snapshots) -> np.ndarray:
     """The data set of each model [M] as pages call it."""
     pairs = list(zip(final["dataset"].tolist(), final["subset"].tolist(), strict=True))
     names = {pair: zoo.manifest.dataset_name(pair[0], [pair[1]]) for pair in set(pairs)}

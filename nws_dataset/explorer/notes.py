@@ -55,7 +55,10 @@ def _of_components(contents: dict[str, Any]) -> list[str]:
         "models that were read are projected on them. Hidden units have no order, so weights of independent "
         "initializations rarely form clusters."
     )
-    return notes
+    return [
+        *notes,
+        "Models that diverged have no say in components; they are drawn no further out than others.",
+    ]
 
 
 def _of_sample(contents: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ TYPES: dict[str, np.dtype[Any]] = {
     "Float32Array": np.dtype("<f4"),
 }
 MISSING = 0xFFFF  # the code of a number that is not known
+LARGEST = 1e38  # float32, as the page has numbers, holds three times that
 TOP = MISSING - 1  # the code of the largest number
 DEFLATE_LEVEL = 6
 
@@ -47,7 +48,7 @@ def quantize(values: np.ndarray, scale: str = "linear") -> Packed:
     """Numbers in two bytes each.
 
     Args:
-        values: of any shape; what is not finite is missing.
+        values: of any shape; what is not finite is missing, and no number is larger than LARGEST.
         scale: "linear" keeps differences: the error is at most 1/131,000 of the range. "log" keeps ratios;
             numbers that are not positive count as the smallest positive one.
 
@@ -57,6 +58,7 @@ def quantize(values: np.ndarray, scale: str = "linear") -> Packed:
     """
     found = np.asarray(values, np.float64)
     known = np.isfinite(found)
+    found = found.clip(-LARGEST, LARGEST)
     if scale == "log":
         positive = found[known & (found > 0)]
         found = np.log(np.maximum(np.where(known, found, 1), positive.min() if positive.size else 1))

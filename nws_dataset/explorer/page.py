@@ -11,7 +11,7 @@ import numpy as np
 
 from nws_dataset.console import Progress
 from nws_dataset.explorer import weights as of_weights
-from nws_dataset.explorer.contents import Shown, category_field, index_of, start_of
+from nws_dataset.explorer.contents import Shown, category_field, dataset_names, index_of, start_of
 from nws_dataset.explorer.notes import notes_of
 from nws_dataset.explorer.packing import to_text
 from nws_dataset.plot_style import CYCLE, ORANGE, PURPLE
@@ -26,16 +26,8 @@ CHARTS = "window.vegaEmbed = vegaEmbed"  # what the page needs of the charts' li
 COLOURS = {
     "light": (*CYCLE, "#7B4B2A", "#882255", "#7F7F1A"),
     "dark": (
-        "#4C9BE8",
-        "#E8722A",
-        "#22B58A",
-        PURPLE,
-        ORANGE,
-        "#8FD3FF",
-        "#E6E6E6",
-        "#B98A63",
-        "#C9A6FF",
-        "#B9B94A",
+        *("#4C9BE8", "#E8722A", "#22B58A", PURPLE, ORANGE),
+        *("#8FD3FF", "#E6E6E6", "#B98A63", "#C9A6FF", "#B9B94A"),
     ),
 }  # of categories on the page, told apart by the colour-blind
 
@@ -71,7 +63,7 @@ def contents_of(zoo: Zoo, called: str, *, read_weights: bool = True) -> dict[str
         "snapshots": shown.num_snapshots,
         "most_snapshots": shown.most_snapshots,
         "architectures": len(set(shown.final["architecture"].tolist())),
-        "datasets": sorted(_dataset_names(zoo, shown)),
+        "datasets": sorted(set(dataset_names(zoo, shown.final).tolist())),
         **index,
         "statistics": None,
         "weights": {"architectures": []},
@@ -85,11 +77,6 @@ def contents_of(zoo: Zoo, called: str, *, read_weights: bool = True) -> dict[str
     contents["notes"] = notes_of(shown, contents, read_weights=read_weights)
     contents["start"] = start_of(contents)
     return contents
-
-
-def _dataset_names(zoo: Zoo, shown: Shown) -> set[str]:
-    pairs = {*zip(shown.final["dataset"].tolist(), shown.final["subset"].tolist(), strict=True)}
-    return {zoo.manifest.dataset_name(name, [subset]) for name, subset in pairs}
 
 
 def _of_weights(zoo: Zoo, shown: Shown, contents: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +123,9 @@ def page_of(contents: dict[str, Any], charts: str | None = None) -> str:
     import markupsafe
 
     charts = charts or charts_library()
-    assert "</script" not in charts.lower(), "the library would end its element"
+    assert not any(mark in charts.lower() for mark in ("</script", "<script", "<!--")), (
+        "would end its element"
+    )
     return _template().render(
         name=contents["name"],
         data=to_text(contents),

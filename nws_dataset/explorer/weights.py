@@ -5,7 +5,7 @@ Axes: M models, S snapshots of a model, N networks that are read, P weights, F f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from nws_dataset.views.statistics import zoo_features
 if TYPE_CHECKING:
     from nws_dataset.reading.zoo import Zoo
 
+LEAST_SOUND = 3  # networks that did not diverge, for components of statistics
 LEAST_MODELS = 50  # of an architecture whose weights are projected
 FITTED_MODELS = 2000  # whose weights give the principal components, at most
-MAX_BYTES = 512 << 20  # of weights that are read for the components, for the fit, and for edges
+MAX_BYTES = 512 << 20  # of weights that are read for the components, or of scores of edges
+MAX_FITTED_BYTES = 256 << 20  # of weights that the components of an architecture are computed from
 PART_BYTES = 16 << 20  # of weights that are read at a time
 SAMPLED_MODELS = 200  # whose histograms, images and edges are shown, at most
 SAMPLED_SNAPSHOTS = 5  # of each of them
@@ -70,6 +72,7 @@ def principal_axes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """
     mean = values.mean(0)
     centred = values - mean
+    centred /= max(float(np.abs(centred).max(initial=0)), np.finfo(centred.dtype).tiny)  # squares stay finite
     wide = centred.shape[1] > centred.shape[0]
     found, variances = top_eigenvectors(centred @ centred.T if wide else centred.T @ centred)
     if wide:
@@ -109,20 +112,23 @@ def components_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) 
     Statistics are those of the whole row and of the tensors that all these architectures have, each less its
     mean and divided by its standard deviation, then cut to +-CLIP. Weights are compared within architectures
     of at least LEAST_MODELS models: the axes are those of at most FITTED_MODELS, on which all are projected.
+    Networks that diverged are only projected: a single one would outweigh all others.
 
     Returns:
         `statistics`: the coordinates [M, 2], NaN for models that were not read, `shares` [2] of the variance,
-        and the number of features; None for fewer than three models. `weights`: the coordinates [M, 2], and
+        and the number of features; None for fewer than LEAST_SOUND sound networks. `weights`: the coordinates [M, 2], and
         for each architecture its name, the number of models, of those fitted, and the shares.
     """
     features: list[tuple[np.ndarray, np.ndarray, list[str]]] = []
     weights_M2, fits = np.full((len(shown), 2), np.nan), []
+    diverged = shown.final["diverged"]
     for group in by_architecture(shown, models):
         architecture = zoo.architecture(shown.final[int(group[0])])
         bytes_each = 4 * layout_of(architecture).num_weights
-        fitted = group[sample(len(group), min(FITTED_MODELS, MAX_BYTES // bytes_each))]
+        sound = group[~diverged[group]]
+        fitted = sound[sample(len(sound), min(FITTED_MODELS, MAX_FITTED_BYTES // bytes_each))]
         axes = None
-        if len(group) >= LEAST_MODELS <= len(fitted):
+        if len(fitted) >= LEAST_MODELS:
             mean, axes, shares = principal_axes(zoo.weights(shown.final[fitted]))
             fits.append(
                 {
@@ -137,28 +143,46 @@ def components_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) 
             names = [name for _, of_set in found.values() for name in of_set]
             features.append((part, np.hstack([values for values, _ in found.values()]), names))
             if axes is not None:
-                weights_M2[part] = (zoo.weights(shown.final[part]) - mean) @ axes
+                with np.errstate(over="ignore", invalid="ignore"):
+                    weights_M2[part] = (zoo.weights(shown.final[part]) - mean) @ axes
             advance(len(part))
-    statistics = None
-    if len(models) >= 3:
-        common = [name for name in features[0][2] if all(name in names for _, _, names in features)]
-        values = np.vstack([found[:, [names.index(name) for name in common]] for _, found, names in features])
-        spread = values.std(0)
-        values = (values - values.mean(0))[:, spread > 0] / spread[spread > 0]
-        values = values.clip(-CLIP, CLIP)
-        mean, axes, shares = principal_axes(values)
-        coordinates = np.full((len(shown), 2), np.nan)
-        coordinates[np.concatenate([part for part, _, _ in features])] = (values - mean) @ axes
-        statistics = {
-            "coordinates": quantize(coordinates.T),
-            "shares": shares.tolist(),
-            "features": values.shape[1],
-            "models": len(models),
-        }
+        if axes is not None:
+            weights_M2[group] = _within(weights_M2[group], ~diverged[group])
     return {
-        "statistics": statistics,
+        "statistics": _statistics(features, diverged),
         "weights": {"coordinates": quantize(weights_M2.T), "architectures": fits},
     }
+
+
+def _statistics(
+    features: Sequence[tuple[np.ndarray, np.ndarray, list[str]]], diverged: np.ndarray
+) -> dict[str, Any] | None:
+    """Principal components of the features that all parts of the models have in common."""
+    common = [name for name in features[0][2] if all(name in names for _, _, names in features)]
+    values = np.vstack([found[:, [names.index(name) for name in common]] for _, found, names in features])
+    models = np.concatenate([part for part, _, _ in features])
+    sound = ~diverged[models]
+    if sound.sum() < LEAST_SOUND:
+        return None
+    spread = values[sound].std(0)
+    varies = spread > 0
+    if not varies.any():
+        return None
+    values = ((values - values[sound].mean(0))[:, varies] / spread[varies]).clip(-CLIP, CLIP)
+    mean, axes, shares = principal_axes(values[sound])
+    coordinates = np.full((len(diverged), 2), np.nan)
+    coordinates[models] = _within((values - mean) @ axes, sound)
+    return {
+        "coordinates": quantize(coordinates.T),
+        "shares": shares.tolist(),
+        "features": values.shape[1],
+        "models": len(models),
+    }
+
+
+def _within(coordinates: np.ndarray, sound: np.ndarray) -> np.ndarray:
+    """Coordinates [N, 2], cut to the range of the sound networks [N]: others far away would hide these."""
+    return np.nan_to_num(coordinates).clip(coordinates[sound].min(0), coordinates[sound].max(0))
 
 
 def read_models(zoo: Zoo, shown: Shown) -> np.ndarray:
