@@ -115,9 +115,10 @@ def components_of(zoo: Zoo, shown: Shown, models: np.ndarray, advance: Advance) 
     Networks that diverged are only projected: a single one would outweigh all others.
 
     Returns:
-        `statistics`: the coordinates [M, 2], NaN for models that were not read, `shares` [2] of the variance,
-        and the number of features; None for fewer than LEAST_SOUND sound networks. `weights`: the coordinates [M, 2], and
-        for each architecture its name, the number of models, of those fitted, and the shares.
+        `statistics`: the coordinates [2, M], NaN for models that were not read, `shares` [2] of the variance,
+        the numbers of features and of models; None for fewer than LEAST_SOUND sound networks. `weights`: the
+        coordinates [2, M], and for each architecture its name, the number of models, of those fitted, and the
+        shares.
     """
     features: list[tuple[np.ndarray, np.ndarray, list[str]]] = []
     weights_M2, fits = np.full((len(shown), 2), np.nan), []
