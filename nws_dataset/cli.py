@@ -82,6 +82,9 @@ COMMANDS = {
         "baselines",
         "Compare all methods of ZOO on one HTML page that needs no server.",
     ),
+    "explore": Entry(
+        "nws_dataset.explorer.command:main", "explore", "Write ZOO as one HTML page to look into."
+    ),
     "info": Entry("nws_dataset.info:main", "", "Say on one screen what a zoo holds."),
 }
 
