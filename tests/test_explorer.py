@@ -135,6 +135,7 @@ def test_diverged_networks_do_not_hide_the_others(tmp_path: Path, monkeypatch: p
     projected = unpack(held["weights"]["coordinates"])
     own = zoo.filter(is_final=True)["diverged"]
     assert own.sum() == 1 and np.isfinite(projected).all()
+    assert any("diverged" in note for note in held["notes"])
     assert len(np.unique(projected[:, ~own])) > 10 and np.abs(projected).max() < 100
     assert all(0 < share < 1 for fit in held["weights"]["architectures"] for share in fit["shares"])
     assert all(fit["fitted"] in (4, 5) for fit in held["weights"]["architectures"])

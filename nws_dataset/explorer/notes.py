@@ -55,10 +55,11 @@ def _of_components(contents: dict[str, Any]) -> list[str]:
         "models that were read are projected on them. Hidden units have no order, so weights of independent "
         "initializations rarely form clusters."
     )
-    return [
-        *notes,
-        "Models that diverged have no say in components; they are drawn no further out than others.",
-    ]
+    if any(field["name"] == "diverged" for field in contents["fields"]):
+        notes.append(
+            "Models that diverged do not shape components; they are drawn no further out than others."
+        )
+    return notes
 
 
 def _of_sample(contents: dict[str, Any]) -> list[str]:
