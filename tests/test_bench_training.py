@@ -21,6 +21,7 @@ from builder.benchmark import contenders, pytorch, training
 from builder.benchmark.contenders import EVALUATED_IMAGES, Evaluation, flops_of
 from builder.benchmark.measurements import EPOCHS, DeviceResults, evaluation_flops, training_flops
 from builder.benchmark.pytorch import Careful, Plain
+from builder.benchmark.reading import write_large_index
 from builder.benchmark.report import tables
 from builder.benchmark.stacked import STACKED_MODELS, Stacked, Vmapped, batched
 from builder.benchmark.timing import AllCoresTimer, InProcessTimer, Measured, measure
@@ -45,6 +46,7 @@ from nws_dataset.errors import ZooError
 from nws_dataset.format.subsets import NWS_MAIN, SUBSETS
 from nws_dataset.networks import kan, resnet, siren
 from nws_dataset.networks.base import BaseArchitecture
+from nws_dataset.reading.zoo import Zoo
 from training_cases import CPU, NWS, SMALL_CNN, IdleStep, images_for, make_model, plain_step
 
 ROUNDING = 1e-4  # of a gradient in float32, whose largest numbers are near 1
@@ -663,3 +665,8 @@ def test_command_refuses_a_missing_folder(tmp_path: Path, capsys: pytest.Capture
         training.main(["--device", "cpu", "--json", str(tmp_path / "none" / "report.json")])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_large_index_of_the_benchmark_of_reading_is_a_zoo(tmp_path: Path) -> None:
+    zoo = Zoo(write_large_index(tmp_path / "zoo", 30))
+    assert len(zoo.filter()) == 600 and len(zoo.filter(is_final=True)) == 30

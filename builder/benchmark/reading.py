@@ -223,13 +223,14 @@ def write_large_index(folder: Path, models: int) -> Path:
             [length] * count,
             digests,
         ]
+        ranges = dict(zip(BYTE_RANGE_COLUMNS, byte_ranges, strict=True))
         columns = [
-            pa.array(values, INDEX_SCHEMA.field(name).type)
-            for name, values in zip(BYTE_RANGE_COLUMNS, byte_ranges, strict=True)
+            part[field.name]
+            if field.name in part.column_names
+            else pa.array(ranges.get(field.name, [None] * count), field.type)
+            for field in INDEX_SCHEMA
         ]
-        by_split.setdefault(plan[chosen[0]].split, []).append(
-            pa.table([*part.columns, *columns], schema=INDEX_SCHEMA)
-        )
+        by_split.setdefault(plan[chosen[0]].split, []).append(pa.table(columns, schema=INDEX_SCHEMA))
         (folder / shard).parent.mkdir(parents=True, exist_ok=True)
         with open(folder / shard, "wb") as file:
             file.truncate(count * (length + 4))
