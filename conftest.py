@@ -63,16 +63,18 @@ if not torch.cuda.is_available():
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# marks of tests that run only where `-m` names them
+ON_REQUEST = ("gpu_compile", "site")
 PAUSE_SECONDS = 0.01  # at most, where huggingface_hub waits before it tries again
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked gpu_compile run only where `-m` names them; the longest files come first."""
+    """Tests with a mark of ON_REQUEST run only where `-m` names it; the longest files come first."""
     items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.name) in LONGEST else len(LONGEST))
-    if "gpu_compile" not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker("gpu_compile")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    unasked = [mark for mark in ON_REQUEST if mark not in config.option.markexpr]
+    left_out = [item for item in items if any(map(item.get_closest_marker, unasked))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True, scope="module")
