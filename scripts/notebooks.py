@@ -1,4 +1,4 @@
-"""Executes the notebooks of examples/ and keeps their outputs: python scripts/notebooks.py [--check] [NAME ...]
+"""Executes the notebooks of examples/ and keeps their outputs: python scripts/notebooks.py [NAME ...]
 
 They read the demo's zoo, ./nws. A notebook's file is its only source: edit it, then run this.
 """
@@ -19,11 +19,11 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from nws_dataset.console import Command
+from nws_dataset.errors import ZooError
 from nws_dataset.files import atomic_write
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples"
-NOTEBOOKS = tuple(sorted(path.stem for path in FOLDER.glob("*.ipynb")))
 # the same for everyone: nothing of the machine that executed it
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -38,11 +38,16 @@ QUIET = {
 SECONDS = 600  # of a cell: only one that hangs takes as long
 
 
+def notebooks() -> list[str]:
+    """The names of all notebooks in FOLDER, without their suffix."""
+    return sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
 def execute(name: str, where: Path = FOLDER) -> NotebookNode:
     """A notebook with the outputs of its cells.
 
     Args:
-        name: of the notebook in `examples`, without its suffix.
+        name: one of `notebooks`.
         where: the folder in which it runs; the zoo is beside it, in `../nws`.
 
     Returns:
@@ -63,13 +68,19 @@ def execute(name: str, where: Path = FOLDER) -> NotebookNode:
     return notebook
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(NOTEBOOKS))
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--check", is_flag=True, help="Only execute them: write nothing.")
 def main(names: tuple[str, ...], check: bool) -> None:
     """Execute notebooks of examples/, all by default, and write their outputs into them."""
-    failed = []
-    for name in names or NOTEBOOKS:
+    known, failed = notebooks(), []
+    for name in names:
+        if name not in known:
+            do = "leave it out for all of them"
+            raise ZooError("NAME", expected=f"one of {', '.join(known)}", found=repr(name), do=do)
+    for name in names or known:
         started = time.monotonic()
         try:
             notebook = execute(name)
