@@ -58,7 +58,9 @@ def execute(name: str, where: Path = FOLDER) -> NotebookNode:
     """
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     resources = {"metadata": {"path": str(where)}}
-    client = NotebookClient(notebook, timeout=SECONDS, resources=resources, record_timing=False)
+    client = NotebookClient(
+        notebook, timeout=SECONDS, resources=resources, record_timing=False, coalesce_streams=True
+    )
     with tempfile.TemporaryDirectory() as sockets, patch.dict(os.environ, QUIET):
         manager = client.create_kernel_manager()
         # through sockets in a folder of its own: no port that others could reach
