@@ -335,7 +335,7 @@ def test_contradictions_and_nothing_at_all(zoo, tmp_path):
 
 
 def test_a_method_from_a_file(zoo, tmp_path):
-    """As in the README: one class, one command; a second run takes what is there, until the file changes."""
+    """As in the guide: one class, one command; a second run takes what is there, until the file changes."""
     method, page = write(tmp_path / "my_method.py", REGRESSOR), tmp_path / "page.html"
     assert len(REGRESSOR.splitlines()) <= 15
     arguments = (zoo, "--method", f"{method}:Quantiles", "--seeds", 2, "--out", page)
@@ -385,12 +385,12 @@ def test_a_classifier_is_asked_for_classes(zoo, tmp_path):
     assert "activation (2 values)" in page_at(tmp_path / "page.html").heads
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-(GRAPH_METHOD,) = re.findall(r"^```python\n(.\"\"my_graph_method.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGE = (Path(__file__).parent.parent / "docs/guides/method.md").read_text()
+(GRAPH_METHOD,) = re.findall(r"^```python\n(.\"\"my_graph_method.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def test_a_class_may_read_graphs(zoo, tmp_path):
-    """The README's method, in at most 15 lines of a class."""
+    """The page's method, in at most 15 lines of a class."""
     code = GRAPH_METHOD[GRAPH_METHOD.index("class ") :].splitlines()
     assert len([line for line in code if line.strip()]) <= 15
     method = write(tmp_path / "my_graph_method.py", GRAPH_METHOD)

@@ -1,4 +1,4 @@
-"""Other projects' code reads our rows, by the calls that README.md's compatibility table gives.
+"""Other projects' code reads our rows, by the calls that docs/guides/others.md gives.
 
 A project that cannot be imported is skipped; `scripts/test-others` installs those that are on the package
 index. The others are repositories: put a checkout of one into PYTHONPATH.
@@ -33,32 +33,22 @@ from test_views import ARCHITECTURES, make_rows
 from testing.zoo_factory import NORMED, PLAIN, make_zoo
 
 pytestmark = pytest.mark.filterwarnings("default")  # what others warn of is not ours
-README = (Path(__file__).parent.parent / "README.md").read_text()
-TABLE = re.findall(r"^\| project \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)[0].splitlines()
+PAGE = (Path(__file__).parent.parent / "docs" / "guides" / "others.md").read_text()
+CALLS = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 SMALL = {name: architecture for name, architecture in ARCHITECTURES.items() if name != "fixed"}
 each_small_architecture = pytest.mark.parametrize("architecture", SMALL.values(), ids=SMALL)
 
 
-def calls(line: str) -> list[str]:
-    """The code of a line of the table."""
-    return re.findall(r"`([^`]+)`", line.split("|")[3])
-
-
 def called(project: str, **names: Any) -> dict[str, Any]:
-    """What the project's line of the table assigns."""
-    (line,) = [line for line in TABLE if line.startswith(f"| {project} |")]
+    """What the project's call assigns."""
     namespace = {name: getattr(nws_dataset, name) for name in nws_dataset.__all__} | names
-    for code in calls(line):
-        exec(code, namespace)
+    exec(CALLS[project], namespace)
     return namespace
 
 
-@pytest.mark.parametrize("line", TABLE, ids=lambda line: line.split("|")[1].strip())
-def test_the_table_has_code_and_a_test(line: str) -> None:
-    project = line.split("|")[1].strip()
-    assert calls(line)
-    for code in calls(line):
-        compile(code, project, "exec")
+@pytest.mark.parametrize("project", CALLS)
+def test_each_call_is_code_and_has_a_test(project: str) -> None:
+    compile(CALLS[project], project, "exec")
     assert f'called("{project}"' in Path(__file__).read_text()
 
 

@@ -1,6 +1,4 @@
-"""The pointer of loading_script/nws: fresh, and all that the stock library needs to load the repository on
-the Hub.
-"""
+"""The pointer of loading_script/nws: all that the stock library needs to load the repository on the Hub."""
 
 from __future__ import annotations
 
@@ -39,19 +37,6 @@ def zoo(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def snapshots(dataset: Any) -> dict[str, list[dict[str, Any]]]:
     return {split: list(part) for split, part in dataset.items()}
-
-
-def test_it_is_fresh() -> None:
-    readme = str((FOLDER / "README.md").relative_to(ROOT))
-    result = subprocess.run(
-        [sys.executable, "-m", "cogapp", "--check", "-I", "scripts", readme],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, (
-        f"{result.stdout}{result.stderr}\nwrite it anew: cog -r -I scripts {readme}"
-    )
 
 
 def test_it_is_a_card_and_nothing_else() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-import readme
+import generated
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("nws_dataset", "builder", "cards")
@@ -78,7 +78,7 @@ def test_contents(wheel: Path) -> None:
         if path.is_file()
     }
     assert names == {name for name in expected if "__pycache__" not in name}
-    assert dict(parser["console_scripts"]) == readme.SCRIPTS
+    assert dict(parser["console_scripts"]) == generated.SCRIPTS
 
 
 def test_the_wheel_is_what_is_imported(environment: Path, empty: Path) -> None:
