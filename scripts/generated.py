@@ -126,7 +126,7 @@ def subsets() -> str:
         for name, subset in SUBSETS.items()
     ]
     imported = [
-        f"| `{name}` | `--import {subset.release}` | {subset.description} | {subset.source} "
+        f"| `{name}` | `nws import {subset.release}` | {subset.description} | {subset.source} "
         f"| {subset.licence} |"
         for name, subset in IMPORTED.items()
     ]

@@ -30,6 +30,11 @@ PAGES = {
 }  # a file of the repository -> where the site has it
 NOTEBOOKS = {f"examples/{path.name}": f"examples/{path.stem}.md" for path in ROOT.glob("examples/*.ipynb")}
 OUTSIDE = PAGES | NOTEBOOKS
+# nbconvert's own, but a picture has the alternative text of its cell's metadata
+TEMPLATE = """{%- extends 'markdown/index.md.j2' -%}
+{% block data_png %}
+![{{ cell.metadata.alt or 'png' }}]({{ output.metadata.filenames['image/png'] | path2url }})
+{% endblock data_png %}"""
 # of tables by pandas, in place of which they get the theme's style
 PANDAS_STYLE, PANDAS_TABLE = (
     re.compile("<style scoped>.*?</style>\n", re.DOTALL),
@@ -104,7 +109,7 @@ def _present(items: list[Any]) -> Iterator[Any]:
 
 def _markdown(notebook: Path) -> tuple[str, dict[str, bytes]]:
     """A notebook's text and outputs as Markdown, and its pictures by name."""
-    exporter = nbconvert.MarkdownExporter()
+    exporter = nbconvert.MarkdownExporter(raw_template=TEMPLATE)
     resources = {"output_files_dir": f"{notebook.stem}_files"}
     text, found = exporter.from_filename(os.fspath(notebook), resources=resources)
     text = PANDAS_STYLE.sub("", text).replace(PANDAS_TABLE, "<table>")

@@ -1,22 +1,23 @@
 """What the built site holds: every name and notebook, nothing from other servers, search without a server.
 
-`pytest tests/site_contents.py` after scripts/docs.
+Only `pytest -m site` runs it; scripts/test-site does, after it has built the site.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import nws_dataset
+from testing.browser import Missing, chromium
+
+pytestmark = pytest.mark.site
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "build" / "site"  # as mkdocs.yml says
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FOREIGN = re.compile(r"^(?:\w+:)?//")
 
 
@@ -61,16 +62,15 @@ def test_every_notebook_is_a_page() -> None:
     assert all(f'href="examples/{name}.html"' in home for name in notebooks)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH")
 def test_search_finds_pages_without_a_server() -> None:
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto((SITE / "guides" / "load.html").as_uri())
-        page.click(".md-search__input")
-        page.keyboard.type("permutation")
-        found = page.locator(".md-search-result__item h1")
-        found.first.wait_for()
-        assert "Views of weights" in found.all_inner_texts()
-        browser.close()
+    try:
+        with chromium() as browser:
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.goto((SITE / "guides" / "load.html").as_uri())
+            page.click(".md-search__input")
+            page.keyboard.type("permutation")
+            found = page.locator(".md-search-result__item h1")
+            found.first.wait_for()
+            assert "Views of weights" in found.all_inner_texts()
+    except Missing as reason:
+        pytest.skip(str(reason))
