@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from huggingface_hub import set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
-import readme
+import generated
 from builder import gallery
 from builder.cli import main as nws_build
 from builder.store import lock_folder
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 LACKING = ("torch", "rich", "jinja2", "joblib", "lightgbm", "matplotlib", "pandas", "sklearn", "scipy")
 LACKING += ("numba", "PIL", "ray", "triton")
 HEAVY = (*LACKING, "numpy", "pyarrow", "huggingface_hub", "datasets", "builder")
-TARGETS = {name: Entry(target, "", "") for name, target in readme.COMMANDS.items() if name != "nws"}
+TARGETS = {name: Entry(target, "", "") for name, target in generated.COMMANDS.items() if name != "nws"}
 
 
 def run(*arguments: object, color: bool = False, **environment: str) -> Result:
@@ -96,7 +96,7 @@ def test_the_list_says_what_each_command_says(name: str) -> None:
     entry = COMMANDS[name]
     command = entry.load()
     assert isinstance(command, Command)
-    assert f"{readme._sentence(command.help or '')}." == entry.help
+    assert f"{generated._sentence(command.help or '')}." == entry.help
     extras = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
     assert entry.extra == "" or f"\n{entry.extra} = [" in extras
 
