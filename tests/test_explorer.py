@@ -22,11 +22,11 @@ from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from nws_dataset.views.statistics import zoo_features
 from testing import zoo_factory
+from testing.browser import Missing, axe_source
 from testing.planned_zoo import make_planned_zoo
 from testing.zoo_factory import make_zoo
 
 MAX_BYTES, MAX_CHARTS_BYTES = 5_000_000, 1_200_000
-AXE = Path(__file__).parent.parent / "node_modules" / "axe-core" / "axe.min.js"  # npm install axe-core
 HOSTILE = '</script><img src=x onerror="window.hacked=1">\'"{{7*7}}'
 
 
@@ -382,6 +382,7 @@ def test_filters_in_a_browser(
     highest.press("Home")  # the lowest value
     lowest = final["learning_rate"].min()
     assert tab.drawn() == len(final.filter(dataset="svhn", learning_rate=lambda rate: rate <= lowest))
+    tab.page.locator("#curves-words:has-text('no model is shown')").wait_for()
     tab.page.click("#reset")
     assert tab.drawn() == len(final)
     tab.close()
@@ -469,13 +470,20 @@ def test_hostile_zoo(chromium: Any, charts: str, tmp_path: Path, monkeypatch: py
     tab.close()
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: npm install axe-core")
+@pytest.mark.site
 @pytest.mark.parametrize("kind", ["cnn", "siren", "kan"])
 def test_accessible(chromium: Any, pages: dict[str, Path], kind: str) -> None:
+    try:
+        source = axe_source()
+    except Missing as reason:
+        pytest.skip(str(reason))
     for width, scheme in ((1280, "light"), (420, "dark")):
         tab = Tab(chromium, pages[kind], width, scheme)
         tab.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         tab.page.click("#all")
-        tab.page.evaluate(AXE.read_text(encoding="utf-8"))
-        assert tab.page.evaluate("axe.run().then((run) => run.violations.map((one) => one.id))") == []
+        tab.page.evaluate(source)
+        assert (
+            tab.page.evaluate("axe.run({preload: false}).then((run) => run.violations.map((one) => one.id))")
+            == []
+        )
         tab.close()

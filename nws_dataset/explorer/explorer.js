@@ -657,6 +657,7 @@ async function showCurves() {
   else values = quartiles(metric, time);
   const words = all.length ? (all.length > CURVES ? `${CURVES} of ${number.format(all.length)} chosen models` : `${all.length} chosen model${all.length > 1 ? "s" : ""}`) : "median and quartiles of the models shown";
   $("curves-words").textContent = values.length ? words : "no model is shown";
+  if (!values.length) return $("curves").replaceChildren(); // Vega would look for the extent of nothing
   const log = metric.codes.scale === "log";
   const x = { field: "t", type: "quantitative", title: time.name, scale: { nice: false }, axis: { tickMinStep: 1 } };
   const y = { field: "v", type: "quantitative", title: metric.name, scale: log ? { type: "log" } : { zero: false }, axis: log ? { format: "~g" } : {} };
