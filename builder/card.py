@@ -71,7 +71,7 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         of_images=of_images,
         classifiers=[name for name in built if name not in of_images],
         kinds=sorted(pc.unique(index["kind"]).to_pylist()),
-        recipes={name: _recipe_table(name) for name in manifest.subsets if name in SUBSETS},
+        recipes={name: recipe_table(name) for name in manifest.subsets if name in SUBSETS},
         image_terms=_image_terms(manifest, index),
         plots=plots_of(manifest) if len(index) else {},
         overview=OVERVIEW,
@@ -194,7 +194,7 @@ def _range(ends: dict[str, Any]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _recipe_table(subset: str) -> list[tuple[str, str]]:
+def recipe_table(subset: str) -> list[tuple[str, str]]:
     """(field, values) of a subset's distribution; families that draw differently are joined by "or"."""
     families = list(SUBSETS[subset].families)
     fields = dict.fromkeys(field for family in families for field in family)
@@ -206,15 +206,19 @@ def _recipe_table(subset: str) -> list[tuple[str, str]]:
 
 
 def _describe(distribution: object) -> str:
+    """What a field is drawn from, or its only value, in words."""
     match distribution:
         case Choice(values) | Cycle(values):
-            return ", ".join(
-                str(value).lower() if isinstance(value, bool) else str(value) for value in values
-            )
+            return ", ".join(map(_describe, values))
         case Uniform(low, high):
             return f"uniform {low:g} .. {high:g}"
         case LogUniform(low, high):
             return f"log-uniform {low:g} .. {high:g}"
         case ByDataset(by_name):
-            return ", ".join(f"{value} ({name})" for name, value in by_name.items())
-    return str(distribution).lower() if isinstance(distribution, bool) else str(distribution)
+            named: dict[str, list[str]] = {}
+            for name, value in by_name.items():
+                named.setdefault(_describe(value), []).append(name)
+            return "; ".join(f"{text} ({', '.join(names)})" for text, names in named.items())
+        case bool() | None:
+            return str(distribution).lower()
+    return str(distribution)

@@ -11,6 +11,7 @@ import click
 
 from nws_dataset.console import Command, size
 from nws_dataset.errors import one_line
+from nws_dataset.options import revision_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,7 @@ SCORES = {"test_accuracy": ("test accuracy", "{:.3f}"), "psnr": ("PSNR", "{:.1f}
 
 @click.command(cls=Command)
 @click.argument("zoo")
-@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a zoo on the Hub.")
+@revision_option
 def main(zoo: str, revision: str | None) -> None:
     """Say on one screen what a zoo holds.
 

@@ -35,6 +35,11 @@ def ray_option(words: str) -> Decorator:
     return click.option("--ray", metavar="local|auto|HOST:PORT", help=words)
 
 
+revision_option = click.option(
+    "--revision", metavar="NAME", help="Branch, tag or commit of a zoo on the Hub."
+)
+
+
 def together(*options: Decorator) -> Decorator:
     """Several options as one decorator; they keep their order in the help."""
 

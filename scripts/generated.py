@@ -130,10 +130,11 @@ def subsets() -> str:
         f"| {subset.licence} |"
         for name, subset in IMPORTED.items()
     ]
+    requested = [f"`{name}`" for name, subset in SUBSETS.items() if subset.on_request]
     drawn = [
         f"### {name}\n\n{subset.description[0].upper()}{subset.description[1:]}.\n\n"
         "| field | drawn from |\n|---|---|\n"
-        + "".join(f"| {field} | {values} |\n" for field, values in card._recipe_table(name))
+        + "".join(f"| {field} | {values} |\n" for field, values in card.recipe_table(name))
         for name, subset in SUBSETS.items()
     ]
     notes = [
@@ -145,12 +146,16 @@ def subsets() -> str:
             "| subset | preset | models | snapshots of each | what they are |",
             "|---|---|---:|---:|---|",
             *lines,
-            "\n`siren_nfn` is `siren` with `--convention nfn`.\n",
+            "\n`siren_nfn` is `siren` with `--convention nfn`. "
+            f"The numbers of {', '.join(requested)} count networks of `digits`, which are trained only with "
+            "`--datasets digits`; where networks represent images, each set has room for 70,000.\n",
             "| imported subset | by | what it is | source | licence |",
             "|---|---|---|---|---|",
             *imported,
             "\n## What recipes are drawn from\n",
-            "A field that is not listed has its default; commas separate values that are equally likely.\n",
+            "A field that is not listed has [its default](../reference/networks.md#nws_dataset.Recipe). "
+            "Commas separate values that are equally likely; `28 (mnist)` is the value for networks of that "
+            "image set. Where a subset joins two families, such as `demo`, a field may be of one of them.\n",
             *drawn,
             "## How imported subsets differ\n",
             *notes,

@@ -23,6 +23,7 @@ from nws_dataset.reading.zoo import Zoo
 from nws_dataset.views.statistics import zoo_features
 from testing import zoo_factory
 from testing.browser import Missing, axe_source
+from testing.loopback_hub import LoopbackHub
 from testing.planned_zoo import make_planned_zoo
 from testing.zoo_factory import make_zoo
 
@@ -286,6 +287,21 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "expected a folder, found a file" in fails(tmp_path, "--out", tmp_path / "file" / "page.html")
     monkeypatch.setattr(command, "NEEDS", ("no_such_module",))
     assert "pip install 'nws-dataset[explore]'" in fails(tmp_path)
+
+
+def test_a_zoo_on_the_hub(
+    hub: LoopbackHub, zoos: dict[str, Zoo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page goes to the current folder; without weights none is fetched, and the index is all there."""
+    monkeypatch.setattr(page, "charts_library", lambda: "window.vegaEmbed = null")
+    hub.put("org/cnn", Path(zoos["cnn"].path))
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(command.main, ["org/cnn", "--no-weights", "--revision", "main"])
+    assert run.exit_code == 0, run.output
+    assert not [request for request in hub.requests if "/snapshots/" in request.path]
+    held = from_text(re.search(r'id="data">([^<]*)<', (tmp_path / "cnn-explorer.html").read_text())[1])
+    local = page.contents_of(zoos["cnn"], held["name"], read_weights=False)
+    assert held["models"] == 24 and to_text(held) == to_text(local)
 
 
 def test_still_pictures(found: dict[str, dict[str, Any]], tmp_path: Path) -> None:

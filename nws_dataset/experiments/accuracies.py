@@ -291,7 +291,7 @@ def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float
 def main(
     zoo: str, out: Path | None, first: int, seeds: int, meta: bool, jobs: int | None, ray: str | None
 ) -> None:
-    """Predict test accuracy from the final weights of ZOO, a folder that nws-build wrote.
+    """Predict test accuracy from the final weights of ZOO, a folder or ORG/NAME on the Hub.
 
     Evaluates three predictors on all inputs, learning curves, transfer and early prediction. Prints tables,
     and writes JSON, Markdown and plots. An interrupted run resumes where it stopped.

@@ -247,7 +247,7 @@ def main(
     snapshots: str | None,
     **chosen: Any,
 ) -> None:
-    """Predict how networks were trained from the weights of ZOO, a folder that nws-build wrote.
+    """Predict how networks were trained from the weights of ZOO, a folder or ORG/NAME on the Hub.
 
     Prints how well three methods predict each property of held-out models: the deep meta-classifier, and a
     linear SVM and boosting on statistics; for comparison, also chance and the best guess from the

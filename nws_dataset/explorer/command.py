@@ -10,6 +10,7 @@ import click
 from nws_dataset.console import Command
 from nws_dataset.errors import ZooError, one_line
 from nws_dataset.files import atomic_write, path_type
+from nws_dataset.options import revision_option
 
 NEEDS = ("jinja2", "matplotlib", "rich", "vl_convert")  # modules of the extra `explore`
 
@@ -50,6 +51,7 @@ def check_extra() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write the page to.  [default: ZOO-explorer.html, next to the zoo]",
 )
+@revision_option
 @click.option(
     "--weights/--no-weights",
     default=True,
@@ -63,7 +65,7 @@ def check_extra() -> None:
     metavar="FILE.png",
     help="Also write a still picture of the page's first plot.",
 )
-def main(zoo: str, out: Path | None, weights: bool, picture: Path | None) -> None:
+def main(zoo: str, out: Path | None, revision: str | None, weights: bool, picture: Path | None) -> None:
     """Write ZOO as one HTML page to look into.
 
     Every model is a point: choose the axes and the colour, filter by the recipe, and see the training curves,
@@ -75,7 +77,7 @@ def main(zoo: str, out: Path | None, weights: bool, picture: Path | None) -> Non
     from nws_dataset.reading.zoo import Zoo
 
     called = one_line(Path(zoo).resolve().name) if Path(zoo).is_dir() else one_line(zoo)
-    html, contents = page_of_zoo(Zoo(zoo), called, read_weights=weights)
+    html, contents = page_of_zoo(Zoo(zoo, revision=revision), called, read_weights=weights)
     with atomic_write(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
     click.echo(f"Written: {one_line(page)} ({len(html) / 1e6:.1f} MB)")
