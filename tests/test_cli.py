@@ -374,7 +374,10 @@ def test_info_needs_no_extra_and_no_client_of_the_hub(zoo: Path) -> None:
     assert "10 models" in done.stdout
 
 
-def test_info_of_the_hub_fetches_no_weights(zoo: Path, hub: LoopbackHub) -> None:
+def test_info_of_the_hub_fetches_no_weights(
+    zoo: Path, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", tmp_path / "cache")  # nothing is kept there yet
     hub.put(REPO, zoo)
     hub.clear()
     first, *rest = run("info", REPO).stdout.splitlines()

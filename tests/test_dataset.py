@@ -22,7 +22,7 @@ from nws_dataset.reading.zoo import Zoo
 from nws_dataset.views.graph import Graph
 from nws_dataset.views.layer_tuples import LayerTuples
 from nws_dataset.views.tokens import Tokens
-from test_documentation import EXAMPLES
+from test_documentation import blocks
 from test_hub import weight_requests
 from testing.loopback_hub import LoopbackHub
 from testing.zoo_factory import NORMED, PLAIN, make_zoo
@@ -305,7 +305,7 @@ with_geometric = pytest.mark.filterwarnings("default")  # what it warns of is no
 @with_geometric
 def test_gine_trains_in_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch_geometric")
-    (code,) = [code for code in EXAMPLES if "GINEConv" in code]
+    (code,) = [code for code in blocks("docs/guides/graph_network.md", "python") if "GINEConv" in code]
     statements = [line for line in code.splitlines() if line and not line.startswith(("import", "from"))]
     assert len(statements) == 10
     make_zoo(tmp_path / "nws")

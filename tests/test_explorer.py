@@ -294,6 +294,7 @@ def test_a_zoo_on_the_hub(
 ) -> None:
     """The page goes to the current folder; without weights none is fetched, and the index is all there."""
     monkeypatch.setattr(page, "charts_library", lambda: "window.vegaEmbed = null")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", tmp_path / "cache")
     hub.put("org/cnn", Path(zoos["cnn"].path))
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke(command.main, ["org/cnn", "--no-weights", "--revision", "main"])
