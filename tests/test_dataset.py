@@ -249,10 +249,12 @@ def bytes_of(requests: list[Any]) -> int:
     return sum(int(stop) - int(start) + 1 for start, stop in ranges)
 
 
-def test_a_shuffled_pass_asks_for_neighbourhoods(remote: Callable[..., Zoo], hub: LoopbackHub) -> None:
+def test_a_shuffled_pass_asks_for_neighbourhoods(
+    remote: Callable[..., Zoo], hub: LoopbackHub, tmp_path: Path
+) -> None:
     snapshots = remote().filter(subset="demo", architecture=PLAIN.id)
     assert weight_requests(hub) == []
-    remote(cache_dir=None, cache_bytes=0).weights(snapshots)
+    remote(cache_dir=tmp_path / "empty", cache_bytes=0).weights(snapshots)
     together = weight_requests(hub)  # neighbours are one request
     assert 1 < len(together) < len(snapshots)
     dataset = remote().dataset(snapshots)
