@@ -185,7 +185,7 @@ def test_a_subset_that_was_imported(zoo: Zoo, name: str) -> None:
         ),
         (
             {"backend": "torch", "device": "mps"},
-            "the fast step would give other last bits for the same seed, and so would other models beside it.",
+            "other last bits for the same seed, and so would other models beside it.",
             "on a GPU, by plain torch.",
         ),
     ],
