@@ -14,9 +14,12 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # libraries read it when they are imported; workers of pytest already share the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -99,6 +102,29 @@ def workers_that_start_at_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "CONTEXT", FORKED)
         yield
+
+
+@pytest.fixture(scope="module")  # while it is open, nothing else may run an event loop
+def chromium() -> Iterator[Browser]:
+    """The installed Chromium; what needs it is skipped where it is missing."""
+    from testing import browser
+
+    try:
+        with browser.chromium() as found:
+            yield found
+    except browser.Missing as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """axe-core's script; what needs it is skipped where it is missing."""
+    from testing import browser
+
+    try:
+        return browser.axe_source()
+    except browser.Missing as reason:
+        pytest.skip(str(reason))
 
 
 class _Impatient:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 from nws_dataset.views.statistics import zoo_features
 from testing import zoo_factory
-from testing.browser import Missing, axe_source
 from testing.loopback_hub import LoopbackHub
 from testing.planned_zoo import make_planned_zoo
 from testing.zoo_factory import make_zoo
@@ -315,18 +313,6 @@ def test_still_pictures(found: dict[str, dict[str, Any]], tmp_path: Path) -> Non
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 class Tab:
     """A page in a browser, what it asked for and what went wrong."""
 
@@ -489,16 +475,12 @@ def test_hostile_zoo(chromium: Any, charts: str, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.site
 @pytest.mark.parametrize("kind", ["cnn", "siren", "kan"])
-def test_accessible(chromium: Any, pages: dict[str, Path], kind: str) -> None:
-    try:
-        source = axe_source()
-    except Missing as reason:
-        pytest.skip(str(reason))
+def test_accessible(axe: str, chromium: Any, pages: dict[str, Path], kind: str) -> None:
     for width, scheme in ((1280, "light"), (420, "dark")):
         tab = Tab(chromium, pages[kind], width, scheme)
         tab.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         tab.page.click("#all")
-        tab.page.evaluate(source)
+        tab.page.evaluate(axe)
         assert (
             tab.page.evaluate("axe.run({preload: false}).then((run) => run.violations.map((one) => one.id))")
             == []

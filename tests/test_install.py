@@ -42,10 +42,14 @@ def run(checkout: Path, *command: str) -> tuple[str, list[str]]:
 
 
 def test_an_extra_is_installed_once_and_a_larger_one_serves_as_well(checkout: Path) -> None:
+    installed = {"all", "dev"}
     for extra, installs in (("all", True), ("all", False), ("dev", True), ("dev", False), ("all", False)):
         told, calls = run(checkout, "scripts/install", *([] if extra == "dev" else [extra]))
         assert any(call.endswith(f"--editable .[{extra}]") for call in calls) == bool(calls) == installs
         assert ("Installed into venv in " in told) == installs
+    for extras in ("dev,docs", "dev,docs,browser", "dev,docs", "dev", "all"):
+        assert bool(run(checkout, "scripts/install", extras)[1]) == (extras not in installed)
+        installed |= {extras}
     (checkout / "constraints.txt").write_text("numpy==1.0\n")
     assert run(checkout, "scripts/install", "all")[1]
 

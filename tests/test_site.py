@@ -5,13 +5,12 @@ Only `pytest -m site` runs it; scripts/test-site does, after it has built the si
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from testing.browser import SCHEMES, WIDTHS, Missing, axe_source, chromium, opened
+from testing.browser import SCHEMES, WIDTHS, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -26,13 +25,8 @@ FINE = """<!doctype html><html lang="en"><title>Fine</title><link rel="styleshee
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    try:
-        axe_source()
-        with chromium() as browser:
-            yield browser
-    except Missing as reason:
-        pytest.skip(str(reason))
+def browser(axe: str, chromium: Browser) -> Browser:
+    return chromium
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import nws_dataset
-from testing.browser import Missing, chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.site
 
@@ -62,15 +65,11 @@ def test_every_notebook_is_a_page() -> None:
     assert all(f'href="examples/{name}.html"' in home for name in notebooks)
 
 
-def test_search_finds_pages_without_a_server() -> None:
-    try:
-        with chromium() as browser:
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.goto((SITE / "guides" / "load.html").as_uri())
-            page.click(".md-search__input")
-            page.keyboard.type("permutation")
-            found = page.locator(".md-search-result__item h1")
-            found.first.wait_for()
-            assert "Views of weights" in found.all_inner_texts()
-    except Missing as reason:
-        pytest.skip(str(reason))
+def test_search_finds_pages_without_a_server(chromium: Browser) -> None:
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((SITE / "guides" / "load.html").as_uri())
+    page.click(".md-search__input")
+    page.keyboard.type("permutation")
+    found = page.locator(".md-search-result__item h1")
+    found.first.wait_for()
+    assert "Views of weights" in found.all_inner_texts()
