@@ -21,6 +21,8 @@ TEMPLATE = "dataset.md.j2"
 # the first of these columns that varies colours the overview
 COLOURED_BY = ("optimizer", "activation", "initialization", "dataset")
 OVERVIEW = "plots/overview.png"  # on top
+EXPLORER_PAGE = "plots/explorer.html"  # what `nws explore` writes, for a zoo that is published
+EXPLORER_PICTURE = "plots/explorer.png"  # a still of it, which leads to it
 PLOTS = {
     OVERVIEW: "What the networks of this zoo are, at a glance: their accuracy over training and at its end, "
     "images decoded from them, or the edges that they keep",
@@ -30,6 +32,8 @@ PLOTS = {
     "it, by initialization",
     "plots/trajectories.png": "Distance of the weights of three layers from their start, over training, "
     "coloured by final test accuracy (or PSNR)",
+    EXPLORER_PICTURE: "Every network of this zoo as a point, as the page to look into shows them: by its "
+    "result, and by the principal components of its weights' statistics",
     "plots/images.png": "Images decoded from networks at each snapshot, beside the originals",
 }  # path in the zoo -> its alternative text; `builder.gallery` draws them
 # a question to the index compares networks by the first of these columns that varies
@@ -75,6 +79,8 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         image_terms=_image_terms(manifest, index),
         plots=plots_of(manifest) if len(index) else {},
         overview=OVERVIEW,
+        explorer_page=EXPLORER_PAGE,
+        explorer_picture=EXPLORER_PICTURE,
         models=pc.sum(index["is_final"]).as_py() or 0,
         snapshots=len(index),
         size=_size(sum(entry.size for entry in manifest.files.values())),

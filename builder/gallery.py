@@ -1,6 +1,7 @@
-"""A zoo's plots, `plots/*.png`: accuracies, from its index, and how weights move in training, from a sample.
+"""A zoo's plots, `plots/*.png`: accuracies, from its index, and how weights move in training, from a sample;
+and the page to look into it, `plots/explorer.html`.
 
-A plot contains the digest of what it was drawn from: drawing again writes nothing, and stale plots are found.
+Each contains the digest of what it was drawn from: drawing again writes nothing, and stale ones are found.
 
 Letters of axes: M models, S snapshots of a model, E epochs, P weights.
 """
@@ -9,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,10 +28,12 @@ from matplotlib.figure import Figure  # draws with Agg; pyplot's global state is
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
-from builder.card import COLOURED_BY, PLOTS, plots_of, varying
+from builder.card import COLOURED_BY, EXPLORER_PAGE, EXPLORER_PICTURE, OVERVIEW, plots_of, varying
 from builder.images import PILLOW_ERRORS, load_image_set, prepare
 from builder.store import remembered_images
 from nws_dataset.errors import ZooError
+from nws_dataset.explorer.page import contents_of, page_of
+from nws_dataset.explorer.picture import picture_of
 from nws_dataset.files import atomic_write, path_type
 from nws_dataset.format.manifest import Manifest
 from nws_dataset.format.recipe import LEGAL_VALUES
@@ -37,8 +42,8 @@ from nws_dataset.reading.snapshots import Snapshots
 from nws_dataset.reading.zoo import Zoo
 
 Item = TypeVar("Item")
-VERSION = "2"  # changes whenever the same zoo would give different plots
-DIGEST = "nws-digest"  # the PNG's text chunk for the digest
+VERSION = "3"  # changes whenever the same zoo would give different plots
+DIGEST = "nws-digest"  # the PNG's text chunk for the digest, and the first word of a page's last line
 DPI = 150
 WIDTH = 8.0  # inches; the card shows about 800 pixels
 BINS = [number / 40 for number in range(41)]  # edges of accuracy
@@ -58,10 +63,10 @@ COLOURS = (*CYCLE, "#7B4B2A")  # as many as the property with the most values ha
 
 
 def draw(folder: Path) -> list[Path]:
-    """Draw the plots of a zoo that are missing or stale.
+    """Draw the plots of a zoo that are missing or stale, and write its page.
 
-    The same index and weights give the same bytes (with one version of matplotlib). A zoo without models has
-    no plots.
+    The same index and weights give the same bytes (with one version of matplotlib and vl-convert). A zoo
+    without models has none of them, and where the extra `explore` is not installed, no page is written.
 
     Args:
         folder: the folder of a complete zoo; its nws.json says what the plots are drawn from.
@@ -75,15 +80,24 @@ def draw(folder: Path) -> list[Path]:
     names = stale(folder)
     if not names:
         return []
-    zoo, written = Zoo(os.path.join(os.curdir, folder)), []  # always a folder, whatever its name
+    zoo = Zoo(os.path.join(os.curdir, folder))  # always a folder, whatever its name
+    digest = _digest(zoo.manifest)
     with matplotlib.rc_context(STYLE):
-        figures = {name: FIGURES[name](zoo) for name in names}  # all, before one is written
-        for name, figure in figures.items():
-            written.append(Path(folder) / name)
-            with atomic_write(written[-1]) as temporary:
-                metadata = {"Software": None, DIGEST: _digest(zoo.manifest)}  # leave out matplotlib's version
-                figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
-    return written
+        # all, before one is written
+        figures = {name: FIGURES[name](zoo) for name in names if name in FIGURES}
+        page = ""
+        if EXPLORER_PAGE in names or EXPLORER_PICTURE in names:
+            contents = contents_of(zoo, called=", ".join(zoo.manifest.subsets))
+            figures[EXPLORER_PICTURE] = picture_of(contents)
+            page = _signed(page_of(contents), digest) if EXPLORER_PAGE in names else ""
+        for name in names:
+            with atomic_write(Path(folder) / name) as temporary:
+                if name == EXPLORER_PAGE:
+                    temporary.write_text(page, encoding="utf-8")
+                else:
+                    metadata = {"Software": None, DIGEST: digest}  # leave out matplotlib's version
+                    figures[name].savefig(temporary, format="png", dpi=DPI, metadata=metadata)
+    return [Path(folder) / name for name in names]
 
 
 def stale(folder: Path) -> list[str]:
@@ -93,7 +107,9 @@ def stale(folder: Path) -> list[str]:
         ZooError: if the folder is not a zoo.
     """
     manifest = Manifest.read(folder)
-    wanted = plots_of(manifest) if manifest.index_files() else ()
+    if not manifest.index_files():
+        return []
+    wanted = [*plots_of(manifest), *([EXPLORER_PAGE] if find_spec("vl_convert") else [])]
     return [name for name in wanted if _drawn_from(Path(folder) / name) != _digest(manifest)]
 
 
@@ -104,13 +120,17 @@ def _digest(manifest: Manifest) -> str:
     copies = (f"{name} {entry.copies}" for name, entry in sorted(manifest.subsets.items()) if entry.copies)
     index = (f"{path} {manifest.files[path].sha256}" for path in manifest.index_files())
     sources = [VERSION, *copies, *index]
-    return hashlib.sha256("\n".join(sources).encode()).hexdigest()
+    return _sha256("\n".join(sources).encode())
 
 
 def _drawn_from(path: Path) -> str | None:
-    """The digest in a plot; None if the plot is missing or damaged."""
+    """The digest in a plot or a page; None if it is missing or damaged."""
     if path_type(path) != "a file":  # reading a pipe would block
         return None
+    if path.suffix == ".html":
+        page, _, line = path.read_bytes().removesuffix(b"\n").rpartition(b"\n")
+        found = re.fullmatch(_signature("([0-9a-f]{64})", _sha256(page)), line.decode(errors="replace"))
+        return found[1] if found else None
     try:
         with Image.open(path, formats=["PNG"]) as image:
             digest = image.info.get(DIGEST)
@@ -118,6 +138,19 @@ def _drawn_from(path: Path) -> str | None:
     except PILLOW_ERRORS:
         return None
     return digest
+
+
+def _signed(page: str, digest: str) -> str:
+    """A page with a last line that says what it was written from, and what it was when written."""
+    return f"{page}\n{_signature(digest, _sha256(page.encode()))}\n"
+
+
+def _signature(digest: str, content: str) -> str:
+    return f"<!-- {DIGEST} {digest} {content} -->"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 # Overview
@@ -550,6 +583,10 @@ def _percent(ticks: Sequence[float]) -> list[str]:
     return [f"{100 * tick:.0f} %" for tick in ticks]
 
 
-FIGURES: dict[str, Callable[[Zoo], Figure]] = dict(
-    zip(PLOTS, (_overview, _accuracy, _weights, _trajectories, _images), strict=True)
-)
+FIGURES: dict[str, Callable[[Zoo], Figure]] = {
+    OVERVIEW: _overview,
+    "plots/accuracy.png": _accuracy,
+    "plots/weights.png": _weights,
+    "plots/trajectories.png": _trajectories,
+    "plots/images.png": _images,
+}  # those that are drawn here; EXPLORER_PICTURE shows what a page's contents are

@@ -541,7 +541,8 @@ def _files(folder: Path) -> tuple[dict[str, _File], dict[str, _File]]:
         for path, entry in manifest.files.items()
     }
     index = set(manifest.index_files())
-    plots = sorted(path.relative_to(folder).as_posix() for path in folder.glob("plots/[!.]*.png"))
+    drawn = (path for path in folder.glob("plots/[!.]*") if path.suffix in (".png", ".html"))
+    plots = sorted(path.relative_to(folder).as_posix() for path in drawn)
     rest = {path: _unlisted_file(folder, path) for path in (MANIFEST_NAME, CARD_NAME, *plots)}
     shards = {path: file for path, file in listed.items() if path not in index}
     return shards, {**{path: listed[path] for path in index}, **rest}

@@ -19,7 +19,17 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData, metadata_load
 
 from builder.build import build
-from builder.card import GROUPED_BY, MANY_ARCHITECTURES, OVERVIEW, PLOTS, _size, _size_category, render
+from builder.card import (
+    EXPLORER_PAGE,
+    EXPLORER_PICTURE,
+    GROUPED_BY,
+    MANY_ARCHITECTURES,
+    OVERVIEW,
+    PLOTS,
+    _size,
+    _size_category,
+    render,
+)
 from builder.image_sets import IMAGE_SETS
 from builder.plan import Request
 from nws_dataset.files import sha256_file
@@ -223,9 +233,11 @@ def test_terms_of_the_images(zoo: Zoo) -> None:
 
 
 def test_plots_are_shown_when_there_are_models(zoo: Zoo) -> None:
-    shown = dict(re.findall(r"!\[(.+?)\]\((.+?)\)", (zoo.path / "README.md").read_text()))
+    text = (zoo.path / "README.md").read_text()
+    shown = dict(re.findall(r"!\[(.+?)\]\((.+?)\)", text))
     of_classifiers = {path: text for path, text in PLOTS.items() if path != "plots/images.png"}
     assert {path: text for text, path in shown.items()} == of_classifiers
+    assert f"]({EXPLORER_PICTURE})]({EXPLORER_PAGE})" in text, "the picture leads to the page"
     assert "![" not in render(dataclasses.replace(zoo.manifest, files={}), [])
 
 

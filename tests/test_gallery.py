@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from matplotlib.collections import PathCollection
 from PIL import Image
 
 from builder import card, gallery
 from nws_dataset.errors import ZooError
+from nws_dataset.explorer.command import main as explore
 from nws_dataset.format.manifest import FileEntry, Manifest
 from nws_dataset.format.recipe import LEGAL_VALUES
 from nws_dataset.format.schema import INDEX_SCHEMA
@@ -24,13 +26,15 @@ from testing.zoo_factory import make_zoo, use_copy
 
 # of a zoo of classifiers
 PLOTS = [path for path in card.PLOTS if path != "plots/images.png"]
+FILES = [*PLOTS, card.EXPLORER_PAGE]
+DRAWN_HERE = [path for path in PLOTS if path != card.EXPLORER_PICTURE]
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_zoo(tmp_path_factory.mktemp("gallery") / "zoo")
-    assert gallery.stale(folder) == list(PLOTS)
-    assert gallery.draw(folder) == [folder / name for name in PLOTS]
+    assert gallery.stale(folder) == list(FILES)
+    assert gallery.draw(folder) == [folder / name for name in FILES]
     return folder
 
 
@@ -41,7 +45,7 @@ def zoo(drawn: Path, tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in PLOTS}
+    return {name: (folder / name).read_bytes() for name in FILES}
 
 
 def replaced(zoo: Zoo, column: str, values: list[object]) -> None:
@@ -60,7 +64,7 @@ def test_pictures_that_a_card_can_show(drawn: Path) -> None:
             assert image.width == gallery.WIDTH * gallery.DPI
             assert len(set(image.convert("L").resize((60, 40)).tobytes())) > 10, f"{name} shows nothing"
     assert sorted(path.name for path in (drawn / "plots").iterdir()) == sorted(
-        Path(name).name for name in PLOTS
+        Path(name).name for name in FILES
     )
 
 
@@ -68,14 +72,14 @@ def test_a_folder_whatever_its_name(zoo: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(zoo.parent)
     shutil.rmtree(zoo / "plots")
     zoo.rename("~")
-    assert gallery.draw(Path("~")) == [Path("~") / name for name in PLOTS]
+    assert gallery.draw(Path("~")) == [Path("~") / name for name in FILES]
 
 
 def test_nothing_is_drawn_twice(zoo: Path) -> None:
-    times = [(zoo / name).stat().st_mtime_ns for name in PLOTS]
+    times = [(zoo / name).stat().st_mtime_ns for name in FILES]
     assert gallery.stale(zoo) == []
     assert gallery.draw(zoo) == []
-    assert [(zoo / name).stat().st_mtime_ns for name in PLOTS] == times
+    assert [(zoo / name).stat().st_mtime_ns for name in FILES] == times
 
 
 def test_the_same_zoo_gives_the_same_bytes(zoo: Path) -> None:
@@ -109,20 +113,59 @@ def test_a_plot_that_is_not_the_zoos_is_drawn_anew(zoo: Path, damage: str) -> No
     assert contents(zoo) == before
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "no digest", "of another zoo", "bytes"])
+def test_a_page_that_is_not_the_zoos_is_written_anew(zoo: Path, damage: str) -> None:
+    before, path = contents(zoo), zoo / card.EXPLORER_PAGE
+    page = before[card.EXPLORER_PAGE]
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(page[:1000])
+    elif damage == "flipped":
+        path.write_bytes(page[:5000] + bytes([page[5000] ^ 1]) + page[5001:])
+    elif damage == "no digest":
+        path.write_bytes(page[: page.rindex(b"<!--")])
+    elif damage == "of another zoo":
+        line = page.splitlines()[-1].split()
+        path.write_bytes(page.replace(line[2], line[2][::-1]))
+    else:
+        path.write_bytes(bytes(range(256)))
+    assert gallery.stale(zoo) == [card.EXPLORER_PAGE]
+    assert gallery.draw(zoo) == [path]
+    assert contents(zoo) == before
+
+
+def test_the_page_is_what_explore_writes(zoo: Path, tmp_path: Path) -> None:
+    """But for its name, and the last line; it names the zoo's subsets, as the folder may have any name."""
+    page = tmp_path / "page.html"
+    assert CliRunner().invoke(explore, [str(zoo), "--out", str(page)], catch_exceptions=False).exit_code == 0
+    ours = (zoo / card.EXPLORER_PAGE).read_text().splitlines()
+    assert ours[-2] == "</html>" and gallery.DIGEST in ours[-1]
+    differ = [(a, b) for a, b in zip(ours, page.read_text().splitlines(), strict=False) if a != b]
+    assert differ[0][0] == "<title>demo: a zoo of networks</title>" and len(differ) == 3, "title, h1, data"
+
+
+def test_without_its_library_no_page_is_written(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(zoo / "plots")
+    monkeypatch.setattr(gallery, "find_spec", lambda name: None)
+    assert gallery.draw(zoo) == [zoo / name for name in PLOTS]
+    assert gallery.stale(zoo) == []
+
+
 def test_a_change_of_the_index_makes_all_stale(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest.read(zoo)
     index = manifest.index_files()[0]
     files = {**manifest.files, index: FileEntry(manifest.files[index].size, "another")}
     dataclasses.replace(manifest, files=files).write(zoo)
-    assert gallery.stale(zoo) == list(PLOTS)
+    assert gallery.stale(zoo) == FILES
     manifest.write(zoo)
     monkeypatch.setattr(gallery, "VERSION", "another")
-    assert gallery.stale(zoo) == list(PLOTS)
+    assert gallery.stale(zoo) == FILES
 
 
 def test_a_copy_of_an_image_set_has_its_name(zoo: Path) -> None:
     name = use_copy(zoo)
-    assert gallery.stale(zoo) == list(PLOTS)
+    assert gallery.stale(zoo) == FILES
     opened = Zoo(zoo)
     left, right = gallery.FIGURES["plots/accuracy.png"](opened).subfigs
     called = ["mnist", name, "svhn"]
@@ -144,7 +187,7 @@ def test_a_zoo_without_models_has_no_plots(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("models", "snapshots"), [(1, 1), (4, 2), (40, 20)])
 def test_zoos_of_any_size(tmp_path: Path, models: int, snapshots: int) -> None:
     folder = make_zoo(tmp_path / "zoo", models=models, snapshots=snapshots)
-    assert len(gallery.draw(folder)) == len(PLOTS)
+    assert len(gallery.draw(folder)) == len(FILES)
 
 
 def test_every_value_has_a_colour_of_its_own(zoo: Path) -> None:
@@ -155,7 +198,7 @@ def test_every_value_has_a_colour_of_its_own(zoo: Path) -> None:
     opened = Zoo(zoo)
     for column in ("dataset", "initialization"):
         replaced(opened, column, list(LEGAL_VALUES[column]))
-    for name in PLOTS:
+    for name in DRAWN_HERE:
         gallery.FIGURES[name](opened).draw_without_rendering()
 
 
@@ -174,10 +217,10 @@ def test_weights_that_are_zero_have_no_place_on_a_logarithmic_axis(
     row = Zoo.row
     monkeypatch.setattr(Zoo, "row", lambda self, which: row(self, which) * (which["model_number"] > 4))
     opened = Zoo(zoo)
-    for name in PLOTS:
+    for name in DRAWN_HERE:
         gallery.FIGURES[name](opened).draw_without_rendering()
     monkeypatch.setattr(Zoo, "row", lambda self, which: np.zeros_like(row(self, which)))
-    for name in PLOTS:
+    for name in DRAWN_HERE:
         gallery.FIGURES[name](opened).draw_without_rendering()
 
 

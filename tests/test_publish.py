@@ -105,7 +105,7 @@ def push(folder: Path, **options: Any) -> Publisher:
 
 def published(folder: Path) -> dict[str, bytes]:
     """What of a folder belongs on the Hub."""
-    plots = [f"plots/{path.name}" for path in sorted(folder.glob("plots/[!.]*.png"))]
+    plots = [f"plots/{path.name}" for path in folder.glob("plots/[!.]*.*") if path.suffix != ".txt"]
     names = [*Manifest.read(folder).files, "nws.json", "README.md", *plots]
     return {name: (folder / name).read_bytes() for name in names}
 
@@ -132,13 +132,15 @@ def test_a_folder(hub: LoopbackHub, witness: Witness, tmp_path: Path) -> None:
         ".staging/models/demo-000001.parquet",
         "snapshots/demo/.x.parquet.1.tmp",
         "plots/a.png",
+        "plots/a.html",
+        "plots/a.txt",
         "plots/.b.png",
     ):
         (zoo / name).parent.mkdir(parents=True, exist_ok=True)
         (zoo / name).write_bytes(b"local")
     publisher = push(zoo)
     assert on_the_hub(hub) == published(zoo)
-    assert "plots/a.png" in on_the_hub(hub)
+    assert {"plots/a.png", "plots/a.html"} <= on_the_hub(hub).keys()
     assert publisher.url == f"{hub.url}/datasets/{REPO}"
     assert witness.commits == 2 and witness.values > 0  # the shards, and the rest
     hub.clear()

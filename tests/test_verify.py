@@ -347,6 +347,7 @@ def test_a_note_that_cannot_be_read(zoo: Path, capsys: pytest.CaptureFixture[str
     "name",
     [
         "plots/accuracy.png",
+        "plots/explorer.html",
         "README.md",
         "index/demo/train.parquet",
         "snapshots/demo/x.parquet",

@@ -32,6 +32,7 @@ COLOURS = {
 }  # of categories on the page, told apart by the colour-blind
 
 
+@functools.cache
 def charts_library() -> str:
     """Vega-Embed with Vega-Lite, Vega and its interpreter of expressions, as one script."""
     import vl_convert
