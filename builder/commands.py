@@ -17,7 +17,15 @@ from builder.plan import BACKENDS, DEVICES
 from nws_dataset.console import Command, Interrupted
 from nws_dataset.errors import ZooError
 from nws_dataset.format.subsets import LAYOUTS, PRESETS, RELEASES
-from nws_dataset.options import FOLDER, Decorator, images_option, out_option, ray_option, together
+from nws_dataset.options import (
+    FOLDER,
+    Decorator,
+    images_option,
+    out_option,
+    ray_option,
+    revision_option,
+    together,
+)
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -232,9 +240,16 @@ def import_release(
 @click.argument("layout", type=click.Choice(LAYOUTS))
 @click.argument("zoo")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@revision_option
 @export_options()
 def export(
-    layout: str, zoo: str, folder: Path, subsets: str | None, partial: bool, final_step: int | None
+    layout: str,
+    zoo: str,
+    folder: Path,
+    revision: str | None,
+    subsets: str | None,
+    partial: bool,
+    final_step: int | None,
 ) -> None:
     """Write a zoo in a published layout, for loaders that were written for it.
 
@@ -243,7 +258,8 @@ def export(
     from builder.exporters.exporting import export_zoo
 
     names = tuple(name.strip() for name in (subsets or "").split(",") if name.strip())
-    click.echo(export_zoo(layout, zoo, folder, subsets=names, partial=partial, final_step=final_step))
+    chosen: dict[str, Any] = {"subsets": names, "partial": partial, "final_step": final_step}
+    click.echo(export_zoo(layout, zoo, folder, revision=revision, **chosen))
 
 
 @click.command(cls=Command)

@@ -200,6 +200,25 @@ def test_an_option_is_the_same_in_every_command() -> None:
     assert different.keys() <= allowed, different
 
 
+READERS = {name: () for name in ("info", "explore", "evaluate", "leaderboard")} | {"export": ("out",)}
+
+
+@pytest.mark.parametrize("name", [*READERS, "nws-evaluate-predictors", "nws-evaluate-meta-classifier"])
+def test_a_revision_of_a_zoo_is_named_in_the_same_way_everywhere(
+    name: str, hub: LoopbackHub, zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub.put(REPO, zoo)
+    layout = ["small_cnn"] if name == "export" else []
+    for which, found in ((REPO, f"{REPO}@no-such"), (zoo, f"{zoo}: expected no revision for a folder")):
+        arguments = [*layout, str(which), *READERS.get(name, ()), "--revision", "no-such"]
+        if name in READERS:
+            line = refused(name, *arguments)
+        else:
+            line = CliRunner().invoke(TARGETS[name].load(), arguments).output
+        assert line.startswith(f"Error: {found}")
+
+
 def test_nws_build_has_the_options_of_its_parts() -> None:
     def options(command: click.Command) -> set[str]:
         return {name for option in command.params for name in option.opts if name.startswith("-")}

@@ -29,6 +29,7 @@ def export_zoo(
     zoo: str | Path,
     out: Path,
     *,
+    revision: str | None = None,
     subsets: Sequence[str] = (),
     partial: bool = False,
     final_step: int | None = None,
@@ -39,6 +40,7 @@ def export_zoo(
         release: "nws" (the original neural weight space), "small_cnn" (the Small CNN Zoo); for SIRENs,
             "dws" (DWSNets) or "nfn" (NFN).
         zoo: its folder, or "org/name" on the Hub.
+        revision: branch, tag or commit of a zoo on the Hub.
         out: a folder that is empty, missing, or has an export of the same zoo.
         subsets: names of the subsets to export; none for all.
         partial: leave out the models that do not fit into the layout, and name them.
@@ -61,7 +63,7 @@ def export_zoo(
     if release not in EXPORTERS:
         found, do = repr(release), "choose one of them"
         raise ZooError("--export", expected=f"one of {', '.join(EXPORTERS)}", found=found, do=do)
-    opened = Zoo(str(zoo))
+    opened = Zoo(str(zoo), revision=revision)
     unknown = [name for name in subsets if name not in opened.subsets]
     if unknown:
         expected = f"subsets of {opened.name}: {', '.join(opened.subsets)}"

@@ -280,7 +280,7 @@ def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float
 
 
 @click.command(cls=Command)
-@click.argument("zoo")
+@commands.zoo_argument
 @commands.out_option
 @commands.option(
     *("--seed", "first"), default=0, type=click.IntRange(0, commands.MAX_SEED), metavar="N", help=SEED_HELP
@@ -289,7 +289,14 @@ def notes_of(tasks: list[Task], seeds: range, skipped: list[str], seconds: float
 @click.option("--meta-regressor", "meta", is_flag=True, help=META_HELP)
 @commands.jobs_options("one per core")
 def main(
-    zoo: str, out: Path | None, first: int, seeds: int, meta: bool, jobs: int | None, ray: str | None
+    zoo: str,
+    revision: str | None,
+    out: Path | None,
+    first: int,
+    seeds: int,
+    meta: bool,
+    jobs: int | None,
+    ray: str | None,
 ) -> None:
     """Predict test accuracy from the final weights of ZOO, a folder or ORG/NAME on the Hub.
 
@@ -297,7 +304,7 @@ def main(
     and writes JSON, Markdown and plots. An interrupted run resumes where it stopped.
     """
     started, numbers = time.monotonic(), range(first, first + seeds)
-    opened, folder = commands.begin(zoo, out, ray)
+    opened, folder = commands.begin(zoo, revision, out, ray)
     inputs = Inputs.of(opened)
     kept = Kept(folder / "predictors.part", [inputs.digest, first])
     with commands.keeping(kept):

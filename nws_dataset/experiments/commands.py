@@ -28,6 +28,7 @@ MAX_SEEDS, MAX_SEED = 1000, 10**9
 
 option = functools.partial(click.option, show_default=True)
 out_option = options.out_option("Folder to write results to.", "ZOO-results, next to the zoo")
+zoo_argument = together(click.argument("zoo"), options.revision_option)
 
 
 def seeds_option(words: str) -> Decorator:
@@ -58,19 +59,19 @@ def list_option(*names: str, legal: Sequence[str] = (), **settings: Any) -> Deco
     return option(*names, metavar="A,B", callback=split, **settings)
 
 
-def open_zoo(zoo: str, ray: str | None) -> Zoo:
+def open_zoo(zoo: str, revision: str | None, ray: str | None) -> Zoo:
     """Open a zoo, by its absolute path if Ray processes in other folders will read it."""
     # Idle OpenMP threads that spin slow down training up to eight times if other programs use the cores.
     # Libraries read this when they are loaded: set it before torch and lightgbm are imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from nws_dataset.reading.zoo import Zoo
 
-    return Zoo(os.path.abspath(zoo) if ray and os.path.isdir(zoo) else zoo)
+    return Zoo(os.path.abspath(zoo) if ray and os.path.isdir(zoo) else zoo, revision=revision)
 
 
-def begin(zoo: str, out: Path | None, ray: str | None) -> tuple[Zoo, Path]:
+def begin(zoo: str, revision: str | None, out: Path | None, ray: str | None) -> tuple[Zoo, Path]:
     """Open a zoo and check the folder for its results; raises a ZooError if either cannot be used."""
-    opened, folder = open_zoo(zoo, ray), results_folder(zoo, out)
+    opened, folder = open_zoo(zoo, revision, ray), results_folder(zoo, out)
     check_folder(folder)
     return opened, folder
 

@@ -273,7 +273,7 @@ def _numbers(value: str | None) -> list[int] | None:
 
 
 @click.command(cls=Command)
-@click.argument("zoo")
+@commands.zoo_argument
 @commands.out_option
 @commands.list_option("--tasks", "asked", legal=(*ASKED, *PROPERTIES), help=TASKS_HELP)
 @commands.list_option("--methods", help=METHODS_HELP)
@@ -283,6 +283,7 @@ def _numbers(value: str | None) -> list[int] | None:
 @commands.jobs_options("one per core")
 def main(
     zoo: str,
+    revision: str | None,
     out: Path | None,
     asked: list[str] | None,
     methods: list[str] | None,
@@ -306,7 +307,7 @@ def main(
     Prints tables, and writes JSON, Markdown and plots. An interrupted run resumes where it stopped.
     """
     numbers = _numbers(sizes)
-    opened, folder = commands.begin(zoo, out, ray)
+    opened, folder = commands.begin(zoo, revision, out, ray)
     inputs = Inputs.of(opened)
     inputs = dataclasses.replace(inputs, settings=settings_for(inputs, snapshots))
     kept = Kept(folder / "evaluation.part", [inputs.digest, dataclasses.asdict(inputs.settings)])

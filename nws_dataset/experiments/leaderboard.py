@@ -53,7 +53,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 @click.command(cls=Command)
-@click.argument("zoo")
+@commands.zoo_argument
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
@@ -78,6 +78,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 @commands.jobs_options("1")
 def main(
     zoo: str,
+    revision: str | None,
     results: tuple[Path, ...],
     methods: tuple[str, ...],
     out: Path | None,
@@ -91,7 +92,7 @@ def main(
     properties that are classes; otherwise on the test accuracy and on properties that are numbers. Its
     results are stored next to the page, and reused until its file changes.
     """
-    opened, called = commands.open_zoo(zoo, ray), commands.name_of(zoo)
+    opened, called = commands.open_zoo(zoo, revision, ray), commands.name_of(zoo)
     folder = commands.results_folder(zoo, None)
     page = out or folder / PAGE
     commands.check_folder(page.parent)

@@ -207,7 +207,7 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
 
 
 @click.command(cls=Command)
-@click.argument("zoo")
+@commands.zoo_argument
 @commands.out_option
 @commands.list_option(
     "--experiments",
@@ -236,6 +236,7 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
 @commands.jobs_options("one per core; one on a GPU")
 def main(
     zoo: str,
+    revision: str | None,
     out: Path | None,
     seeds: int,
     name: str | None,
@@ -260,7 +261,7 @@ def main(
       where   by the slice's position in the row
       layers  from the convolutions or the dense layers alone, and from each layer
     """
-    opened, folder = commands.begin(zoo, out, ray)
+    opened, folder = commands.begin(zoo, revision, out, ray)
     small = is_small(len(opened.filter(is_final=True)))
     settings = SMALL_SETTINGS if name == "small" or (name is None and small) else Settings()
     settings = dataclasses.replace(settings, device=device, snapshots=snapshots or settings.snapshots)
