@@ -15,8 +15,9 @@ from nws_dataset.evaluation.results import facts_of, record_of
 from nws_dataset.evaluation.scores import metric_of, scores_of
 from nws_dataset.experiments import leaderboard
 from nws_dataset.experiments.candidate import Candidate
+from nws_dataset.pages import plots
 from nws_dataset.pages.charts import LEFT, RIGHT, Figure, Line, Panel
-from nws_dataset.pages.sections import SECTIONS, accuracy_section
+from nws_dataset.pages.sections import SECTIONS, accuracy_section, curve_section
 from nws_dataset.pages.tables import Given, table_of
 from nws_dataset.reading.zoo import Zoo
 from testing.zoo_factory import make_zoo, use_copy
@@ -466,3 +467,35 @@ def test_charts():
     )
     # one colour in all panels
     assert Figure("", [panel, other]).styles == {"svm": 0, "boosting": 1}
+
+
+def curves_of(inputs, methods=("boosting",)):
+    """The figure of learning curves of some methods on some inputs."""
+    made = [
+        record(value, experiment=experiment, dataset="mnist", input=name, method=method, num_train=size)
+        for experiment, size, value in (("learning_curve", 20, 0.3), ("accuracy", 80, 0.6))
+        for name in inputs
+        for method in methods
+    ]
+    (figure,) = curve_section(scores_of(records_of(made))).figures
+    return figure
+
+
+def test_learning_curves_of_few_methods_are_in_one_panel():
+    figure = curves_of(("graph", "layers", "row"))
+    (panel,) = figure.panels
+    assert panel.title == "mnist" and list(figure.styles) == [
+        f"boosting, {words_of(name)}" for name in ("graph", "layers", "row")
+    ]
+    assert [line.points for line in panel.lines] == 3 * [[(20, 0.3, 0.0), (80, 0.6, 0.0)]]
+    many = curves_of(("norms", "layers", "row"), ("boosting", "dense net", "linear"))
+    assert [panel.title for panel in many.panels] == [
+        f"mnist: {words_of(name)}" for name in ("norms", "layers", "row")
+    ]
+    assert list(many.styles) == ["boosting", "dense net", "linear"]
+
+
+def test_a_legend_names_what_is_in_any_panel():
+    parts = [Panel(name, [Line(name, [(1, 0.5, 0.0), (2, 0.6, 0.0)])], "", 0.0, 1.0) for name in "ab"]
+    (legend,) = plots.lines(Figure("", parts), "", "").legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]

@@ -94,11 +94,7 @@ def dots(
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=LIGHT)
         axes.set(title=name, xlabel=label, ylim=(len(heads) - 0.5, -0.5))
-    legends = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid]
-    handles = {word: handle for legend in legends for handle, word in legend}
-    columns = max(1, int(size[0] / LEGEND_INCHES))
-    options: Any = {"frameon": False, "loc": "outside lower center", "ncols": columns}
-    figure.legend(list(handles.values()), list(handles), **options)
+    _legend(figure, grid, max(1, int(size[0] / LEGEND_INCHES)))
     return figure
 
 
@@ -125,6 +121,7 @@ def ranking(scores: Sequence[Score], title: str) -> Figure:
         if chance is not None:
             axes.axvline(chance * metric.scale, color=GREY, linestyle="--", linewidth=1, zorder=0)
         axes.set_yticks(range(len(ranked)), [", ".join(method_of(score)) for score in ranked])
+        axes.set_ylim(-0.6, len(ranked) - 0.4)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=LIGHT)
         axes.set(title=part[0].first.dataset or "", xlabel=f"{metric.words}, held-out networks")
@@ -223,11 +220,16 @@ def _finish(figure: Figure, grid: Any, label: str) -> None:
     """Add ticks below each column of panels, and one label and legend for all."""
     for axes in grid[-min(COLUMNS, len(grid)) :]:
         axes.tick_params(labelbottom=True)
-    handles, labels = grid[0].get_legend_handles_labels()
     # the legend's title is the label: a legend of several rows would cover a label below the panels
-    columns = min(COLUMNS, len(grid))
-    style: Any = {"title_fontsize": 9.5, "frameon": False, "loc": "outside lower center", "ncols": columns}
-    figure.legend(handles, labels, title=label, **style)
+    _legend(figure, grid, min(COLUMNS, len(grid)), title=label, title_fontsize=9.5)
+
+
+def _legend(figure: Figure, grid: Sequence[Axes], columns: int, **options: Any) -> None:
+    """Add a legend below all panels, of what is in any of them."""
+    legends = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid]
+    handles = {word: handle for legend in legends for handle, word in legend}
+    style: Any = {"frameon": False, "loc": "outside lower center", "ncols": columns}
+    figure.legend(list(handles.values()), list(handles), **style, **options)
 
 
 def _mark(axes: Axes, borders: Mapping[str, float]) -> None:

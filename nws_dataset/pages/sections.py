@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from nws_dataset.console import Table
 from nws_dataset.evaluation.inputs import words_of
-from nws_dataset.evaluation.scores import ALL, METRICS, NETS, SIZED, Score, distinct, groups, select
+from nws_dataset.evaluation.scores import ALL, METRICS, NETS, SIZED, Score, groups, select
 from nws_dataset.evaluation.tasks import EDGES, LABEL
-from nws_dataset.pages.charts import Figure, Line, Panel, round_up
+from nws_dataset.pages.charts import NUM_STYLES, Figure, Line, Panel, round_up
 from nws_dataset.pages.published import published_tables
 from nws_dataset.pages.tables import Given, table_of, words
 
@@ -260,12 +260,7 @@ def curve_section(scores: list[Score]) -> Section:
     """Scores over the number of training networks; curves end at those with all training networks."""
     sizes = select(scores, experiment=SIZED)
     panels = _panels_of_classes(scores, sizes)
-    for (dataset, name), sized in groups(select(sizes, metric="r2"), "dataset", "input").items():
-        methods = distinct(sized, "method")
-        part = select(scores, dataset=dataset, input=name, metric="r2", nets=ALL)
-        part = [score for score in part if score.first.method in methods and score.first.num_train]
-        title = f"{dataset or ''}: {words_of(name)}"
-        panels += _score_panels(title, part, "num_train", "method", logarithmic=True)
+    panels += _panels_of_accuracies(scores, sizes)
     heads = {"task": "property", "networks": "dataset", "input": "input", "method": "method"}
     heads["trained on"] = "num_train"
     ordered = sorted(sizes, key=lambda score: (score.first.input, score.first.method, score.first.num_train))
@@ -276,6 +271,21 @@ def curve_section(scores: list[Score]) -> Section:
     )
     figures = [Figure("All held-out networks.", panels)]
     return Section(SIZED, "How many networks does it take?", lead, figures=figures, more=[table])
+
+
+def _panels_of_accuracies(scores: list[Score], sizes: list[Score]) -> list[Panel]:
+    """A panel for each data set, with a line for each method; for each input too, if there are many lines."""
+    panels = []
+    for (dataset,), sized in groups(select(sizes, metric="r2", nets=ALL), "dataset").items():
+        shown = {method_of(score) for score in sized}
+        part = select(scores, dataset=dataset, metric="r2", nets=ALL)
+        part = [score for score in part if method_of(score) in shown and score.first.num_train]
+        few = len(shown) <= NUM_STYLES  # then each line can be told from the others
+        for (name,), lines in ({("",): part} if few else groups(part, "input")).items():
+            title = (dataset or "") if few else f"{dataset or ''}: {words_of(name)}"
+            names = ("method", "input") if few else ("method",)
+            panels += _score_panels(title, lines, "num_train", *names, logarithmic=True)
+    return panels
 
 
 def _panels_of_classes(scores: list[Score], sizes: list[Score]) -> list[Panel]:
@@ -293,12 +303,12 @@ def _panels_of_classes(scores: list[Score], sizes: list[Score]) -> list[Panel]:
 
 
 def _score_panels(
-    title: str, scores: list[Score], axis: str, name: str, logarithmic: bool = False
+    title: str, scores: list[Score], axis: str, *names: str, logarithmic: bool = False
 ) -> list[Panel]:
     """A panel of R2 or tau, if there are scores, from a round number of at least zero up to one."""
     if not scores:
         return []
-    lines = _lines(scores, axis, name)
+    lines = _lines(scores, axis, *names)
     lowest = min(y for line in lines for _, y, _ in line.points)
     low = min(max(0.0, lowest // FLOOR_STEP * FLOOR_STEP), 1 - FLOOR_STEP)
     label = LEARNED_FROM if axis == "num_train" else axis
