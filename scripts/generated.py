@@ -126,9 +126,10 @@ def subsets() -> str:
         for name, subset in SUBSETS.items()
     ]
     imported = [
-        f"| `{name}` | `nws import {subset.release}` | {subset.description} | {subset.source} "
-        f"| {subset.licence} |"
+        f"| `{name}` | `nws import {subset.release}` | {subset.description} "
+        f"| [{paper}]({address}) | {subset.licence} |"
         for name, subset in IMPORTED.items()
+        for paper, address in [subset.source.split(", ")]
     ]
     requested = [f"`{name}`" for name, subset in SUBSETS.items() if subset.on_request]
     drawn = [
