@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 import yaml
 
 from builder.image_sets import IMAGE_SETS
+from nws_dataset.console import size
 from nws_dataset.format.manifest import Manifest, configs
 from nws_dataset.format.schema import COLUMNS, INDEX_SCHEMA, SPLITS
 from nws_dataset.format.subsets import IMPORTED, SUBSETS, ByDataset, Choice, Cycle, LogUniform, Uniform
@@ -83,7 +83,7 @@ def render(manifest: Manifest, tables: Sequence[pa.Table]) -> str:
         explorer_picture=EXPLORER_PICTURE,
         models=pc.sum(index["is_final"]).as_py() or 0,
         snapshots=len(index),
-        size=_size(sum(entry.size for entry in manifest.files.values())),
+        size=size(sum(entry.size for entry in manifest.files.values())),
         score=score_of(index),
         by=varying(index, GROUPED_BY) or "subset",
         many_architectures=MANY_ARCHITECTURES,
@@ -121,12 +121,6 @@ def score_of(index: pa.Table) -> str:
 def varying(index: pa.Table, columns: Sequence[str]) -> str | None:
     """The first of some columns that has more than one value; None if none has."""
     return next((name for name in columns if pc.count_distinct(index[name]).as_py() > 1), None)
-
-
-def _size(number: int) -> str:
-    """A number of bytes as text, e.g. "379 MB"."""
-    limits = ((1e6, 1e3, "kB"), (1e9, 1e6, "MB"), (1e12, 1e9, "GB"), (math.inf, 1e12, "TB"))
-    return next(f"{number / unit:.3g} {name}" for limit, unit, name in limits if number < limit)
 
 
 def _size_category(count: int) -> str:

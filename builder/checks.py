@@ -104,7 +104,7 @@ class Verifier:
                 self.folder / name,
                 expected="a plot of this index",
                 found="a plot of another index",
-                do="run nws-build again to redraw it",
+                do="run nws build again to redraw it",
             )
         return f"{len(expected['configs'])} configs"
 
@@ -122,7 +122,7 @@ class Verifier:
         """What the card should say to `datasets`, and what it does say."""
         path = self.folder / CARD_NAME
         if not path.is_file():
-            raise ZooError(path, expected="the card", found="no file", do="run nws-build again to rewrite it")
+            raise ZooError(path, expected="the card", found="no file", do="run nws build again to rewrite it")
         parts = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
         try:
             front = yaml.safe_load(parts[1]) if len(parts) == 3 else None
@@ -136,7 +136,7 @@ class Verifier:
             self.folder / CARD_NAME,
             expected=expected,
             found="others",
-            do="run nws-build again to rewrite it",
+            do="run nws build again to rewrite it",
         )
 
     def values(self) -> str:
@@ -378,7 +378,7 @@ class Verifier:
         planned = [name for name in self.zoo.manifest.subsets if name not in self.imported]
         if self.imported and not planned:
             found = f"imported ones only ({', '.join(self.imported)})"
-            raise ZooError(option, expected="models that nws-build trained", found=found, do="leave it out")
+            raise ZooError(option, expected="models that nws build trained", found=found, do="leave it out")
         return self.snapshots.filter(is_final=True, subset=planned)
 
     @functools.cached_property
@@ -408,7 +408,7 @@ class Verifier:
                 where, found = self.folder / manifest.MANIFEST_NAME, repr(options.get(name, "none"))
                 raise ZooError(
                     where,
-                    expected=f"option {name} of subset {subset} as nws-build writes it",
+                    expected=f"option {name} of subset {subset} as nws build writes it",
                     found=found,
                     do="build it again",
                 )

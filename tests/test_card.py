@@ -26,12 +26,12 @@ from builder.card import (
     MANY_ARCHITECTURES,
     OVERVIEW,
     PLOTS,
-    _size,
     _size_category,
     render,
 )
 from builder.image_sets import IMAGE_SETS
 from builder.plan import Request
+from nws_dataset.console import size
 from nws_dataset.files import sha256_file
 from nws_dataset.format.manifest import INDEX_CONFIG, FileEntry, Manifest, SubsetEntry
 from nws_dataset.format.recipe import LEGAL_VALUES
@@ -280,9 +280,9 @@ def test_its_examples_run(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.
 def test_its_first_screen(zoo: Zoo) -> None:
     """What it is, a picture, how to load it, its size and licence: in this order, above all else."""
     body = (zoo.path / "README.md").read_text().split("---\n", 2)[2]
-    size = _size(sum(entry.size for entry in zoo.manifest.files.values()))
+    held = size(sum(entry.size for entry in zoo.manifest.files.values()))
     order = ["4 small image classifiers", f"]({OVERVIEW})", 'load_dataset("ORG/NAME"', "**4 networks**"]
-    order += [f"**{len(zoo.index)} snapshots**", f"**{size}**", "**Apache-2.0**", "## "]
+    order += [f"**{len(zoo.index)} snapshots**", f"**{held}**", "**Apache-2.0**", "## "]
     places = [body.index(text) for text in order]
     assert places == sorted(places)
 
@@ -311,13 +311,6 @@ def with_column(index: pa.Table, name: str, values: list[Any]) -> pa.Table:
     """The index with other values of a column, in turn."""
     told = pa.array([values[i % len(values)] for i in range(len(index))], INDEX_SCHEMA.field(name).type)
     return index.set_column(INDEX_SCHEMA.get_field_index(name), INDEX_SCHEMA.field(name), told)
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(999, "0.999 kB"), (379_341_600, "379 MB"), (12.34e9, "12.3 GB"), (2e12, "2 TB")]
-)
-def test_sizes(number: float, text: str) -> None:
-    assert _size(int(number)) == text
 
 
 @pytest.mark.parametrize(

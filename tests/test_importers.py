@@ -314,7 +314,7 @@ def test_verify_accepts_imported_zoos(
             code, _, err = run_verify(capsys, zoo.path, option, 1)
             assert code == 2
             assert (
-                f"Error: {option}: expected models that nws-build trained, found imported ones only "
+                f"Error: {option}: expected models that nws build trained, found imported ones only "
                 f"({names}); leave it out\n"
             ) == err
 

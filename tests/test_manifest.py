@@ -87,7 +87,7 @@ def test_a_copy_of_an_image_set_names_the_results() -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(ZooError, match=r"found none; not a zoo; build one with nws-build --out DIR"):
+    with pytest.raises(ZooError, match=r"found none; not a zoo; build one with nws build --out DIR"):
         Manifest.read(tmp_path)
 
 

@@ -427,7 +427,7 @@ def test_options_that_no_build_writes(
         options.clear()
     manifest.write(zoo)
     line = complaint(capsys, zoo, "--reevaluate", 1)
-    assert "nws.json: expected option" in line and "of subset demo as nws-build writes it" in line
+    assert "nws.json: expected option" in line and "of subset demo as nws build writes it" in line
 
 
 def test_what_torch_trained_on_a_gpu_does_not_repeat_to_the_bit(

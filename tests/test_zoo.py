@@ -502,7 +502,7 @@ def test_reading_imports_neither_torch_nor_datasets_nor_pandas(folder: Path) -> 
 
 
 def test_not_a_zoo(tmp_path: Path) -> None:
-    with pytest.raises(ZooError, match="not a zoo; build one with nws-build --out DIR"):
+    with pytest.raises(ZooError, match="not a zoo; build one with nws build --out DIR"):
         Zoo(tmp_path)
     with pytest.raises(ZooError, match="not a zoo"):
         Zoo(tmp_path / "absent")

@@ -80,7 +80,7 @@ QUICK_VMAP_FLOPS = 8e9  # of one step of all stacked models
     "--images",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Folder of the real image sets, as for nws-build; scikit-learn's digits stand in for those that "
+    help="Folder of the real image sets, as for nws build; scikit-learn's digits stand in for those that "
     "it lacks.",
 )
 def main(device: str | None, quick: bool, report: Path | None, images: Path | None) -> None:

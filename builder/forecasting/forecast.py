@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def forecast(request: Request, calibrate: Calibrate) -> str:
-    """The text that `nws-build --dry-run` prints.
+    """The text that `nws build --dry-run` prints.
 
     Args:
         request: what would be built.

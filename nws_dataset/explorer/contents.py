@@ -96,7 +96,7 @@ class Shown:
         legal = legal and (models >= 0).all() and ((numbers >= 1) & (numbers <= lengths[models])).all()
         if not legal:
             expected = "snapshots 1 to num_snapshots of each model, the last one final"
-            do = "check the zoo with nws-verify, and build or fetch it again"
+            do = "check the zoo with nws verify, and build or fetch it again"
             raise ZooError(zoo.name, expected=expected, found="others", do=do)
         values = len(final) * sum(_known(lines[name]) for name in (*METRICS, *TIMES))
         most = int(lengths.max())

@@ -127,7 +127,7 @@ class Manifest:
             except ZooError:
                 if path_type(path) != "nothing":  # else it has moved, or never existed
                     raise
-        do = "not a zoo; build one with nws-build --out DIR"
+        do = "not a zoo; build one with nws build --out DIR"
         raise ZooError(
             folder,
             expected=f"a folder with {MANIFEST_NAME}",

@@ -330,7 +330,7 @@ class ImportedSubset:
     """A subset that was imported, not trained by the builder."""
 
     name: str
-    release: str  # its name in `nws-build --import`
+    release: str  # its name in `nws import`
     recipe_of: str  # our subset with the same recipes, a key of SUBSETS
     description: str
     source: str  # paper and address of the release

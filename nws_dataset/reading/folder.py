@@ -62,7 +62,7 @@ class Folder:
                 path,
                 expected="the folder of a zoo",
                 found=reason(error),
-                do="name a folder that nws-build wrote",
+                do="name a folder that nws build wrote",
             ) from error
         self.check = check
         self._maps: dict[str, memoryview] = {}  # a map keeps no file open

@@ -72,7 +72,7 @@ class Zoo:
     one request; all of it is verified and cached.
 
     Args:
-        path: a folder that nws-build wrote, or "org/name" on the Hub if there is no such folder ("./org/name"
+        path: a folder that nws build wrote, or "org/name" on the Hub if there is no such folder ("./org/name"
             is always a folder); "nws" is ./nws or else DEFAULT_REPOSITORY.
         revision: branch, tag or commit of a zoo on the Hub.
         token: for a private zoo on the Hub; None is the stored login.
