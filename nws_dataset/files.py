@@ -116,6 +116,41 @@ def path_type(path: str | Path) -> str:
     )
 
 
+def beside(zoo: str, ending: str) -> Path:
+    """A path next to a zoo's folder and named after it; for a zoo on the Hub, in the current folder.
+
+    Example:
+        >>> beside("org/nws", "-results")
+        PosixPath('nws-results')
+    """
+    path = Path(zoo)
+    return (path.resolve().parent if path.is_dir() else Path()) / f"{path.resolve().name}{ending}"
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raise a ZooError if a command cannot write to a folder, which may not exist yet; writes nothing."""
+    nearest = folder
+    while path_type(nearest) == "nothing" and nearest != nearest.parent:
+        nearest = nearest.parent
+    found = path_type(nearest)
+    if found == "a folder" and not os.access(nearest, os.W_OK | os.X_OK):
+        found = f"{nearest}, which may not be written to"
+    elif found == "a folder":
+        return
+    elif nearest != folder:
+        found = f"{found} at {nearest}"
+    do = "permit writing, or choose another place (--out)"
+    raise ZooError(folder, expected="a folder to write to", found=found, do=do)
+
+
+def check_output_file(path: Path) -> None:
+    """Raise a ZooError if a command cannot write a file, which may exist; writes nothing."""
+    check_output_folder(path.parent)
+    found = path_type(path)
+    if found not in ("nothing", "a file"):
+        raise ZooError(path, expected="a file, or none", found=found, do="choose another file (--out)")
+
+
 def check_file(path: str | Path) -> None:
     """Raise an OSError unless a path is a regular file, for code that opens it without `open_file`."""
     mode = os.stat(path).st_mode

@@ -282,7 +282,9 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     (tmp_path / "file").write_text("")
     assert "expected a file, or none" not in fails(tmp_path / "missing")
-    assert "expected a folder, found a file" in fails(tmp_path, "--out", tmp_path / "file" / "page.html")
+    for option in ("--out", "--picture"):
+        below = tmp_path / "file" / "page.html"
+        assert "expected a folder to write to, found a file" in fails(tmp_path, option, below)
     monkeypatch.setattr(command, "NEEDS", ("no_such_module",))
     assert "pip install 'nws-dataset[explore]'" in fails(tmp_path)
 

@@ -25,8 +25,9 @@ from nws_dataset.evaluation import run
 from nws_dataset.evaluation.results import Results
 from nws_dataset.evaluation.run import Outcome, Question, Trial
 from nws_dataset.evaluation.tasks import Labelled
-from nws_dataset.experiments import accuracies, commands, leaderboard, recipes
+from nws_dataset.experiments import accuracies, leaderboard, recipes
 from nws_dataset.experiments.candidate import Candidate, CandidateModel
+from nws_dataset.files import check_output_folder
 from nws_dataset.pages import page
 from nws_dataset.reading.zoo import Zoo
 from test_leaderboard import RECORDS, record, results_of
@@ -599,6 +600,6 @@ def test_what_results_are_read(zoo: Path) -> None:
 
 
 def test_folders_for_results(tmp_path: Path) -> None:
-    commands.check_folder(tmp_path / "a" / "b")
-    commands.check_folder(tmp_path)
+    check_output_folder(tmp_path / "a" / "b")
+    check_output_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from nws_dataset import options
 from nws_dataset.console import Interrupted
 from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.evaluation.run import Kept
-from nws_dataset.files import path_type
+from nws_dataset.files import beside, check_output_folder, path_type
 from nws_dataset.options import Decorator, ray_option, together
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # libraries take 31-bit seeds; folds and repetitions count up from the first
 MAX_SEEDS, MAX_SEED = 1000, 10**9
+RESULTS = "-results"  # ends the name of a folder of results, which begins with that of the zoo
 
 option = functools.partial(click.option, show_default=True)
 out_option = options.out_option("Folder to write results to.", "ZOO-results, next to the zoo")
@@ -71,8 +72,8 @@ def open_zoo(zoo: str, revision: str | None, ray: str | None) -> Zoo:
 
 def begin(zoo: str, revision: str | None, out: Path | None, ray: str | None) -> tuple[Zoo, Path]:
     """Open a zoo and check the folder for its results; raises a ZooError if either cannot be used."""
-    opened, folder = open_zoo(zoo, revision, ray), results_folder(zoo, out)
-    check_folder(folder)
+    opened, folder = open_zoo(zoo, revision, ray), out or beside(zoo, RESULTS)
+    check_output_folder(folder)
     return opened, folder
 
 
@@ -115,27 +116,3 @@ def command_line() -> str:
         if not parameter.is_flag:
             words.append(one_line(",".join(map(str, value)) if isinstance(value, (list, tuple)) else value))
     return shlex.join(words)
-
-
-def results_folder(zoo: str, out: Path | None) -> Path:
-    """The folder for results: `out`, or one beside the zoo and named after it."""
-    if out is not None:
-        return out
-    path = Path(zoo)
-    return (path.resolve().parent if path.is_dir() else Path()) / f"{path.resolve().name}-results"
-
-
-def check_folder(folder: Path) -> None:
-    """Raise a ZooError if results cannot be written to a folder, which may not exist yet; writes nothing."""
-    nearest = folder
-    while path_type(nearest) == "nothing" and nearest != nearest.parent:
-        nearest = nearest.parent
-    found = path_type(nearest)
-    if found == "a folder" and not os.access(nearest, os.W_OK | os.X_OK):
-        found = f"{nearest}, which may not be written to"
-    elif found == "a folder":
-        return
-    elif nearest != folder:
-        found = f"{found} at {nearest}"
-    do = "permit writing, or choose another folder (--out)"
-    raise ZooError(folder, expected="a folder for results", found=found, do=do)

@@ -17,7 +17,7 @@ from nws_dataset.console import Command
 from nws_dataset.errors import ZooError, one_line, reason
 from nws_dataset.evaluation.results import Results
 from nws_dataset.experiments import commands
-from nws_dataset.files import atomic_write, path_type
+from nws_dataset.files import atomic_write, beside, check_output_file, path_type
 from nws_dataset.pages.page import facts_of_page, page_of
 
 PAGE = "leaderboard.html"
@@ -93,12 +93,9 @@ def main(
     results are stored next to the page, and reused until its file changes.
     """
     opened, called = commands.open_zoo(zoo, revision, ray), commands.name_of(zoo)
-    folder = commands.results_folder(zoo, None)
+    folder = beside(zoo, commands.RESULTS)
     page = out or folder / PAGE
-    commands.check_folder(page.parent)
-    if path_type(page) not in ("nothing", "a file"):
-        do = "choose another page (--out)"
-        raise ZooError(page, expected="a file, or none", found=path_type(page), do=do)
+    check_output_file(page)
     paths = _files(results or (folder,) * (path_type(folder) != "nothing"))
     if methods:
         from nws_dataset.experiments.candidate import Candidate, results_file

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from nws_dataset.console import Command
 from nws_dataset.errors import ZooError, one_line
-from nws_dataset.files import atomic_write, path_type
+from nws_dataset.files import atomic_write, beside, check_output_file
 from nws_dataset.options import revision_option
 
 NEEDS = ("jinja2", "matplotlib", "rich", "vl_convert")  # modules of the extra `explore`
-
-
-def page_path(zoo: str, out: Path | None) -> Path:
-    """The file to write: `out`, or one beside the zoo and named after it.
-
-    Raises:
-        ZooError: if no file can be written there.
-    """
-    path = Path(zoo)
-    beside = path.resolve().parent if path.is_dir() else Path()
-    page = out or beside / f"{path.resolve().name}-explorer.html"
-    found, folder, do = path_type(page), path_type(page.parent), "choose another file (--out)"
-    if found not in ("nothing", "a file"):
-        raise ZooError(page, expected="a file, or none", found=found, do=do)
-    if folder == "a folder" and not os.access(page.parent, os.W_OK):
-        folder = "one that may not be written to"
-    if folder not in ("nothing", "a folder"):
-        raise ZooError(page.parent, expected="a folder", found=folder, do=do)
-    return page
 
 
 def check_extra() -> None:
@@ -72,7 +52,9 @@ def main(zoo: str, out: Path | None, revision: str | None, weights: bool, pictur
     weights and recipes of the models that you choose. The page needs no server and loads nothing.
     """
     check_extra()
-    page = page_path(zoo, out)
+    page = out or beside(zoo, "-explorer.html")
+    for path in (page, *([picture] if picture else [])):
+        check_output_file(path)
     from nws_dataset.explorer.page import page_of_zoo
     from nws_dataset.reading.zoo import Zoo
 
