@@ -29,7 +29,6 @@ import torch
 from builder import build as build_module
 from builder import plan, trained
 from builder.build import build
-from builder.card import PLOTS
 from builder.cli import main
 from builder.gallery import stale
 from builder.plan import Request
@@ -150,7 +149,7 @@ def content(folder: Path) -> dict[str, str]:
     were drawn from.
     """
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return {name: sha256_file(folder / name) for name in names if name not in PLOTS}
+    return {name: sha256_file(folder / name) for name in names if not name.startswith("plots/")}
 
 
 def values(folder: Path) -> dict[tuple[str, int], str]:

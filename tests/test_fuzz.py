@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = 500
+CASES = 300
 
 
 @pytest.mark.slow
