@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from nws_dataset.console import progress
 from nws_dataset.evaluation import folds, models, scores, tasks
 from nws_dataset.evaluation.folds import Fold
 from nws_dataset.evaluation.inputs import FIRST_LAST, LAYER, LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, Inputs
-from nws_dataset.evaluation.models import META, PREDICTORS, best_setting
+from nws_dataset.evaluation.models import META, PREDICTORS
+from nws_dataset.evaluation.run import Trial
 from nws_dataset.evaluation.run import run as run_trials
 from nws_dataset.evaluation.scores import (
     Record,
@@ -218,12 +220,43 @@ def test_tuning_looks_at_validation_models_only(monkeypatch):
     y[100:] = 0.5  # the test models would have the one that learns nothing
     learns, idle = LogitLinear(), LogitLinear(l2=1e3)
     monkeypatch.setitem(models.PREDICTORS, "linear", (idle, learns))
+    inputs = SimpleNamespace(features={"all": (X, ["x"])}, memory={})
 
     def chosen(*fold):
-        return best_setting("linear", X, Task("test_accuracy", "all", np.arange(120), y, [Fold(*fold)]))
+        task = Task("test_accuracy", "all", np.arange(120), y, [Fold(*fold)])
+        tuned = models.TunedPredictor(inputs, "linear", task, "all", None)
+        setting = tuned.best(alone(tuned.trials()))
+        assert tuned(task, 7).setting == repr(setting) and inputs.memory.pop(tuned.key) is setting
+        return setting
 
     assert chosen(np.arange(80), np.arange(80, 100), np.arange(100, 120)) is learns
     assert chosen(np.arange(100), np.empty(0, int), np.arange(100, 120)) is idle  # nothing to choose by
+
+
+def alone(trials):
+    """The outcomes of trials."""
+    return [trial.run(lambda words, seconds: None) for trial in trials]
+
+
+def test_a_setting_is_chosen_once_for_all_trials(monkeypatch):
+    """And before them, so that no process chooses for itself; it is the one that a trial would choose."""
+    y = np.random.default_rng(0).uniform(size=120)
+    inputs = SimpleNamespace(features={"layers": (y[:, None], ["x"])}, memory={})
+    monkeypatch.setitem(models.PREDICTORS, "linear", (LogitLinear(l2=1e3), LogitLinear()))
+    task = Task("test_accuracy", "all", np.arange(120), y, [Fold(*np.split(np.arange(120), [80, 100]))])
+    method, tried = models.predictor(inputs, "linear", task), []
+
+    def run_all(trials):
+        tried.extend(trials)
+        return alone(trials)
+
+    trials = [
+        Trial(task, method, seed, lambda trial, answers: answers.model.setting, {}) for seed in range(3)
+    ]
+    found = accuracies.with_settings(trials, run_all)
+    assert [trial.labels["setting"] for trial in tried] == [repr(s) for s in models.PREDICTORS["linear"]]
+    assert inputs.memory == {} and {trial.labels["experiment"] for trial in tried} == {"setting"}
+    assert set(alone([*found, *trials])) == {repr(LogitLinear())}
 
 
 def test_scores_by_hand():

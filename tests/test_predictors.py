@@ -5,9 +5,11 @@ without pickle.
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from nws_dataset.baselines.dropout import Dropout
 from nws_dataset.baselines.meta_classifier import DeepMetaRegressor
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear, Standardizer
 from nws_dataset.baselines.saving import ARRAYS, CARD, FACTS
@@ -30,6 +32,25 @@ PREDICTORS = [
 @parametrize_with_checks(CHECKED)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999, 1 - 1e-9])
+def test_dropout(p):
+    torch.manual_seed(0)
+    module, x = Dropout(p), torch.ones(401, 403, requires_grad=True)
+    y = module(x)
+    y.sum().backward()
+    y = y.detach()
+    assert torch.equal(x.grad, y), "what is dropped gets no gradient"
+    left = min(1.0, max(1 - p, 2**-16))
+    assert len(y.unique()) <= 2 and (y != 0).float().mean() == pytest.approx(left, abs=4e-3)
+    assert y[y != 0].mean() == pytest.approx(1 / left, rel=1e-2)
+    rows = (y != 0).double()
+    if 0 < p < 0.9:  # neighbours are independent, also those of one draw
+        for shift in (1, 2, 3, 4):
+            both = torch.stack([rows[:, shift:].ravel(), rows[:, :-shift].ravel()])
+            assert abs(float(torch.corrcoef(both)[0, 1])) < 0.02
+    assert torch.equal(module.eval()(x), x)
 
 
 @pytest.fixture

@@ -555,12 +555,14 @@ class DenseNet(Predictor):
     def _network(self, num_features: int) -> Any:
         from torch import nn
 
+        from nws_dataset.baselines.dropout import Dropout
+
         layers: list[nn.Module] = []
         for i in range(self.num_layers):
             layers += [
                 nn.Linear(self.num_units if i else num_features, self.num_units),
                 nn.ReLU(),
-                nn.Dropout(self.dropout),
+                Dropout(self.dropout),
             ]
         return nn.Sequential(
             *layers, nn.Linear(self.num_units if layers else num_features, 1), nn.Sigmoid(), nn.Flatten(0)

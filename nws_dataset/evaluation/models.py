@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from nws_dataset.baselines.learners import Boosting, LinearSVM
 from nws_dataset.baselines.meta_classifier import DeepMetaClassifier, DeepMetaRegressor
 from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLinear
 from nws_dataset.evaluation import inputs as kinds
+from nws_dataset.evaluation.folds import Fold
 from nws_dataset.evaluation.inputs import SMALL_SETTINGS, Inputs, Settings
-from nws_dataset.evaluation.run import Method, Question
+from nws_dataset.evaluation.run import Answers, Method, Outcome, Question, Trial
+from nws_dataset.evaluation.scores import ALL, Record
 from nws_dataset.evaluation.tasks import Labelled, Task
 from nws_dataset.views.graph import Layers
 from nws_dataset.views.slices import SomeRows, Source
@@ -43,6 +46,7 @@ MAX_EDGES = 100_000  # that boosting learns from
 WIDE = 1000  # features; with more, settings are not compared
 WIDE_BOOSTING = {"feature_fraction": 0.05, "learning_rate": 0.1}
 META, META_EPOCHS = "meta-regressor", 30
+TYPICAL_EPOCHS = 100  # of a dense net, until it stops
 Positions = Sequence[float] | None  # in rows, from 0 to 1; None: the average over several
 
 
@@ -285,6 +289,7 @@ class TunedPredictor:
     task: Task
     features: str
     snapshot: int | None  # of the features; None: the final one
+    setting: Any = None  # if it is known beforehand
 
     @property
     def X(self) -> np.ndarray:
@@ -293,39 +298,80 @@ class TunedPredictor:
             return self.inputs.features[self.features][0]
         return self.inputs.X_then(self.features, self.snapshot, self.task.models)
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the setting depends on."""
+        return self.name, self.task.words, self.features, self.snapshot
+
     def __call__(self, task: Task, seed: int) -> FeatureModel:
-        known, key, X = self.inputs.memory, (self.name, self.task.words, self.features, self.snapshot), self.X
-        if key not in known:
-            is_meta = self.name == META
-            known[key] = meta_regressor(X.shape[1]) if is_meta else best_setting(self.name, X, self.task)
-        return FeatureModel(X, clone(known[key]).set_params(random_state=seed), repr(known[key]))
+        known, setting = self.inputs.memory, self.setting
+        if setting is None and self.key not in known:
+            known[self.key] = self.best([trial.run(lambda words, seconds: None) for trial in self.trials()])
+        setting = known[self.key] if setting is None else setting
+        return FeatureModel(self.X, clone(setting).set_params(random_state=seed), repr(setting))
+
+    def settings(self) -> list[Any]:
+        """The settings to choose from; one if none are compared, as without validation models."""
+        settings, wide = PREDICTORS.get(self.name, []), self.X.shape[1] > WIDE
+        if self.name == META:
+            return [meta_regressor(self.X.shape[1])]
+        if wide:  # to save time: one setting, and fewer trees on few of the features
+            quick = WIDE_BOOSTING if isinstance(settings[0], GradientBoosting) else {}
+            return [clone(settings[0]).set_params(**quick)]
+        return list(settings) if len(self.task.folds[0].validation) else settings[:1]
+
+    def trials(self) -> list[Trial]:
+        """A trial of each setting if there are several, tested on the validation models."""
+        settings, fold = self.settings(), self.task.folds[0]
+        if len(settings) == 1:
+            return []
+        task = dataclasses.replace(self.task, folds=[Fold(fold.training, fold.validation, fold.validation)])
+        about: dict[str, Any] = {
+            "experiment": "setting",
+            "target": task.target,
+            "method": self.name,
+            "seed": 0,
+        }
+        about |= {"input": self.features, "snapshot": self.snapshot, "num_train": len(fold.training)}
+        makers = [dataclasses.replace(self, setting=setting) for setting in settings]
+        return [
+            Trial(task, make.method, 0, _squared_error, about | {"setting": repr(make.setting)})
+            for make in makers
+        ]
+
+    def best(self, outcomes: Sequence[Outcome]) -> Any:
+        """The setting with the smallest error in the outcomes of `trials`."""
+        errors = np.array([outcome.records[0].value for outcome in outcomes], float)
+        return self.settings()[int(errors.argmin()) if len(errors) else 0]
+
+    @property
+    def method(self) -> Method:
+        return Method(self.name, self.features, self, seconds=self.seconds)
+
+    def seconds(self, task: Task) -> float:
+        """See `expected_seconds`; of all but dense nets a second."""
+        if not isinstance(PREDICTORS.get(self.name, [None])[0], DenseNet):
+            return 1.0
+        known = self.setting or self.inputs.memory.get(self.key) or self.settings()[0]
+        one_step = clone(known).set_params(max_epochs=1, random_state=0)
+        shape = one_step.batch_size, self.X.shape[1]
+        steps = TYPICAL_EPOCHS * math.ceil(len(task.folds[0].training) / one_step.batch_size)
+        return expected_seconds(self.inputs, (repr(one_step), shape), steps, one_step, shape)
+
+
+def _squared_error(trial: Trial, answers: Answers) -> Outcome:
+    """The mean squared error of a setting."""
+    tested = trial.task.tested
+    errors = np.square(answers.predicted[Question()][tested] - trial.task.truth[tested])
+    labels = {**trial.labels, "nets": ALL, "metric": "mse", "num_test": len(tested)}
+    return Outcome([Record(**labels, value=float(errors.mean()))])
 
 
 def predictor(
     inputs: Inputs, name: str, task: Task, features: str = kinds.LAYERS, snapshot: int | None = None
 ) -> Method:
     """A method that predicts from features, with the best setting for a task."""
-    return Method(name, features, TunedPredictor(inputs, name, task, features, snapshot))
-
-
-def best_setting(name: str, X: np.ndarray, task: Task) -> Any:
-    """The setting of a predictor on X [M, F] with the smallest squared error on a task's validation models.
-
-    In cross-validation, without validation models, it is the first.
-    """
-    settings, fold = PREDICTORS[name], task.folds[0]
-    if X.shape[1] > WIDE:  # to save time: one setting, and fewer trees on few of the features
-        wide = WIDE_BOOSTING if isinstance(settings[0], GradientBoosting) else {}
-        return clone(settings[0]).set_params(**wide)
-    if len(settings) == 1 or not len(fold.validation):
-        return settings[0]
-    training, validation = task.part(fold.training), task.part(fold.validation)
-
-    def error(estimator: Any) -> float:
-        model = FeatureModel(X, clone(estimator).set_params(random_state=0)).fit(training, validation)
-        return float(np.mean((model.predict(validation.indices, Question()) - validation.y) ** 2))
-
-    return min(settings, key=error)
+    return TunedPredictor(inputs, name, task, features, snapshot).method
 
 
 def meta_regressor(num_weights: int) -> DeepMetaRegressor:

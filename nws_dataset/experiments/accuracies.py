@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,14 @@ from nws_dataset.console import Command
 from nws_dataset.errors import ZooError
 from nws_dataset.evaluation.folds import NOBODY, Fold, describe, is_small
 from nws_dataset.evaluation.inputs import LAYERS, THEN, WEIGHTS, Inputs
-from nws_dataset.evaluation.models import BOOSTING, META, PREDICTORS, FeatureModel, predictor
+from nws_dataset.evaluation.models import (
+    BOOSTING,
+    META,
+    PREDICTORS,
+    FeatureModel,
+    TunedPredictor,
+    predictor,
+)
 from nws_dataset.evaluation.results import facts_of
 from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
 from nws_dataset.evaluation.scores import ALL, SIZED, Predictions, Record, records_of_accuracies
@@ -69,6 +76,30 @@ def trials_of(inputs: Inputs, seeds: range, meta: bool = False) -> tuple[list[Tr
     mixed = [task.words for task in tasks if len(_num_snapshots(inputs, task)) > 1]
     why = "its networks have different numbers of snapshots"
     return trials, [*inputs.skipped, *few, *(f"No early prediction on {name}: {why}." for name in mixed)]
+
+
+def with_settings(
+    trials: Sequence[Trial], run_all: Callable[[Sequence[Trial]], list[Outcome]]
+) -> list[Trial]:
+    """The trials, with the settings of their predictors chosen beforehand, each of them once.
+
+    Else each process would choose for itself.
+
+    Args:
+        trials: of predictors, or others, which stay as they are.
+        run_all: runs trials of settings, as `run` does.
+    """
+    made = [trial.method.make for trial in trials]
+    makers = {make.key: make for make in made if isinstance(make, TunedPredictor)}
+    asked = {key: make.trials() for key, make in makers.items()}
+    outcomes = iter(run_all([*itertools.chain.from_iterable(asked.values())]))
+    best = {key: make.best([*itertools.islice(outcomes, len(asked[key]))]) for key, make in makers.items()}
+    return [
+        replace(trial, method=replace(make, setting=best[make.key]).method)
+        if isinstance(make, TunedPredictor)
+        else trial
+        for trial, make in zip(trials, made, strict=True)
+    ]
 
 
 def trials_by_seed(
@@ -309,7 +340,12 @@ def main(
     kept = Kept(folder / "predictors.part", [inputs.digest, first])
     with commands.keeping(kept):
         trials, skipped = trials_of(inputs, numbers, meta)
-        outcomes = run(trials, console.progress, jobs=jobs or joblib.cpu_count(), kept=kept, ray=ray)
+        options: dict[str, Any] = {"jobs": jobs or joblib.cpu_count(), "kept": kept, "ray": ray}
+
+        def run_all(trials: Sequence[Trial]) -> list[Outcome]:
+            return run(trials, console.progress, **options)
+
+        outcomes = run_all(with_settings(trials, run_all))
         records = [record for outcome in outcomes for record in outcome.records]
         tasks = [task for task, *_ in tasks_by_dataset(inputs, numbers)]
         contents = {
