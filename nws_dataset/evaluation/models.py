@@ -46,7 +46,7 @@ MAX_EDGES = 100_000  # that boosting learns from
 WIDE = 1000  # features; with more, settings are not compared
 WIDE_BOOSTING = {"feature_fraction": 0.05, "learning_rate": 0.1}
 META, META_EPOCHS = "meta-regressor", 30
-TYPICAL_EPOCHS = 100  # of a dense net, until it stops
+TYPICAL_EPOCHS, STEPS_OF_FIT = 60, 8  # of a dense net: until it stops; of which its seconds are measured
 Positions = Sequence[float] | None  # in rows, from 0 to 1; None: the average over several
 
 
@@ -353,10 +353,10 @@ class TunedPredictor:
         if not isinstance(PREDICTORS.get(self.name, [None])[0], DenseNet):
             return 1.0
         known = self.setting or self.inputs.memory.get(self.key) or self.settings()[0]
-        one_step = clone(known).set_params(max_epochs=1, random_state=0)
-        shape = one_step.batch_size, self.X.shape[1]
-        steps = TYPICAL_EPOCHS * math.ceil(len(task.folds[0].training) / one_step.batch_size)
-        return expected_seconds(self.inputs, (repr(one_step), shape), steps, one_step, shape)
+        one_epoch = clone(known).set_params(max_epochs=1, random_state=0)
+        shape = STEPS_OF_FIT * one_epoch.batch_size, self.X.shape[1]
+        steps = TYPICAL_EPOCHS * math.ceil(len(task.folds[0].training) / one_epoch.batch_size)
+        return expected_seconds(self.inputs, (repr(one_epoch), shape), steps, one_epoch, shape) / STEPS_OF_FIT
 
 
 def _squared_error(trial: Trial, answers: Answers) -> Outcome:
