@@ -34,7 +34,7 @@ from builder.store import remembered_images
 from nws_dataset.errors import ZooError
 from nws_dataset.explorer.page import contents_of, page_of
 from nws_dataset.explorer.picture import picture_of
-from nws_dataset.files import atomic_write, path_type
+from nws_dataset.files import atomic_write, path_type, read_file
 from nws_dataset.format.manifest import Manifest
 from nws_dataset.format.recipe import LEGAL_VALUES
 from nws_dataset.plot_style import CYCLE, GREY, MARKERS, STYLE, TICKS
@@ -44,6 +44,7 @@ from nws_dataset.reading.zoo import Zoo
 Item = TypeVar("Item")
 VERSION = "3"  # changes whenever the same zoo would give different plots
 DIGEST = "nws-digest"  # the PNG's text chunk for the digest, and the first word of a page's last line
+MAX_PAGE_BYTES = 64 << 20
 DPI = 150
 WIDTH = 8.0  # inches; the card shows about 800 pixels
 BINS = [number / 40 for number in range(41)]  # edges of accuracy
@@ -128,7 +129,11 @@ def _drawn_from(path: Path) -> str | None:
     if path_type(path) != "a file":  # reading a pipe would block
         return None
     if path.suffix == ".html":
-        page, _, line = path.read_bytes().removesuffix(b"\n").rpartition(b"\n")
+        try:
+            content = read_file(path, "a page", MAX_PAGE_BYTES)
+        except ZooError:  # it is written anew
+            return None
+        page, _, line = content.removesuffix(b"\n").rpartition(b"\n")
         found = re.fullmatch(_signature("([0-9a-f]{64})", _sha256(page)), line.decode(errors="replace"))
         return found[1] if found else None
     try:

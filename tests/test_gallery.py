@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -113,7 +114,9 @@ def test_a_plot_that_is_not_the_zoos_is_drawn_anew(zoo: Path, damage: str) -> No
     assert contents(zoo) == before
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "no digest", "of another zoo", "bytes"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "cut", "flipped", "no digest", "of another zoo", "bytes", "huge"]
+)
 def test_a_page_that_is_not_the_zoos_is_written_anew(zoo: Path, damage: str) -> None:
     before, path = contents(zoo), zoo / card.EXPLORER_PAGE
     page = before[card.EXPLORER_PAGE]
@@ -128,8 +131,10 @@ def test_a_page_that_is_not_the_zoos_is_written_anew(zoo: Path, damage: str) -> 
     elif damage == "of another zoo":
         line = page.splitlines()[-1].split()
         path.write_bytes(page.replace(line[2], line[2][::-1]))
-    else:
+    elif damage == "bytes":
         path.write_bytes(bytes(range(256)))
+    else:
+        os.truncate(path, gallery.MAX_PAGE_BYTES + 1)
     assert gallery.stale(zoo) == [card.EXPLORER_PAGE]
     assert gallery.draw(zoo) == [path]
     assert contents(zoo) == before
