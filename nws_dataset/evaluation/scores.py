@@ -337,7 +337,7 @@ def edges_of_hex(digits: str, num_edges: int) -> np.ndarray:
 # Records that agree in these differ only by their seed.
 IDENTITY = (
     *("experiment", "target", "method", "input", "nets", "metric", "dataset", "across"),
-    *("trained_on", "tested_on", "snapshot", "position", "layer"),
+    *("trained_on", "tested_on", "snapshot", "position", "layer", "feature"),
 )
 
 
