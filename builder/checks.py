@@ -102,8 +102,8 @@ class Verifier:
         for name in plots:
             raise ZooError(
                 self.folder / name,
-                expected="a plot of this index",
-                found="a plot of another index",
+                expected="what is drawn from this index",
+                found="what was drawn from another one, or is damaged",
                 do="run nws build again to redraw it",
             )
         return f"{len(expected['configs'])} configs"

@@ -13,7 +13,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +27,11 @@ from matplotlib.figure import Figure  # draws with Agg; pyplot's global state is
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
-from builder.card import COLOURED_BY, EXPLORER_PAGE, EXPLORER_PICTURE, OVERVIEW, plots_of, varying
+from builder.card import COLOURED_BY, EXPLORER_PAGE, EXPLORER_PICTURE, PLOTS, plots_of, varying
 from builder.images import PILLOW_ERRORS, load_image_set, prepare
 from builder.store import remembered_images
-from nws_dataset.errors import ZooError
+from nws_dataset.errors import ZooError, reason
+from nws_dataset.explorer import missing_libraries
 from nws_dataset.explorer.page import contents_of, page_of
 from nws_dataset.explorer.picture import picture_of
 from nws_dataset.files import atomic_write, path_type, read_file
@@ -43,7 +43,7 @@ from nws_dataset.reading.zoo import Zoo
 
 Item = TypeVar("Item")
 VERSION = "3"  # changes whenever the same zoo would give different plots
-DIGEST = "nws-digest"  # the PNG's text chunk for the digest, and the first word of a page's last line
+DIGEST = "nws-digest"  # the PNG's text chunk for the digest, and the word before it in a page's last line
 MAX_PAGE_BYTES = 64 << 20
 DPI = 150
 WIDTH = 8.0  # inches; the card shows about 800 pixels
@@ -67,7 +67,8 @@ def draw(folder: Path) -> list[Path]:
     """Draw the plots of a zoo that are missing or stale, and write its page.
 
     The same index and weights give the same bytes (with one version of matplotlib and vl-convert). A zoo
-    without models has none of them, and where the extra `explore` is not installed, no page is written.
+    without models has none of them. Where the extra `explore` is not installed, no page is written, and a
+    stale one is removed.
 
     Args:
         folder: the folder of a complete zoo; its nws.json says what the plots are drawn from.
@@ -79,6 +80,13 @@ def draw(folder: Path) -> list[Path]:
         ZooError: if the zoo is damaged, or a plot cannot be written.
     """
     names = stale(folder)
+    if EXPLORER_PAGE in names and missing_libraries():
+        path = Path(folder) / EXPLORER_PAGE
+        try:
+            path.unlink()
+        except OSError as error:
+            raise ZooError(path, expected="a page", found=reason(error), do="remove it") from error
+        names.remove(EXPLORER_PAGE)
     if not names:
         return []
     zoo = Zoo(os.path.join(os.curdir, folder))  # always a folder, whatever its name
@@ -89,8 +97,9 @@ def draw(folder: Path) -> list[Path]:
         page = ""
         if EXPLORER_PAGE in names or EXPLORER_PICTURE in names:
             contents = contents_of(zoo, called=", ".join(zoo.manifest.subsets))
-            figures[EXPLORER_PICTURE] = picture_of(contents)
             page = _signed(page_of(contents), digest) if EXPLORER_PAGE in names else ""
+            if EXPLORER_PICTURE in names:
+                figures[EXPLORER_PICTURE] = picture_of(contents)
         for name in names:
             with atomic_write(Path(folder) / name) as temporary:
                 if name == EXPLORER_PAGE:
@@ -104,13 +113,16 @@ def draw(folder: Path) -> list[Path]:
 def stale(folder: Path) -> list[str]:
     """Find the plots of a zoo that are missing, damaged or stale; paths are relative to the folder.
 
+    A page that cannot be written here, as libraries are missing, is none of them, unless there is one.
+
     Raises:
         ZooError: if the folder is not a zoo.
     """
     manifest = Manifest.read(folder)
     if not manifest.index_files():
         return []
-    wanted = [*plots_of(manifest), *([EXPLORER_PAGE] if find_spec("vl_convert") else [])]
+    has_page = not missing_libraries() or os.path.lexists(Path(folder) / EXPLORER_PAGE)
+    wanted = [*plots_of(manifest), *([EXPLORER_PAGE] if has_page else [])]
     return [name for name in wanted if _drawn_from(Path(folder) / name) != _digest(manifest)]
 
 
@@ -588,10 +600,10 @@ def _percent(ticks: Sequence[float]) -> list[str]:
     return [f"{100 * tick:.0f} %" for tick in ticks]
 
 
-FIGURES: dict[str, Callable[[Zoo], Figure]] = {
-    OVERVIEW: _overview,
-    "plots/accuracy.png": _accuracy,
-    "plots/weights.png": _weights,
-    "plots/trajectories.png": _trajectories,
-    "plots/images.png": _images,
-}  # those that are drawn here; EXPLORER_PICTURE shows what a page's contents are
+FIGURES: dict[str, Callable[[Zoo], Figure]] = dict(
+    zip(
+        (path for path in PLOTS if path != EXPLORER_PICTURE),  # which shows what is in a page
+        (_overview, _accuracy, _weights, _trajectories, _images),
+        strict=True,
+    )
+)

@@ -123,12 +123,15 @@ def beside(zoo: str, ending: str) -> Path:
         >>> beside("org/nws", "-results")
         PosixPath('nws-results')
     """
-    path = Path(zoo)
-    return (path.resolve().parent if path.is_dir() else Path()) / f"{path.resolve().name}{ending}"
+    real = Path(os.path.realpath(zoo))
+    return (real.parent if path_type(real) == "a folder" else Path()) / f"{real.name}{ending}"
 
 
-def check_output_folder(folder: Path) -> None:
-    """Raise a ZooError if a command cannot write to a folder, which may not exist yet; writes nothing."""
+def check_output_folder(folder: Path, option: str = "--out") -> None:
+    """Raise a ZooError if a command cannot write to a folder, which may not exist yet; writes nothing.
+
+    `option` names the folder on the command line.
+    """
     nearest = folder
     while path_type(nearest) == "nothing" and nearest != nearest.parent:
         nearest = nearest.parent
@@ -139,16 +142,16 @@ def check_output_folder(folder: Path) -> None:
         return
     elif nearest != folder:
         found = f"{found} at {nearest}"
-    do = "permit writing, or choose another place (--out)"
+    do = f"permit writing, or choose another place ({option})"
     raise ZooError(folder, expected="a folder to write to", found=found, do=do)
 
 
-def check_output_file(path: Path) -> None:
-    """Raise a ZooError if a command cannot write a file, which may exist; writes nothing."""
-    check_output_folder(path.parent)
+def check_output_file(path: Path, option: str = "--out") -> None:
+    """As `check_output_folder`, for a file, which may exist."""
+    check_output_folder(path.parent, option)
     found = path_type(path)
     if found not in ("nothing", "a file"):
-        raise ZooError(path, expected="a file, or none", found=found, do="choose another file (--out)")
+        raise ZooError(path, expected="a file, or none", found=found, do=f"choose another file ({option})")
 
 
 def check_file(path: str | Path) -> None:

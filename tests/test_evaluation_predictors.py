@@ -1,6 +1,7 @@
 """The predictors' experiments: from a zoo to their files, and what they say about the paper's order."""
 
 import functools
+import itertools
 import json
 import re
 from types import SimpleNamespace
@@ -14,7 +15,16 @@ from nws_dataset.baselines.predictors import DenseNet, GradientBoosting, LogitLi
 from nws_dataset.console import progress
 from nws_dataset.evaluation import folds, models, scores, tasks
 from nws_dataset.evaluation.folds import Fold
-from nws_dataset.evaluation.inputs import FIRST_LAST, LAYER, LAYERS, RECIPE, WEIGHTS, WITH_RECIPE, Inputs
+from nws_dataset.evaluation.inputs import (
+    FIRST_LAST,
+    LAYER,
+    LAYERS,
+    RECIPE,
+    THEN,
+    WEIGHTS,
+    WITH_RECIPE,
+    Inputs,
+)
 from nws_dataset.evaluation.models import META, PREDICTORS
 from nws_dataset.evaluation.run import Trial
 from nws_dataset.evaluation.run import run as run_trials
@@ -257,6 +267,23 @@ def test_a_setting_is_chosen_once_for_all_trials(monkeypatch):
     assert [trial.labels["setting"] for trial in tried] == [repr(s) for s in models.PREDICTORS["linear"]]
     assert inputs.memory == {} and {trial.labels["experiment"] for trial in tried} == {"setting"}
     assert set(alone([*found, *trials])) == {repr(LogitLinear())}
+
+
+def test_settings_and_seconds_are_known_without_reading_early_snapshots(monkeypatch):
+    """Reading them is what the processes are for; a dense net of few steps is no shorter than the others."""
+    y = np.random.default_rng(0).uniform(size=120)
+    inputs = SimpleNamespace(features={"layers": (np.column_stack([y, y]), ["x", "z"])}, memory={})
+    task = Task("test_accuracy", "all", np.arange(120), y, [Fold(*np.split(np.arange(120), [80, 100]))])
+    for name, features in itertools.product(models.PREDICTORS, ("layers", THEN)):
+        tuned = models.TunedPredictor(inputs, name, task, features, 1)
+        assert tuned.num_features == (1 if features == THEN else 2)
+        assert len(tuned.settings()) == len(models.PREDICTORS[name]) and tuned.seconds(task) == 1.0
+    monkeypatch.setattr(models, "FEW_STEPS", 0)
+    monkeypatch.setattr(models, "TYPICAL_EPOCHS", 5)
+    few = tuned.seconds(task)
+    monkeypatch.setattr(models, "TYPICAL_EPOCHS", 10)
+    assert few > 0 and tuned.seconds(task) == pytest.approx(2 * few)
+    assert tuned.name == "dense net"
 
 
 def test_scores_by_hand():

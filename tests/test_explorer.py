@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
+from nws_dataset import explorer
 from nws_dataset.errors import ZooError
 from nws_dataset.explorer import command, contents, page, weights
 from nws_dataset.explorer.packing import TOP, from_text, quantize, to_text, unpack
@@ -284,8 +285,11 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "expected a file, or none" not in fails(tmp_path / "missing")
     for option in ("--out", "--picture"):
         below = tmp_path / "file" / "page.html"
-        assert "expected a folder to write to, found a file" in fails(tmp_path, option, below)
-    monkeypatch.setattr(command, "NEEDS", ("no_such_module",))
+        told = fails(tmp_path, option, below)
+        assert "expected a folder to write to, found a file" in told and f"another place ({option})" in told
+    (tmp_path / "loop").symlink_to("loop")
+    assert "loop: expected the folder of a zoo" in fails(tmp_path / "loop")
+    monkeypatch.setattr(explorer, "NEEDS", ("no_such_module",))
     assert "pip install 'nws-dataset[explore]'" in fails(tmp_path)
 
 

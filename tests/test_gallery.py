@@ -152,8 +152,21 @@ def test_the_page_is_what_explore_writes(zoo: Path, tmp_path: Path) -> None:
 
 def test_without_its_library_no_page_is_written(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(zoo / "plots")
-    monkeypatch.setattr(gallery, "find_spec", lambda name: None)
+    monkeypatch.setattr(gallery, "missing_libraries", lambda: ["vl_convert"])
     assert gallery.draw(zoo) == [zoo / name for name in PLOTS]
+    assert gallery.stale(zoo) == []
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_without_its_library_a_page_stays_while_it_is_the_zoos(
+    zoo: Path, stale: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stale one would be published as if it were this zoo's."""
+    page = zoo / card.EXPLORER_PAGE
+    page.write_text(page.read_text() + stale * "more")
+    monkeypatch.setattr(gallery, "missing_libraries", lambda: ["vl_convert"])
+    assert gallery.stale(zoo) == [card.EXPLORER_PAGE] * stale
+    assert gallery.draw(zoo) == [] and page.exists() is not stale
     assert gallery.stale(zoo) == []
 
 

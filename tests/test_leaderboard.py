@@ -311,11 +311,15 @@ def test_blanks_and_unknown_names(zoo, tmp_path):
         ({"zoo": {}, "command": "c", "results": [record("high")]}, "'high' in record 0"),
         (
             {"zoo": {"name": "other", "subsets": {}}, "command": "c", "results": []},
-            "expected results of nws with",
+            "expected results of nws with subsets",
         ),
+        ("other weights", "expected results of nws with weights"),
     ],
 )
 def test_files_that_are_no_results(zoo, tmp_path, contents, found):
+    if contents == "other weights":  # as of another revision of the zoo
+        contents = results_of(zoo)
+        contents["zoo"]["weights"] = "0" * 64
     run(
         zoo,
         "--results",
@@ -469,12 +473,13 @@ def test_charts():
     assert Figure("", [panel, other]).styles == {"svm": 0, "boosting": 1}
 
 
-def curves_of(inputs, methods=("boosting",)):
-    """The figure of learning curves of some methods on some inputs."""
+def curves_of(inputs, methods=("boosting",), **others):
+    """The figure of learning curves of some methods on some inputs of MNIST, and of other data sets."""
     made = [
-        record(value, experiment=experiment, dataset="mnist", input=name, method=method, num_train=size)
+        record(value, experiment=experiment, dataset=dataset, input=name, method=method, num_train=size)
         for experiment, size, value in (("learning_curve", 20, 0.3), ("accuracy", 80, 0.6))
-        for name in inputs
+        for dataset, names in {"mnist": inputs, **others}.items()
+        for name in names
         for method in methods
     ]
     (figure,) = curve_section(scores_of(records_of(made))).figures
@@ -493,6 +498,14 @@ def test_learning_curves_of_few_methods_are_in_one_panel():
         f"mnist: {words_of(name)}" for name in ("norms", "layers", "row")
     ]
     assert list(many.styles) == ["boosting", "dense net", "linear"]
+
+
+def test_each_line_of_a_panel_looks_different():
+    """Also where few lines are in a panel, but more in the figure than there are looks."""
+    figure = curves_of("abcdefg", fashion_mnist="ah")
+    assert len(figure.panels) == 9 and set(figure.styles) == {"boosting"}
+    figure = curves_of("abcdef", fashion_mnist="ag")
+    assert [len(panel.lines) for panel in figure.panels] == [6, 2] and len(figure.styles) == 7
 
 
 def test_a_legend_names_what_is_in_any_panel():

@@ -51,17 +51,24 @@ Positions = Sequence[float] | None  # in rows, from 0 to 1; None: the average ov
 
 
 def expected_seconds(
-    inputs: Inputs, key: Any, steps: int, estimator: Any, shape: tuple[int, int], y: Any = None
+    inputs: Inputs,
+    key: Any,
+    steps: int,
+    estimator: Any,
+    shape: tuple[int, int],
+    y: Any = None,
+    measured: int = 1,
 ) -> float:
-    """Expected seconds of training on one core, from those of one step; 1 if there are few.
+    """Expected seconds of training on one core, from those of a few steps; 1 if there are few.
 
     Args:
-        inputs: their memory keeps the seconds of a step.
+        inputs: their memory keeps the seconds of these steps.
         key: under which.
         steps: of the training.
-        estimator: makes one step when it is fitted to rows of this shape.
+        estimator: makes `measured` steps when it is fitted to rows of this shape.
         shape: of random rows.
         y: their targets; None: two classes.
+        measured: see `estimator`.
     """
     import torch
 
@@ -78,7 +85,7 @@ def expected_seconds(
                 inputs.memory[key] = time.perf_counter() - started
         finally:
             torch.set_num_threads(threads)
-    return steps * inputs.memory[key]
+    return steps / measured * inputs.memory[key]
 
 
 class Reader(Protocol):
@@ -299,6 +306,11 @@ class TunedPredictor:
         return self.inputs.X_then(self.features, self.snapshot, self.task.models)
 
     @property
+    def num_features(self) -> int:
+        """F, of earlier snapshots without reading them."""
+        return 1 if self.features == kinds.THEN else self.inputs.features[self.features][0].shape[1]
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """What the setting depends on."""
         return self.name, self.task.words, self.features, self.snapshot
@@ -312,9 +324,9 @@ class TunedPredictor:
 
     def settings(self) -> list[Any]:
         """The settings to choose from; one if none are compared, as without validation models."""
-        settings, wide = PREDICTORS.get(self.name, []), self.X.shape[1] > WIDE
+        settings, wide = PREDICTORS.get(self.name, []), self.num_features > WIDE
         if self.name == META:
-            return [meta_regressor(self.X.shape[1])]
+            return [meta_regressor(self.num_features)]
         if wide:  # to save time: one setting, and fewer trees on few of the features
             quick = WIDE_BOOSTING if isinstance(settings[0], GradientBoosting) else {}
             return [clone(settings[0]).set_params(**quick)]
@@ -354,9 +366,10 @@ class TunedPredictor:
             return 1.0
         known = self.setting or self.inputs.memory.get(self.key) or self.settings()[0]
         one_epoch = clone(known).set_params(max_epochs=1, random_state=0)
-        shape = STEPS_OF_FIT * one_epoch.batch_size, self.X.shape[1]
+        shape = STEPS_OF_FIT * one_epoch.batch_size, self.num_features
         steps = TYPICAL_EPOCHS * math.ceil(len(task.folds[0].training) / one_epoch.batch_size)
-        return expected_seconds(self.inputs, (repr(one_epoch), shape), steps, one_epoch, shape) / STEPS_OF_FIT
+        key = repr(one_epoch), shape
+        return expected_seconds(self.inputs, key, steps, one_epoch, shape, measured=STEPS_OF_FIT)
 
 
 def _squared_error(trial: Trial, answers: Answers) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import reprlib
 from collections.abc import Callable, Mapping
@@ -122,9 +123,11 @@ def write_results(path: Path, contents: dict[str, Any]) -> None:
 
 
 def facts_of(zoo: Zoo, name: str) -> dict[str, Any]:
-    """A zoo in result files: its name, and each subset's seed, options and number of models."""
+    """A zoo in result files: its name, a digest of its weights, each subset's seed, options and models."""
     subsets = {
         subset: {"seed": entry.seed, "options": entry.options, "num_models": entry.num_models}
         for subset, entry in zoo.manifest.subsets.items()
     }
-    return {"name": name, "subsets": subsets}
+    digests = sorted(zoo.filter()["sha256"].tolist())  # files differ with the library that wrote them
+    weights = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return {"name": name, "weights": weights, "subsets": subsets}

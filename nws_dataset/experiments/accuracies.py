@@ -92,7 +92,8 @@ def with_settings(
     made = [trial.method.make for trial in trials]
     makers = {make.key: make for make in made if isinstance(make, TunedPredictor)}
     asked = {key: make.trials() for key, make in makers.items()}
-    outcomes = iter(run_all([*itertools.chain.from_iterable(asked.values())]))
+    to_run = [*itertools.chain.from_iterable(asked.values())]
+    outcomes = iter(run_all(to_run) if to_run else [])
     best = {key: make.best([*itertools.islice(outcomes, len(asked[key]))]) for key, make in makers.items()}
     return [
         replace(trial, method=replace(make, setting=best[make.key]).method)

@@ -63,7 +63,7 @@ from nws_dataset.evaluation.tasks import (
     with_fewer,
 )
 from nws_dataset.experiments import commands
-from nws_dataset.experiments.accuracies import between, tasks_by_dataset, trials_by_seed
+from nws_dataset.experiments.accuracies import between, tasks_by_dataset, trials_by_seed, with_settings
 from nws_dataset.experiments.recipes import property_trial
 from nws_dataset.pages.summary import report_evaluation
 
@@ -250,7 +250,11 @@ def evaluate(
         raise ZooError(
             plan.inputs.zoo.name, expected=f"tasks among {', '.join(plan.asked)}", found=found, do=do
         )
-    outcomes = run(trials, progress, **options)
+
+    def run_all(trials: Sequence[Trial]) -> list[Outcome]:
+        return run(trials, progress, **options)
+
+    outcomes = run_all(with_settings(trials, run_all))
     return {
         "held_out": describe([len(trial.task.folds) for trial in trials]),
         "results": [record for outcome in outcomes for record in outcome.records],

@@ -25,11 +25,12 @@ PAGE = "leaderboard.html"
 
 def check_zoo(facts: dict[str, Any], results: Results) -> None:
     """Raise a ZooError if results belong to another zoo, or to this one before it grew."""
-    found = results.contents["zoo"].get("subsets")
-    if found != facts["subsets"]:
-        expected = f"results of {facts['name']} with {facts['subsets']}"
-        do = "evaluate this zoo again, or choose other results (--results)"
-        raise ZooError(results.path, expected=expected, found=reprlib.repr(found), do=do)
+    given, do = results.contents["zoo"], "evaluate this zoo again, or choose other results (--results)"
+    for name in ("subsets", "weights"):
+        found = given.get(name)
+        if found != facts[name] and not (name == "weights" and found is None):  # older files have none
+            expected = f"results of {facts['name']} with {name} {facts[name]}"
+            raise ZooError(results.path, expected=expected, found=reprlib.repr(found), do=do)
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:

@@ -8,17 +8,14 @@ import click
 
 from nws_dataset.console import Command
 from nws_dataset.errors import ZooError, one_line
+from nws_dataset.explorer import missing_libraries
 from nws_dataset.files import atomic_write, beside, check_output_file
 from nws_dataset.options import revision_option
-
-NEEDS = ("jinja2", "matplotlib", "rich", "vl_convert")  # modules of the extra `explore`
 
 
 def check_extra() -> None:
     """Raise a ZooError unless what the page is made with is installed."""
-    from importlib.util import find_spec
-
-    missing = [name for name in NEEDS if find_spec(name) is None]
+    missing = missing_libraries()
     if missing:
         do = "pip install 'nws-dataset[explore]'"
         raise ZooError("explore", expected="its libraries", found=f"no {', '.join(missing)}", do=do)
@@ -53,8 +50,9 @@ def main(zoo: str, out: Path | None, revision: str | None, weights: bool, pictur
     """
     check_extra()
     page = out or beside(zoo, "-explorer.html")
-    for path in (page, *([picture] if picture else [])):
-        check_output_file(path)
+    check_output_file(page)
+    if picture is not None:
+        check_output_file(picture, "--picture")
     from nws_dataset.explorer.page import page_of_zoo
     from nws_dataset.reading.zoo import Zoo
 

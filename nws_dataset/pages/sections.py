@@ -276,11 +276,11 @@ def curve_section(scores: list[Score]) -> Section:
 def _panels_of_accuracies(scores: list[Score], sizes: list[Score]) -> list[Panel]:
     """A panel for each data set, with a line for each method; for each input too, if there are many lines."""
     panels = []
+    few = len({method_of(score) for score in sizes}) <= NUM_STYLES  # then each line looks different
     for (dataset,), sized in groups(select(sizes, metric="r2", nets=ALL), "dataset").items():
         shown = {method_of(score) for score in sized}
         part = select(scores, dataset=dataset, metric="r2", nets=ALL)
         part = [score for score in part if method_of(score) in shown and score.first.num_train]
-        few = len(shown) <= NUM_STYLES  # then each line can be told from the others
         for (name,), lines in ({("",): part} if few else groups(part, "input")).items():
             title = (dataset or "") if few else f"{dataset or ''}: {words_of(name)}"
             names = ("method", "input") if few else ("method",)
