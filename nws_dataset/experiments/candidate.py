@@ -38,7 +38,7 @@ from nws_dataset.evaluation.tasks import LABEL, Labelled, Task, label_tasks, tas
 from nws_dataset.experiments import commands
 from nws_dataset.experiments.accuracies import between, tasks_by_dataset, trials_by_seed
 from nws_dataset.experiments.recipes import property_trial
-from nws_dataset.files import path_type, sha256_file
+from nws_dataset.files import check_output_file, path_type, sha256_file
 from nws_dataset.views.graph import Graph
 
 if TYPE_CHECKING:
@@ -255,10 +255,7 @@ def results_file(
     with contextlib.suppress(ZooError):  # a damaged file is written anew
         if not again and Results.read(path).contents.items() >= same.items():
             return path
-    found = path_type(path)
-    if found not in ("nothing", "a file"):
-        do = "remove it, or choose another folder (--out)"
-        raise ZooError(path, expected="a file, or none", found=found, do=do)
+    check_output_file(path)
     inputs = Inputs.of(zoo, Settings())
     kept = Kept(folder / f"method_{candidate.name}.part", [inputs.digest, candidate.sha256])
     with commands.keeping(kept):

@@ -82,16 +82,19 @@ SIZES_HELP = (
     "Numbers of networks to learn from in learning curves, separated by commas, or none.  [default: for "
     f"classes of images and accuracies {FIRST_POINT}, doubled as often as the zoo allows]"
 )
+STEPS_HELP = (
+    f"Steps of the deep meta-classifier, at most {Settings.epochs} epochs, as in the paper.  "
+    f"[default: {LEAST_STEPS}]"
+)
 METHODS_HELP = "Methods to try, by name, separated by commas.  [default: all]"
 
 
-def settings_for(inputs: Inputs, snapshots: str) -> Settings:
-    """The meta-classifier's settings: slices are no longer than rows."""
+def settings_for(inputs: Inputs, snapshots: str, steps: int | None = None) -> Settings:
+    """The meta-classifier's settings: slices are no longer than rows; `steps` are LEAST_STEPS by default."""
     longest = int(inputs.final["num_weights"].max())
     length = min(SMALL_SETTINGS.slice_length, longest)
-    return dataclasses.replace(
-        SMALL_SETTINGS, snapshots=snapshots, slice_length=length, least_steps=LEAST_STEPS
-    )
+    least = LEAST_STEPS if steps is None else steps
+    return dataclasses.replace(SMALL_SETTINGS, snapshots=snapshots, slice_length=length, least_steps=least)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +231,8 @@ def notes_of(outcome: dict[str, Any], settings: Settings, seeds: int) -> list[st
         "permutation of units exchanges. The epoch is chosen on validation networks. Of sines, units get "
         "random signs in training, as these do not change a network.",
         f"Deep meta-classifier: the paper's network, {settings.width:g} as wide, slices of "
-        f"{settings.slice_length:,} weights.",
+        f"{settings.slice_length:,} weights, {settings.least_steps:,} steps (or {Settings.epochs} epochs, if "
+        "these are fewer).",
         *outcome["skipped"],
     ]
 
@@ -283,6 +287,7 @@ def _numbers(value: str | None) -> list[int] | None:
 @commands.list_option("--methods", help=METHODS_HELP)
 @commands.seeds_option("Number of seeds; methods that are not compared in detail get one.")
 @commands.option("--snapshots", default="final", type=click.Choice(list(SNAPSHOTS)), help=SNAPSHOTS_HELP)
+@commands.option("--steps", type=click.IntRange(1), metavar="N", help=STEPS_HELP)
 @commands.option("--sizes", metavar="N,N|none", help=SIZES_HELP)
 @commands.jobs_options("one per core")
 def main(
@@ -293,6 +298,7 @@ def main(
     methods: list[str] | None,
     seeds: int,
     snapshots: str,
+    steps: int | None,
     sizes: str | None,
     jobs: int | None,
     ray: str | None,
@@ -313,7 +319,7 @@ def main(
     numbers = _numbers(sizes)
     opened, folder = commands.begin(zoo, revision, out, ray)
     inputs = Inputs.of(opened)
-    inputs = dataclasses.replace(inputs, settings=settings_for(inputs, snapshots))
+    inputs = dataclasses.replace(inputs, settings=settings_for(inputs, snapshots, steps))
     kept = Kept(folder / "evaluation.part", [inputs.digest, dataclasses.asdict(inputs.settings)])
     plan = Plan(inputs, range(seeds), asked or ASKED, methods, numbers)
     with commands.keeping(kept):
