@@ -206,12 +206,13 @@ def test_tasks_and_methods_can_be_chosen(kans, tmp_path):
 def test_properties_by_name_and_their_learning_curves(kans, tmp_path):
     """From the later snapshots, as in the paper; curves of what reads slices are there if sizes are given."""
     methods = ",".join((models.DEEP, models.SVM, models.BOOSTING, "deep sets"))
-    options = "--methods", methods, "--seeds", "1", "--snapshots", "late", "--steps", "7"
-    options += "--out", str(tmp_path)
+    options = "--methods", methods, "--seeds", "1", "--snapshots", "late", "--out", str(tmp_path)
+    options += "--steps", "7", "--width", "0.02"
     result = run(kans, "--tasks", "label_noise,learning_rate", "--sizes", "3,5", *options)
     assert result.exit_code == 0, result.output
     contents, records = records_of(tmp_path)
-    assert contents["settings"]["least_steps"] == 7 and ", 7 steps" in result.output.replace("\n", " ")
+    assert (contents["settings"]["least_steps"], contents["settings"]["width"]) == (7, 0.02)
+    assert ", 7 steps" in result.output.replace("\n", " ")
     assert {record.target for record in records} == {"label_noise", "learning_rate"}
     curve = [record for record in records if record.experiment == scores.SIZED and record.nets == scores.ALL]
     assert {(r.method, r.input, r.num_train) for r in curve if r.target == "learning_rate"} == {

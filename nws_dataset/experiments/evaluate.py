@@ -86,15 +86,25 @@ STEPS_HELP = (
     f"Steps of the deep meta-classifier, at most {Settings.epochs} epochs, as in the paper.  "
     f"[default: {LEAST_STEPS}]"
 )
+WIDTH_HELP = (
+    f"Width of the deep meta-classifier, as a share of the paper's.  [default: {SMALL_SETTINGS.width:g}]"
+)
 METHODS_HELP = "Methods to try, by name, separated by commas.  [default: all]"
 
 
-def settings_for(inputs: Inputs, snapshots: str, steps: int | None = None) -> Settings:
+def settings_for(
+    inputs: Inputs, snapshots: str, steps: int | None = None, width: float | None = None
+) -> Settings:
     """The meta-classifier's settings: slices are no longer than rows; `steps` are LEAST_STEPS by default."""
     longest = int(inputs.final["num_weights"].max())
     length = min(SMALL_SETTINGS.slice_length, longest)
-    least = LEAST_STEPS if steps is None else steps
-    return dataclasses.replace(SMALL_SETTINGS, snapshots=snapshots, slice_length=length, least_steps=least)
+    return dataclasses.replace(
+        SMALL_SETTINGS,
+        snapshots=snapshots,
+        slice_length=length,
+        least_steps=LEAST_STEPS if steps is None else steps,
+        width=SMALL_SETTINGS.width if width is None else width,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,6 +298,7 @@ def _numbers(value: str | None) -> list[int] | None:
 @commands.seeds_option("Number of seeds; methods that are not compared in detail get one.")
 @commands.option("--snapshots", default="final", type=click.Choice(list(SNAPSHOTS)), help=SNAPSHOTS_HELP)
 @commands.option("--steps", type=click.IntRange(1), metavar="N", help=STEPS_HELP)
+@commands.option("--width", type=click.FloatRange(0, 1, min_open=True), metavar="X", help=WIDTH_HELP)
 @commands.option("--sizes", metavar="N,N|none", help=SIZES_HELP)
 @commands.jobs_options("one per core")
 def main(
@@ -299,6 +310,7 @@ def main(
     seeds: int,
     snapshots: str,
     steps: int | None,
+    width: float | None,
     sizes: str | None,
     jobs: int | None,
     ray: str | None,
@@ -319,7 +331,7 @@ def main(
     numbers = _numbers(sizes)
     opened, folder = commands.begin(zoo, revision, out, ray)
     inputs = Inputs.of(opened)
-    inputs = dataclasses.replace(inputs, settings=settings_for(inputs, snapshots, steps))
+    inputs = dataclasses.replace(inputs, settings=settings_for(inputs, snapshots, steps, width))
     kept = Kept(folder / "evaluation.part", [inputs.digest, dataclasses.asdict(inputs.settings)])
     plan = Plan(inputs, range(seeds), asked or ASKED, methods, numbers)
     with commands.keeping(kept):
