@@ -281,6 +281,14 @@ def test_lower_errors_are_better():
     assert table.columns == ("method", "mse")
 
 
+def test_small_errors_keep_their_digits():
+    """Of learning rates, whose errors of 0.001 would else all look the same."""
+    text = metric_of("mae").text
+    assert list(map(text, (0.0011596, 0.00054826, 0.0000213))) == ["0.00116", "0.000548", "0.000021"]
+    assert list(map(text, (0.0, 0.4, 12.3456, -0.02))) == ["0.000", "0.400", "12.346", "\N{MINUS SIGN}0.0200"]
+    assert metric_of("mse").text(0.0000123) == "0.01"
+
+
 def test_blanks_and_unknown_names(zoo, tmp_path):
     """Only what a record must have is asked for; what the page does not know is named or shown as it is."""
     least = {

@@ -20,6 +20,7 @@ Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES = 300
 MIN_FOR_BOOTSTRAP = 10  # models; resampling fewer means little
 MAX_EXAMPLES = 24  # networks
+MAX_DECIMALS = 6
 MIN_SCORED = 3  # models needed to score predicted accuracies
 ALL, CONVERGED = "all", "converged"
 NETS = {ALL: "All networks", CONVERGED: "Converged networks"}
@@ -155,11 +156,16 @@ class Metric:
     decimals: int = 3
     lower_is_better: bool = False
     is_share: bool = True  # from 0 to 1, so that a bar can show it
+    any_unit: bool = False  # small values get more decimals, up to MAX_DECIMALS
 
     def text(self, value: float) -> str:
         """Format a value; zero has no minus sign."""
-        shown = round(value * self.scale, self.decimals) + 0.0
-        return f"{shown:.{self.decimals}f}".replace("-", "\N{MINUS SIGN}")
+        decimals, scaled = self.decimals, value * self.scale
+        if self.any_unit and scaled:
+            digits = self.decimals - 1 - math.floor(math.log10(abs(scaled)))  # as many significant ones
+            decimals = min(max(decimals, digits), MAX_DECIMALS)
+        shown = round(scaled, decimals) + 0.0
+        return f"{shown:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 METRICS = {
@@ -194,7 +200,9 @@ METRICS = {
         "The mean squared error of predicted accuracies (from 0 to 1), times 1,000.",
         *(1000, 2, True, False),
     ),
-    "mae": Metric("mean error", "The mean absolute error, in the number's own unit.", 1, 3, True, False),
+    "mae": Metric(
+        "mean error", "The mean absolute error, in the number's own unit.", 1, 3, True, False, True
+    ),
     "true_rank_of_best": Metric(
         "rank of best",
         "The true rank, from 1, of the held-out network with the highest predicted accuracy.",
