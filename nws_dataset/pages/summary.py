@@ -170,7 +170,7 @@ def report_evaluation(folder: Path, contents: dict[str, Any], notes: Sequence[st
             if part := select(scores, nets=ALL, experiment=experiment, metric=metric):
                 figures[experiment] = plots.ranking(part, titles[experiment])
         if part := select(scores, nets=ALL, experiment="what", metric="accuracy"):
-            label = f"{METRICS['accuracy'].words} on held-out networks"
+            label = "accuracy on held-out networks"
             figures["what"] = plots.dots(part, titles["what"], label, panel="metric", line="target")
         charts = {section.id: figure for section in sections for figure in section.figures if figure.panels}
         if SIZED in charts:
