@@ -25,7 +25,7 @@ def line_of(score: Score) -> dict[str, Any]:
     about = {
         name: getattr(first, name) for name in ABOUT if name not in SIDES or first.across or not first.dataset
     }
-    low, high = next(iter(score.values("interval_95")), (None, None))
+    low, high = score.interval_95 or (None, None)
     numbers = {"mean": score.value, "spread": score.spread, "low_95": low, "high_95": high}
     numbers |= {name: score.mean(name) for name in ("chance", "ceiling")}
     rounded = {name: None if x is None else float(f"{round(x, 9):.{DIGITS}g}") for name, x in numbers.items()}

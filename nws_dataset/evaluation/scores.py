@@ -396,9 +396,14 @@ class Score:
         return float(np.std(self.values(), ddof=1)) if len(self.records) > 1 else None
 
     @property
+    def interval_95(self) -> Interval | None:
+        """The interval of the first seed that has one."""
+        return next(iter(self.values("interval_95")), None)
+
+    @property
     def interval(self) -> str:
-        """The 95 % interval of the first seed that has one, as text."""
-        return " to ".join(map(self.metric.text, next(iter(self.values("interval_95")), ())))
+        """`interval_95` as text."""
+        return " to ".join(map(self.metric.text, self.interval_95 or ()))
 
     @property
     def source(self) -> str:

@@ -103,6 +103,17 @@ def with_settings(
     ]
 
 
+def run_tuned(
+    trials: Sequence[Trial], progress: Callable[[Sequence[float], int, int], Any], **options: Any
+) -> list[Outcome]:
+    """Run trials with the parameters of `run`; the settings of their predictors are chosen first."""
+
+    def run_all(trials: Sequence[Trial]) -> list[Outcome]:
+        return run(trials, progress, **options)
+
+    return run_all(with_settings(trials, run_all))
+
+
 def trials_by_seed(
     inputs: Inputs,
     experiment: str,
@@ -342,11 +353,7 @@ def main(
     with commands.keeping(kept):
         trials, skipped = trials_of(inputs, numbers, meta)
         options: dict[str, Any] = {"jobs": jobs or joblib.cpu_count(), "kept": kept, "ray": ray}
-
-        def run_all(trials: Sequence[Trial]) -> list[Outcome]:
-            return run(trials, console.progress, **options)
-
-        outcomes = run_all(with_settings(trials, run_all))
+        outcomes = run_tuned(trials, console.progress, **options)
         records = [record for outcome in outcomes for record in outcome.records]
         tasks = [task for task, *_ in tasks_by_dataset(inputs, numbers)]
         contents = {

@@ -49,7 +49,7 @@ from nws_dataset.evaluation.metanetworks import (
 )
 from nws_dataset.evaluation.models import BOOSTING, edge_boosting, predictor, property_methods
 from nws_dataset.evaluation.results import facts_of
-from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial, run
+from nws_dataset.evaluation.run import Answers, Kept, Method, Outcome, Question, Trial
 from nws_dataset.evaluation.scores import SIZED, hex_of_edges, records_of_edges
 from nws_dataset.evaluation.tasks import (
     EDGES,
@@ -63,7 +63,7 @@ from nws_dataset.evaluation.tasks import (
     with_fewer,
 )
 from nws_dataset.experiments import commands
-from nws_dataset.experiments.accuracies import between, tasks_by_dataset, trials_by_seed, with_settings
+from nws_dataset.experiments.accuracies import between, run_tuned, tasks_by_dataset, trials_by_seed
 from nws_dataset.experiments.recipes import property_trial
 from nws_dataset.pages.summary import report_evaluation
 
@@ -264,11 +264,7 @@ def evaluate(
         raise ZooError(
             plan.inputs.zoo.name, expected=f"tasks among {', '.join(plan.asked)}", found=found, do=do
         )
-
-    def run_all(trials: Sequence[Trial]) -> list[Outcome]:
-        return run(trials, progress, **options)
-
-    outcomes = run_all(with_settings(trials, run_all))
+    outcomes = run_tuned(trials, progress, **options)
     return {
         "held_out": describe([len(trial.task.folds) for trial in trials]),
         "results": [record for outcome in outcomes for record in outcome.records],

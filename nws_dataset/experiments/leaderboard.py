@@ -25,10 +25,11 @@ PAGE = "leaderboard.html"
 
 def check_zoo(facts: dict[str, Any], results: Results) -> None:
     """Raise a ZooError if results belong to another zoo, or to this one before it grew."""
-    given, do = results.contents["zoo"], "evaluate this zoo again, or choose other results (--results)"
+    given = {"weights": facts["weights"], **results.contents["zoo"]}  # older files do not name them
+    do = "evaluate this zoo again, or choose other results (--results)"
     for name in ("subsets", "weights"):
         found = given.get(name)
-        if found != facts[name] and not (name == "weights" and found is None):  # older files have none
+        if found != facts[name]:
             expected = f"results of {facts['name']} with {name} {facts[name]}"
             raise ZooError(results.path, expected=expected, found=reprlib.repr(found), do=do)
 
